@@ -1,0 +1,1 @@
+"""KDEP: distil a frozen teacher into a student backbone, without labels."""

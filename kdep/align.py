@@ -1,0 +1,124 @@
+"""Aligners: teacher features (B, D_t) -> the student's width (B, D_s), without parameters.
+
+Every one of them is a centring followed by a fixed matrix (D_t, D_s); they differ in the matrix. Nothing here is
+learned, so nothing here is transferred.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from kdep.scale import Scaler
+from kdep.statistics import Statistics, numerical_rank
+
+
+def svd(statistics: Statistics, dim: int) -> torch.Tensor:
+    """The leading principal axes (paper, section 3.2)."""
+    return statistics.axes[:, :dim]
+
+
+def top_variance(statistics: Statistics, dim: int) -> torch.Tensor:
+    """Channel selection: the `dim` channels of largest variance, in their own order."""
+    chosen = statistics.channel_variances.topk(dim).indices.sort().values
+    return torch.eye(len(statistics.mean), dtype=torch.float64)[:, chosen]
+
+
+def random_orthonormal(statistics: Statistics, dim: int) -> torch.Tensor:
+    """A random orthonormal projection, always the same one (seed 0)."""
+    generator = torch.Generator().manual_seed(0)
+    square = torch.randn(len(statistics.mean), dim, dtype=torch.float64, generator=generator)
+    return torch.linalg.qr(square).Q
+
+
+def phi_s(statistics: Statistics, dim: int) -> torch.Tensor:
+    """Leading axes, rotated by a Hadamard matrix and divided by one scalar: every channel has unit variance.
+
+    PHI-S (Ranzinger et al. 2024) on the leading axes: it makes the std ratio 1 without re-weighting any direction.
+
+    Raises:
+        ValueError: neither Sylvester's nor Paley's construction gives a Hadamard matrix of this size.
+    """
+    scale = statistics.variances[:dim].mean().sqrt()
+    return statistics.axes[:, :dim] @ hadamard(dim).T / (scale * dim**0.5)
+
+
+def hadamard(size: int) -> torch.Tensor:
+    """A matrix of +-1 with orthogonal rows: Sylvester's doubling of 1 or of Paley's q + 1, q prime."""
+    base, doublings = size, 0
+    while base % 2 == 0 and _paley_prime(base) is None and base > 2:
+        base, doublings = base // 2, doublings + 1
+    if base in (1, 2):
+        matrix = torch.ones(1, 1, dtype=torch.float64)
+        doublings += base - 1
+    elif (q := _paley_prime(base)) is not None:
+        squares = {(i * i) % q for i in range(1, q)}
+        character = [0] + [1 if i in squares else -1 for i in range(1, q)]
+        jacobsthal = torch.tensor([[character[(i - j) % q] for j in range(q)] for i in range(q)], dtype=torch.float64)
+        skew = torch.zeros(base, base, dtype=torch.float64)
+        skew[0, 1:], skew[1:, 0], skew[1:, 1:] = 1, -1, jacobsthal
+        matrix = skew + torch.eye(base, dtype=torch.float64)
+    else:
+        raise ValueError(
+            f"align phi_s: no Hadamard matrix of size {size}; a power of two, times q + 1 (q prime, 3 mod 4), has one"
+        )
+    for _ in range(doublings):
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
+
+
+def _paley_prime(size: int) -> int | None:
+    q = size - 1
+    is_prime = q > 2 and all(q % d for d in range(2, int(q**0.5) + 1))
+    return q if is_prime and q % 4 == 3 else None
+
+
+ALIGNERS: dict[str, Callable[[Statistics, int], torch.Tensor]] = {
+    "svd": svd,
+    "top_variance": top_variance,
+    "random": random_orthonormal,
+    "phi_s": phi_s,
+}
+
+
+class Target(nn.Module):
+    """Teacher features -> what the student imitates: align, then scale.
+
+    Buffers only. Runs without gradient: the power function of PTS has none at 0.
+
+    Shape:
+        (B, D_t) -> (B, D_s), float32.
+
+    Raises:
+        ValueError: D_s above D_t, or above the numerical rank where the aligner reads single axes.
+    """
+
+    def __init__(self, statistics: Statistics, dim: int, *, aligner: str, scaler: Scaler) -> None:
+        super().__init__()
+        if aligner not in ALIGNERS:
+            raise ValueError(f"align.name {aligner!r}: there are {', '.join(ALIGNERS)}")
+        width, rank = len(statistics.mean), numerical_rank(statistics)
+        if dim > width:
+            raise ValueError(
+                f"the student has {dim} channels, the teacher {width}: an aligner without parameters cannot add "
+                "channels. Take a wider teacher or a narrower tap of the student"
+            )
+        if aligner in ("svd", "phi_s") and dim > rank:
+            raise ValueError(
+                f"the student has {dim} channels, but the teacher's features span only {rank} of their {width} "
+                f"dimensions ({statistics.count} images); the axes beyond are noise, which scaling would teach. "
+                "Tap the teacher after its final activation (teacher.tap: post), use more images, or a narrower student"
+            )
+        matrix = ALIGNERS[aligner](statistics, dim)
+        covariance = statistics.axes * statistics.variances @ statistics.axes.T
+        std = ((covariance @ matrix) * matrix).sum(0).clamp_min(0).sqrt()
+        self.register_buffer("mean", statistics.mean.float())
+        self.register_buffer("matrix", matrix.float().contiguous())
+        self.register_buffer("std", std.float())
+        self._scaler = scaler
+
+    @torch.no_grad()
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, D_t) -> (B, D_s), float32 whatever autocast says: small components matter here."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self._scaler((features.float() - self.mean) @ self.matrix, self.std)

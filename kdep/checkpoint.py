@@ -1,0 +1,166 @@
+"""The file formats: written atomically, read safely, loaded completely or not at all."""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+StateDict = dict[str, torch.Tensor]
+
+STUDENT_FORMAT = 1
+
+
+class LoadError(ValueError):
+    """Weights did not load completely; commands exit with code 3."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A backbone's weights with all that is needed to run them.
+
+    Attributes:
+        name: what the scoreboard shows.
+        arch: timm's name of the architecture.
+        weights: timm's tensor names, no classifier.
+        mean, std: the input normalisation, RGB in [0, 1].
+        size: input side in pixels at which the weights were trained.
+        tap: where features are taken, see `kdep.backbone.TAPS`.
+        resample: side in pixels to which the network resamples its input itself, None to take it as it comes.
+        sha256: of the weights, hex.
+        provenance: where the weights come from; plain values only.
+    """
+
+    name: str
+    arch: str
+    weights: StateDict
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    tap: str
+    sha256: str
+    resample: int | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write to a neighbour and rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(neighbour)
+        neighbour.replace(path)
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Save plain tensors and values atomically, such that `read` opens them."""
+    write_atomically(path, lambda neighbour: torch.save(dict(content), neighbour))
+
+
+def read(path: Path) -> Any:
+    """Open a .pth or .safetensors file without running anything in it.
+
+    Raises:
+        ValueError: no such file, or not a file of weights.
+        LoadError: the file holds objects whose loading would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            name = str(error).partition("GLOBAL ")[2].split(" ")[0] or "an object"
+            raise LoadError(
+                f"{path}: refused, it holds {name}, whose loading can run code; only plain tensors, numbers and "
+                "strings are read. Save the state_dict alone: torch.save(model.state_dict(), path)"
+            ) from error
+        raise ValueError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # torch and safetensors raise a dozen types on bytes that are not theirs
+        raise ValueError(f"{path}: not a checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+
+
+def load_exactly(module: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load every tensor or none.
+
+    A partial load trains fine and scores badly; only this catches it.
+
+    Raises:
+        LoadError: some tensor is missing, unexpected, or of another shape; names the first of each.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in weights]
+    unexpected = [name for name in weights if name not in own]
+    reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    if missing or unexpected or reshaped:
+        parts = [
+            f"{len(names)} {what} (first {names[:3]})"
+            for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+            if names
+        ]
+        raise LoadError(f"{source} does not fit {type(module).__name__} ({len(own)} tensors): {', '.join(parts)}")
+    module.load_state_dict(weights)
+
+
+def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """Hash names, types, shapes and bytes of the tensors; the same for any file they are stored in."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_student(checkpoint: Checkpoint, path: Path) -> None:
+    """Write student.pth: plain tensors and values, no teacher, no aligner, no optimizer."""
+    save(
+        {
+            "format": STUDENT_FORMAT,
+            "name": checkpoint.name,
+            "arch": checkpoint.arch,
+            "tap": checkpoint.tap,
+            "state_dict": {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()},
+            "input": {"mean": list(checkpoint.mean), "std": list(checkpoint.std), "size": checkpoint.size},
+            "provenance": checkpoint.provenance,
+        },
+        path,
+    )
+
+
+def parse_student(content: Mapping[str, Any], source: str) -> Checkpoint:
+    """Read what `write_student` wrote.
+
+    Raises:
+        ValueError: an unknown format version, or a key is missing.
+    """
+    if content.get("format") != STUDENT_FORMAT:
+        raise ValueError(f"{source}: student format {content.get('format')!r}; this version reads {STUDENT_FORMAT}")
+    try:
+        weights, given = dict(content["state_dict"]), content["input"]
+        mean, std, size = given["mean"], given["std"], given["size"]
+        return Checkpoint(
+            name=content["name"],
+            arch=content["arch"],
+            weights=weights,
+            mean=tuple(mean),
+            std=tuple(std),
+            size=size,
+            tap=content["tap"],
+            sha256=fingerprint(weights),
+            provenance=dict(content["provenance"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"{source}: not a complete student file, it lacks {error}") from error

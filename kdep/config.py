@@ -1,0 +1,194 @@
+"""YAML and dotted overrides -> one validated, frozen configuration.
+
+Every key is used: an unknown one stops the run. Numbers such as 5e-4, which YAML reads as text, are understood.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Teacher(_Section):
+    """The frozen source of features."""
+
+    source: str  # timm:NAME, torchvision:NAME, pypi:NAME, or a file
+    arch: str | None = None  # timm's name, for a file that is a plain state dict
+    tap: Literal["pre", "post", "before_head"] | None = None  # None: the architecture's default
+    size: int | None = None  # pixels to which the teacher resamples the shared view; None: as it comes
+
+
+class Student(_Section):
+    """The network that is trained."""
+
+    arch: str
+    tap: Literal["pre", "post", "before_head"] | None = None
+    weights: str | None = None  # start from these weights instead of a random initialisation
+
+
+class Data(_Section):
+    """Unlabelled images and their views."""
+
+    source: str  # folder, list of paths (.txt), FILE.npz:SPLIT, torchvision:NAME
+    root: Path | None = None  # where relative paths of a list, or torchvision's files, are
+    limit: int | None = Field(None, ge=2)  # a seeded subset of this many images
+    size: int = Field(224, ge=16)  # pixels, side of the view
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area
+    flip: bool = True
+    jitter: float = Field(0.1, ge=0, lt=1)  # brightness, contrast, saturation
+    lighting: float = Field(0.05, ge=0)  # std of the PCA colour noise
+    workers: int | Literal["auto"] = "auto"
+    max_unreadable: float = Field(0.01, ge=0, le=1)  # share of the images; more stops the run
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError(f"expected 0 < low <= high <= 1, got {list(value)}")
+        return value
+
+
+class Named(BaseModel):
+    """A choice with its own options, checked where it is made."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beside `name`."""
+        return dict(self.model_extra or {})
+
+
+class Align(_Section):
+    """Teacher width to student width."""
+
+    name: str = "svd"
+    images: int | None = Field(None, ge=2)  # statistics from this many images; None: all
+
+
+class Loss(_Section):
+    """weight * mean squared error."""
+
+    weight: float = Field(3.0, gt=0)
+
+
+class Optim(_Section):
+    """Optimizer and schedule."""
+
+    name: Literal["sgd", "adamw", "lamb"] = "sgd"
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)  # over all processes
+    lr: float = Field(gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd only
+    weight_decay: float = Field(5e-4, ge=0)
+    decay_all: bool = True  # also BatchNorm and biases, as the paper did
+    schedule: Literal["step", "cosine"] = "step"
+    lr_step_epochs: int = Field(30, ge=1)  # step: divide by 10 every so many epochs
+    warmup_epochs: float = Field(0.0, ge=0)  # linear, from 0
+    clip: float | None = Field(None, gt=0)  # largest norm of the gradient
+
+
+class Log(_Section):
+    """How often, in steps."""
+
+    every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(200, ge=1)
+
+
+class Config(_Section):
+    """One pretraining run."""
+
+    name: str = Field(pattern=r"^[\w.+-]+$")
+    seed: int = Field(0, ge=0, lt=2**63)
+    teacher: Teacher
+    student: Student
+    data: Data
+    align: Align = Align()
+    scale: Named = Named(name="pts")
+    loss: Loss = Loss()
+    optim: Optim
+    log: Log = Log()
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    runs: Path = Path("runs")  # the run folder is runs/name
+
+
+# Keys that change how a run goes, not what it yields: they may differ when it is resumed.
+NEUTRAL = ("log.every", "log.checkpoint_every", "data.workers", "runs")
+
+
+def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a YAML file and apply `key.sub=value` overrides.
+
+    Raises:
+        ValueError: names the file, the key, what was found and what would be right.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ValueError(f"{path}: no such config; beside it: {', '.join(near) or 'none'}")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected sections such as teacher: and student:, got a {type(content).__name__}")
+    for override in overrides:
+        _apply(content, override)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: dict[str, Any], source: str) -> Config:
+    """Validate a nested dict."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explain(entry, source) for entry in error.errors())) from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"override {override!r}: expected key.sub=value, such as optim.lr=0.1")
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise ValueError(f"override {override!r}: {section} is a value, not a section")
+    content[last] = yaml.safe_load(value)
+
+
+def _explain(entry: dict[str, Any], source: str) -> str:
+    key = ".".join(str(part) for part in entry["loc"] if not str(part).startswith(("int", "literal")))
+    if entry["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in entry["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"{source}: unknown key {key}; there are {', '.join(section.model_fields)}"
+    if entry["type"] == "missing":
+        return f"{source}: {key} is missing"
+    return f"{source}: {key}: {entry['msg'].removeprefix('Value error, ')}, got {entry['input']!r}"
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'optim': {'lr': 1}} -> {'optim.lr': 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """One line per key that differs between two resolved configurations and matters for the result."""
+    a, b = flatten(before), flatten(now)
+    keys = [key for key in {**a, **b} if key not in NEUTRAL and a.get(key) != b.get(key)]
+    return [f"{key}: {a.get(key)!r} in the run, {b.get(key)!r} now" for key in keys]

