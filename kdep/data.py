@@ -282,9 +282,15 @@ class Order:
             skip = 0
 
 
-def once(images: int, batch_size: int, *, rank: int = 0, world: int = 1) -> list[list[tuple[int, int]]]:
-    """Batches that show the first view of every image once, in order, for the statistics."""
-    share = [(index, 0) for index in range(rank, images, world)]
+def once(
+    images: int, batch_size: int, *, count: int | None = None, seed: int = 0, rank: int = 0, world: int = 1
+) -> list[list[tuple[int, int]]]:
+    """Batches that show the first view of every image once, or of a seeded choice of `count`, for the statistics."""
+    chosen = range(images)
+    if count is not None and count < images:
+        # Not the first ones: files sorted by folder would show a few classes only.
+        chosen = np.sort(np.random.Generator(np.random.Philox(seed)).permutation(images)[:count]).tolist()
+    share = [(index, 0) for index in chosen[rank::world]]
     return [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
 
 

@@ -112,8 +112,14 @@ def teacher_statistics(config: Config, teacher: Backbone, views: Views, run: Run
     known = run.load_statistics(**identity)
     if known is not None:
         return known
-    count = min(config.align.images or len(views.source.names), len(views.source.names))
-    batches = once(count, config.optim.batch_size, rank=process.rank, world=process.world)
+    batches = once(
+        len(views.source.names),
+        config.optim.batch_size,
+        count=config.align.images,
+        seed=config.seed,
+        rank=process.rank,
+        world=process.world,
+    )
     moments = Moments(teacher.dim)
     pixels = make_pixels(views.augmentation, process.device)
     # TF32 convolutions would drown the small axes in rounding noise and hide a teacher's missing rank.

@@ -1,0 +1,1 @@
+"""Measure any backbone checkpoint on classification, segmentation and detection, into one scoreboard."""

@@ -1,0 +1,72 @@
+"""The console command `kdep`: every verb of the project, each imported when it is asked for."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+# verb -> (module with add_arguments and run, one line of help)
+VERBS: dict[str, tuple[str, str]] = {
+    "pretrain": ("benchmarks.verbs.pretrain", "distil a teacher into a student: CONFIG [key.sub=value ...]"),
+    "export": (
+        "benchmarks.verbs.export",
+        "write a student under the names of timm, torchvision, mmseg, mmdet, detectron2",
+    ),
+    "audit": ("benchmarks.verbs.audit", "prove that a target library's backbone computes what the student computes"),
+    "transfer": ("benchmarks.transfer", "measure checkpoints on a suite of tasks"),
+    "leaderboard": ("benchmarks.report", "rebuild leaderboard.csv, .md and .html from results"),
+    "compare": ("benchmarks.compare", "say whether the difference of two checkpoints is real"),
+    "subset": ("benchmarks.verbs.subset", "write a seeded list of image paths, such as a tenth of ImageNet"),
+    "ls": ("benchmarks.verbs.ls", "list tasks, suites, data sets, recipes"),
+    "doctor": ("benchmarks.doctor", "versions, mmcv ops, device, disk, data sets found"),
+}
+
+EPILOG = """\
+the usual way:
+  kdep pretrain configs/pretrain/demo.yaml             # -> runs/demo/student.pth
+  kdep transfer runs/demo/student.pth random:resnet18 --suite demo --data-root demo --seeds 0,1,2
+  kdep compare demo random:resnet18
+exit codes: 0 done, 1 something failed, 2 usage, 3 weights did not load
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; a mistake of the user's is one clear message, not a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        "kdep", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, (module, help_) in VERBS.items():
+        verb = verbs.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
+        if name in arguments[:1]:  # only the verb that runs is imported: --help stays fast
+            importlib.import_module(module).add_arguments(verb)
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return guarded(importlib.import_module(VERBS[args.verb][0]).run, args)
+
+
+def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Turn expected errors into messages and exit codes."""
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return fail("interrupted; the same command goes on from here", 130)
+    except ValueError as error:
+        # By name: importing kdep.checkpoint for its LoadError would load torch for every verb.
+        return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
+    except (FileExistsError, RuntimeError) as error:
+        if type(error) not in (FileExistsError,) and type(error).__name__ != "DivergedError":
+            raise
+        return fail(str(error), 1)
+
+
+def fail(message: str, code: int) -> int:
+    """Print to stderr and return the code."""
+    sys.stderr.write(f"kdep: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

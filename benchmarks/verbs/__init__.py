@@ -1,0 +1,1 @@
+"""Verbs of the console command that only parse arguments and call kdep."""

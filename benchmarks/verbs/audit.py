@@ -1,0 +1,49 @@
+"""`kdep audit CKPT [--to LIBRARY ...]`."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdep.checkpoint import Checkpoint
+
+OPENMMLAB = ("mmseg", "mmdet")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep audit`."""
+    parser.add_argument("checkpoint", help="student.pth, a state dict with --arch, timm:NAME, random:NAME")
+    parser.add_argument("--to", nargs="+", metavar="LIBRARY", help="only these [every one that has the architecture]")
+    parser.add_argument("--arch", help="timm's name of the network in a plain state dict")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line per target; a load that is not complete ends with exit code 3."""
+    from kdep.backbone import open_checkpoint
+    from kdep.export import TARGETS, TORCHVISION_NAMES
+
+    checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
+    everywhere = checkpoint.arch in TORCHVISION_NAMES
+    for target in args.to or (TARGETS if everywhere else ("timm",)):
+        sys.stdout.write(audit_target(checkpoint, target) + "\n")
+    return 0
+
+
+def audit_target(checkpoint: "Checkpoint", target: str) -> str:
+    """Audit one target and put the finding into a line.
+
+    Raises:
+        LoadError: a tensor does not load or an output differs.
+    """
+    if target in OPENMMLAB:
+        from benchmarks.openmmlab.audit import audit_openmmlab
+
+        found = audit_openmmlab(checkpoint, target)
+    else:
+        from kdep.audit import audit
+
+        found = audit(checkpoint, target)
+    line = f"{target:12s} {found.tensors} of {found.expected} tensors"
+    if found.max_difference is not None:
+        line += f", largest difference of a stage's output {found.max_difference:.1e} of its largest value"
+    return f"{line}. {found.note}" if found.note else line

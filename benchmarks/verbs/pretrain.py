@@ -1,0 +1,30 @@
+"""`kdep pretrain CONFIG [key.sub=value ...]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep pretrain`."""
+    parser.add_argument("config", type=Path, help="a YAML file such as configs/pretrain/demo.yaml")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.sub=value",
+        help="change a key of it, such as optim.lr=0.1, name=other or data.source=/photos; the same command "
+        "after an interruption goes on where it stopped",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pretrain, and say what to do next."""
+    from kdep.config import load_config
+    from kdep.pretrain import pretrain
+
+    student = pretrain(load_config(args.config, args.overrides))
+    sys.stdout.write(
+        f"{student}\n  measure it:  tools/transfer.sh {student} --suite probe\n"
+        f"  use it:      kdep export {student} --to mmseg\n"
+    )
+    return 0

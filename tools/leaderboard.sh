@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Rebuild leaderboard.csv, .md, .html:  tools/leaderboard.sh [RESULTS ...] [--out DIR]
+# Is the difference real?               tools/leaderboard.sh compare A B [--task T] [--results DIR]
+set -euo pipefail
+source "$(dirname "$0")/venv.sh"
+if [[ "${1:-}" == compare ]]; then exec .venv/bin/kdep "$@"; fi
+exec .venv/bin/kdep leaderboard "$@"

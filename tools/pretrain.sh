@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Distil a teacher into a student:   tools/pretrain.sh CONFIG [key.sub=value ...]
+# On several GPUs or machines:       GPUS=8 [NNODES=2 NODE_RANK=0 MASTER_ADDR=host MASTER_PORT=29500] tools/pretrain.sh ...
+# Interrupted, the same command goes on where it stopped.
+set -euo pipefail
+source "$(dirname "$0")/venv.sh"
+if [[ "${GPUS:-1}" -gt 1 || "${NNODES:-1}" -gt 1 ]]; then
+  exec .venv/bin/torchrun --nproc_per_node "${GPUS:-1}" --nnodes "${NNODES:-1}" --node_rank "${NODE_RANK:-0}" \
+    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" -m benchmarks.cli pretrain "$@"
+fi
+exec .venv/bin/kdep pretrain "$@"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Make .venv from nothing, once: sourced by the other scripts. PYTHON=python3.12 chooses the interpreter, EXTRAS the extras.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ ! -e .venv/complete ]]; then
+  echo "setting up .venv (torch, timm, mmengine, mmsegmentation, mmdet; about 1.5 GB, one to three minutes)"
+  "${PYTHON:-python3}" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[${EXTRAS:-openmmlab,demo,dev}]"
+  touch .venv/complete
+fi
