@@ -1,0 +1,50 @@
+"""Proof that mmseg's or mmdet's own backbone, filled with an export, computes what the student computes."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.openmmlab.backbones import TOOLBOXES, backbone_config, build_module, undilated
+from kdep.audit import Audit, complete_audit, fixed_batch, stage_outputs, student_stages
+from kdep.checkpoint import Checkpoint, StateDict, load_exactly
+from kdep.export import HEAD, WITHOUT_HEAD, export_weights, read_export
+
+
+def audit_openmmlab(
+    checkpoint: Checkpoint,
+    target: str,
+    *,
+    weights: StateDict | None = None,
+    backbone: dict[str, Any] | None = None,
+) -> Audit:
+    """Load an export into a toolbox's backbone and compare the outputs of all its stages with the student's.
+
+    Dilation, which a segmentation config may ask for, is taken out first: it changes no tensor, and a dilated network
+    rightly differs from the student.
+
+    Args:
+        checkpoint: the student.
+        target: mmseg or mmdet.
+        weights: what to audit, under the plain names of the backbone; by default what `export_weights` makes.
+        backbone: the backbone's config, by default that of the transfer tasks.
+
+    Raises:
+        LoadError: some tensor does not load, or some stage's output differs.
+        ValueError: the target is unknown, or has no such network of its own.
+    """
+    if target not in TOOLBOXES:
+        raise ValueError(f"audit for {target!r}: there are {', '.join(TOOLBOXES)} here; the others in kdep.audit")
+    weights = export_weights(checkpoint.arch, checkpoint.weights, target) if weights is None else weights
+    network = build_module(undilated(backbone or backbone_config(checkpoint.arch, target)), target)
+    load_exactly(network, weights, f"{checkpoint.name} for {target}")
+    images = fixed_batch()
+    own = student_stages(checkpoint, images)
+    if target in WITHOUT_HEAD:
+        own = {stage: output for stage, output in own.items() if stage not in HEAD}
+    # The modules that each class runs in order after its stem. All of them, and not only those that a config reads.
+    stages = network.res_layers if hasattr(network, "res_layers") else network.layers
+    return complete_audit(target, network, own, stage_outputs(network, images, names=stages))
+
+
+def audit_file(path: Path, checkpoint: Checkpoint, target: str, *, backbone: dict[str, Any] | None = None) -> Audit:
+    """Audit a file written for a toolbox, by `kdep export` or by others, against the student it claims to hold."""
+    return audit_openmmlab(checkpoint, target, weights=read_export(path, target), backbone=backbone)
