@@ -112,7 +112,14 @@ CITYSCAPES_CLASSES = (
 
 def _torchvision(name: str, folder: str, licence: str, images: dict[str, int], *, select: bool = False) -> Card:
     files = {"fit": f"{name}:train", "score": f"{name}:test"} | ({"select": f"{name}:val"} if select else {})
-    return Card("torchvision", folder, files, licence, f"downloaded by torchvision.datasets.{name}", images=images)
+    return Card(
+        "torchvision",
+        folder,
+        files,
+        licence,
+        f"make that folder; torchvision.datasets.{name} then downloads it",
+        images=images,
+    )
 
 
 def _folders(folder: str, licence: str, get: str, images: dict[str, int], *, score: str = "test") -> Card:

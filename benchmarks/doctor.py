@@ -62,14 +62,12 @@ def installed(names: tuple[str, ...]) -> str | None:
 
 def check_openmmlab() -> tuple[bool, str]:
     """Import both toolboxes as a cell does."""
-    from benchmarks.openmmlab import compat, ops
+    from benchmarks.openmmlab.check import import_toolboxes
 
     try:
-        compat.prepare()
-        import mmseg.models  # noqa: F401 - imported to see that it can be
-    except Exception as error:  # noqa: BLE001 - whatever an installation raises is the finding
+        return True, import_toolboxes()
+    except Exception as error:  # whatever a broken installation raises is the finding
         return False, f"cannot be imported: {type(error).__name__}: {error}"
-    return True, ops.backend()
 
 
 def device() -> str:

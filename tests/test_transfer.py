@@ -1,0 +1,168 @@
+"""The suite: planning, isolation of cells, results, exit codes. Cells are real ones on a dozen tiny images."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from benchmarks import cli
+from benchmarks.tasks import CONFIGS, load_suite, load_task, suite_names, task_names
+from kdep.backbone import create_network
+
+STUDENT = "random:test_resnet"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A data root with a set of three colours, and a suite of its own on it."""
+    root = tmp_path_factory.mktemp("world")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for label, colour in enumerate([(220, 40, 40), (40, 220, 40), (40, 40, 220)]):
+            folder = root / "colours" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(np.array(colour) + draw.normal(0, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    dataset = {
+        "name": "colours",
+        "layout": "imagefolder",
+        "root": "colours",
+        "files": {"fit": "train", "score": "test"},
+    }
+    tasks = [
+        {"name": f"colours-{kind}", "kind": kind, "dataset": dataset, "settings": {"size": 32}}
+        for kind in ("knn", "linear")
+    ]
+    (root / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    return root
+
+
+def transfer(world, results, *more, suite="suite.yaml", checkpoints=(STUDENT,)):
+    arguments = ["transfer", *checkpoints, "--suite", str(world / suite), "--data-root", str(world)]
+    return cli.main([*arguments, "--results", str(results), "--device", "cpu", *more])
+
+
+def cells(results):
+    return sorted(str(path.relative_to(results)) for path in results.rglob("seed*.json"))
+
+
+@pytest.fixture(scope="module")
+def measured(world, tmp_path_factory):
+    results = tmp_path_factory.mktemp("measured")
+    assert transfer(world, results, "--seeds", "0,1") == 0
+    return results
+
+
+def test_every_cell_leaves_a_result_and_the_board_is_rebuilt(measured):
+    assert len(cells(measured)) == 4
+    assert {p.name for p in measured.glob("*.*")} >= {
+        "leaderboard.csv",
+        "results.csv",
+        "leaderboard.md",
+        "leaderboard.html",
+    }
+    result = json.loads((measured / cells(measured)[0]).read_text())
+    assert result["counts"]["score"] == 9 and result["load"]["coverage"] == 100.0
+    assert result["cost"]["seconds"] > 0 and result["cost"]["params_m"] > 0
+
+
+def test_finished_cells_are_not_run_again(world, measured, capsys):
+    before = {path: (measured / path).stat().st_mtime_ns for path in cells(measured)}
+    assert transfer(world, measured, "--seeds", "0,1") == 0
+    assert "0 to run, 4 done" in capsys.readouterr().out
+    assert {path: (measured / path).stat().st_mtime_ns for path in cells(measured)} == before
+
+
+def test_a_dry_run_shows_the_plan_and_runs_nothing(world, tmp_path, capsys):
+    assert transfer(world, tmp_path / "results", "--dry-run") == 0
+    assert "2 cells: 2 to run" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+def test_tasks_and_seeds_choose_cells(world, tmp_path, capsys):
+    transfer(world, tmp_path, "--dry-run", "--tasks", "colours-knn", "--seeds", "3,4")
+    out = capsys.readouterr().out
+    assert "2 cells" in out and "colours-knn  seed 3" in out and "linear" not in out
+
+
+def test_a_failing_cell_is_reported_and_the_rest_goes_on(world, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["settings"]["sise"] = 3
+    (world / "broken.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path, suite="broken.yaml") == 1
+    out = capsys.readouterr().out
+    assert "FAILED with exit code 1" in out and "sise" in out
+    done = [path for path in cells(tmp_path) if not path.endswith("failed.json")]
+    assert len(done) == 1 and "colours-linear" in done[0]
+
+
+def test_an_absent_data_set_is_listed_as_absent(tmp_path, capsys):
+    arguments = ["transfer", STUDENT, "--suite", "all", "--data-root", str(tmp_path), "--dry-run"]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "0 to run, 0 done" in out
+    assert all(f"absent  {name}: " in out for name in task_names())
+
+
+def test_weights_that_do_not_fit_end_with_exit_code_3_and_no_row(world, tmp_path, capsys):
+    weights = create_network("test_resnet").state_dict()
+    weights.pop("conv1.weight" if "conv1.weight" in weights else next(iter(weights)))
+    torch.save(weights, tmp_path / "damaged.pth")
+    code = transfer(world, tmp_path / "results", "--arch", "test_resnet", checkpoints=[str(tmp_path / "damaged.pth")])
+    assert code == 3
+    assert "1 missing (first ['" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_plain_state_dict_takes_part_with_its_architecture(world, tmp_path):
+    torch.save({"state_dict": create_network("test_resnet").state_dict()}, tmp_path / "mine.pth")
+    options = ("--arch", "test_resnet", "--tasks", "colours-knn")
+    assert transfer(world, tmp_path / "results", *options, checkpoints=[str(tmp_path / "mine.pth")]) == 0
+    assert "mine" in (tmp_path / "results" / "leaderboard.csv").read_text()
+
+
+def test_other_data_under_the_same_name_is_refused(world, measured, tmp_path, capsys):
+    shutil.copytree(world, tmp_path / "world")
+    next((tmp_path / "world" / "colours" / "test" / "class0").glob("*.png")).unlink()
+    shutil.copytree(measured, tmp_path / "results")
+    assert transfer(tmp_path / "world", tmp_path / "results") == 2
+    assert "measured on other data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "nonsense"], "there are all, classification"),
+        (["--tasks", "voc2012-linear"], "there are ade20k-segment"),
+        ([], "--suite NAME or --tasks"),
+        (["--suite", "demo", "--seeds", "0,x"], "whole numbers"),
+    ],
+)
+def test_a_wrong_choice_says_what_there_is(arguments, message, capsys):
+    assert cli.main(["transfer", STUDENT, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_shipped_task_loads(name, tmp_path):
+    task = load_task(name, tmp_path)
+    assert name.startswith(task.dataset.name) and task.family in ("classification", "segmentation", "detection")
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_shipped_suite_loads(name, tmp_path):
+    assert load_suite(name, tmp_path)
+    assert (CONFIGS / "suites" / f"{name}.yaml").read_text().startswith("# ")
+
+
+def test_help_is_fast_because_it_imports_nothing_heavy():
+    code = "import sys; from benchmarks import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'timm', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=CONFIGS.parent)
