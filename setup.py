@@ -17,7 +17,6 @@ REQUIRED = [
     "matplotlib>=3.8",  # layout='constrained', 'outside' legends
     "tensorboard>=2.14",  # torch.utils.tensorboard
     "tqdm>=4.65",
-    "rich>=13",  # tables on the terminal
 ]
 
 EXTRAS = {
@@ -60,5 +59,5 @@ setup(
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["kdep = benchmarks.cli:main"]},
-    include_package_data=True,
+    package_data={"benchmarks": ["templates/*.html"]},
 )

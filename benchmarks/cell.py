@@ -3,6 +3,7 @@
 Started by `benchmarks.transfer` with a JSON description; whatever it prints goes to the cell's log.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -157,7 +158,8 @@ def main(path: str) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - likewise
         return 1
-    write_result(result, cell.results, force=cell.force)
+    with contextlib.suppress(FileExistsError):  # another suite in the same folder was first; its result stands
+        write_result(result, cell.results, force=cell.force)
     return 0
 
 

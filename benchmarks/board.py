@@ -1,0 +1,236 @@
+"""Results -> boards: what may stand side by side, averaged where averaging is honest, empty where it is not."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks.intervals import bootstrap_interval, half_width, mean, standard_deviation
+from benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
+
+
+@dataclass(frozen=True)
+class Column:
+    """One task on one version of its data. `label` is the task's name, with `@fingerprint` where versions differ."""
+
+    label: str
+    task: TaskCard
+    data_fingerprint: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint's finished scores on one column, by seed, and how many of its runs failed."""
+
+    scores: dict[int, float] = field(default_factory=dict)
+    failed: int = 0
+
+    @property
+    def n(self) -> int:
+        """Number of finished runs."""
+        return len(self.scores)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean score; None where nothing was measured."""
+        return mean(list(self.scores.values())) if self.scores else None
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over seeds; None below two runs."""
+        return standard_deviation(list(self.scores.values()))
+
+    @property
+    def ci95(self) -> float | None:
+        """Half the 95 % interval of the mean; None below two runs."""
+        return half_width(list(self.scores.values()))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One checkpoint under one protocol: a cell for each of the board's columns, in order."""
+
+    checkpoint: CheckpointCard
+    results: tuple[Result, ...]
+    columns: tuple[Column, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Every task of the board is measured and none of its runs failed; only then may the row be averaged."""
+        return all(cell.n and not cell.failed for cell in self.cells)
+
+    @property
+    def failed(self) -> int:
+        """Number of failed runs."""
+        return sum(cell.failed for cell in self.cells)
+
+    def family_mean(self, family: str) -> float | None:
+        """Mean over the family's tasks; None unless all of them are measured."""
+        cells = [cell for cell, column in zip(self.cells, self.columns, strict=True) if column.task.family == family]
+        return mean([cell.mean for cell in cells]) if all(cell.n and not cell.failed for cell in cells) else None
+
+    @property
+    def mean_over_families(self) -> float | None:
+        """Mean over families of their means: ten classification tasks weigh as much as one detection task."""
+        return mean([self.family_mean(name) for name in families(self.columns)]) if self.complete else None
+
+    def mean_by_seed(self) -> dict[int, float]:
+        """`mean_over_families` of each seed that every cell has."""
+        seeds = set.intersection(*(set(cell.scores) for cell in self.cells))
+        weights = family_weights(self.columns)
+        return {s: float(weights @ [cell.scores[s] for cell in self.cells]) for s in sorted(seeds)}
+
+
+@dataclass(frozen=True)
+class Board:
+    """All rows of one protocol, version and budget, best first."""
+
+    protocol: Protocol
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    def baseline(self, row: Row, role: str) -> Row | None:
+        """The row of that role and of the same architecture; the first by name where there are several."""
+        rows = [other for other in self.rows if other.checkpoint.role == role]
+        same = [other for other in rows if other.checkpoint.arch == row.checkpoint.arch]
+        return min(same, key=lambda other: (other.checkpoint.name, other.checkpoint.sha256), default=None)
+
+
+def boards(results: Iterable[Result]) -> list[Board]:
+    """One board for each protocol, version and budget; a task on two versions of its data gets two columns."""
+    results = list(results)
+    versions: dict[str, set[str]] = {}
+    for result in results:
+        versions.setdefault(result.task.name, set()).add(result.data_fingerprint)
+    protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))
+    return [_board(p, [r for r in results if r.protocol == p], versions) for p in protocols]
+
+
+def families(columns: Iterable[Column]) -> list[str]:
+    """Families in the order of the columns."""
+    return list(dict.fromkeys(column.task.family for column in columns))
+
+
+def family_weights(columns: Sequence[Column]) -> np.ndarray:
+    """Weight of each column in the mean over families; they sum to one."""
+    names = [column.task.family for column in columns]
+    return np.array([1 / names.count(name) / len(set(names)) for name in names])
+
+
+def supervised_gain(random: Cell, supervised: Cell) -> float | None:
+    """How much better supervised weights are than random ones; None where that is within its noise.
+
+    The noise is the 95 % interval of the difference, paired by seed, so that one run of each is never enough.
+    """
+    seeds = sorted(set(random.scores) & set(supervised.scores))
+    if len(seeds) < 2:
+        return None
+    gain = supervised.mean - random.mean
+    return gain if gain > half_width([supervised.scores[s] - random.scores[s] for s in seeds]) else None
+
+
+def shares_of_gain(board: Board, row: Row) -> tuple[list[float | None], float | None]:
+    """(score - random) / (supervised - random) in percent, for each column and for the mean over families.
+
+    None without both baselines of the row's architecture, and where supervised is not clearly above random.
+    """
+    random, supervised = board.baseline(row, "random"), board.baseline(row, "supervised")
+    if random is None or supervised is None:
+        return [None] * len(row.cells), None
+    shares = []
+    for cell, low, high in zip(row.cells, random.cells, supervised.cells, strict=True):
+        gain = supervised_gain(low, high)
+        shares.append(None if gain is None or not cell.n else 100 * (cell.mean - low.mean) / gain)
+    if not (row.complete and random.complete and supervised.complete):
+        return shares, None
+    start = random.mean_over_families
+    gain = supervised_gain(Cell(random.mean_by_seed()), Cell(supervised.mean_by_seed()))
+    if gain is not None:  # clear on the seeds that all tasks share; its size is taken from all seeds, as on the board
+        gain = supervised.mean_over_families - start
+    return shares, None if not gain or gain < 0 else 100 * (row.mean_over_families - start) / gain
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Average rank over tasks, 1 is best; the interval resamples seeds, and is absent where a cell has only one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def average_ranks(board: Board) -> dict[str, Rank]:
+    """Average rank of each complete row among the complete rows, by sha256; empty below two such rows."""
+    rows = [row for row in board.rows if row.complete]
+    if len(rows) < 2:
+        return {}
+    scores = [np.array(list(cell.scores.values())) for row in rows for cell in row.cells]
+    shape = (len(rows), len(board.columns))
+
+    def ranks(means: list[np.ndarray]) -> np.ndarray:
+        table = np.stack(means, axis=-1).reshape(-1, *shape)
+        above = (table[:, None] > table[:, :, None]).sum(axis=2)
+        equal = (table[:, None] == table[:, :, None]).sum(axis=2)
+        return (above + (equal + 1) / 2).mean(axis=-1)  # equal scores share the mean of their ranks
+
+    values = ranks([np.atleast_1d(values.mean()) for values in scores])[0]
+    low = high = [None] * len(rows)
+    if all(len(values) > 1 for values in scores):
+        low, high = (ends.tolist() for ends in bootstrap_interval(scores, ranks))
+    return {row.checkpoint.sha256: Rank(float(v), *ends) for row, v, *ends in zip(rows, values, low, high, strict=True)}
+
+
+def _board(protocol: Protocol, results: list[Result], versions: dict[str, set[str]]) -> Board:
+    columns = _columns(results, versions)
+    rows = []
+    for sha256 in sorted({result.checkpoint.sha256 for result in results}):
+        own = tuple(result for result in results if result.checkpoint.sha256 == sha256)
+        card = min((result.checkpoint for result in own), key=lambda card: card.name)
+        rows.append(Row(card, own, columns, tuple(_cell(own, column) for column in columns)))
+    rows.sort(key=_order)
+    return Board(protocol, columns, tuple(rows), tuple(_notes(columns, rows)))
+
+
+def _columns(results: list[Result], versions: dict[str, set[str]]) -> tuple[Column, ...]:
+    found: dict[tuple[str, str], Column] = {}
+    for result in sorted(results, key=lambda r: (r.status != "ok", r.task.name)):  # a failure knows no metric
+        name, fingerprint = result.task.name, result.data_fingerprint
+        label = name if len(versions[name]) == 1 else f"{name}@{fingerprint[:6]}"
+        metric = result.main_metric if result.metrics else "-"
+        column = found.setdefault((name, fingerprint), Column(label, result.task, fingerprint, metric))
+        if result.status == "ok" and column.metric != metric:
+            raise ValueError(f"{label}: main metric is {column.metric} in one result and {metric} in another")
+    order = {"classification": 0, "segmentation": 1, "detection": 2}
+    return tuple(sorted(found.values(), key=lambda c: (order.get(c.task.family, 3), c.task.family, c.label)))
+
+
+def _cell(results: Iterable[Result], column: Column) -> Cell:
+    own = [r for r in results if (r.task.name, r.data_fingerprint) == (column.task.name, column.data_fingerprint)]
+    scores = {result.seed: result.score for result in own if result.status == "ok"}
+    return Cell(dict(sorted(scores.items())), failed=sum(result.status == "failed" for result in own))
+
+
+def _order(row: Row) -> tuple[bool, float, int, str]:
+    average = row.mean_over_families
+    return average is None, -(average or 0), ROLES.index(row.checkpoint.role), row.checkpoint.name
+
+
+def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
+    for name in dict.fromkeys(column.task.name for column in columns):
+        labels = [column.label for column in columns if column.task.name == name]
+        if len(labels) > 1:
+            yield f"{name} was measured on {len(labels)} versions of its data: {', '.join(labels)}; never averaged."
+    for row in rows:
+        cells = list(zip(row.columns, row.cells, strict=True))
+        absent = [column.label for column, cell in cells if not cell.n and not cell.failed]
+        failed = [f"{column.label} ({cell.failed})" for column, cell in cells if cell.failed]
+        if failed:
+            yield f"{row.checkpoint.name}: failed runs, so not averaged: {', '.join(failed)}."
+        if absent:
+            yield f"{row.checkpoint.name}: not measured, so not averaged: {', '.join(absent)}."
+    names = [row.checkpoint.name for row in rows]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{name}: {names.count(name)} different checkpoints have this name; their sha256 tells them apart."

@@ -1,0 +1,210 @@
+"""Is the difference between two checkpoints real? Paired by task and seed, in one plain sentence each."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.intervals import half_width, mean, proportions_half_width, runs_needed, standard_deviation
+from benchmarks.results import Protocol, Result, read_results
+
+MIN_RUNS = 3
+MAX_RUNS = 50  # above this many, more runs are no advice
+VERDICTS = ("better", "worse", "no difference", "not enough", "same every run")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Scores of A minus those of B.
+
+    Attributes:
+        of: the task's name, or None for the mean over data sets.
+        protocol: by which both were measured.
+        value: mean of the paired differences, in points; None where no seed is shared.
+        half_width: half its 95 % interval; None where there is none.
+        n: pairs: seeds of a task, or data sets of the mean.
+        verdict: one of `VERDICTS`.
+        sentence: the same for people.
+    """
+
+    of: str | None
+    protocol: Protocol
+    value: float | None
+    half_width: float | None
+    n: int
+    verdict: str
+    sentence: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep compare`."""
+    parser.add_argument("a", help="a checkpoint's name on the board, or the first digits of its sha256")
+    parser.add_argument("b", help="the checkpoint to compare it with")
+    parser.add_argument("--task", help="only this task")
+    help_ = "folders of results [results]"
+    parser.add_argument("--results", nargs="+", type=Path, default=[Path("results")], metavar="DIR", help=help_)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a sentence per task and one over data sets, for each protocol that both have."""
+    differences = compare(read_results(args.results), args.a, args.b, task=args.task)
+    protocols = list(dict.fromkeys(difference.protocol for difference in differences))
+    blocks = []
+    for protocol in protocols:
+        own = [difference for difference in differences if difference.protocol == protocol]
+        blocks.append("\n".join([f"{protocol}:", *(f"  {difference.sentence}" for difference in own)]))
+        tested = sum(difference.of is not None and difference.half_width is not None for difference in own)
+        if tested > 5:
+            blocks.append(
+                f"  Each line is a 95 % statement of its own: of {tested}, about {0.05 * tested:.1f} err by chance."
+            )
+    sys.stdout.write("\n".join(blocks) + "\n")
+    return 0
+
+
+def compare(results: Iterable[Result], a: str, b: str, *, task: str | None = None) -> list[Difference]:
+    """Differences per task, then the one over data sets, for each protocol that both checkpoints have.
+
+    Raises:
+        ValueError: A or B is unknown or ambiguous, or the two share no task under one protocol and on the same data.
+    """
+    finished = [result for result in results if result.status == "ok"]
+    first, second = _of_checkpoint(finished, a), _of_checkpoint(finished, b)
+    if first[0].checkpoint.sha256 == second[0].checkpoint.sha256:
+        raise ValueError(f"{a} and {b} are the same checkpoint ({first[0].checkpoint.sha256[:8]})")
+    pairs = _shared(first, second, task)
+    names = _names(first[0], second[0])
+    differences = []
+    for protocol in dict.fromkeys(key[0] for key in pairs):
+        tasks = {key: cells for key, cells in pairs.items() if key[0] == protocol}
+        differences += [_of_task(names, protocol, *cells) for cells in tasks.values()]
+        if task is None:
+            differences.append(_over_datasets(names, protocol, list(tasks.values())))
+    return differences
+
+
+def judge(differences: Sequence[float], *, minimum: int = MIN_RUNS) -> tuple[str, float | None]:
+    """The verdict on paired differences, and half the 95 % interval of their mean."""
+    half = half_width(differences) if differences else None
+    if half == 0:
+        return ("no difference" if differences[0] == 0 else "same every run"), None
+    if len(differences) < minimum or half is None:
+        return "not enough", half
+    if abs(mean(differences)) <= half:
+        return "no difference", half
+    return ("better" if mean(differences) > 0 else "worse"), half
+
+
+def _of_task(names: tuple[str, str], protocol: Protocol, first: list[Result], second: list[Result]) -> Difference:
+    scores, others = ({result.seed: result.score for result in side} for side in (first, second))
+    pairs = [scores[seed] - others[seed] for seed in sorted(set(scores) & set(others))]
+    verdict, half = judge(pairs)
+    value, task, n = mean(pairs) if pairs else None, first[0].task.name, f"n = {len(pairs)}"
+    if verdict == "same every run":
+        verdict, half, n = _by_images(value, first[0], second[0], n)
+    if verdict == "same every run":
+        better, worse = names if value > 0 else names[::-1]
+        text = (
+            f"{better} scores {abs(value):.2f} higher than {worse} on {task} in every run ({n}), so without an interval"
+        )
+    elif verdict == "not enough":
+        seen = f"{value:+.2f} so far, {n}" if pairs else "no seed of both"
+        text = f"Not enough runs to tell {names[0]} from {names[1]} on {task} ({seen}); "
+        text += f"{MIN_RUNS - len(pairs)} more would be the least"
+    else:
+        text = _sentence(names, f" on {task}", value, half or 0.0, n, verdict)
+        text += _advice(pairs) if verdict == "no difference" else ""
+    return Difference(task, protocol, value, half, len(pairs), verdict, text + ".")
+
+
+def _by_images(value: float, first: Result, second: Result, n: str) -> tuple[str, float | None, str]:
+    """Where seeds do not change the scores, as in kNN, chance is in the choice of images: judged by their number."""
+    images = first.counts.get("score")
+    if first.main_metric != "top1" or not images or second.counts.get("score") != images:
+        return "same every run", None, n
+    half = proportions_half_width(first.score, second.score, images)
+    verdict = "no difference" if abs(value) <= half else "better" if value > 0 else "worse"
+    return verdict, half, f"{images:,} images; seeds do not change it"
+
+
+def _over_datasets(
+    names: tuple[str, str], protocol: Protocol, tasks: list[tuple[list[Result], list[Result]]]
+) -> Difference:
+    """Each data set counts once: a probe and a fine-tune of the same images rise and fall together."""
+    by_dataset: dict[str, list[float]] = {}
+    for first, second in tasks:
+        difference = _of_task(names, protocol, first, second).value
+        if difference is not None:
+            by_dataset.setdefault(first[0].task.dataset, []).append(difference)
+    values = [mean(values) for values in by_dataset.values()]
+    verdict, half = judge(values)
+    value, over = mean(values) if values else None, f"{len(values)} data set" + "s" * (len(values) != 1)
+    if verdict in ("not enough", "same every run"):
+        seen = f"{value:+.2f} over {over}" if values else "no seed of both"
+        text = f"Overall: not enough data sets to tell {names[0]} from {names[1]} ({seen}); "
+        text += f"{max(MIN_RUNS - len(values), 1)} more would be the least"
+        return Difference(None, protocol, value, half, len(values), "not enough", text + ".")
+    text = "Overall: " + _sentence(names, "", value, half or 0.0, over, verdict)
+    return Difference(None, protocol, value, half, len(values), verdict, text + ".")
+
+
+def _sentence(names: tuple[str, str], where: str, value: float, half: float, n: str, verdict: str) -> str:
+    a, b = names if verdict != "worse" else names[::-1]
+    if verdict == "no difference":
+        return f"No difference shown between {a} and {b}{where}: {value:+.2f} ± {half:.2f} ({n})"
+    return f"{a} is better than {b}{where} by {abs(value):.2f} ± {half:.2f} ({n})"
+
+
+def _advice(pairs: Sequence[float]) -> str:
+    needed = runs_needed(mean(pairs), standard_deviation(pairs) or 0.0, limit=MAX_RUNS)
+    if needed is None or needed <= len(pairs):
+        return ""
+    more = needed - len(pairs)
+    return f"; were it real and of this size, about {more} more run{'s' * (more > 1)} would show it"
+
+
+def _of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
+    found = [result for result in results if result.checkpoint.name == wanted]
+    if not found and len(wanted) >= 4:
+        found = [result for result in results if result.checkpoint.sha256.startswith(wanted)]
+    known = sorted({f"{r.checkpoint.name} ({r.checkpoint.sha256[:8]})" for r in found or results})
+    if not found:
+        raise ValueError(
+            f"{wanted}: no finished result of such a checkpoint; there is {', '.join(known) or 'none at all'}"
+        )
+    if len({result.checkpoint.sha256 for result in found}) > 1:
+        raise ValueError(f"{wanted}: several checkpoints have this name: {', '.join(known)}; give the sha256's digits")
+    return found
+
+
+def _names(first: Result, second: Result) -> tuple[str, str]:
+    cards = first.checkpoint, second.checkpoint
+    if cards[0].name != cards[1].name:
+        return cards[0].name, cards[1].name
+    return f"{cards[0].name} ({cards[0].sha256[:8]})", f"{cards[1].name} ({cards[1].sha256[:8]})"
+
+
+def _shared(
+    first: list[Result], second: list[Result], task: str | None
+) -> dict[tuple[Protocol, str, str], tuple[list[Result], list[Result]]]:
+    """Results of both on the same protocol, task and data; what differs in one of them is refused."""
+    sides = []
+    for side in (first, second):
+        groups: dict[tuple[Protocol, str, str], list[Result]] = {}
+        for result in side:
+            if task in (None, result.task.name):
+                groups.setdefault((result.protocol, result.task.name, result.data_fingerprint), []).append(result)
+        sides.append(groups)
+    shared = {key: (sides[0][key], sides[1][key]) for key in sorted(sides[0], key=str) if key in sides[1]}
+    kept = {key[1] for key in shared}
+    for name in sorted({key[1] for key in sides[0]} & {key[1] for key in sides[1]} - kept):
+        ways = [", ".join(sorted({f"{p} on {f[:8]}" for p, t, f in side if t == name})) for side in sides]
+        raise ValueError(
+            f"{name}: measured under different protocols or data ({ways[0]} against {ways[1]}); "
+            "such scores are not comparable, measure both in the same way"
+        )
+    if not shared:
+        have = [", ".join(sorted({key[1] for key in side})) or "nothing" for side in sides]
+        raise ValueError(f"no task in common{f' named {task}' if task else ''}: {have[0]} against {have[1]}")
+    return shared

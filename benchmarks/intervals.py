@@ -1,0 +1,74 @@
+"""Intervals: what a handful of runs can and cannot tell. 95 % throughout."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+CONFIDENCE = 0.95
+
+
+def t_quantile(count: int) -> float:
+    """How many standard errors a 95 % interval reaches to each side of the mean of `count` values."""
+    return float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean, exact to the last bit in any order of the values."""
+    return math.fsum(values) / len(values)
+
+
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """Of the population the values are drawn from (n - 1); None for a single value."""
+    if len(values) < 2:
+        return None
+    if min(values) == max(values):
+        return 0.0  # the mean of equal values may differ from them in the last bit; their spread does not
+    centre = mean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half the 95 % interval of the mean (Student's t); None for a single value, which has no interval."""
+    deviation = standard_deviation(values)
+    return None if deviation is None else t_quantile(len(values)) * deviation / math.sqrt(len(values))
+
+
+def proportions_half_width(first: float, second: float, images: int) -> float:
+    """Half the 95 % interval of the difference of two percentages of the same number of images.
+
+    As if the two were measured on different images; on the same ones it errs on the safe side.
+    """
+    variance = sum(percent * (100 - percent) / images for percent in (first, second))
+    return float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+
+
+def runs_needed(difference: float, deviation: float, *, limit: int = 1000) -> int | None:
+    """Smallest number of runs whose interval would exclude zero, were the difference what it seems; None above `limit`.
+
+    A plan, not a promise: the difference it starts from is itself uncertain.
+    """
+    for count in range(2, limit + 1):
+        if t_quantile(count) * deviation / math.sqrt(count) < abs(difference):
+            return count
+    return None
+
+
+def bootstrap_interval(
+    samples: Sequence[np.ndarray],
+    statistic: Callable[[list[np.ndarray]], np.ndarray],
+    *,
+    draws: int = 2000,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of the 95 % percentile interval of a statistic of several means, resampled independently.
+
+    Args:
+        samples: one array of values for each mean.
+        statistic: from the resampled means, each of shape (draws,), to an array (draws, ...).
+        draws: resamplings; the generator is seeded, so that a board rebuilt is the same board.
+    """
+    random = np.random.default_rng(0)
+    means = [values[random.integers(len(values), size=(draws, len(values)))].mean(axis=1) for values in samples]
+    low, high = np.quantile(statistic(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    return low, high

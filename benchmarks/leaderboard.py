@@ -1,0 +1,258 @@
+"""The board as tables: leaderboard.csv and results.csv for programs, `Table`s for people (terminal, Markdown, HTML)."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.board import Board, Cell, Row, average_ranks, boards, families, shares_of_gain
+from benchmarks.results import Result
+
+ABSENT = "-"
+COST = ("params_m", "gmacs", "load_coverage", "seconds", "peak_memory_mb", "device")
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """What a reader sees, what the column is sorted by, and what a closer look shows."""
+
+    text: str
+    value: float | str | None = None
+    best: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table whose first column names the checkpoint."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[TableCell, ...], ...]
+
+
+def leaderboard_rows(results: Iterable[Result]) -> tuple[list[str], list[dict[str, Any]]]:
+    """One row per checkpoint and protocol; None where nothing was measured. Columns are the union over all rows."""
+    rows = []
+    for board in boards(results):
+        ranks = average_ranks(board)
+        rows += [_wide_row(board, row, ranks.get(row.checkpoint.sha256)) for row in board.rows]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return sorted(columns, key=COST.__contains__), rows  # what it cost stands behind what it scored, on every board
+
+
+def result_rows(results: Iterable[Result]) -> tuple[list[str], list[dict[str, Any]]]:
+    """One row per cell and metric, with all that is known of the cell; a failed cell has one row without a metric."""
+    rows = []
+    for result in results:
+        for metric, value in (result.metrics or {None: None}).items():
+            rows.append(_long_row(result, metric, value))
+    return list(dict.fromkeys(name for row in rows for name in row)), rows
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    """CSV with `-` for None and full precision; no cell that a spreadsheet would run as a formula."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([csv_cell(name) for name in columns])
+    writer.writerows([csv_cell(row.get(name)) for name in columns] for row in rows)
+    return file.getvalue()
+
+
+def csv_cell(value: Any) -> str:
+    """Text of one cell. A leading apostrophe keeps a spreadsheet from running names such as `=HYPERLINK(...)`."""
+    if value is None:
+        return ABSENT
+    if isinstance(value, float):
+        return repr(round(value, 10))  # 62.3, not 62.300000000000004
+    text = str(value)
+    number = re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", text, re.IGNORECASE)
+    return "'" + text if text[:1] in "=+-@\t\r\n＝＋－＠" and text not in ("", ABSENT) and not number else text
+
+
+def tables(board: Board) -> list[Table]:
+    """An overview of the board, then one table per family."""
+    return [_overview(board), *(_family_table(board, name) for name in families(board.columns))]
+
+
+def terminal_table(results: Iterable[Result]) -> str:
+    """All boards as aligned text: `mean ± std (n)`, `*` at the best, `!` where runs failed."""
+    blocks = []
+    for board in boards(results):
+        for table in tables(board):
+            rows = [table.header, *([cell.text + "*" * cell.best for cell in row] for row in table.rows)]
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            lines = [_aligned(row, widths) for row in rows]
+            blocks.append(
+                "\n".join([f"{board.protocol} · {table.title}", "", lines[0], "─" * len(lines[0]), *lines[1:]])
+            )
+        blocks += ["\n".join(f"  {note}" for note in board.notes)] if board.notes else []
+    return "\n\n".join(blocks) + "\n" if blocks else "no results yet\n"
+
+
+def score_text(cell: Cell) -> str:
+    """`81.20 ± 0.30 (3)`; without a spread for a single run; `!` where other runs failed."""
+    if not cell.n:
+        return f"failed ({cell.failed})!" if cell.failed else ABSENT
+    spread = "" if cell.std is None else f" ± {cell.std:.2f}"
+    return f"{cell.mean:.2f}{spread} ({cell.n})" + "!" * bool(cell.failed)
+
+
+def row_name(row: Row) -> str:
+    """The checkpoint's name and, unless it is a student or the name says so, its role."""
+    role, name = row.checkpoint.role, row.checkpoint.name
+    return name if role in ("student", "other") or name.startswith(f"{role}:") else f"{name} ({role})"
+
+
+def compact(count: float) -> str:
+    """`950`, `64 k`, `1.3 M`: four digits say what an overview has to say."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.4g}{unit}"
+    return f"{count:.4g}"
+
+
+def _wide_row(board: Board, row: Row, rank: Any) -> dict[str, Any]:
+    card, protocol = row.checkpoint, board.protocol
+    shares, share = shares_of_gain(board, row)
+    line = {
+        "name": card.name,
+        "sha8": card.sha256[:8],
+        "role": card.role,
+        "arch": card.arch,
+        "images_seen": card.summary.get("images_seen"),
+        "protocol": protocol.name,
+        "version": protocol.version,
+        "budget": protocol.budget,
+        "complete": str(row.complete).lower(),
+        "failed": row.failed,
+        "mean_over_families": row.mean_over_families,
+        "average_rank": rank and rank.value,
+        "average_rank_low": rank and rank.low,
+        "average_rank_high": rank and rank.high,
+        "share_of_gain": share,
+    }
+    line |= {f"mean_{name}": row.family_mean(name) for name in families(board.columns)}
+    for column, cell, part in zip(board.columns, row.cells, shares, strict=True):
+        values = {"": cell.mean, "_std": cell.std, "_n": cell.n or None, "_ci95": cell.ci95, "_share_of_gain": part}
+        line |= {column.label + suffix: value for suffix, value in values.items()}
+    return line | _cost(row)
+
+
+def _cost(row: Row) -> dict[str, Any]:
+    costs = [result.cost for result in row.results]
+    coverage = [result.load["coverage"] for result in row.results if "coverage" in result.load]
+    memory = [cost["peak_memory_mb"] for cost in costs if cost.get("peak_memory_mb") is not None]
+    seconds = [cost["seconds"] for cost in costs if cost.get("seconds") is not None]
+    return {
+        "params_m": row.checkpoint.params / 1e6,
+        "gmacs": _agreed(cost.get("gmacs") for cost in costs),
+        "load_coverage": min(coverage, default=None),
+        "seconds": sum(seconds) if seconds else None,
+        "peak_memory_mb": max(memory, default=None),
+        "device": _agreed(cost.get("device") for cost in costs),
+    }
+
+
+def _agreed(values: Iterable[Any]) -> Any:
+    known = {value for value in values if value is not None}
+    return known.pop() if len(known) == 1 else None
+
+
+def _long_row(result: Result, metric: str | None, value: float | None) -> dict[str, Any]:
+    card, task, protocol, cost = result.checkpoint, result.task, result.protocol, result.cost
+    edges = [value for name, value in result.chosen.items() if name.endswith("at_edge")]
+    facts = {name: v for name, v in card.summary.items() if isinstance(v, str | int | float) and name != "role"}
+    summary = {name if name.startswith("pretrain_") else f"pretrain_{name}": value for name, value in facts.items()}
+    return {
+        "name": card.name,
+        "sha256": card.sha256,
+        "role": card.role,
+        "arch": card.arch,
+        **summary,
+        "task": task.name,
+        "kind": task.kind,
+        "family": task.family,
+        "dataset": task.dataset,
+        "protocol": protocol.name,
+        "version": protocol.version,
+        "budget": protocol.budget,
+        "data_fingerprint": result.data_fingerprint,
+        "seed": result.seed,
+        "status": result.status,
+        "metric": metric,
+        "value": value,
+        "main": str(bool(metric) and metric == result.main_metric).lower() if metric else None,
+        **{f"images_{role}": result.counts.get(role) for role in ("fit", "select", "score")},
+        "chosen": json.dumps(result.chosen, ensure_ascii=False) if result.chosen else None,
+        "at_edge": str(any(edges)).lower() if edges else None,
+        "load_coverage": result.load.get("coverage"),
+        "params_m": card.params / 1e6,
+        **{name: cost.get(name) for name in ("gmacs", "images_per_second", "seconds", "peak_memory_mb", "device")},
+        "error": next(reversed(result.error.get("log", "").strip().splitlines()), None),
+        "exit_code": result.error.get("exit_code"),
+        "commit": result.commit,
+        **result.versions,
+        "started": result.started,
+    }
+
+
+def _overview(board: Board) -> Table:
+    ranks, names = average_ranks(board), families(board.columns)
+    share = {row.checkpoint.sha256: shares_of_gain(board, row)[1] for row in board.rows}
+    averages = [[row.mean_over_families, *map(row.family_mean, names)] for row in board.rows]
+    best = [_best(column) for column in zip(*averages, strict=True)]
+    lines = []
+    for row, values in zip(board.rows, averages, strict=True):
+        rank = ranks.get(row.checkpoint.sha256)
+        seen, costs = row.checkpoint.summary.get("images_seen"), _cost(row)
+        line = [_name_cell(row)]
+        line += [_number(v, best=v is not None and v == top) for v, top in zip(values, best, strict=True)]
+        between = "" if rank is None or rank.low is None else f" [{rank.low:.1f}, {rank.high:.1f}]"
+        line += [TableCell(ABSENT if rank is None else f"{rank.value:.1f}{between}", rank and -rank.value)]
+        line += [_number(share[row.checkpoint.sha256], digits=0, unit=" %")]
+        line += [_number(row.checkpoint.params / 1e6, digits=1), _number(costs["gmacs"])]
+        line += [
+            TableCell(ABSENT if seen is None else compact(seen), seen),
+            _number(costs["load_coverage"], digits=0, unit=" %"),
+        ]
+        lines.append((*line, TableCell(str(row.failed), row.failed)))
+    head = ("checkpoint", "mean", *names, "rank", "gain share")
+    return Table("overview", (*head, "params (M)", "GMACs", "images seen", "load", "failed"), tuple(lines))
+
+
+def _family_table(board: Board, family: str) -> Table:
+    chosen = [i for i, column in enumerate(board.columns) if column.task.family == family]
+    best = {i: _best([row.cells[i].mean for row in board.rows]) for i in chosen}
+    lines = [(_name_cell(row), *(_score_cell(row.cells[i], best[i]) for i in chosen)) for row in board.rows]
+    header = [f"{board.columns[i].label} ({board.columns[i].metric})" for i in chosen]
+    return Table(family, ("checkpoint", *header), tuple(lines))
+
+
+def _name_cell(row: Row) -> TableCell:
+    card = row.checkpoint
+    return TableCell(row_name(row), row_name(row), detail=f"{card.arch}, sha256 {card.sha256[:8]}")
+
+
+def _score_cell(cell: Cell, best: float | None) -> TableCell:
+    interval = "" if cell.ci95 is None else f"95 % interval {cell.mean - cell.ci95:.2f} to {cell.mean + cell.ci95:.2f}"
+    return TableCell(score_text(cell), cell.mean, best=cell.n > 0 and cell.mean == best, detail=interval)
+
+
+def _number(value: float | None, *, digits: int = 2, unit: str = "", best: bool = False) -> TableCell:
+    return TableCell(ABSENT if value is None else f"{value:,.{digits}f}{unit}", value, best=best)
+
+
+def _best(values: Iterable[float | None]) -> float | None:
+    """The highest of at least two; alone nothing is best."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) > 1 else None
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(
+        [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+    )

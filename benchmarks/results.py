@@ -1,0 +1,257 @@
+"""One result = one immutable JSON file: written once, read whole, never averaged here (see leaderboard.py)."""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+ROLES = ("student", "random", "supervised", "teacher", "other")
+BUDGETS = ("full", "short", "smoke")
+STATUSES = ("ok", "failed")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What running one task once has measured.
+
+    Attributes:
+        metrics: percent, higher is better; the first is the task's main metric.
+        counts: images per role: fit, select, score.
+        chosen: hyper-parameters chosen on the select split, and flags such as `C_at_edge`.
+        curves: e.g. the regularisation path; lists of plain numbers.
+        load: tensors, expected, coverage in percent, max_difference of the features.
+    """
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckpointCard:
+    """The checkpoint behind a result. `summary` is its provenance in plain values: role, images_seen, teacher, ..."""
+
+    name: str
+    sha256: str
+    arch: str
+    params: int
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.sha256) < 8 or not set(self.sha256) <= set("0123456789abcdef"):
+            raise ValueError(f"checkpoint {self.name}: sha256 is {self.sha256!r}; 64 lower-case hex digits are right")
+        if self.role not in ROLES:
+            raise ValueError(f"checkpoint {self.name}: role is {self.role!r}; a role is one of {', '.join(ROLES)}")
+
+    @property
+    def role(self) -> str:
+        """What the row is for: baselines (random, supervised, teacher) are what students are measured against."""
+        return self.summary.get("role") or ("random" if self.name.startswith("random:") else "other")
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """The task behind a result."""
+
+    name: str
+    kind: str
+    family: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The rules a score was measured by. Scores of different protocols are never compared."""
+
+    name: str
+    version: int
+    budget: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.budget not in BUDGETS:
+            raise ValueError(f"protocol {self.name}: budget is {self.budget!r}; it is one of {', '.join(BUDGETS)}")
+
+    def __str__(self) -> str:
+        """`fair-v1`, `fair-v1-smoke`: the folder's name, and what the boards print."""
+        return f"{self.name}-v{self.version}" + ("" if self.budget == "full" else f"-{self.budget}")
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """What a result is a result of. Equal keys mean the same measurement; the fingerprint is not in the path."""
+
+    sha256: str
+    task: str
+    protocol: str
+    data_fingerprint: str
+    seed: int
+
+    def path(self, folder: Path, status: str = "ok") -> Path:
+        """The cell's file: `<sha8>/<task>/<protocol>/seed<k>.json`, or `.failed.json` for a failure."""
+        suffix = ".json" if status == "ok" else ".failed.json"
+        return Path(folder) / self.sha256[:8] / self.task / self.protocol / f"seed{self.seed}{suffix}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell: scores with everything needed to believe them, or a failure with its last lines.
+
+    Attributes:
+        metrics, counts, chosen, curves, load: see `Outcome`; empty when failed.
+        cost: seconds, peak_memory_mb, device, params_m, gmacs, images_per_second; what was measured of these.
+        versions: of the libraries, by name.
+        commit: of this code.
+        started: ISO 8601, UTC.
+        error: of a failed cell: exit_code, log (its last lines, as one text).
+    """
+
+    checkpoint: CheckpointCard
+    task: TaskCard
+    protocol: Protocol
+    data_fingerprint: str
+    seed: int
+    status: str
+    started: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str = ""
+    error: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"{self.task.name}: status is {self.status!r}; it is one of {', '.join(STATUSES)}")
+        if self.status == "ok" and not self.metrics:
+            raise ValueError(f"{self.task.name}: a finished cell has no metrics; the first is the task's main metric")
+        if not isinstance(self.error.get("log", ""), str):
+            raise ValueError(f"{self.task.name}: the error's log is a {type(self.error['log']).__name__}, not a text")
+        for name, value in self.metrics.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{self.task.name}: {name} is {value!r}; a metric is a finite number, in percent")
+
+    @property
+    def key(self) -> CellKey:
+        """Identity of the cell."""
+        seed, protocol = self.seed, str(self.protocol)
+        return CellKey(self.checkpoint.sha256, self.task.name, protocol, self.data_fingerprint, seed)
+
+    @property
+    def main_metric(self) -> str:
+        """Name of the metric that stands on the leaderboard."""
+        return next(iter(self.metrics))
+
+    @property
+    def score(self) -> float:
+        """The main metric, in percent."""
+        return self.metrics[self.main_metric]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a neighbour and rename, so that a reader never sees half a file."""
+    neighbour = _neighbour(path, text)
+    neighbour.replace(path)
+
+
+def write_result(result: Result, folder: Path, *, force: bool = False) -> Path:
+    """Write one result and return its path. A finished result is never overwritten, whoever comes second.
+
+    A failure may be overwritten, and goes away when the cell later succeeds.
+
+    Raises:
+        FileExistsError: the cell is finished already, and `force` is not set.
+    """
+    path = result.key.path(folder, result.status)
+    text = json.dumps({"format": FORMAT, **asdict(result)}, indent=1, allow_nan=False) + "\n"
+    if result.status == "failed" or force:
+        write_text(path, text)
+    else:
+        neighbour = _neighbour(path, text)
+        try:
+            # link, not rename: it fails where the name is taken, in one step, also between two processes.
+            os.link(neighbour, path)
+        except FileExistsError:
+            raise FileExistsError(f"{path}: finished already; --force measures it again") from None
+        finally:
+            neighbour.unlink()
+    if result.status == "ok":
+        result.key.path(folder, "failed").unlink(missing_ok=True)
+    return path
+
+
+def read_result(path: Path) -> Result:
+    """Read one file.
+
+    Raises:
+        ValueError: not a result of this format; the message names the file.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"format {found!r}; this version reads {FORMAT}")
+        parts = {"checkpoint": CheckpointCard, "task": TaskCard, "protocol": Protocol}
+        content |= {name: _build(part, content[name]) for name, part in parts.items()}
+        return _build(Result, {name: value for name, value in content.items() if name != "format"})
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise ValueError(f"{path}: not a result of this scoreboard: {problem}; move it away") from problem
+
+
+def read_results(folders: Path | Iterable[Path]) -> list[Result]:
+    """Read every result below one or several folders, in a fixed order; a success hides an older failure of its cell.
+
+    Raises:
+        ValueError: no such folder, a corrupt file, or two files that tell different scores of one cell.
+    """
+    folders = [folders] if isinstance(folders, str | Path) else list(folders)
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ValueError(f"{folder}: no such folder of results")
+    paths = {path.resolve(): path for folder in folders for path in _result_paths(Path(folder))}
+    cells: dict[CellKey, tuple[Result, Path]] = {}
+    for path in paths.values():
+        result = read_result(path)
+        known, known_path = cells.get(result.key, (None, path))
+        if known is None or known.status == "failed":
+            cells[result.key] = (result, path)
+        elif result.status == "ok" and result.metrics != known.metrics:
+            raise ValueError(f"{known_path} and {path}: the same cell with different scores; keep one of them")
+    order = sorted(cells, key=lambda key: (key.sha256, key.task, key.protocol, key.data_fingerprint, key.seed))
+    return [cells[key][0] for key in order]
+
+
+def _result_paths(folder: Path) -> list[Path]:
+    paths = [path.relative_to(folder) for path in folder.glob("**/seed*.json")]
+    return [folder / path for path in sorted(paths) if not any(part.endswith(".work") for part in path.parts)]
+
+
+def _neighbour(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Dot first: `read_results` does not see it. Random: two machines on one file system may share a process id.
+    neighbour = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    with neighbour.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return neighbour
+
+
+def _build(kind: type, content: Mapping[str, Any]) -> Any:
+    unknown = set(content) - {item.name for item in fields(kind)}
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+    for item in fields(kind):
+        expected = {int: int, str: str, dict: dict}.get(getattr(item.type, "__origin__", item.type))
+        if item.name in content and expected and type(content[item.name]) is not expected:
+            raise ValueError(f"{item.name} is {content[item.name]!r}, not a {expected.__name__}")
+    return kind(**content)

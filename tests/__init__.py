@@ -1,0 +1,1 @@
+"""Tests: each proves the sentence that is its name."""

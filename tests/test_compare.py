@@ -1,0 +1,166 @@
+"""Intervals cover, and a difference is called real only where it is."""
+
+import random
+
+import numpy as np
+import pytest
+
+from benchmarks.compare import compare
+from benchmarks.intervals import (
+    bootstrap_interval,
+    half_width,
+    mean,
+    proportions_half_width,
+    runs_needed,
+    standard_deviation,
+)
+from tests.made_results import result, runs
+
+
+def test_mean_deviation_and_interval_are_those_worked_out_by_hand():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]  # mean 3; squares 4 + 1 + 0 + 1 + 4 = 10, over n - 1 = 4: 2.5
+    assert mean(values) == 3.0
+    assert standard_deviation(values) == pytest.approx(2.5**0.5)
+    # t(0.975, 4) = 2.776445 in any table; times sqrt(2.5 / 5)
+    assert half_width(values) == pytest.approx(2.776445 * 0.5**0.5, rel=1e-6)
+
+
+def test_one_run_has_no_spread_and_no_interval():
+    assert standard_deviation([3.0]) is None
+    assert half_width([3.0]) is None
+
+
+def test_equal_values_have_no_spread_to_the_last_bit():
+    assert standard_deviation([0.1] * 3) == 0.0
+
+
+def test_the_interval_holds_the_true_mean_95_times_in_100():
+    generator = random.Random(0)
+    sets = [[generator.gauss(70, 1.5) for _ in range(5)] for _ in range(2000)]
+    held = sum(abs(mean(values) - 70) <= half_width(values) for values in sets)
+    assert 0.93 <= held / 2000 <= 0.97
+
+
+def test_runs_needed_is_the_first_number_that_is_enough():
+    # t(0.975, 17) = 2.1098, / sqrt(18) = 0.4973; t(0.975, 16) = 2.1199, / sqrt(17) = 0.5142
+    assert runs_needed(0.5, 1.0) == 18
+    assert runs_needed(-0.5, 1.0) == 18
+    assert runs_needed(0.001, 1.0, limit=50) is None
+
+
+def test_percentages_of_images_vary_as_the_binomial_says():
+    # 50 % and 50 % of 100 images: sqrt(2 * 25 / 100) = 0.7071 images in ten, 1.959964 * 7.0711 = 13.859 points
+    assert proportions_half_width(50, 50, 100) == pytest.approx(13.859, abs=1e-3)
+
+
+def test_the_bootstrap_resamples_each_mean_by_itself_and_repeats_itself():
+    samples = [np.array([0.0, 1.0]), np.array([5.0, 5.0])]
+    low, high = bootstrap_interval(samples, lambda means: means[1] - means[0])
+    assert (low, high) == (4.0, 5.0)
+    assert bootstrap_interval(samples, lambda means: means[1] - means[0]) == (low, high)
+
+
+def sentence(first, second, **others):
+    a, b = runs("A", "x-linear", first, **others), runs("B", "x-linear", second, **others)
+    return compare(a + b, "A", "B", task="x-linear")[0].sentence
+
+
+def test_a_clear_difference_is_said_with_its_interval():
+    # differences 3.0, 3.2, 3.4: mean 3.2, deviation 0.2, t(0.975, 2) = 4.302653: 4.302653 * 0.2 / sqrt(3) = 0.4968
+    assert sentence([53.0, 54.2, 55.4], [50.0, 51.0, 52.0]) == "A is better than B on x-linear by 3.20 ± 0.50 (n = 3)."
+    assert sentence([50.0, 51.0, 52.0], [53.0, 54.2, 55.4]) == "B is better than A on x-linear by 3.20 ± 0.50 (n = 3)."
+
+
+def test_pairing_by_seed_sees_what_the_spread_over_seeds_would_hide():
+    assert "A is better" in sentence([11.0, 31.1, 50.9, 71.0], [10.0, 30.0, 50.0, 70.0])
+
+
+def test_only_seeds_of_both_are_paired():
+    a = [result("A", "x-linear", seed, score) for seed, score in ((0, 51.0), (1, 52.1), (2, 53.2), (9, 0.0))]
+    differences = compare(a + runs("B", "x-linear", [50.0, 51.0, 52.0, 99.0]), "A", "B", task="x-linear")
+    assert (differences[0].n, differences[0].value) == (3, pytest.approx(1.1))
+
+
+def test_no_difference_says_how_many_more_runs_would_show_it():
+    # differences 1, 0, 2, -1: mean 0.5, deviation 1.291; 2.1788 at 28 runs is the first below 0.5 * sqrt(28) / 1.291
+    said = sentence([51.0, 50.0, 52.0, 49.0], [50.0] * 4)
+    assert said.startswith("No difference shown between A and B on x-linear: +0.50 ± 2.05 (n = 4)")
+    needed = runs_needed(0.5, 1.2909944)
+    assert said.endswith(f"about {needed - 4} more runs would show it.")
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, 2), (2, 1)])
+def test_too_few_runs_tell_nothing_however_large_the_difference(count, more):
+    said = sentence([90.0, 91.0][:count], [10.0, 11.5][:count])
+    assert said.startswith("Not enough runs to tell A from B on x-linear (")
+    assert said.endswith(f"n = {count}); {more} more would be the least.")
+
+
+def test_no_seed_in_common_is_not_enough():
+    results = [result("A", seed=0), result("B", seed=1)]
+    assert "(no seed of both); 3 more would be the least" in compare(results, "A", "B")[0].sentence
+
+
+def test_scores_that_seeds_do_not_change_are_judged_by_the_number_of_images():
+    # 60 % and 50 % of 400: 1.959964 * sqrt(60 * 40 / 400 + 50 * 50 / 400) = 6.86; of 100 images: 13.72
+    said = sentence([60.0] * 3, [50.0] * 3, counts={"score": 400})
+    assert said == "A is better than B on x-linear by 10.00 ± 6.86 (400 images; seeds do not change it)."
+    assert sentence([60.0] * 3, [50.0] * 3, counts={"score": 100}).startswith("No difference shown")
+    assert "higher than B on x-linear in every run (n = 3), so without an interval" in sentence([60.0] * 3, [50.0] * 3)
+
+
+def test_equal_models_are_called_different_5_times_in_100():
+    generator = random.Random(1)
+    names = [f"t{i}-linear" for i in range(2000)]
+    results = [
+        result(name, task, seed, generator.gauss(60, 1)) for task in names for name in ("A", "B") for seed in range(5)
+    ]
+    differences = compare(results, "A", "B")
+    called = sum(one.verdict in ("better", "worse") for one in differences if one.of)
+    assert 0.035 <= called / 2000 <= 0.065
+
+
+def test_over_data_sets_each_set_counts_once():
+    # x has differences 1 and 3 (mean 2), y 4, z 6: mean 4, deviation 2; t(0.975, 2) * 2 / sqrt(3) = 4.97
+    by_task = {"x-linear": 1.0, "x-knn": 3.0, "y-linear": 4.0, "z-linear": 6.0}
+    results = [
+        one for task, d in by_task.items() for one in runs("A", task, [50 + d] * 3) + runs("B", task, [50.0] * 3)
+    ]
+    overall = compare(results, "A", "B")[-1]
+    assert (overall.of, overall.n, overall.value, overall.verdict) == (None, 3, 4.0, "no difference")
+    assert overall.half_width == pytest.approx(4.303 * 2 / 3**0.5, abs=1e-3)
+
+
+def test_two_data_sets_are_not_enough_for_a_verdict_over_data_sets():
+    results = [one for t in ("x-knn", "y-knn") for one in runs("A", t, [60, 61]) + runs("B", t, [50, 52])]
+    said = compare(results, "A", "B")[-1].sentence
+    assert said == "Overall: not enough data sets to tell A from B (+9.50 over 2 data sets); 1 more would be the least."
+
+
+@pytest.mark.parametrize("other", [{"version": 2}, {"budget": "smoke"}, {"data": "e" * 64}])
+def test_other_protocols_and_other_data_are_refused(other):
+    results = runs("A", "x-linear", [50.0] * 3) + runs("B", "x-linear", [51.0] * 3, **other)
+    with pytest.raises(ValueError, match="x-linear: measured under different protocols or data"):
+        compare(results, "A", "B")
+
+
+def test_what_both_have_is_compared_where_one_has_more():
+    results = [one for v in (1, 2) for one in runs("A", "x-linear", [50.0, 51, 52], version=v)]
+    differences = compare(results + runs("B", "x-linear", [40.0, 41.5, 42], version=2), "A", "B", task="x-linear")
+    assert [str(one.protocol) for one in differences] == ["fair-v2"]
+
+
+def test_a_checkpoint_is_found_by_name_or_digits_and_never_guessed():
+    results = runs("A", "x-linear", [1.0, 2.0]) + runs("A", "x-linear", [1.0, 2.0], sha256="beef" * 16)
+    with pytest.raises(ValueError, match="A: several checkpoints have this name: .*beefbeef"):
+        compare(results, "A", "beef")
+    with pytest.raises(ValueError, match="Z: no finished result of such a checkpoint; there is A"):
+        compare(results, "Z", "A")
+    with pytest.raises(ValueError, match="are the same checkpoint"):
+        compare(results, "beef", "beefbe")
+    assert "A (41000000) from A (beefbeef)" in compare(results, "41000000", "beef")[-1].sentence
+
+
+def test_nothing_in_common_says_what_each_has():
+    with pytest.raises(ValueError, match="no task in common: x-knn against y-knn"):
+        compare([result("A", "x-knn"), result("B", "y-knn")], "A", "B")

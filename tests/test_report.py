@@ -1,0 +1,274 @@
+"""The board: what is averaged, what is not, and how it is shown."""
+
+import argparse
+import csv
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from benchmarks import report
+from benchmarks.board import average_ranks, boards
+from benchmarks.leaderboard import compact, csv_cell, leaderboard_rows, result_rows, terminal_table
+from benchmarks.plots import nice_ticks, rank_panel, regularisation_path
+from benchmarks.report import html, markdown, write_leaderboard
+from benchmarks.results import write_result
+from tests.made_results import failure, result, runs
+
+
+def rows_of(results):
+    return {(row["name"], f"v{row['version']}"): row for row in leaderboard_rows(results)[1]}
+
+
+def test_a_row_has_mean_deviation_count_and_interval():
+    row = rows_of(runs("a", "cifar-linear", [70.0, 72.0, 74.0]))["a", "v1"]
+    assert (row["cifar-linear"], row["cifar-linear_std"], row["cifar-linear_n"]) == (72.0, 2.0, 3)
+    assert row["cifar-linear_ci95"] == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)  # t(0.975, 2)
+
+
+def test_the_mean_over_families_weighs_families_alike():
+    tasks = {"c-linear": 80.0, "d-linear": 60.0, "v-segment": 40.0, "o-detect": 15.0}
+    row = rows_of([result("a", task, score=score) for task, score in tasks.items()])["a", "v1"]
+    assert row["mean_classification"] == 70.0
+    assert row["mean_over_families"] == pytest.approx((70 + 40 + 15) / 3)
+
+
+def test_incomplete_rows_are_never_averaged_or_ranked_and_absent_is_not_zero():
+    results = [result(n, t, score=50.0) for n in ("a", "b") for t in ("c-linear", "v-segment")] + [
+        result("c", "c-linear")
+    ]
+    row = rows_of(results)["c", "v1"]
+    assert (row["complete"], row["mean_over_families"], row["average_rank"]) == ("false", None, None)
+    assert (row["mean_classification"], row["mean_segmentation"]) == (50.0, None)
+    assert (row["v-segment"], row["v-segment_n"]) == (None, None)
+    assert rows_of(results)["a", "v1"]["average_rank"] == 1.5  # the tie of the two complete rows
+
+
+def test_a_row_with_a_failed_run_shows_its_scores_and_is_not_averaged():
+    row = rows_of([result("a", seed=0), failure("a", seed=1)])["a", "v1"]
+    assert (row["cifar-linear"], row["cifar-linear_n"], row["failed"]) == (50.0, 1, 1)
+    assert (row["complete"], row["mean_over_families"]) == ("false", None)
+
+
+def test_a_task_that_only_failed_is_a_hole_of_the_board_not_no_task():
+    row = rows_of([result("a", "c-linear"), failure("b", "v-segment")])["a", "v1"]
+    assert row["complete"] == "false"
+    assert row["v-segment"] is None
+
+
+def test_protocols_versions_and_budgets_have_rows_of_their_own():
+    results = [result("a", score=1.0), result("a", score=2.0, version=2), result("a", score=3.0, budget="smoke")]
+    assert [(str(b.protocol), b.rows[0].cells[0].mean) for b in boards(results)] == [
+        ("fair-v1", 1.0),
+        ("fair-v1-smoke", 3.0),
+        ("fair-v2", 2.0),
+    ]
+
+
+def test_two_versions_of_the_data_have_columns_of_their_own_and_a_note():
+    results = [result("a", score=1.0, data="a" * 64), result("b", score=2.0, data="b" * 64)]
+    rows = rows_of(results)
+    assert (rows["a", "v1"]["cifar-linear@aaaaaa"], rows["a", "v1"]["cifar-linear@bbbbbb"]) == (1.0, None)
+    assert rows["a", "v1"]["complete"] == rows["b", "v1"]["complete"] == "false"
+    assert "2 versions of its data: cifar-linear@aaaaaa, cifar-linear@bbbbbb" in boards(results)[0].notes[0]
+
+
+def test_one_task_with_two_main_metrics_is_refused():
+    with pytest.raises(ValueError, match="cifar-linear: main metric is top1 in one result and macro_top1 in another"):
+        boards([result("a"), result("b", metrics={"macro_top1": 50.0})])
+
+
+def test_ranks_are_means_over_tasks_with_an_interval_over_seeds():
+    results = [one for n, s in (("a", 70), ("b", 60), ("c", 50)) for one in runs(n, "c-linear", [s, s + 1.0])]
+    results += [one for n, s in (("a", 20), ("b", 10), ("c", 30)) for one in runs(n, "v-segment", [s, s + 1.0])]
+    ranks = average_ranks(boards(results)[0])
+    values = {row.checkpoint.name: ranks[row.checkpoint.sha256] for row in boards(results)[0].rows}
+    assert {name: rank.value for name, rank in values.items()} == {"a": 1.5, "b": 2.5, "c": 2.0}
+    assert (values["a"].low, values["a"].high) == (1.5, 1.5)  # no resampling of seeds reverses a gap of ten
+
+
+def test_a_rank_over_single_runs_has_no_interval_and_an_unclear_one_a_wide_one():
+    single = average_ranks(boards([result("a", score=2.0), result("b", score=1.0)])[0]).values()
+    assert [(rank.low, rank.high) for rank in single] == [(None, None)] * 2
+    unclear = runs("a", "c-linear", [50, 60.0, 70]) + runs("b", "c-linear", [51, 61.0, 69])
+    assert {(rank.low, rank.high) for rank in average_ranks(boards(unclear)[0]).values()} == {(1.0, 2.0)}
+
+
+def gain(student, random, supervised, **others):
+    results = [*runs("s", "c-linear", student), *runs("r", "c-linear", random, role="random")]
+    results += runs("t", "c-linear", supervised, role="supervised", **others)
+    row = rows_of(results)["s", "v1"]
+    return row["c-linear_share_of_gain"], row["share_of_gain"]
+
+
+def test_the_share_of_the_supervised_gain_is_that_of_its_definition():
+    # (55 - 30) / (80 - 30) = half the way
+    assert gain([54.0, 55, 56], [30.0, 31, 29], [80.0, 79, 81]) == (pytest.approx(50), pytest.approx(50))
+
+
+@pytest.mark.parametrize(
+    ("supervised", "others"),
+    [
+        ([31.0, 29.0, 32.0], {}),  # the gain is within its noise
+        ([10.0, 10.5, 11.0], {}),  # supervised is clearly below random
+        ([80.0], {}),  # one pair has no noise to compare with
+        ([80.0, 81.0, 82.0], {"arch": "mobilenetv2_100"}),  # the baseline of another architecture
+    ],
+)
+def test_the_share_is_absent_where_the_supervised_gain_is_not_clear(supervised, others):
+    assert gain([54.0, 55, 56], [30.0, 31, 29], supervised, **others) == (None, None)
+
+
+def test_two_checkpoints_of_one_name_stay_two_rows_and_are_noted():
+    board = boards([result("a", score=1.0), result("a", score=2.0, sha256="f" * 64)])[0]
+    assert [row.cells[0].mean for row in board.rows] == [2.0, 1.0]
+    assert "2 different checkpoints have this name" in board.notes[-1]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|x", "@SUM(A1)", "\tx", "\rx", "＝1", "+5", "--5", "-5-5"])
+def test_what_a_spreadsheet_would_run_is_escaped(text):
+    assert csv_cell(text) == "'" + text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-1.5, "-1.5"), ("-1e-3", "-1e-3"), (None, "-"), ("-", "-"), ("a=b", "a=b")]
+)
+def test_numbers_and_the_lone_dash_are_not_escaped(value, text):
+    assert csv_cell(value) == text
+
+
+def test_figures_in_files_are_whole_but_without_the_noise_of_addition():
+    assert csv_cell(0.1 + 0.2) == "0.3"
+    assert csv_cell(100 / 3) == "33.3333333333"
+
+
+def test_the_four_files_are_written_and_read_back(tmp_path):
+    write_result(result("=evil", score=61.5, metrics={"top1": 61.5, "macro_top1": 60.0}), tmp_path)
+    write_result(failure("b", seed=2), tmp_path)
+    write_leaderboard(tmp_path, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "leaderboard.csv",
+        "leaderboard.html",
+        "leaderboard.md",
+        "results.csv",
+    ]
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        lines = [(r["name"], r["metric"], r["value"], r["main"], r["status"], r["error"]) for r in csv.DictReader(file)]
+    assert lines == [
+        ("'=evil", "top1", "61.5", "true", "ok", "-"),
+        ("'=evil", "macro_top1", "60.0", "false", "ok", "-"),
+        ("b", "-", "-", "-", "failed", "RuntimeError: out of memory"),
+    ]
+
+
+def test_the_long_form_says_what_was_chosen_and_where_the_checkpoint_comes_from():
+    one = result(chosen={"C": 10.0, "C_at_edge": True}, counts={"score": 16}, versions={"torch": "2.13.0"})
+    one.checkpoint.summary["images_seen"] = 640
+    row = result_rows([one])[1][0]
+    assert (row["chosen"], row["at_edge"]) == ('{"C": 10.0, "C_at_edge": true}', "true")
+    assert (row["pretrain_images_seen"], row["images_score"], row["torch"]) == (640, 16, "2.13.0")
+
+
+def test_the_markdown_table_marks_the_best_of_each_protocol_and_escapes_names():
+    results = [result("a|b", score=60.0), result("*c*", score=50.0), result("d", score=99.0, version=2)]
+    text = markdown(results)
+    assert "| a\\|b | **60.00 (1)** |" in text
+    assert "| \\*c\\* | 50.00 (1) |" in text
+    assert "| d | 99.00 (1) |" in text  # alone on its board: nothing to be better than
+    scores = [line for line in text.split("### classification")[1].splitlines() if line.startswith("|")]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in scores[:4]] == [3] * 4  # two cells, whatever the name
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+EVIL = '<img src=x onerror="alert(1)">&'
+
+
+def test_the_page_escapes_every_name():
+    page = Page(html([result(EVIL, "cifar-linear", arch=EVIL), result("b", f"{EVIL}-knn"), failure(EVIL, "x-detect")]))
+    assert "img" not in [tag for tag, _ in page.tags]
+    assert not any("onerror" in attrs for _, attrs in page.tags)
+    assert EVIL in page.text
+
+
+def test_the_page_needs_no_network():
+    text = html(runs("a", "cifar-linear", [1.0, 2.0]))
+    assert not re.search(r"https?://|//cdn|@import|url\(", text)
+    loads = [(t, a) for t, a in Page(text).tags if {"src", "href"} & set(a) or t in ("link", "iframe", "object")]
+    assert loads == []
+    assert "default-src 'none'" in text  # and the browser holds it to that
+
+
+def test_the_page_has_plots_ranks_and_paths():
+    curves = {"C": [0.01, 0.1, 1.0], "select_top1": [50.0, 60.0, 55.0]}
+    results = [result(n, "c-linear", seed, 50.0 + i, curves=curves) for i, n in enumerate("xyz") for seed in (0, 1)]
+    page = Page(html(results))
+    titles = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and "aria-label" in attrs]
+    assert titles == ["mean", "average rank", "c-linear", "c-linear"]
+    assert [tag for tag, _ in page.tags].count("polyline") == 3
+    assert rank_panel(boards(results[:4])[0]) == ""  # two rows: the ranks would say nothing new
+
+
+def test_values_that_the_page_sorts_by_are_numbers_and_absent_ones_have_none():
+    results = [result("a", "c-linear", score=5.0), result("a", "d-linear"), result("b", "c-linear", score=40.0)]
+    cells = [attrs for tag, attrs in Page(html(results)).tags if tag == "td"]
+    assert all(float(attrs["data-value"]) is not None for attrs in cells if "data-value" in attrs)
+    assert any("absent" in attrs["class"] and "data-value" not in attrs for attrs in cells)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 100), (61.2, 61.9), (5, 5), (0, 0), (0.003, 0.004), (12.1, 97.3)])
+def test_ticks_are_few_and_enclose_the_data(low, high):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low <= high <= ticks[-1]
+    assert 2 <= len(ticks) <= 6
+
+
+def test_a_path_is_found_flat_or_nested_and_never_guessed():
+    pairs = [(0.1, 50.0), (1.0, 60.0)]
+    assert regularisation_path({"C": [0.1, 1.0], "top1": [50.0, 60.0]}) == pairs
+    assert regularisation_path({"post": {"C": [0.1, 1.0], "top1": [50.0, 60.0]}}) == pairs
+    assert regularisation_path({"C": [0.0, 1.0], "top1": [50.0, 60.0]}) is None  # no place on a logarithmic axis
+    assert regularisation_path({}) is None
+
+
+def test_counts_are_short_for_people():
+    assert [compact(count) for count in (950, 20_000, 1_281_167, 999_999)] == ["950", "20 k", "1.281 M", "1000 k"]
+
+
+def test_the_terminal_table_is_aligned_and_marks_the_best():
+    text = terminal_table(
+        runs("a", "c-linear", [60.0, 62.0]) + runs("long name", "c-linear", [50.0]) + [failure("f", "c-linear")]
+    )
+    assert "61.00 ± 1.41 (2)*" in text
+    assert "failed (1)!" in text
+    block = text.split("\n\n")[3].splitlines()
+    assert len({len(line) for line in block}) == 1
+
+
+def test_the_command_rebuilds_the_board_beside_the_results(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    write_result(result("a"), tmp_path / "one")
+    write_result(result("b"), tmp_path / "two")
+    assert report.run(parser.parse_args([str(tmp_path / "one"), str(tmp_path / "two")])) == 0
+    assert "b" in capsys.readouterr().out
+    first = (tmp_path / "one" / "leaderboard.html").read_bytes()
+    assert report.run(parser.parse_args([str(tmp_path / "one"), str(tmp_path / "two")])) == 0
+    assert (tmp_path / "one" / "leaderboard.html").read_bytes() == first
+
+
+def test_no_results_make_an_empty_board_not_an_error(tmp_path):
+    assert write_leaderboard(tmp_path, tmp_path) == []
+    assert "No results yet" in (tmp_path / "leaderboard.html").read_text()
+    assert terminal_table([]) == "no results yet\n"
