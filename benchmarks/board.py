@@ -1,7 +1,7 @@
 """Results -> boards: what may stand side by side, averaged where averaging is honest, empty where it is not."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -107,6 +107,20 @@ def boards(results: Iterable[Result]) -> list[Board]:
         versions.setdefault(result.task.name, set()).add(result.data_fingerprint)
     protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))
     return [_board(p, [r for r in results if r.protocol == p], versions) for p in protocols]
+
+
+def name_teachers(results: Iterable[Result]) -> list[Result]:
+    """Give the role of teacher to checkpoints from which a student among the results was distilled."""
+    results = list(results)
+    taught_by = {result.checkpoint.summary.get("teacher") for result in results} - {None}
+
+    def named(result: Result) -> Result:
+        card = result.checkpoint
+        if card.summary.get("source") not in taught_by:
+            return result
+        return replace(result, checkpoint=replace(card, summary={**card.summary, "role": "teacher"}))
+
+    return [named(result) for result in results]
 
 
 def families(columns: Iterable[Column]) -> list[str]:

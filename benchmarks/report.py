@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from benchmarks.board import Board, boards, families
+from benchmarks.board import Board, boards, families, name_teachers
 from benchmarks.leaderboard import (
     Table,
     TableCell,
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def write_leaderboard(folders: Path | Iterable[Path], out: Path) -> list[Result]:
     """Write leaderboard.csv, results.csv, leaderboard.md and leaderboard.html; return the results they show."""
-    results = read_results(folders)
+    results = name_teachers(read_results(folders))
     write_text(Path(out) / "leaderboard.csv", csv_text(*leaderboard_rows(results)))
     write_text(Path(out) / "results.csv", csv_text(*result_rows(results)))
     write_text(Path(out) / "leaderboard.md", markdown(results))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.board import name_teachers
 from benchmarks.results import CheckpointCard, Protocol, read_results, write_result
 from tests.made_results import failure, result
 
@@ -167,3 +168,12 @@ def test_cards_refuse_what_no_board_can_place():
 def test_reading_results_needs_no_torch():
     code = "import sys, benchmarks.report, benchmarks.compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_checkpoint_from_which_a_student_was_distilled_is_its_teacher():
+    def card(name, **summary):
+        return CheckpointCard(name, name.encode().hex().ljust(64, "0"), "resnet18", 1, summary)
+
+    cards = [card("s", role="student", teacher="pypi:x"), card("t", role="supervised", source="pypi:x"), card("o")]
+    named = name_teachers([replace(result(), checkpoint=each) for each in cards])
+    assert [r.checkpoint.role for r in named] == ["student", "teacher", "other"]

@@ -1,0 +1,1 @@
+"""Segmentation and detection in mmsegmentation and mmdetection: the only folder that imports them."""

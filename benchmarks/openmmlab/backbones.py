@@ -1,0 +1,162 @@
+"""The student as a backbone of mmseg or mmdet: which class, how many channels, under which names, and the proof."""
+
+import copy
+import importlib
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from benchmarks.openmmlab import compat
+from kdep.audit import compare_stages
+from kdep.backbone import create_network
+from kdep.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
+from kdep.export import export_weights
+
+STRIDES = (4, 8, 16, 32)
+RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
+CHANNELS = {
+    "resnet18": (64, 128, 256, 512),
+    "resnet34": (64, 128, 256, 512),
+    "resnet50": (256, 512, 1024, 2048),
+    "mobilenetv2_100": (24, 32, 96, 320),
+}
+# What ends the network at a smaller stride than 32; `d8` in mmseg's configs is 8. The weights are the same.
+DILATIONS: dict[str, dict[int, dict[str, Any]]] = {
+    "ResNet": {
+        8: {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
+        16: {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)},
+        32: {"strides": (1, 2, 2, 2), "dilations": (1, 1, 1, 1)},
+    },
+    "MobileNetV2": {
+        8: {"strides": (1, 2, 2, 1, 1, 1, 1), "dilations": (1, 1, 1, 2, 2, 4, 4)},
+        16: {"strides": (1, 2, 2, 2, 1, 1, 1), "dilations": (1, 1, 1, 1, 1, 2, 2)},
+        32: {},
+    },
+    "TIMMBackbone": {8: {"output_stride": 8}, 16: {"output_stride": 16}, 32: {}},
+}
+TOOLBOXES = ("mmseg", "mmdet")
+
+
+def backbone_config(arch: str, toolbox: str, *, output_stride: int = 32, norm: str = "BN") -> dict[str, Any]:
+    """Configure the toolbox's own plain backbone for a timm network, or mmseg's wrapper around timm where it has none.
+
+    All stages train, with BatchNorm in training mode, and nothing is loaded by the toolbox.
+
+    Args:
+        arch: timm's name of the network.
+        toolbox: mmseg or mmdet.
+        output_stride: of the last map; 8 or 16 by dilation, for segmentation. mmdet's MobileNetV2 cannot.
+        norm: BN, or SyncBN when several processes train one network; timm's networks keep their own.
+
+    Raises:
+        ValueError: an unknown toolbox, or a network without maps at strides 4, 8, 16 and 32.
+    """
+    if toolbox not in TOOLBOXES:
+        raise ValueError(f"toolbox {toolbox!r}: there are {', '.join(TOOLBOXES)}")
+    trained = {"norm_cfg": {"type": norm, "requires_grad": True}, "norm_eval": False, "frozen_stages": -1}
+    if arch in RESNET_DEPTHS:
+        # ResNet, not ResNetV1c: that one has another stem, which the student's weights cannot fill.
+        own = {"type": f"{toolbox}.ResNet", "depth": RESNET_DEPTHS[arch], "out_indices": (0, 1, 2, 3), **trained}
+        own |= {"style": "pytorch", "num_stages": 4}
+    elif arch == "mobilenetv2_100":
+        own = {"type": f"{toolbox}.MobileNetV2", "out_indices": (1, 2, 4, 6), **trained}
+        if output_stride != 32 and toolbox == "mmdet":
+            raise ValueError("mmdet's MobileNetV2 has no dilation; detection reads maps at strides 4 to 32")
+    else:
+        # pretrained=False: the wrapper would download timm's own weights otherwise.
+        own = {"type": "mmseg.TIMMBackbone", "model_name": arch, "features_only": True, "pretrained": False}
+        own["out_indices"] = tuple(index for index, _ in timm_maps(arch))
+    return own | DILATIONS[own["type"].partition(".")[2]][output_stride]
+
+
+def channels(arch: str) -> tuple[int, ...]:
+    """Channels of the maps at strides 4, 8, 16 and 32."""
+    return CHANNELS[arch] if arch in CHANNELS else tuple(number for _, number in timm_maps(arch))
+
+
+def timm_maps(arch: str) -> list[tuple[int, int]]:
+    """Index and channels of a timm network's last map at each of the strides 4, 8, 16 and 32.
+
+    Raises:
+        ValueError: the network has no such maps, as a plain vision transformer.
+    """
+    create_network(arch)
+    try:
+        info = timm.create_model(arch, features_only=True, pretrained=False).feature_info
+    except (RuntimeError, AttributeError) as error:
+        raise ValueError(
+            f"{arch}: timm offers no feature maps of it ({error}); take a network that has stages"
+        ) from error
+    pairs = zip(info.reduction(), info.channels(), strict=True)
+    last = {stride: (index, number) for index, (stride, number) in enumerate(pairs)}
+    if not set(STRIDES) <= set(last):
+        raise ValueError(f"{arch} has maps at strides {sorted(last)}; segmentation and detection need {list(STRIDES)}")
+    return [last[stride] for stride in STRIDES]
+
+
+def toolbox_weights(arch: str, weights: StateDict, toolbox: str) -> StateDict:
+    """Rename timm's tensors to the toolbox's backbone, without prefix; those after its last map are left out."""
+    if arch in CHANNELS:
+        return export_weights(arch, weights, toolbox)
+    target = timm.create_model(arch, features_only=True, pretrained=False).state_dict()
+    # timm lists the modules of a flattened network under underscores: stages.0 becomes stages_0.
+    own = {name.replace(".", "_"): tensor for name, tensor in weights.items()}
+    missing = [name for name in target if name.replace(".", "_") not in own]
+    if missing:
+        raise LoadError(f"{arch}: {len(missing)} of {len(target)} tensors are missing (first {missing[:3]})")
+    return {f"timm_model.{name}": own[name.replace(".", "_")] for name in target}
+
+
+def build_module(config: dict[str, Any], toolbox: str) -> nn.Module:
+    """Build a module of a toolbox from its config, on the CPU and in evaluation mode."""
+    compat.prepare()
+    import mmengine.registry
+
+    # mmdet borrows mmseg's wrapper around timm.
+    for name in {toolbox, "mmseg"}:
+        importlib.import_module(f"{name}.models")
+    mmengine.registry.init_default_scope(toolbox)
+    module = mmengine.registry.MODELS.build(copy.deepcopy(config))
+    module.eval()  # not chained: MobileNetV2.train of both toolboxes returns None
+    return module
+
+
+def undilated(config: dict[str, Any]) -> dict[str, Any]:
+    """The same backbone with the student's own strides, whose outputs can be compared with it."""
+    return {name: value for name, value in config.items() if name not in ("strides", "dilations", "output_stride")}
+
+
+@torch.no_grad()
+def student_maps(checkpoint: Checkpoint, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Run the student's own network, timm's, strictly loaded: its last map at each of the strides 4, 8, 16 and 32."""
+    network = create_network(checkpoint.arch)
+    load_exactly(network, checkpoint.weights, checkpoint.name)
+    maps = network.eval().forward_intermediates(images, intermediates_only=True)
+    last = {images.shape[-1] // features.shape[-1]: features for features in maps}
+    return {f"stride {stride}": last[stride] for stride in STRIDES}
+
+
+@torch.no_grad()
+def map_difference(
+    config: dict[str, Any], weights: StateDict, checkpoint: Checkpoint, preprocessor: nn.Module, toolbox: str
+) -> float:
+    """Compare a toolbox's maps with the student's, each computed from the same raw image.
+
+    The image enters the toolbox as its readers deliver it, BGR in 0..255, so colour order and normalisation are
+    compared as well. Dilation is taken out first; it changes where a convolution looks, not its weights.
+
+    Returns:
+        the largest difference, as a share of the largest value of the map.
+
+    Raises:
+        LoadError: tensors that do not fit, another shape of a map, or a difference above rounding.
+    """
+    pixels = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    module = build_module(undilated(config), toolbox)
+    load_exactly(module, weights, f"{checkpoint.name} in {toolbox}")
+    theirs = module(preprocessor({"inputs": [pixels.flip(0)], "data_samples": None}, False)["inputs"].cpu())
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (checkpoint.mean, checkpoint.std))
+    ours = student_maps(checkpoint, ((pixels / 255 - mean) / std)[None])
+    return max(compare_stages(ours, theirs, target=f"{checkpoint.name} in {toolbox}").values())

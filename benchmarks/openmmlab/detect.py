@@ -1,0 +1,150 @@
+"""Object detection: fine-tune the whole student in an mmdet detector, then score COCO's AP once."""
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.openmmlab.backbones import channels
+from benchmarks.openmmlab.boxes import Split, class_names, write_split
+from benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
+from benchmarks.openmmlab.settings import Settings, read_settings
+from benchmarks.results import Outcome
+from benchmarks.tasks import Task
+from kdep.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+LOG = logging.getLogger(__name__)
+
+
+def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Train on the fit split for a fixed number of iterations and score the last weights on the score split.
+
+    Interrupted and called again with the same arguments, it goes on from its last training checkpoint.
+
+    Returns:
+        AP over IoU 0.50 to 0.95, AP50 and AP75, in percent, by COCO's rules also for the VOC layout. `chosen` has
+        the number of detections and says so when there were none.
+
+    Raises:
+        ValueError: a setting or the data set is wrong; says where and what would be right.
+        LoadError: the student's weights do not fill the backbone exactly.
+    """
+    cell = Cell(checkpoint, task, read_settings(task), seed, work_dir, device)
+    classes = class_names(task.dataset)
+    score = write_split(task.dataset, "score", classes, work_dir / "score.json")
+    trained = train(fit_config(cell), cell)
+    found, scored = detections(trained.model, score_dataset(score, classes, cell.settings), cell)
+    check_count(scored, score.count, task)
+    cell.last.unlink()
+    facts = {"detections": len(found), "boxes": score.boxes, **score.left_out}
+    if not found:
+        LOG.warning("%s: not a single detection on %d images", task.name, scored)
+        facts["no_detections"] = True
+    counts = {"fit": trained.fit_images, "score": scored}
+    return Outcome(average_precision(score.path, found), counts, facts, trained.curves, trained.load)
+
+
+def fit_config(cell: Cell) -> "Config":
+    """Make the training's mmengine config: the task's file with student, classes, data and schedule filled in."""
+    config = read_config(cell, toolbox="mmdet")
+    classes = class_names(cell.task.dataset)
+    _set_model(config, cell, len(classes))
+    _set_schedule(config, cell.settings)
+    fit = write_split(cell.task.dataset, "fit", classes, cell.work_dir / "fit.json")
+    config.train_dataloader = loader(fit_dataset(fit, classes, cell.settings), cell.settings, fit=True)
+    # Batches of like images (all wide or all tall) need little padding.
+    config.train_dataloader["batch_sampler"] = {"type": "AspectRatioBatchSampler"}
+    return config
+
+
+def _set_model(config: "Config", cell: Cell, classes: int) -> None:
+    model = config.model
+    model.neck.in_channels = list(channels(cell.checkpoint.arch))
+    head = model.roi_head.bbox_head if "roi_head" in model else model.bbox_head
+    head.num_classes = classes
+
+
+def _set_schedule(config: "Config", settings: Settings) -> None:
+    steps, warmup = settings.passes, settings.warmup
+    warmup = min(500, steps // 10) if warmup is None else warmup
+    # mmdet's 1x schedule, 12 epochs with drops after 8 and 11, as shares of any number of iterations.
+    drops = [round(steps * 8 / 12), round(steps * 11 / 12)]
+    config.param_scheduler = [{"type": "MultiStepLR", "milestones": drops, "gamma": 0.1, "by_epoch": False}]
+    if warmup:
+        ramp = {"type": "LinearLR", "start_factor": 0.001, "begin": 0, "end": warmup, "by_epoch": False}
+        config.param_scheduler.insert(0, ramp)
+
+
+def fit_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+    """Configure mmdet's usual training transforms, for any scale; images without boxes are left out, as usual."""
+    transforms = [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations", "with_bbox": True},
+        {"type": "Resize", "scale": settings.scale, "keep_ratio": True},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PackDetInputs"},
+    ]
+    # mmdet's own filter also drops images below 32 pixels.
+    return _dataset(split, classes, transforms) | {"filter_cfg": {"filter_empty_gt": True, "min_size": 1}}
+
+
+def score_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+    """Every image, with or without boxes; the boxes are read by `average_precision`."""
+    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    transforms = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": settings.scale, "keep_ratio": True},
+        {"type": "PackDetInputs", "meta_keys": keys},
+    ]
+    return _dataset(split, classes, transforms) | {"test_mode": True}
+
+
+def _dataset(split: Split, classes: tuple[str, ...], transforms: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "type": "CocoDataset",
+        "ann_file": str(split.path),
+        "data_prefix": {"img": str(split.images)},
+        "metainfo": {"classes": classes},
+        "pipeline": transforms,
+    }
+
+
+def detections(model: torch.nn.Module, dataset: dict[str, Any], cell: Cell) -> tuple[list[dict[str, Any]], int]:
+    """All detections in the form of COCO's result files, and the number of images."""
+    found, scored = [], 0
+    for sample in predictions(model, dataset, cell):
+        scored += 1
+        instances = sample.pred_instances.cpu()
+        for box, score, label in zip(instances.bboxes, instances.scores, instances.labels, strict=True):
+            x1, y1, x2, y2 = box.tolist()
+            # Categories are numbered from 1, labels from 0; see `boxes.write_split`.
+            place = {"image_id": sample.img_id, "category_id": int(label) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            found.append({**place, "score": float(score)})
+    return found, scored
+
+
+def average_precision(path: Path, found: list[dict[str, Any]]) -> dict[str, float]:
+    """COCO's AP, AP50 and AP75 in percent, unrounded; all 0 without detections.
+
+    pycocotools directly: mmdet's CocoMetric calls it too, but rounds to a tenth of a percent and returns nothing at all
+    when there are no detections.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    if not found:
+        return {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        truth = COCO(str(path))
+        scoring = COCOeval(truth, truth.loadRes(found), "bbox")
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    LOG.info("%s", said.getvalue())
+    return {name: 100 * float(value) for name, value in zip(("AP", "AP50", "AP75"), scoring.stats, strict=False)}

@@ -1,0 +1,101 @@
+"""What mmengine's Runner does at its own moments: load weights exactly, keep what a restart needs, watch the loss."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from benchmarks.openmmlab.backbones import map_difference, toolbox_weights
+from kdep.checkpoint import Checkpoint, LoadError, load_exactly, write_atomically
+
+
+class LoadExactly(Hook):
+    """Load the student into the model's backbone when training begins, or raise.
+
+    Earlier would be too early: `Runner.train` calls `init_weights`, which overwrites what was loaded before. A resumed
+    run (`runner.iter > 0`) keeps the weights that it had reached.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, toolbox: str) -> None:
+        self.checkpoint, self.toolbox = checkpoint, toolbox
+
+    def before_train(self, runner: Runner) -> None:
+        """Load, then compare tensors bit by bit and maps with the student's own."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        weights = toolbox_weights(self.checkpoint.arch, self.checkpoint.weights, self.toolbox)
+        config = runner.cfg.model.backbone.to_dict()
+        # Also on resume: the check costs a second, and the result's row reports it.
+        difference = map_difference(config, weights, self.checkpoint, model.data_preprocessor, self.toolbox)
+        if runner.iter == 0:
+            load_exactly(model.backbone, weights, f"{self.checkpoint.name} in {self.toolbox}")
+            live = model.backbone.state_dict()
+            changed = [name for name, tensor in weights.items() if not torch.equal(live[name].cpu(), tensor.cpu())]
+            if changed:
+                raise LoadError(f"{self.checkpoint.name}: {len(changed)} tensors changed on loading: {changed[:3]}")
+        self.report = {
+            "tensors": len(weights),
+            "expected": len(model.backbone.state_dict()),
+            "coverage": 100.0,
+            "max_difference": difference,
+            "student_tensors": len(self.checkpoint.weights),
+        }
+
+
+class KeepLast(Hook):
+    """Keep one training checkpoint, replaced in one step, that opens without running code.
+
+    mmengine's own hook removes the old file before it writes the new one, and writes objects that torch >= 2.6 refuses
+    to read back. The objects are the log's memory, its smoothed histories above all; it is left out.
+    """
+
+    priority = "VERY_LOW"  # after the schedulers have stepped
+
+    def __init__(self, path: Path, *, every: int) -> None:
+        self.path, self.every = path, every
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Save every so many iterations, and after the last, so that an interrupted scoring need not train again."""
+        if self.every_n_train_iters(runner, self.every) or self.is_last_train_iter(runner):
+            write_atomically(
+                self.path, lambda part: runner.save_checkpoint(str(part.parent), part.name, by_epoch=False)
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Leave out what the log has gathered; a resumed run gathers it anew."""
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+
+
+class WatchLoss(Hook):
+    """Record the training loss now and then, and stop a run that has diverged."""
+
+    def __init__(self, *, every: int) -> None:
+        self.every = every
+        self.iterations: list[int] = []
+        self.losses: list[float] = []
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Read the loss, which waits for the device; hence not at every iteration."""
+        if self.every_n_train_iters(runner, self.every) or self.is_last_train_iter(runner):
+            loss = outputs["loss"].item()
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at iteration {runner.iter + 1}; a lower lr, a longer warmup or clip_grad helps"
+                )
+            self.iterations.append(runner.iter + 1)
+            self.losses.append(loss)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Let the curve survive an interruption."""
+        checkpoint["meta"]["curve"] = [self.iterations, self.losses]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Go on with the curve."""
+        self.iterations, self.losses = checkpoint["meta"]["curve"]

@@ -1,0 +1,209 @@
+"""What segmentation and detection share: the config with the student in it, training with resume, predictions."""
+
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from benchmarks.openmmlab import compat
+from benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
+from benchmarks.openmmlab.settings import Settings
+from benchmarks.tasks import Task
+from kdep.checkpoint import Checkpoint, write_atomically
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "transfer"
+LOG = logging.getLogger(__name__)
+
+
+class Cell(NamedTuple):
+    """One measurement: who, what, with which seed, where and on what."""
+
+    checkpoint: Checkpoint
+    task: Task
+    settings: Settings
+    seed: int
+    work_dir: Path
+    device: torch.device
+
+    @property
+    def last(self) -> Path:
+        """The training checkpoint from which an interrupted run goes on."""
+        return self.work_dir / "last.pth"
+
+
+class Trained(NamedTuple):
+    """A model after its last iteration, and what was recorded on the way."""
+
+    model: "nn.Module"
+    fit_images: int
+    load: dict[str, Any]
+    curves: dict[str, Any]
+
+
+def read_config(cell: Cell, *, toolbox: str) -> "Config":
+    """Read the task's mmengine config and put the student into it: backbone, input normalisation, optimizer.
+
+    Raises:
+        ValueError: no such config, or one of another toolbox.
+    """
+    compat.prepare()
+    from mmengine.config import Config
+
+    task, name = cell.task, cell.settings.config
+    path = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
+    if not path.is_file():
+        names = sorted(found.stem for found in CONFIGS.glob(f"{task.kind}_*.py"))
+        raise ValueError(f"{task.name}: no config {name!r}; there are {', '.join(names)}, or the path of your own")
+    config = Config.fromfile(path)
+    if config.get("default_scope") != toolbox:
+        raise ValueError(f"{path}: a config of {config.get('default_scope')}; {task.kind} needs one of {toolbox}")
+    _set_backbone(config, cell, toolbox)
+    # The toolboxes' raw images are 0..255. Another normalisation than the student's costs accuracy at once.
+    mean, std = ([255 * value for value in values] for values in (cell.checkpoint.mean, cell.checkpoint.std))
+    config.model.data_preprocessor.update(mean=mean, std=std, bgr_to_rgb=True)
+    config.optim_wrapper = _optimizer(cell.settings)
+    config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": cell.settings.passes}
+    return config
+
+
+def _set_backbone(config: "Config", cell: Cell, toolbox: str) -> None:
+    arch, theirs = cell.checkpoint.arch, config.model.backbone
+    stride = cell.settings.output_stride if toolbox == "mmseg" else 32
+    if arch in RESNET_DEPTHS and "ResNet" in theirs.type:
+        # The file's own ResNet, so that what it says counts; a wrong kind (ResNetV1c) does not survive the load check.
+        theirs.depth = RESNET_DEPTHS[arch]
+        theirs.update(DILATIONS["ResNet"][stride])
+        return
+    own = backbone_config(arch, toolbox, output_stride=stride)
+    if "norm_cfg" in own:
+        own["norm_cfg"] = theirs.norm_cfg
+    config.model.backbone = own
+
+
+def _optimizer(settings: Settings) -> dict[str, Any]:
+    factor = settings.head_lr_factor
+    # mmengine multiplies the lr of parameters whose names contain a key; of several keys the longest counts.
+    multiples = {"backbone": 1.0, "head": factor, "neck": factor}
+    keys = {name: {"lr_mult": multiple} for name, multiple in multiples.items()}
+    return {
+        "type": "AmpOptimWrapper" if settings.amp else "OptimWrapper",
+        "optimizer": {"type": "SGD", "lr": settings.lr, "momentum": 0.9, "weight_decay": settings.weight_decay},
+        "clip_grad": {"max_norm": settings.clip_grad} if settings.clip_grad else None,
+        "accumulative_counts": settings.accumulate,
+        "paramwise_cfg": {"custom_keys": keys} if factor != 1 else None,
+    }
+
+
+def loader(dataset: dict[str, Any], settings: Settings, *, fit: bool) -> dict[str, Any]:
+    """Configure a data loader: endless, shuffled batches to fit on; every image once, one by one, to score on."""
+    return {
+        "batch_size": settings.batch_size if fit else 1,
+        "num_workers": settings.workers,
+        "persistent_workers": False,
+        "sampler": {"type": "InfiniteSampler", "shuffle": True}
+        if fit
+        else {"type": "DefaultSampler", "shuffle": False},
+        "dataset": dataset,
+    }
+
+
+def train(config: "Config", cell: Cell) -> Trained:
+    """Train to the last iteration, going on where an interrupted run of the same cell stopped.
+
+    Raises:
+        LoadError: the student's weights do not fill the backbone, or it computes something else with them.
+        FloatingPointError: the loss is no longer finite.
+    """
+    import mmengine.device.utils
+    from mmengine.runner import Runner
+
+    from benchmarks.openmmlab.hooks import KeepLast, LoadExactly, WatchLoss
+
+    # mmengine takes a GPU when it sees one, whatever it is told; which one is torch's current device.
+    mmengine.device.utils.DEVICE = cell.device.type
+    if cell.device.type == "cuda" and cell.device.index is not None:
+        torch.cuda.set_device(cell.device)
+    _complete(config, cell)
+    _forget_others(cell)
+    if cell.last.exists():
+        config.load_from, config.resume = str(cell.last), True
+    runner = Runner.from_cfg(config)
+    load = LoadExactly(cell.checkpoint, config.default_scope)
+    watch = WatchLoss(every=max(1, cell.settings.passes // 50))
+    for hook in (load, watch, KeepLast(cell.last, every=cell.settings.save_every * cell.settings.accumulate)):
+        runner.register_hook(hook)
+    compat.carry_into_workers(type(runner.train_dataloader.dataset))
+    model = runner.train()
+    curves = {"iteration": watch.iterations, "loss": watch.losses}
+    return Trained(model, len(runner.train_dataloader.dataset), load.report, curves)
+
+
+def _complete(config: "Config", cell: Cell) -> None:
+    """Set what is the same for every run. Scoring is ours, once, after the last iteration; see `predictions`."""
+    for role in ("val", "test"):
+        for part in ("cfg", "dataloader", "evaluator"):
+            config[f"{role}_{part}"] = None
+    config.work_dir = str(cell.work_dir)
+    # Unique: runners of one process share loggers and message hubs of equal name.
+    config.experiment_name = f"{cell.task.name}-{time.time_ns()}"
+    config.launcher = "none"
+    config.randomness = {"seed": cell.seed, "deterministic": False}
+    # Some operators have no deterministic CUDA kernel (the up-sampling's gradient); the CPU repeats itself anyway.
+    start = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    mp_cfg = {"mp_start_method": start, "opencv_num_threads": 0}
+    config.env_cfg = {"cudnn_benchmark": False, "mp_cfg": mp_cfg, "dist_cfg": {"backend": "nccl"}}
+    config.visualizer = {"type": "Visualizer", "vis_backends": []}
+    config.log_processor = {"type": "LogProcessor", "window_size": 10, "by_epoch": False}
+    config.default_hooks = {
+        "timer": {"type": "IterTimerHook"},
+        "logger": {"type": "LoggerHook", "interval": max(1, cell.settings.passes // 20), "log_metric_by_epoch": False},
+        "param_scheduler": {"type": "ParamSchedulerHook"},
+        "checkpoint": None,  # see hooks.KeepLast
+        "sampler_seed": {"type": "DistSamplerSeedHook"},
+    }
+
+
+def _forget_others(cell: Cell) -> None:
+    """Drop what another cell (other weights, settings or seed) left in this folder; going on from it would be wrong."""
+    task = cell.task
+    identity = {"checkpoint": cell.checkpoint.sha256, "task": task.name, "seed": cell.seed}
+    identity |= {"protocol": f"{task.protocol}-v{task.version}", "settings": vars(cell.settings)}
+    text, path = json.dumps(identity, indent=1), cell.work_dir / "cell.json"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if cell.last.exists():
+            LOG.warning("%s: belongs to another cell, training starts anew", cell.last)
+            cell.last.unlink()
+        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+@torch.no_grad()
+def predictions(model: "nn.Module", dataset: dict[str, Any], cell: Cell) -> Iterator[Any]:
+    """Predict on every image of the score split: the toolbox's data samples, one per image."""
+    model.eval()  # not chained: some of the toolboxes' train() return None
+    for batch in score_batches(dataset, cell):
+        yield from model.test_step(batch)
+
+
+def score_batches(dataset: dict[str, Any], cell: Cell) -> "DataLoader":
+    """Load a split image by image, in order."""
+    from mmengine.runner import Runner
+
+    batches = Runner.build_dataloader(loader(dataset, cell.settings, fit=False), seed=cell.seed)
+    compat.carry_into_workers(type(batches.dataset))
+    return batches
+
+
+def check_count(scored: int, expected: int, task: Task) -> None:
+    """Raise unless every image of the score split was scored."""
+    if scored != expected:
+        raise ValueError(f"{task.name}: {scored} images were scored, the score split has {expected}")

@@ -1,0 +1,122 @@
+"""Semantic segmentation: fine-tune the whole student under an mmseg head, then score mIoU on whole images once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.openmmlab.backbones import channels
+from benchmarks.openmmlab.masks import IGNORED, image_pairs, label_names, split_configs
+from benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
+from benchmarks.openmmlab.settings import Settings, read_settings
+from benchmarks.results import Outcome
+from benchmarks.tasks import Task
+from kdep.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Train on the fit split for a fixed number of iterations and score the last weights on the score split.
+
+    Interrupted and called again with the same arguments, it goes on from its last training checkpoint.
+
+    Returns:
+        mIoU, aAcc (of all pixels) and mAcc (mean over classes), in percent.
+
+    Raises:
+        ValueError: a setting or the data set is wrong; says where and what would be right.
+        LoadError: the student's weights do not fill the backbone exactly.
+    """
+    cell = Cell(checkpoint, task, read_settings(task), seed, work_dir, device)
+    score = split_configs(task.dataset, "score")
+    trained = train(fit_config(cell), cell)
+    areas, scored = class_areas(trained.model, _joined(score, score_transforms(cell.settings)), cell)
+    check_count(scored, sum(len(image_pairs(part)) for part in score), task)
+    cell.last.unlink()
+    counts = {"fit": trained.fit_images, "score": scored}
+    return Outcome(mean_iou(areas), counts, curves=trained.curves, load=trained.load)
+
+
+def fit_config(cell: Cell) -> "Config":
+    """Make the training's mmengine config: the task's file with student, classes, data and schedule filled in."""
+    config = read_config(cell, toolbox="mmseg")
+    _set_model(config, cell)
+    _set_schedule(config, cell.settings)
+    fit = split_configs(cell.task.dataset, "fit")
+    config.train_dataloader = loader(_joined(fit, fit_transforms(cell.settings)), cell.settings, fit=True)
+    return config
+
+
+def _set_model(config: "Config", cell: Cell) -> None:
+    model, classes = config.model, len(label_names(cell.task.dataset))
+    widths = channels(cell.checkpoint.arch)
+    crop = (cell.settings.crop, cell.settings.crop)
+    model.data_preprocessor.update(size=crop)
+    for head in filter(None, (model.decode_head, model.get("auxiliary_head"))):
+        head.update(in_channels=widths[head.in_index], num_classes=classes)
+    if model.decode_head.type == "PSPHead" and cell.settings.batch_size < 2:
+        raise ValueError(f"{cell.task.name}: batch_size is 1; PSPNet's BatchNorm over one pooled pixel needs 2 or more")
+
+
+def _set_schedule(config: "Config", settings: Settings) -> None:
+    # Down to 0, as in the paper; mmseg's own eta_min of 1e-4 would also make a learning rate of 0 train.
+    poly = {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "begin": 0, "end": settings.passes, "by_epoch": False}
+    config.param_scheduler = [poly]
+
+
+def fit_transforms(settings: Settings) -> list[dict[str, Any]]:
+    """Make mmseg's usual training transforms, for a crop of any size instead of 512."""
+    crop = settings.crop
+    return [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations"},
+        {"type": "RandomResize", "scale": (4 * crop, crop), "ratio_range": settings.scale_range, "keep_ratio": True},
+        {"type": "RandomCrop", "crop_size": (crop, crop), "cat_max_ratio": 0.75},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PhotoMetricDistortion"},
+        {"type": "PackSegInputs"},
+    ]
+
+
+def score_transforms(settings: Settings) -> list[dict[str, Any]]:
+    """Fit the short side to the crop. Masks are read after it: scores are of original pixels."""
+    return [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (4 * settings.crop, settings.crop), "keep_ratio": True},
+        {"type": "LoadAnnotations"},
+        {"type": "PackSegInputs"},
+    ]
+
+
+def _joined(parts: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> dict[str, Any]:
+    parts = [{**part, "pipeline": transforms} for part in parts]
+    return parts[0] if len(parts) == 1 else {"type": "ConcatDataset", "datasets": parts}
+
+
+def class_areas(model: torch.nn.Module, dataset: dict[str, Any], cell: Cell) -> tuple[torch.Tensor, int]:
+    """Pixels per class of intersection, union, prediction and label over the whole split, (4, classes); and images."""
+    from mmseg.evaluation import IoUMetric
+
+    classes, scored = len(label_names(cell.task.dataset)), 0
+    areas = torch.zeros(4, classes, dtype=torch.float64)
+    for sample in predictions(model, dataset, cell):
+        label = sample.gt_sem_seg.data.squeeze(0)
+        predicted = sample.pred_sem_seg.data.squeeze(0).to(label)
+        areas += torch.stack(IoUMetric.intersect_and_union(predicted, label, classes, IGNORED)).cpu()
+        scored += 1
+    return areas, scored
+
+
+def mean_iou(areas: torch.Tensor) -> dict[str, float]:
+    """Scores in percent from pixels counted over the whole split, as mmseg's IoUMetric, which rounds to two decimals.
+
+    A class that is neither predicted nor labelled anywhere takes no part in the means (0 / 0 is NaN).
+    """
+    intersection, union, _, label = areas
+    return {
+        "mIoU": 100 * float((intersection / union).nanmean()),
+        "aAcc": 100 * float(intersection.sum() / label.sum()),
+        "mAcc": 100 * float((intersection / label).nanmean()),
+    }

@@ -1,0 +1,208 @@
+"""Real mmseg on tiny trees: the student arrives in the model, trains, is scored on every image, survives a stop."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.openmmlab import segment
+from benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
+from benchmarks.openmmlab.masks import label_names, split_configs
+from benchmarks.openmmlab.runner import CONFIGS, train
+from kdep.checkpoint import LoadError, fingerprint, load_exactly
+from tests import toolbox_trees as trees
+
+pytestmark = pytest.mark.openmmlab
+
+
+def run(checkpoint, task, work_dir, *, seed=0):
+    return segment.run_segment(checkpoint, task, seed=seed, work_dir=work_dir, device=trees.CPU)
+
+
+def trained_model(checkpoint, task, work_dir):
+    cell = trees.cell(checkpoint, task, work_dir)
+    return train(segment.fit_config(cell), cell).model
+
+
+def check_outcome(outcome):
+    assert list(outcome.metrics) == ["mIoU", "aAcc", "mAcc"]
+    assert all(0 <= value <= 100 for value in outcome.metrics.values())
+    assert outcome.counts == trees.COUNTS
+    assert outcome.load["coverage"] == 100 and outcome.load["max_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("config", ["segment_pspnet", "segment_fcn"])
+def test_after_training_at_lr_0_the_model_still_holds_the_student(tmp_path, config):
+    checkpoint = trees.student()
+    task = trees.task("segment", trees.voc(tmp_path / "data"), config, lr=0, weight_decay=0, iterations=1)
+    parameters = dict(trained_model(checkpoint, task, tmp_path / "work").backbone.named_parameters())
+    assert len(parameters) == 60
+    assert all(torch.equal(value, checkpoint.weights[name]) for name, value in parameters.items())
+
+
+def test_stem_and_every_stage_train_and_batchnorm_follows_the_data(tmp_path):
+    checkpoint = trees.student()
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", iterations=1, output_stride=32)
+    live = trained_model(checkpoint, task, tmp_path / "work").backbone.state_dict()
+    moved = [name for name, tensor in live.items() if not torch.equal(tensor, checkpoint.weights[name])]
+    assert len(moved) == len(live) == 120
+
+
+def test_pspnet_is_scored_on_every_image_of_a_voc_tree_of_ones_own_classes(tmp_path):
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_pspnet", head_lr_factor=10.0)
+    outcome = run(trees.student("test_resnet"), task, tmp_path / "work")
+    check_outcome(outcome)
+    assert outcome.curves["iteration"] == [1, 2]
+    assert not list((tmp_path / "work").glob("**/*.pth"))
+
+
+@pytest.mark.parametrize(("arch", "tensors"), [("mobilenetv2_100", 306), ("test_resnet", 90)])
+def test_fcn_takes_other_networks_on_an_ade20k_tree(tmp_path, arch, tensors):
+    task = trees.task("segment", trees.ade20k(tmp_path / "data"), "segment_fcn", accumulate=2, iterations=1)
+    outcome = run(trees.student(arch), task, tmp_path / "work")
+    check_outcome(outcome)
+    assert outcome.load["tensors"] == tensors
+    assert outcome.curves["iteration"] == [1, 2]
+
+
+def interrupted(tmp_path, *, at):
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", iterations=3, save_every=1)
+    cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
+    with pytest.raises(KeyboardInterrupt):
+        train(trees.stopping(segment.fit_config(cell), at=at), cell)
+    return cell, torch.load(cell.last, weights_only=True)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+    cell, saved = interrupted(tmp_path, at=2)
+    assert saved["meta"]["iter"] == 2
+    curves = train(segment.fit_config(cell), cell).curves
+    assert curves["iteration"] == [1, 2, 3]
+    assert curves["loss"][:2] == saved["meta"]["curve"][1]
+
+
+def test_a_resumed_run_keeps_its_own_weights_instead_of_the_students(tmp_path):
+    cell, saved = interrupted(tmp_path, at=3)
+    live = train(segment.fit_config(cell), cell).model.state_dict()
+    assert all(torch.equal(live[name], tensor) for name, tensor in saved["state_dict"].items())
+    first = next(iter(cell.checkpoint.weights))
+    assert not torch.equal(live[f"backbone.timm_model.{first}"], cell.checkpoint.weights[first])
+
+
+def test_a_training_checkpoint_of_another_seed_is_not_continued(tmp_path):
+    cell, _ = interrupted(tmp_path, at=2)
+    other = cell._replace(seed=1)
+    curves = train(segment.fit_config(other), other).curves
+    assert curves["iteration"] == [1, 2, 3]
+    assert torch.load(cell.last, weights_only=True)["meta"]["seed"] == 1
+
+
+def broken(checkpoint, change):
+    weights = change(dict(checkpoint.weights))
+    return dataclasses.replace(checkpoint, weights=weights, sha256=fingerprint(weights))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: {k: v for k, v in weights.items() if k != "bn1.running_var"}, "1 missing.*bn1.running_var"),
+        (lambda weights: {f"student.{k}": v for k, v in weights.items()}, "120 missing.*120 unexpected"),
+        (lambda weights: {**weights, "bn1.bias": weights["bn1.bias"][:3]}, "1 of another shape.*bn1.bias"),
+    ],
+)
+def test_weights_that_do_not_fit_exactly_are_refused(tmp_path, change, message):
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn")
+    with pytest.raises(LoadError, match=message):
+        run(broken(trees.student(), change), task, tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("type='ResNetV1c'", "ResNetV1c.*missing.*stem"),
+        # A BatchNorm's epsilon is no tensor: everything loads, and every map is a little wrong.
+        ("norm_cfg=dict(eps=1e-3)", "all tensors loaded, but stride 4 differs"),
+    ],
+)
+def test_a_backbone_that_computes_something_else_is_refused(tmp_path, backbone, message):
+    config = tmp_path / "mine.py"
+    config.write_text(f"_base_ = '{CONFIGS / 'segment_fcn.py'}'\nmodel = dict(backbone=dict({backbone}))\n")
+    task = trees.task("segment", trees.voc(tmp_path / "data"), str(config))
+    with pytest.raises(LoadError, match=message):
+        run(trees.student(), task, tmp_path / "work")
+
+
+def test_colour_order_and_normalisation_are_part_of_the_load_check(tmp_path):
+    cell = trees.cell(trees.student(), trees.task("segment", trees.voc(tmp_path), "segment_fcn"), tmp_path / "work")
+    config = segment.fit_config(cell)
+    config.model.data_preprocessor.bgr_to_rgb = False
+    with pytest.raises(LoadError, match="stride 4 differs"):
+        train(config, cell)
+
+
+def test_scores_are_those_of_pixels_counted_over_all_images():
+    # Class a: 6 of 10 in the union; class b: 3 of 4; class c: nowhere, so it takes no part in the means.
+    areas = torch.tensor([[6.0, 3, 0], [10, 4, 0], [8, 3, 0], [8, 4, 0]])
+    assert segment.mean_iou(areas) == pytest.approx({"mIoU": 67.5, "aAcc": 75.0, "mAcc": 75.0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": 1}, "unknown setting learning_rate.*has config, iterations"),
+        ({"scale": (4, 4)}, "unknown setting scale"),
+        ({"lr": "5e-4"}, "lr is '5e-4'; a number"),
+        ({"output_stride": 4}, "output_stride is 4; 8, 16 or 32"),
+        ({"iterations": 0}, "iterations is 0; a whole number of at least 1"),
+        ({"config": "segment_unet"}, "no config 'segment_unet'; there are segment_fcn, segment_pspnet"),
+        ({"config": "detect_retinanet"}, "a config of mmdet; segment needs one of mmseg"),
+        ({"config": "segment_pspnet", "batch_size": 1}, "batch_size is 1"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_trains(tmp_path, settings, message):
+    task = trees.task("segment", trees.ade20k(tmp_path / "data"), settings.pop("config", "segment_fcn"), **settings)
+    with pytest.raises(ValueError, match=message):
+        run(trees.student("test_resnet"), task, tmp_path / "work")
+
+
+def test_masks_that_cannot_be_the_classes_are_refused(tmp_path):
+    dataset = trees.voc(tmp_path)
+    mask = tmp_path / "VOC2012" / "SegmentationClass" / "fit_1.png"
+    Image.fromarray(np.full((72, 80), 3, np.uint8)).save(mask)
+    with pytest.raises(ValueError, match="holds the value 3; the classes' are 0 to 2"):
+        split_configs(dataset, "fit")
+    Image.fromarray(np.zeros((72, 80, 3), np.uint8)).save(mask)
+    with pytest.raises(ValueError, match="fit_1.png: an image of mode RGB"):
+        split_configs(dataset, "fit")
+    mask.unlink()
+    with pytest.raises(ValueError, match="1 files of the split are missing.*fit_1.png"):
+        split_configs(dataset, "fit")
+
+
+def test_class_names_may_stand_in_ade20ks_own_list(tmp_path):
+    (tmp_path / "names.txt").write_text("Idx\tRatio\tName\n1\t0.1\twall\n2\t0.2\tsky\n")
+    dataset = dataclasses.replace(trees.ade20k(tmp_path), classes=("@names.txt",))
+    assert label_names(dataset) == ("wall", "sky")
+
+
+@pytest.mark.parametrize("toolbox", ["mmseg", "mmdet"])
+def test_networks_without_pyramid_or_toolbox_are_refused(toolbox):
+    with pytest.raises(ValueError, match="test_vit has maps at strides \\[16\\]"):
+        backbone_config("test_vit", toolbox)
+    with pytest.raises(LoadError, match="1 of 90 tensors are missing"):
+        weights = trees.student("test_resnet").weights
+        weights.pop("layer1.0.bn1.bias")
+        toolbox_weights("test_resnet", weights, toolbox)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100", "test_resnet"])
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_output_stride_is_that_of_the_last_map_and_changes_no_name(arch, stride):
+    checkpoint = trees.student(arch)
+    module = build_module(backbone_config(arch, "mmseg", output_stride=stride), "mmseg")
+    load_exactly(module, toolbox_weights(arch, checkpoint.weights, "mmseg"), arch)
+    maps = module(torch.zeros(1, 3, 64, 64))
+    assert [features.shape[-1] for features in maps] == [64 // min(own, stride) for own in (4, 8, 16, 32)]
+    assert tuple(features.shape[1] for features in maps) == channels(arch)
