@@ -34,7 +34,7 @@ class Backbone(nn.Module):
     Inside `network` the final activation is replaced by an identity and kept in `activation`: weights keep their names.
 
     Shape:
-        (B, 3, H, W) RGB in [0, 1] -> (B, dim), float32 outside autocast.
+        (B, 3, H, W) RGB in [0, 1] -> (B, dim).
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class Backbone(nn.Module):
         """(B, 3, H, W) -> (B, dim), pooled at the tap."""
         if len(self.taps) == 1:
             return self.network.forward_head(self.network.forward_features(self._prepare(images)), pre_logits=True)
-        return self.feature_map(images).mean((2, 3))
+        # float32: under autocast the mean would be rounded to the map's half precision, coarser than the small axes.
+        return self.feature_map(images).float().mean((2, 3))
 
     def feature_map(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, dim, h, w) at the tap; its spatial mean is `forward`."""
@@ -99,8 +100,10 @@ class Backbone(nn.Module):
 def final_activation(network: nn.Module) -> str | None:
     """Name of the module that applies the activation after the last block, None where there is none to take off."""
     if isinstance(network, ResNet):
-        last = f"layer4.{len(network.layer4) - 1}"
-        return f"{last}.act3" if hasattr(network.get_submodule(last), "act3") else f"{last}.act2"
+        last = len(network.layer4) - 1
+        # Selective-kernel blocks call it `act`; Res2Net shares one `relu` within a block and has none to take off.
+        name = next((n for n in ("act3", "act2", "act") if hasattr(network.layer4[last], n)), None)
+        return f"layer4.{last}.{name}" if name else None
     # EfficientNet-V3 heads pool before their last convolution and have no bn2.
     return "bn2.act" if isinstance(network, EfficientNet) and hasattr(network, "bn2") else None
 
@@ -109,12 +112,12 @@ def available_taps(network: nn.Module) -> tuple[str, ...]:
     """Taps that a network offers; only `post`, its own pooled output, where no final activation can be taken off."""
     if isinstance(network, EfficientNet) and hasattr(network, "bn2"):
         return TAPS
-    return ("pre", "post") if isinstance(network, ResNet) else ("post",)
+    return ("pre", "post") if final_activation(network) else ("post",)
 
 
 def default_tap(network: nn.Module) -> str:
     """`pre` for ResNets, as in the paper; `post` for the others, whose pooled `pre` features lose rank."""
-    return "pre" if isinstance(network, ResNet) else "post"
+    return "pre" if available_taps(network) == ("pre", "post") else "post"
 
 
 def create_network(arch: str) -> nn.Module:
@@ -279,7 +282,9 @@ def _open_file(path: Path, arch: str | None) -> Checkpoint:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
     if "format" in content and "state_dict" in content:
-        return parse_student(content, str(path))
+        student = parse_student(content, str(path))
+        load_exactly(create_network(student.arch), student.weights, str(path))
+        return student
     if arch is None:
         raise ValueError(
             f"{path}: a plain state dict; say which network it is with --arch, a timm name such as resnet18"

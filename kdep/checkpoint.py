@@ -73,7 +73,7 @@ def read(path: Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: {'a folder, expected a file of weights' if path.is_dir() else 'no such file'}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -87,9 +87,11 @@ def read(path: Path) -> Any:
                 f"{path}: refused, it holds {name}, whose loading can run code; only plain tensors, numbers and "
                 "strings are read. Save the state_dict alone: torch.save(model.state_dict(), path)"
             ) from error
-        raise ValueError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from error
+        # torch's own words would advise to load it unsafely.
+        raise LoadError(f"{path}: refused, a pickle of more than plain tensors, numbers and strings") from error
     except Exception as error:  # torch and safetensors raise a dozen types on bytes that are not theirs
-        raise ValueError(f"{path}: not a checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"{path}: not a checkpoint, or a damaged one ({reason})") from error
 
 
 def load_exactly(module: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:

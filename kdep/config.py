@@ -4,14 +4,22 @@ Every key is used: an unknown one stops the run. Numbers such as 5e-4, which YAM
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse yes, no, on and off, which YAML reads as booleans and pydantic as 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("expected a number or a name (YAML reads yes, no, on, off as true or false)")
+        return value
 
 
 class Teacher(_Section):
@@ -20,7 +28,7 @@ class Teacher(_Section):
     source: str  # timm:NAME, torchvision:NAME, pypi:NAME, or a file
     arch: str | None = None  # timm's name, for a file that is a plain state dict
     tap: Literal["pre", "post", "before_head"] | None = None  # None: the architecture's default
-    size: int | None = None  # pixels to which the teacher resamples the shared view; None: as it comes
+    size: int | None = Field(None, ge=16)  # pixels to which the teacher resamples the shared view; None: as it comes
 
 
 class Student(_Section):
@@ -42,7 +50,7 @@ class Data(_Section):
     flip: bool = True
     jitter: float = Field(0.1, ge=0, lt=1)  # brightness, contrast, saturation
     lighting: float = Field(0.05, ge=0)  # std of the PCA colour noise
-    workers: int | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     max_unreadable: float = Field(0.01, ge=0, le=1)  # share of the images; more stops the run
 
     @field_validator("crop_scale")
@@ -120,7 +128,7 @@ class Config(_Section):
 
 
 # Keys that change how a run goes, not what it yields: they may differ when it is resumed.
-NEUTRAL = ("log.every", "log.checkpoint_every", "data.workers", "runs")
+NEUTRAL = ("log.every", "log.checkpoint_every", "data.workers", "data.max_unreadable", "runs")
 
 
 def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -161,11 +169,16 @@ def _apply(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise ValueError(f"override {override!r}: {section} is a value, not a section")
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML; put it in quotes") from error
 
 
 def _explain(entry: dict[str, Any], source: str) -> str:
-    key = ".".join(str(part) for part in entry["loc"] if not str(part).startswith(("int", "literal")))
+    # A union's branches stand in the path beside the keys: literal['auto'], constrained-int.
+    branches = ("int", "literal", "constrained")
+    key = ".".join(str(part) for part in entry["loc"] if not str(part).startswith(branches))
     if entry["type"] == "extra_forbidden":
         section: Any = Config
         for part in entry["loc"][:-1]:

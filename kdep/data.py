@@ -298,7 +298,15 @@ def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -
     """Decode in worker processes; 'auto' leaves the training its core."""
     if workers == "auto":
         workers = min(16, max(1, (os.cpu_count() or 2) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
-    return DataLoader(views, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin)
+    return DataLoader(
+        views,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        # Its own, or every start of a loader would draw from the random state that a resumed run restores.
+        generator=torch.Generator(),
+    )
 
 
 # Principal axes of the RGB values of ImageNet and their standard deviations (Krizhevsky et al. 2012).

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from kdep.config import Config
-from kdep.run import DivergedError, RunFolder
+from kdep.run import RunFolder
 
 
 class Journal:
@@ -69,16 +69,8 @@ class Journal:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             first = self._step - len(losses) + int(bad[0]) + 1
-            kept = (
-                f"{self._run.checkpoint} holds the last good state"
-                if self._run.checkpoint.exists()
-                else "nothing saved yet"
-            )
-            raise DivergedError(
-                f"the loss is {losses[bad[0]].item()} at step {first}, epoch {first // self._steps_per_epoch}; {kept}. "
-                "Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, or a larger "
-                "scale.temperature"
-            )
+            epoch = (first - 1) // self._steps_per_epoch
+            raise self._run.diverged(f"the loss is {losses[bad[0]].item()} at step {first}, epoch {epoch}")
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         record = {

@@ -44,9 +44,10 @@ def pretrain(config: Config) -> Path:
         return run.student
     views = open_views(config)
     teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    statistics = teacher_statistics(config, teacher, views, run, process)
     student = open_student(config).to(process.device)
     scaler = make_scaler(config.scale.name, config.scale.options)
+    run.bind()
+    statistics = teacher_statistics(config, teacher, views, run, process)
     target = Target(statistics, student.dim, aligner=config.align.name, scaler=scaler).to(process.device)
     report(config, statistics, student, target)
     seen = train(config, student, teacher, target, views, run, process)
@@ -89,10 +90,12 @@ def open_student(config: Config) -> Backbone:
     """The student's backbone, seeded or from given weights."""
     torch.manual_seed(config.seed)
     network = create_network(config.student.arch)
-    if config.student.weights is not None:
-        start = open_checkpoint(config.student.weights, arch=config.student.arch)
-        load_exactly(network, start.weights, config.student.weights)
-    return Backbone(network, tap=config.student.tap or default_tap(network))
+    tap = config.student.tap or default_tap(network)
+    if config.student.weights is None:
+        return Backbone(network, tap=tap)
+    start = open_checkpoint(config.student.weights, arch=config.student.arch)
+    load_exactly(network, start.weights, config.student.weights)
+    return Backbone(network, tap=tap, mean=start.mean, std=start.std)
 
 
 def teacher_identity(teacher: Backbone) -> str:
@@ -263,7 +266,9 @@ def save_run(
     step: int,
     seen: int,
 ) -> None:
-    """Write run.pt."""
+    """Write run.pt, unless the last step ruined the weights: its loss was still finite."""
+    if not all(bool(tensor.isfinite().all()) for tensor in student.state_dict().values()):
+        raise run.diverged(f"the weights are no longer finite after step {step}")
     save(
         {
             "step": step,

@@ -47,9 +47,22 @@ class RunFolder:
                     + "\n  ".join(changed)
                     + f"\nTake another name (name=...), or remove {self.path} to start anew"
                 )
-        elif is_first:
-            write_atomically(file, lambda part: part.write_text(yaml.safe_dump(resolved, sort_keys=False)))
+        self._resolved = resolved
         self.unreadable = self._known_unreadable()
+
+    def bind(self) -> None:
+        """Keep the configuration, from now on the only one of this run: not before it is known to be possible."""
+        file = self.path / "config.yaml"
+        if self._lock is not None and not file.exists():
+            write_atomically(file, lambda part: part.write_text(yaml.safe_dump(self._resolved, sort_keys=False)))
+
+    def diverged(self, what: str) -> DivergedError:
+        """Say what happened, what is left, and what to try."""
+        kept = f"{self.checkpoint} holds the last good state" if self.checkpoint.exists() else "nothing saved yet"
+        return DivergedError(
+            f"{what}; {kept}. Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, or a "
+            "larger scale.temperature, under another name (name=...)"
+        )
 
     def _take_lock(self) -> IO[str]:
         handle = (self.path / ".lock").open("w")
@@ -57,6 +70,8 @@ class RunFolder:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"{self.path}: another process is running this; take another name (name=...)") from error
+        for part in self.path.glob(".*.part"):  # what a killed process was writing
+            part.unlink()
         return handle
 
     def load_statistics(self, *, teacher: str, data: str) -> Statistics | None:
@@ -88,7 +103,7 @@ class RunFolder:
         return state
 
     def _cut_log(self, step: int) -> None:
-        if not self.log.exists():
+        if self._lock is None or not self.log.exists():
             return
         kept = [record for record in self.read_log() if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
@@ -172,7 +187,7 @@ def provenance_of_code() -> dict[str, str]:
     return {
         "commit": commit,
         "kdep": own,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own class, a subclass of str, would make the file unsafe to open
         "timm": version("timm"),
         "python": platform.python_version(),
     }

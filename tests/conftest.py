@@ -1,0 +1,62 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to gain from a second thread
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = """
+name: tiny
+seed: 1
+teacher: {{source: "random:test_efficientnet", tap: post}}
+student: {{arch: test_resnet}}
+data: {{source: "{photos}", size: 32, workers: 0}}
+scale: {{name: pts}}
+optim: {{name: adamw, epochs: 2, batch_size: 16, lr: 2e-3, weight_decay: 0.02, schedule: cosine}}
+log: {{every: 4, checkpoint_every: 4}}
+device: cpu
+runs: "{runs}"
+"""
+
+
+def draw(path, seed):
+    """A smooth random picture, 48 x 40."""
+    noise = np.random.Generator(np.random.Philox(seed)).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of 128 generated pictures in two subfolders."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(128):
+        path = folder / f"class{number % 2}" / f"{number:03d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        draw(path, number)
+    return folder
+
+
+@pytest.fixture
+def tiny(photos, tmp_path):
+    """Make the configuration of a run of 16 steps, with overrides as on the command line."""
+
+    def load(*overrides):
+        from kdep.config import load_config
+
+        file = tmp_path / "tiny.yaml"
+        file.write_text(TINY.format(photos=photos, runs=tmp_path / "runs"))
+        return load_config(file, overrides)
+
+    return load
+
+
+@pytest.fixture
+def shared():
+    """The folder of real photographs beside a checkout, where there is one."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data: this test needs real photographs")
+    return folder

@@ -1,0 +1,296 @@
+"""The classification kinds on a dozen tiny images, and their parts against slow or hand-made answers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+
+from benchmarks import classify, finetune
+from benchmarks.classify import Data, accuracy, probe_knn, probe_linear, run_finetune, run_knn, run_linear
+from benchmarks.datasets import Dataset
+from benchmarks.features import cache_key, centre, extract, feature_folder, frozen, frozen_features
+from benchmarks.images import open_split, open_splits
+from benchmarks.knn import vote
+from benchmarks.settings import Finetune, Knn, Pixels, read_settings
+from benchmarks.tasks import Task
+from kdep.backbone import build_backbone, open_checkpoint
+
+CPU = torch.device("cpu")
+COLOURS = [(220, 60, 60), (60, 220, 60), (60, 60, 220)]
+QUICK = {"size": 32, "epochs": 3, "batch_size": 8, "lr": 0.02, "weight_decay": 1e-4, "crop_scale": [0.5, 1.0]}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Ten fit and five score images in each of three classes that differ in colour."""
+    root, draw = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 5)):
+        for label, colour in enumerate(COLOURS):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(np.array(colour) + draw.normal(0, 25, (36, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return Dataset("colours", "imagefolder", root, {"fit": "train", "score": "test"})
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return open_checkpoint("random:test_resnet")
+
+
+def task(dataset, kind, **settings):
+    return Task(f"colours-{kind}", kind, dataset, settings={"size": 32, **settings})
+
+
+def measure(run, checkpoint, dataset, tmp_path, seed=0, **settings):
+    work_dir = tmp_path / checkpoint.sha256[:8] / "colours" / "fair-v1" / f"seed{seed}.work"
+    kind = run.__name__.removeprefix("run_")
+    return run(checkpoint, task(dataset, kind, **settings), seed=seed, work_dir=work_dir, device=CPU)
+
+
+@pytest.mark.parametrize("run", [run_knn, run_linear])
+def test_a_probe_tells_colours_apart_and_reports_all_it_chose(run, checkpoint, colours, tmp_path):
+    outcome = measure(run, checkpoint, colours, tmp_path)
+    assert list(outcome.metrics) == ["top1", "top1_macro", "top1_pre", "top1_post"]
+    assert outcome.metrics["top1"] == 100.0
+    assert outcome.counts == {"fit": 24, "select": 6, "score": 15}
+    assert outcome.load["coverage"] == 100.0 and outcome.load["tensors"] == outcome.load["expected"] > 0
+    assert outcome.chosen["tap"] in ("pre", "post") and set(outcome.curves) == {"pre", "post"}
+
+
+def test_the_score_is_that_of_the_tap_chosen_on_select(checkpoint, colours, tmp_path, monkeypatch):
+    def probe(data, **_):
+        post = bool((data.pool >= 0).all())
+        truth = torch.arange(3).repeat_interleave(5)
+        return classify.Probed(90.0 if post else 80.0, 0.0, truth * 0 if post else truth, {})
+
+    monkeypatch.setattr(classify, "probe_knn", probe)
+    outcome = measure(run_knn, checkpoint, colours, tmp_path)
+    assert outcome.chosen == {"tap": "post"}
+    assert outcome.metrics == {
+        "top1": pytest.approx(100 / 3),
+        "top1_macro": pytest.approx(100 / 3),
+        "top1_pre": 100.0,
+        "top1_post": pytest.approx(100 / 3),
+    }
+
+
+def test_features_are_extracted_once_for_all_tasks_of_a_checkpoint(checkpoint, colours, tmp_path):
+    measure(run_knn, checkpoint, colours, tmp_path)
+    folder = tmp_path / checkpoint.sha256[:8] / "features"
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    measure(run_linear, checkpoint, colours, tmp_path, seed=1)
+    assert len(written) == 2
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+
+
+def test_cached_features_are_the_features(checkpoint, colours, tmp_path):
+    images, pixels = open_split(colours, "fit"), Pixels(size=32)
+    first = extract(checkpoint, images, pixels=pixels, cache=tmp_path, device=CPU)
+    again = extract(checkpoint, images, pixels=pixels, cache=tmp_path, device=CPU)
+    fresh = frozen_features(build_backbone(checkpoint), images, pixels=pixels, device=CPU)
+    for tap in ("pre", "post"):
+        assert torch.equal(first[tap], again[tap]) and torch.allclose(first[tap], fresh[tap], atol=1e-5)
+    assert (first["pre"] < 0).any() and (first["post"] >= 0).all()
+
+
+def test_whatever_shapes_the_features_is_in_their_key(checkpoint, colours):
+    images, pixels = open_split(colours, "fit"), Pixels(size=32)
+    changes = {
+        "sha256": "0" * 64,
+        "arch": "test_resnet2",
+        "tap": "post",
+        "resample": 64,
+        "mean": (0,) * 3,
+        "std": (1,) * 3,
+    }
+    keys = {
+        cache_key(dataclasses.replace(checkpoint, **{key: value}), images, pixels) for key, value in changes.items()
+    }
+    keys |= {cache_key(checkpoint, images, p) for p in (pixels, Pixels(size=31), Pixels(size=32, resize=40))}
+    keys.add(cache_key(checkpoint, open_split(colours, "score"), pixels))
+    assert len(keys) == len(changes) + 4
+    assert cache_key(checkpoint, images, Pixels(size=32, batch_size=3)) in keys
+
+
+def test_the_feature_folder_stands_beside_the_tasks_of_its_checkpoint(checkpoint, tmp_path):
+    sha8 = checkpoint.sha256[:8]
+    assert feature_folder(tmp_path / sha8 / "t" / "p" / "seed0.work", checkpoint) == tmp_path / sha8 / "features"
+    assert feature_folder(tmp_path / "elsewhere", checkpoint) == tmp_path / "elsewhere" / "features"
+
+
+def test_features_do_not_depend_on_batches_or_workers(checkpoint, colours):
+    images, backbone = open_split(colours, "fit"), build_backbone(checkpoint).train()
+    one = frozen_features(backbone, images, pixels=Pixels(size=32, batch_size=7), device=CPU)
+    other = frozen_features(backbone, images, pixels=Pixels(size=32, batch_size=30, workers=1), device=CPU)
+    assert torch.allclose(one["pre"], other["pre"], atol=1e-5)
+
+
+def test_a_network_that_changes_while_frozen_is_found_out(checkpoint):
+    backbone = build_backbone(checkpoint)
+    with pytest.raises(RuntimeError, match="running_mean"), frozen(backbone):
+        backbone.train()
+        backbone(torch.rand(4, 3, 32, 32))
+
+
+def test_the_short_side_is_resized_and_the_middle_kept():
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, 28:52] = 200  # the middle of the width
+    image = centre(Image.fromarray(pixels), size=10, resize=20)
+    assert image.shape == (3, 10, 10) and (image == 200).all()
+    assert centre(Image.fromarray(pixels), size=20, resize=20)[0, 10].tolist()[:4] == [0, 0, 0, 0]
+
+
+def test_an_image_that_cannot_be_read_stops_the_extraction_by_name(checkpoint, colours, tmp_path):
+    for file in colours.root.rglob("*.png"):
+        copy = tmp_path / file.relative_to(colours.root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    copy.write_bytes(b"no image")
+    broken = dataclasses.replace(colours, root=tmp_path)
+    with pytest.raises(ValueError, match=rf"{copy.parent.name}/{copy.name} cannot be read"):
+        measure(run_knn, checkpoint, broken, tmp_path, workers=1)
+
+
+def clouds(count=120, seed=0, dim=8):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    return torch.eye(3, dim)[labels] + 0.6 * torch.randn(count, dim, generator=generator), labels
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_the_majority_of_neighbours_is_scikit_learns(k):
+    (bank, labels), (queries, _) = clouds(), clouds(seed=1)
+    reference = KNeighborsClassifier(k, algorithm="brute", metric="cosine").fit(bank, labels)
+    (ours,) = vote(queries, bank, labels, classes=3, grid=[(k, 1e20)])
+    assert np.array_equal(ours, reference.predict(queries))
+
+
+def test_nearer_neighbours_have_the_larger_vote():
+    bank, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1, 1])
+    query = torch.tensor(
+        [[1.0, 0.2]]
+    )  # cosine 0.98 to class 0, 0.20 to the two of class 1: 2 exp(-0.78/T) < 1 if T < 1.13
+    cold, warm = vote(query, bank, labels, classes=2, grid=[(3, 1.0), (3, 1.3)])
+    assert (cold.item(), warm.item()) == (0, 1)
+
+
+def test_the_length_of_a_feature_does_not_matter():
+    (bank, labels), (queries, _) = clouds(), clouds(seed=1)
+    plain = vote(queries, bank, labels, classes=3, grid=[(5, 0.1)])[0]
+    assert torch.equal(
+        vote(queries * 7, bank * torch.rand(120, 1).add(0.1), labels, classes=3, grid=[(5, 0.1)])[0], plain
+    )
+
+
+def test_votes_do_not_depend_on_how_many_are_compared_at_once():
+    (bank, labels), (queries, _) = clouds(), clouds(seed=1)
+    whole, parts = (vote(queries, bank, labels, classes=3, grid=[(5, 0.1)], rows=rows)[0] for rows in (120, 7))
+    assert torch.equal(whole, parts)
+
+
+def test_of_equally_near_images_the_first_is_the_neighbour():
+    bank, labels = torch.ones(50, 5), torch.arange(49, -1, -1)
+    (ours,) = vote(torch.ones(3, 5), bank, labels, classes=50, grid=[(1, 0.1)])
+    assert ours.tolist() == [49, 49, 49]
+
+
+def planted(dim=8):
+    """Features of `clouds` as a probe gets them."""
+    pool, labels = clouds(150, dim=dim)
+    where = torch.arange(150)
+    return Data(pool, labels, where[:120], where[120:], clouds(30, seed=3, dim=dim)[0], 3)
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [lambda d: probe_knn(d, ks=(1, 30), temperatures=(0.1,)), lambda d: probe_linear(d, path=(1e-6, 1e-2, 10.0))],
+)
+def test_the_choice_is_the_best_on_select_and_blind_to_score(probe):
+    data = planted()
+    result, blind = probe(data), probe(dataclasses.replace(data, score=torch.zeros(30, 8)))
+    curve = result.curves["select_top1"]
+    assert result.select_top1 == max(curve) and blind.chosen == result.chosen
+    first = next(iter(result.chosen))
+    assert curve[result.curves[first].index(result.chosen[first])] == max(curve)
+
+
+def test_the_answers_come_from_fit_and_select_together():
+    x = torch.eye(4)
+    data = Data(x, torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1]), torch.tensor([2, 3]), x[3:], 2)
+    assert probe_knn(data, ks=(1,), temperatures=(0.1,)).predicted.tolist() == [1]  # image 3 stands in select
+
+
+def test_a_penalty_at_the_end_of_its_path_is_flagged():
+    wide = probe_linear(planted(dim=60), path=(1e-6, 1e-4, 1e-2, 1.0, 100.0)).chosen
+    assert 1e-6 < wide["lambda"] < 100.0 and wide["lambda_at_edge"] is False
+    cut = probe_linear(planted(dim=60), path=(wide["lambda"], 100.0)).chosen
+    assert cut == {"lambda": wide["lambda"], "lambda_at_edge": True}
+
+
+def test_a_class_counts_the_same_in_macro_accuracy_however_large_it_is():
+    truth = torch.tensor([0] * 8 + [1] * 2)
+    predicted = torch.tensor([0] * 8 + [0, 1])
+    assert accuracy(predicted, truth, classes=2) == {"top1": 90.0, "top1_macro": 75.0}
+
+
+def test_finetuning_tells_colours_apart(checkpoint, colours, tmp_path):
+    outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"epochs": 8})
+    assert outcome.metrics["top1"] > 80 and outcome.counts == {"fit": 30, "select": 0, "score": 15}
+
+
+def test_a_grid_is_chosen_on_select_and_its_curve_kept(checkpoint, colours, tmp_path):
+    outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"lr": [1e-7, 0.02, 1e9]})
+    curve = outcome.curves["select_top1"]
+    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_at_edge": False, "weight_decay_at_edge": False}
+    assert outcome.counts == {"fit": 24, "select": 6, "score": 15}
+    assert curve[1] == max(value for value in curve if value is not None)
+
+
+def trained(checkpoint, colours, **changes):
+    splits = open_splits(colours, seed=0)
+    settings = dataclasses.replace(Finetune(size=32, epochs=1, batch_size=8, crop_scale=(0.5, 1.0)), **changes)
+    return finetune.train_and_predict(checkpoint, splits, settings, (0.01, 0.0), final=True, seed=0, device=CPU)
+
+
+def test_the_same_seed_gives_the_same_finetuned_network(checkpoint, colours):
+    assert torch.equal(trained(checkpoint, colours), trained(checkpoint, colours))
+
+
+def test_finetuning_trains_the_backbone_and_its_batchnorm(checkpoint, colours):
+    images = open_split(colours, "fit")
+    backbone = build_backbone(checkpoint, tap="post")
+    model = torch.nn.Sequential(backbone, torch.nn.Linear(backbone.dim, 3))
+    settings = Finetune(size=32, epochs=1, batch_size=8)
+    finetune.train(model, images, np.arange(30), settings, (0.01, 0.0), seed=0, device=CPU)
+    after = backbone.network.state_dict()
+    assert all(not torch.equal(after[n], t) for n, t in checkpoint.weights.items() if t.ndim == 4 or "running" in n)
+
+
+def test_a_diverging_grid_says_so(checkpoint, colours, tmp_path):
+    with pytest.raises(ValueError, match=r"diverges at every lr of \[1e\+19, 1e\+20\]"):
+        measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"lr": [1e19, 1e20], "warmup_epochs": 0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (Knn, {"sise": 3}, "unknown key sise; knn has size, resize"),
+        (Knn, {"k": [0]}, "k: Input should be greater than or equal to 1"),
+        (Finetune, {"lr": []}, "lr: "),
+        (Finetune, {"optimizer": "adam"}, "optimizer: Input should be 'sgd' or 'adamw', got 'adam'"),
+        (Finetune, {"crop_scale": [0.5, 0.1]}, "crop_scale"),
+        (Pixels, {"size": 64, "resize": 32}, "resize 32 is smaller than size 64"),
+    ],
+)
+def test_settings_that_cannot_be_are_explained(colours, kind, settings, message):
+    with pytest.raises(ValueError, match=message):
+        read_settings(kind, Task("zoo", "knn", colours, settings=settings))
+
+
+def test_a_single_value_is_a_grid_of_one(colours):
+    assert read_settings(Finetune, Task("zoo", "finetune", colours, settings={"lr": "1e-2"})).lr == (0.01,)

@@ -1,0 +1,230 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdep.data import Augmentation, Order, Subset, Views, load, once, open_source, recolour, view, write_subset
+
+AUGMENTATION = Augmentation(24, (0.3, 1.0), jitter=0.2, lighting=0.1)
+
+
+def pictures(folder, count=3, size=(40, 30)):
+    for number in range(count):
+        pixels = np.random.Generator(np.random.Philox(number)).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        (folder / f"c{number % 2}").mkdir(exist_ok=True, parents=True)
+        Image.fromarray(pixels).save(folder / f"c{number % 2}" / f"{number}.png")
+    return folder
+
+
+def drawn(image, **key):
+    return view(image, AUGMENTATION, **{"seed": 0, "index": 3, "number": 1, **key})
+
+
+def make_pack(path):
+    blobs = []
+    for shade in (10, 200):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 6), (shade, 0, 0)).save(buffer, "PNG")
+        blobs.append(np.frombuffer(buffer.getvalue(), np.uint8))
+    offsets = np.cumsum([0, *map(len, blobs)])
+    np.savez(path, fit_blob=np.concatenate(blobs), fit_offsets=offsets, fit_labels=[1, 0], classes=["a", "b"])
+    return path
+
+
+def test_views_do_not_depend_on_the_number_of_workers(photos):
+    views = Views(open_source(str(photos)), AUGMENTATION, seed=3)
+    order = list(Order(128, 32, 2, seed=3))[:5]
+    alone, shared = (list(load(views, order, workers=workers)) for workers in (0, 2))
+    for a, b in zip(alone, shared, strict=True):
+        assert torch.equal(a.images, b.images) and torch.equal(a.colour, b.colour)
+
+
+def test_a_view_is_a_function_of_seed_image_and_number(photos):
+    image = open_source(str(photos)).read(0)
+    pixels, colour = drawn(image)
+    assert torch.equal(drawn(image)[0], pixels) and torch.equal(drawn(image)[1], colour)
+    for other in ({"seed": 1}, {"index": 4}, {"number": 2}):
+        assert not torch.equal(drawn(image, **other)[1], colour)
+
+
+def test_a_view_without_augmentation_is_the_resized_image(photos):
+    image = open_source(str(photos)).read(0)
+    pixels, colour = view(image, Augmentation(24, (1.0, 1.0), flip=False), seed=0, index=0, number=0)
+    # A whole-image crop of another aspect than the image's does not exist, so the box is the image.
+    expected = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert pixels.dtype == torch.uint8 and np.array_equal(pixels, expected)
+    assert colour.tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_half_of_the_views_are_flipped():
+    image = Image.fromarray(np.tile(np.linspace(0, 255, 32, dtype=np.uint8)[None, :, None], (32, 1, 3)))
+    augmentation = Augmentation(16, (0.5, 1.0))
+    rising = [bool((v := view(image, augmentation, seed=0, index=i, number=0)[0][0, 0])[0] < v[-1]) for i in range(200)]
+    assert 75 < sum(rising) < 125
+
+
+def test_crops_cover_the_shares_of_the_area_that_were_asked_for():
+    # Red counts columns, green counts rows: what a crop spans can be read off its pixels.
+    columns, rows = np.meshgrid(np.arange(200), np.arange(200))
+    grid = np.stack([columns, rows, rows], -1).astype(np.uint8)
+    shares = []
+    for index in range(300):
+        crop = view(Image.fromarray(grid), Augmentation(200, (0.2, 0.6)), seed=0, index=index, number=0)[0].int()
+        width, height = (int(crop[c].max() - crop[c].min()) + 1 for c in (0, 1))
+        assert 0.7 < width / height < 1.4
+        shares.append(width * height / 200**2)
+    assert 0.18 < min(shares) < 0.25 and 0.55 < max(shares) < 0.62 and 0.36 < np.mean(shares) < 0.44
+
+
+def test_an_epoch_shows_every_image_once_and_the_next_in_another_order():
+    batches = list(Order(images=12, batch_size=4, epochs=2, seed=0))
+    epochs = [[entry for batch in part for entry in batch] for part in (batches[:3], batches[3:])]
+    for number, epoch in enumerate(epochs):
+        assert sorted(epoch) == [(index, number) for index in range(12)]
+    assert [index for index, _ in epochs[0]] != [index for index, _ in epochs[1]]
+
+
+def test_an_incomplete_last_batch_is_left_out():
+    order = Order(images=11, batch_size=4, epochs=2, seed=0)
+    assert len(order) == len(list(order)) == 4 and order.steps_per_epoch == 2
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 6])
+def test_an_order_goes_on_from_any_step(start):
+    whole = list(Order(images=12, batch_size=4, epochs=2, seed=7))
+    rest = Order(images=12, batch_size=4, epochs=2, seed=7, start=start)
+    assert list(rest) == whole[start:] and len(rest) == 6 - start
+
+
+def test_processes_share_the_batches_of_a_single_one():
+    whole = Order(images=12, batch_size=4, epochs=1, seed=7)
+    shares = [Order(images=12, batch_size=4, epochs=1, seed=7, rank=rank, world=2) for rank in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert len(first) == len(second) == 2 and sorted(first + second) == sorted(batch)
+
+
+def test_statistics_see_the_first_view_of_every_image_once_whatever_the_processes():
+    seen = [entry for rank in range(3) for batch in once(10, 4, rank=rank, world=3) for entry in batch]
+    assert sorted(seen) == [(index, 0) for index in range(10)]
+
+
+def test_statistics_of_fewer_images_see_a_choice_from_the_whole_list():
+    seen = [index for rank in range(2) for batch in once(1000, 8, count=50, rank=rank, world=2) for index, _ in batch]
+    assert len(set(seen)) == 50 and min(seen) < 100 and max(seen) > 900
+
+
+def test_loading_leaves_the_global_random_state_alone(photos):
+    views = Views(open_source(str(photos)), AUGMENTATION, seed=0)
+    before = torch.get_rng_state()
+    next(iter(load(views, once(4, 2), workers=0)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_colour_changes_give_the_numbers_worked_out_by_hand():
+    images = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1)
+    unchanged = recolour(images, torch.tensor([[1.0, 1, 1, 0, 0, 0]]))
+    darker = recolour(images, torch.tensor([[0.5, 1, 1, 0, 0, 0]]))
+    grey = recolour(images, torch.tensor([[1.0, 1, 0, 0, 0, 0]]))
+    assert torch.allclose(unchanged.flatten() * 255, torch.tensor([200.0, 100, 50]))
+    assert torch.allclose(darker.flatten() * 255, torch.tensor([100.0, 50, 25]))
+    # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
+    assert torch.allclose(grey.flatten() * 255, torch.full((3,), 124.2), atol=1e-3)
+
+
+def test_contrast_moves_pixels_from_the_grey_mean_of_their_own_image():
+    images = torch.tensor([[0, 100], [200, 200]], dtype=torch.uint8).view(2, 1, 1, 2).expand(2, 3, 1, 2)
+    found = recolour(images, torch.tensor([[1.0, 0.5, 1, 0, 0, 0]]).expand(2, 6))
+    # Means 50 and 200: half the contrast gives 25 and 75, and leaves the flat image as it is.
+    assert torch.allclose(found[:, 0, 0] * 255, torch.tensor([[25.0, 75], [200, 200]]), atol=1e-3)
+
+
+def test_colour_noise_moves_along_the_principal_axes_of_rgb():
+    images = torch.full((1, 3, 1, 1), 128, dtype=torch.uint8)
+    found = recolour(images, torch.tensor([[1.0, 1, 1, 0.5, 0, 0]])).flatten() - 128 / 255
+    # 0.5 * 0.2175 along (-0.5675, -0.5808, -0.5836), the first component of each row
+    assert torch.allclose(found, 0.10875 * torch.tensor([-0.5675, -0.5808, -0.5836]), atol=1e-6)
+
+
+def test_a_folder_is_searched_recursively_in_sorted_order(tmp_path):
+    source = open_source(str(pictures(tmp_path / "p")))
+    assert source.names == ["c0/0.png", "c0/2.png", "c1/1.png"]
+    assert source.read(1).size == (40, 30) and source.read(1).mode == "RGB"
+
+
+def test_a_list_of_paths_starts_at_its_root_and_keeps_its_order(tmp_path):
+    pictures(tmp_path / "p")
+    (tmp_path / "list.txt").write_text("# chosen by hand\nc1/1.png\n\nc0/0.png\n")
+    source = open_source(str(tmp_path / "list.txt"), root=tmp_path / "p")
+    assert source.names == ["c1/1.png", "c0/0.png"] and source.read(0).size == (40, 30)
+
+
+def test_a_pack_of_encoded_images_opens_by_split(tmp_path):
+    source = open_source(f"{make_pack(tmp_path / 'images.npz')}:fit")
+    assert [source.read(i).getpixel((0, 0)) for i in range(2)] == [(10, 0, 0), (200, 0, 0)]
+    assert source.labels.tolist() == [1, 0] and source.classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{0}/images.npz:val", "no split 'val'; there are fit"),
+        ("{0}/none.npz:fit", "none.npz: no such file"),
+        ("{0}/empty", "no image below it"),
+        ("{0}/none", "not a folder, a .txt list, FILE.npz:SPLIT or torchvision:NAME"),
+        ("torchvision:Cifar", "torchvision.datasets has no such class; examples are CIFAR10"),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_what_was_looked_for(tmp_path, spec, message):
+    make_pack(tmp_path / "images.npz")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=message):
+        open_source(spec.format(tmp_path))
+
+
+def test_a_subset_is_seeded_and_its_views_are_those_of_its_own_numbering(photos):
+    source = open_source(str(photos))
+    one, same, other = (Subset(source, 40, seed) for seed in (0, 0, 1))
+    assert one.names == same.names == sorted(one.names) and one.fingerprint == same.fingerprint
+    assert set(one.names) != set(other.names) and one.fingerprint != other.fingerprint
+    assert one.read(5).tobytes() == source.read(source.names.index(one.names[5])).tobytes()
+
+
+def test_a_subset_larger_than_the_source_is_refused(photos):
+    with pytest.raises(ValueError, match="data.limit 129, but there are only 128 images"):
+        open_source(str(photos), limit=129)
+
+
+def test_a_fingerprint_changes_with_the_images(tmp_path):
+    before = open_source(str(pictures(tmp_path / "p"))).fingerprint
+    assert open_source(str(tmp_path / "p")).fingerprint == before
+    with (tmp_path / "p" / "c0" / "0.png").open("ab") as file:
+        file.write(b"x")
+    assert open_source(str(tmp_path / "p")).fingerprint != before
+
+
+def test_unreadable_images_leave_the_batch_with_their_reason(tmp_path):
+    pictures(tmp_path / "p")
+    (tmp_path / "p" / "c0" / "0.png").write_bytes(b"no image")
+    cut = tmp_path / "p" / "c1" / "1.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    views = Views(open_source(str(tmp_path / "p")), AUGMENTATION, seed=0)
+    (batch,) = load(views, once(3, 3), workers=0)
+    assert batch.images.shape == (1, 3, 24, 24)
+    assert [name for name, _ in batch.unreadable] == ["c0/0.png", "c1/1.png"]
+    assert batch.unreadable[0][1].startswith("UnidentifiedImageError: ")
+
+
+def test_a_written_subset_takes_as_many_of_each_class_and_opens_as_a_source(tmp_path):
+    pictures(tmp_path / "p", count=9)
+    assert write_subset(tmp_path / "p", tmp_path / "a.txt", per_class=2, fraction=None, seed=0) == 4
+    write_subset(tmp_path / "p", tmp_path / "b.txt", per_class=2, fraction=None, seed=0)
+    source = open_source(str(tmp_path / "a.txt"), root=tmp_path / "p")
+    assert [name[:2] for name in source.names] == ["c0", "c0", "c1", "c1"]
+    assert (tmp_path / "a.txt").read_text() == (tmp_path / "b.txt").read_text()
+
+
+def test_a_written_subset_takes_a_fraction_of_each_class(tmp_path):
+    pictures(tmp_path / "p", count=8)
+    assert write_subset(tmp_path / "p", tmp_path / "a.txt", per_class=None, fraction=0.5, seed=0) == 4

@@ -1,0 +1,152 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.datasets import Dataset
+from benchmarks.images import hold_out, open_split, open_splits, torchvision_images
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def paint(path, value, size=(20, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 0, 0)).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Ten fit and four score images in each of three class folders; the red value tells class and number."""
+    for split, count in (("train", 10), ("test", 4)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                paint(tmp_path / split / name / f"{number}.png", 50 * label + number)
+    return Dataset("zoo", "imagefolder", tmp_path, {"fit": "train", "score": "test"})
+
+
+@pytest.fixture
+def packed(folders, tmp_path):
+    """The same images in an .npz."""
+    content = {"classes": np.array(CLASSES)}
+    for split in ("train", "test"):
+        paths = sorted((tmp_path / split).glob("*/*.png"))
+        data = [path.read_bytes() for path in paths]
+        content[f"{split}_blob"] = np.frombuffer(b"".join(data), np.uint8)
+        content[f"{split}_offsets"] = np.cumsum([0, *map(len, data)])
+        content[f"{split}_labels"] = np.array([CLASSES.index(path.parent.name) for path in paths], np.int16)
+    np.savez(tmp_path / "zoo.npz", **content)
+    return Dataset("zoo", "npz", tmp_path, {"fit": "zoo.npz:train", "score": "zoo.npz:test"})
+
+
+def red(images, index):
+    return images.read(index).getpixel((0, 0))[0]
+
+
+@pytest.mark.parametrize("layout", ["folders", "packed"])
+def test_images_come_with_the_label_of_their_class(layout, request):
+    images = open_split(request.getfixturevalue(layout), "fit")
+    assert images.classes == CLASSES and len(images) == 30
+    assert [red(images, index) // 50 for index in range(30)] == images.labels.tolist()
+
+
+def test_images_below_a_class_folder_belong_to_it_and_other_files_do_not(folders, tmp_path):
+    paint(tmp_path / "train" / "bee" / "deep" / "x.png", 99)
+    (tmp_path / "train" / "bee" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / ".cache").mkdir()
+    images = open_split(folders, "fit")
+    assert len(images) == 31 and images.per_class.tolist() == [10, 11, 10]
+
+
+def test_a_fifth_of_every_class_is_held_out_and_nothing_is_in_both():
+    labels = np.repeat([0, 1, 2], [50, 10, 2])
+    fit, select = hold_out(labels, seed=0)
+    assert np.bincount(labels[select]).tolist() == [10, 2, 1]
+    assert sorted([*fit, *select]) == list(range(62))
+
+
+def test_the_seed_draws_the_select_split():
+    labels = np.repeat([0, 1], 50)
+    again, first, other = hold_out(labels, seed=1)[1], hold_out(labels, seed=1)[1], hold_out(labels, seed=2)[1]
+    assert (first == again).all() and (first != other).any()
+
+
+def test_a_class_of_one_image_stays_in_fit():
+    fit, select = hold_out(np.array([0, 1, 1, 1, 1, 1]), seed=0)
+    assert 0 in fit and len(select) == 1
+
+
+def test_counts_are_the_sizes_of_the_splits(folders):
+    assert open_splits(folders, seed=0).counts == {"fit": 24, "select": 6, "score": 12}
+
+
+def test_a_select_split_of_its_own_is_used_whole_whatever_the_seed(folders, tmp_path):
+    shutil.copytree(tmp_path / "test", tmp_path / "val")
+    own = dataclasses.replace(folders, files={**folders.files, "select": "val"})
+    one, two = open_splits(own, seed=0), open_splits(own, seed=1)
+    assert one.counts == {"fit": 30, "select": 12, "score": 12}
+    assert (one.select == two.select).all()
+    assert all(red(one.pool, i) // 50 == one.pool.labels[i] for i in [*one.fit, *one.select])
+
+
+def test_splits_of_different_classes_are_refused(folders, tmp_path):
+    paint(tmp_path / "test" / "dog" / "0.png", 1)
+    with pytest.raises(ValueError, match="fit has 3 classes and score 4; they differ in dog"):
+        open_splits(folders, seed=0)
+
+
+def test_a_class_without_an_image_is_named(folders, tmp_path):
+    (tmp_path / "train" / "dog").mkdir()
+    with pytest.raises(ValueError, match="class 'dog' has no image"):
+        open_split(folders, "fit")
+
+
+def test_an_image_that_cannot_be_read_is_named(folders, tmp_path):
+    path = tmp_path / "train" / "bee" / "3.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"bee/3\.png cannot be read"):
+        open_split(folders, "fit").read(13)
+
+
+@pytest.mark.parametrize("layout", ["folders", "packed"])
+def test_the_fingerprint_is_of_the_images_and_labels(layout, request, tmp_path):
+    dataset = request.getfixturevalue(layout)
+    fit = open_split(dataset, "fit")
+    assert fit.fingerprint == open_split(dataset, "fit").fingerprint != open_split(dataset, "score").fingerprint
+    before = fit.fingerprint
+    fit = open_split(dataset, "fit")
+    fit.labels[0] = 1
+    assert fit.fingerprint != before
+
+
+def test_a_changed_pixel_changes_the_fingerprint_at_equal_size(folders, tmp_path):
+    before = open_split(folders, "fit").fingerprint
+    path = tmp_path / "train" / "bee" / "3.png"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    assert open_split(folders, "fit").fingerprint != before
+
+
+def test_torchvision_sets_are_read_by_split(tmp_path):
+    draw = np.random.default_rng(0).integers(0, 256, (2, 2, 28, 28), dtype=np.uint8)
+    for name, pixels in (("train", draw[0]), ("t10k", draw[1])):
+        folder = tmp_path / "MNIST" / "raw"
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = b"".join(n.to_bytes(4, "big") for n in (2, 28, 28))
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + pixels.tobytes())
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + bytes([1, 0]))
+    source = torchvision_images("MNIST", "test", tmp_path)
+    assert np.array_equal(np.asarray(source[1][0]), draw[1, 1])
+
+
+def test_an_unknown_split_of_a_torchvision_set_is_refused(tmp_path):
+    dataset = Dataset("x", "torchvision", tmp_path, {"fit": "CIFAR10:train", "score": "CIFAR10:valid"})
+    with pytest.raises(ValueError, match="CLASS:train, CLASS:val or CLASS:test"):
+        open_split(dataset, "score")
+
+
+def test_named_classes_must_be_those_found(folders):
+    with pytest.raises(ValueError, match="differ in cow, dog"):
+        open_split(dataclasses.replace(folders, classes=("ant", "bee", "dog")), "fit")

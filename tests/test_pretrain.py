@@ -1,0 +1,236 @@
+import dataclasses
+import json
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from kdep.backbone import open_checkpoint
+from kdep.checkpoint import LoadError, fingerprint, read, save, write_student
+from kdep.data import load, once
+from kdep.pretrain import (
+    distill_step,
+    make_pixels,
+    open_student,
+    open_teacher,
+    open_views,
+    pretrain,
+    report,
+    teacher_statistics,
+)
+from kdep.run import DivergedError, RunFolder
+
+
+def folder(config):
+    return config.runs / config.name
+
+
+def odd_teacher(path):
+    """A teacher file whose normalisation and BatchNorm statistics are unlike anyone's, and that answers to them."""
+    checkpoint = open_checkpoint("random:test_efficientnet")
+    for name, tensor in checkpoint.weights.items():
+        if name.endswith("running_var"):
+            tensor.mul_(0.7).add_(0.2)
+    write_student(dataclasses.replace(checkpoint, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7), tap="post"), path)
+    return path
+
+
+def test_a_run_lowers_the_loss_and_leaves_its_files(tiny):
+    config = tiny("optim.epochs=4")
+    student = pretrain(config)
+    log = [json.loads(line) for line in (folder(config) / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == list(range(4, 33, 4))
+    assert log[-1]["loss"] < 2 / 3 * log[0]["loss"]
+    assert log[-1]["images"] == 4 * 128 and log[-1]["epoch"] == 4
+    kept = {path.name for path in student.parent.iterdir()}
+    assert kept >= {"config.yaml", "statistics.pt", "log.jsonl", "run.pt", "student.pth", "loss.png", "tensorboard"}
+
+
+def test_the_student_file_holds_the_trained_backbone_and_where_it_came_from(tiny):
+    config = tiny("optim.epochs=1")
+    content = torch.load(pretrain(config), weights_only=True)
+    run = read(folder(config) / "run.pt")
+    trained = {name.removeprefix("network."): tensor for name, tensor in run["student"].items()}
+    assert fingerprint(content["state_dict"]) == fingerprint(trained)
+    assert not {"optimizer", "teacher", "target"} & set(content)
+    provenance = content["provenance"]
+    assert provenance["method"] == "kdep svd pts" and provenance["images_seen"] == 128
+    assert provenance["teacher"]["source"] == "random:test_efficientnet" and provenance["teacher"]["tap"] == "post"
+    assert provenance["config"] == config.model_dump(mode="json")
+
+
+def test_statistics_are_those_of_the_teacher_in_eval_mode_under_its_own_normalisation(tiny, tmp_path):
+    config = tiny(f"teacher.source={odd_teacher(tmp_path / 'teacher.pth')}", "optim.epochs=1")
+    pretrain(config)
+    found = read(folder(config) / "statistics.pt")
+    views = open_views(config)
+    (batch,) = load(views, once(128, 128), workers=0)
+    pixels = make_pixels(views.augmentation, torch.device("cpu"))(batch)
+    by_hand = (pixels - torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    with torch.no_grad():
+        features = open_teacher(config).eval().network.forward_features(by_hand)
+        features = nn.functional.silu(features).mean((2, 3)).double()
+    assert found["count"] == 128 and torch.allclose(found["mean"], features.mean(0), atol=1e-6)
+    assert torch.allclose(found["channel_variances"], features.var(0, correction=0), rtol=1e-4)
+
+
+class Recorder(nn.Module):
+    """Adds a number to its input and remembers it."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.seen = nn.Parameter(torch.tensor(float(number))), None
+
+    def forward(self, x):
+        self.seen = x
+        return x + self.number
+
+
+def test_the_loss_is_the_mean_square_of_student_minus_target_by_hand():
+    images = torch.zeros(2, 2)
+    student, teacher = Recorder(1), Recorder(3)
+    loss = distill_step(student, teacher, lambda f: f * torch.tensor([1.0, 0.0]), images)
+    # Targets [3, 0] for both images, student 1 everywhere: (4 + 1 + 4 + 1) / 4.
+    assert float(loss.detach()) == 2.5
+    assert student.seen is teacher.seen
+
+
+def test_a_step_gives_the_teacher_no_gradient_and_leaves_it_as_it_was(tiny):
+    config = tiny()
+    teacher, student = open_teacher(config).eval(), open_student(config).train()
+    before = fingerprint(teacher.state_dict())
+    distill_step(student, teacher, lambda f: f[:, :96], torch.rand(4, 3, 32, 32)).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert fingerprint(teacher.state_dict()) == before
+    assert any(parameter.grad.abs().sum() > 0 for parameter in student.parameters())
+
+
+def test_another_seed_gives_another_student_and_the_same_seed_the_same(tiny):
+    prints = [
+        fingerprint(read(pretrain(tiny("optim.epochs=1", f"name={name}", f"seed={seed}")))["state_dict"])
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_finished_run_is_not_run_again(tiny):
+    config = tiny("optim.epochs=1")
+    first = pretrain(config)
+    stamp = first.stat().st_mtime_ns
+    assert pretrain(config) == first and first.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("override", ["optim.lr=0.01", "scale.exponent=2", "seed=2", "teacher.tap=pre"])
+def test_a_run_refuses_to_go_on_under_another_configuration_and_shows_the_difference(tiny, override):
+    run = RunFolder(tiny())
+    run.bind()
+    del run
+    key, _, value = override.partition("=")
+    with pytest.raises(ValueError, match=rf"another configuration.*\n  {key}: .* in the run, .?{value}.? now"):
+        pretrain(tiny(override))
+
+
+def test_a_run_goes_on_under_a_configuration_that_changes_no_result(tiny):
+    run = RunFolder(tiny())
+    run.bind()
+    del run
+    RunFolder(tiny("log.every=1", "data.workers=1", "data.max_unreadable=0.5"))
+
+
+@pytest.mark.parametrize("override", ["student.arch=resnet1", "teacher.source=none.pth", "scale.temperature=-1"])
+def test_a_run_that_cannot_start_does_not_bind_its_name(tiny, override):
+    with pytest.raises(ValueError, match="resnet1|none.pth|temperature"):
+        pretrain(tiny(override))
+    assert not (folder(tiny()) / "config.yaml").exists()
+
+
+def test_a_second_process_on_the_same_run_is_refused(tiny):
+    first = RunFolder(tiny())
+    with pytest.raises(ValueError, match="another process is running this; take another name"):
+        RunFolder(tiny())
+    assert first.path.is_dir()
+
+
+@pytest.mark.parametrize(("key", "what"), [("teacher", "other teacher"), ("data", "other images")])
+def test_statistics_of_another_teacher_or_other_images_are_refused(tiny, key, what):
+    config = tiny()
+    run, views, teacher = RunFolder(config), open_views(config), open_teacher(config).eval()
+    process = dataclasses.make_dataclass("Alone", ["device", "rank", "world", "is_first"])("cpu", 0, 1, True)
+    statistics = teacher_statistics(config, teacher, views, run, process)
+    run.save_statistics(dataclasses.replace(statistics, **{key: "0123456789"}))
+    with pytest.raises(ValueError, match=rf"statistics.pt: made with {what} \(01234567, now"):
+        teacher_statistics(config, teacher, views, run, process)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tiny):
+    config = tiny("optim.name=sgd", "optim.lr=1e12", "log.every=1", "log.checkpoint_every=1")
+    with pytest.raises(DivergedError, match=r"the loss is (inf|nan) at step \d.*run.pt holds the last good.*optim.lr"):
+        pretrain(config)
+    state = read(folder(config) / "run.pt")
+    assert all(bool(tensor.isfinite().all()) for tensor in state["student"].values())
+    assert not (folder(config) / "student.pth").exists()
+
+
+def test_weights_that_the_last_step_ruined_are_not_saved(tiny):
+    config = tiny("optim.name=sgd", "optim.lr=1e30", "optim.momentum=0.9", "loss.weight=1e15", "log.checkpoint_every=1")
+    with pytest.raises(DivergedError, match="weights are no longer finite after step 1; nothing saved yet"):
+        pretrain(config)
+    assert not (folder(config) / "run.pt").exists()
+
+
+def spoiled(photos, path, count):
+    """Every picture of a folder in a list, and `count` that are not there."""
+    names = [str(file.relative_to(photos)) for file in sorted(photos.rglob("*.jpg"))]
+    path.write_text("\n".join(names + [f"gone{number}.jpg" for number in range(count)]))
+    return [f"data.source={path}", f"data.root={photos}", "optim.epochs=1"]
+
+
+def test_a_few_unreadable_images_are_listed_and_skipped(tiny, photos, tmp_path):
+    config = tiny(*spoiled(photos, tmp_path / "list.txt", 1))
+    pretrain(config)
+    lines = (folder(config) / "unreadable.txt").read_text().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("gone0.jpg\tFileNotFoundError")
+    assert read(folder(config) / "statistics.pt")["count"] == 128
+
+
+def test_more_unreadable_images_than_the_share_stop_the_run(tiny, photos, tmp_path):
+    config = tiny(*spoiled(photos, tmp_path / "list.txt", 3))
+    with pytest.raises(
+        ValueError, match=r"3 of 131 images are unreadable, more than data.max_unreadable=0.01 .*listed"
+    ):
+        pretrain(config)
+
+
+def test_fewer_images_than_a_batch_are_refused(tiny):
+    with pytest.raises(ValueError, match="128 images do not fill optim.batch_size=256"):
+        pretrain(tiny("optim.batch_size=256"))
+
+
+def test_a_student_starts_from_given_weights_under_their_normalisation(tiny, tmp_path):
+    start = open_checkpoint("random:test_resnet")
+    write_student(dataclasses.replace(start, mean=(0.2, 0.3, 0.4)), tmp_path / "start.pth")
+    student = open_student(tiny(f"student.weights={tmp_path / 'start.pth'}"))
+    assert fingerprint(student.network.state_dict()) == start.sha256
+    assert student.mean.flatten().tolist() == pytest.approx([0.2, 0.3, 0.4])
+
+
+def test_a_student_does_not_start_from_weights_of_another_architecture(tiny, tmp_path):
+    save(open_checkpoint("random:resnet10t").weights, tmp_path / "start.pth")
+    with pytest.raises(LoadError, match="start.pth does not fit ResNet"):
+        open_student(tiny(f"student.weights={tmp_path / 'start.pth'}"))
+
+
+def test_a_student_that_cannot_reach_its_targets_is_warned_of(tiny, caplog):
+    config = tiny("student.arch=test_efficientnet", "student.tap=pre", "scale.name=none")
+    student = open_student(config)
+    statistics = teacher_statistics(
+        config,
+        open_teacher(config).eval(),
+        open_views(config),
+        RunFolder(config),
+        dataclasses.make_dataclass("Alone", ["device", "rank", "world", "is_first"])("cpu", 0, 1, True),
+    )
+    with caplog.at_level(logging.INFO, "kdep"):
+        report(config, statistics, student, nn.Identity())
+    assert "move in 64 dimensions only" in caplog.text and "numerical rank" in caplog.text

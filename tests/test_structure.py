@@ -1,0 +1,133 @@
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYTHON = sorted(path for folder in ("kdep", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py"))
+OURS = [path for path in PYTHON if "tests" not in path.parts]
+SCRIPTS = sorted((ROOT / "tools").glob("*.sh"))
+OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
+# Modules that import nothing of ours; the exception is where data writes its list of paths.
+LEAVES = {"kdep.statistics": set(), "kdep.config": set(), "kdep.data": {"kdep.checkpoint"}, "benchmarks.results": set()}
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imported(tree):
+    """Modules that a syntax tree imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def roots(path):
+    return {module.partition(".")[0] for module in imported(ast.parse(path.read_text()))}
+
+
+def ids(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [p for p in OURS if "kdep" in p.relative_to(ROOT).parts], ids=ids)
+def test_the_method_imports_neither_the_benchmarks_nor_openmmlab(path):
+    assert not roots(path) & {"benchmarks", "tests", *OPENMMLAB}
+
+
+@pytest.mark.parametrize("path", OURS, ids=ids)
+def test_only_the_openmmlab_folder_imports_openmmlab(path):
+    assert path.parent == ROOT / "benchmarks" / "openmmlab" or not roots(path) & OPENMMLAB
+
+
+@pytest.mark.parametrize("module", LEAVES)
+def test_a_leaf_of_the_import_tree_imports_nothing_of_ours(module):
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    modules = {m for m in imported(ast.parse(path.read_text())) if m.startswith(("kdep", "benchmarks"))}
+    assert {m for m in modules if not any(m.startswith(allowed) for allowed in LEAVES[module])} == set()
+
+
+def test_data_imports_checkpoint_only_where_it_writes_a_list():
+    tree = ast.parse((ROOT / "kdep" / "data.py").read_text())
+    top = {module for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for module in imported(node)}
+    assert not any(module.startswith("kdep") for module in top)
+
+
+def test_aligners_and_scalers_know_only_statistics():
+    for name, allowed in (("align", {"kdep.scale", "kdep.statistics"}), ("scale", set())):
+        tree = ast.parse((ROOT / "kdep" / f"{name}.py").read_text())
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {module for module in modules if module.startswith("kdep")} == allowed
+
+
+@pytest.mark.parametrize("path", OURS, ids=ids)
+def test_weights_are_never_loaded_partly_and_no_error_is_swallowed(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"line {node.lineno}: bare except"
+        if isinstance(node, ast.Call):
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            strict = given.get("strict")
+            assert not (isinstance(strict, ast.Constant) and strict.value is False and "load" in ast.unparse(node.func))
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            assert called not in {"cuda", "breakpoint"}, f"line {node.lineno}: {called}()"
+
+
+@pytest.mark.parametrize("path", OURS, ids=ids)
+def test_only_a_main_function_or_a_child_process_prints(path):
+    tree = ast.parse(path.read_text())
+    speakers = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and f.name in ("main", "run_child")]
+    spoken = {id(node) for function in speakers for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+            assert id(node) in spoken, f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", OURS, ids=ids)
+def test_no_debugging_or_unfinished_work_is_left(path):
+    words = re.compile(r"\b(ipdb|pdb|TODO|FIXME|XXX)\b")
+    assert [line for line in path.read_text().splitlines() if words.search(line)] == []
+
+
+@pytest.mark.parametrize("path", OURS, ids=ids)
+def test_every_module_says_its_job_and_every_public_function_is_typed(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = [
+                a for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")
+            ]
+            assert node.returns is not None and all(a.annotation for a in arguments), f"line {node.lineno}: {node.name}"
+
+
+@pytest.mark.parametrize("path", [p for p in OURS if p.name == "__init__.py"], ids=ids)
+def test_a_package_file_holds_only_a_docstring(path):
+    assert len(ast.parse(path.read_text()).body) == 1
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=ids)
+def test_a_script_is_short_strict_and_parses(path):
+    code = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert len(code) < 20 and code[0] == "set -euo pipefail"
+    assert path.read_text().startswith("#!/usr/bin/env bash\n# ")
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=ids)
+def test_a_script_can_be_executed(path):
+    assert path.stat().st_mode & 0o111 or path.name == "venv.sh"  # the others source venv.sh
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "pretrain").glob("*.yaml")), ids=ids)
+def test_a_recipe_opens_with_its_command_its_cost_and_what_to_expect(path):
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert f"configs/pretrain/{path.name}" in header and "Cost:" in header and "Expected:" in header
