@@ -142,7 +142,7 @@ def test_the_short_side_is_resized_and_the_middle_kept():
     pixels[:, 28:52] = 200  # the middle of the width
     image = centre(Image.fromarray(pixels), size=10, resize=20)
     assert image.shape == (3, 10, 10) and (image == 200).all()
-    assert centre(Image.fromarray(pixels), size=20, resize=20)[0, 10].tolist()[:4] == [0, 0, 0, 0]
+    assert centre(Image.fromarray(pixels), size=20, resize=20)[0, 10].tolist()[:3] == [0, 0, 0]
 
 
 def test_an_image_that_cannot_be_read_stops_the_extraction_by_name(checkpoint, colours, tmp_path):
@@ -156,10 +156,10 @@ def test_an_image_that_cannot_be_read_stops_the_extraction_by_name(checkpoint, c
         measure(run_knn, checkpoint, broken, tmp_path, workers=1)
 
 
-def clouds(count=120, seed=0, dim=8):
+def clouds(count=120, seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
-    return torch.eye(3, dim)[labels] + 0.6 * torch.randn(count, dim, generator=generator), labels
+    return torch.eye(3, 8)[labels] + 0.6 * torch.randn(count, 8, generator=generator), labels
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
@@ -193,17 +193,25 @@ def test_votes_do_not_depend_on_how_many_are_compared_at_once():
     assert torch.equal(whole, parts)
 
 
+def test_every_member_of_a_grid_answers_as_it_would_alone():
+    (bank, labels), (queries, _) = clouds(), clouds(seed=1)
+    grid = [(1, 0.1), (40, 0.1), (5, 1.0)]
+    together = vote(queries, bank, labels, classes=3, grid=grid)
+    for at, answer in zip(grid, together, strict=True):
+        assert torch.equal(answer, vote(queries, bank, labels, classes=3, grid=[at])[0])
+
+
 def test_of_equally_near_images_the_first_is_the_neighbour():
     bank, labels = torch.ones(50, 5), torch.arange(49, -1, -1)
     (ours,) = vote(torch.ones(3, 5), bank, labels, classes=50, grid=[(1, 0.1)])
     assert ours.tolist() == [49, 49, 49]
 
 
-def planted(dim=8):
+def planted():
     """Features of `clouds` as a probe gets them."""
-    pool, labels = clouds(150, dim=dim)
+    pool, labels = clouds(150)
     where = torch.arange(150)
-    return Data(pool, labels, where[:120], where[120:], clouds(30, seed=3, dim=dim)[0], 3)
+    return Data(pool, labels, where[:120], where[120:], clouds(30, seed=3)[0], 3)
 
 
 @pytest.mark.parametrize(
@@ -226,9 +234,12 @@ def test_the_answers_come_from_fit_and_select_together():
 
 
 def test_a_penalty_at_the_end_of_its_path_is_flagged():
-    wide = probe_linear(planted(dim=60), path=(1e-6, 1e-4, 1e-2, 1.0, 100.0)).chosen
+    labels = (torch.arange(150) % 7).clamp(max=2)  # one common class, which a large penalty always answers
+    pool = torch.eye(3, 60)[labels] * 2 + 0.9 * torch.randn(150, 60, generator=torch.Generator().manual_seed(0))
+    data = dataclasses.replace(planted(), pool=pool, labels=labels, score=pool[:9])
+    wide = probe_linear(data, path=(1e-6, 1e-4, 1e-2, 1.0, 100.0)).chosen
     assert 1e-6 < wide["lambda"] < 100.0 and wide["lambda_at_edge"] is False
-    cut = probe_linear(planted(dim=60), path=(wide["lambda"], 100.0)).chosen
+    cut = probe_linear(data, path=(wide["lambda"], 100.0)).chosen
     assert cut == {"lambda": wide["lambda"], "lambda_at_edge": True}
 
 
@@ -269,6 +280,30 @@ def test_finetuning_trains_the_backbone_and_its_batchnorm(checkpoint, colours):
     finetune.train(model, images, np.arange(30), settings, (0.01, 0.0), seed=0, device=CPU)
     after = backbone.network.state_dict()
     assert all(not torch.equal(after[n], t) for n, t in checkpoint.weights.items() if t.ndim == 4 or "running" in n)
+
+
+def test_select_is_scored_by_fit_alone_and_score_by_fit_and_select(checkpoint, colours, monkeypatch):
+    splits, seen = open_splits(colours, seed=0), []
+    monkeypatch.setattr(finetune, "train", lambda _m, _i, positions, *_a, **_k: seen.append(list(positions)))
+    for final in (False, True):
+        finetune.train_and_predict(checkpoint, splits, Finetune(size=32), (0.1, 0.0), final=final, seed=0, device=CPU)
+    assert seen == [splits.fit.tolist(), list(range(30))]
+
+
+def test_scores_of_a_trained_network_do_not_depend_on_the_batch(checkpoint, colours):
+    images = open_split(colours, "score")
+    model = build_backbone(checkpoint, tap="post").train()
+    one, other = (
+        finetune.predict(model, images, np.arange(15), Finetune(size=32, batch_size=size), device=CPU)
+        for size in (4, 15)
+    )
+    assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_part_of_the_images_is_read_by_position(colours):
+    images = open_split(colours, "fit")
+    part = finetune.Part(images, np.array([25, 3]))
+    assert part.read(0).tobytes() == images.read(25).tobytes() and part.names[1] == images.names[3]
 
 
 def test_a_diverging_grid_says_so(checkpoint, colours, tmp_path):

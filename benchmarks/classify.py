@@ -1,0 +1,191 @@
+"""Classification: k nearest neighbours and linear probe on frozen features, and fine-tuning of the whole network.
+
+All three choose on select and touch score once. What the seed draws: the select split, where the data set has none of
+its own, and in fine-tuning also the new classifier, the order of the images and their views. The fit images of a probe
+are what they are and its optimum is unique, so the spread of a probe over seeds is that of the choice of its
+hyper-parameters alone; it says nothing of what other images would have given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.features import extract, feature_folder
+from benchmarks.images import Splits, open_splits
+from benchmarks.knn import vote
+from benchmarks.linear import fit_path
+from benchmarks.results import Outcome
+from benchmarks.settings import Finetune, Knn, Linear, Pixels, read_settings
+from benchmarks.tasks import Task
+from kdep.backbone import create_network
+from kdep.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe gives at one tap: its score on select, and its answers on score after the refit."""
+
+    select_top1: float
+    select_loss: float
+    predicted: torch.Tensor
+    chosen: dict[str, Any]
+    curves: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Features of one tap on the device, with labels; `fit` and `select` are positions in `pool`."""
+
+    pool: torch.Tensor
+    labels: torch.Tensor
+    fit: torch.Tensor
+    select: torch.Tensor
+    score: torch.Tensor
+    classes: int
+
+
+def run_knn(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Ask the nearest neighbours among frozen features; k, temperature and tap chosen on select.
+
+    Raises:
+        ValueError: unknown settings, or data that cannot be.
+        LoadError: weights that do not load completely.
+    """
+    settings = read_settings(Knn, task)
+    splits = open_splits(task.dataset, seed=seed)
+    usable = tuple(k for k in settings.k if k <= len(splits.fit))
+    if not usable:
+        raise ValueError(f"{task.name}: settings: k: {list(settings.k)}, but fit has only {len(splits.fit)} images")
+
+    def probe(data: Data) -> Probed:
+        return probe_knn(data, ks=usable, temperatures=settings.temperature)
+
+    return _probe_taps(checkpoint, splits, settings, probe, cache=feature_folder(work_dir, checkpoint), device=device)
+
+
+def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Logistic regression on frozen features; penalty and tap chosen on select.
+
+    Raises:
+        ValueError: unknown settings, or data that cannot be.
+        LoadError: weights that do not load completely.
+    """
+    settings = read_settings(Linear, task)
+    splits = open_splits(task.dataset, seed=seed)
+
+    def probe(data: Data) -> Probed:
+        return probe_linear(data, path=settings.path)
+
+    return _probe_taps(checkpoint, splits, settings, probe, cache=feature_folder(work_dir, checkpoint), device=device)
+
+
+def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Train the whole network with a new classifier; learning rate and weight decay chosen on select.
+
+    The last epoch is scored. With one learning rate and one weight decay nothing is chosen and nothing held out.
+
+    Raises:
+        ValueError: unknown settings, data that cannot be, or a loss that diverges at every learning rate.
+        LoadError: weights that do not load completely.
+    """
+    from benchmarks.finetune import choose, train_and_predict
+
+    settings = read_settings(Finetune, task)
+    splits = open_splits(task.dataset, seed=seed)
+    grid = [(lr, decay) for lr in settings.lr for decay in settings.weight_decay]
+    chosen, curves, counts = {"lr": grid[0][0], "weight_decay": grid[0][1]}, {}, splits.counts
+    if len(grid) > 1:
+        chosen, curves = choose(checkpoint, splits, settings, grid=grid, seed=seed, device=device)
+    else:
+        counts = {**counts, "fit": len(splits.pool), "select": 0}
+    final = (chosen["lr"], chosen["weight_decay"])
+    scores = train_and_predict(checkpoint, splits, settings, final, final=True, seed=seed, device=device)
+    metrics = accuracy(scores.argmax(1), torch.from_numpy(splits.score.labels), classes=len(splits.pool.classes))
+    return Outcome(metrics, counts, chosen, curves, load_report(checkpoint))
+
+
+def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Probed:
+    """Choose k and temperature on select, then ask fit and select together; ties go to the first of the grid."""
+    grid = [(k, temperature) for k in ks for temperature in temperatures]
+    fit, select = data.pool[data.fit], data.pool[data.select]
+    answers = vote(select, fit, data.labels[data.fit], classes=data.classes, grid=grid)
+    curve = [_share(answer == data.labels[data.select]) for answer in answers]
+    best = max(range(len(grid)), key=lambda number: curve[number])
+    k, temperature = grid[best]
+    (predicted,) = vote(data.score, data.pool, data.labels, classes=data.classes, grid=[grid[best]])
+    chosen = {"k": k, "temperature": temperature} | _at_edge("temperature", temperature, temperatures)
+    chosen["k_at_edge"] = len(ks) > 1 and k == max(ks)  # one neighbour is an end of its own
+    curves = {"k": [k for k, _ in grid], "temperature": [t for _, t in grid], "select_top1": curve}
+    return Probed(curve[best], 0.0, predicted, chosen, curves)
+
+
+def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
+    """Choose the penalty on select, among equals by cross-entropy, then refit on fit and select together."""
+    path = tuple(sorted(path))
+    labels = data.labels[data.select]
+    fitted = fit_path(data.pool[data.fit], data.labels[data.fit], classes=data.classes, penalties=path)
+    scores = [solution.scores(data.pool[data.select]) for solution in fitted]
+    top1 = [_share(score.argmax(1) == labels) for score in scores]
+    loss = [float(F.cross_entropy(score.double(), labels)) for score in scores]
+    best = max(range(len(path)), key=lambda number: (top1[number], -loss[number]))
+    (refitted,) = fit_path(data.pool, data.labels, classes=data.classes, penalties=[path[best]])
+    chosen = {"lambda": path[best]} | _at_edge("lambda", path[best], path)
+    curves = {"lambda": list(path), "select_top1": top1, "select_loss": loss}
+    return Probed(top1[best], loss[best], refitted.scores(data.score).argmax(1), chosen, curves)
+
+
+def _probe_taps(
+    checkpoint: Checkpoint,
+    splits: Splits,
+    pixels: Pixels,
+    probe: Callable[[Data], Probed],
+    *,
+    cache: Path,
+    device: torch.device,
+) -> Outcome:
+    """Probe every tap that one forward gives; the one that is best on select gives the score."""
+    pool = extract(checkpoint, splits.pool, pixels=pixels, cache=cache, device=device)
+    score = extract(checkpoint, splits.score, pixels=pixels, cache=cache, device=device)
+    labels, fit, select = (torch.from_numpy(a).to(device) for a in (splits.pool.labels, splits.fit, splits.select))
+    classes = len(splits.pool.classes)
+    probed = {
+        tap: probe(Data(pool[tap].to(device), labels, fit, select, score[tap].to(device), classes))
+        for tap in sorted(pool, reverse=True)  # `pre` before `post`
+    }
+    best = max(probed, key=lambda tap: (probed[tap].select_top1, -probed[tap].select_loss))
+    truth = torch.from_numpy(splits.score.labels)
+    scored = {tap: accuracy(result.predicted.cpu(), truth, classes=classes) for tap, result in probed.items()}
+    return Outcome(
+        metrics=scored[best] | {f"top1_{tap}": scored[tap]["top1"] for tap in scored},
+        counts=splits.counts,
+        chosen={"tap": best} | probed[best].chosen,
+        curves={tap: {"chosen": result.chosen, **result.curves} for tap, result in probed.items()},
+        load=load_report(checkpoint),
+    )
+
+
+def accuracy(predicted: torch.Tensor, truth: torch.Tensor, *, classes: int) -> dict[str, float]:
+    """Percent of the images, and the mean over classes of the percent of each, from counts per class."""
+    images = torch.bincount(truth, minlength=classes)
+    correct = torch.bincount(truth[predicted == truth], minlength=classes)
+    per_class = correct.double() / images
+    return {"top1": 100.0 * int(correct.sum()) / int(images.sum()), "top1_macro": 100.0 * float(per_class.mean())}
+
+
+def load_report(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How many tensors went into the network: all, since `build_backbone` raises otherwise."""
+    expected = len(create_network(checkpoint.arch).state_dict())
+    tensors = len(checkpoint.weights)
+    return {"tensors": tensors, "expected": expected, "coverage": 100.0 * tensors / expected}
+
+
+def _at_edge(name: str, value: float, grid: tuple[float, ...]) -> dict[str, bool]:
+    return {f"{name}_at_edge": len(grid) > 1 and value in (min(grid), max(grid))}
+
+
+def _share(correct: torch.Tensor) -> float:
+    return 100.0 * int(correct.sum()) / len(correct)

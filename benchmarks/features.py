@@ -1,0 +1,148 @@
+"""Features of a frozen backbone on labelled images, extracted once per (weights, images, pixels) and kept on disk."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from benchmarks.images import Labelled
+from benchmarks.settings import Pixels
+from kdep.backbone import Backbone, build_backbone
+from kdep.checkpoint import Checkpoint, read, write_atomically
+
+FORMAT = 1  # raised when the same key would give other numbers
+
+
+def extract(
+    checkpoint: Checkpoint, images: Labelled, *, pixels: Pixels, cache: Path, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Features at every tap that one forward gives: tap -> (N, D) float32 on the CPU, in the images' order.
+
+    Two processes that need the same at once both compute it; the file of the last one stays, and is the same.
+
+    Raises:
+        ValueError: an image cannot be read.
+        LoadError: the weights do not fit their architecture.
+    """
+    path = cache / f"{cache_key(checkpoint, images, pixels)}.safetensors"
+    if path.is_file():
+        return read(path)
+    backbone = build_backbone(checkpoint).to(device, memory_format=torch.channels_last)
+    taps = frozen_features(backbone, images, pixels=pixels, device=device)
+    from safetensors.torch import save_file
+
+    write_atomically(path, lambda neighbour: save_file(taps, neighbour))
+    return taps
+
+
+def cache_key(checkpoint: Checkpoint, images: Labelled, pixels: Pixels) -> str:
+    """Everything that shapes the features, as a file name."""
+    parts = {
+        "format": FORMAT,
+        "weights": checkpoint.sha256,
+        "arch": checkpoint.arch,  # two architectures can share their tensors and differ in padding
+        "tap": checkpoint.tap,
+        "input": [checkpoint.resample, *checkpoint.mean, *checkpoint.std],
+        "images": images.fingerprint,
+        "pixels": [pixels.size, pixels.resize],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def feature_folder(work_dir: Path, checkpoint: Checkpoint) -> Path:
+    """One folder for all tasks of a checkpoint, where `work_dir` is results/<sha8>/<task>/<protocol>/<seed>.work."""
+    above = list(work_dir.absolute().parents)[:3]
+    named = next((folder for folder in above if folder.name == checkpoint.sha256[:8]), work_dir)
+    return named / "features"
+
+
+def frozen_features(
+    backbone: Backbone, images: Labelled, *, pixels: Pixels, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Run the backbone as it is over the images; see `extract`."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    # TF32 would make features depend on the kind of GPU.
+    precise = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with frozen(backbone), torch.no_grad(), precise:
+        bar = tqdm(total=len(images), desc="features", unit="img", mininterval=1)
+        for batch in frames(images, np.arange(len(images)), pixels=pixels):
+            for tap, features in backbone.pooled_taps(as_input(batch, device)).items():
+                parts.setdefault(tap, []).append(features.float().cpu())
+            bar.update(len(batch))
+        bar.close()
+    return {tap: torch.cat(features) for tap, features in parts.items()}
+
+
+@contextlib.contextmanager
+def frozen(backbone: torch.nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, and make sure that nothing in it has changed afterwards.
+
+    Raises:
+        RuntimeError: a parameter or a BatchNorm statistic has changed.
+    """
+    backbone.eval()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    yield
+    changed = [name for name, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[name])]
+    if changed:
+        raise RuntimeError(f"a frozen network has changed: {len(changed)} tensors, first {changed[:3]}")
+
+
+def as_input(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(B, 3, S, S) uint8 -> float32 in [0, 1] on the device, channels last."""
+    return batch.to(device, memory_format=torch.channels_last).float() / 255
+
+
+def frames(images: Labelled, positions: np.ndarray, *, pixels: Pixels) -> Iterator[torch.Tensor]:
+    """Batches (B, 3, size, size) uint8 of the images at `positions`, in that order.
+
+    Raises:
+        ValueError: an image cannot be read; names it.
+    """
+    workers = pixels.workers
+    if workers == "auto":
+        # Starting a process costs more than decoding a few batches.
+        workers = 0 if len(positions) <= 4 * pixels.batch_size else max(1, torch.get_num_threads() - 1)
+    loader = DataLoader(
+        _Frames(images, positions, pixels), batch_size=pixels.batch_size, num_workers=workers, collate_fn=list
+    )
+    for batch in loader:
+        for entry in batch:
+            if isinstance(entry, ValueError):
+                raise entry
+        yield torch.stack(batch)
+
+
+class _Frames(Dataset):
+    def __init__(self, images: Labelled, positions: np.ndarray, pixels: Pixels) -> None:
+        self.images, self.positions, self.pixels = images, positions, pixels
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, number: int) -> Any:
+        # Handed over rather than raised: a DataLoader would wrap it in the traceback of its worker.
+        try:
+            image = self.images.read(int(self.positions[number]))
+        except ValueError as error:
+            return error
+        return centre(image, size=self.pixels.size, resize=self.pixels.resize or self.pixels.size)
+
+
+def centre(image: Image.Image, *, size: int, resize: int) -> torch.Tensor:
+    """Bring the short side to `resize` pixels and cut out the middle: (3, size, size) uint8 RGB."""
+    short = min(image.size)
+    if short != resize:
+        width, height = (max(resize, round(side * resize / short)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -1,0 +1,173 @@
+"""Fine-tuning: the whole network and a new linear classifier, trained on deterministic views, scored at the end."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.features import as_input, frames
+from benchmarks.images import Labelled, Splits
+from benchmarks.settings import Finetune
+from kdep.backbone import build_backbone
+from kdep.checkpoint import Checkpoint
+from kdep.config import Optim
+from kdep.data import Augmentation, Order, Views, load
+from kdep.device import choose_precision
+from kdep.optim import learning_rate, make_optimizer
+
+
+class DivergedError(ValueError):
+    """The loss is no longer finite."""
+
+
+class Part:
+    """The images of some positions, as a source of views."""
+
+    def __init__(self, images: Labelled, positions: np.ndarray) -> None:
+        self.images, self.positions = images, positions
+        self.names = [images.names[position] for position in positions]
+        self.fingerprint = ""  # views need none
+
+    def read(self, index: int) -> Any:
+        """Decode image `index` to RGB."""
+        return self.images.read(int(self.positions[index]))
+
+
+def choose(
+    checkpoint: Checkpoint,
+    splits: Splits,
+    settings: Finetune,
+    *,
+    grid: list[tuple[float, float]],
+    seed: int,
+    device: torch.device,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train on fit at every (lr, weight decay) and take the best last epoch on select, the first of equals.
+
+    Returns:
+        What was chosen, and the curves.
+
+    Raises:
+        ValueError: every one of them diverges.
+    """
+    labels = torch.from_numpy(splits.pool.labels[splits.select])
+    top1: list[float | None] = []
+    for at in grid:
+        try:
+            scores = train_and_predict(checkpoint, splits, settings, at, final=False, seed=seed, device=device)
+            top1.append(100.0 * int((scores.argmax(1) == labels).sum()) / len(labels))
+        except DivergedError:
+            top1.append(None)  # a learning rate too high is an answer, too
+    if all(value is None for value in top1):
+        raise ValueError(f"fine-tuning diverges at every lr of {list(settings.lr)}; use lower ones")
+    best = max(range(len(grid)), key=lambda number: -1.0 if top1[number] is None else top1[number])
+    lr, decay = grid[best]
+    chosen = {"lr": lr, "weight_decay": decay}
+    for key, value, values in (("lr", lr, settings.lr), ("weight_decay", decay, settings.weight_decay)):
+        chosen[f"{key}_at_edge"] = len(values) > 1 and value in (min(values), max(values))
+    return chosen, {"lr": [at[0] for at in grid], "weight_decay": [at[1] for at in grid], "select_top1": top1}
+
+
+def train_and_predict(
+    checkpoint: Checkpoint,
+    splits: Splits,
+    settings: Finetune,
+    at: tuple[float, float],
+    *,
+    final: bool,
+    seed: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """Train at one (lr, weight decay), on fit for select or, `final`, on fit and select for score: (N, C) scores.
+
+    Raises:
+        DivergedError: a loss is not finite.
+        ValueError: an image cannot be read.
+    """
+    positions = np.arange(len(splits.pool)) if final else splits.fit
+    torch.manual_seed(seed)
+    backbone = build_backbone(checkpoint, tap="post")
+    model = nn.Sequential(backbone, nn.Linear(backbone.dim, len(splits.pool.classes)))
+    model = model.to(device, memory_format=torch.channels_last)
+    train(model, splits.pool, positions, settings, at, seed=seed, device=device)
+    if final:
+        return predict(model, splits.score, np.arange(len(splits.score)), settings, device=device)
+    return predict(model, splits.pool, splits.select, settings, device=device)
+
+
+def train(
+    model: nn.Module,
+    images: Labelled,
+    positions: np.ndarray,
+    settings: Finetune,
+    at: tuple[float, float],
+    *,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Train in place for all epochs, BatchNorm included: the network is trained as a whole."""
+    optim = as_optim(settings, at, images=len(positions))
+    optimizer, dtype = make_optimizer(model, optim), choose_precision(settings.precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    labels = torch.from_numpy(images.labels[positions])
+    order = Order(len(positions), optim.batch_size, settings.epochs, seed)
+    augmentation = Augmentation(settings.size, settings.crop_scale, settings.flip)
+    loader = load(Views(Part(images, positions), augmentation, seed), order, workers=settings.workers)
+    bar = tqdm(total=len(order), desc=f"lr {at[0]:g} wd {at[1]:g}", unit="step", mininterval=1)
+    model.train()
+    losses: list[torch.Tensor] = []
+    for step, (numbers, batch) in enumerate(zip(order, loader, strict=True)):
+        if batch.unreadable:
+            raise ValueError(batch.unreadable[0][1].removeprefix("ValueError: "))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(optim, step, order.steps_per_epoch)
+        truth = labels[[index for index, _ in numbers]]
+        optimizer.zero_grad()
+        for part, wanted in zip(batch.images.chunk(settings.accumulate), truth.chunk(settings.accumulate), strict=True):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = F.cross_entropy(model(as_input(part, device)).float(), wanted.to(device))
+            scaler.scale(loss * len(wanted) / len(truth)).backward()
+            losses.append(loss.detach())
+        scaler.step(optimizer)
+        scaler.update()
+        bar.update()
+        if (step + 1) % order.steps_per_epoch == 0:
+            bar.set_postfix(loss=f"{_mean(losses, at):.3f}")
+            losses = []
+    bar.close()
+
+
+def as_optim(settings: Finetune, at: tuple[float, float], *, images: int) -> Optim:
+    """The training recipe in the words of `kdep.optim`; a set smaller than a batch is one batch."""
+    return Optim(
+        name=settings.optimizer,
+        epochs=settings.epochs,
+        batch_size=min(settings.batch_size, images),
+        lr=at[0],
+        weight_decay=at[1],
+        momentum=settings.momentum,
+        schedule=settings.schedule,
+        lr_step_epochs=settings.lr_step_epochs,
+        warmup_epochs=min(settings.warmup_epochs, settings.epochs / 2),
+    )
+
+
+def predict(
+    model: nn.Module, images: Labelled, positions: np.ndarray, settings: Finetune, *, device: torch.device
+) -> torch.Tensor:
+    """Scores (N, C) on the CPU of the images at `positions`, in eval mode."""
+    model.eval()
+    with torch.no_grad():
+        batches = frames(images, positions, pixels=settings)
+        return torch.cat([model(as_input(batch, device)).float().cpu() for batch in batches])
+
+
+def _mean(losses: list[torch.Tensor], at: tuple[float, float]) -> float:
+    value = float(torch.stack(losses).mean())
+    if not math.isfinite(value):
+        raise DivergedError(f"fine-tuning: the loss is {value} at lr {at[0]:g}; use a lower one")
+    return value

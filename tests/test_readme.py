@@ -1,0 +1,103 @@
+"""Every command of the README, in its order, in a copy of the repository with schedules cut to a few steps."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.tasks import load_suite
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    command
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for command in block.replace("\\\n", "").splitlines()
+]
+# Cannot run inside itself: it is started far enough to find the tests.
+SELF = {"tools/test.sh": "tools/test.sh --collect-only -q tests/test_scale.py"}
+
+
+def shrink(copy):
+    """A few steps everywhere; nothing else is changed."""
+    demo = copy / "configs/pretrain/demo.yaml"
+    config = yaml.safe_load(demo.read_text())
+    config["optim"] |= {"epochs": 1, "batch_size": 16, "warmup_epochs": 0}
+    config["data"]["limit"], config["data"]["workers"], config["align"] = 528, 0, {"name": "top_variance", "images": 64}
+    config["teacher"]["size"], config["data"]["size"] = 64, 32
+    demo.write_text(yaml.safe_dump(config))
+    for name, settings in {
+        "scenes-finetune": {"epochs": 1, "size": 32},
+        "scenes-segment": {"iterations": 2, "batch_size": 2, "crop": 32},
+        "scenes-detect": {"iterations": 2, "scale": [64, 64], "warmup": 0},
+    }.items():
+        path = copy / f"configs/transfer/{name}.yaml"
+        task = yaml.safe_load(path.read_text())
+        task["settings"] |= settings
+        path.write_text(yaml.safe_dump(task))
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    for name in filter(None, files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+        (folder / name).chmod((ROOT / name).stat().st_mode)
+    (folder / ".venv").symlink_to(sys.prefix)
+    shrink(folder)
+    return folder
+
+
+def run(command, copy):
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def test_the_readme_has_the_commands_that_people_come_for():
+    assert COMMANDS[:2] == ["tools/demo.sh", "tools/test.sh"]
+    assert {command.split()[0] for command in COMMANDS} == {
+        *(f"tools/{name}.sh" for name in ("demo", "test", "pretrain", "transfer", "leaderboard")),
+        "kdep",
+    }
+
+
+@pytest.mark.openmmlab
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_works(command, copy):
+    assert (Path(sys.prefix) / "complete").exists(), "run the tests with tools/test.sh, which sets .venv up"
+    run(SELF.get(command, command), copy)
+
+
+@pytest.mark.openmmlab
+def test_the_demo_has_ended_with_a_row_for_each_checkpoint_and_every_kind(copy):
+    rows = list(csv.DictReader((copy / "demo/results/leaderboard.csv").open()))
+    kinds = ("knn", "linear", "finetune", "segment", "detect")
+    assert {row["name"] for row in rows} == {"demo", "random:resnet18"}
+    assert all(0 <= float(row[f"scenes-{kind}"]) <= 100 for row in rows for kind in kinds)
+
+
+@pytest.mark.openmmlab
+def test_a_second_demo_runs_nothing_again(copy):
+    assert " 0 to run, 10 done" in run("tools/demo.sh", copy)
+
+
+def test_the_readmes_own_suite_is_a_suite(tmp_path):
+    (tmp_path / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", README, flags=re.DOTALL)[1])
+    (task,) = load_suite(str(tmp_path / "mine.yaml"), tmp_path)
+    assert task.kind == "linear"
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
+def test_every_link_of_the_readme_leads_somewhere(name):
+    assert (ROOT / name).exists()
