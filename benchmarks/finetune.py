@@ -118,13 +118,12 @@ def train(
     augmentation = Augmentation(settings.size, settings.crop_scale, settings.flip)
     loader = load(Views(Part(images, positions), augmentation, seed), order, workers=settings.workers)
     bar = tqdm(total=len(order), desc=f"lr {at[0]:g} wd {at[1]:g}", unit="step", mininterval=1)
-    model.train()
     losses: list[torch.Tensor] = []
+    model.train()
     for step, (numbers, batch) in enumerate(zip(order, loader, strict=True)):
         if batch.unreadable:
             raise ValueError(batch.unreadable[0][1].removeprefix("ValueError: "))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(optim, step, order.steps_per_epoch)
+        _set_rate(optimizer, learning_rate(optim, step, order.steps_per_epoch))
         truth = labels[[index for index, _ in numbers]]
         optimizer.zero_grad()
         for part, wanted in zip(batch.images.chunk(settings.accumulate), truth.chunk(settings.accumulate), strict=True):
@@ -164,6 +163,11 @@ def predict(
     with torch.no_grad():
         batches = frames(images, positions, pixels=settings)
         return torch.cat([model(as_input(batch, device)).float().cpu() for batch in batches])
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def _mean(losses: list[torch.Tensor], at: tuple[float, float]) -> float:

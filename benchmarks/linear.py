@@ -60,6 +60,11 @@ class Axes:
     basis: torch.Tensor
     variances: torch.Tensor
 
+    def unrotate(self, optimum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Parameters on the axes -> weight and bias for the features as they were given."""
+        weight = self.basis @ optimum[:-1]
+        return weight.float(), (optimum[-1] - self.mean @ weight).float()
+
 
 def fit_path(
     features: torch.Tensor,
@@ -99,9 +104,7 @@ def fit_path(
         ahead = start if last is None else start + AHEAD * (start - last)
         optimum, objective, gap, steps = solver.minimise(ahead, penalty, tolerance=tolerance)
         last, start = (start if solutions else None), optimum
-        weight = axes.basis @ optimum[:-1]
-        bias = optimum[-1] - axes.mean @ weight
-        solutions[penalty] = Solution(penalty, weight.float(), bias.float(), objective, gap, steps)
+        solutions[penalty] = Solution(penalty, *axes.unrotate(optimum), objective, gap, steps)
     return [solutions[penalty] for penalty in penalties]
 
 

@@ -126,7 +126,7 @@ def teacher_statistics(config: Config, teacher: Backbone, views: Views, run: Run
     moments = Moments(teacher.dim)
     pixels = make_pixels(views.augmentation, process.device)
     # TF32 convolutions would drown the small axes in rounding noise and hide a teacher's missing rank.
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         bar = tqdm(load(views, batches, workers=config.data.workers), "statistics", disable=not process.is_first)
         for batch in bar:
             run.note_unreadable(batch.unreadable, limit=config.data.max_unreadable, images=len(views.source.names))
