@@ -19,10 +19,11 @@ import torch
 from benchmarks.datasets import Dataset, fingerprint
 from benchmarks.results import CheckpointCard, Outcome, Protocol, Result, TaskCard, write_result
 from benchmarks.tasks import Task
-from kdep.backbone import create_network, open_checkpoint
+from kdep.backbone import create_network
 from kdep.checkpoint import Checkpoint, LoadError
 from kdep.device import join
 from kdep.run import provenance_of_code
+from kdep.weights import open_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

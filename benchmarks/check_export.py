@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from kdep.audit import TOLERANCE, Audit, audit
-from kdep.backbone import create_network, open_checkpoint
+from kdep.backbone import create_network
 from kdep.checkpoint import Checkpoint, fingerprint, write_atomically
 from kdep.export import TARGETS, TORCHVISION_NAMES
+from kdep.weights import open_checkpoint
 
 
 def scrambled(arch: str, *, seed: int = 0) -> Checkpoint:

@@ -45,7 +45,7 @@ def resnet_v1c(folder: Path) -> list[str]:
     weights = export_weights(ARCH, create_network(ARCH).state_dict(), "mmseg")
     torch.save({f"backbone.{name}": tensor for name, tensor in weights.items()}, folder / "plain.pth")
     code = (
-        "from benchmarks.openmmlab.audit import audit_file; from kdep.backbone import open_checkpoint; "
+        "from benchmarks.openmmlab.audit import audit_file; from kdep.weights import open_checkpoint; "
         "from pathlib import Path; from kdep.checkpoint import LoadError; import sys\n"
         f"student = open_checkpoint({str(folder / 'plain.pth')!r}, arch={ARCH!r})\n"
         "stem = {'type': 'ResNetV1c', 'depth': 18, 'norm_cfg': {'type': 'BN'}, 'out_indices': (0, 1, 2, 3)}\n"

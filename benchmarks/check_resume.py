@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from kdep.backbone import open_checkpoint
 from kdep.checkpoint import write_atomically
+from kdep.weights import open_checkpoint
 
 KILLS = 3
 

@@ -21,11 +21,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from kdep.align import Target
-from kdep.backbone import Backbone, build_backbone, open_checkpoint
+from kdep.backbone import Backbone, build_backbone
 from kdep.checkpoint import read, write_atomically
 from kdep.data import Pack
 from kdep.scale import make_scaler
 from kdep.statistics import Moments, finish, numerical_rank
+from kdep.weights import open_checkpoint
 
 RESIZE, SIZE, DIM, TEMPERATURE, EXPONENT = 256, 224, 512, 0.1, 3.0
 

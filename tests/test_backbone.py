@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdep.backbone import Backbone, build_backbone, create_network, default_tap, open_checkpoint
+from kdep.backbone import Backbone, build_backbone, create_network, default_tap
 from kdep.checkpoint import Checkpoint, LoadError, fingerprint, save, write_student
 from kdep.statistics import Moments, finish, numerical_rank
+from kdep.weights import open_checkpoint
 
 IMAGES = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdep.backbone import open_checkpoint
 from kdep.checkpoint import LoadError, fingerprint, load_exactly, parse_student, read, save, write_atomically
 from kdep.checkpoint import write_student as write
+from kdep.weights import open_checkpoint
 
 
 class Trap:

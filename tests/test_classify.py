@@ -14,7 +14,8 @@ from benchmarks.features import cache_key, centre, extract, feature_folder, froz
 from benchmarks.images import open_split, open_splits
 from benchmarks.settings import Finetune, Knn, Pixels, read_settings
 from benchmarks.tasks import Task
-from kdep.backbone import build_backbone, open_checkpoint
+from kdep.backbone import build_backbone
+from kdep.weights import open_checkpoint
 from tests.test_knn import clouds
 
 CPU = torch.device("cpu")

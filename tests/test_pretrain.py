@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from kdep.backbone import open_checkpoint
 from kdep.checkpoint import LoadError, fingerprint, read, save, write_student
 from kdep.data import load, once
 from kdep.pretrain import (
@@ -20,6 +19,7 @@ from kdep.pretrain import (
     teacher_statistics,
 )
 from kdep.run import DivergedError, RunFolder
+from kdep.weights import open_checkpoint
 
 
 def folder(config):

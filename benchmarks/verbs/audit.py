@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per target; a load that is not complete ends with exit code 3."""
-    from kdep.backbone import open_checkpoint
     from kdep.export import TARGETS, TORCHVISION_NAMES
+    from kdep.weights import open_checkpoint
 
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
     everywhere = checkpoint.arch in TORCHVISION_NAMES

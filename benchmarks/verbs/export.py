@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Audit the export, write it, print what to paste."""
     from benchmarks.verbs.audit import audit_target
-    from kdep.backbone import open_checkpoint
     from kdep.export import write_export
+    from kdep.weights import open_checkpoint
 
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
     suffix = "pkl" if args.to == "detectron2" else "pth"
