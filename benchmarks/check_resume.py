@@ -34,34 +34,37 @@ def position(folder: Path, name: str) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def kill_after(process: subprocess.Popen[bytes], seconds: float, folder: Path, name: str) -> dict[str, float]:
-    """SIGKILL the run after so many seconds of it; says where it was."""
-    time.sleep(seconds)
+def kill_past(process: subprocess.Popen[bytes], step: int, pause: float, folder: Path, name: str) -> dict[str, float]:
+    """SIGKILL the run a moment after it has logged a step; says where it was."""
+    while position(folder, name) < step and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(pause)
     if process.poll() is not None:
-        raise ValueError(f"the run ended within {seconds:.0f} s, before it could be killed: take a longer one")
+        raise ValueError(f"the run ended before it could be killed after step {step}: take a longer one")
     process.kill()
     process.wait()
-    return {"after_seconds": round(seconds, 1), "logged_step": position(folder, name)}
+    return {"wanted_step": step, "pause_seconds": round(pause, 2), "logged_step": position(folder, name)}
 
 
 def check(config: Path, overrides: list[str], seed: int) -> dict[str, object]:
-    """Run once through, once with kills; the kills fall into the length of the first run."""
+    """Run once through, once with kills at random steps of the first run's length."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
-        folder, clock = Path(temporary), time.monotonic()
+        folder = Path(temporary)
         if start(config, overrides, folder, "through").wait() != 0:
             raise ValueError((folder / "through.log").read_text()[-2000:])
-        length = time.monotonic() - clock
+        total = position(folder, "through")
         kills = []
-        for _ in range(KILLS):
+        for step in sorted(draw.sample(range(1, int(0.9 * total)), KILLS)):
             process = start(config, overrides, folder, "killed")
-            kills.append(kill_after(process, draw.uniform(0.15, 0.5) * length, folder, "killed"))
+            kills.append(kill_past(process, step, draw.uniform(0, 0.5), folder, "killed"))
         if start(config, overrides, folder, "killed").wait() != 0:
             raise ValueError((folder / "killed.log").read_text()[-2000:])
         hashes = {name: open_checkpoint(str(folder / name / "student.pth")).sha256 for name in ("through", "killed")}
     return {
         "config": config.name,
         "overrides": overrides,
+        "steps": total,
         "kills": kills,
         "sha256": hashes,
         "equal": len({*hashes.values()}) == 1,
