@@ -67,8 +67,9 @@ class RunFolder:
     def _take_lock(self) -> IO[str]:
         handle = (self.path / ".lock").open("w")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Not flock: a killed run's loading processes, which live on for some seconds, would inherit and hold it.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
             raise ValueError(f"{self.path}: another process is running this; take another name (name=...)") from error
         for part in self.path.glob(".*.part"):  # what a killed process was writing
             part.unlink()

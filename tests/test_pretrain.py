@@ -1,6 +1,9 @@
 import dataclasses
 import json
 import logging
+import multiprocessing
+import os
+import time
 
 import pytest
 import torch
@@ -145,11 +148,29 @@ def test_a_run_that_cannot_start_does_not_bind_its_name(tiny, override):
     assert not (folder(tiny()) / "config.yaml").exists()
 
 
-def test_a_second_process_on_the_same_run_is_refused(tiny):
-    first = RunFolder(tiny())
+def lock_and_fork(config, ready, leave):
+    run = RunFolder(config)
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(20)
+        os._exit(0)
+    ready.set()
+    leave.wait()
+    assert run.path.is_dir()
+    os._exit(0)
+
+
+def test_a_run_is_locked_by_its_process_and_not_by_what_that_leaves_behind(tiny):
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    process = context.Process(target=lock_and_fork, args=(tiny(), ready, leave))
+    process.start()
+    assert ready.wait(60)
     with pytest.raises(ValueError, match="another process is running this; take another name"):
         RunFolder(tiny())
-    assert first.path.is_dir()
+    leave.set()
+    process.join()
+    assert RunFolder(tiny()).path.is_dir()
 
 
 @pytest.mark.parametrize(("key", "what"), [("teacher", "other teacher"), ("data", "other images")])

@@ -1,6 +1,7 @@
 """The embedded data set: the same everywhere, true to its formats, whole or absent."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -256,7 +257,9 @@ def test_a_parameter_out_of_range_is_refused(tmp_path, name, least):
 @pytest.mark.parametrize(("how", "left_beside"), [(signal.SIGINT, 0), (signal.SIGKILL, 1)])
 def test_an_interrupted_run_leaves_no_data_set(tmp_path, how, left_beside):
     command = [sys.executable, "-m", "benchmarks.scenes", str(tmp_path / "scenes")]
-    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL) as process:
+    # A test run in the background of a shell ignores SIGINT, and its children would inherit that.
+    obey = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, preexec_fn=obey) as process:
         while process.poll() is None and not list(tmp_path.glob(".scenes.*.partial/scenes/images/000010.jpg")):
             time.sleep(0.02)
         process.send_signal(how)
