@@ -69,8 +69,13 @@ def run(args: argparse.Namespace) -> int:
     tasks = choose_tasks(args)
     seeds = parse_seeds(args.seeds)
     checkpoints = [(spec, open_checkpoint(spec, arch=args.arch)) for spec in args.checkpoints]
+    data = {task.name: look_up(task.dataset) for task in tasks}
     plan = [
-        plan_cell(Cell(spec, args.arch, task, seed, args.device, args.results.resolve(), args.force), checkpoint)
+        plan_cell(
+            Cell(spec, args.arch, task, seed, args.device, args.results.resolve(), args.force),
+            checkpoint,
+            *data[task.name],
+        )
         for spec, checkpoint in checkpoints
         for task in tasks
         for seed in seeds
@@ -118,12 +123,20 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def plan_cell(cell: Cell, checkpoint: Checkpoint) -> Planned:
-    """Look up whether a cell can run and whether it is done."""
-    reason = datasets.absent(cell.task.dataset)
-    if reason is not None:
-        return Planned(cell, checkpoint, None, "absent", reason)
-    fingerprint = datasets.fingerprint(cell.task.dataset)
+def look_up(dataset: datasets.Dataset) -> tuple[str | None, str | None]:
+    """Fingerprint of a data set, or why it is absent; once per task, since it reads every file's size."""
+    reason = datasets.absent(dataset)
+    return (None, reason) if reason is not None else (datasets.fingerprint(dataset), None)
+
+
+def plan_cell(cell: Cell, checkpoint: Checkpoint, fingerprint: str | None, reason: str | None) -> Planned:
+    """Look up whether a cell can run and whether it is done.
+
+    Raises:
+        ValueError: it is done, on other data under the same name.
+    """
+    if fingerprint is None:
+        return Planned(cell, checkpoint, None, "absent", reason or "")
     key = CellKey(checkpoint.sha256, cell.task.name, str(protocol_of(cell.task)), fingerprint, cell.seed)
     path = key.path(cell.results)
     if path.exists() and not cell.force:
