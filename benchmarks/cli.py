@@ -56,8 +56,10 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
     except ValueError as error:
         # By name: importing kdep.checkpoint for its LoadError would load torch for every verb.
         return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
-    except (FileExistsError, RuntimeError) as error:
-        if type(error) not in (FileExistsError,) and type(error).__name__ != "DivergedError":
+    except FileExistsError as error:
+        return fail(str(error), 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "DivergedError":
             raise
         return fail(str(error), 1)
 
