@@ -10,7 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -211,48 +211,73 @@ def _crop_box(
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of one step: images (B, 3, S, S) uint8, colour (B, 6), and what could not be read as (name, reason)."""
+    """Views of one step, and what could not be read.
+
+    Attributes:
+        images: (B, 3, S, S) uint8 RGB; None where no image of the step could be read.
+        colour: (B, 6) float32, see `view`.
+        unreadable: (name, reason).
+        numbers: (B,) int64, the images' numbers in their source.
+        stored: what `Views.stored` holds for these views (B, ...), None without it.
+    """
 
     images: torch.Tensor | None
     colour: torch.Tensor | None
     unreadable: list[tuple[str, str]]
+    numbers: torch.Tensor | None = None
+    stored: torch.Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """Called by the DataLoader for a GPU."""
-        if self.images is None:
-            return self
-        return Batch(self.images.pin_memory(), self.colour.pin_memory(), self.unreadable)
+        pinned = {
+            entry.name: value.pin_memory()
+            for entry in fields(self)
+            if isinstance(value := getattr(self, entry.name), torch.Tensor)
+        }
+        return replace(self, **pinned)
+
+
+class Stored(Protocol):
+    """Something kept per view, such as targets of a bank."""
+
+    def read(self, index: int, number: int) -> torch.Tensor:
+        """What is kept for view `number` of image `index`."""
+        ...
 
 
 class Views(Dataset):
-    """Views by (image, number of the view)."""
+    """Views by (image, number of the view), each with what is stored for it."""
 
-    def __init__(self, source: Source, augmentation: Augmentation, seed: int) -> None:
-        self.source, self.augmentation, self.seed = source, augmentation, seed
+    def __init__(self, source: Source, augmentation: Augmentation, seed: int, *, stored: Stored | None = None) -> None:
+        self.source, self.augmentation, self.seed, self.stored = source, augmentation, seed, stored
 
-    def __getitem__(self, at: tuple[int, int]) -> tuple[Any, Any] | tuple[str, str]:
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Any, ...]:
         index, number = at
         try:
             image = self.source.read(index)
         except UNREADABLE as error:
             return self.source.names[index], f"{type(error).__name__}: {error}"
-        return view(image, self.augmentation, seed=self.seed, index=index, number=number)
+        pixels, colour = view(image, self.augmentation, seed=self.seed, index=index, number=number)
+        entry = (pixels, colour, torch.tensor(index))
+        return entry if self.stored is None else (*entry, self.stored.read(index, number))
 
 
-def collate(entries: list[tuple[Any, Any]]) -> Batch:
+def collate(entries: list[tuple[Any, ...]]) -> Batch:
     """Stack what was read; keep apart what was not."""
     views = [entry for entry in entries if isinstance(entry[0], torch.Tensor)]
     unreadable = [entry for entry in entries if not isinstance(entry[0], torch.Tensor)]
     if not views:
         return Batch(None, None, unreadable)
-    return Batch(torch.stack([v[0] for v in views]), torch.stack([v[1] for v in views]), unreadable)
+    images, colour, *rest = (torch.stack(part) for part in zip(*views, strict=True))
+    return Batch(images, colour, unreadable, *rest)
 
 
 @dataclass(frozen=True)
 class Order:
     """Batches of (image, view) from step `start` on: epoch e shows view e of every image, in an order of its own.
 
-    The last, incomplete batch of an epoch is dropped. With several processes each takes its share of every batch.
+    The last, incomplete batch of an epoch is dropped. With several processes each takes its share of every batch. With
+    fewer `views` than epochs, epoch e shows view e modulo views.
     """
 
     images: int
@@ -262,6 +287,7 @@ class Order:
     start: int = 0
     rank: int = 0
     world: int = 1
+    views: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -278,7 +304,7 @@ class Order:
             order = draw.permutation(self.images)
             for step in range(skip, self.steps_per_epoch):
                 batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(int(index), epoch) for index in batch[self.rank :: self.world]]
+                yield [(int(index), epoch % (self.views or self.epochs)) for index in batch[self.rank :: self.world]]
             skip = 0
 
 
