@@ -7,6 +7,7 @@ learned, so nothing here is transferred.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kdep.scale import Scaler
@@ -86,14 +87,24 @@ class Target(nn.Module):
 
     Buffers only. Runs without gradient: the power function of PTS has none at 0.
 
+    Args:
+        statistics: of the teacher's features.
+        dim: the student's width D_s.
+        aligner: a key of `ALIGNERS`.
+        scaler: see `kdep.scale.make_scaler`.
+        axes: the features come as a target bank keeps them, centred and on this many leading axes.
+
     Shape:
-        (B, D_t) -> (B, D_s), float32.
+        (..., D_t or axes) -> (..., D_s), float32.
 
     Raises:
-        ValueError: D_s above D_t, or above the numerical rank where the aligner reads single axes.
+        ValueError: D_s above D_t, or above the numerical rank where the aligner reads single axes; or an aligner that
+            reads more axes than the bank keeps.
     """
 
-    def __init__(self, statistics: Statistics, dim: int, *, aligner: str, scaler: Scaler) -> None:
+    def __init__(
+        self, statistics: Statistics, dim: int, *, aligner: str, scaler: Scaler, axes: int | None = None
+    ) -> None:
         super().__init__()
         if aligner not in ALIGNERS:
             raise ValueError(f"align.name {aligner!r}: there are {', '.join(ALIGNERS)}")
@@ -112,13 +123,36 @@ class Target(nn.Module):
         matrix = ALIGNERS[aligner](statistics, dim)
         covariance = statistics.axes * statistics.variances @ statistics.axes.T
         std = ((covariance @ matrix) * matrix).sum(0).clamp_min(0).sqrt()
-        self.register_buffer("mean", statistics.mean.float())
+        mean = statistics.mean
+        if axes is not None:
+            kept = statistics.axes[:, :axes]
+            lost = matrix - kept @ (kept.T @ matrix)
+            share = float(((covariance @ lost) * lost).sum() / std.square().sum())
+            if share > 1e-9:
+                raise ValueError(
+                    f"align.name {aligner} needs more than the {axes} axes that the bank keeps ({100 * share:.2g} % of "
+                    f"its targets' variance lies beyond): make one with bank.axes={width}"
+                )
+            matrix, mean = kept.T @ matrix, mean.new_zeros(axes)
+        self.register_buffer("mean", mean.float())
         self.register_buffer("matrix", matrix.float().contiguous())
         self.register_buffer("std", std.float())
         self._scaler = scaler
 
     @torch.no_grad()
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, D_t) -> (B, D_s), float32 whatever autocast says: small components matter here."""
+        """Align and scale, in float32 whatever autocast says: small components matter here."""
         with torch.autocast(features.device.type, enabled=False):
             return self._scaler((features.float() - self.mean) @ self.matrix, self.std)
+
+
+def map_on_grid(maps: torch.Tensor, grid: int) -> torch.Tensor:
+    """Feature maps (B, D, H, W) at the positions of another grid: (B, grid * grid, D), row by row.
+
+    A coarser grid takes means, whose mean is again the pooled feature where the sides divide; a finer one interpolates.
+    """
+    if maps.shape[-1] >= grid and maps.shape[-2] >= grid:
+        maps = F.adaptive_avg_pool2d(maps, grid)
+    else:
+        maps = F.interpolate(maps, (grid, grid), mode="bilinear", align_corners=False)
+    return maps.flatten(2).transpose(1, 2)

@@ -61,12 +61,15 @@ class Backbone(nn.Module):
                 unused.requires_grad_(False)
         self.dim: int = network.conv_head.in_channels if tap == "before_head" else network.head_hidden_size
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) -> (B, dim), pooled at the tap."""
-        if len(self.taps) == 1:
+    def forward(
+        self, images: torch.Tensor, *, with_map: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) -> (B, dim), pooled at the tap; with `with_map` also the map (B, dim, h, w) that was pooled."""
+        if len(self.taps) == 1 and not with_map:
             return self.network.forward_head(self.network.forward_features(self._prepare(images)), pre_logits=True)
         # float32: under autocast the mean would be rounded to the map's half precision, coarser than the small axes.
-        return self.feature_map(images).float().mean((2, 3))
+        maps = self.feature_map(images).float()
+        return (maps.mean((2, 3)), maps) if with_map else maps.mean((2, 3))
 
     def feature_map(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, dim, h, w) at the tap; its spatial mean is `forward`."""

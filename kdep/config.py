@@ -4,7 +4,7 @@ Every key is used: an unknown one stops the run. Numbers such as 5e-4, which YAM
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -17,7 +17,7 @@ class _Section(BaseModel):
     @classmethod
     def _not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse yes, no, on and off, which YAML reads as booleans and pydantic as 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        if isinstance(value, bool) and bool not in _members(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError("expected a number or a name (YAML reads yes, no, on, off as true or false)")
         return value
 
@@ -81,9 +81,20 @@ class Align(_Section):
 
 
 class Loss(_Section):
-    """weight * mean squared error."""
+    """weight * mean squared error of pooled features + dense * mean squared error of feature maps."""
 
     weight: float = Field(3.0, gt=0)
+    dense: float = Field(0.0, ge=0)  # beyond the paper: every position of the map, aligned by the same axes
+
+
+class Bank(_Section):
+    """Targets computed once and read in every epoch, instead of a teacher in the loop."""
+
+    path: Path  # a folder; made if it is not there, and shared by all runs whose teacher and views are the same
+    views: int | None = Field(None, ge=1)  # per image; epoch e uses view e modulo views. None: one per epoch
+    axes: int | None = Field(None, ge=1)  # leading axes kept: the widest student served. None: this student's width
+    code: Literal["float16", "int8", "int8_linear"] = "float16"
+    check: int = Field(8, ge=0)  # entries that are computed again with the live teacher before a run
 
 
 class Optim(_Section):
@@ -120,15 +131,25 @@ class Config(_Section):
     align: Align = Align()
     scale: Named = Named(name="pts")
     loss: Loss = Loss()
+    bank: Bank | None = None  # None: the teacher runs beside the student
     optim: Optim
     log: Log = Log()
     device: str = "auto"
+    tune: bool | Literal["compile"] = True  # measure which form of the networks is fastest here; see kdep.forms
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     runs: Path = Path("runs")  # the run folder is runs/name
 
 
 # Keys that change how a run goes, not what it yields: they may differ when it is resumed.
-NEUTRAL = ("log.every", "log.checkpoint_every", "data.workers", "data.max_unreadable", "runs")
+NEUTRAL = (
+    "log.every",
+    "log.checkpoint_every",
+    "data.workers",
+    "data.max_unreadable",
+    "bank.path",
+    "bank.check",
+    "runs",
+)
 
 
 def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -182,11 +203,16 @@ def _explain(entry: dict[str, Any], source: str) -> str:
     if entry["type"] == "extra_forbidden":
         section: Any = Config
         for part in entry["loc"][:-1]:
-            section = section.model_fields[part].annotation
+            # An optional section is a union with None.
+            section = next(t for t in _members(section.model_fields[part].annotation) if t is not type(None))
         return f"{source}: unknown key {key}; there are {', '.join(section.model_fields)}"
     if entry["type"] == "missing":
         return f"{source}: {key} is missing"
     return f"{source}: {key}: {entry['msg'].removeprefix('Value error, ')}, got {entry['input']!r}"
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) or (annotation,)
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

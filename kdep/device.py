@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,19 @@ class Process:
     def is_first(self) -> bool:
         """The one that writes files and shows progress."""
         return self.rank == 0
+
+    def gather(self, own: Any) -> list[Any]:
+        """What every process has, in the order of their ranks."""
+        if self.world == 1:
+            return [own]
+        everyone: list[Any] = [None] * self.world
+        dist.all_gather_object(everyone, own)
+        return everyone
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+        if self.world > 1:
+            dist.barrier()
 
 
 def join(device: str) -> Process:

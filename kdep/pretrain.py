@@ -1,29 +1,39 @@
 """The main path, top to bottom: config -> teacher, statistics, target -> student -> student.pth."""
 
-import dataclasses
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from kdep.align import Target
-from kdep.backbone import Backbone, build_backbone, create_network, default_tap
+from kdep import targets
+from kdep.align import Target, map_on_grid
+from kdep.backbone import Backbone
+from kdep.bank import Bank
 from kdep.checkpoint import Checkpoint, fingerprint, load_exactly, save, write_student
-from kdep.config import Config
-from kdep.data import Augmentation, Batch, Order, Views, load, once, open_source, recolour
+from kdep.config import Config, Loss
+from kdep.data import Batch, Order, Views, load, once
 from kdep.device import Process, choose_precision, join
+from kdep.forms import choose_student, choose_teacher, sample
 from kdep.journal import Journal
 from kdep.optim import learning_rate, make_optimizer
+from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
 from kdep.run import RunFolder, provenance_of_code
 from kdep.scale import make_scaler
-from kdep.statistics import Moments, Statistics, effective_rank, explained, finish, numerical_rank, std_ratio
-from kdep.weights import open_checkpoint
+from kdep.statistics import (
+    Moments,
+    Statistics,
+    effective_rank,
+    explained,
+    finish,
+    merged,
+    numerical_rank,
+    std_ratio,
+)
 
 logger = logging.getLogger("kdep")
 
@@ -44,70 +54,93 @@ def pretrain(config: Config) -> Path:
         logger.info("%s is already done: %s", config.name, run.student)
         return run.student
     views = open_views(config)
-    teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last).eval().requires_grad_(False)
     student = open_student(config).to(process.device)
     scaler = make_scaler(config.scale.name, config.scale.options)
-    run.bind()
-    statistics = teacher_statistics(config, teacher, views, run, process)
-    target = Target(statistics, student.dim, aligner=config.align.name, scaler=scaler).to(process.device)
-    report(config, statistics, student, target)
-    seen = train(config, student, teacher, target, views, run, process)
+    source = bank_source if config.bank else teacher_source
+    known = source(config, student, views, run, process)
+    target = Target(known.statistics, student.dim, aligner=config.align.name, scaler=scaler, axes=known.axes)
+    report(config, known.statistics, student, target)
+    seen = train(config, student, known, target.to(process.device), views, run, process)
     if process.is_first:
-        write_student(as_checkpoint(config, student, teacher, statistics, views, seen), run.student)
+        write_student(as_checkpoint(config, student, known, views, seen), run.student)
         run.draw_loss()
         logger.info("student written: %s", run.student)
-    if process.world > 1:
-        dist.barrier()
+    process.wait()
     return run.student
 
 
-def distill_step(student: nn.Module, teacher: nn.Module, target: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Mean squared error between student features and aligned teacher features of the same pixels."""
-    with torch.no_grad():
-        wanted = target(teacher(images))
-    return F.mse_loss(student(images).float(), wanted)
+@dataclass(frozen=True)
+class Known:
+    """What is known of the teacher, live or from a bank.
+
+    Attributes:
+        statistics: of its features.
+        tap: where they were taken.
+        features: (batch, its pixels) -> features (B, 1 or 1 + grid^2, D_t or axes): pooled, then the map.
+        axes: number of leading axes in which the features come, None as they are.
+        bank: where they are stored, None with a live teacher.
+        views: distinct views per image, None for a new one in every epoch.
+    """
+
+    statistics: Statistics
+    tap: str
+    features: Callable[[Batch, torch.Tensor], torch.Tensor]
+    axes: int | None = None
+    bank: Bank | None = None
+    views: int | None = None
 
 
-def open_views(config: Config) -> Views:
-    """Images and how they are cropped and coloured."""
-    data = config.data
-    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.seed)
-    if len(source.names) < config.optim.batch_size:
-        raise ValueError(
-            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
-        )
-    augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
-    return Views(source, augmentation, config.seed)
+def teacher_source(config: Config, student: Backbone, views: Views, run: RunFolder, process: Process) -> Known:
+    """A live teacher beside the student."""
+    teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last)
+    grid = targets.grid_of(config, student)
+    run.bind()
+    statistics = teacher_statistics(config, teacher, views, run, process)
+    images = sample(config.optim.batch_size // process.world, config.data.size, process.device)
+    teacher = choose_teacher(teacher, images, tune=config.tune, process=process)
+
+    def features(_: Batch, images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            if not grid:
+                return teacher(images)[:, None]
+            pooled, maps = teacher(images, with_map=True)
+            return torch.cat([pooled[:, None], map_on_grid(maps, grid)], 1)
+
+    return Known(statistics, teacher.tap, features)
 
 
-def open_teacher(config: Config) -> Backbone:
-    """The teacher's backbone at its tap, resampling the shared view to the size it knows."""
-    checkpoint = open_checkpoint(config.teacher.source, arch=config.teacher.arch)
-    checkpoint = dataclasses.replace(checkpoint, resample=config.teacher.size or checkpoint.resample)
-    return build_backbone(checkpoint, tap=config.teacher.tap)
+def bank_source(config: Config, student: Backbone, views: Views, run: RunFolder, process: Process) -> Known:
+    """A bank of targets, made first where it is not there."""
+    bank = targets.ready(config, views, process, dim=student.dim, grid=targets.grid_of(config, student))
+    rows = 1 + targets.grid_of(config, student) ** 2
+    run.bind()
+    if process.is_first:
+        run.save_statistics(bank.statistics)
+
+    def features(batch: Batch, images: torch.Tensor) -> torch.Tensor:
+        return bank.decode(batch.stored[:, :rows].to(images.device, non_blocking=True))
+
+    views.stored = bank
+    about = bank.description
+    return Known(
+        bank.statistics, about.teacher["tap"], features, about.axes, bank, config.bank.views or config.optim.epochs
+    )
 
 
-def open_student(config: Config) -> Backbone:
-    """The student's backbone, seeded or from given weights."""
-    torch.manual_seed(config.seed)
-    network = create_network(config.student.arch)
-    tap = config.student.tap or default_tap(network)
-    if config.student.weights is None:
-        return Backbone(network, tap=tap)
-    start = open_checkpoint(config.student.weights, arch=config.student.arch)
-    load_exactly(network, start.weights, config.student.weights)
-    return Backbone(network, tap=tap, mean=start.mean, std=start.std)
+def distill_loss(student: nn.Module, wanted: torch.Tensor, images: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """Mean squared error between student features and aligned teacher features of the same pixels.
 
-
-def teacher_identity(teacher: Backbone) -> str:
-    """Fingerprint of everything that shapes the teacher's features."""
-    shape = torch.tensor([teacher.resample or 0, ["pre", "post", "before_head"].index(teacher.tap)])
-    return fingerprint({**teacher.network.state_dict(), ".mean": teacher.mean, ".std": teacher.std, ".shape": shape})
-
-
-def data_identity(views: Views) -> str:
-    """Fingerprint of the images and of how their views are drawn."""
-    return f"{views.source.fingerprint}:{views.seed}:{dataclasses.astuple(views.augmentation)}"
+    Args:
+        student: (B, 3, S, S) -> (B, D_s).
+        wanted: (B, 1 + positions, D_s), pooled first.
+        images: (B, 3, S, S).
+        loss: weights of the pooled and of the dense term.
+    """
+    if wanted.shape[1] == 1:
+        return loss.weight * F.mse_loss(student(images).float(), wanted[:, 0])
+    pooled, maps = student(images, with_map=True)
+    dense = F.mse_loss(maps.float().flatten(2).transpose(1, 2), wanted[:, 1:])
+    return loss.weight * F.mse_loss(pooled.float(), wanted[:, 0]) + loss.dense * dense
 
 
 def teacher_statistics(config: Config, teacher: Backbone, views: Views, run: RunFolder, process: Process) -> Statistics:
@@ -133,33 +166,10 @@ def teacher_statistics(config: Config, teacher: Backbone, views: Views, run: Run
             run.note_unreadable(batch.unreadable, limit=config.data.max_unreadable, images=len(views.source.names))
             if batch.images is not None:
                 moments.add(teacher(pixels(batch)))
-    statistics = finish(gather(moments, process), **identity)
+    statistics = finish(merged(process.gather(moments)), **identity)
     if process.is_first:
         run.save_statistics(statistics)
     return statistics
-
-
-def gather(moments: Moments, process: Process) -> Moments:
-    """Merge what all processes have seen, in the order of their ranks."""
-    if process.world == 1:
-        return moments
-    everyone: list[Any] = [None] * process.world
-    dist.all_gather_object(everyone, moments)
-    total = everyone[0]
-    for other in everyone[1:]:
-        total.merge(other)
-    return total
-
-
-def make_pixels(augmentation: Augmentation, device: torch.device) -> Callable[[Batch], torch.Tensor]:
-    """How a batch becomes RGB float32 in [0, 1] on the device: one function for teacher, statistics and student."""
-    coloured = augmentation.jitter > 0 or augmentation.lighting > 0
-
-    def pixels(batch: Batch) -> torch.Tensor:
-        images = batch.images.to(device, non_blocking=True)
-        return recolour(images, batch.colour.to(device, non_blocking=True)) if coloured else images.float() / 255
-
-    return pixels
 
 
 def report(config: Config, statistics: Statistics, student: Backbone, target: Target) -> None:
@@ -189,7 +199,7 @@ def report(config: Config, statistics: Statistics, student: Backbone, target: Ta
 def train(
     config: Config,
     student: Backbone,
-    teacher: Backbone,
+    known: Known,
     target: Target,
     views: Views,
     run: RunFolder,
@@ -200,17 +210,18 @@ def train(
     if optim.batch_size % process.world:
         raise ValueError(f"optim.batch_size={optim.batch_size} does not divide among {process.world} processes")
     precision = choose_precision(config.precision, device)
-    # Measured on 2 CPU cores: channels_last loses at 64 px and wins at 224; GPUs gain where half precision runs.
-    if device.type == "cuda" or config.data.size >= 128:
-        student.to(memory_format=torch.channels_last)
+    choose_student(
+        student, sample(optim.batch_size // process.world, config.data.size, device), tune=config.tune, process=process
+    )
     optimizer = make_optimizer(student, optim)
     gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+    torch.manual_seed(config.seed)  # dropout draws the same with a live teacher and from a bank
     step, seen = resume(run, student, optimizer, gradients)
     images = len(views.source.names)
-    order = Order(images, optim.batch_size, optim.epochs, config.seed, step, process.rank, process.world)
+    order = Order(images, optim.batch_size, optim.epochs, config.seed, step, process.rank, process.world, known.views)
     model = nn.parallel.DistributedDataParallel(student) if process.world > 1 else student
     model.train()
-    pixels = make_pixels(views.augmentation, device)
+    to_pixels = make_pixels(views.augmentation, device)
     journal = Journal(config, run, order.steps_per_epoch, show=process.is_first, step=step, seen=seen)
     batches = iter(load(views, order, workers=config.data.workers, pin=device.type == "cuda"))
     total = optim.epochs * order.steps_per_epoch
@@ -225,7 +236,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                loss = config.loss.weight * distill_step(model, teacher, target, pixels(batch))
+                pixels = to_pixels(batch)
+                wanted = target(known.features(batch, pixels))
+                loss = distill_loss(model, wanted, pixels, config.loss)
             optimizer.zero_grad(set_to_none=True)
             gradients.scale(loss).backward()
             if optim.clip is not None:
@@ -283,10 +296,9 @@ def save_run(
     )
 
 
-def as_checkpoint(
-    config: Config, student: Backbone, teacher: Backbone, statistics: Statistics, views: Views, seen: int
-) -> Checkpoint:
+def as_checkpoint(config: Config, student: Backbone, known: Known, views: Views, seen: int) -> Checkpoint:
     """The student with where it came from."""
+    statistics = known.statistics
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.network.state_dict().items()}
     std = statistics.variances.sqrt()
     return Checkpoint(
@@ -301,7 +313,7 @@ def as_checkpoint(
         provenance={
             "kind": "student",
             "method": f"kdep {config.align.name} {config.scale.name}",
-            "teacher": {"source": config.teacher.source, "tap": teacher.tap, "sha256": statistics.teacher},
+            "teacher": {"source": config.teacher.source, "tap": known.tap, "sha256": statistics.teacher},
             "statistics": {
                 "images": statistics.count,
                 "numerical_rank": numerical_rank(statistics),
@@ -315,6 +327,8 @@ def as_checkpoint(
                 "fingerprint": views.source.fingerprint,
             },
             "images_seen": seen,
+            "views": known.views or config.optim.epochs,
+            "bank": known.bank.description.code if known.bank else None,
             "config": config.model_dump(mode="json"),
             **provenance_of_code(),
         },

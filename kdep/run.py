@@ -28,6 +28,23 @@ class DivergedError(RuntimeError):
     """The loss became NaN or infinite."""
 
 
+def take_lock(folder: Path, advice: str) -> IO[str]:
+    """Hold a folder until the returned handle closes, and clear away what a killed process was writing into it.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    handle = (folder / ".lock").open("w")
+    try:
+        # Not flock: a killed run's loading processes, which live on for some seconds, would inherit and hold it.
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ValueError(f"{folder}: another process is at work in it; {advice}") from error
+    for part in folder.rglob(".*.part"):
+        part.unlink()
+    return handle
+
+
 class RunFolder:
     """Files of one run; refuses another configuration and a second process at the same time."""
 
@@ -36,7 +53,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.student, self.checkpoint = self.path / "student.pth", self.path / "run.pt"
         self.log, self.unreadable_list = self.path / "log.jsonl", self.path / "unreadable.txt"
-        self._lock: IO[str] | None = self._take_lock() if is_first else None
+        self._lock = take_lock(self.path, "take another name (name=...)") if is_first else None
         resolved = config.model_dump(mode="json")
         file = self.path / "config.yaml"
         if file.exists():
@@ -63,17 +80,6 @@ class RunFolder:
             f"{what}; {kept}. Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, or a "
             "larger scale.temperature, under another name (name=...)"
         )
-
-    def _take_lock(self) -> IO[str]:
-        handle = (self.path / ".lock").open("w")
-        try:
-            # Not flock: a killed run's loading processes, which live on for some seconds, would inherit and hold it.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"{self.path}: another process is running this; take another name (name=...)") from error
-        for part in self.path.glob(".*.part"):  # what a killed process was writing
-            part.unlink()
-        return handle
 
     def load_statistics(self, *, teacher: str, data: str) -> Statistics | None:
         """Statistics of an earlier start of this run, None where there are none.

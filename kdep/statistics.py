@@ -10,6 +10,7 @@ cancels where |mean| >> std, down to negative variances.
     scatter = scatter_n + scatter_m + delta delta' * n * m / count
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -51,6 +52,15 @@ class Moments:
         self.mean = self.mean + delta * (count / total)
         self.scatter = self.scatter + scatter + torch.outer(delta, delta) * (self.count * count / total)
         self.count = total
+
+
+def merged(parts: Iterable[Moments]) -> Moments:
+    """Moments of all that the parts have seen, taken in their order."""
+    first, *others = parts
+    total = Moments(len(first.mean))
+    for part in (first, *others):
+        total.merge(part)
+    return total
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from .conftest import TINY
 SCRIPT = """
 import gc, sys
 from pathlib import Path
+import torch
+import torch.distributed as dist
 from kdep.checkpoint import save
 from kdep.config import load_config
 from kdep.pretrain import *
@@ -35,10 +37,9 @@ def go(config, at):
     run = RunFolder(config, is_first=process.is_first)
     run.bind()
     views, student = open_views(config), open_student(config)
-    teacher = open_teacher(config).to(memory_format=torch.channels_last).eval()
-    statistics = teacher_statistics(config, teacher, views, run, process)
-    target = Target(statistics, student.dim, aligner="svd", scaler=make_scaler("pts", {}))
-    train(config, student, teacher, Interrupting(target, at), views, run, process)
+    known = teacher_source(config, student, views, run, process)
+    target = Target(known.statistics, student.dim, aligner="svd", scaler=make_scaler("pts", {}))
+    train(config, student, known, Interrupting(target, at), views, run, process)
     return student
 
 file, out = Path(sys.argv[1]), Path(sys.argv[2])

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from kdep.checkpoint import LoadError, fingerprint, read, save, write_student
+from kdep.config import Loss
 from kdep.data import load, once
+from kdep.device import Process
 from kdep.pretrain import (
-    distill_step,
+    distill_loss,
     make_pixels,
     open_student,
     open_teacher,
@@ -78,35 +80,57 @@ def test_statistics_are_those_of_the_teacher_in_eval_mode_under_its_own_normalis
     assert torch.allclose(found["channel_variances"], features.var(0, correction=0), rtol=1e-4)
 
 
-class Recorder(nn.Module):
-    """Adds a number to its input and remembers it."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.number, self.seen = nn.Parameter(torch.tensor(float(number))), None
-
-    def forward(self, x):
-        self.seen = x
-        return x + self.number
+def test_the_loss_is_the_weighted_mean_square_of_student_minus_target_by_hand():
+    images = torch.zeros(2, 3, 1, 1)
+    wanted = torch.tensor([[[3.0, 0.0]], [[3.0, 0.0]]])
+    # The student says 1 everywhere: 2 * (4 + 1 + 4 + 1) / 4.
+    assert float(distill_loss(lambda x: torch.ones(2, 2), wanted, images, Loss(weight=2))) == 5
 
 
-def test_the_loss_is_the_mean_square_of_student_minus_target_by_hand():
-    images = torch.zeros(2, 2)
-    student, teacher = Recorder(1), Recorder(3)
-    loss = distill_step(student, teacher, lambda f: f * torch.tensor([1.0, 0.0]), images)
-    # Targets [3, 0] for both images, student 1 everywhere: (4 + 1 + 4 + 1) / 4.
-    assert float(loss.detach()) == 2.5
-    assert student.seen is teacher.seen
+def test_the_dense_term_compares_every_position_of_the_map_by_hand():
+    maps = torch.arange(8.0).view(1, 2, 2, 2)  # two channels on a 2 x 2 map
+
+    def student(images, *, with_map):
+        return maps.mean((2, 3)), maps
+
+    wanted = torch.cat([maps.mean((2, 3))[:, None], maps.flatten(2).transpose(1, 2)], 1)
+    images = torch.zeros(1, 3, 4, 4)
+    assert float(distill_loss(student, wanted, images, Loss(dense=1))) == 0
+    wanted[0, 1, 0] += 4  # one of the eight values of the map
+    wanted[0, 0, 1] += 1  # one of the two pooled values
+    assert float(distill_loss(student, wanted, images, Loss(weight=3, dense=0.5))) == 3 * 1 / 2 + 0.5 * 16 / 8
 
 
-def test_a_step_gives_the_teacher_no_gradient_and_leaves_it_as_it_was(tiny):
-    config = tiny()
-    teacher, student = open_teacher(config).eval(), open_student(config).train()
-    before = fingerprint(teacher.state_dict())
-    distill_step(student, teacher, lambda f: f[:, :96], torch.rand(4, 3, 32, 32)).backward()
-    assert all(parameter.grad is None for parameter in teacher.parameters())
-    assert fingerprint(teacher.state_dict()) == before
-    assert any(parameter.grad.abs().sum() > 0 for parameter in student.parameters())
+def test_the_same_pixels_go_to_teacher_and_student(tiny, monkeypatch):
+    seen = {"teacher": [], "student": []}
+
+    def noted(open_, who):
+        def opened(config):
+            network = open_(config)
+            network.register_forward_pre_hook(lambda _, inputs: seen[who].append(inputs[0].clone()))
+            return network
+
+        return opened
+
+    monkeypatch.setattr("kdep.pretrain.open_teacher", noted(open_teacher, "teacher"))
+    monkeypatch.setattr("kdep.pretrain.open_student", noted(open_student, "student"))
+    pretrain(tiny("optim.epochs=1", "tune=false"))
+    assert len(seen["student"]) == 8
+    assert all(torch.equal(t, s) for t, s in zip(seen["teacher"][-8:], seen["student"], strict=True))
+
+
+def test_a_run_gives_the_teacher_no_gradient_and_leaves_it_as_it_was(tiny, monkeypatch):
+    kept = []
+
+    def opened(config):
+        kept.append(open_teacher(config))
+        return kept[0]
+
+    monkeypatch.setattr("kdep.pretrain.open_teacher", opened)
+    before = fingerprint(open_teacher(tiny()).state_dict())
+    pretrain(tiny("optim.epochs=1", "tune=false"))
+    assert not kept[0].training and all(parameter.grad is None for parameter in kept[0].parameters())
+    assert fingerprint(kept[0].state_dict()) == before
 
 
 def test_another_seed_gives_another_student_and_the_same_seed_the_same(tiny):
@@ -166,7 +190,7 @@ def test_a_run_is_locked_by_its_process_and_not_by_what_that_leaves_behind(tiny)
     process = context.Process(target=lock_and_fork, args=(tiny(), ready, leave))
     process.start()
     assert ready.wait(60)
-    with pytest.raises(ValueError, match="another process is running this; take another name"):
+    with pytest.raises(ValueError, match="another process is at work in it; take another name"):
         RunFolder(tiny())
     leave.set()
     process.join()
@@ -177,7 +201,7 @@ def test_a_run_is_locked_by_its_process_and_not_by_what_that_leaves_behind(tiny)
 def test_statistics_of_another_teacher_or_other_images_are_refused(tiny, key, what):
     config = tiny()
     run, views, teacher = RunFolder(config), open_views(config), open_teacher(config).eval()
-    process = dataclasses.make_dataclass("Alone", ["device", "rank", "world", "is_first"])("cpu", 0, 1, True)
+    process = Process(torch.device("cpu"))
     statistics = teacher_statistics(config, teacher, views, run, process)
     run.save_statistics(dataclasses.replace(statistics, **{key: "0123456789"}))
     with pytest.raises(ValueError, match=rf"statistics.pt: made with {what} \(01234567, now"):
@@ -250,7 +274,7 @@ def test_a_student_that_cannot_reach_its_targets_is_warned_of(tiny, caplog):
         open_teacher(config).eval(),
         open_views(config),
         RunFolder(config),
-        dataclasses.make_dataclass("Alone", ["device", "rank", "world", "is_first"])("cpu", 0, 1, True),
+        Process(torch.device("cpu")),
     )
     with caplog.at_level(logging.INFO, "kdep"):
         report(config, statistics, student, nn.Identity())

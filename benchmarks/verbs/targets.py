@@ -1,0 +1,36 @@
+"""`kdep targets CONFIG [key.sub=value ...]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep targets`."""
+    parser.add_argument(
+        "config", type=Path, help="a YAML file with a bank: section, such as configs/pretrain/bank.yaml"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.sub=value",
+        help="change a key of it, such as bank.path=banks/lite0 bank.views=5; the same command after an interruption "
+        "goes on at the missing files, and with more views adds them",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the bank, and say what it serves."""
+    from kdep.bank import Bank
+    from kdep.config import load_config
+    from kdep.targets import build
+
+    path = build(load_config(args.config, args.overrides))
+    about = Bank(path).description
+    views = len(list(path.glob("view*")))
+    size = sum(file.stat().st_size for file in path.rglob("*.npy"))
+    sys.stdout.write(
+        f"{path}: {views} views of {about.images} images on {about.axes} axes, {about.code}, {size / 1e6:.1f} MB\n"
+        f"  any student up to {about.axes} channels, any scaler:  kdep pretrain CONFIG bank.path={path}\n"
+    )
+    return 0

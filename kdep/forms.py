@@ -1,0 +1,231 @@
+"""The fastest form of a network that computes the same: memory layout, folded BatchNorm, compiled.
+
+Which one wins depends on the network, the size of the images, the processor and the version of torch, so it is
+measured when a run starts, once per machine: the choice is kept in a file, and the same command gives the same bits
+again. A form counts only if it gives the plain form's features up to rounding (`TOLERANCE`).
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from kdep.backbone import Backbone
+from kdep.checkpoint import write_atomically
+from kdep.device import Process
+
+logger = logging.getLogger("kdep")
+
+TOLERANCE = 1e-5  # norm of the difference over the norm of the features: float32 rounding through a deep network
+GAIN = 1.05  # another form must be faster by this factor: less is noise
+ROUNDS = 3
+
+
+Form = Callable[[nn.Module, torch.Tensor], nn.Module]
+
+
+def contiguous(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Channels first."""
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def channels_last(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Channels last."""
+    return network.to(memory_format=torch.channels_last)
+
+
+def folded(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Channels last, each BatchNorm folded into the convolution before it; for a frozen network in eval mode."""
+    return channels_last(fold_batchnorm(network, images), images)
+
+
+def compiled(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Folded and compiled; takes a minute to make, and a C++ compiler on CPUs."""
+    network = folded(network, images)
+    network.forward = torch.compile(network.forward, dynamic=False)
+    return network
+
+
+TEACHER_FORMS: dict[str, Form] = {
+    "channels_last": channels_last,
+    "contiguous": contiguous,
+    "folded": folded,
+    "compiled": compiled,
+}
+STUDENT_FORMS: dict[str, Form] = {"contiguous": contiguous, "channels_last": channels_last}
+
+
+def sample(batch_size: int, size: int, device: torch.device) -> torch.Tensor:
+    """Noise to measure on, (B, 3, size, size): a whole batch on a GPU; on a CPU a few images tell enough."""
+    count = batch_size if device.type == "cuda" else min(batch_size, 16)
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def choose_teacher(teacher: Backbone, images: torch.Tensor, *, tune: bool | str, process: Process) -> Backbone:
+    """The frozen teacher in the form that is fastest on such images (B, 3, S, S), the same in all processes.
+
+    Without `tune` it stays as it is; with "compile" the compiled form is tried too.
+    """
+    if not tune:
+        return teacher
+    forms = {name: form for name, form in TEACHER_FORMS.items() if name != "compiled" or tune == "compile"}
+
+    @torch.no_grad()
+    def run(network: nn.Module) -> torch.Tensor:
+        return network(images)
+
+    return _choose("teacher", teacher, forms, run, images, process)
+
+
+def choose_student(student: Backbone, images: torch.Tensor, *, tune: bool | str, process: Process) -> None:
+    """Bring the student into the memory layout in which its training step is fastest on such images.
+
+    Without `tune`: channels last on GPUs and from 128 pixels on.
+    """
+    if not tune:
+        wide = images.device.type == "cuda" or images.shape[-1] >= 128
+        (channels_last if wide else contiguous)(student, images)
+        return
+
+    def run(network: nn.Module) -> torch.Tensor:
+        network.train().zero_grad()
+        features = network(images)
+        features.square().mean().backward()
+        return features.detach()
+
+    _choose("student", student, STUDENT_FORMS, run, images, process)
+
+
+def _choose(
+    role: str,
+    network: Backbone,
+    forms: dict[str, Form],
+    run: Callable[[nn.Module], torch.Tensor],
+    images: torch.Tensor,
+    process: Process,
+) -> Backbone:
+    first = next(iter(forms))
+    key = _key(role, network, images, list(forms))
+    known = _remembered().get(key)
+    if known not in forms:
+        with torch.random.fork_rng():  # drop path draws
+            seconds = _measure(network, forms, run, images)
+        best = min(seconds, key=lambda name: seconds[name])
+        known = best if seconds[best] * GAIN < seconds[first] else first
+        shown = ", ".join(f"{name} {len(images) / value:.0f}" for name, value in seconds.items())
+        logger.info("%s: %s is taken (images/s: %s)", role, known, shown)
+        if process.is_first:
+            _remember(key, known)
+    known = process.gather(known)[0]
+    return forms[known](network, images)
+
+
+def _measure(
+    network: Backbone, forms: dict[str, Form], run: Callable[[nn.Module], torch.Tensor], images: torch.Tensor
+) -> dict[str, float]:
+    """Seconds of each form that computes the same, in turns, so that a busy moment hits all of them."""
+    candidates, reference = {}, None
+    for name, form in forms.items():
+        candidate = form(copy.deepcopy(network), images)
+        found = run(candidate).float()
+        reference = found if reference is None else reference
+        if float((found - reference).norm()) <= TOLERANCE * float(reference.norm()):
+            candidates[name] = candidate
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(ROUNDS):
+        for name, candidate in candidates.items():
+            began = time.perf_counter()
+            float(run(candidate).sum())  # waits for the device
+            times[name].append(time.perf_counter() - began)
+    return {name: median(values) for name, values in times.items()}
+
+
+def _key(role: str, network: Backbone, images: torch.Tensor, forms: list[str]) -> str:
+    """Everything the choice may depend on."""
+    device = (
+        torch.cuda.get_device_name(images.device)
+        if images.device.type == "cuda"
+        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    )
+    shapes = [(name, list(tensor.shape)) for name, tensor in network.state_dict().items()]
+    parts: list[Any] = [
+        role,
+        type(network.network).__name__,
+        network.tap,
+        network.resample,
+        shapes,
+        list(images.shape),
+        forms,
+    ]
+    parts += [device, torch.get_num_threads(), str(torch.__version__), os.cpu_count()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _file() -> Path:
+    home = os.environ.get("KDEP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdep"
+    return Path(home) / "forms.json"
+
+
+def _remembered() -> dict[str, Any]:
+    try:
+        return json.loads(_file().read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _remember(key: str, form: str) -> None:
+    content = {**_remembered(), key: form}
+    try:
+        write_atomically(_file(), lambda part: part.write_text(json.dumps(content, indent=1) + "\n"))
+    except OSError as error:
+        logger.warning("the choice of forms is not kept (%s): a later run may differ in the last bits", error)
+
+
+def fold_batchnorm(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Fold every BatchNorm that directly follows a convolution into it; the network must be in eval mode.
+
+    Which BatchNorm follows which convolution is seen in a forward pass of these images, not guessed from names.
+    """
+    pairs: list[tuple[nn.Conv2d, str]] = []
+    made: dict[int, tuple[torch.Tensor, nn.Conv2d]] = {}
+
+    def keep(conv: nn.Conv2d, _: Any, output: torch.Tensor) -> None:
+        made[id(output)] = (output, conv)  # the tensor is kept alive, so its id stays its own
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if id(inputs[0]) in made:
+                pairs.append((made[id(inputs[0])][1], name))
+
+        return hook
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(keep))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(look(name)))
+    with torch.no_grad():
+        network(images[:1])
+    for hook in hooks:
+        hook.remove()
+    for conv, name in pairs:
+        bn = network.get_submodule(name)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+        )
+        # timm's BatchNorm may hold an activation and a dropout layer of its own.
+        rest = [getattr(bn, part) for part in ("drop", "act") if hasattr(bn, part)]
+        network.set_submodule(name, nn.Sequential(*rest) if rest else nn.Identity())
+    return network

@@ -1,0 +1,65 @@
+"""The parts of a run, opened from its configuration: views of the images, the frozen teacher, the student."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from kdep.backbone import TAPS, Backbone, build_backbone, create_network, default_tap
+from kdep.checkpoint import fingerprint, load_exactly
+from kdep.config import Config
+from kdep.data import Augmentation, Batch, Views, open_source, recolour
+from kdep.weights import open_checkpoint
+
+
+def open_views(config: Config) -> Views:
+    """Images and how they are cropped and coloured."""
+    data = config.data
+    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.seed)
+    if len(source.names) < config.optim.batch_size:
+        raise ValueError(
+            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
+        )
+    augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
+    return Views(source, augmentation, config.seed)
+
+
+def open_teacher(config: Config) -> Backbone:
+    """The teacher's backbone at its tap, frozen, resampling the shared view to the size it knows."""
+    checkpoint = open_checkpoint(config.teacher.source, arch=config.teacher.arch)
+    checkpoint = dataclasses.replace(checkpoint, resample=config.teacher.size or checkpoint.resample)
+    return build_backbone(checkpoint, tap=config.teacher.tap).eval().requires_grad_(False)
+
+
+def open_student(config: Config) -> Backbone:
+    """The student's backbone, seeded or from given weights."""
+    torch.manual_seed(config.seed)
+    network = create_network(config.student.arch)
+    tap = config.student.tap or default_tap(network)
+    if config.student.weights is None:
+        return Backbone(network, tap=tap)
+    start = open_checkpoint(config.student.weights, arch=config.student.arch)
+    load_exactly(network, start.weights, config.student.weights)
+    return Backbone(network, tap=tap, mean=start.mean, std=start.std)
+
+
+def teacher_identity(teacher: Backbone) -> str:
+    """Fingerprint of everything that shapes the teacher's features."""
+    shape = torch.tensor([teacher.resample or 0, TAPS.index(teacher.tap)])
+    return fingerprint({**teacher.network.state_dict(), ".mean": teacher.mean, ".std": teacher.std, ".shape": shape})
+
+
+def data_identity(views: Views) -> str:
+    """Fingerprint of the images and of how their views are drawn."""
+    return f"{views.source.fingerprint}:{views.seed}:{dataclasses.astuple(views.augmentation)}"
+
+
+def make_pixels(augmentation: Augmentation, device: torch.device) -> Callable[[Batch], torch.Tensor]:
+    """How a batch becomes RGB float32 in [0, 1] on the device: one function for teacher, statistics and student."""
+    coloured = augmentation.jitter > 0 or augmentation.lighting > 0
+
+    def pixels(batch: Batch) -> torch.Tensor:
+        images = batch.images.to(device, non_blocking=True)
+        return recolour(images, batch.colour.to(device, non_blocking=True)) if coloured else images.float() / 255
+
+    return pixels

@@ -1,0 +1,352 @@
+"""Making a target bank: every view of every image through the teacher, once.
+
+The first view is kept as it came until its statistics give the axes, so that the teacher sees no image twice.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kdep.align import map_on_grid
+from kdep.backbone import Backbone
+from kdep.bank import (
+    ABSENT,
+    FORMAT,
+    HEADROOM,
+    SHARD,
+    Bank,
+    Description,
+    encode,
+    missing,
+    project,
+    refuse_another,
+    shard_path,
+)
+from kdep.checkpoint import LoadError, save, write_atomically
+from kdep.config import Config
+from kdep.data import Views, load
+from kdep.device import Process, join
+from kdep.forms import choose_teacher, sample
+from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
+from kdep.run import take_lock
+from kdep.statistics import Moments, Statistics, finish, merged
+
+logger = logging.getLogger("kdep")
+
+
+def build(config: Config) -> Path:
+    """Make, or complete, the bank that a configuration asks for, and return its folder.
+
+    Raises:
+        ValueError: the configuration has no bank, the disk has no room, or the bank there is another's.
+    """
+    if config.bank is None:
+        raise ValueError("the configuration has no bank: add bank.path=FOLDER")
+    process = join(config.device)
+    views, student = open_views(config), open_student(config)
+    return ready(config, views, process, dim=student.dim, grid=grid_of(config, student)).path
+
+
+def grid_of(config: Config, student: Backbone) -> int:
+    """Side of the student's feature map where the dense term asks for it, else 0."""
+    if config.loss.dense == 0:
+        return 0
+    with torch.no_grad():
+        side = config.data.size
+        return student.eval().feature_map(torch.zeros(1, 3, side, side, device=student.mean.device)).shape[-1]
+
+
+def ready(config: Config, views: Views, process: Process, *, dim: int, grid: int) -> Bank:
+    """The bank of a run: found or made, complete, and compared with the live teacher where there is one.
+
+    A finished bank serves without its teacher.
+    """
+    assert config.bank is not None
+    path, count = config.bank.path, config.bank.views or config.optim.epochs
+    path.mkdir(parents=True, exist_ok=True)
+    finished = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
+    try:
+        teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last)
+    except LoadError:
+        raise
+    except ValueError as error:
+        if not finished:
+            raise
+        logger.warning("the bank %s is used without its teacher, which is not at hand: %s", path, error)
+        teacher = None
+    if teacher is None:
+        bank = Bank(path)
+        refuse_another(bank.description, {"data": describe_data(config, views)}, path)
+    else:
+        wanted = describe(config, teacher, views, dim=dim, grid=grid)
+        lock = take_lock(path, "wait for it, or take another bank.path") if process.is_first else None
+        bank = fill(config, wanted, teacher, views, process, views_wanted=count)
+        if lock is not None:
+            lock.close()
+        check(bank, teacher, views, process, count=config.bank.check, views_used=count)
+    if bank.description.axes < dim or (grid and bank.description.grid != grid):
+        raise ValueError(
+            f"{path}: keeps {bank.description.axes} axes and a map of side {bank.description.grid}; this student has "
+            f"{dim} channels and a map of side {grid}. Take another bank.path, or remove {path}"
+        )
+    return bank
+
+
+def describe_data(config: Config, views: Views) -> dict[str, Any]:
+    """The images, their views, and which of them gave the statistics."""
+    return {
+        "images": len(views.source.names),
+        "identity": data_identity(views),
+        "images_for_axes": config.align.images,
+    }
+
+
+def describe(config: Config, teacher: Backbone, views: Views, *, dim: int, grid: int) -> Description:
+    """The bank that a configuration asks for."""
+    assert config.bank is not None
+    axes = config.bank.axes or dim
+    if not dim <= axes <= teacher.dim:
+        raise ValueError(
+            f"bank.axes {axes}: expected at least the student's width {dim} and at most the teacher's {teacher.dim}"
+        )
+    if grid and config.bank.code != "float16":
+        raise ValueError(f"bank.code {config.bank.code}: feature maps (loss.dense) are kept in float16 only")
+    identity = {"source": config.teacher.source, "tap": teacher.tap, "sha256": teacher_identity(teacher)}
+    return Description(FORMAT, identity, describe_data(config, views), axes, grid, config.bank.code)
+
+
+def fill(
+    config: Config, wanted: Description, teacher: Backbone, views: Views, process: Process, *, views_wanted: int
+) -> Bank:
+    """Compute what is missing; with several processes each takes its share of the files."""
+    assert config.bank is not None
+    path, file = config.bank.path, config.bank.path / "bank.json"
+    if file.exists():
+        found = Description(**json.loads(file.read_text()))
+        refuse_another(found, vars(wanted), path)
+        wanted = found
+    elif process.is_first:
+        write_atomically(file, lambda part: part.write_text(json.dumps(vars(wanted), indent=1) + "\n"))
+    writer = Writer(config, wanted, teacher, views, process)
+    if not (path / "bank.pt").exists():
+        # Under a grid the maps of all images as they come would fill any disk: their first views are seen twice.
+        writer.announce(missing(wanted, path, [-1, *range(0 if wanted.grid else 1, views_wanted)]))
+        writer.run(missing(wanted, path, [-1]), projection=None)
+        statistics, peaks = writer.statistics()
+        process.wait()
+        if process.is_first:
+            save({"statistics": statistics.as_dict(), "peaks": peaks}, path / "bank.pt")
+        process.wait()
+    else:
+        writer.announce(missing(wanted, path, range(views_wanted)))
+    bank = Bank(path)
+    process.wait()
+    writer.project_raw(bank)
+    process.wait()
+    writer.run(missing(wanted, path, range(views_wanted)), projection=bank)
+    process.wait()
+    if process.is_first:
+        shutil.rmtree(path / "raw", ignore_errors=True)
+    return bank
+
+
+class Writer:
+    """Runs the teacher over files' worth of views and writes them."""
+
+    def __init__(
+        self, config: Config, description: Description, teacher: Backbone, views: Views, process: Process
+    ) -> None:
+        assert config.bank is not None
+        self.config, self.description, self.views, self.process = config, description, views, process
+        self.path = config.bank.path
+        self.teacher = teacher
+        self.pixels = make_pixels(views.augmentation, process.device)
+
+    def announce(self, files: list[tuple[int, int]]) -> None:
+        """Say what it will take, and stop where the disk has no room.
+
+        Raises:
+            ValueError: less free space than the bank needs.
+        """
+        if not files or not self.process.is_first:
+            return
+        about, size = self.description, 0
+        for number, shard in files:
+            images = min(SHARD, about.images - shard * SHARD)
+            per_image = (
+                4 * self.teacher.dim if number < 0 else int(np.prod(about.row)) * ABSENT[about.code].dtype.itemsize
+            )
+            size += images * per_image
+        free = shutil.disk_usage(self.path).free
+        if size > free:
+            raise ValueError(
+                f"{self.path}: the bank needs {size / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB; fewer "
+                "bank.views, fewer bank.axes or bank.code=int8 make it smaller"
+            )
+        images = sum(min(SHARD, about.images - shard * SHARD) for _, shard in files)
+        rate = self.measure()
+        logger.info(
+            "bank %s: %d views of %d images to compute, %.2f GB, about %s at %.0f images/s",
+            self.path,
+            images,
+            about.images,
+            size / 1e9,
+            tqdm.format_interval(images / rate / self.process.world),
+            rate,
+        )
+
+    def measure(self) -> float:
+        """Images per second of the teacher on this device, in the form that is fastest here."""
+        images = sample(self.config.optim.batch_size, self.config.data.size, self.process.device)
+        self.teacher = choose_teacher(self.teacher, images, tune=self.config.tune, process=self.process)
+        began = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(2):
+                float(self.teacher(images).sum())
+        return 2 * len(images) / (time.perf_counter() - began)
+
+    def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
+        """Compute these files: raw features without a projection, encoded targets with it."""
+        files = files[self.process.rank :: self.process.world]
+        if not files:
+            return
+        about, batch = self.description, self.config.optim.batch_size
+        width = (self.teacher.dim,) if projection is None else about.row
+        plan = Plan(files, about.images, batch)
+        bar = tqdm(total=plan.images, unit="img", desc="targets", disable=not self.process.is_first, smoothing=0.1)
+        rows: dict[tuple[int, int], torch.Tensor] = {}
+        loader = load(self.views, plan, workers=self.config.data.workers, pin=self.process.device.type == "cuda")
+        # TF32 convolutions would drown the small axes in rounding noise; see `kdep.pretrain.teacher_statistics`.
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), bar:
+            for (file, numbers), views in zip(plan.steps(), loader, strict=True):
+                start = file[1] * SHARD
+                shape = (min(SHARD, about.images - start), *width)
+                target = rows.setdefault(file, torch.full(shape, float("nan")))
+                for name, reason in views.unreadable:
+                    logger.warning("no target for an unreadable image: %s (%s)", name, reason)
+                if views.images is not None:
+                    target[views.numbers - start] = self.compute(self.pixels(views), projection).cpu()
+                if numbers[-1] == start + shape[0] - 1:
+                    self.write(file, rows.pop(file), projection)
+                bar.update(len(numbers))
+
+    def compute(self, images: torch.Tensor, projection: Bank | None) -> torch.Tensor:
+        """What is kept of a batch of images: (B, D_t) raw, or (B, 1 + grid^2, axes)."""
+        if projection is None:
+            return self.teacher(images)
+        if self.description.grid == 0:
+            return project(self.teacher(images), projection)[:, None]
+        pooled, maps = self.teacher(images, with_map=True)
+        return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
+
+    def write(self, file: tuple[int, int], rows: torch.Tensor, bank: Bank | None) -> None:
+        """Write one file."""
+        array = rows.numpy() if bank is None else encode(rows, self.description.code, bank.peaks)
+
+        def into(part: Path) -> None:
+            with part.open("wb") as handle:
+                np.save(handle, array)
+
+        write_atomically(Path(shard_path(self.path, *file)), into)
+
+    def own_raw(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """This process's share of the raw features, file by file."""
+        for shard in range(self.process.rank, self.description.shards, self.process.world):
+            path = Path(shard_path(self.path, -1, shard))
+            if path.exists():
+                yield shard, torch.from_numpy(np.load(path))
+
+    def statistics(self) -> tuple[Statistics, torch.Tensor]:
+        """Statistics of the raw features of all processes, and the largest |z| on each kept axis."""
+        self.process.wait()
+        about, moments = self.description, Moments(self.teacher.dim)
+        chosen = chosen_for_axes(about.images, self.config.align.images, self.config.seed)
+        for shard, raw in self.own_raw():
+            # As in training from a live teacher, an unreadable image counts nowhere.
+            kept = raw[~raw[:, 0].isnan() & chosen[shard * SHARD : shard * SHARD + len(raw)]]
+            for part in kept.split(self.config.optim.batch_size):
+                moments.add(part)
+        identity = {"teacher": about.teacher["sha256"], "data": about.data["identity"]}
+        statistics = finish(merged(self.process.gather(moments)), **identity)
+        peaks = torch.zeros(about.axes)
+        for _, raw in self.own_raw():
+            z = (raw - statistics.mean.float()) @ statistics.axes[:, : about.axes].float()
+            peaks = torch.maximum(peaks, z[~raw[:, 0].isnan()].abs().amax(0))
+        peaks = torch.stack(self.process.gather(peaks)).amax(0)
+        return statistics, (peaks * HEADROOM).clamp_min(1e-12)
+
+    def project_raw(self, bank: Bank) -> None:
+        """Turn raw features into the first view's targets."""
+        for shard, raw in self.own_raw():
+            file = Path(shard_path(self.path, 0, shard))
+            if not file.exists() and self.description.grid == 0:
+                self.write((0, shard), project(raw, bank)[:, None], bank)
+            Path(shard_path(self.path, -1, shard)).unlink()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Batches of (image, view), file after file; none crosses from one file into the next."""
+
+    files: list[tuple[int, int]]
+    total: int
+    batch_size: int
+
+    @property
+    def images(self) -> int:
+        """Views to compute."""
+        return sum(min(SHARD, self.total - shard * SHARD) for _, shard in self.files)
+
+    def steps(self) -> Iterator[tuple[tuple[int, int], range]]:
+        """(file, images) of every batch."""
+        for number, shard in self.files:
+            end = min((shard + 1) * SHARD, self.total)
+            for start in range(shard * SHARD, end, self.batch_size):
+                yield (number, shard), range(start, min(start + self.batch_size, end))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for (number, _), images in self.steps():
+            yield [(index, max(number, 0)) for index in images]
+
+
+def chosen_for_axes(images: int, count: int | None, seed: int) -> torch.Tensor:
+    """Mask of the images whose features give the axes; the same choice as `kdep.data.once`."""
+    if count is None or count >= images:
+        return torch.ones(images, dtype=torch.bool)
+    mask = torch.zeros(images, dtype=torch.bool)
+    mask[torch.from_numpy(np.random.Generator(np.random.Philox(seed)).permutation(images)[:count])] = True
+    return mask
+
+
+def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, count: int, views_used: int) -> None:
+    """Compute random entries again with the live teacher, and stop where they differ by more than rounding.
+
+    Raises:
+        ValueError: names the image and the view.
+    """
+    if count == 0 or not process.is_first:
+        return
+    draw = np.random.Generator(np.random.Philox())
+    at = [(int(draw.integers(bank.description.images)), int(draw.integers(views_used))) for _ in range(count)]
+    pixels, limit = make_pixels(views.augmentation, process.device), 0.01 if bank.description.code == "float16" else 0.2
+    for (index, number), batch in zip(at, load(views, [[entry] for entry in at], workers=0), strict=True):
+        stored = bank.read(index, number)
+        if stored is None or batch.images is None:
+            continue
+        with torch.no_grad():
+            live = project(teacher(pixels(batch)), bank)[0].cpu()
+        error = float((bank.decode(stored[0]) - live).norm() / live.norm())
+        if not error <= limit:
+            raise ValueError(
+                f"{bank.path}: view {number} of {views.source.names[index]} is stored {100 * error:.1f} % off what "
+                "the teacher says now (images changed, or the file is damaged); remove the bank to make it anew"
+            )

@@ -1,0 +1,334 @@
+import dataclasses
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.cli import main
+from kdep import bank as bank_module
+from kdep import targets
+from kdep.align import Target, map_on_grid
+from kdep.bank import Bank, Description, decode, encode
+from kdep.checkpoint import read, write_student
+from kdep.config import load_config
+from kdep.data import Order, load
+from kdep.parts import make_pixels, open_student, open_teacher, open_views
+from kdep.pretrain import pretrain, teacher_source
+from kdep.scale import make_scaler
+from kdep.weights import open_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def banked(tiny, tmp_path):
+    """A configuration with a bank of two views, as many as it has epochs."""
+
+    def load_(*overrides):
+        return tiny(f"bank.path={tmp_path / 'bank'}", *overrides)
+
+    return load_
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    """Files of 40 images, so that 128 images take four of them, the last with 8."""
+    monkeypatch.setattr(bank_module, "SHARD", 40)
+    monkeypatch.setattr(targets, "SHARD", 40)
+
+
+def live_features(config, index, number):
+    """The teacher's features of one view, by hand."""
+    views = open_views(config)
+    (batch,) = load(views, [[(index, number)]], workers=0)
+    with torch.no_grad():
+        return open_teacher(config)(make_pixels(views.augmentation, CPU)(batch))[0]
+
+
+def count_images(monkeypatch):
+    """Images that the teacher sees, as a list of batch sizes."""
+    seen = []
+
+    def opened(config):
+        teacher = open_teacher(config)
+        teacher.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        return teacher
+
+    monkeypatch.setattr(targets, "open_teacher", opened)
+    return seen
+
+
+def losses(config):
+    log = (config.runs / config.name / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in log]
+
+
+def test_what_is_stored_is_the_teacher_on_its_axes_for_every_view(banked, small_files):
+    config = banked()
+    bank = Bank(targets.build(config))
+    statistics = bank.statistics
+    for index, number in ((0, 0), (39, 1), (40, 0), (127, 1)):
+        z = (live_features(config, index, number).double() - statistics.mean) @ statistics.axes[:, :96]
+        assert torch.allclose(bank.rows([index], number)[0].double(), z, rtol=2e-3, atol=2e-3 * float(z.abs().max()))
+    assert not torch.allclose(bank.rows([5], 0), bank.rows([5], 1), rtol=0.1)
+    assert bank.rows([3, 4, 5], 1).shape == (3, 96)
+
+
+def test_statistics_of_a_bank_are_those_of_a_live_teacher(banked, tiny, small_files):
+    stored = Bank(targets.build(banked())).statistics
+    pretrain(tiny("optim.epochs=1", "name=live"))
+    live = read(tiny().runs / "live" / "statistics.pt")
+    assert stored.count == live["count"] == 128
+    assert (stored.teacher, stored.data) == (live["teacher"], live["data"])
+    assert torch.allclose(stored.mean, live["mean"], rtol=1e-6, atol=1e-7)
+    assert torch.allclose(stored.variances, live["variances"], rtol=1e-5, atol=1e-9)
+
+
+def test_a_bank_trains_the_student_of_a_live_teacher_up_to_the_rounding_of_float16(banked, tiny, monkeypatch):
+    """Small networks amplify a rounding within some steps, so the live teacher is rounded too, and no further."""
+    from_bank, live = banked("name=banked", "scale.name=unit"), tiny("name=live", "scale.name=unit")
+    a = read(pretrain(from_bank))["state_dict"]
+
+    def rounded(*arguments):
+        known = teacher_source(*arguments)
+        axes, mean = known.statistics.axes[:, :96].float(), known.statistics.mean.float()
+
+        def features(batch, images):
+            return ((known.features(batch, images) - mean) @ axes).half().float()
+
+        return dataclasses.replace(known, features=features, axes=96)
+
+    monkeypatch.setattr("kdep.pretrain.teacher_source", rounded)
+    b = read(pretrain(live))["state_dict"]
+    assert losses(live)[-1] < 0.8 * losses(live)[0]
+    assert losses(from_bank) == pytest.approx(losses(live), rel=1e-3)
+    assert max(float((a[name].float() - b[name].float()).norm() / b[name].float().norm()) for name in b) < 0.01
+    monkeypatch.undo()
+    exact = tiny("name=exact", "scale.name=unit", "optim.lr=1e-6", "optim.epochs=1")
+    pretrain(exact)
+    pretrain(slow := banked("name=slow", "scale.name=unit", "optim.lr=1e-6", "optim.epochs=1", "bank.views=1"))
+    assert losses(slow) == pytest.approx(losses(exact), rel=2e-4)
+
+
+def test_the_teacher_sees_no_image_twice(banked, small_files, monkeypatch):
+    seen = count_images(monkeypatch)
+    targets.build(banked("tune=false", "bank.check=0", "optim.batch_size=16"))
+    measuring = 3 * 16 - 16  # two batches of noise, to say how long it will take
+    assert sum(seen) == 2 * 128 + measuring
+
+
+def test_an_interrupted_bank_goes_on_at_the_missing_files_and_ends_the_same(banked, tiny, tmp_path, small_files):
+    whole = targets.build(tiny(f"bank.path={tmp_path / 'whole'}"))
+    write, left = targets.Writer.write, [0]
+
+    def interrupted(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write(self, *arguments)
+
+    for stop in (2, 4, 3, 2):  # among raw files, on the way to the axes, between the views
+        left[0] = stop
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(targets.Writer, "write", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                targets.build(banked())
+    halves = targets.build(banked())
+    files = sorted(str(path.relative_to(whole)) for path in whole.rglob("*.npy"))
+    assert files == sorted(str(path.relative_to(halves)) for path in halves.rglob("*.npy"))
+    assert len(files) == 2 * 4
+    for name in files:
+        assert np.array_equal(np.load(whole / name), np.load(halves / name))
+
+
+def test_more_views_are_added_and_the_old_ones_left_alone(banked, monkeypatch):
+    path = targets.build(banked("optim.epochs=1"))
+    before = (path / "view000" / "00000.npy").stat().st_mtime_ns
+    seen = count_images(monkeypatch)
+    targets.build(banked("bank.views=3", "tune=false", "bank.check=0"))
+    assert (path / "view000" / "00000.npy").stat().st_mtime_ns == before
+    assert sorted(p.name for p in path.glob("view*")) == ["view000", "view001", "view002"]
+    assert sum(seen) == 2 * 128 + 2 * 16
+
+
+def test_fewer_views_than_epochs_repeat_crops_and_targets(banked):
+    order = Order(8, 4, 5, seed=0, views=2)
+    assert [number for batch in order for _, number in batch[:1]] == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]
+    assert {index for batch in list(order)[:2] for index, _ in batch} == set(range(8))
+    config = banked("bank.views=1", "optim.epochs=2")
+    content = read(pretrain(config))
+    assert content["provenance"]["views"] == 1 and content["provenance"]["bank"] == "float16"
+    assert [p.name for p in (config.bank.path).glob("view*")] == ["view000"]
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("teacher.tap=pre", "teacher.tap: 'post' in the bank, 'pre' wanted"),
+        ("teacher.source=random:test_resnet", "teacher.sha256"),
+        ("teacher.size=48", "teacher.sha256"),
+        ("seed=2", "data.identity"),
+        ("data.size=40", "data.identity"),
+        ("data.jitter=0", "data.identity"),
+        ("data.limit=100", "data.images: 128 in the bank, 100 wanted"),
+        ("align.images=64", "data.images_for_axes: None in the bank, 64 wanted"),
+        ("bank.code=int8", "code: 'float16' in the bank, 'int8' wanted"),
+        ("bank.axes=100", "axes: 96 in the bank, 100 wanted"),
+        ("loss.dense=1", "grid: 0 in the bank, 1 wanted"),
+    ],
+)
+def test_another_bank_is_refused_and_the_difference_named(banked, override, named):
+    targets.build(banked("optim.epochs=1"))
+    with pytest.raises(ValueError, match="bank of another teacher or of other views") as error:
+        targets.build(banked("optim.epochs=1", override))
+    assert named in str(error.value)
+
+
+def test_a_damaged_entry_is_found_by_the_live_teacher(banked):
+    path = targets.build(banked())
+    for file in path.glob("view*/*.npy"):
+        np.save(file, np.roll(np.load(file), 1, axis=0))
+    with pytest.raises(ValueError, match=r"view \d of class.*jpg is stored .* % off"):
+        targets.build(banked())
+    targets.build(banked("bank.check=0"))
+
+
+def test_a_finished_bank_serves_without_its_teacher_and_an_unfinished_one_does_not(banked, tmp_path, caplog):
+    file = tmp_path / "teacher.pth"
+    write_student(open_checkpoint("random:test_efficientnet"), file)
+    config = banked(f"teacher.source={file}", "optim.epochs=1")
+    targets.build(config)
+    file.unlink()
+    with caplog.at_level(logging.WARNING, "kdep"):
+        student = pretrain(config)
+    assert student.exists() and "without its teacher" in caplog.text
+    with pytest.raises(ValueError, match="teacher.pth: no such file"):
+        targets.build(banked(f"teacher.source={file}", "optim.epochs=2"))
+    with pytest.raises(ValueError, match="data.identity"):
+        targets.build(banked(f"teacher.source={file}", "optim.epochs=1", "seed=2"))
+
+
+def test_one_bank_serves_narrower_students_all_scalers_and_rotated_axes(banked):
+    path = targets.build(banked("bank.axes=256"))
+    assert Bank(path).description.axes == 256
+    for overrides in (("scale.name=unit",), ("scale.name=sn",), ("align.name=random",), ("align.name=top_variance",)):
+        pretrain(banked("bank.axes=256", f"name={overrides[0].replace('=', '-')}", "optim.epochs=1", *overrides))
+
+
+@pytest.mark.parametrize("aligner", ["svd", "random", "top_variance", "phi_s"])
+def test_targets_from_stored_axes_equal_those_from_features(banked, aligner):
+    config = banked("optim.epochs=1", "bank.axes=256")
+    bank, dim = Bank(targets.build(config)), 96
+    scaler = make_scaler("pts", {"exponent": 1, "temperature": 1})
+    live = Target(bank.statistics, dim, aligner=aligner, scaler=scaler)
+    stored = Target(bank.statistics, dim, aligner=aligner, scaler=scaler, axes=256)
+    features = torch.stack([live_features(config, index, 0) for index in range(6)])
+    z = (features.double() - bank.statistics.mean) @ bank.statistics.axes
+    assert torch.allclose(stored(z), live(features), atol=1e-4 * float(live(features).abs().max()))
+
+
+def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked):
+    with pytest.raises(ValueError, match="align.name random needs more than the 96 axes.*bank.axes=256"):
+        pretrain(banked("align.name=random"))
+    with pytest.raises(ValueError, match="bank.axes 90: expected at least the student's width 96 and at most"):
+        targets.build(banked("bank.axes=90"))
+
+
+def test_a_bank_with_maps_gives_the_dense_term_the_live_maps(banked, tiny):
+    dense = ("data.size=64", "loss.dense=1", "optim.epochs=1")
+    config = banked(*dense)
+    bank = Bank(targets.build(config))
+    assert bank.description.grid == 2 and bank.statistics.count == 128
+    views = open_views(config)
+    (batch,) = load(views, [[(7, 0)]], workers=0)
+    with torch.no_grad():
+        pooled, maps = open_teacher(config)(make_pixels(views.augmentation, CPU)(batch), with_map=True)
+    rows = torch.cat([pooled[:, None], map_on_grid(maps, 2)], 1)[0].double()
+    z = (rows - bank.statistics.mean) @ bank.statistics.axes[:, :96]
+    assert torch.allclose(bank.decode(bank.read(7, 0)).double(), z, rtol=2e-3, atol=2e-3 * float(z.abs().max()))
+    pretrain(banked(*dense, "name=banked"))
+    pretrain(tiny(*dense, "name=live"))
+    assert losses(banked(*dense, "name=banked")) == pytest.approx(losses(tiny(*dense, "name=live")), rel=2e-3)
+    pretrain(banked("data.size=64", "optim.epochs=1", "name=pooled"))  # a bank with maps serves a run without them
+    with pytest.raises(ValueError, match="feature maps .* float16 only"):
+        targets.build(tiny(*dense, f"bank.path={config.bank.path}8", "bank.code=int8"))
+
+
+def test_a_map_on_a_coarser_grid_keeps_its_mean_and_on_its_own_its_values():
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    assert map_on_grid(maps, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert map_on_grid(maps, 4).flatten().tolist() == list(range(16))
+    assert map_on_grid(maps[:, :, :2, :2], 4).shape == (1, 16, 1)
+
+
+def test_integer_codes_by_hand():
+    values, peaks = torch.tensor([[1.0, -0.125, 0.0, 9.0], [float("nan")] * 4]), torch.tensor([1.0, 1.0, 1.0, 4.0])
+    cube = encode(values, "int8", peaks)
+    assert cube.tolist() == [[127, -64, 0, 127], [-128] * 4]  # cube roots: 1, -1/2 (63.5 rounds to even), 0, beyond
+    back = decode(torch.from_numpy(cube[:1]), "int8", peaks)[0]
+    assert back.tolist() == pytest.approx([1, -((64 / 127) ** 3), 0, 4])
+    linear = encode(values, "int8_linear", peaks)
+    assert linear[0].tolist() == [127, -16, 0, 127]
+    assert decode(torch.from_numpy(linear[:1]), "int8_linear", peaks)[0, 1] == pytest.approx(-16 / 127)
+
+
+@pytest.mark.parametrize("code", ["int8", "int8_linear"])
+def test_an_integer_bank_is_half_the_size_and_close_to_the_live_teacher(banked, code):
+    config = banked(f"bank.code={code}", "optim.epochs=1")
+    bank = Bank(targets.build(config))
+    row = bank.read(11, 0)
+    assert row.dtype == torch.int8 and row.shape == (1, 96)
+    z = (live_features(config, 11, 0).double() - bank.statistics.mean) @ bank.statistics.axes[:, :96]
+    assert float((bank.rows([11], 0)[0] - z).norm() / z.norm()) < 0.05
+
+
+def test_an_image_that_is_unreadable_has_no_target_and_counts_nowhere(banked, photos, tmp_path):
+    listed = [str(file.relative_to(photos)) for file in sorted(photos.rglob("*.jpg"))]
+    (tmp_path / "list.txt").write_text("\n".join(["gone.jpg", *listed]))
+    config = banked(f"data.source={tmp_path / 'list.txt'}", f"data.root={photos}", "optim.epochs=1")
+    bank = Bank(targets.build(config))
+    assert bank.statistics.count == 128 and bank.read(0, 0) is None and bank.read(1, 0) is not None
+    assert bank.rows([0], 0).isnan().all()
+    # It can be read by now, but there is nothing to learn for it.
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(photos / listed[0], tmp_path / "photos" / "gone.jpg")
+    views = open_views(config)
+    views.stored = bank
+    views.source.root = tmp_path / "photos"
+    (batch,) = load(views, [[(0, 0), (1, 0)]], workers=0)
+    assert batch.unreadable[0][0] == "gone.jpg" and "nothing is stored" in batch.unreadable[0][1]
+    assert batch.stored.shape == (1, 1, 96) and batch.numbers.tolist() == [1]
+
+
+def test_a_disk_without_room_is_noticed_before_the_teacher_runs(banked, monkeypatch):
+    monkeypatch.setattr(targets.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(ValueError, match="needs 0.0 GB more and the disk has 0.0 GB; fewer bank.views"):
+        targets.build(banked())
+
+
+def test_reading_needs_no_more_than_its_row_of_a_huge_file(tmp_path):
+    about = Description(1, {}, {"images": 5000}, 8, 0, "float16")
+    path = tmp_path / "view000" / "00001.npy"
+    path.parent.mkdir()
+    array = np.lib.format.open_memmap(path, "w+", np.float16, (5000 - 4096, 1, 8))
+    array[4999 - 4096] = 7
+    array.flush()
+    bank = Bank.__new__(Bank)
+    bank.path, bank.description, bank._absent, bank._bytes = tmp_path, about, np.float16("nan"), 16
+    assert bank.read(4999, 0).tolist() == [[7.0] * 8] and bank.read(4998, 0).tolist() == [[0.0] * 8]
+
+
+def test_the_command_makes_the_bank_and_says_what_it_serves(tiny, tmp_path, capsys):
+    tiny()
+    bank = tmp_path / "bank"
+    assert main(["targets", str(tmp_path / "tiny.yaml"), f"bank.path={bank}"]) == 0
+    assert "2 views of 128 images on 96 axes, float16" in capsys.readouterr().out
+    assert main(["pretrain", str(tmp_path / "tiny.yaml"), f"bank.path={bank}", "optim.epochs=1"]) == 0
+    assert main(["targets", str(tmp_path / "tiny.yaml")]) == 2
+    assert "add bank.path=FOLDER" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown key bank.view; there are path, views"):
+        load_config(tmp_path / "tiny.yaml", [f"bank.path={bank}", "bank.view=3"])
+    assert open_student(tiny()).dim == 96

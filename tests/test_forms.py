@@ -1,0 +1,141 @@
+import json
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from kdep import forms
+from kdep.backbone import build_backbone
+from kdep.checkpoint import fingerprint
+from kdep.device import Process
+from kdep.weights import open_checkpoint
+
+ALONE = Process(torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDEP_CACHE", str(tmp_path))
+    return tmp_path / "forms.json"
+
+
+def backbone(name, tap=None):
+    """A network whose BatchNorm statistics are unlike those of a new one."""
+    network = build_backbone(open_checkpoint(f"random:{name}"), tap=tap).eval()
+    generator = torch.Generator().manual_seed(3)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.bias.data):
+                tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
+            for tensor in (module.running_var, module.weight.data):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "tap"),
+    [
+        ("resnet10t", "pre"),
+        ("test_efficientnet", "post"),
+        ("test_efficientnet", "before_head"),
+        ("mobilenetv2_035", "pre"),
+    ],
+)
+def test_a_folded_network_has_no_batchnorm_and_the_same_features(name, tap):
+    network, images = backbone(name, tap), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        before = network(images)
+        folded = forms.folded(network, images)
+        after = folded(images)
+    left = [m for n, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(left) == (1 if tap == "before_head" else 0)  # the head's, which is not used
+    assert float((after - before).norm() / before.norm()) < forms.TOLERANCE
+    assert float(before.std()) > 0.01
+
+
+def test_a_network_without_batchnorm_stays_as_it_is():
+    network = backbone("test_vit").eval()
+    before = fingerprint(network.state_dict())
+    size = 160
+    assert fingerprint(forms.folded(network, torch.rand(1, 3, size, size)).state_dict()) == before
+
+
+def counting(monkeypatch, candidates):
+    """Forms by name with a number of seconds each, as if measured."""
+    measured = []
+
+    def measure(network, offered, run, images):
+        measured.append(list(offered))
+        return {name: seconds for name, seconds in candidates.items() if name in offered}
+
+    monkeypatch.setattr(forms, "_measure", measure)
+    return measured
+
+
+def test_the_choice_is_measured_once_per_machine_and_kept(monkeypatch, cache, caplog):
+    measured = counting(monkeypatch, {"channels_last": 2.0, "contiguous": 3.0, "folded": 1.0})
+    images = torch.rand(2, 3, 64, 64)
+    with caplog.at_level(logging.INFO, "kdep"):
+        first = forms.choose_teacher(backbone("resnet10t"), images, tune=True, process=ALONE)
+    second = forms.choose_teacher(backbone("resnet10t"), images, tune=True, process=ALONE)
+    assert measured == [["channels_last", "contiguous", "folded"]]
+    assert "folded is taken (images/s: channels_last 1, contiguous 1, folded 2)" in caplog.text
+    assert list(json.loads(cache.read_text()).values()) == ["folded"]
+    for network in (first, second):
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    forms.choose_teacher(backbone("resnet10t"), torch.rand(2, 3, 96, 96), tune=True, process=ALONE)
+    forms.choose_teacher(backbone("resnet10t"), images, tune="compile", process=ALONE)
+    assert measured[1:] == [
+        ["channels_last", "contiguous", "folded"],
+        ["channels_last", "contiguous", "folded", "compiled"],
+    ]
+
+
+def test_a_gain_within_the_noise_changes_nothing(monkeypatch, cache):
+    counting(monkeypatch, {"channels_last": 1.0, "contiguous": 3.0, "folded": 0.97})
+    teacher = forms.choose_teacher(backbone("resnet10t"), torch.rand(2, 3, 64, 64), tune=True, process=ALONE)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in teacher.modules())
+
+
+def test_a_form_that_computes_something_else_is_not_a_candidate():
+    def slightly_off(network, images):
+        network.mean.add_(1e-3)
+        return network
+
+    def as_it_is(network, images):
+        return network
+
+    seconds = forms._measure(
+        backbone("resnet18"),
+        {"plain": as_it_is, "off": slightly_off, "folded": forms.folded},
+        lambda network: network(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))).detach(),
+        torch.rand(2, 3, 64, 64),
+    )
+    assert set(seconds) == {"plain", "folded"} and min(seconds.values()) > 0
+
+
+def test_measuring_leaves_the_student_and_the_random_state_as_they_were():
+    student, images = backbone("test_resnet").train(), torch.rand(4, 3, 32, 32)
+    before, state = fingerprint(student.state_dict()), torch.get_rng_state()
+    forms.choose_student(student, images, tune=True, process=ALONE)
+    assert fingerprint(student.state_dict()) == before and torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_without_measuring_the_layout_follows_a_rule():
+    for size, channels_last in ((64, False), (128, True)):
+        student = backbone("test_resnet")
+        forms.choose_student(student, torch.rand(1, 3, size, size), tune=False, process=ALONE)
+        weight = next(m.weight for m in student.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1)
+        assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    teacher = backbone("test_resnet")
+    assert forms.choose_teacher(teacher, torch.rand(1, 3, 32, 32), tune=False, process=ALONE) is teacher
+
+
+def test_a_choice_that_cannot_be_kept_is_a_warning(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KDEP_CACHE", str(tmp_path / "file"))
+    counting(monkeypatch, {"channels_last": 1.0, "contiguous": 3.0, "folded": 3.0})
+    forms.choose_teacher(backbone("test_resnet"), torch.rand(2, 3, 32, 32), tune=True, process=ALONE)
+    assert "not kept" in caplog.text
