@@ -8,17 +8,21 @@ from collections.abc import Callable, Sequence
 
 # verb -> (module with add_arguments and run, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
+    "targets": ("benchmarks.verbs.targets", "compute a bank of teacher targets once: CONFIG [key.sub=value ...]"),
     "pretrain": ("benchmarks.verbs.pretrain", "distil a teacher into a student: CONFIG [key.sub=value ...]"),
     "export": (
         "benchmarks.verbs.export",
         "write a student under the names of timm, torchvision, mmseg, mmdet, detectron2",
     ),
+    "statistics": ("benchmarks.verbs.statistics", "know a teacher before distilling it, or rank several: TEACHER ..."),
     "audit": ("benchmarks.verbs.audit", "prove that a target library's backbone computes what the student computes"),
     "transfer": ("benchmarks.transfer", "measure checkpoints on a suite of tasks"),
     "leaderboard": ("benchmarks.report", "rebuild leaderboard.csv, .md and .html from results"),
     "compare": ("benchmarks.compare", "say whether the difference of two checkpoints is real"),
+    "study": ("benchmarks.study", "answer a question: arms x values x seeds of runs, scored on the same tasks"),
     "subset": ("benchmarks.verbs.subset", "write a seeded list of image paths, such as a tenth of ImageNet"),
     "ls": ("benchmarks.verbs.ls", "list tasks, suites, data sets, recipes"),
+    "data": ("benchmarks.verbs.data", "known data sets: ls, check NAME (also of a suite file), prepare NAME"),
     "doctor": ("benchmarks.doctor", "versions, mmcv ops, device, disk, data sets found"),
 }
 

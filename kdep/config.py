@@ -45,6 +45,9 @@ class Data(_Section):
     source: str  # folder, list of paths (.txt), FILE.npz:SPLIT, torchvision:NAME
     root: Path | None = None  # where relative paths of a list, or torchvision's files, are
     limit: int | None = Field(None, ge=2)  # a seeded subset of this many images
+    seed: int | None = Field(
+        None, ge=0, lt=2**63
+    )  # of subset and views; None: the run's. One bank then serves all seeds
     size: int = Field(224, ge=16)  # pixels, side of the view
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area
     flip: bool = True
@@ -138,6 +141,11 @@ class Config(_Section):
     tune: bool | Literal["compile"] = True  # measure which form of the networks is fastest here; see kdep.forms
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     runs: Path = Path("runs")  # the run folder is runs/name
+
+    @property
+    def view_seed(self) -> int:
+        """Seed of the choice of images and of their views."""
+        return self.seed if self.data.seed is None else self.data.seed
 
 
 # Keys that change how a run goes, not what it yields: they may differ when it is resumed.

@@ -9,19 +9,20 @@ from kdep.backbone import TAPS, Backbone, build_backbone, create_network, defaul
 from kdep.checkpoint import fingerprint, load_exactly
 from kdep.config import Config
 from kdep.data import Augmentation, Batch, Views, open_source, recolour
+from kdep.decode import PIXELS
 from kdep.weights import open_checkpoint
 
 
 def open_views(config: Config) -> Views:
     """Images and how they are cropped and coloured."""
     data = config.data
-    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.seed)
+    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
     if len(source.names) < config.optim.batch_size:
         raise ValueError(
             f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
         )
     augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
-    return Views(source, augmentation, config.seed)
+    return Views(source, augmentation, config.view_seed)
 
 
 def open_teacher(config: Config) -> Backbone:
@@ -51,7 +52,7 @@ def teacher_identity(teacher: Backbone) -> str:
 
 def data_identity(views: Views) -> str:
     """Fingerprint of the images and of how their views are drawn."""
-    return f"{views.source.fingerprint}:{views.seed}:{dataclasses.astuple(views.augmentation)}"
+    return f"{views.source.fingerprint}:{views.seed}:{dataclasses.astuple(views.augmentation)}:pixels{PIXELS}"
 
 
 def make_pixels(augmentation: Augmentation, device: torch.device) -> Callable[[Batch], torch.Tensor]:

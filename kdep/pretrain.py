@@ -153,7 +153,7 @@ def teacher_statistics(config: Config, teacher: Backbone, views: Views, run: Run
         len(views.source.names),
         config.optim.batch_size,
         count=config.align.images,
-        seed=config.seed,
+        seed=config.view_seed,
         rank=process.rank,
         world=process.world,
     )

@@ -34,7 +34,7 @@ from kdep.bank import (
 from kdep.checkpoint import LoadError, save, write_atomically
 from kdep.config import Config
 from kdep.data import Views, load
-from kdep.device import Process, join
+from kdep.device import Process, choose_precision, join
 from kdep.forms import choose_teacher, sample
 from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
 from kdep.run import take_lock
@@ -225,8 +225,14 @@ class Writer:
         bar = tqdm(total=plan.images, unit="img", desc="targets", disable=not self.process.is_first, smoothing=0.1)
         rows: dict[tuple[int, int], torch.Tensor] = {}
         loader = load(self.views, plan, workers=self.config.data.workers, pin=self.process.device.type == "cuda")
-        # TF32 convolutions would drown the small axes in rounding noise; see `kdep.pretrain.teacher_statistics`.
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), bar:
+        # The axes come from full precision, where TF32 would drown the small ones; targets from that of the training.
+        kind = self.process.device.type
+        precision = (
+            torch.float32 if projection is None else choose_precision(self.config.precision, self.process.device)
+        )
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=projection is not None)
+        half = torch.autocast(kind, precision, enabled=precision != torch.float32)
+        with torch.no_grad(), exact, half, bar:
             for (file, numbers), views in zip(plan.steps(), loader, strict=True):
                 start = file[1] * SHARD
                 shape = (min(SHARD, about.images - start), *width)
@@ -269,7 +275,7 @@ class Writer:
         """Statistics of the raw features of all processes, and the largest |z| on each kept axis."""
         self.process.wait()
         about, moments = self.description, Moments(self.teacher.dim)
-        chosen = chosen_for_axes(about.images, self.config.align.images, self.config.seed)
+        chosen = chosen_for_axes(about.images, self.config.align.images, self.config.view_seed)
         for shard, raw in self.own_raw():
             # As in training from a live teacher, an unreadable image counts nowhere.
             kept = raw[~raw[:, 0].isnan() & chosen[shard * SHARD : shard * SHARD + len(raw)]]
@@ -337,7 +343,7 @@ def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, coun
         return
     draw = np.random.Generator(np.random.Philox())
     at = [(int(draw.integers(bank.description.images)), int(draw.integers(views_used))) for _ in range(count)]
-    pixels, limit = make_pixels(views.augmentation, process.device), 0.01 if bank.description.code == "float16" else 0.2
+    pixels, limit = make_pixels(views.augmentation, process.device), 0.05 if bank.description.code == "float16" else 0.2
     for (index, number), batch in zip(at, load(views, [[entry] for entry in at], workers=0), strict=True):
         stored = bank.read(index, number)
         if stored is None or batch.images is None:

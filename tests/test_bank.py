@@ -89,7 +89,8 @@ def test_statistics_of_a_bank_are_those_of_a_live_teacher(banked, tiny, small_fi
 
 def test_a_bank_trains_the_student_of_a_live_teacher_up_to_the_rounding_of_float16(banked, tiny, monkeypatch):
     """Small networks amplify a rounding within some steps, so the live teacher is rounded too, and no further."""
-    from_bank, live = banked("name=banked", "scale.name=unit"), tiny("name=live", "scale.name=unit")
+    gentle = ("scale.name=unit", "optim.lr=3e-4", "tune=false")
+    from_bank, live = banked("name=banked", *gentle), tiny("name=live", *gentle)
     a = read(pretrain(from_bank))["state_dict"]
 
     def rounded(*arguments):
@@ -103,7 +104,7 @@ def test_a_bank_trains_the_student_of_a_live_teacher_up_to_the_rounding_of_float
 
     monkeypatch.setattr("kdep.pretrain.teacher_source", rounded)
     b = read(pretrain(live))["state_dict"]
-    assert losses(live)[-1] < 0.8 * losses(live)[0]
+    assert losses(live)[-1] < 0.95 * losses(live)[0]
     assert losses(from_bank) == pytest.approx(losses(live), rel=1e-3)
     assert max(float((a[name].float() - b[name].float()).norm() / b[name].float().norm()) for name in b) < 0.01
     monkeypatch.undo()
@@ -238,7 +239,7 @@ def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked):
 
 
 def test_a_bank_with_maps_gives_the_dense_term_the_live_maps(banked, tiny):
-    dense = ("data.size=64", "loss.dense=1", "optim.epochs=1")
+    dense = ("data.size=64", "loss.dense=1", "optim.epochs=1", "optim.lr=3e-4", "tune=false")
     config = banked(*dense)
     bank = Bank(targets.build(config))
     assert bank.description.grid == 2 and bank.statistics.count == 128
@@ -325,7 +326,7 @@ def test_the_command_makes_the_bank_and_says_what_it_serves(tiny, tmp_path, caps
     tiny()
     bank = tmp_path / "bank"
     assert main(["targets", str(tmp_path / "tiny.yaml"), f"bank.path={bank}"]) == 0
-    assert "2 views of 128 images on 96 axes, float16" in capsys.readouterr().out
+    assert "2 view(s) of 128 images on 96 axes, float16" in capsys.readouterr().out
     assert main(["pretrain", str(tmp_path / "tiny.yaml"), f"bank.path={bank}", "optim.epochs=1"]) == 0
     assert main(["targets", str(tmp_path / "tiny.yaml")]) == 2
     assert "add bank.path=FOLDER" in capsys.readouterr().err

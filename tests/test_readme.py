@@ -28,7 +28,7 @@ def shrink(copy):
     demo = copy / "configs/pretrain/demo.yaml"
     config = yaml.safe_load(demo.read_text())
     config["optim"] |= {"epochs": 1, "batch_size": 16, "warmup_epochs": 0}
-    config["data"]["limit"], config["data"]["workers"], config["align"] = 528, 0, {"name": "top_variance", "images": 64}
+    config["data"]["limit"], config["data"]["workers"] = 600, 0
     config["teacher"]["size"], config["data"]["size"] = 64, 32
     demo.write_text(yaml.safe_dump(config))
     for name, settings in {
