@@ -3,23 +3,25 @@
 import argparse
 import sys
 
+from benchmarks.verbs.data import add_data_root, listing
+
 WHAT = ("tasks", "suites", "data", "recipes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep ls`."""
     parser.add_argument("what", nargs="?", choices=WHAT, help="only these [all]")
+    add_data_root(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print names, a line each."""
-    from benchmarks.datasets import CARDS
     from benchmarks.tasks import CONFIGS, suite_names, task_names
 
     listings = {
         "tasks": task_names(),
         "suites": suite_names(),
-        "data": [f"{name:11s} {card.layout:11s} {card.folder}  ({card.licence})" for name, card in CARDS.items()],
+        "data": listing(args.data_root),
         "recipes": [str(path.relative_to(CONFIGS.parent)) for path in sorted((CONFIGS / "pretrain").glob("*.yaml"))],
     }
     for what in (args.what,) if args.what else WHAT:

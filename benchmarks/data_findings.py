@@ -1,0 +1,37 @@
+"""What a check finds, and how it is put to people."""
+
+import dataclasses
+from collections.abc import Sequence
+
+SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing about a data set.
+
+    Attributes:
+        kind: findings of one kind are shown together.
+        where: file, with the line, annotation or object in it.
+        what: what is wrong, and what would be right.
+        defect: something to repair; the rest is worth knowing.
+    """
+
+    kind: str
+    where: str
+    what: str
+    defect: bool = True
+
+
+def lines(findings: Sequence[Finding], *, shown: int = SHOWN) -> list[str]:
+    """One line per finding, grouped by kind, defects first; beyond the first few of a kind only their number."""
+    text = []
+    for defect in (True, False):
+        kinds = dict.fromkeys(finding.kind for finding in findings if finding.defect is defect)
+        for kind in kinds:
+            group = [finding for finding in findings if finding.defect is defect and finding.kind == kind]
+            text.append(f"{'defect' if defect else 'note'}: {kind} ({len(group)})")
+            text += [f"  {finding.where}: {finding.what}" for finding in group[:shown]]
+            if len(group) > shown:
+                text.append(f"  and {len(group) - shown} more")
+    return text

@@ -1,0 +1,110 @@
+"""`kdep data ls | check NAME | prepare NAME`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.data_check import Report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep data`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    ls = actions.add_parser("ls", help="known data sets: layout, folder, counts, licence, and whether they are there")
+    check = actions.add_parser("check", help="counts, images, labels, masks, boxes, and images that splits share")
+    prepare = actions.add_parser("prepare", help="download and sort a set, or say which file to place where")
+    check.add_argument(
+        "name", metavar="NAME", help="a known set, SUITE.yaml, or SUITE.yaml:NAME for one set or task of it"
+    )
+    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
+    check.add_argument("--show", type=int, default=5, metavar="N", help="findings of a kind to print [5]")
+    prepare.add_argument("name", metavar="NAME", help="a known set")
+    prepare.add_argument(
+        "--seed", type=int, metavar="N", help="caltech256: draw the training images [the first 60 of a class by name]"
+    )
+    for action in (ls, check, prepare):
+        add_data_root(action)
+
+
+def add_data_root(parser: argparse.ArgumentParser) -> None:
+    """The argument --data-root."""
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie [data]"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked; 1 where a check finds defects, or where a set cannot be prepared."""
+    return {"ls": _ls, "check": _check, "prepare": _prepare}[args.action](args)
+
+
+def listing(data_root: Path) -> list[str]:
+    """One line per known data set."""
+    from benchmarks.datasets import CARDS, absent, known
+
+    lines = []
+    for name, card in CARDS.items():
+        images = " + ".join(f"{count:,}" for count in card.images.values()) or "as made"
+        there = "there" if absent(known(name, data_root)) is None else "absent"
+        labels = f"{card.labels:,} classes"
+        lines.append(
+            f"{name:13s} {there:6s} {card.layout:11s} {card.folder:22s} {images:21s} {labels:13s} {card.licence}"
+        )
+    return lines
+
+
+def _ls(args: argparse.Namespace) -> int:
+    sys.stdout.write("".join(f"{line}\n" for line in listing(args.data_root)))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from benchmarks.data_check import check, subjects
+    from benchmarks.data_findings import lines
+
+    reports = []
+    for subject in subjects(args.name, args.data_root):
+        report = check(subject, show=sys.stderr.isatty())
+        reports.append(report)
+        seen = ", ".join(f"{count:,} {role}" for role, count in report.images.items()) or "no images"
+        verdict = f"{report.defects} defects" if report.defects else "no defects"
+        heading = f"{report.dataset.name} ({subject.family}, {report.dataset.layout}): {seen}; {verdict}"
+        text = "".join(f"  {line}\n" for line in lines(report.findings, shown=args.show))
+        sys.stdout.write(f"{heading}\n{text}")
+    if args.json is not None:
+        _write_json(reports, args.json)
+    return 1 if any(report.defects for report in reports) else 0
+
+
+def _write_json(reports: "list[Report]", path: Path) -> None:
+    import dataclasses
+
+    from kdep.checkpoint import write_atomically
+
+    content = [
+        {
+            "dataset": report.dataset.name,
+            "layout": report.dataset.layout,
+            "root": str(report.dataset.root),
+            "images": report.images,
+            "defects": report.defects,
+            "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        }
+        for report in reports
+    ]
+    write_atomically(path, lambda part: part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from benchmarks.data_prepare import NotPrepared, prepare
+
+    try:
+        prepare(args.name, args.data_root, seed=args.seed, show=sys.stderr.isatty())
+    except (NotPrepared, OSError) as error:  # a full disk, a folder that may not be written
+        sys.stderr.write(f"kdep: {error}\n")
+        return 1
+    sys.stdout.write(f"{args.name} is there; next: kdep data check {args.name} --data-root {args.data_root}\n")
+    return 0
