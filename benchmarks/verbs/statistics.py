@@ -1,0 +1,84 @@
+"""`kdep statistics TEACHER [TEACHER ...] --images SOURCE [--labels]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep statistics`."""
+    parser.add_argument(
+        "teachers",
+        nargs="+",
+        metavar="TEACHER",
+        help="timm:NAME, torchvision:NAME, pypi:efficientnet_lite0, random:NAME or a file; TEACHER@128 resamples its "
+        "input to that side. Several are ranked",
+    )
+    parser.add_argument(
+        "--images", required=True, metavar="SOURCE", help="a folder, a .txt list, FILE.npz:SPLIT or torchvision:NAME"
+    )
+    parser.add_argument(
+        "--labels", action="store_true", help="the images have labels: class folders, or an npz split with labels"
+    )
+    parser.add_argument("--arch", help="timm's name of the network in plain state dicts")
+    parser.add_argument("--tap", help="pre, post or before_head [each teacher's own]")
+    parser.add_argument(
+        "--width", type=int, nargs="+", default=[320, 512, 1280], metavar="D", help="of students [320 512 1280]"
+    )
+    parser.add_argument("--size", type=int, default=224, help="side of the centre crop in pixels [224]")
+    parser.add_argument("--resize", type=int, help="short side before the crop [the same]")
+    parser.add_argument("--limit", type=int, metavar="N", help="see a seeded choice of this many images [all]")
+    parser.add_argument("--keep", type=int, default=10_000, metavar="N", help="keep features of at most these [10000]")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images, folds and pictures [0]")
+    parser.add_argument("--batch-size", type=int, default=64, help="[64]")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
+    parser.add_argument("--out", type=Path, default=Path("statistics"), help="folder to write to [statistics]")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write a sheet and a JSON per teacher, and the ranking of several; finished teachers are not measured again."""
+    check(args)
+    from benchmarks.pictures import open_pictures
+    from benchmarks.settings import Pixels
+    from benchmarks.statistics_sheet import draw_sheet
+    from benchmarks.teacher_ranking import describe, rank, write_ranking
+    from benchmarks.teacher_statistics import Look, file_stems, study_or_read
+    from kdep.device import join
+    from kdep.weights import open_checkpoint
+
+    checkpoints = [open_checkpoint(spec, arch=args.arch) for spec in args.teachers]
+    stems = file_stems(checkpoints)
+    images = open_pictures(args.images, labels=args.labels)
+    pixels = Pixels(size=args.size, resize=args.resize, batch_size=args.batch_size)
+    widths = tuple(sorted(set(args.width)))
+    look = Look(pixels, widths=widths, tap=args.tap, limit=args.limit, keep=args.keep, seed=args.seed)
+    device = join(args.device).device
+    reports = []
+    for checkpoint, stem in zip(checkpoints, stems, strict=True):
+        report = study_or_read(checkpoint, images, look, device=device, path=args.out / f"{stem}.json")
+        draw_sheet(report, args.out / f"{stem}.png")
+        sys.stdout.write(f"{describe(report)}\n  {args.out / stem}.json\n  {args.out / stem}.png\n")
+        reports.append(report)
+    if len(reports) > 1:
+        sys.stdout.write("\n" + write_ranking(rank(reports), args.out))
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if min(args.width) < 2:
+        raise ValueError(f"--width {min(args.width)}: a std ratio needs 2 channels or more")
+    for option, value, least in (
+        ("--limit", args.limit, 2),
+        ("--keep", args.keep, 2),
+        ("--batch-size", args.batch_size, 1),
+        ("--size", args.size, 16),
+        ("--resize", args.resize, args.size),
+        ("--seed", args.seed, 0),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{option} {value}: expected {least} or more")
