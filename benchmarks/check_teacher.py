@@ -23,8 +23,8 @@ from tqdm import tqdm
 from kdep.align import Target
 from kdep.backbone import Backbone, build_backbone
 from kdep.checkpoint import read, write_atomically
-from kdep.data import Pack
 from kdep.scale import make_scaler
+from kdep.sources import Pack
 from kdep.statistics import Moments, finish, numerical_rank
 from kdep.weights import open_checkpoint
 

@@ -13,7 +13,7 @@ from benchmarks.data_pictures import Picture, of_file
 from benchmarks.datasets import Dataset
 from benchmarks.huggingface import Rows
 from benchmarks.images import images_below
-from kdep.data import SUFFIXES, Pack
+from kdep.sources import SUFFIXES, Pack
 
 
 class Labels(NamedTuple):

@@ -11,7 +11,7 @@ from benchmarks.data_findings import Finding
 from benchmarks.data_pictures import Picture, in_threads, of_file
 from benchmarks.datasets import Dataset
 from benchmarks.openmmlab.masks import IGNORED, LAYOUTS, image_pairs, label_names
-from kdep.data import UNREADABLE
+from kdep.decode import UNREADABLE
 
 ONE_CHANNEL = ("P", "L", "I", "I;16")
 FULL_ADE20K = (

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.data_findings import Finding
-from kdep.data import UNREADABLE
+from kdep.decode import UNREADABLE
 
 SIDE, LOW = 32, 8
 # Rows are the 8 lowest frequencies of a discrete cosine transform of 32 values.

@@ -4,7 +4,7 @@ A card is turned into a `Dataset` at a root; a user's own set is a `Dataset` wri
 relative to the root:
 
     imagefolder  fit, score, optional select: folders of class folders
-    npz          fit, score, optional select: FILE.npz:SPLIT (see kdep.data.Pack)
+    npz          fit, score, optional select: FILE.npz:SPLIT (see kdep.sources.Pack)
     torchvision  fit, score, optional select: CLASS:SPLIT, such as CIFAR10:train
     huggingface  fit, score, optional select: SPLIT of the set saved at the root, or NAME:SPLIT of one below it or on
                  the hub (downloaded into the root); optional image, label: columns, where they are not evident

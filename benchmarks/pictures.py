@@ -9,7 +9,8 @@ from PIL import Image
 
 from benchmarks.datasets import Dataset
 from benchmarks.images import open_split
-from kdep.data import UNREADABLE, open_source
+from kdep.decode import UNREADABLE
+from kdep.sources import open_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Pictures:
 
 
 def open_pictures(spec: str, *, labels: bool) -> Pictures:
-    """Open images by their address (see `kdep.data.open_source`), with their labels if asked for.
+    """Open images by their address (see `kdep.sources.open_source`), with their labels if asked for.
 
     Raises:
         ValueError: nothing there, no labels to be had, or one class only.

@@ -6,21 +6,30 @@ from collections.abc import Callable
 import torch
 
 from kdep.backbone import TAPS, Backbone, build_backbone, create_network, default_tap
+from kdep.cache import open_cache
 from kdep.checkpoint import fingerprint, load_exactly
 from kdep.config import Config
-from kdep.data import Augmentation, Batch, Views, open_source, recolour
+from kdep.data import Augmentation, Batch, Views, recolour
 from kdep.decode import PIXELS
+from kdep.device import Process
+from kdep.sources import open_source
 from kdep.weights import open_checkpoint
 
 
-def open_views(config: Config) -> Views:
-    """Images and how they are cropped and coloured."""
+def open_views(config: Config, process: Process | None = None) -> Views:
+    """Images and how they are cropped and coloured; the first process decodes them for `data.cache`."""
     data = config.data
     source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
     if len(source.names) < config.optim.batch_size:
         raise ValueError(
             f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
         )
+    if data.cache is not None:
+        if process is None or process.is_first:
+            open_cache(source, data.cache, size=data.size)
+        if process is not None:
+            process.wait()
+        source = open_cache(source, data.cache, size=data.size, show=False)
     augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
     return Views(source, augmentation, config.view_seed)
 
@@ -61,6 +70,6 @@ def make_pixels(augmentation: Augmentation, device: torch.device) -> Callable[[B
 
     def pixels(batch: Batch) -> torch.Tensor:
         images = batch.images.to(device, non_blocking=True)
-        return recolour(images, batch.colour.to(device, non_blocking=True)) if coloured else images.float() / 255
+        return recolour(images, batch.colour.to(device, non_blocking=True)) if coloured else images.float().div_(255)
 
     return pixels

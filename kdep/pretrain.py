@@ -53,7 +53,7 @@ def pretrain(config: Config) -> Path:
     if run.student.exists():
         logger.info("%s is already done: %s", config.name, run.student)
         return run.student
-    views = open_views(config)
+    views = open_views(config, process)
     student = open_student(config).to(process.device)
     scaler = make_scaler(config.scale.name, config.scale.options)
     source = bank_source if config.bank else teacher_source
@@ -161,7 +161,8 @@ def teacher_statistics(config: Config, teacher: Backbone, views: Views, run: Run
     pixels = make_pixels(views.augmentation, process.device)
     # TF32 convolutions would drown the small axes in rounding noise and hide a teacher's missing rank.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        bar = tqdm(load(views, batches, workers=config.data.workers), "statistics", disable=not process.is_first)
+        batches = load(views, batches, workers=config.data.workers, pin=process.device.type == "cuda")
+        bar = tqdm(batches, "statistics", disable=not process.is_first)
         for batch in bar:
             run.note_unreadable(batch.unreadable, limit=config.data.max_unreadable, images=len(views.source.names))
             if batch.images is not None:

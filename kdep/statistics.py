@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+import scipy.linalg
 import torch
 
 
@@ -38,29 +40,33 @@ class Moments:
             raise ValueError("teacher features hold NaN or Inf: check its weights and input normalisation")
         mean = x.mean(0)
         centred = x - mean
-        self._merge(len(x), mean.cpu(), (centred.T @ centred).cpu())
+        if centred.device == self.scatter.device:
+            self.scatter.addmm_(centred.T, centred)  # in place: a matrix more would double the memory
+        else:
+            self.scatter.add_((centred.T @ centred).cpu())
+        self._move_mean(len(x), mean.cpu())
 
     def merge(self, other: "Moments") -> None:
         """Take in what another process has seen."""
-        self._merge(other.count, other.mean, other.scatter)
+        self.scatter.add_(other.scatter)
+        self._move_mean(other.count, other.mean)
 
-    def _merge(self, count: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
+    def _move_mean(self, count: int, mean: torch.Tensor) -> None:
         if count == 0:
             return
         total = self.count + count
         delta = mean - self.mean
         self.mean = self.mean + delta * (count / total)
-        self.scatter = self.scatter + scatter + torch.outer(delta, delta) * (self.count * count / total)
+        self.scatter.addr_(delta, delta, alpha=self.count * count / total)
         self.count = total
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
-    """Moments of all that the parts have seen, taken in their order."""
+    """Moments of all that the parts have seen, in the first of them."""
     first, *others = parts
-    total = Moments(len(first.mean))
-    for part in (first, *others):
-        total.merge(part)
-    return total
+    for part in others:
+        first.merge(part)
+    return first
 
 
 @dataclass(frozen=True)
@@ -90,24 +96,26 @@ class Statistics:
 
 
 def finish(moments: Moments, *, teacher: str, data: str) -> Statistics:
-    """Turn moments into principal axes.
+    """Turn moments into principal axes; the moments are used up, since their matrix is overwritten.
 
     Raises:
         ValueError: fewer than two images.
     """
     if moments.count < 2:
         raise ValueError(f"statistics of {moments.count} images: at least 2 are needed")
-    covariance = moments.scatter / moments.count
-    variances, axes = torch.linalg.eigh(covariance)
-    variances, axes = variances.flip(0).clamp_min(0.0), axes.flip(1)
+    covariance = moments.scatter.div_(moments.count).numpy()
+    channel_variances = covariance.diagonal().copy()
+    # MRRR overwrites its input and needs no other square matrix than the result; torch's solver needs four.
+    variances, vectors = scipy.linalg.eigh(covariance.T, overwrite_a=True, check_finite=False, driver="evr")
     # An axis is defined up to its sign; without a convention two machines would teach two different students.
-    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    signs = np.where(vectors.max(0) >= -vectors.min(0), 1.0, -1.0)
+    axes = np.multiply(vectors[:, ::-1], signs[::-1], out=covariance)
     return Statistics(
         count=moments.count,
         mean=moments.mean,
-        axes=axes * largest.sign(),
-        variances=variances,
-        channel_variances=covariance.diagonal().clone(),
+        axes=torch.from_numpy(axes),
+        variances=torch.from_numpy(variances[::-1].clip(0).copy()),
+        channel_variances=torch.from_numpy(channel_variances),
         teacher=teacher,
         data=data,
     )

@@ -52,7 +52,7 @@ def build(config: Config) -> Path:
     if config.bank is None:
         raise ValueError("the configuration has no bank: add bank.path=FOLDER")
     process = join(config.device)
-    views, student = open_views(config), open_student(config)
+    views, student = open_views(config, process), open_student(config)
     return ready(config, views, process, dim=student.dim, grid=grid_of(config, student)).path
 
 

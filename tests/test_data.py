@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.data import Augmentation, Order, Subset, Views, load, once, open_source, recolour, view, write_subset
+from kdep.data import LIGHT_AXES, LIGHT_STD, Augmentation, Order, Threaded, Views, load, once, recolour, view
+from kdep.sources import Subset, open_source, write_subset
 
 AUGMENTATION = Augmentation(24, (0.3, 1.0), jitter=0.2, lighting=0.1)
 
@@ -115,11 +116,103 @@ def test_statistics_of_fewer_images_see_a_choice_from_the_whole_list():
     assert len(set(seen)) == 50 and min(seen) < 100 and max(seen) > 900
 
 
-def test_loading_leaves_the_global_random_state_alone(photos):
+@pytest.mark.parametrize("workers", [0, "auto"])
+def test_loading_leaves_the_global_random_state_alone(photos, workers):
     views = Views(open_source(str(photos)), AUGMENTATION, seed=0)
     before = torch.get_rng_state()
-    next(iter(load(views, once(4, 2), workers=0)))
+    next(iter(load(views, once(4, 2), workers=workers)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_batch_holds_its_views_in_order_flips_included(photos):
+    views = Views(open_source(str(photos)), AUGMENTATION, seed=3)
+    (batch,) = load(views, [[(index, 1) for index in range(20)]], workers=0)
+    for index in range(20):
+        pixels, colour = view(views.source.open(index), AUGMENTATION, seed=3, index=index, number=1)
+        assert torch.equal(batch.images[index], pixels) and torch.equal(batch.colour[index], colour)
+    assert batch.numbers.tolist() == list(range(20)) and batch.images.is_contiguous()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_threads_give_the_batches_of_a_single_one(photos, threads):
+    views = Views(open_source(str(photos)), AUGMENTATION, seed=3)
+    order = list(Order(128, 5, 1, seed=3))[:4]  # 5 views among 2 or 3 threads: unequal shares
+    loader = Threaded(views, order, threads)
+    assert len(loader) == 4
+    for a, b in zip(load(views, order, workers=0), loader, strict=True):
+        assert torch.equal(a.images, b.images) and torch.equal(a.colour, b.colour)
+        assert torch.equal(a.numbers, b.numbers)
+
+
+def test_workers_chosen_by_themselves_are_threads_on_a_cpu_and_processes_beside_a_gpu(photos):
+    views = Views(open_source(str(photos)), AUGMENTATION, seed=3)
+    assert isinstance(load(views, once(4, 2), workers="auto"), Threaded)
+    assert load(views, once(4, 2), workers="auto", pin=True).num_workers >= 1
+    assert load(views, once(4, 2), workers=2).num_workers == 2
+
+
+def test_threads_of_a_loader_pass_on_what_is_unreadable(tmp_path):
+    pictures(tmp_path / "p")
+    (tmp_path / "p" / "c0" / "0.png").write_bytes(b"no image")
+    (batch,) = load(Views(open_source(str(tmp_path / "p")), AUGMENTATION, seed=0), once(3, 3), workers="auto")
+    assert [name for name, _ in batch.unreadable] == ["c0/0.png"] and batch.numbers.tolist() == [1, 2]
+
+
+class ReadOnly:
+    """A source that only gives whole images, as the one of fine-tuning does."""
+
+    def __init__(self, source):
+        self.names, self.read = source.names, source.read
+
+
+def test_a_source_of_whole_images_is_resampled_by_pillow(photos):
+    source = open_source(str(photos))
+    (batch,) = load(Views(ReadOnly(source), AUGMENTATION, seed=3), [[(5, 0)]], workers=0)
+    expected, _ = view(source.read(5), AUGMENTATION, seed=3, index=5, number=0)
+    assert torch.equal(batch.images[0], expected)
+
+
+def test_opened_and_whole_images_give_views_of_the_same_draws(photos):
+    source = open_source(str(photos))
+    for index in range(20):
+        key = {"seed": 3, "index": index, "number": 1}
+        lazy, colour = view(source.open(index), AUGMENTATION, **key)
+        whole, same = view(source.read(index), AUGMENTATION, **key)
+        assert torch.equal(colour, same)
+        # Torch sees only the box, Pillow's filter looks over its border.
+        assert (lazy.int() - whole.int()).abs()[:, 2:-2, 2:-2].max() <= 1
+        assert (lazy.int() - whole.int()).abs().float().mean() < 1
+
+
+def slow_recolour(image, colour):
+    """One image, as the formula reads: brightness, contrast about the grey mean, saturation about grey, noise."""
+    grey = np.array([0.299, 0.587, 0.114])
+    x = np.clip(image / 255 * colour[0], 0, 1)
+    mean = (x * grey[:, None, None]).sum(0).mean()
+    x = np.clip(mean + (x - mean) * colour[1], 0, 1)
+    level = (x * grey[:, None, None]).sum(0)
+    x = np.clip(level + (x - level) * colour[2], 0, 1)
+    shift = np.array(LIGHT_AXES) @ (colour[3:] * np.array(LIGHT_STD))
+    return np.clip(x + shift[:, None, None], 0, 1)
+
+
+@pytest.mark.parametrize("part", [1, 3 * 9 * 8 * 2, 2**19])
+def test_colour_equals_the_slow_formula_however_the_batch_is_divided(monkeypatch, part):
+    monkeypatch.setattr("kdep.data.PART", part)
+    draw = np.random.Generator(np.random.Philox(0))
+    images = draw.integers(0, 256, (5, 3, 9, 8), dtype=np.uint8)
+    colour = np.concatenate([draw.uniform(0.3, 1.7, (5, 3)), draw.normal(0, 0.5, (5, 3))], 1).astype(np.float32)
+    found = recolour(torch.from_numpy(images), torch.from_numpy(colour)).numpy()
+    expected = [slow_recolour(*entry) for entry in zip(images.astype(float), colour.astype(float), strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_colour_is_not_rounded_by_autocast():
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    colour = torch.tensor([[1.1, 0.9, 1.05, 0.1, -0.2, 0.3]]).expand(2, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = recolour(images, colour)
+    assert found.dtype == torch.float32 and torch.equal(found, recolour(images, colour))
 
 
 def test_colour_changes_give_the_numbers_worked_out_by_hand():

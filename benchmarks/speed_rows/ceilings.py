@@ -1,0 +1,98 @@
+"""Training from the bank against the ceiling: the student's own step, with nothing to load and no teacher."""
+
+import os
+from collections.abc import Callable
+
+from benchmarks.speed_rows.clock import interleave, medians
+from benchmarks.speed_rows.pretraining import (
+    Case,
+    Run,
+    ceiling,
+    configure,
+    growth,
+    has_cache,
+    make_bank,
+    on_device,
+    run,
+)
+from benchmarks.speed_rows.row import Row, Setting
+
+LITE0, R50 = "random:efficientnet_lite0", "random:resnet50"
+CASES = {
+    64: Case(LITE0, "resnet18", 64, batch=64, images=576, live=576, epochs=3),
+    128: Case(LITE0, "resnet18", 128, batch=32, images=576, live=576),
+    224: Case(R50, "resnet18", 224, batch=16, images=544, live=192, tune="compile"),
+}
+SHARE = 0.95
+NOTE = (
+    "real JPEG files of about 500 x 375; the ceiling leaves nothing to a loader, which needs a share of the same cores"
+)
+
+
+def bank_64(setting: Setting) -> list[Row]:
+    """64 px, without and with the cache of decoded images."""
+    lines = [against_ceiling(setting, 64)]
+    if has_cache():
+        return [*lines, against_ceiling(setting, 64, cache=True)]
+    skipped = "this version has no data.cache"
+    return [*lines, Row("bank-64-cache", "training from the bank, decoded images cached", "ceiling", skipped=skipped)]
+
+
+def bank_128(setting: Setting) -> list[Row]:
+    """128 px."""
+    return [against_ceiling(setting, 128)]
+
+
+def bank_224(setting: Setting) -> list[Row]:
+    """224 px."""
+    return [against_ceiling(setting, 224)]
+
+
+def against_ceiling(setting: Setting, size: int, *, cache: bool = False) -> Row:
+    """Alternate the ceiling and real pretraining runs from a finished bank."""
+    case = on_device(CASES[size], setting)
+    make_bank(case, setting)
+    name = f"bank-{size}" + ("-cache" if cache else "")
+    runs: list[Run] = []
+
+    def trained(workers: int | str = "auto") -> float:
+        runs.append(run(configure(case, setting, name=name, bank=True, workers=workers, cache=cache)))
+        return runs[-1].rate
+
+    if cache:
+        trained()  # fills the cache
+    steps = 3 if setting.quick else max(6, case.images // case.batch // 3)
+    alone = ceiling(configure(case, setting, name=name, bank=True, cache=cache), steps)
+    figures = interleave({"ceiling": alone, "bank": trained}, setting.repeats)
+    middle = medians(figures)
+    timed = runs[-setting.repeats :]
+    return Row(
+        name,
+        f"training from the bank, {case.student}" + (", decoded images cached" if cache else ""),
+        "the student's step on synthetic tensors in memory (the ceiling)",
+        ours=middle["bank"],
+        theirs=middle["ceiling"],
+        ratio=middle["bank"] / middle["ceiling"],
+        target=SHARE,
+        batch=case.batch,
+        resolution=case.size,
+        images=case.images * case.epochs,
+        growth={"images": growth(timed[-1]), "workers": {"unit": "images/s", **by_workers(trained, middle["bank"])}},
+        note=NOTE,
+        detail={
+            "figures": figures,
+            "data_wait": [round(found.waited, 4) for found in timed],
+            "start_up_seconds": round(timed[-1].whole - timed[-1].cumulated[-1], 2),
+        },
+    )
+
+
+def auto_workers() -> int:
+    """What `data.workers: auto` means here; see `kdep.data.load`."""
+    return min(16, max(1, (os.cpu_count() or 2) - 1))
+
+
+def by_workers(trained: Callable[[int], float], known: float) -> dict[str, float]:
+    """Rates with 1 and 2 loading processes, and with as many as are taken by default."""
+    counts = sorted({1, 2, auto_workers()})
+    return {str(count): known if count == auto_workers() else trained(count) for count in counts}

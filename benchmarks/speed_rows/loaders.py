@@ -1,0 +1,79 @@
+"""kdep's loader to coloured crops against torchvision's ImageFolder and transforms, images per second and core."""
+
+import gc
+import itertools
+import time
+from pathlib import Path
+
+from benchmarks import reference_loop
+from benchmarks.speed_rows.clock import interleave, medians, processor_seconds, threads
+from benchmarks.speed_rows.photographs import photographs
+from benchmarks.speed_rows.row import Row, Setting
+from kdep.data import Augmentation, Order, Views, load, recolour
+from kdep.sources import open_source
+
+BATCH, IMAGES, SIZE = 32, 480, 224
+QUICK = (8, 32, 32)
+
+
+def loader(setting: Setting) -> list[Row]:
+    """The rate per core is images over processor time, of all processes: what a waiting core does is not counted."""
+    batch, images, size = QUICK if setting.quick else (BATCH, IMAGES, SIZE)
+    sides = (120, 90) if setting.quick else (500, 375)
+    folder = photographs(setting.work, images, own=setting.images, sides=sides)
+    wall: dict[str, float] = {}
+
+    def rate(name: str, workers: int, count: int = images) -> float:
+        passes = {"ours": ours, "theirs": theirs}[name]
+        began, busy = time.perf_counter(), processor_seconds()
+        with threads(1):  # idle threads would wait in a loop, on the processor's time
+            seen = passes(folder, size, batch, workers, count)
+        gc.collect()  # ends the loading processes, whose time counts only then
+        wall[f"{name}-{workers}"] = seen / (time.perf_counter() - began)
+        return seen / (processor_seconds() - busy)
+
+    figures = interleave({"ours": lambda: rate("ours", 1), "theirs": lambda: rate("theirs", 1)}, setting.repeats)
+    middle = medians(figures)
+    two = {name: rate(name, 2) for name in ("ours", "theirs")}
+    by_images = {f"{share}x": images * share // 4 / rate("ours", 1, images * share // 4) for share in (1, 2, 4)}
+    return [
+        Row(
+            "loader",
+            f"JPEG of about 500 x 375 to coloured crops of {size} px",
+            "ImageFolder, torchvision transforms on PIL (crop, flip, ColorJitter, ToTensor, Lighting)",
+            unit="images/s per core",
+            ours=middle["ours"],
+            theirs=middle["theirs"],
+            ratio=middle["ours"] / middle["theirs"],
+            target=2.0,
+            batch=batch,
+            resolution=size,
+            images=images,
+            growth={
+                "images": {"unit": "core-seconds", **by_images},
+                "workers": {"unit": "images/s per core", "1": middle["ours"], "2": two["ours"]},
+            },
+            note=f"processor time of all processes, start of the loading processes included; theirs with two: "
+            f"{two['theirs']:.0f}; images/s of the wall clock with two: {wall['ours-2']:.0f} against "
+            f"{wall['theirs-2']:.0f}",
+            detail={"figures": figures, "two_workers": two, "wall_images_per_second": wall},
+        )
+    ]
+
+
+def ours(folder: Path, size: int, batch: int, workers: int, count: int) -> int:
+    """Load, crop and colour so many images as pretraining does; returns how many."""
+    source = open_source(str(folder))
+    views = Views(source, Augmentation(size, jitter=0.1, lighting=0.05), seed=0)
+    batches = load(views, Order(len(source.names), batch, 1, seed=0), workers=workers)
+    seen = 0
+    for part in itertools.islice(batches, max(1, count // batch)):
+        recolour(part.images, part.colour)
+        seen += len(part.images)
+    return seen
+
+
+def theirs(folder: Path, size: int, batch: int, workers: int, count: int) -> int:
+    """Load so many images with torchvision; returns how many."""
+    batches = reference_loop.make_loader(folder, size=size, batch=batch, workers=workers)
+    return sum(len(images) for images, _ in itertools.islice(batches, max(1, count // batch)))

@@ -1,0 +1,119 @@
+"""Statistics of N x D features: one pass over batches against the singular value decomposition of the whole matrix."""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.speed_rows.clock import in_child, peak_mb
+from benchmarks.speed_rows.row import Row, Setting
+from kdep.statistics import Moments, Statistics, finish
+
+IMAGES, DIM, LEADING, BATCH = 50_000, 2048, 512, 500
+QUICK = (2000, 64, 16)
+SAME = 1e-4  # of 1 - |cos| between corresponding axes: what rounding in float32 does to the decomposition
+WHAT = "streaming moments in float64, then axes"
+AGAINST = "torch.linalg.svd of the whole centred float32 matrix"
+
+
+def statistics(setting: Setting) -> list[Row]:
+    """Alternate both in child processes, each on the same features made anew from a seed."""
+    images, dim, leading = QUICK if setting.quick else (IMAGES, DIM, LEADING)
+    files = {kind: str(setting.work / f"axes-{kind}.pt") for kind in ("stream", "whole")}
+
+    def child(kind: str, count: int, threads: int | None = None) -> dict[str, Any]:
+        return in_child(
+            "benchmarks.speed_rows.moments:measure", kind=kind, images=count, dim=dim, out=files[kind], threads=threads
+        )
+
+    turns = [{kind: child(kind, images) for kind in files} for _ in range(min(2, setting.repeats))]
+    middle = {
+        kind: {key: median(turn[kind][key] for turn in turns) for key in ("seconds", "peak_mb")} for kind in files
+    }
+    same = compare_axes(Path(files["stream"]), Path(files["whole"]), leading)
+    smaller = {name: child("stream", images // share) for name, share in (("1x", 4), ("2x", 2))}
+    one = child("stream", images, threads=1)
+    detail = {"turns": turns, **same, "dim": dim, "same_axes": same["one_minus_cos"] < SAME}
+    lines = []
+    for key, unit, target in (("seconds", "s", 5.0), ("peak_mb", "MB above the imports", 20.0)):
+        ours, theirs = middle["stream"][key], middle["whole"][key]
+        grown = {"unit": unit, **{name: made[key] for name, made in smaller.items()}, "4x": ours}
+        lines.append(
+            Row(
+                "statistics-" + ("time" if key == "seconds" else "memory"),
+                f"{WHAT}, {images} x {dim}",
+                AGAINST,
+                unit=unit,
+                ours=ours,
+                theirs=theirs,
+                # Faster to other axes would be no gain.
+                ratio=theirs / ours if detail["same_axes"] else 0.0,
+                target=target,
+                images=images,
+                growth={"images": grown, "threads": {"unit": unit, "1": one[key], "all": ours}},
+                note=f"leading {leading} axes: largest 1 - |cos| {same['one_minus_cos']:.1e}, largest angle between "
+                f"the spaces {same['angle']:.1e} rad",
+                detail=detail,
+            )
+        )
+    return lines
+
+
+def features(images: int, dim: int) -> Iterator[torch.Tensor]:
+    """Batches (B, D) float32 with the decaying spectrum of a network's features, a function of the seed alone."""
+    draw = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(dim, dim, generator=draw))[0]
+    # sigma falls like 1 / k: the leading axes lie apart, so that they can be compared one by one.
+    mix = (torch.arange(1, dim + 1).float().reciprocal()[:, None] * rotation).contiguous()
+    mean = torch.rand(dim, generator=draw)
+    for start in range(0, images, BATCH):
+        yield torch.randn(min(BATCH, images - start), dim, generator=draw) @ mix + mean
+
+
+def measure(kind: str, images: int, dim: int, out: str, threads: int | None = None) -> dict[str, float]:
+    """In a child process: time without making the features, peak memory above the imports, axes in a file."""
+    torch.set_num_threads(threads or torch.get_num_threads())
+    torch.linalg.eigh(torch.eye(8, dtype=torch.float64))  # loads the library
+    torch.linalg.svd(torch.eye(8))
+    clock = [0.0]
+    axes, peak = peak_mb(lambda: {"stream": _stream, "whole": _whole}[kind](images, dim, clock))
+    torch.save(axes, out)
+    return {"seconds": clock[0], "peak_mb": peak}
+
+
+def _stream(images: int, dim: int, clock: list[float]) -> torch.Tensor:
+    moments = Moments(dim)
+    for batch in features(images, dim):
+        began = time.perf_counter()
+        moments.add(batch)
+        clock[0] += time.perf_counter() - began
+    began = time.perf_counter()
+    found: Statistics = finish(moments, teacher="", data="")
+    clock[0] += time.perf_counter() - began
+    return found.axes.float()
+
+
+def _whole(images: int, dim: int, clock: list[float]) -> torch.Tensor:
+    matrix = torch.empty(images, dim)
+    for number, batch in enumerate(features(images, dim)):
+        matrix[number * BATCH : number * BATCH + len(batch)] = batch
+    began = time.perf_counter()
+    matrix -= matrix.mean(0)
+    axes = torch.linalg.svd(matrix, full_matrices=False)[2].T.contiguous()
+    clock[0] += time.perf_counter() - began
+    return axes
+
+
+def compare_axes(ours: Path, theirs: Path, leading: int) -> dict[str, float]:
+    """How far two sets of leading axes, columns of (D, D), lie apart: axis by axis, and as spaces."""
+    a, b = (torch.load(path, weights_only=True)[:, :leading].double() for path in (ours, theirs))
+    cosines = (a * b).sum(0).abs() / (a.norm(dim=0) * b.norm(dim=0))
+    # The sine of the largest angle between two spaces is the norm of what one leaves outside the other.
+    a, b = torch.linalg.qr(a)[0], torch.linalg.qr(b)[0]
+    sine = float(np.linalg.norm((b - a @ (a.T @ b)).numpy(), 2))
+    return {"one_minus_cos": float((1 - cosines).max()), "angle": math.asin(min(sine, 1.0))}

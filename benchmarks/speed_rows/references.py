@@ -1,0 +1,100 @@
+"""kdep, with the live teacher and from the bank, against a loop in the style of the published code."""
+
+import itertools
+
+import torch
+
+from benchmarks import reference_loop
+from benchmarks.speed_rows.ceilings import CASES, auto_workers
+from benchmarks.speed_rows.clock import interleave, medians
+from benchmarks.speed_rows.pretraining import EDGE, Case, Run, configure, folder_of, growth, make_bank, on_device, run
+from benchmarks.speed_rows.row import Row, Setting
+from kdep.parts import open_student, open_teacher
+
+VIT = Case("random:vit_base_patch16_224", "resnet18", 224, batch=16, images=544, live=64)
+AGAINST = "reference-style loop: float32 eager, channels first, ImageFolder, transforms on PIL, SGD not fused"
+
+
+def reference_224(setting: Setting) -> list[Row]:
+    """R50 to R18, online and from the bank."""
+    return compare(setting, CASES[224], "r50-224", {"online": 1.4, "bank": 2.2}, steps=8)
+
+
+def reference_64(setting: Setting) -> list[Row]:
+    """EfficientNet-Lite0 to R18 at 64 px, online and from the bank."""
+    return compare(setting, CASES[64], "lite0-64", {"online": 1.4, "bank": 2.2}, steps=10)
+
+
+def reference_vit(setting: Setting) -> list[Row]:
+    """ViT-B/16 to R18 from the bank."""
+    return compare(setting, VIT, "vit-224", {"bank": 5.0}, steps=4)
+
+
+def compare(setting: Setting, case: Case, name: str, targets: dict[str, float], *, steps: int) -> list[Row]:
+    """Alternate the modes of kdep with the reference's loop on the same photographs."""
+    case = on_device(case, setting)
+    making = make_bank(case, setting)
+    runs: dict[str, list[Run]] = {mode: [] for mode in targets}
+
+    def kdep(mode: str, workers: int | str = "auto") -> float:
+        runs[mode].append(run(configure(case, setting, name=f"{mode}-{name}", bank=mode == "bank", workers=workers)))
+        return runs[mode][-1].rate
+
+    contenders = {mode: lambda mode=mode: kdep(mode) for mode in targets}
+    contenders["reference"] = lambda: reference_rate(case, setting, auto_workers(), steps)
+    figures = interleave(contenders, setting.repeats)
+    middle = medians(figures)
+    last = {mode: found[-1] for mode, found in runs.items()}
+    others = {count: reference_rate(case, setting, count, steps) for count in {1, 2} - {auto_workers()}}
+    workers = {str(count): rate for count, rate in sorted({auto_workers(): middle["reference"], **others}.items())}
+    best = max(workers.values())  # the reference with whatever number of loading processes suits it here
+    more = {mode: {str(count): kdep(mode, count) for count in {1, 2} - {auto_workers()}} for mode in targets}
+    detail = {"figures": figures, "reference_by_workers": workers, "bank_seconds": making, "bank_images": case.images}
+    return [
+        Row(
+            f"{mode}-{name}",
+            f"{'live teacher' if mode == 'online' else 'from the bank'}, {case.teacher} -> {case.student}",
+            AGAINST,
+            ours=middle[mode],
+            theirs=best,
+            ratio=middle[mode] / best,
+            target=target,
+            batch=case.batch,
+            resolution=case.size,
+            images=case.images * case.epochs if mode == "bank" else case.live * case.epochs,
+            growth={
+                "images": growth(last[mode]),
+                "workers": {"unit": "images/s", **{str(auto_workers()): middle[mode], **more[mode]}},
+            },
+            note=explain(case, mode, making, middle, best),
+            detail=detail | {"data_wait": [round(found.waited, 4) for found in runs[mode][: setting.repeats]]},
+        )
+        for mode, target in targets.items()
+    ]
+
+
+def explain(case: Case, mode: str, making: float, middle: dict[str, float], best: float) -> str:
+    """What the bank costs and from which epoch on it has paid for itself."""
+    if mode == "online":
+        return "steady rate; statistics and the choice (and compilation) of the fastest form come before it, once"
+    text = f"one view of the bank: {1000 * making / case.images:.0f} ms per image, once, statistics included; "
+    rival = middle.get("online", best)
+    against = "the live teacher" if "online" in middle else "the reference"
+    saved = case.images * (1 / rival - 1 / middle["bank"])
+    if saved <= 0:
+        return text + f"no gain per epoch over {against}"
+    return text + f"paid back against {against} after {making / saved:.1f} epochs"
+
+
+def reference_rate(case: Case, setting: Setting, workers: int, steps: int) -> float:
+    """Images/s of the reference's loop, without its first steps."""
+    config = configure(case, setting, name="reference", bank=False)
+    teacher, student = open_teacher(config), open_student(config)
+    # Their basis has the same shape whatever its values.
+    axes = torch.linalg.qr(torch.randn(teacher.dim, student.dim))[0]
+    aligned = reference_loop.AlignedTeacher(teacher, torch.zeros(teacher.dim), axes)
+    loader = reference_loop.make_loader(folder_of(case, setting), size=case.size, batch=case.batch, workers=workers)
+    timed = reference_loop.steps(student, aligned, loader, device=setting.device)
+    times = [seconds for _, seconds in itertools.islice(timed, EDGE, EDGE + (2 if setting.quick else steps))]
+    timed.close()
+    return case.batch * len(times) / sum(times)

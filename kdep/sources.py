@@ -1,0 +1,207 @@
+"""Image sources: folders, lists, packs of encoded images and torchvision's data sets, opened by their address."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from kdep.decode import Encoded, Picture, Pixels, as_tensor
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+
+
+class Source(Protocol):
+    """Images by number; those that train a student are also opened undecoded, by `open(index) -> Picture`."""
+
+    names: Sequence[str]
+    fingerprint: str
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        ...
+
+
+class Files:
+    """Image files, in the order given; the fingerprint covers relative names and sizes in bytes."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
+        lines = (f"{name}|{(root / name).stat().st_size if (root / name).exists() else -1}\n" for name in names)
+        self.fingerprint = _hash(line.encode() for line in lines)
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        with Image.open(self.root / self.names[index]) as image:
+            return image.convert("RGB")
+
+    def open(self, index: int) -> Picture:
+        """Image `index`, not decoded yet."""
+        return Encoded((self.root / self.names[index]).read_bytes())
+
+
+class Pack:
+    """Encoded images end to end in an .npz: SPLIT_blob, SPLIT_offsets (n + 1), optional SPLIT_labels and classes."""
+
+    def __init__(self, path: Path, split: str) -> None:
+        with np.load(path, allow_pickle=False) as content:
+            splits = [key.removesuffix("_blob") for key in content.files if key.endswith("_blob")]
+            if split not in splits:
+                raise ValueError(f"{path}: no split {split!r}; there are {', '.join(splits) or 'none'}")
+            self._blob, self._offsets = content[f"{split}_blob"], content[f"{split}_offsets"].astype(np.int64)
+            labels = f"{split}_labels"
+            self.labels = content[labels].astype(np.int64) if labels in content.files else None
+            self.classes = tuple(str(name) for name in content["classes"]) if "classes" in content.files else ()
+        if len(self._offsets) < 2 or self._offsets[-1] != len(self._blob) or (np.diff(self._offsets) < 0).any():
+            raise ValueError(f"{path}: {split}_offsets do not cover {split}_blob")
+        self.names = [f"{path.name}:{split}:{index}" for index in range(len(self._offsets) - 1)]
+        self.fingerprint = _hash([self._blob.tobytes(), self._offsets.tobytes()])
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        return Image.open(io.BytesIO(self._bytes(index))).convert("RGB")
+
+    def open(self, index: int) -> Picture:
+        """Image `index`, not decoded yet."""
+        return Encoded(self._bytes(index))
+
+    def _bytes(self, index: int) -> bytes:
+        return self._blob[self._offsets[index] : self._offsets[index + 1]].tobytes()
+
+
+class Torchvision:
+    """A torchvision data set by class name, its training split."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self._images = torchvision_split(name, root, train=True)
+        self.names = [f"{name}:{index}" for index in range(len(self._images))]
+        self.fingerprint = _hash([f"torchvision:{name}:train:{len(self.names)}".encode()])
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        return self._images[index][0].convert("RGB")
+
+    def open(self, index: int) -> Picture:
+        """Image `index`, decoded by torchvision's data set."""
+        return Pixels(as_tensor(self.read(index)))
+
+
+class Subset:
+    """A seeded choice of another source's images, in ascending order."""
+
+    def __init__(self, source: Source, count: int, seed: int) -> None:
+        chosen = np.random.Generator(np.random.Philox(seed)).permutation(len(source.names))[:count]
+        self._source, self._chosen = source, np.sort(chosen)
+        self.names = [source.names[index] for index in self._chosen]
+        self.fingerprint = _hash([source.fingerprint.encode(), self._chosen.astype(np.int64).tobytes()])
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        return self._source.read(self._chosen[index])
+
+    def open(self, index: int) -> Picture:
+        """Image `index`, as the whole source opens it."""
+        return self._source.open(self._chosen[index])
+
+
+def torchvision_split(name: str, root: Path, *, train: bool) -> Any:
+    """Open (or download) a torchvision classification data set.
+
+    Raises:
+        ValueError: no such set, or it is not in `root` and cannot be downloaded.
+    """
+    import inspect
+
+    import torchvision
+
+    if not hasattr(torchvision.datasets, name):
+        raise ValueError(
+            f"torchvision:{name}: torchvision.datasets has no such class; examples are CIFAR10, DTD, STL10"
+        )
+    make = getattr(torchvision.datasets, name)
+    accepted = inspect.signature(make).parameters
+    options = {"train": train} if "train" in accepted else {"split": "train" if train else "test"}
+    if "download" in accepted:
+        options["download"] = True
+    try:
+        return make(root, **options)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"torchvision:{name}: not in {root} and not downloadable here ({error}); place its files in {root} as "
+            f"torchvision.datasets.{name} lays them out"
+        ) from error
+
+
+def open_source(spec: str, *, root: Path | None = None, limit: int | None = None, seed: int = 0) -> Source:
+    """Open images by their address.
+
+    Args:
+        spec: a folder (searched recursively, labels ignored), a .txt list of paths, FILE.npz:SPLIT, torchvision:NAME.
+        root: where relative paths of a list start (default: the list's folder), or where torchvision's files are.
+        limit: take a subset of this many images.
+        seed: of the subset.
+
+    Raises:
+        ValueError: nothing there; says what was looked for.
+    """
+    source = _open(str(spec), root)
+    if limit is not None and limit > len(source.names):
+        raise ValueError(f"{spec}: data.limit {limit}, but there are only {len(source.names)} images")
+    return source if limit is None else Subset(source, limit, seed)
+
+
+def _open(spec: str, root: Path | None) -> Source:
+    if spec.startswith("torchvision:"):
+        return Torchvision(spec.partition(":")[2], root or Path("data"))
+    file, _, split = spec.rpartition(":")
+    if file.endswith(".npz"):
+        if not Path(file).is_file():
+            raise ValueError(f"{file}: no such file")
+        return Pack(Path(file), split)
+    path = Path(spec)
+    if path.is_dir():
+        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not names:
+            raise ValueError(f"{path}: no image below it ({', '.join(sorted(SUFFIXES))})")
+        return Files(path, names)
+    if path.suffix == ".txt" and path.is_file():
+        names = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        if not names:
+            raise ValueError(f"{path}: an empty list")
+        return Files(root or path.parent, names)
+    raise ValueError(f"{spec}: not a folder, a .txt list, FILE.npz:SPLIT or torchvision:NAME")
+
+
+def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: float | None, seed: int) -> int:
+    """Write a seeded list of image paths relative to `folder`; a class is a path's first folder.
+
+    Returns:
+        The number of images listed.
+    """
+    source = _open(str(folder), None)
+    classes: dict[str, list[str]] = {}
+    for name in source.names:
+        classes.setdefault(Path(name).parts[0], []).append(name)
+    draw = np.random.Generator(np.random.Philox(seed))
+    chosen: list[str] = []
+    for label in sorted(classes):
+        names = classes[label]
+        count = per_class if per_class is not None else round(len(names) * float(fraction or 1.0))
+        chosen += [names[i] for i in sorted(draw.permutation(len(names))[:count])]
+    from kdep.checkpoint import write_atomically
+
+    header = (
+        f"# {len(chosen)} of {len(source.names)} images of {Path(folder).name}, seed {seed}, relative to that folder\n"
+    )
+    write_atomically(out, lambda neighbour: neighbour.write_text(header + "\n".join(chosen) + "\n"))
+    return len(chosen)
+
+
+def _hash(parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
