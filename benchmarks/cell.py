@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks.datasets import Dataset, fingerprint
+from benchmarks.outline import gmacs, parameters
 from benchmarks.results import CheckpointCard, Outcome, Protocol, Result, TaskCard, write_result
 from benchmarks.tasks import Task
-from kdep.backbone import create_network
 from kdep.checkpoint import Checkpoint, LoadError
 from kdep.device import join
 from kdep.run import provenance_of_code
@@ -62,6 +62,10 @@ def run_kind(kind: str) -> Callable[..., Outcome]:
         from benchmarks.openmmlab.detect import run_detect
 
         return run_detect
+    if kind == "fewshot":
+        from benchmarks.fewshot import run_fewshot
+
+        return run_fewshot
     from benchmarks import classify
 
     return {"knn": classify.run_knn, "linear": classify.run_linear, "finetune": classify.run_finetune}[kind]
@@ -97,8 +101,8 @@ def measure(cell: Cell) -> Result:
 
 
 def protocol_of(task: Task) -> Protocol:
-    """The rules of a task; its budget is one of its settings where it is not the full one."""
-    return Protocol(task.protocol, task.version)
+    """The rules of a task."""
+    return Protocol(task.protocol, task.version, task.budget)
 
 
 def describe(checkpoint: Checkpoint) -> CheckpointCard:
@@ -117,18 +121,12 @@ def describe(checkpoint: Checkpoint) -> CheckpointCard:
         "pretrain_seed": source.get("config", {}).get("seed"),
         "pretrain_commit": source.get("commit"),
     }
-    params = sum(p.numel() for p in create_network(checkpoint.arch).parameters())
     known = {key: value for key, value in summary.items() if value is not None}
-    return CheckpointCard(checkpoint.name, checkpoint.sha256, checkpoint.arch, params, known)
+    return CheckpointCard(checkpoint.name, checkpoint.sha256, checkpoint.arch, parameters(checkpoint.arch), known)
 
 
 def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[str, Any]:
     """What a cell has cost, and what the backbone costs (parameters, multiply-adds at 224 px)."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    network = create_network(checkpoint.arch).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, 224, 224))
     if device.type == "cuda":
         peak, name = torch.cuda.max_memory_allocated(device) / 2**20, torch.cuda.get_device_name(device)
     else:
@@ -137,8 +135,8 @@ def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[s
         "seconds": round(seconds, 2),
         "peak_memory_mb": round(peak),
         "device": name,
-        "params_m": round(sum(p.numel() for p in network.parameters()) / 1e6, 2),
-        "gmacs": round(counter.get_total_flops() / 2e9, 3),
+        "params_m": round(parameters(checkpoint.arch) / 1e6, 2),
+        "gmacs": round(gmacs(checkpoint.arch), 3),
     }
 
 

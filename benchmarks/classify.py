@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from benchmarks.features import extract, feature_folder
 from benchmarks.images import Splits, open_splits
 from benchmarks.knn import vote
-from benchmarks.linear import fit_path
+from benchmarks.linear import fit_path, measure_path
+from benchmarks.outline import outline
 from benchmarks.results import Outcome
 from benchmarks.settings import Finetune, Knn, Linear, Pixels, read_settings
 from benchmarks.tasks import Task
-from kdep.backbone import create_network
 from kdep.checkpoint import Checkpoint
 
 
@@ -38,7 +37,10 @@ class Probed:
 
 @dataclass(frozen=True)
 class Data:
-    """Features of one tap on the device, with labels; `fit` and `select` are positions in `pool`."""
+    """Features of one tap, with labels; `fit` and `select` are positions in `pool`.
+
+    Features stay where they are, in memory or in a memory-mapped file; what is computed with is brought to `device`.
+    """
 
     pool: torch.Tensor
     labels: torch.Tensor
@@ -46,6 +48,7 @@ class Data:
     select: torch.Tensor
     score: torch.Tensor
     classes: int
+    device: torch.device = torch.device("cpu")
 
 
 def run_knn(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
@@ -56,15 +59,14 @@ def run_knn(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, de
         LoadError: weights that do not load completely.
     """
     settings = read_settings(Knn, task)
-    splits = open_splits(task.dataset, seed=seed)
-    usable = tuple(k for k in settings.k if k <= len(splits.fit))
-    if not usable:
-        raise ValueError(f"{task.name}: settings: k: {list(settings.k)}, but fit has only {len(splits.fit)} images")
 
     def probe(data: Data) -> Probed:
+        usable = tuple(k for k in settings.k if k <= len(data.fit))
+        if not usable:
+            raise ValueError(f"{task.name}: settings: k: {list(settings.k)}, but fit has only {len(data.fit)} images")
         return probe_knn(data, ks=usable, temperatures=settings.temperature)
 
-    return _probe_taps(checkpoint, splits, settings, probe, cache=feature_folder(work_dir, checkpoint), device=device)
+    return _probe(checkpoint, task, settings, probe, seed=seed, work_dir=work_dir, device=device)
 
 
 def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
@@ -75,12 +77,11 @@ def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
         LoadError: weights that do not load completely.
     """
     settings = read_settings(Linear, task)
-    splits = open_splits(task.dataset, seed=seed)
 
     def probe(data: Data) -> Probed:
         return probe_linear(data, path=settings.path)
 
-    return _probe_taps(checkpoint, splits, settings, probe, cache=feature_folder(work_dir, checkpoint), device=device)
+    return _probe(checkpoint, task, settings, probe, seed=seed, work_dir=work_dir, device=device)
 
 
 def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
@@ -94,7 +95,7 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
     """
     from benchmarks.finetune import choose, train_and_predict
 
-    settings = read_settings(Finetune, task)
+    settings = read_settings(Finetune, task).scaled(task.share)
     splits = open_splits(task.dataset, seed=seed)
     grid = [(lr, decay) for lr in settings.lr for decay in settings.weight_decay]
     chosen, curves, counts = {"lr": grid[0][0], "weight_decay": grid[0][1]}, {}, splits.counts
@@ -111,13 +112,16 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
 def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Probed:
     """Choose k and temperature on select, then ask fit and select together; ties go to the first of the grid."""
     grid = [(k, temperature) for k in ks for temperature in temperatures]
-    fit, select = data.pool[data.fit], data.pool[data.select]
-    answers = vote(select, fit, data.labels[data.fit], classes=data.classes, grid=grid)
-    curve = [_share(answer == data.labels[data.select]) for answer in answers]
+    labels = data.labels.to(data.device)
+    fit, select = (data.pool[positions].to(data.device) for positions in (data.fit, data.select))
+    answers = vote(select, fit, labels[data.fit.to(data.device)], classes=data.classes, grid=grid)
+    del fit, select
+    curve = [_share(answer.cpu() == data.labels[data.select]) for answer in answers]
     best = max(range(len(grid)), key=lambda number: curve[number])
     k, temperature = grid[best]
-    (predicted,) = vote(data.score, data.pool, data.labels, classes=data.classes, grid=[grid[best]])
-    chosen = {"k": k, "temperature": temperature} | _at_edge("temperature", temperature, temperatures)
+    bank, queries = data.pool.to(data.device), data.score.to(data.device)
+    (predicted,) = vote(queries, bank, labels, classes=data.classes, grid=[grid[best]])
+    chosen = {"k": k, "temperature": temperature} | at_edge("temperature", temperature, temperatures)
     chosen["k_at_edge"] = len(ks) > 1 and k == max(ks)  # one neighbour is an end of its own
     curves = {"k": [k for k, _ in grid], "temperature": [t for _, t in grid], "select_top1": curve}
     return Probed(curve[best], 0.0, predicted, chosen, curves)
@@ -125,39 +129,44 @@ def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...
 
 def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
     """Choose the penalty on select, among equals by cross-entropy, then refit on fit and select together."""
-    path = tuple(sorted(path))
-    labels = data.labels[data.select]
-    fitted = fit_path(data.pool[data.fit], data.labels[data.fit], classes=data.classes, penalties=path)
-    scores = [solution.scores(data.pool[data.select]) for solution in fitted]
-    top1 = [_share(score.argmax(1) == labels) for score in scores]
-    loss = [float(F.cross_entropy(score.double(), labels)) for score in scores]
+    path, known = tuple(sorted(path)), {"classes": data.classes, "device": data.device}
+    fitted = fit_path(data.pool, data.labels, rows=data.fit, penalties=path, **known)
+    top1, loss = measure_path(fitted, data.pool, data.labels, rows=data.select)
     best = max(range(len(path)), key=lambda number: (top1[number], -loss[number]))
-    (refitted,) = fit_path(data.pool, data.labels, classes=data.classes, penalties=[path[best]])
-    chosen = {"lambda": path[best]} | _at_edge("lambda", path[best], path)
+    (refitted,) = fit_path(data.pool, data.labels, penalties=[path[best]], **known)
+    chosen = {"lambda": path[best]} | at_edge("lambda", path[best], path)
     curves = {"lambda": list(path), "select_top1": top1, "select_loss": loss}
-    return Probed(top1[best], loss[best], refitted.scores(data.score).argmax(1), chosen, curves)
+    return Probed(top1[best], loss[best], refitted.predict(data.score), chosen, curves)
 
 
-def _probe_taps(
+def open_taps(
+    checkpoint: Checkpoint, splits: Splits, pixels: Pixels, *, work_dir: Path, device: torch.device
+) -> dict[str, Data]:
+    """Features at every tap that one forward gives, `pre` before `post`; extracted once per checkpoint and images."""
+    cache = feature_folder(work_dir, checkpoint)
+    pool = extract(checkpoint, splits.pool, pixels=pixels, cache=cache, device=device)
+    score = extract(checkpoint, splits.score, pixels=pixels, cache=cache, device=device)
+    labels, fit, select = (torch.from_numpy(a) for a in (splits.pool.labels, splits.fit, splits.select))
+    classes = len(splits.pool.classes)
+    return {tap: Data(pool[tap], labels, fit, select, score[tap], classes, device) for tap in sorted(pool)[::-1]}
+
+
+def _probe(
     checkpoint: Checkpoint,
-    splits: Splits,
+    task: Task,
     pixels: Pixels,
     probe: Callable[[Data], Probed],
     *,
-    cache: Path,
+    seed: int,
+    work_dir: Path,
     device: torch.device,
 ) -> Outcome:
-    """Probe every tap that one forward gives; the one that is best on select gives the score."""
-    pool = extract(checkpoint, splits.pool, pixels=pixels, cache=cache, device=device)
-    score = extract(checkpoint, splits.score, pixels=pixels, cache=cache, device=device)
-    labels, fit, select = (torch.from_numpy(a).to(device) for a in (splits.pool.labels, splits.fit, splits.select))
-    classes = len(splits.pool.classes)
-    probed = {
-        tap: probe(Data(pool[tap].to(device), labels, fit, select, score[tap].to(device), classes))
-        for tap in sorted(pool, reverse=True)  # `pre` before `post`
-    }
+    """Probe every tap; the one that is best on select gives the score, and the scores of all stand beside it."""
+    splits = open_splits(task.dataset, seed=seed)
+    taps = open_taps(checkpoint, splits, pixels, work_dir=work_dir, device=device)
+    probed = {tap: probe(data) for tap, data in taps.items()}
     best = max(probed, key=lambda tap: (probed[tap].select_top1, -probed[tap].select_loss))
-    truth = torch.from_numpy(splits.score.labels)
+    truth, classes = torch.from_numpy(splits.score.labels), len(splits.pool.classes)
     scored = {tap: accuracy(result.predicted.cpu(), truth, classes=classes) for tap, result in probed.items()}
     return Outcome(
         metrics=scored[best] | {f"top1_{tap}": scored[tap]["top1"] for tap in scored},
@@ -178,12 +187,13 @@ def accuracy(predicted: torch.Tensor, truth: torch.Tensor, *, classes: int) -> d
 
 def load_report(checkpoint: Checkpoint) -> dict[str, Any]:
     """How many tensors went into the network: all, since `build_backbone` raises otherwise."""
-    expected = len(create_network(checkpoint.arch).state_dict())
+    expected = len(outline(checkpoint.arch).state_dict())
     tensors = len(checkpoint.weights)
     return {"tensors": tensors, "expected": expected, "coverage": 100.0 * tensors / expected}
 
 
-def _at_edge(name: str, value: float, grid: tuple[float, ...]) -> dict[str, bool]:
+def at_edge(name: str, value: float, grid: tuple[float, ...]) -> dict[str, bool]:
+    """Whether the best value was an end of its grid, so that a better one may lie beyond."""
     return {f"{name}_at_edge": len(grid) > 1 and value in (min(grid), max(grid))}
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,42 +18,48 @@ from tqdm import tqdm
 from benchmarks.images import Labelled
 from benchmarks.settings import Pixels
 from kdep.backbone import Backbone, build_backbone
-from kdep.checkpoint import Checkpoint, read, write_atomically
+from kdep.checkpoint import Checkpoint
 
-FORMAT = 1  # raised when the same key would give other numbers
+FORMAT = 2  # raised when the same key would give other numbers
 
 
 def extract(
     checkpoint: Checkpoint, images: Labelled, *, pixels: Pixels, cache: Path, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Features at every tap that one forward gives: tap -> (N, D) float32 on the CPU, in the images' order.
+    """Features at every tap that one forward gives: tap -> (N, D) float32, in the images' order.
 
-    Two processes that need the same at once both compute it; the file of the last one stays, and is the same.
+    They are memory-mapped: those of a million images need not fit into memory.
+
+    Two processes that need the same at once both compute it; the folder of the first one stays.
 
     Raises:
         ValueError: an image cannot be read.
         LoadError: the weights do not fit their architecture.
     """
-    path = cache / f"{cache_key(checkpoint, images, pixels)}.safetensors"
-    if path.is_file():
-        return read(path)
-    backbone = build_backbone(checkpoint).to(device, memory_format=torch.channels_last)
-    taps = frozen_features(backbone, images, pixels=pixels, device=device)
-    from safetensors.torch import save_file
+    folder = cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels)
+    if not folder.is_dir():
+        backbone = build_backbone(checkpoint).to(device, memory_format=torch.channels_last)
+        neighbour = cache / f".{folder.name}.{uuid.uuid4().hex}.part"
+        neighbour.mkdir(parents=True)
+        try:
+            frozen_features(backbone, images, neighbour, pixels=pixels, device=device)
+            with contextlib.suppress(OSError):  # another process was first; its files are the same
+                neighbour.rename(folder)
+        finally:
+            shutil.rmtree(neighbour, ignore_errors=True)
+    # Copy on write, so that torch takes it for writable; nothing here writes.
+    return {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
 
-    write_atomically(path, lambda neighbour: save_file(taps, neighbour))
-    return taps
 
-
-def cache_key(checkpoint: Checkpoint, images: Labelled, pixels: Pixels) -> str:
-    """Everything that shapes the features, as a file name."""
+def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:
+    """Everything that shapes the features, the images by their fingerprint, as a folder's name."""
     parts = {
         "format": FORMAT,
         "weights": checkpoint.sha256,
         "arch": checkpoint.arch,  # two architectures can share their tensors and differ in padding
         "tap": checkpoint.tap,
         "input": [checkpoint.resample, *checkpoint.mean, *checkpoint.std],
-        "images": images.fingerprint,
+        "images": images,
         "pixels": [pixels.size, pixels.resize],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -65,20 +73,26 @@ def feature_folder(work_dir: Path, checkpoint: Checkpoint) -> Path:
 
 
 def frozen_features(
-    backbone: Backbone, images: Labelled, *, pixels: Pixels, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Run the backbone as it is over the images; see `extract`."""
-    parts: dict[str, list[torch.Tensor]] = {}
+    backbone: Backbone, images: Labelled, folder: Path, *, pixels: Pixels, device: torch.device
+) -> dict[str, np.ndarray]:
+    """Run the backbone as it is over the images and write TAP.npy into a folder, batch by batch; see `extract`."""
+    written: dict[str, np.ndarray] = {}
     # TF32 would make features depend on the kind of GPU.
     precise = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with frozen(backbone), torch.no_grad(), precise:
-        bar = tqdm(total=len(images), desc="features", unit="img", mininterval=1)
+        bar, done = tqdm(total=len(images), desc="features", unit="img", mininterval=1), 0
         for batch in frames(images, np.arange(len(images)), pixels=pixels):
             for tap, features in backbone.pooled_taps(as_input(batch, device)).items():
-                parts.setdefault(tap, []).append(features.float().cpu())
+                if tap not in written:
+                    shape = (len(images), features.shape[1])
+                    written[tap] = np.lib.format.open_memmap(folder / f"{tap}.npy", "w+", np.float32, shape)
+                written[tap][done : done + len(batch)] = features.float().cpu().numpy()
+            done += len(batch)
             bar.update(len(batch))
         bar.close()
-    return {tap: torch.cat(features) for tap, features in parts.items()}
+    for array in written.values():
+        array.flush()
+    return written
 
 
 @contextlib.contextmanager

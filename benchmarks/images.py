@@ -12,7 +12,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.datasets import Dataset
-from kdep.data import SUFFIXES, UNREADABLE, Files, Pack, Source, torchvision_split
+from benchmarks.huggingface import Rows
+from kdep.checkpoint import write_atomically
+from kdep.decode import UNREADABLE
+from kdep.sources import SUFFIXES, Files, Pack, Source, torchvision_split
 
 SELECT_SHARE = 0.2
 
@@ -61,6 +64,24 @@ class Labelled:
             digest.update(content)
         return digest.hexdigest()
 
+    def remembered_fingerprint(self, folder: Path) -> str:
+        """The fingerprint, kept in a file of `folder` for as long as the images' files are untouched.
+
+        Untouched means: same name, size, and times of the last change of content and of the entry itself. The latter
+        cannot be set back, so that a file which was written over is read again whatever its date says.
+        """
+        files = list(_files(self.source))
+        if len(files) < len(self):  # not in files of their own: they are in memory, and quick to hash
+            return self.fingerprint
+        digest = hashlib.sha256(f"{self.classes}|".encode() + self.labels.tobytes())
+        for path in files:
+            found = path.stat()
+            digest.update(f"{path}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}\n".encode())
+        known = folder / f"{digest.hexdigest()[:32]}.fingerprint"
+        if not known.is_file():
+            write_atomically(known, lambda part: part.write_text(self.fingerprint))
+        return known.read_text()
+
 
 class TorchvisionSplit:
     """Images of an opened torchvision data set."""
@@ -87,6 +108,14 @@ class Joined:
         return self.first.read(index) if index < count else self.second.read(index - count)
 
 
+def _files(source: Any) -> Iterator[Path]:
+    if isinstance(source, Joined):
+        yield from _files(source.first)
+        yield from _files(source.second)
+    elif isinstance(source, Files):
+        yield from (Path(source.root).absolute() / name for name in source.names)
+
+
 def _contents(source: Any) -> Iterator[bytes]:
     """The bytes that make up each image: encoded where they lie in files, else pixels."""
     if isinstance(source, Joined):
@@ -95,6 +124,8 @@ def _contents(source: Any) -> Iterator[bytes]:
     elif isinstance(source, Files):
         for name in source.names:
             yield (source.root / name).read_bytes()
+    elif isinstance(source, Rows):
+        yield from (source.encoded(index) for index in range(len(source.names)))
     elif isinstance(source, Pack):
         yield source.fingerprint.encode()
     elif isinstance(getattr(source.images, "data", None), np.ndarray):
@@ -181,14 +212,15 @@ def _open_folders(dataset: Dataset, files: str) -> Labelled:
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(_images_below(root / name))
+        found = sorted(images_below(root / name))
         names += [str(path.relative_to(root)) for path in found]
         labels += [label] * len(found)
     _check_named(dataset, classes)
     return Labelled(Files(root, names), labels, classes, str(root))
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
+    """Image files anywhere below a folder, links followed."""
     for parent, _, names in os.walk(folder, followlinks=True):
         yield from (Path(parent) / name for name in names if Path(name).suffix.lower() in SUFFIXES)
 
@@ -234,10 +266,21 @@ def torchvision_images(name: str, split: str, root: Path) -> Any:
         raise ValueError(f"torchvision:{name}:{split}: not in {root} and not downloadable ({error})") from error
 
 
+def _open_huggingface(dataset: Dataset, files: str) -> Labelled:
+    rows = Rows(dataset.root, files, dataset.files)
+    _check_named(dataset, rows.classes)
+    return Labelled(rows, rows.labels, rows.classes, f"huggingface {files}")
+
+
 def _check_named(dataset: Dataset, found: Sequence[str]) -> None:
     if dataset.classes and set(dataset.classes) != set(found):
         odd = sorted(set(dataset.classes) ^ set(found))
         raise ValueError(f"data set {dataset.name}: classes named and classes found differ in {', '.join(odd[:5])}")
 
 
-LAYOUTS = {"imagefolder": _open_folders, "npz": _open_pack, "torchvision": _open_torchvision}
+LAYOUTS = {
+    "imagefolder": _open_folders,
+    "npz": _open_pack,
+    "torchvision": _open_torchvision,
+    "huggingface": _open_huggingface,
+}

@@ -1,6 +1,7 @@
 """Settings of the classification kinds, as a task's YAML gives them; an unknown key or an impossible value stops it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -35,8 +36,8 @@ class Pixels:
 class Knn(Pixels):
     """k nearest neighbours; a k above the number of fit images is left out of the grid."""
 
-    k: Annotated[tuple[Count, ...], _LISTED, Field(min_length=1)] = (1, 5, 10, 20, 50)
-    temperature: Grid = (0.02, 0.07, 0.2)
+    k: Annotated[tuple[Count, ...], _LISTED, Field(min_length=1)] = (1, 5, 10, 20, 50, 100, 200)
+    temperature: Grid = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -44,6 +45,14 @@ class Linear(Pixels):
     """Logistic regression; `path` holds the penalties per image, see `benchmarks.linear`."""
 
     path: Grid = tuple(float(f"{10 ** (-6 + 7 * step / 12):.3g}") for step in range(13))
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Fewshot(Linear):
+    """A linear probe on a `share` of fit, at least one image per class; the score is the mean over `draws` of them."""
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    draws: Annotated[int, Field(ge=5)] = 5
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -56,7 +65,11 @@ class Finetune(Pixels):
 
     epochs: Count = 30
     lr: Grid = (0.003, 0.01, 0.03)
-    weight_decay: Annotated[tuple[Annotated[float, Field(ge=0)], ...], _LISTED, Field(min_length=1)] = (1e-4, 1e-3)
+    weight_decay: Annotated[tuple[Annotated[float, Field(ge=0)], ...], _LISTED, Field(min_length=1)] = (
+        1e-5,
+        1e-4,
+        1e-3,
+    )
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     schedule: Literal["cosine", "step"] = "cosine"
@@ -72,6 +85,11 @@ class Finetune(Pixels):
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale {list(self.crop_scale)}: two shares of the area, ascending, at most 1")
         return self
+
+    def scaled(self, share: float) -> "Finetune":
+        """A share of the epochs, at least one, and of the epochs between steps; the rates stay."""
+        steps = max(1, round(share * self.lr_step_epochs))
+        return replace(self, epochs=max(1, round(share * self.epochs)), lr_step_epochs=steps)
 
 
 Kind = TypeVar("Kind", bound=Pixels)

@@ -17,7 +17,7 @@ from benchmarks.cell import Cell, describe, protocol_of
 from benchmarks.leaderboard import terminal_table
 from benchmarks.report import write_leaderboard
 from benchmarks.results import CellKey, Result, TaskCard, read_result, write_result
-from benchmarks.tasks import Task, load_suite, load_task, suite_names
+from benchmarks.tasks import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
 from kdep.checkpoint import Checkpoint
 from kdep.weights import open_checkpoint
 
@@ -51,6 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--suite", help=f"{', '.join(suite_names())}, or a YAML file of your own")
     parser.add_argument("--tasks", help="only these tasks, joined by commas; without --suite, any shipped task")
+    parser.add_argument(
+        "--protocol", choices=tuple(VERSIONS), help="paper: the recipes of the paper [as the task says]"
+    )
+    parser.add_argument(
+        "--budget",
+        choices=tuple(SHARES),
+        default="full",
+        help="short and smoke: a tenth and a hundredth of fine-tuning's epochs and of segmentation's and detection's "
+        "iterations; a board of their own [full]",
+    )
     parser.add_argument("--seeds", default="0", help="joined by commas [0]; at least three for numbers to publish")
     parser.add_argument(
         "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie [data]"
@@ -98,14 +108,15 @@ def choose_tasks(args: argparse.Namespace) -> list[Task]:
         ValueError: neither was given, or a task is not in the suite.
     """
     names = [name for name in (args.tasks or "").split(",") if name]
+    root, protocol = args.data_root.resolve(), args.protocol
     if args.suite is None:
         if not names:
             raise ValueError("say what to measure: --suite NAME or --tasks A,B")
-        return [load_task(name, args.data_root.resolve()) for name in names]
-    tasks = load_suite(args.suite, args.data_root.resolve())
+        return [load_task(name, root, protocol=protocol).at(args.budget) for name in names]
+    tasks = load_suite(args.suite, root, protocol=protocol)
     if unknown := [name for name in names if name not in [task.name for task in tasks]]:
         raise ValueError(f"--tasks {unknown[0]}: suite {args.suite} has {', '.join(task.name for task in tasks)}")
-    return [task for task in tasks if not names or task.name in names]
+    return [task.at(args.budget) for task in tasks if not names or task.name in names]
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import classify, finetune
+from benchmarks import classify, features, finetune
 from benchmarks.classify import Data, accuracy, probe_knn, probe_linear, run_finetune, run_knn, run_linear
 from benchmarks.datasets import Dataset
 from benchmarks.features import cache_key, centre, extract, feature_folder, frozen, frozen_features
@@ -79,27 +79,32 @@ def test_the_score_is_that_of_the_tap_chosen_on_select(checkpoint, colours, tmp_
     }
 
 
-def test_features_are_extracted_once_for_all_tasks_of_a_checkpoint(checkpoint, colours, tmp_path):
-    measure(run_knn, checkpoint, colours, tmp_path)
-    folder = tmp_path / checkpoint.sha256[:8] / "features"
-    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    measure(run_linear, checkpoint, colours, tmp_path, seed=1)
-    assert len(written) == 2
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+def test_an_image_goes_through_the_network_once_for_all_probes_of_a_checkpoint(
+    checkpoint, colours, tmp_path, monkeypatch
+):
+    seen, plain = [], features.as_input
+    monkeypatch.setattr(features, "as_input", lambda batch, device: seen.append(len(batch)) or plain(batch, device))
+    for seed in (0, 1):
+        measure(run_knn, checkpoint, colours, tmp_path, seed=seed)
+        measure(run_linear, checkpoint, colours, tmp_path, seed=seed)
+    assert sum(seen) == 45
+    measure(run_knn, checkpoint, colours, tmp_path, size=40)  # other pixels are other features
+    assert sum(seen) == 90
 
 
 def test_cached_features_are_the_features(checkpoint, colours, tmp_path):
     images, pixels = open_split(colours, "fit"), Pixels(size=32)
     first = extract(checkpoint, images, pixels=pixels, cache=tmp_path, device=CPU)
     again = extract(checkpoint, images, pixels=pixels, cache=tmp_path, device=CPU)
-    fresh = frozen_features(build_backbone(checkpoint), images, pixels=pixels, device=CPU)
+    fresh = frozen_features(build_backbone(checkpoint), images, tmp_path, pixels=pixels, device=CPU)
+    assert len(first["pre"]) == len(images)
     for tap in ("pre", "post"):
-        assert torch.equal(first[tap], again[tap]) and torch.allclose(first[tap], fresh[tap], atol=1e-5)
+        assert torch.equal(first[tap], again[tap]) and np.allclose(first[tap], fresh[tap], atol=1e-5)
     assert (first["pre"] < 0).any() and (first["post"] >= 0).all()
 
 
 def test_whatever_shapes_the_features_is_in_their_key(checkpoint, colours):
-    images, pixels = open_split(colours, "fit"), Pixels(size=32)
+    images, pixels = open_split(colours, "fit").fingerprint, Pixels(size=32)
     changes = {
         "sha256": "0" * 64,
         "arch": "test_resnet2",
@@ -112,7 +117,7 @@ def test_whatever_shapes_the_features_is_in_their_key(checkpoint, colours):
         cache_key(dataclasses.replace(checkpoint, **{key: value}), images, pixels) for key, value in changes.items()
     }
     keys |= {cache_key(checkpoint, images, p) for p in (pixels, Pixels(size=31), Pixels(size=32, resize=40))}
-    keys.add(cache_key(checkpoint, open_split(colours, "score"), pixels))
+    keys.add(cache_key(checkpoint, open_split(colours, "score").fingerprint, pixels))
     assert len(keys) == len(changes) + 4
     assert cache_key(checkpoint, images, Pixels(size=32, batch_size=3)) in keys
 
@@ -123,11 +128,21 @@ def test_the_feature_folder_stands_beside_the_tasks_of_its_checkpoint(checkpoint
     assert feature_folder(tmp_path / "elsewhere", checkpoint) == tmp_path / "elsewhere" / "features"
 
 
-def test_features_do_not_depend_on_batches_or_workers(checkpoint, colours):
+def test_features_do_not_depend_on_batches_or_workers(checkpoint, colours, tmp_path):
     images, backbone = open_split(colours, "fit"), build_backbone(checkpoint).train()
-    one = frozen_features(backbone, images, pixels=Pixels(size=32, batch_size=7), device=CPU)
-    other = frozen_features(backbone, images, pixels=Pixels(size=32, batch_size=30, workers=1), device=CPU)
-    assert torch.allclose(one["pre"], other["pre"], atol=1e-5)
+    one = frozen_features(backbone, images, tmp_path, pixels=Pixels(size=32, batch_size=7), device=CPU)["pre"].copy()
+    pixels = Pixels(size=32, batch_size=30, workers=1)
+    assert np.allclose(one, frozen_features(backbone, images, tmp_path, pixels=pixels, device=CPU)["pre"], atol=1e-5)
+
+
+def test_an_extraction_that_stops_leaves_nothing_behind(checkpoint, colours, tmp_path, monkeypatch):
+    def stop(batch, device):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features, "as_input", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract(checkpoint, open_split(colours, "fit"), pixels=Pixels(size=32), cache=tmp_path, device=CPU)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".fingerprint"] == []
 
 
 def test_a_network_that_changes_while_frozen_is_found_out(checkpoint):

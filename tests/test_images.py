@@ -1,10 +1,12 @@
 import dataclasses
+import os
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import benchmarks.images
 from benchmarks.datasets import Dataset
 from benchmarks.images import hold_out, open_split, open_splits, torchvision_images
 
@@ -127,6 +129,38 @@ def test_a_changed_pixel_changes_the_fingerprint_at_equal_size(folders, tmp_path
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     assert open_split(folders, "fit").fingerprint != before
+
+
+@pytest.mark.parametrize("layout", ["folders", "packed"])
+def test_a_remembered_fingerprint_is_the_fingerprint(layout, request, tmp_path):
+    dataset = request.getfixturevalue(layout)
+    for role in ("fit", "score", "fit"):
+        images = open_split(dataset, role)
+        assert images.remembered_fingerprint(tmp_path / "memory") == images.fingerprint
+
+
+def test_untouched_images_are_read_once_for_their_fingerprint(folders, tmp_path, monkeypatch):
+    first = open_split(folders, "fit").remembered_fingerprint(tmp_path / "memory")
+    monkeypatch.setattr(benchmarks.images, "_contents", lambda source: pytest.fail("read again"))
+    assert open_split(folders, "fit").remembered_fingerprint(tmp_path / "memory") == first
+
+
+def test_an_image_written_over_at_equal_size_and_date_is_noticed(folders, tmp_path):
+    before = open_split(folders, "fit").remembered_fingerprint(tmp_path / "memory")
+    path = tmp_path / "train" / "bee" / "3.png"
+    date, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(date.st_atime_ns, date.st_mtime_ns))
+    assert open_split(folders, "fit").remembered_fingerprint(tmp_path / "memory") != before
+
+
+def test_other_labels_for_the_same_files_are_noticed(folders, tmp_path):
+    fit = open_split(folders, "fit")
+    before = fit.remembered_fingerprint(tmp_path / "memory")
+    fit = open_split(folders, "fit")
+    fit.labels[0] = 1
+    assert fit.remembered_fingerprint(tmp_path / "memory") != before
 
 
 def test_torchvision_sets_are_read_by_split(tmp_path):

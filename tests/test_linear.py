@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
+import benchmarks.axes
 import benchmarks.linear
-from benchmarks.linear import fit_path, rotate
+from benchmarks.axes import Images, find_axes, moments
+from benchmarks.lbfgs import Memory
+from benchmarks.linear import fit_path, measure_path
 
 
 def made(count=600, dim=20, classes=4, seed=0, spread=1.0):
@@ -21,6 +24,10 @@ def made(count=600, dim=20, classes=4, seed=0, spread=1.0):
 
 def standardised(x):
     return (x - x.double().mean(0)) / x.double().std(0, correction=0)
+
+
+def images(x, labels, rows=None, block=64):
+    return Images(x, labels, rows, block=block, device=torch.device("cpu"))
 
 
 def objective(x, labels, penalty, weight, bias):
@@ -103,8 +110,7 @@ def test_a_constant_feature_carries_nothing():
 
 def test_fewer_images_than_features_are_solved_in_their_span():
     x, labels = made(count=40, dim=100, seed=7)
-    axes = rotate(x)
-    assert axes.rotated.shape[1] <= 40
+    assert len(find_axes(images(x, labels)).variances) <= 40
     (ours,) = fit_path(x, labels, classes=4, penalties=[1e-2])
     theirs = scikit(x, labels, 1e-2)
     reached = objective(x, labels, 1e-2, torch.tensor(theirs.coef_.T), torch.tensor(theirs.intercept_))
@@ -134,3 +140,93 @@ def test_what_cannot_be_fitted_is_refused(change, penalties, message):
     x, labels = made(count=20)
     with pytest.raises(ValueError, match=message):
         fit_path(x + change, labels, classes=4, penalties=penalties)
+
+
+def test_moments_in_blocks_are_those_of_all_images_whatever_the_offset():
+    x, labels = made(count=1000, seed=9)
+    x = (x + 1e4).sort(0).values  # the first block is far from the mean, as where images are sorted by class
+    mean, covariance = moments(images(x, labels))
+    assert torch.allclose(mean, x.double().mean(0), rtol=1e-12)
+    assert torch.allclose(covariance, torch.cov(x.double().T, correction=0), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept", [0, 2**31])
+def test_axes_have_the_variances_that_they_say_and_no_correlation(kept, monkeypatch):
+    monkeypatch.setattr(benchmarks.axes, "KEPT", kept)
+    x, labels = made(seed=10)
+    source = images(x, labels)
+    axes = find_axes(source)
+    turned = source.on(axes, torch.float64)
+    weight, bias = turned.parameters(torch.eye(20, 21, dtype=torch.float64))
+    z = torch.cat([block @ weight.T for block, _ in turned])
+    assert torch.allclose(z.T @ z / len(z), axes.variances.diag(), atol=1e-6) and (bias == 0).all()
+    slopes = sum(labels.double()[None] @ block for block, labels in turned)
+    assert torch.allclose(turned.gradient(slopes), labels.double()[None] @ z)
+
+
+def test_features_too_large_to_rotate_give_the_same_solutions(monkeypatch):
+    x, labels = made(seed=11)
+    monkeypatch.setattr(benchmarks.linear, "SMALL", 0)
+    kept = fit_path(x, labels, classes=4, penalties=[1e-5, 1e-2])
+    monkeypatch.setattr(benchmarks.axes, "KEPT", 0)
+    read = fit_path(x, labels, classes=4, penalties=[1e-5, 1e-2])
+    assert [s.objective for s in read] == pytest.approx([s.objective for s in kept], rel=1e-4)
+    assert torch.allclose(read[1].scores(x), kept[1].scores(x), atol=2e-2)
+
+
+def test_images_at_positions_are_fitted_as_if_they_were_all():
+    x, labels = made(seed=12)
+    rows = torch.arange(0, 600, 2) + torch.arange(300) % 2
+    (there,) = fit_path(x, labels, classes=4, penalties=[1e-2], rows=rows)
+    (alone,) = fit_path(x[rows], labels[rows], classes=4, penalties=[1e-2])
+    assert torch.equal(there.weight, alone.weight)
+
+
+def test_a_path_is_measured_as_each_solution_is(monkeypatch):
+    monkeypatch.setattr(benchmarks.linear, "ROWS", 50)
+    x, labels = made(seed=13, spread=0.3)
+    path, rows = fit_path(x, labels, classes=4, penalties=[1e-3, 1.0]), torch.arange(100, 333)
+    top1, loss = measure_path(path, x, labels, rows=rows)
+    for number, solution in enumerate(path):
+        scores = solution.scores(x[rows])
+        assert top1[number] == pytest.approx(100 * float((scores.argmax(1) == labels[rows]).double().mean()))
+        assert loss[number] == pytest.approx(float(F.cross_entropy(scores, labels[rows])), rel=1e-5)
+        assert torch.equal(solution.predict(x[rows]), scores.argmax(1))
+
+
+def two_loops(pairs, diagonal, gradient):
+    """Nocedal and Wright, algorithm 7.4, as it stands there."""
+    direction, shares = gradient, []
+    for s, y in reversed(pairs):
+        shares.append(s.dot(direction) / s.dot(y))
+        direction = direction - shares[-1] * y
+    s, y = pairs[-1]
+    direction = direction / diagonal * s.dot(y) / (y / diagonal).dot(y)
+    for (s, y), share in zip(pairs, reversed(shares), strict=True):
+        direction = direction + (share - y.dot(direction) / s.dot(y)) * s
+    return direction
+
+
+@pytest.mark.parametrize("taken", [1, 5, 23])
+def test_directions_from_matrices_are_those_of_the_two_loops(taken):
+    draw = torch.Generator().manual_seed(0)
+    root = torch.randn(12, 12, generator=draw, dtype=torch.float64)
+    penalised = torch.ones(12, dtype=torch.float64)
+    penalised[-3:] = 0
+    memory, pairs = Memory(10, penalised), []
+    for _ in range(taken):
+        step = torch.randn(12, generator=draw, dtype=torch.float64)
+        memory.add(step, root @ root.T @ step)
+        pairs.append((step, root @ root.T @ step + 0.3 * penalised * step))
+    gradient, diagonal = torch.randn(2, 12, generator=draw, dtype=torch.float64)
+    expected = two_loops(pairs[-10:], diagonal.exp(), gradient)
+    assert torch.allclose(memory.direction(gradient, 0.3, diagonal.exp()), expected, rtol=1e-8)
+
+
+def test_a_pair_of_negative_curvature_is_passed_over():
+    ones = torch.ones(4, dtype=torch.float64)
+    memory = Memory(10, ones)
+    memory.add(ones, -3 * ones)
+    assert torch.equal(memory.direction(ones, 1.0, 2 * ones), ones / 2)
+    memory.add(ones, ones)  # with the penalty, y = 2 s
+    assert torch.allclose(memory.direction(ones, 1.0, 7 * ones), ones / 2)

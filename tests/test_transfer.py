@@ -10,8 +10,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import cli
+from benchmarks.outline import gmacs, outline, parameters
 from benchmarks.tasks import CONFIGS, load_suite, load_task, suite_names, task_names
 from kdep.backbone import create_network
 
@@ -103,6 +105,20 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(world, tmp_path, capsys
     assert len(done) == 1 and "colours-linear" in done[0]
 
 
+def test_a_few_shot_cell_is_measured_and_is_the_same_at_every_budget(world, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    name, settings = "colours-fewshot", {"size": 32, "share": 0.4}
+    suite["tasks"] = [suite["tasks"][0] | {"name": name, "kind": "fewshot", "settings": settings}]
+    (world / "fewshot.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path, suite="fewshot.yaml") == 0
+    (cell,) = cells(tmp_path)
+    result = json.loads((tmp_path / cell).read_text())
+    assert "fair-v2/" in cell and len(result["curves"][result["chosen"]["tap"]]["score_top1"]) == 5
+    capsys.readouterr()
+    assert transfer(world, tmp_path, "--budget", "smoke", "--dry-run", suite="fewshot.yaml") == 0
+    assert "0 to run, 1 done" in capsys.readouterr().out
+
+
 def test_an_absent_data_set_is_listed_as_absent(tmp_path, capsys):
     arguments = ["transfer", STUDENT, "--suite", "all", "--data-root", str(tmp_path), "--dry-run"]
     assert cli.main(arguments) == 0
@@ -141,6 +157,7 @@ def test_other_data_under_the_same_name_is_refused(world, measured, tmp_path, ca
     [
         (["--suite", "nonsense"], "there are all, classification"),
         (["--tasks", "voc2012-linear"], "there are ade20k-segment"),
+        (["--tasks", "dtd-knn", "--protocol", "paper"], "has protocol fair and no section paper"),
         ([], "--suite NAME or --tasks"),
         (["--suite", "demo", "--seeds", "0,x"], "whole numbers"),
     ],
@@ -160,6 +177,20 @@ def test_every_shipped_task_loads(name, tmp_path):
 def test_every_shipped_suite_loads(name, tmp_path):
     assert load_suite(name, tmp_path)
     assert (CONFIGS / "suites" / f"{name}.yaml").read_text().startswith("# ")
+
+
+# On a CPU torch counts no multiply-adds of attention: twice tokens^2 x width in each of the six blocks of test_vit.
+@pytest.mark.parametrize(
+    ("arch", "attention"), [("resnet18", 0), ("mobilenetv2_100", 0), ("test_vit", 6 * 2 * 197**2 * 64)]
+)
+def test_a_network_is_counted_without_being_made(arch, attention):
+    network = create_network(arch).eval()
+    assert parameters(arch) == sum(parameter.numel() for parameter in network.parameters())
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in outline(arch).state_dict().items()} == shapes
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 224, 224))
+    assert gmacs(arch) == pytest.approx((counter.get_total_flops() / 2 + attention) / 1e9, rel=1e-9)
 
 
 def test_help_is_fast_because_it_imports_nothing_heavy():

@@ -1,6 +1,6 @@
 """Settings of segmentation and detection tasks: the keys of their YAML, checked."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from benchmarks.tasks import Task
@@ -20,6 +20,10 @@ class Settings:
         scale_range: random scale of training images before the crop. Segmentation only.
         output_stride: of the backbone's last map: 8 as in the paper, or 16 or 32, which are cheaper. Segmentation only.
         head_lr_factor: lr of heads and neck as a multiple of lr; the paper's segmentation has 10.
+        short_sides: range of the short side of training images instead of `scale`'s, whose long side stays. Detection
+            only.
+        drops: shares of the iterations after which lr falls to a tenth; by default mmdet's 8 and 11 of 12. Detection
+            only.
         warmup: iterations of linear warm-up; by default a tenth of all, at most 500. Detection only.
         clip_grad: largest norm of the gradient, 0 for no limit.
         accumulate: backward passes per optimizer step.
@@ -38,6 +42,8 @@ class Settings:
     scale_range: tuple[float, float] = (0.5, 2.0)
     output_stride: int = 8
     head_lr_factor: float = 1.0
+    short_sides: tuple[int, int] | None = None
+    drops: tuple[float, float] = (8 / 12, 11 / 12)
     warmup: int | None = None
     clip_grad: float = 0.0
     accumulate: int = 1
@@ -50,16 +56,31 @@ class Settings:
         """Iterations as mmengine counts them: backward passes."""
         return self.iterations * self.accumulate
 
+    def scaled(self, share: float) -> "Settings":
+        """A share of the iterations; the warm-up may take a tenth of them at most."""
+        if share == 1:
+            return self
+        iterations = max(1, round(share * self.iterations))
+        warmup = None if self.warmup is None else min(self.warmup, iterations // 10)
+        return replace(self, iterations=iterations, warmup=warmup)
+
 
 GENERAL = ("config", "iterations", "batch_size", "lr", "weight_decay")
 NEEDED = {"segment": (*GENERAL, "crop"), "detect": (*GENERAL, "scale")}
-FOREIGN = {"segment": ("scale", "warmup"), "detect": ("crop", "scale_range", "output_stride")}
+FOREIGN = {"segment": ("scale", "short_sides", "drops", "warmup"), "detect": ("crop", "scale_range", "output_stride")}
 WHOLE = {"iterations": 1, "batch_size": 1, "crop": 32, "warmup": 0, "accumulate": 1, "workers": 0, "save_every": 1}
 REAL = {"lr": 0, "weight_decay": 0, "head_lr_factor": 0, "clip_grad": 0}
 
+PAIRS = {
+    "scale": "two positive numbers",
+    "scale_range": "two positive numbers, ascending,",
+    "short_sides": "two positive numbers, ascending,",
+    "drops": "two shares, ascending, of at most 1,",
+}
+
 
 def read_settings(task: Task) -> Settings:
-    """Check a task's settings, every key.
+    """Check a task's settings, every key, and scale its schedule to the task's budget.
 
     Raises:
         ValueError: an unknown, missing or impossible setting; lists the known.
@@ -69,7 +90,8 @@ def read_settings(task: Task) -> Settings:
     wrong += [f"setting {name} is missing" for name in NEEDED[task.kind] if name not in task.settings]
     if wrong:
         raise ValueError(f"{task.name}: {', '.join(wrong)}; a task of kind {task.kind} has {', '.join(known)}")
-    return Settings(**{name: _checked(task, name, value) for name, value in task.settings.items()})
+    checked = Settings(**{name: _checked(task, name, value) for name, value in task.settings.items()})
+    return checked.scaled(task.share)
 
 
 def _checked(task: Task, name: str, value: Any) -> Any:
@@ -79,9 +101,11 @@ def _checked(task: Task, name: str, value: Any) -> Any:
     elif name in REAL:
         right = type(value) in (int, float) and value >= REAL[name]
         expected = f"a number of at least {REAL[name]}"
-    elif name in ("scale", "scale_range"):
+    elif name in PAIRS:
         right = isinstance(value, list | tuple) and len(value) == 2 and all(number > 0 for number in value)
-        expected, value = "two positive numbers", tuple(value) if right else value
+        right = right and (name == "scale" or value[0] <= value[1])
+        right = right and (name != "drops" or value[1] <= 1)
+        expected, value = PAIRS[name], tuple(value) if right else value
     elif name == "output_stride":
         right, expected = value in (8, 16, 32), "8, 16 or 32"
     else:
