@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.geometry import gaussian_power_std, kurtosis
 from kdep.align import ALIGNERS, Target
-from kdep.scale import SCALERS, make_scaler, none
+from kdep.scale import SCALERS, make_scaler
 from kdep.statistics import Statistics, std_ratio
 
 # Std ratio after a scaler, from the ratio r before it and the scaler's options; a scaler that is not here has no law.
@@ -53,14 +53,15 @@ def std_ratio_rows(statistics: Statistics, features: torch.Tensor, widths: Seque
     for width in widths:
         for aligner in ALIGNERS:
             try:
-                target = Target(statistics, width, aligner=aligner, scaler=none)
+                target = Target(statistics, width, aligner=aligner, scaler=make_scaler("none", {}))
             except ValueError as error:
                 yield {"width": width, "aligner": aligner, "refused": str(error)}
                 continue
             aligned = target(features)
             before = ratio_or_none(column_std(aligned))
-            for scaler in SCALERS:
-                after = ratio_or_none(column_std(make_scaler(scaler, {})(aligned, target.std)))
+            # Matching deviations needs as many of them as there are channels.
+            for scaler in [name for name in SCALERS if name != "sm" or width <= len(statistics.mean)]:
+                after = ratio_or_none(column_std(make_scaler(scaler, {})(aligned, target.std, target.channels)))
                 law = LAWS.get(scaler)
                 predicted = law(before, **options_of(scaler)) if law and before else None
                 row = {"width": width, "aligner": aligner, "scaler": scaler}

@@ -9,7 +9,8 @@
       one view: {bank.path: banks/views, bank.views: 1}
       random: random:resnet18                             # or a checkpoint that is scored as it is
     baseline: online                                      # the arm the others are held against
-    axis: {key: data.limit, values: [1000, 3000]}         # optional: every arm at every value
+    axis: {key: data.limit, values: [1000, 3000]}         # optional: every arm at every value; `with: {1000: {...}}`
+                                                          # sets what goes with a value
     seeds: [0, 1, 2]                                      # of pretraining; {seed} in a value of an override is replaced
     score: {suite: photographs, tasks: [flowers5-linear], data_root: ../shared/data, seeds: [0]}
 
@@ -74,7 +75,12 @@ class Study:
         given = self.arms[arm]
         if isinstance(given, str):
             return Run(arm, value, seed, given, checkpoint=given)
-        keys = {**self.set, **({self.axis["key"]: value} if self.axis else {}), **(given or {}), "seed": seed}
+        at = {self.axis["key"]: value, **self.axis.get("with", {}).get(value, {})} if self.axis else {}
+        keys = {**self.set, **at, **(given or {}), "seed": seed}
+        # An arm without a bank, or with another whole section, takes back what `set` says of its parts.
+        keys = {
+            key: content for key, content in keys.items() if key.partition(".")[0] not in (given or {}) or key in given
+        }
         parts = [self.name, arm, *([] if value is None else [str(value)]), f"s{seed}"]
         name = "-".join(re.sub(r"[^\w.+]+", "_", part) for part in parts)
         overrides = [f"{key}={_as_text(content, seed)}" for key, content in keys.items()]
@@ -110,7 +116,7 @@ def load_study(path: Path) -> Study:
     study = Study(**{**content, "pretrain": Path(content["pretrain"])})
     if study.baseline not in study.arms:
         raise ValueError(f"{path}: baseline {study.baseline!r}; the arms are {', '.join(study.arms)}")
-    if study.axis is not None and set(study.axis) != {"key", "values"}:
+    if study.axis is not None and not {"key", "values"} <= set(study.axis) <= {"key", "values", "with"}:
         raise ValueError(f"{path}: axis has {sorted(study.axis)}; expected key and values")
     return study
 

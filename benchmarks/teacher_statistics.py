@@ -32,7 +32,7 @@ from benchmarks.teacher_figures import (
 from kdep.align import ALIGNERS, Target
 from kdep.backbone import Backbone, build_backbone
 from kdep.checkpoint import Checkpoint, write_atomically
-from kdep.scale import SCALERS, none
+from kdep.scale import SCALERS, make_scaler
 from kdep.statistics import Moments, finish
 
 FORMAT = 1  # raised when the same inputs would give other numbers
@@ -112,7 +112,7 @@ def study(checkpoint: Checkpoint, images: Pictures, look: Look, *, device: torch
     statistics = {tap: finish(moments, teacher=checkpoint.sha256, data=seen) for tap, moments in found.moments.items()}
     at = statistics[inputs["tap"]]
     shown = shown_width(at, look.widths)
-    aligned = Target(at, shown, aligner="svd", scaler=none)(found.features)
+    aligned = Target(at, shown, aligner="svd", scaler=make_scaler("none", {}))(found.features)
     report = {
         "inputs": inputs,
         "taps": {tap: spectrum_figures(entry) for tap, entry in statistics.items()},

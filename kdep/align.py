@@ -25,11 +25,45 @@ def top_variance(statistics: Statistics, dim: int) -> torch.Tensor:
     return torch.eye(len(statistics.mean), dtype=torch.float64)[:, chosen]
 
 
+def random_channels(statistics: Statistics, dim: int) -> torch.Tensor:
+    """Channel selection at random, always the same one (seed 0), in their own order."""
+    chosen = torch.randperm(len(statistics.mean), generator=torch.Generator().manual_seed(0))[:dim].sort().values
+    return torch.eye(len(statistics.mean), dtype=torch.float64)[:, chosen]
+
+
 def random_orthonormal(statistics: Statistics, dim: int) -> torch.Tensor:
-    """A random orthonormal projection, always the same one (seed 0)."""
-    generator = torch.Generator().manual_seed(0)
-    square = torch.randn(len(statistics.mean), dim, dtype=torch.float64, generator=generator)
-    return torch.linalg.qr(square).Q
+    """A random orthonormal projection, always the same one (seed 0).
+
+    For a student wider than the teacher an isometry: distances between images stay, spread over all channels.
+    """
+    generator, width = torch.Generator().manual_seed(0), len(statistics.mean)
+    square = torch.randn(max(width, dim), min(width, dim), dtype=torch.float64, generator=generator)
+    basis = torch.linalg.qr(square).Q
+    return basis if dim <= width else basis.T.contiguous()
+
+
+def identity(statistics: Statistics, dim: int) -> torch.Tensor:
+    """The teacher's features as they are: for a learned projector on the student's side, or equal widths.
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    if dim != len(statistics.mean):
+        raise ValueError(
+            f"align.name none: the teacher has {len(statistics.mean)} channels, the student {dim}; add a projector "
+            "(project.name=linear), or align them (align.name=svd)"
+        )
+    return torch.eye(dim, dtype=torch.float64)
+
+
+def _interpolation(mode: str) -> Callable[[Statistics, int], torch.Tensor]:
+    """The channels as a signal that is resampled to the student's length; a linear map, so a matrix."""
+
+    def matrix(statistics: Statistics, dim: int) -> torch.Tensor:
+        # One output channel per column: what each of the teacher's channels contributes to it.
+        return F.interpolate(torch.eye(len(statistics.mean), dtype=torch.float64)[None], dim, mode=mode)[0]
+
+    return matrix
 
 
 def phi_s(statistics: Statistics, dim: int) -> torch.Tensor:
@@ -77,9 +111,16 @@ def _paley_prime(size: int) -> int | None:
 ALIGNERS: dict[str, Callable[[Statistics, int], torch.Tensor]] = {
     "svd": svd,
     "top_variance": top_variance,
+    "random_channels": random_channels,
     "random": random_orthonormal,
     "phi_s": phi_s,
+    "nearest": _interpolation("nearest"),  # what the authors' code called interpolation: every fourth channel
+    "linear": _interpolation("linear"),
+    "area": _interpolation("area"),
+    "none": identity,
 }
+# These widen a narrow teacher too.
+WIDENING = ("random", "nearest", "linear", "area")
 
 
 class Target(nn.Module):
@@ -109,10 +150,11 @@ class Target(nn.Module):
         if aligner not in ALIGNERS:
             raise ValueError(f"align.name {aligner!r}: there are {', '.join(ALIGNERS)}")
         width, rank = len(statistics.mean), numerical_rank(statistics)
-        if dim > width:
+        if dim > width and aligner not in WIDENING:
             raise ValueError(
-                f"the student has {dim} channels, the teacher {width}: an aligner without parameters cannot add "
-                "channels. Take a wider teacher or a narrower tap of the student"
+                f"the student has {dim} channels, the teacher {width}, and align.name {aligner} cannot add channels. "
+                f"Take align.name=random (an isometry: distances stay), a learned projector (align.name=none "
+                "project.name=linear), a wider teacher, or a narrower tap of the student"
             )
         if aligner in ("svd", "phi_s") and dim > rank:
             raise ValueError(
@@ -134,16 +176,56 @@ class Target(nn.Module):
                     f"its targets' variance lies beyond): make one with bank.axes={width}"
                 )
             matrix, mean = kept.T @ matrix, mean.new_zeros(axes)
+        elif statistics.scale is not None:
+            matrix = statistics.scale[:, None] * matrix
         self.register_buffer("mean", mean.float())
         self.register_buffer("matrix", matrix.float().contiguous())
         self.register_buffer("std", std.float())
+        self.register_buffer("channels", statistics.channel_variances.sqrt().sort(descending=True).values.float())
+        self.register_buffer("factor", torch.ones(()))
         self._scaler = scaler
 
     @torch.no_grad()
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Align and scale, in float32 whatever autocast says: small components matter here."""
         with torch.autocast(features.device.type, enabled=False):
-            return self._scaler((features.float() - self.mean) @ self.matrix, self.std)
+            return self._scaler((features.float() - self.mean) @ self.matrix, self.std, self.channels) * self.factor
+
+
+class Logits(nn.Module):
+    """Teacher features -> its logits: the baseline of classical distillation.
+
+    Shape:
+        (..., D_t), or a bank's (..., D_t) on all axes -> (..., classes), float32.
+
+    Raises:
+        ValueError: the classifier does not read these features, or the bank does not keep all axes.
+    """
+
+    def __init__(
+        self, statistics: Statistics, classifier: tuple[torch.Tensor, torch.Tensor], *, axes: int | None = None
+    ) -> None:
+        super().__init__()
+        weight, bias = (tensor.double() for tensor in classifier)
+        width = len(statistics.mean)
+        if weight.shape[1] != width:
+            raise ValueError(
+                f"loss.name logits: the classifier reads {weight.shape[1]} features, the teacher gives {width}; tap it "
+                "where its classifier does (teacher.tap=post)"
+            )
+        if axes is not None:
+            if axes != width:
+                raise ValueError(f"loss.name logits needs all axes: make the bank with bank.axes={width}")
+            bias = weight @ statistics.mean + bias
+            weight = weight @ torch.linalg.inv(statistics.basis).T
+        self.register_buffer("weight", weight.float())
+        self.register_buffer("bias", bias.float())
+
+    @torch.no_grad()
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """The teacher's classifier, in float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(features.float(), self.weight, self.bias)
 
 
 def map_on_grid(maps: torch.Tensor, grid: int) -> torch.Tensor:

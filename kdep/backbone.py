@@ -10,6 +10,7 @@ convolution has inputs (320 of 1280). Hence the default is per architecture, and
 """
 
 import copy
+from collections.abc import Sequence
 
 import timm
 import torch
@@ -61,6 +62,11 @@ class Backbone(nn.Module):
                 unused.requires_grad_(False)
         self.dim: int = network.conv_head.in_channels if tap == "before_head" else network.head_hidden_size
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the teachers side by side: here one."""
+        return (self.dim,)
+
     def forward(
         self, images: torch.Tensor, *, with_map: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -94,6 +100,24 @@ class Backbone(nn.Module):
         if self.resample is not None and images.shape[-1] != self.resample:
             images = F.interpolate(images, (self.resample, self.resample), mode="bilinear", antialias=True)
         return (images - self.mean) / self.std
+
+
+class Teachers(nn.Module):
+    """Several backbones on the same images, their features side by side.
+
+    Shape:
+        (B, 3, H, W) RGB in [0, 1] -> (B, sum of the dims).
+    """
+
+    def __init__(self, members: Sequence[Backbone]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.widths: tuple[int, ...] = tuple(member.dim for member in members)
+        self.dim, self.tap = sum(self.widths), "+".join(member.tap for member in members)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of the first teacher, then those of the next."""
+        return torch.cat([member(images) for member in self.members], 1)
 
 
 def final_activation(network: nn.Module) -> str | None:

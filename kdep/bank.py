@@ -168,6 +168,6 @@ def missing(description: Description, path: Path, numbers: Sequence[int]) -> lis
 def project(features: torch.Tensor, bank: Bank) -> torch.Tensor:
     """Features (..., D_t) on the bank's axes: (..., axes) float32."""
     statistics, count = bank.statistics, bank.description.axes
-    axes = statistics.axes[:, :count].float().to(features.device)
+    axes = statistics.basis[:, :count].float().to(features.device)
     with torch.autocast(features.device.type, enabled=False):
         return (features.float() - statistics.mean.float().to(features.device)) @ axes

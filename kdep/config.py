@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 
 class _Section(BaseModel):
@@ -25,7 +25,7 @@ class _Section(BaseModel):
 class Teacher(_Section):
     """The frozen source of features."""
 
-    source: str  # timm:NAME, torchvision:NAME, pypi:NAME, or a file
+    source: str | list[str]  # timm:NAME, torchvision:NAME, pypi:NAME, or a file; several: standardised, side by side
     arch: str | None = None  # timm's name, for a file that is a plain state dict
     tap: Literal["pre", "post", "before_head"] | None = None  # None: the architecture's default
     size: int | None = Field(None, ge=16)  # pixels to which the teacher resamples the shared view; None: as it comes
@@ -54,6 +54,7 @@ class Data(_Section):
     flip: bool = True
     jitter: float = Field(0.1, ge=0, lt=1)  # brightness, contrast, saturation
     lighting: float = Field(0.05, ge=0)  # std of the PCA colour noise
+    mixup: bool = False  # beyond the paper: views mixed in pairs, the same for a live teacher and the student
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     max_unreadable: float = Field(0.01, ge=0, le=1)  # share of the images; more stops the run
 
@@ -85,10 +86,15 @@ class Align(_Section):
 
 
 class Loss(_Section):
-    """weight * mean squared error of pooled features + dense * mean squared error of feature maps."""
+    """weight * loss of pooled features + dense * mean squared error of feature maps."""
 
+    # The first is the method's, the next four rivals'; the last two learn from the teacher's logits and from labels.
+    name: Literal["mse", "smooth_l1", "cosine", "log_sum", "queue_kl", "logits", "labels"] = "mse"
     weight: float = Field(3.0, gt=0)
     dense: float = Field(0.0, ge=0)  # beyond the paper: every position of the map, aligned by the same axes
+    beta: float = Field(1.0, gt=0)  # smooth_l1: where it turns linear
+    temperature: float | None = Field(None, gt=0)  # queue_kl (None: 0.07), logits (None: 4)
+    queue: int = Field(8192, ge=2)  # queue_kl: features of the teacher kept
 
 
 class Bank(_Section):
@@ -125,7 +131,11 @@ class Log(_Section):
 
 
 class Config(_Section):
-    """One pretraining run."""
+    """One pretraining run.
+
+    Raises:
+        ValueError: parts that do not go together.
+    """
 
     name: str = Field(pattern=r"^[\w.+-]+$")
     seed: int = Field(0, ge=0, lt=2**63)
@@ -133,7 +143,10 @@ class Config(_Section):
     student: Student
     data: Data
     align: Align = Align()
-    scale: Named = Named(name="pts")
+    project: str | None = (
+        None  # a head on the student that learns and is thrown away: linear, linear_bn, mlp, orthogonal
+    )
+    scale: Named = Named(name="pts")  # match: student brings any scaler's targets to the student's scale at the start
     loss: Loss = Loss()
     bank: Bank | None = None  # None: the teacher runs beside the student
     optim: Optim
@@ -142,6 +155,25 @@ class Config(_Section):
     tune: bool | Literal["compile"] = True  # measure which form of the networks is fastest here; see kdep.forms
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     runs: Path = Path("runs")  # the run folder is runs/name
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        rival = self.loss.name in ("logits", "labels")
+        if rival and self.project is not None:
+            raise ValueError(f"project {self.project}: loss.name {self.loss.name} has a classifier of its own")
+        if self.project is not None and self.align.name != "none":
+            raise ValueError(
+                f"project {self.project} learns the alignment: with it, align.name is none, not {self.align.name}"
+            )
+        if self.loss.dense and (rival or self.project is not None):
+            raise ValueError("loss.dense compares aligned features: without project, logits or labels")
+        if self.data.mixup and (self.bank is not None or self.loss.name == "labels"):
+            raise ValueError("data.mixup needs a live teacher: a bank and labels know single images only")
+        if self.bank is not None and self.loss.name == "labels":
+            raise ValueError("loss.name labels has no teacher, and so no bank")
+        if self.loss.dense and isinstance(self.teacher.source, list):
+            raise ValueError("loss.dense takes one teacher: several have maps of several sizes")
+        return self
 
     @property
     def view_seed(self) -> int:
@@ -217,6 +249,8 @@ def _explain(entry: dict[str, Any], source: str) -> str:
         return f"{source}: unknown key {key}; there are {', '.join(section.model_fields)}"
     if entry["type"] == "missing":
         return f"{source}: {key} is missing"
+    if not key:  # keys that do not go together
+        return f"{source}: {entry['msg'].removeprefix('Value error, ')}"
     return f"{source}: {key}: {entry['msg'].removeprefix('Value error, ')}, got {entry['input']!r}"
 
 

@@ -117,6 +117,7 @@ class Views(Dataset):
 
     def __init__(self, source: Source, augmentation: Augmentation, seed: int, *, stored: Stored | None = None) -> None:
         self.source, self.augmentation, self.seed, self.stored = source, augmentation, seed, stored
+        self.labels: np.ndarray | None = None  # class numbers (N,), where a run learns from them
 
     def __getitem__(self, at: tuple[int, int]) -> tuple[Any, ...]:
         index, number = at
@@ -149,6 +150,16 @@ def collate(entries: list[tuple[Any, ...]]) -> Batch:
         row.copy_(part.flip(-1) if flip else part)
     colour = torch.from_numpy(np.stack(colours))
     return Batch(images, colour, unreadable, torch.tensor(numbers), *(torch.stack(part) for part in stored))
+
+
+def mix(images: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
+    """MixUp in pairs: lambda x_i + (1 - lambda) x_j with lambda uniform in [0, 1], one for the batch.
+
+    A function of (seed, step): a resumed run draws the same.
+    """
+    draw = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 2, 0]))
+    share, other = float(draw.random()), torch.from_numpy(draw.permutation(len(images))).to(images.device)
+    return share * images + (1 - share) * images[other]
 
 
 @dataclass(frozen=True)

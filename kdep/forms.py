@@ -159,15 +159,8 @@ def _key(role: str, network: Backbone, images: torch.Tensor, forms: list[str]) -
         else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     )
     shapes = [(name, list(tensor.shape)) for name, tensor in network.state_dict().items()]
-    parts: list[Any] = [
-        role,
-        type(network.network).__name__,
-        network.tap,
-        network.resample,
-        shapes,
-        list(images.shape),
-        forms,
-    ]
+    parts: list[Any] = [role, network.tap, shapes, list(images.shape), forms]
+    parts += [(type(m.network).__name__, m.resample) for m in network.modules() if isinstance(m, Backbone)]
     parts += [device, torch.get_num_threads(), str(torch.__version__), os.cpu_count()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import torch
 
-from kdep.backbone import TAPS, Backbone, build_backbone, create_network, default_tap
+from kdep.backbone import TAPS, Backbone, Teachers, build_backbone, create_network, default_tap
 from kdep.cache import open_cache
 from kdep.checkpoint import fingerprint, load_exactly
 from kdep.config import Config
 from kdep.data import Augmentation, Batch, Views, recolour
 from kdep.decode import PIXELS
 from kdep.device import Process
-from kdep.sources import open_source
+from kdep.sources import labels_of, open_source
 from kdep.weights import open_checkpoint
 
 
@@ -24,6 +24,7 @@ def open_views(config: Config, process: Process | None = None) -> Views:
         raise ValueError(
             f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
         )
+    labels = labels_of(source) if config.loss.name == "labels" else None
     if data.cache is not None:
         if process is None or process.is_first:
             open_cache(source, data.cache, size=data.size)
@@ -31,14 +32,21 @@ def open_views(config: Config, process: Process | None = None) -> Views:
             process.wait()
         source = open_cache(source, data.cache, size=data.size, show=False)
     augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
-    return Views(source, augmentation, config.view_seed)
+    views = Views(source, augmentation, config.view_seed)
+    views.labels = labels
+    return views
 
 
-def open_teacher(config: Config) -> Backbone:
-    """The teacher's backbone at its tap, frozen, resampling the shared view to the size it knows."""
-    checkpoint = open_checkpoint(config.teacher.source, arch=config.teacher.arch)
-    checkpoint = dataclasses.replace(checkpoint, resample=config.teacher.size or checkpoint.resample)
-    return build_backbone(checkpoint, tap=config.teacher.tap).eval().requires_grad_(False)
+def open_teacher(config: Config) -> Backbone | Teachers:
+    """The teacher at its tap, or several, frozen, resampling the shared view to the size they know."""
+    given = config.teacher.source
+    members = []
+    for source in given if isinstance(given, list) else [given]:
+        checkpoint = open_checkpoint(source, arch=config.teacher.arch)
+        checkpoint = dataclasses.replace(checkpoint, resample=config.teacher.size or checkpoint.resample)
+        members.append(build_backbone(checkpoint, tap=config.teacher.tap))
+    teacher = members[0] if len(members) == 1 else Teachers(members)
+    return teacher.eval().requires_grad_(False)
 
 
 def open_student(config: Config) -> Backbone:
@@ -53,8 +61,10 @@ def open_student(config: Config) -> Backbone:
     return Backbone(network, tap=tap, mean=start.mean, std=start.std)
 
 
-def teacher_identity(teacher: Backbone) -> str:
+def teacher_identity(teacher: Backbone | Teachers) -> str:
     """Fingerprint of everything that shapes the teacher's features."""
+    if isinstance(teacher, Teachers):
+        return "+".join(teacher_identity(member) for member in teacher.members)
     shape = torch.tensor([teacher.resample or 0, TAPS.index(teacher.tap)])
     return fingerprint({**teacher.network.state_dict(), ".mean": teacher.mean, ".std": teacher.std, ".shape": shape})
 

@@ -1,6 +1,7 @@
 """Scalers: aligned features (B, D_s) -> targets (B, D_s), element by element.
 
-A scaler is a function of the features and of their standard deviations (D_s,). `make_scaler` binds its options.
+A scaler is a function of the features, of their standard deviations (D_s,), and of those of the teacher's own channels
+(D_t,), largest first. `make_scaler` binds its options.
 """
 
 import inspect
@@ -8,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-Scaler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Scaler = Callable[..., torch.Tensor]
 
 
 def pts(features: torch.Tensor, std: torch.Tensor, *, temperature: float = 0.1, exponent: float = 3.0) -> torch.Tensor:
@@ -35,12 +37,48 @@ def unit(features: torch.Tensor, std: torch.Tensor, *, factor: float = 1.0) -> t
     return features / std.square().mean().sqrt() * factor
 
 
+def sm(features: torch.Tensor, std: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+    """Standard deviation matching: channel i gets the i-th largest deviation of the teacher's own channels.
+
+    The second of two variants in the authors' code (src/resnet.py, lines 603 to 608 at 5c9c738).
+
+    Raises:
+        ValueError: the student has more channels than the teacher.
+    """
+    if len(std) > len(channels):
+        raise ValueError(f"scale.name sm: {len(std)} channels cannot take the deviations of {len(channels)}")
+    return features / std * channels[: len(std)]
+
+
+def sm_linear(features: torch.Tensor, std: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+    """Deviations mapped linearly, so that their ratio is that of the teacher's own channels and the least is 1.
+
+    The first variant (lines 589 to 600): m_i = (S_1 - R S_D + (R - 1) S_i) / (S_1 - S_D).
+    """
+    ratio, largest, least = channels[0] / channels[-1], std.max(), std.min()
+    return features / std * (largest - ratio * least + (ratio - 1) * std) / (largest - least)
+
+
+def layernorm(features: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Each image's features to mean 0 and variance 1 (Wei et al. 2022 call it whitening)."""
+    return F.layer_norm(features, features.shape[-1:])
+
+
 def none(features: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Targets as the aligner leaves them."""
     return features
 
 
-SCALERS: dict[str, Callable[..., torch.Tensor]] = {"pts": pts, "sn": sn, "whiten": whiten, "unit": unit, "none": none}
+SCALERS: dict[str, Callable[..., torch.Tensor]] = {
+    "pts": pts,
+    "sn": sn,
+    "sm": sm,
+    "sm_linear": sm_linear,
+    "whiten": whiten,
+    "unit": unit,
+    "layernorm": layernorm,
+    "none": none,
+}
 
 
 def make_scaler(name: str, options: dict[str, Any]) -> Scaler:
@@ -59,4 +97,11 @@ def make_scaler(name: str, options: dict[str, Any]) -> Scaler:
             raise ValueError(f"scale.{key}: {name} takes {', '.join(known) or 'no options'}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ValueError(f"scale.{key}: expected a positive number, got {value!r}")
-    return lambda features, std: SCALERS[name](features, std, **options)
+    reads_channels = "channels" in inspect.signature(SCALERS[name]).parameters
+
+    def scaler(features: torch.Tensor, std: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:
+        if reads_channels:
+            return SCALERS[name](features, std, channels, **options)
+        return SCALERS[name](features, std, **options)
+
+    return scaler

@@ -107,6 +107,32 @@ class Subset:
         return self._source.open(self._chosen[index])
 
 
+def labels_of(source: Source) -> np.ndarray:
+    """Class numbers (N,) int64, for the supervised baseline.
+
+    Those of a pack or of torchvision's set; in a folder or a list, the first folder of each path, in order.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if isinstance(source, Subset):
+        return labels_of(source._source)[source._chosen]
+    if isinstance(source, Files):
+        parts = [Path(name).parts for name in source.names]
+        if any(len(part) < 2 for part in parts):
+            raise ValueError(
+                f"{source.root}: loss.name labels needs a folder per class; {source.names[0]} lies in none"
+            )
+        return np.unique([part[0] for part in parts], return_inverse=True)[1].astype(np.int64)
+    found = getattr(source, "labels", None)
+    if found is None and isinstance(source, Torchvision):
+        images = source._images
+        found = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
+    if found is None:
+        raise ValueError(f"{source.names[0]}: loss.name labels needs labels, and this source has none")
+    return np.asarray(found, dtype=np.int64)
+
+
 def torchvision_split(name: str, root: Path, *, train: bool) -> Any:
     """Open (or download) a torchvision classification data set.
 

@@ -10,7 +10,7 @@ cancels where |mean| >> std, down to negative variances.
     scatter = scatter_n + scatter_m + delta delta' * n * m / count
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -80,6 +80,7 @@ class Statistics:
         variances: (D,) float64, descending, along the axes; squared singular values / count.
         channel_variances: (D,) float64, of the features as they come.
         teacher, data: fingerprints of what was seen.
+        scale: (D,) float64, by which centred features are multiplied before all of the above; None: by 1.
     """
 
     count: int
@@ -89,14 +90,23 @@ class Statistics:
     channel_variances: torch.Tensor
     teacher: str
     data: str
+    scale: torch.Tensor | None = None
+
+    @property
+    def basis(self) -> torch.Tensor:
+        """(D, D) float64: centred features times this are the features on their axes."""
+        return self.axes if self.scale is None else self.scale[:, None] * self.axes
 
     def as_dict(self) -> dict[str, Any]:
         """Plain tensors and values, for a file."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 
-def finish(moments: Moments, *, teacher: str, data: str) -> Statistics:
+def finish(moments: Moments, *, teacher: str, data: str, widths: Sequence[int] = ()) -> Statistics:
     """Turn moments into principal axes; the moments are used up, since their matrix is overwritten.
+
+    With the `widths` of several teachers side by side, each is first divided by one number, so that all have the same
+    mean variance of a channel: without it the axes would be those of the teacher with the largest features.
 
     Raises:
         ValueError: fewer than two images.
@@ -104,6 +114,11 @@ def finish(moments: Moments, *, teacher: str, data: str) -> Statistics:
     if moments.count < 2:
         raise ValueError(f"statistics of {moments.count} images: at least 2 are needed")
     covariance = moments.scatter.div_(moments.count).numpy()
+    scale = None
+    if len(widths) > 1:
+        blocks = np.split(covariance.diagonal(), np.cumsum(widths)[:-1])
+        scale = np.concatenate([np.full(len(block), block.mean() ** -0.5) for block in blocks])
+        covariance *= scale[:, None] * scale
     channel_variances = covariance.diagonal().copy()
     # MRRR overwrites its input and needs no other square matrix than the result; torch's solver needs four.
     variances, vectors = scipy.linalg.eigh(covariance.T, overwrite_a=True, check_finite=False, driver="evr")
@@ -118,6 +133,7 @@ def finish(moments: Moments, *, teacher: str, data: str) -> Statistics:
         channel_variances=torch.from_numpy(channel_variances),
         teacher=teacher,
         data=data,
+        scale=None if scale is None else torch.from_numpy(scale),
     )
 
 

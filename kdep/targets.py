@@ -53,7 +53,12 @@ def build(config: Config) -> Path:
         raise ValueError("the configuration has no bank: add bank.path=FOLDER")
     process = join(config.device)
     views, student = open_views(config, process), open_student(config)
-    return ready(config, views, process, dim=student.dim, grid=grid_of(config, student)).path
+    return ready(config, views, process, dim=width_of(config, student), grid=grid_of(config, student)).path
+
+
+def width_of(config: Config, student: Backbone) -> int | None:
+    """Leading axes that a run reads: the student's width, or all (None) where a head learns from them."""
+    return student.dim if config.project is None and config.loss.name != "logits" else None
 
 
 def grid_of(config: Config, student: Backbone) -> int:
@@ -65,7 +70,7 @@ def grid_of(config: Config, student: Backbone) -> int:
         return student.eval().feature_map(torch.zeros(1, 3, side, side, device=student.mean.device)).shape[-1]
 
 
-def ready(config: Config, views: Views, process: Process, *, dim: int, grid: int) -> Bank:
+def ready(config: Config, views: Views, process: Process, *, dim: int | None, grid: int) -> Bank:
     """The bank of a run: found or made, complete, and compared with the live teacher where there is one.
 
     A finished bank serves without its teacher.
@@ -93,10 +98,11 @@ def ready(config: Config, views: Views, process: Process, *, dim: int, grid: int
         if lock is not None:
             lock.close()
         check(bank, teacher, views, process, count=config.bank.check, views_used=count)
+    dim = dim or len(bank.statistics.mean)
     if bank.description.axes < dim or (grid and bank.description.grid != grid):
         raise ValueError(
-            f"{path}: keeps {bank.description.axes} axes and a map of side {bank.description.grid}; this student has "
-            f"{dim} channels and a map of side {grid}. Take another bank.path, or remove {path}"
+            f"{path}: keeps {bank.description.axes} axes and a map of side {bank.description.grid}; this run reads "
+            f"{dim} axes and a map of side {grid}. Take another bank.path, or remove {path}"
         )
     return bank
 
@@ -110,13 +116,14 @@ def describe_data(config: Config, views: Views) -> dict[str, Any]:
     }
 
 
-def describe(config: Config, teacher: Backbone, views: Views, *, dim: int, grid: int) -> Description:
+def describe(config: Config, teacher: Backbone, views: Views, *, dim: int | None, grid: int) -> Description:
     """The bank that a configuration asks for."""
     assert config.bank is not None
+    dim = dim or teacher.dim
     axes = config.bank.axes or dim
     if not dim <= axes <= teacher.dim:
         raise ValueError(
-            f"bank.axes {axes}: expected at least the student's width {dim} and at most the teacher's {teacher.dim}"
+            f"bank.axes {axes}: expected at least {dim}, which this run reads, and at most the teacher's {teacher.dim}"
         )
     if grid and config.bank.code != "float16":
         raise ValueError(f"bank.code {config.bank.code}: feature maps (loss.dense) are kept in float16 only")
@@ -282,10 +289,10 @@ class Writer:
             for part in kept.split(self.config.optim.batch_size):
                 moments.add(part)
         identity = {"teacher": about.teacher["sha256"], "data": about.data["identity"]}
-        statistics = finish(merged(self.process.gather(moments)), **identity)
+        statistics = finish(merged(self.process.gather(moments)), **identity, widths=self.teacher.widths)
         peaks = torch.zeros(about.axes)
         for _, raw in self.own_raw():
-            z = (raw - statistics.mean.float()) @ statistics.axes[:, : about.axes].float()
+            z = (raw - statistics.mean.float()) @ statistics.basis[:, : about.axes].float()
             peaks = torch.maximum(peaks, z[~raw[:, 0].isnan()].abs().amax(0))
         peaks = torch.stack(self.process.gather(peaks)).amax(0)
         return statistics, (peaks * HEADROOM).clamp_min(1e-12)

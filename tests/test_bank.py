@@ -16,8 +16,9 @@ from kdep.checkpoint import read, write_student
 from kdep.config import load_config
 from kdep.data import Order, load
 from kdep.parts import make_pixels, open_student, open_teacher, open_views
-from kdep.pretrain import pretrain, teacher_source
+from kdep.pretrain import pretrain
 from kdep.scale import make_scaler
+from kdep.teaching import teacher_source
 from kdep.weights import open_checkpoint
 
 CPU = torch.device("cpu")
@@ -234,7 +235,7 @@ def test_targets_from_stored_axes_equal_those_from_features(banked, aligner):
 def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked):
     with pytest.raises(ValueError, match="align.name random needs more than the 96 axes.*bank.axes=256"):
         pretrain(banked("align.name=random"))
-    with pytest.raises(ValueError, match="bank.axes 90: expected at least the student's width 96 and at most"):
+    with pytest.raises(ValueError, match="bank.axes 90: expected at least 96, which this run reads, and at most"):
         targets.build(banked("bank.axes=90"))
 
 

@@ -21,6 +21,11 @@ import torch
 import torch.distributed as dist
 from kdep.checkpoint import save
 from kdep.config import load_config
+from kdep.align import Target
+from kdep.data import *
+from kdep.loss import Learner, mse
+from kdep.scale import make_scaler
+from kdep.teaching import *
 from kdep.pretrain import *
 
 class Interrupting(torch.nn.Module):
@@ -39,7 +44,7 @@ def go(config, at):
     views, student = open_views(config), open_student(config)
     known = teacher_source(config, student, views, run, process)
     target = Target(known.statistics, student.dim, aligner="svd", scaler=make_scaler("pts", {}))
-    train(config, student, known, Interrupting(target, at), views, run, process)
+    train(config, Learner(student, None), known, Interrupting(target, at), mse, views, run, process)
     return student
 
 file, out = Path(sys.argv[1]), Path(sys.argv[2])

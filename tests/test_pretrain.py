@@ -13,17 +13,11 @@ from kdep.checkpoint import LoadError, fingerprint, read, save, write_student
 from kdep.config import Loss
 from kdep.data import load, once
 from kdep.device import Process
-from kdep.pretrain import (
-    distill_loss,
-    make_pixels,
-    open_student,
-    open_teacher,
-    open_views,
-    pretrain,
-    report,
-    teacher_statistics,
-)
+from kdep.parts import make_pixels, open_student, open_teacher, open_views
+from kdep.pretrain import distill_loss, pretrain
+from kdep.provenance import report
 from kdep.run import DivergedError, RunFolder
+from kdep.teaching import teacher_statistics
 from kdep.weights import open_checkpoint
 
 
@@ -112,7 +106,7 @@ def test_the_same_pixels_go_to_teacher_and_student(tiny, monkeypatch):
 
         return opened
 
-    monkeypatch.setattr("kdep.pretrain.open_teacher", noted(open_teacher, "teacher"))
+    monkeypatch.setattr("kdep.teaching.open_teacher", noted(open_teacher, "teacher"))
     monkeypatch.setattr("kdep.pretrain.open_student", noted(open_student, "student"))
     pretrain(tiny("optim.epochs=1", "tune=false"))
     assert len(seen["student"]) == 8
@@ -126,7 +120,7 @@ def test_a_run_gives_the_teacher_no_gradient_and_leaves_it_as_it_was(tiny, monke
         kept.append(open_teacher(config))
         return kept[0]
 
-    monkeypatch.setattr("kdep.pretrain.open_teacher", opened)
+    monkeypatch.setattr("kdep.teaching.open_teacher", opened)
     before = fingerprint(open_teacher(tiny()).state_dict())
     pretrain(tiny("optim.epochs=1", "tune=false"))
     assert not kept[0].training and all(parameter.grad is None for parameter in kept[0].parameters())

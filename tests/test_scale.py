@@ -54,3 +54,24 @@ def test_an_option_of_another_scaler_is_refused():
 def test_an_option_must_be_a_positive_number(value):
     with pytest.raises(ValueError, match="scale.temperature: expected a positive number"):
         make_scaler("pts", {"temperature": value})
+
+
+CHANNELS = torch.tensor([6.0, 3.0, 2.0])  # deviations of the teacher's own channels, largest first
+
+
+def test_deviations_are_matched_to_those_of_the_teachers_largest_channels():
+    # Deviations 4 and 1 become 6 and 3.
+    assert make_scaler("sm", {})(torch.tensor([8.0, 2.0]), STD, CHANNELS).tolist() == [12.0, 6.0]
+
+
+def test_deviations_are_mapped_linearly_to_the_ratio_of_the_teachers_channels():
+    # The ratio of the channels is 3: deviations 4 and 1 become 3 and 1; one of 2.5, half-way, becomes 2.
+    scaler = make_scaler("sm_linear", {})
+    assert scaler(torch.tensor([4.0, 1.0]), STD, CHANNELS).tolist() == pytest.approx([3.0, 1.0])
+    three = torch.tensor([4.0, 2.5, 1.0])
+    assert scaler(three, three, CHANNELS).tolist() == pytest.approx([3.0, 2.0, 1.0])
+
+
+def test_layernorm_gives_each_image_mean_0_and_variance_1():
+    found = make_scaler("layernorm", {})(torch.tensor([[1.0, 3.0], [10.0, 30.0]]), STD)
+    assert torch.allclose(found, torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]), atol=1e-4)

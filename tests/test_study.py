@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import pytest
 import yaml
@@ -102,6 +103,23 @@ def test_every_arm_runs_at_every_value_and_seed_under_a_name_of_its_own(written)
     assert (last.arm, last.value, last.seed, last.name) == ("from a bank", 64, 1, "tiny_study-from_a_bank-64-s1")
     assert {"data.limit=64", "data.seed=5", "seed=1", "name=tiny_study-from_a_bank-64-s1"} <= set(last.overrides)
     assert any(override.endswith("/bank-1") for override in last.overrides)
+
+
+def test_a_value_brings_what_goes_with_it_and_an_arm_can_do_without_the_bank(written):
+    axis = "axis: {key: data.limit, values: [32, 64], with: {64: {optim.epochs: 7}}}"
+    text = written.read_text().replace("seeds: [0]", f"seeds: [0]\n{axis}").replace("live: {}", "live: {bank: null}")
+    written.write_text(text.replace("data.seed: 5", "data.seed: 5, bank.path: common"))
+    runs = [run for run in load_study(written).runs if run.arm == "live"]
+    assert [("optim.epochs=7" in run.overrides) for run in runs] == [False, True]
+    assert all("bank=null" in run.overrides and "bank.path=common" not in run.overrides for run in runs)
+    study_module.check(load_study(written))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "configs/studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_a_shipped_study_is_possible(path):
+    study_module.check(load_study(path))
 
 
 def test_a_bank_is_made_once_for_the_run_that_needs_most_of_it(written):

@@ -1,0 +1,104 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdep.config import Loss
+from kdep.loss import PROJECTORS, Learner, QueueKL, make_head, make_loss
+
+A = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+B = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("mse", {}, (1 + 4) / 4),
+        ("cosine", {}, (0 + 2) / 2),  # equal directions: 0, orthogonal ones: 2
+        ("log_sum", {}, math.log(1 + 16)),
+        ("smooth_l1", {"beta": 1.0}, (0.5 + 1.5) / 4),
+        ("smooth_l1", {"beta": 4.0}, (1 / 8 + 4 / 8) / 4),
+    ],
+)
+def test_a_loss_gives_the_number_worked_out_by_hand(name, options, expected):
+    assert float(make_loss(Loss(name=name, **options), 2)(A, B)) == pytest.approx(expected)
+
+
+def test_labels_are_compared_by_cross_entropy_by_hand():
+    predicted = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
+    # Shares 3/4 of the right class, then 1/2.
+    value = float(make_loss(Loss(name="labels"), 2)(predicted, torch.tensor([0, 1])))
+    assert value == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+
+
+def test_logits_are_softened_and_weighted_by_the_square_of_the_temperature_by_hand():
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[4 * math.log(3), 0.0]])
+    # At T = 4 the teacher says 3/4 and 1/4, the student 1/2 each.
+    by_hand = 16 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
+    assert float(make_loss(Loss(name="logits"), 2)(student, teacher)) == pytest.approx(by_hand)
+    assert float(make_loss(Loss(name="logits", temperature=1), 2)(teacher / 4, teacher / 4)) == pytest.approx(
+        0, abs=1e-7
+    )
+
+
+def test_a_queue_compares_distributions_over_the_newest_teacher_features_by_a_slow_formula():
+    loss, generator = QueueKL(3, 6, 0.5), torch.Generator().manual_seed(0)
+    kept = torch.empty(0, 3)
+    for _ in range(4):
+        student, teacher = (torch.randn(4, 3, generator=generator) for _ in range(2))
+        value = loss(student, teacher)
+        kept = torch.cat([F.normalize(teacher, dim=1), kept])[:6]
+        total = 0.0
+        for s, t in zip(F.normalize(student, dim=1), F.normalize(teacher, dim=1), strict=True):
+            p, q = ((x @ kept.T / 0.5).softmax(0) for x in (t, s))
+            total += float((p * (p / q).log()).sum())
+        assert float(value) == pytest.approx(total / 4, rel=1e-5)
+    assert set(loss.state_dict()) == {"queue", "filled"} and int(loss.filled) == 6
+
+
+def test_a_queue_gives_the_student_a_gradient_and_the_teacher_none():
+    loss = QueueKL(3, 6, 0.5)
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    loss(student, teacher).backward()
+    assert bool(student.grad.isfinite().all()) and float(student.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("name", PROJECTORS)
+def test_a_projector_takes_the_student_to_the_teachers_width(name):
+    head = PROJECTORS[name](4, 7)
+    assert head(torch.randn(5, 4)).shape == (5, 7)
+    layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    assert len(layers) == (4 if name == "mlp" else 1)
+
+
+def test_an_orthogonal_projector_keeps_lengths():
+    x = torch.randn(5, 4)
+    assert torch.allclose(PROJECTORS["orthogonal"](4, 7)(x).norm(dim=1), x.norm(dim=1), atol=1e-5)
+
+
+def test_a_head_is_the_same_whatever_was_drawn_before(tiny):
+    config = tiny("align.name=none", "project=mlp")
+    first = make_head(config, 4, 7)
+    torch.rand(100)
+    second = make_head(config, 4, 7)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert make_head(tiny(), 4, 4) is None
+    with pytest.raises(ValueError, match="project 'conv': there are linear, linear_bn, mlp, orthogonal"):
+        make_head(tiny("align.name=none", "project=conv"), 4, 7)
+
+
+def test_a_learner_projects_pooled_features_and_leaves_weight_decay_to_the_architecture():
+    class Student(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Linear(1, 1)
+            self.network.no_weight_decay = lambda: {"pos_embed"}
+
+        def forward(self, images):
+            return images
+
+    learner = Learner(Student(), nn.Linear(2, 3))
+    assert learner(torch.randn(4, 2)).shape == (4, 3)
+    assert learner.no_weight_decay() == {"student.network.pos_embed"}

@@ -1,0 +1,254 @@
+"""Runs of the method's rivals and of what goes beyond the paper, each end to end on a few pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from kdep.backbone import Teachers, build_backbone
+from kdep.checkpoint import fingerprint, read
+from kdep.data import load, mix
+from kdep.parts import make_pixels, open_student, open_teacher, open_views, teacher_identity
+from kdep.pretrain import pretrain
+from kdep.sources import labels_of
+from kdep.weights import open_checkpoint, open_classifier
+
+
+def losses(config):
+    log = (config.runs / config.name / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in log]
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """A teacher file with its classifier, and the class numbers it gives by hand."""
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet", num_classes=10).eval()
+    nn.init.normal_(network.classifier.weight, std=0.5)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
+    torch.save(network.state_dict(), path)
+    return path, network
+
+
+LABELS = ("loss.name=labels", "student.tap=post", "loss.weight=1")
+RIVALS = [
+    ("project=linear", "align.name=none", "scale.name=unit"),
+    ("project=linear_bn", "align.name=none", "scale.name=sn", "teacher.tap=post"),
+    ("project=mlp", "align.name=none", "loss.name=cosine"),
+    ("project=orthogonal", "align.name=none", "scale.name=layernorm", "loss.name=smooth_l1", "loss.beta=2"),
+    ("project=linear", "align.name=none", "loss.name=queue_kl", "loss.queue=64", "scale.name=none"),
+    ("loss.name=log_sum", "scale.name=unit"),
+    ("align.name=nearest", "scale.name=unit"),
+    ("align.name=area", "scale.name=sm"),
+    ("align.name=random_channels", "scale.name=sm_linear"),
+    ("data.mixup=true", "scale.name=unit"),
+    ("scale.match=student",),
+    ('teacher.source=["random:test_efficientnet", "random:test_resnet@40"]', "teacher.tap=null", "scale.name=unit"),
+]
+
+
+@pytest.mark.parametrize("overrides", RIVALS, ids=lambda overrides: " ".join(overrides)[:60])
+def test_a_rival_trains_on_the_same_loop_and_leaves_a_plain_student(tiny, overrides):
+    config = tiny(*overrides, "optim.epochs=3")
+    content = read(pretrain(config))
+    assert losses(config)[-1] < losses(config)[0]
+    network = open_student(config).network
+    assert set(content["state_dict"]) == set(network.state_dict())  # no head, no queue, no classifier
+
+
+@pytest.mark.parametrize(
+    "overrides", [RIVALS[2], RIVALS[4], RIVALS[9], LABELS], ids=["mlp", "queue", "mixup", "labels"]
+)
+def test_a_rival_that_was_interrupted_ends_with_the_same_weights(tiny, overrides, monkeypatch):
+    whole = read(pretrain(tiny(*overrides, "name=whole")))["state_dict"]
+    from kdep import pretrain as module
+
+    step, left = module.distill_loss, [11]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(module, "distill_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny(*overrides, "name=halves"))
+    halves = read(pretrain(tiny(*overrides, "name=halves")))["state_dict"]
+    assert fingerprint(halves) == fingerprint(whole)
+
+
+def test_the_supervised_baseline_learns_what_labels_say(tiny, photos, tmp_path):
+    for path in sorted(photos.rglob("*.jpg")):
+        copy = tmp_path / "photos" / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        dark = path.parent.name == "class0"
+        Image.eval(Image.open(path), lambda value, dark=dark: value // 3 if dark else value).save(copy)
+    config = tiny(*LABELS, f"data.source={tmp_path / 'photos'}", "optim.epochs=4")
+    content = read(pretrain(config))
+    assert losses(config)[-1] < 0.5 * losses(config)[0]
+    assert content["provenance"]["method"] == "labels" and "teacher" not in content["provenance"]
+    assert set(content["state_dict"]) == set(open_student(config).network.state_dict())
+
+
+def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier(tiny, classified, monkeypatch):
+    path, network = classified
+    seen = []
+    from kdep import pretrain as module
+
+    step = module.distill_loss
+
+    def noted(learner, wanted, images, *rest):
+        seen.append((wanted[:, 0].clone(), images.clone()))
+        return step(learner, wanted, images, *rest)
+
+    monkeypatch.setattr(module, "distill_loss", noted)
+    given = (f"teacher.source={path}", "teacher.arch=test_efficientnet", "loss.name=logits", "tune=false")
+    config = tiny(*given, "optim.epochs=1", "optim.epochs=2")
+    pretrain(config)
+    teacher = open_teacher(config)
+    wanted, images = seen[0]
+    with torch.no_grad():
+        by_hand = network((images - teacher.mean) / teacher.std)
+    assert wanted.shape == (16, 10) and torch.allclose(wanted, by_hand, atol=1e-4)
+    assert losses(config)[-1] < losses(config)[0]
+
+
+def test_logits_from_a_bank_of_all_axes_are_those_of_the_live_teacher(tiny, classified, tmp_path):
+    path, _ = classified
+    given = (f"teacher.source={path}", "teacher.arch=test_efficientnet", "loss.name=logits", "optim.epochs=1")
+    given = (*given, "optim.lr=1e-6", "tune=false")
+    live, stored = tiny(*given, "name=live"), tiny(*given, "name=stored", f"bank.path={tmp_path / 'bank'}")
+    pretrain(live), pretrain(stored)
+    assert losses(stored) == pytest.approx(losses(live), rel=1e-3)
+    with pytest.raises(ValueError, match="bank.axes 96: expected at least 256"):
+        pretrain(tiny(*given, "name=short", f"bank.path={tmp_path / 'other'}", "bank.axes=96"))
+
+
+def test_a_teacher_without_a_classifier_has_no_logits(tiny, tmp_path):
+    with pytest.raises(ValueError, match="random:test_efficientnet: has no trained classifier"):
+        pretrain(tiny("loss.name=logits"))
+    torch.save(open_checkpoint("random:test_resnet").weights, tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match="no linear classifier"):
+        open_classifier(str(tmp_path / "bare.pth"), arch="test_resnet")
+
+
+def test_labels_are_the_first_folder_of_each_path(photos, tiny):
+    source = open_views(tiny()).source
+    labels = labels_of(source)
+    assert labels.tolist() == [int(name.startswith("class1")) for name in source.names]
+    subset = open_views(tiny("data.limit=40")).source
+    assert labels_of(subset).tolist() == [int(name.startswith("class1")) for name in subset.names]
+    with pytest.raises(ValueError, match="needs a folder per class"):
+        labels_of(open_views(tiny(f"data.source={photos / 'class0'}")).source)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("project=linear",), "project linear learns the alignment: with it, align.name is none, not svd"),
+        (("loss.name=logits", "project=linear", "align.name=none"), "has a classifier of its own"),
+        (("loss.dense=1", "project=linear", "align.name=none"), "without project, logits or labels"),
+        (("data.mixup=true", "bank.path=bank"), "needs a live teacher"),
+        (("loss.name=labels", "bank.path=bank"), "no teacher, and so no bank"),
+        (("loss.dense=1", 'teacher.source=["a", "b"]'), "takes one teacher"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_at_once(tiny, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("align.name=none",), "align.name none: the teacher has 256 channels, the student 96"),
+        (
+            ("student.arch=resnet18",),
+            "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random",
+        ),
+        (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
+    ],
+)
+def test_widths_and_options_that_cannot_be_are_refused_with_what_would_be_right(tiny, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(tiny(*overrides))
+
+
+def test_a_student_wider_than_its_teacher_learns_an_isometry(tiny):
+    config = tiny("student.arch=resnet10t", "align.name=random", "scale.name=unit", "optim.epochs=1")
+    assert read(pretrain(config))["state_dict"]
+
+
+def test_matched_targets_have_the_root_mean_square_of_the_untrained_student(tiny, monkeypatch):
+    seen = []
+    from kdep import pretrain as module
+
+    step = module.distill_loss
+
+    def noted(learner, wanted, images, *rest):
+        seen.append(wanted.clone())
+        return step(learner, wanted, images, *rest)
+
+    monkeypatch.setattr(module, "distill_loss", noted)
+    config = tiny("scale.match=student", "optim.epochs=1")
+    pretrain(config)
+    views, student = open_views(config), open_student(config).train()
+    total = []
+    for batch in load(views, [[(i, 0) for i in range(start, start + 16)] for start in range(0, 128, 16)], workers=0):
+        with torch.no_grad():
+            total.append(student(make_pixels(views.augmentation, torch.device("cpu"))(batch)).square().mean())
+    own = float(torch.stack(total).mean().sqrt())
+    assert float(torch.cat(seen).square().mean().sqrt()) == pytest.approx(own, rel=1e-2)
+
+
+def test_several_teachers_weigh_the_same_whatever_the_size_of_their_features(tiny):
+    sources = '["random:test_efficientnet", "random:test_resnet"]'
+    config = tiny(f"teacher.source={sources}", "teacher.tap=null", "optim.epochs=1", "scale.name=unit")
+    pretrain(config)
+    found = read(config.runs / config.name / "statistics.pt")
+    first = 256
+    assert float(found["channel_variances"][:first].mean()) == pytest.approx(1)
+    assert float(found["channel_variances"][first:].mean()) == pytest.approx(1)
+    assert float(found["variances"].sum()) == pytest.approx(len(found["mean"]))
+    # The axes are those of the scaled features: their covariance from scratch.
+    views, teacher = open_views(config), open_teacher(config)
+    (batch,) = load(views, [[(i, 0) for i in range(128)]], workers=0)
+    with torch.no_grad():
+        f = teacher(make_pixels(views.augmentation, torch.device("cpu"))(batch)).double().numpy()
+    f = (f - f.mean(0)) * found["scale"].numpy()
+    values = np.linalg.eigvalsh(f.T @ f / 128)[::-1]
+    assert np.allclose(values[:50], found["variances"][:50].numpy(), rtol=1e-4)
+    assert isinstance(teacher, Teachers) and teacher_identity(teacher).count("+") == 1
+
+
+def test_several_teachers_fill_a_bank_too(tiny, tmp_path):
+    sources = '["random:test_efficientnet", "random:test_resnet"]'
+    given = (f"teacher.source={sources}", "teacher.tap=null", "optim.epochs=1", "scale.name=unit", "optim.lr=1e-6")
+    live, stored = tiny(*given, "name=live"), tiny(*given, "name=stored", f"bank.path={tmp_path / 'bank'}")
+    pretrain(live), pretrain(stored)
+    assert losses(stored) == pytest.approx(losses(live), rel=1e-3)
+
+
+def test_mixup_mixes_pairs_by_one_share_and_is_a_function_of_seed_and_step():
+    images = torch.eye(4)[:, :, None, None]
+    mixed = mix(images, seed=1, step=2).flatten(1)
+    assert torch.allclose(mixed.sum(1), torch.ones(4)) and torch.equal(mixed, mix(images, seed=1, step=2).flatten(1))
+    shares = mixed.diagonal()
+    assert float(shares.min()) < 1 and len({round(float(s), 5) for s in shares if s < 1}) == 1
+    assert not torch.equal(mixed, mix(images, seed=1, step=3).flatten(1))
+
+
+def test_features_of_several_teachers_stand_side_by_side():
+    members = [
+        build_backbone(open_checkpoint(f"random:{name}")).eval() for name in ("test_resnet", "test_efficientnet")
+    ]
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        together = Teachers(members).eval()(images)
+        assert torch.equal(together, torch.cat([member(images) for member in members], 1))
