@@ -76,11 +76,46 @@ class Row:
         """Mean over families of their means: ten classification tasks weigh as much as one detection task."""
         return mean([self.family_mean(name) for name in families(self.columns)]) if self.complete else None
 
-    def mean_by_seed(self) -> dict[int, float]:
-        """`mean_over_families` of each seed that every cell has."""
-        seeds = set.intersection(*(set(cell.scores) for cell in self.cells))
-        weights = family_weights(self.columns)
-        return {s: float(weights @ [cell.scores[s] for cell in self.cells]) for s in sorted(seeds)}
+    def mean_by_seed(self, family: str | None = None) -> dict[int, float]:
+        """`mean_over_families`, or `family_mean`, of each seed that every cell in it has."""
+        chosen = [i for i, column in enumerate(self.columns) if family in (None, column.task.family)]
+        cells, weights = [self.cells[i] for i in chosen], family_weights([self.columns[i] for i in chosen])
+        seeds = set.intersection(*(set(cell.scores) for cell in cells))
+        return {s: float(weights @ [cell.scores[s] for cell in cells]) for s in sorted(seeds)}
+
+    @property
+    def overlap(self) -> "Overlap | None":
+        """Score images that stand in the pretraining data, over the data sets looked at; None where none was."""
+        sets = {(r.task.dataset, r.data_fingerprint): r.counts for r in self.results if r.status == "ok"}
+        seen = {key: counts for key, counts in sets.items() if "overlap" in counts and counts.get("score")}
+        if not seen:
+            return None
+        found: dict[str, tuple[int, int]] = {}
+        for (dataset, _), counts in seen.items():
+            shared, images = found.get(dataset, (0, 0))
+            found[dataset] = (shared + counts["overlap"], images + counts["score"])
+        total = (sum(counts[name] for counts in seen.values()) for name in ("overlap", "overlap_exact", "score"))
+        return Overlap(*total, sets=len(seen), of_sets=len(sets), found=found)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many score `images` stand in the pretraining data, `exact` with the same pixels, of `sets` of `of_sets`.
+
+    `found`: by data set, (images that do, images scored).
+    """
+
+    shared: int
+    exact: int
+    images: int
+    sets: int
+    of_sets: int
+    found: dict[str, tuple[int, int]]
+
+    @property
+    def percent(self) -> float:
+        """Of the images of the data sets that were looked at."""
+        return 100 * self.shared / self.images
 
 
 @dataclass(frozen=True)
@@ -123,6 +158,11 @@ def name_teachers(results: Iterable[Result]) -> list[Result]:
     return [named(result) for result in results]
 
 
+def is_on(result: Result, column: Column) -> bool:
+    """Whether a result belongs to a column: the same task on the same version of its data."""
+    return (result.task.name, result.data_fingerprint) == (column.task.name, column.data_fingerprint)
+
+
 def families(columns: Iterable[Column]) -> list[str]:
     """Families in the order of the columns."""
     return list(dict.fromkeys(column.task.family for column in columns))
@@ -156,7 +196,8 @@ def shares_of_gain(board: Board, row: Row) -> tuple[list[float | None], float | 
         return [None] * len(row.cells), None
     shares = []
     for cell, low, high in zip(row.cells, random.cells, supervised.cells, strict=True):
-        gain = supervised_gain(low, high)
+        failed = cell.failed or low.failed or high.failed
+        gain = None if failed else supervised_gain(low, high)
         shares.append(None if gain is None or not cell.n else 100 * (cell.mean - low.mean) / gain)
     if not (row.complete and random.complete and supervised.complete):
         return shares, None
@@ -169,7 +210,7 @@ def shares_of_gain(board: Board, row: Row) -> tuple[list[float | None], float | 
 
 @dataclass(frozen=True)
 class Rank:
-    """Average rank over tasks, 1 is best; the interval resamples seeds, and is absent where a cell has only one."""
+    """Average rank over tasks, 1 is best; the interval is over seeds, and is absent where a cell has only one."""
 
     value: float
     low: float | None
@@ -222,7 +263,7 @@ def _columns(results: list[Result], versions: dict[str, set[str]]) -> tuple[Colu
 
 
 def _cell(results: Iterable[Result], column: Column) -> Cell:
-    own = [r for r in results if (r.task.name, r.data_fingerprint) == (column.task.name, column.data_fingerprint)]
+    own = [result for result in results if is_on(result, column)]
     scores = {result.seed: result.score for result in own if result.status == "ok"}
     return Cell(dict(sorted(scores.items())), failed=sum(result.status == "failed" for result in own))
 
@@ -245,6 +286,29 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
             yield f"{row.checkpoint.name}: failed runs, so not averaged: {', '.join(failed)}."
         if absent:
             yield f"{row.checkpoint.name}: not measured, so not averaged: {', '.join(absent)}."
+        yield from _overlap_notes(row)
+    yield from _edge_notes(columns, rows)
     names = [row.checkpoint.name for row in rows]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"{name}: {names.count(name)} different checkpoints have this name; their sha256 tells them apart."
+
+
+def _overlap_notes(row: Row) -> Iterable[str]:
+    for dataset, (shared, images) in (row.overlap.found if row.overlap else {}).items():
+        if shared:
+            yield (
+                f"{row.checkpoint.name}: {shared:,} of the {images:,} images that {dataset} is scored on also stand in "
+                "its pretraining data."
+            )
+
+
+def _edge_notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
+    """Settings that were best at an end of their grid: beyond it the score may be higher."""
+    found = []
+    for column in columns:
+        runs = [r for row in rows for r in row.results if r.status == "ok" and is_on(r, column)]
+        ends = [name for r in runs for name, edge in r.chosen.items() if name.endswith("_at_edge") and edge]
+        for name in dict.fromkeys(ends):
+            found.append(f"{column.label} {name.removesuffix('_at_edge')} in {ends.count(name)} of {len(runs)} runs")
+    if found:
+        yield f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."

@@ -17,7 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "statistics": ("benchmarks.verbs.statistics", "know a teacher before distilling it, or rank several: TEACHER ..."),
     "audit": ("benchmarks.verbs.audit", "prove that a target library's backbone computes what the student computes"),
     "transfer": ("benchmarks.transfer", "measure checkpoints on a suite of tasks"),
-    "leaderboard": ("benchmarks.report", "rebuild leaderboard.csv, .md and .html from results"),
+    "leaderboard": ("benchmarks.report", "rebuild leaderboard.csv, .md and .html from results; merge DIR ... --results OUT"),
     "compare": ("benchmarks.compare", "say whether the difference of two checkpoints is real"),
     "study": ("benchmarks.study", "answer a question: arms x values x seeds of runs, scored on the same tasks"),
     "subset": ("benchmarks.verbs.subset", "write a seeded list of image paths, such as a tenth of ImageNet"),

@@ -5,14 +5,16 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from benchmarks.board import Board, Cell, Row, average_ranks, boards, families, shares_of_gain
+from benchmarks.costs import Cost, cost_of, duration
 from benchmarks.results import Result
 
 ABSENT = "-"
-COST = ("params_m", "gmacs", "load_coverage", "seconds", "peak_memory_mb", "device")
+IMAGES = ("fit", "select", "score", "overlap", "overlap_exact")
+COST = tuple(field.name for field in fields(Cost))
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ def csv_cell(value: Any) -> str:
 
 
 def tables(board: Board) -> list[Table]:
-    """An overview of the board, then one table per family."""
-    return [_overview(board), *(_family_table(board, name) for name in families(board.columns))]
+    """An overview of the board, one table per family, and what the rows cost."""
+    return [_overview(board), *(_family_table(board, name) for name in families(board.columns)), _cost_table(board)]
 
 
 def terminal_table(results: Iterable[Result]) -> str:
@@ -134,32 +136,15 @@ def _wide_row(board: Board, row: Row, rank: Any) -> dict[str, Any]:
         "average_rank_low": rank and rank.low,
         "average_rank_high": rank and rank.high,
         "share_of_gain": share,
+        "overlap_percent": row.overlap and row.overlap.percent,
+        "overlap_images": row.overlap and row.overlap.shared,
+        "overlap_exact": row.overlap and row.overlap.exact,
     }
     line |= {f"mean_{name}": row.family_mean(name) for name in families(board.columns)}
     for column, cell, part in zip(board.columns, row.cells, shares, strict=True):
         values = {"": cell.mean, "_std": cell.std, "_n": cell.n or None, "_ci95": cell.ci95, "_share_of_gain": part}
         line |= {column.label + suffix: value for suffix, value in values.items()}
-    return line | _cost(row)
-
-
-def _cost(row: Row) -> dict[str, Any]:
-    costs = [result.cost for result in row.results]
-    coverage = [result.load["coverage"] for result in row.results if "coverage" in result.load]
-    memory = [cost["peak_memory_mb"] for cost in costs if cost.get("peak_memory_mb") is not None]
-    seconds = [cost["seconds"] for cost in costs if cost.get("seconds") is not None]
-    return {
-        "params_m": row.checkpoint.params / 1e6,
-        "gmacs": _agreed(cost.get("gmacs") for cost in costs),
-        "load_coverage": min(coverage, default=None),
-        "seconds": sum(seconds) if seconds else None,
-        "peak_memory_mb": max(memory, default=None),
-        "device": _agreed(cost.get("device") for cost in costs),
-    }
-
-
-def _agreed(values: Iterable[Any]) -> Any:
-    known = {value for value in values if value is not None}
-    return known.pop() if len(known) == 1 else None
+    return line | asdict(cost_of(row))
 
 
 def _long_row(result: Result, metric: str | None, value: float | None) -> dict[str, Any]:
@@ -186,7 +171,7 @@ def _long_row(result: Result, metric: str | None, value: float | None) -> dict[s
         "metric": metric,
         "value": value,
         "main": str(bool(metric) and metric == result.main_metric).lower() if metric else None,
-        **{f"images_{role}": result.counts.get(role) for role in ("fit", "select", "score")},
+        **{f"images_{role}": result.counts.get(role) for role in IMAGES},
         "chosen": json.dumps(result.chosen, ensure_ascii=False) if result.chosen else None,
         "at_edge": str(any(edges)).lower() if edges else None,
         "load_coverage": result.load.get("coverage"),
@@ -208,20 +193,17 @@ def _overview(board: Board) -> Table:
     lines = []
     for row, values in zip(board.rows, averages, strict=True):
         rank = ranks.get(row.checkpoint.sha256)
-        seen, costs = row.checkpoint.summary.get("images_seen"), _cost(row)
+        seen, cost = row.checkpoint.summary.get("images_seen"), cost_of(row)
         line = [_name_cell(row)]
         line += [_number(v, best=v is not None and v == top) for v, top in zip(values, best, strict=True)]
         between = "" if rank is None or rank.low is None else f" [{rank.low:.1f}, {rank.high:.1f}]"
         line += [TableCell(ABSENT if rank is None else f"{rank.value:.1f}{between}", rank and -rank.value)]
         line += [_number(share[row.checkpoint.sha256], digits=0, unit=" %")]
-        line += [_number(row.checkpoint.params / 1e6, digits=1), _number(costs["gmacs"])]
-        line += [
-            TableCell(ABSENT if seen is None else compact(seen), seen),
-            _number(costs["load_coverage"], digits=0, unit=" %"),
-        ]
+        line += [TableCell(ABSENT if seen is None else compact(seen), seen)]
+        line += [_number(cost.load_coverage, digits=0, unit=" %"), _overlap_cell(row)]
         lines.append((*line, TableCell(str(row.failed), row.failed)))
     head = ("checkpoint", "mean", *names, "rank", "gain share")
-    return Table("overview", (*head, "params (M)", "GMACs", "images seen", "load", "failed"), tuple(lines))
+    return Table("overview", (*head, "images seen", "load", "overlap", "failed"), tuple(lines))
 
 
 def _family_table(board: Board, family: str) -> Table:
@@ -230,6 +212,28 @@ def _family_table(board: Board, family: str) -> Table:
     lines = [(_name_cell(row), *(_score_cell(row.cells[i], best[i]) for i in chosen)) for row in board.rows]
     header = [f"{board.columns[i].label} ({board.columns[i].metric})" for i in chosen]
     return Table(family, ("checkpoint", *header), tuple(lines))
+
+
+def _cost_table(board: Board) -> Table:
+    lines = []
+    for row in board.rows:
+        cost = cost_of(row)
+        seconds = TableCell(ABSENT if cost.seconds is None else duration(cost.seconds), cost.seconds)
+        speed = _number(cost.images_per_second, digits=0)
+        line = [_name_cell(row), _number(cost.params_m, digits=1), _number(cost.gmacs), speed, seconds]
+        line += [TableCell(str(cost.runs), cost.runs), _number(cost.peak_memory_mb, digits=0)]
+        lines.append((*line, TableCell(cost.device or ABSENT)))
+    header = ("params (M)", "GMACs", "images/s", "wall time", "runs", "peak memory (MiB)", "device")
+    return Table("cost", ("checkpoint", *header), tuple(lines))
+
+
+def _overlap_cell(row: Row) -> TableCell:
+    overlap = row.overlap
+    if overlap is None:
+        return TableCell(ABSENT, detail="nobody looked for score images in the pretraining data")
+    part = "" if overlap.sets == overlap.of_sets else f" ({overlap.sets} of {overlap.of_sets} sets)"
+    detail = ", ".join(f"{dataset} {shared:,} of {images:,}" for dataset, (shared, images) in overlap.found.items())
+    return TableCell(f"{overlap.percent:.2f} %{part}", overlap.percent, detail=detail)
 
 
 def _name_cell(row: Row) -> TableCell:

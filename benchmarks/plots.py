@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from benchmarks.board import Board, Column, Rank, average_ranks
+from benchmarks.board import Board, Rank, average_ranks
 from benchmarks.intervals import half_width
-from benchmarks.results import ROLES
 
 WIDTH, LABELS, VALUES, LINE = 440, 160, 42, 26  # viewBox units: the panel, its two text columns, one row
 COLOURS = 8  # .c0 to .c7 in the template
@@ -42,15 +41,23 @@ def score_panels(board: Board, family: str) -> list[str]:
     return panels
 
 
-def mean_panel(board: Board) -> str:
-    """Mean over families of the complete rows; the interval is over the seeds that all tasks have."""
+def mean_panel(board: Board, family: str | None = None) -> str:
+    """Mean over families, or over the tasks of one, of the rows that have them all.
+
+    The interval is over the seeds that all those tasks have. Empty where a family's single task says it already.
+    """
+    if family is not None and [column.task.family for column in board.columns].count(family) < 2:
+        return ""
     dots = []
     for row in board.rows:
-        if row.complete:
-            value, half = row.mean_over_families, half_width(list(row.mean_by_seed().values()))
+        value = row.mean_over_families if family is None else row.family_mean(family)
+        if value is not None:
+            by_seed = list(row.mean_by_seed(family).values())
+            half = half_width(by_seed) if by_seed else None
             low, high = (None, None) if half is None else (value - half, value + half)
             dots.append(Dot(row.checkpoint.name, row.checkpoint.role, value, low, high, f"{value:.1f}"))
-    return dot_panel("mean", "over families, %", dots) if len(dots) > 1 else ""
+    over = "over families, %" if family is None else f"over the tasks of {family}, %"
+    return dot_panel("mean", over, dots) if len(dots) > 1 else ""
 
 
 def rank_panel(board: Board) -> str:
@@ -61,33 +68,6 @@ def rank_panel(board: Board) -> str:
     rows = sorted((row for row in board.rows if row.complete), key=lambda row: ranks[row.checkpoint.sha256].value)
     dots = [_rank_dot(row.checkpoint.name, row.checkpoint.role, ranks[row.checkpoint.sha256]) for row in rows]
     return dot_panel("average rank", "over tasks; 1 is best", dots, ranks=len(rows))
-
-
-def path_panels(board: Board) -> list[str]:
-    """The regularisation path of each linear task: score on the select split, of each checkpoint's first seed."""
-    panels = []
-    rows = sorted(board.rows, key=lambda row: ROLES.index(row.checkpoint.role))  # the first colour is the students'
-    for column in board.columns:
-        lines = []
-        for index, row in enumerate(rows):
-            found = [r for r in row.results if _is_on(r.task.name, r.data_fingerprint, column) and r.status == "ok"]
-            curve = regularisation_path(min(found, key=lambda r: r.seed).curves) if found else None
-            if curve:
-                lines.append((row.checkpoint.name, index, curve))
-        if column.task.kind == "linear" and lines:
-            panels.append(line_panel(column.label, "select split, by strength", lines))
-    return panels
-
-
-def regularisation_path(curves: dict) -> list[tuple[float, float]] | None:
-    """(strength, score) pairs of `{"C": [...], "select_top1": [...]}`, also where nested one level; None without."""
-    for group in (curves, *(value for value in curves.values() if isinstance(value, dict))):
-        lists = [value for value in group.values() if isinstance(value, list) and len(value) > 1]
-        if len(lists) > 1 and len(lists[0]) == len(lists[1]):
-            pairs = list(zip(lists[0], lists[1], strict=True))
-            if all(isinstance(v, int | float) for pair in pairs for v in pair) and all(x > 0 for x, _ in pairs):
-                return pairs
-    return None
 
 
 def dot_panel(title: str, subtitle: str, dots: Sequence[Dot], *, ranks: int = 0) -> str:
@@ -113,32 +93,7 @@ def dot_panel(title: str, subtitle: str, dots: Sequence[Dot], *, ranks: int = 0)
             at = x(dot.value)
             parts.append(f'<line class="guide {dot.role}" x1="{at}" x2="{at}" y1="4" y2="{bottom}"/>')
     parts += [_dot_row(dot, LINE * index + LINE / 2 + 4, x) for index, dot in enumerate(dots)]
-    return _figure(title, subtitle, bottom + 22, parts)
-
-
-def line_panel(title: str, subtitle: str, lines: Sequence[tuple[str, int, list[tuple[float, float]]]]) -> str:
-    """Lines over a logarithmic axis; the best point of each is marked, for that is the one that was chosen."""
-    points = [point for _, _, line in lines for point in line]
-    ticks = nice_ticks(min(y for _, y in points), max(y for _, y in points))
-    low, high = (math.log10(pick(x for x, _ in points)) for pick in (min, max))
-    left, right, top, bottom = 40, WIDTH - 12, 8, 190
-
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        across = (math.log10(point[0]) - low) / ((high - low) or 1)
-        up = (point[1] - ticks[0]) / (ticks[-1] - ticks[0])
-        return round(left + across * (right - left), 1), round(bottom - up * (bottom - top), 1)
-
-    parts = []
-    for tick in ticks:
-        y = place((10**low, tick))[1]
-        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
-    for power in range(math.ceil(low), math.floor(high) + 1, max(1, math.ceil((high - low) / 6))):
-        x = place((10.0**power, 0))[0]
-        parts.append(f'<text class="tick" x="{x}" y="{bottom + 18}" text-anchor="middle">1e{power}</text>')
-    parts += [_line(label, index, [place(point) for point in line]) for label, index, line in lines]
-    key = "".join(f'<span><i class="c{index % COLOURS}"></i>{escape(label)}</span>' for label, index, _ in lines)
-    return _figure(title, subtitle, bottom + 26, parts, key=f'<div class="key">{key}</div>')
+    return figure(title, subtitle, bottom + 22, parts)
 
 
 def mark(role: str, x: float, y: float) -> str:
@@ -167,10 +122,6 @@ def shorten(name: str, length: int = 19) -> str:
     return name if len(name) <= length else f"{name[: length // 2]}…{name[-(length - length // 2 - 1) :]}"
 
 
-def _is_on(task: str, fingerprint: str, column: Column) -> bool:
-    return (task, fingerprint) == (column.task.name, column.data_fingerprint)
-
-
 def _rank_dot(label: str, role: str, rank: Rank) -> Dot:
     return Dot(label, role, rank.value, rank.low, rank.high, f"{rank.value:.1f}")
 
@@ -189,15 +140,8 @@ def _dot_row(dot: Dot, y: float, x: Callable[[float], float]) -> str:
     return "".join(parts)
 
 
-def _line(label: str, index: int, points: list[tuple[float, float]]) -> str:
-    colour = f"c{index % COLOURS}"
-    x, y = min(points, key=lambda point: point[1])  # the highest on the picture
-    path = " ".join(f"{x},{y}" for x, y in points)
-    line = f'<g><title>{escape(label)}</title><polyline class="line {colour}" points="{path}"/>'
-    return line + f'<circle class="point {colour}" cx="{x}" cy="{y}" r="4.5"/></g>'
-
-
-def _figure(title: str, subtitle: str, height: float, parts: Iterable[str], *, key: str = "") -> str:
+def figure(title: str, subtitle: str, height: float, parts: Iterable[str], *, key: str = "") -> str:
+    """A titled picture `WIDTH` wide, with a key below it."""
     caption = f"<figcaption><b>{escape(title)}</b> <span>{escape(subtitle)}</span></figcaption>"
     svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
     return f"<figure>{caption}{svg}{''.join(parts)}</svg>{key}</figure>"

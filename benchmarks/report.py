@@ -3,54 +3,78 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from string import Template
 
-from benchmarks.board import Board, boards, families, name_teachers
+from benchmarks.board import Board, Row, boards, families, is_on, name_teachers
+from benchmarks.curves import cost_panels, efficiency_panels, path_panels
 from benchmarks.leaderboard import (
     Table,
     TableCell,
     csv_text,
     leaderboard_rows,
     result_rows,
+    row_name,
     tables,
     terminal_table,
 )
-from benchmarks.plots import mark, mean_panel, path_panels, rank_panel, score_panels
+from benchmarks.overlap import read_overlaps, with_overlap
+from benchmarks.plots import mark, mean_panel, rank_panel, score_panels
 from benchmarks.results import ROLES, Result, read_results, write_text
+from benchmarks.sheets import data_uri, find_sheets, place
 
 TEMPLATE = Path(__file__).parent / "templates" / "leaderboard.html"
 READING = (
     "Scores are percent: mean ± standard deviation over seeds, number of runs in brackets; - is not measured, ! has "
     "failed runs. Mean is over families of tasks, rank is the average over tasks [95 % interval]; both only for rows "
     "that have every task of their board. Gain share is (score - random) / (supervised - random) with baselines of the "
-    "same architecture. The best score of a task is marked, never across protocols; whether a difference is real, "
-    "`kdep compare A B` says."
+    "same architecture, blank where that gain is within its noise. Overlap is the share of score images that also "
+    "stand in the checkpoint's pretraining data, where `kdep data overlap` has looked. The best score of a task is "
+    "marked, never across protocols; whether a difference is real, `kdep compare A B` says."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep leaderboard`."""
-    parser.add_argument("folders", nargs="*", type=Path, default=[Path("results")], help="folders of results [results]")
+    help_ = "folders of results [results]; `merge DIR ... --results OUT` brings those of several machines together"
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("results")], metavar="DIR", help=help_)
     parser.add_argument("--out", type=Path, help="where to write the four files [the first folder]")
+    parser.add_argument("--results", type=Path, metavar="OUT", help="merge: the folder that is to hold all results")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rebuild the board and show it."""
+    """Rebuild the board and show it; first merge folders, where that was asked for."""
+    if args.folders[0] == Path("merge"):
+        return _run_merge(args)
+    if args.results is not None:
+        raise ValueError("--results is for merge; the board of DIR is written to --out")
     results = write_leaderboard(args.folders, args.out or args.folders[0])
     sys.stdout.write(terminal_table(results))
     return 0
 
 
+def _run_merge(args: argparse.Namespace) -> int:
+    from benchmarks.merge import merge
+
+    folders = args.folders[1:]
+    if not folders or args.results is None:
+        raise ValueError("merge needs folders and --results OUT")
+    written = merge(folders, args.results)
+    results = write_leaderboard(args.results, args.out or args.results)
+    sys.stdout.write(f"{terminal_table(results)}\n{args.results}: {_count(len(written), 'file')} new\n")
+    return 0
+
+
 def write_leaderboard(folders: Path | Iterable[Path], out: Path) -> list[Result]:
     """Write leaderboard.csv, results.csv, leaderboard.md and leaderboard.html; return the results they show."""
-    results = name_teachers(read_results(folders))
+    folders = [folders] if isinstance(folders, str | Path) else list(folders)
+    results = with_overlap(name_teachers(read_results(folders)), read_overlaps(folders))
     write_text(Path(out) / "leaderboard.csv", csv_text(*leaderboard_rows(results)))
     write_text(Path(out) / "results.csv", csv_text(*result_rows(results)))
     write_text(Path(out) / "leaderboard.md", markdown(results))
-    write_text(Path(out) / "leaderboard.html", html(results))
+    write_text(Path(out) / "leaderboard.html", html(results, find_sheets(results, folders)))
     return results
 
 
@@ -79,8 +103,8 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", escape(flat, quote=False))
 
 
-def html(results: Iterable[Result]) -> str:
-    """The page: one file that needs no network."""
+def html(results: Iterable[Result], sheets: Mapping[Path, Path] | None = None) -> str:
+    """The page: one file that needs no network. `sheets` are those of `find_sheets`."""
     results = list(results)
     every = boards(results)
     checkpoints, tasks = len({r.checkpoint.sha256 for r in results}), len({r.task.name for r in results})
@@ -92,14 +116,14 @@ def html(results: Iterable[Result]) -> str:
         title="Transfer leaderboard",
         summary=escape(summary),
         roles="".join(f"<span>{_sign(role)}{role}</span>" for role in present),
-        boards="\n".join(map(html_board, every)) or "<p>No results yet.</p>",
-        footer=escape(READING).replace("`kdep compare A B`", "<code>kdep compare A B</code>"),
+        boards="\n".join(html_board(board, sheets or {}) for board in every) or "<p>No results yet.</p>",
+        footer=re.sub("`(.+?)`", r"<code>\1</code>", escape(READING)),
     )
 
 
-def html_board(board: Board) -> str:
-    """One protocol: overview and rank, then plots and table of each family, then the paths."""
-    overview, *by_family = tables(board)
+def html_board(board: Board, sheets: Mapping[Path, Path]) -> str:
+    """One protocol: overview and rank, then table, plots and sheets of each family, then the curves and the cost."""
+    overview, *by_family, cost = tables(board)
     parts = [f"<section><h2>Protocol {escape(str(board.protocol))}</h2>"]
     if board.protocol.budget != "full":
         parts.append(
@@ -107,9 +131,15 @@ def html_board(board: Board) -> str:
         )
     parts += ["<h3>Overview</h3>", html_table(board, overview), _panels([mean_panel(board), rank_panel(board)])]
     for family, table in zip(families(board.columns), by_family, strict=True):
-        parts += [f"<h3>{escape(family)}</h3>", html_table(board, table), _panels(score_panels(board, family))]
-    paths = path_panels(board)
-    parts += ["<h3>Linear probe: the regularisation path</h3>", _panels(paths)] if paths else []
+        parts += [f"<h3>{escape(family)}</h3>", html_table(board, table)]
+        parts += [_panels([mean_panel(board, family), *score_panels(board, family)]), _sheets(board, family, sheets)]
+    for title, panels in (
+        ("Linear probe: the regularisation path", path_panels(board)),
+        ("Linear probe: fewer labels", efficiency_panels(board)),
+        ("Score against pretraining", cost_panels(board)),
+    ):
+        parts += [f"<h3>{title}</h3>", _panels(panels)] if panels else []
+    parts += ["<h3>Cost</h3>", html_table(board, cost)]
     if board.notes:
         notes = "".join(f"<li>{escape(note)}</li>" for note in board.notes)
         parts.append(f"<details><summary>{_count(len(board.notes), 'note')}</summary><ul>{notes}</ul></details>")
@@ -121,11 +151,8 @@ def html_table(board: Board, table: Table) -> str:
     head = "".join(f'<th scope="col"><button>{_header(name)}</button></th>' for name in table.header)
     lines = []
     for row, cells in zip(board.rows, table.rows, strict=True):
-        find = escape(
-            f"{cells[0].text} {row.checkpoint.arch} {row.checkpoint.role} {row.checkpoint.sha256[:8]}".lower()
-        )
         name = f'<th scope="row" {_attributes(cells[0])}>{_sign(row.checkpoint.role)}{_breakable(cells[0].text)}</th>'
-        lines.append(f'<tr data-find="{find}">{name}{"".join(map(html_cell, cells[1:]))}</tr>')
+        lines.append(f"<tr {_find(row)}>{name}{''.join(map(html_cell, cells[1:]))}</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -144,6 +171,12 @@ def _attributes(cell: TableCell) -> str:
     return value + (f' title="{escape(cell.detail)}"' if cell.detail else "")
 
 
+def _find(row: Row) -> str:
+    """What the page's filter looks in."""
+    words = f"{row_name(row)} {row.checkpoint.arch} {row.checkpoint.role} {row.checkpoint.sha256[:8]}"
+    return f'data-find="{escape(words.lower())}"'
+
+
 def _breakable(name: str) -> str:
     """Escaped, with places to break the line where a reader would."""
     return "<wbr>".join(escape(part) for part in re.split(r"(?<=[:_/@-])", name))
@@ -157,6 +190,27 @@ def _header(name: str) -> str:
 def _panels(panels: list[str]) -> str:
     shown = "".join(panel for panel in panels if panel)
     return f'<div class="panels">{shown}</div>' if shown else ""
+
+
+def _sheets(board: Board, family: str, sheets: Mapping[Path, Path]) -> str:
+    """Sheets of the family's tasks, folded in: a picture for each checkpoint that has one."""
+    parts = []
+    for column in board.columns:
+        if column.task.family != family:
+            continue
+        figures = []
+        for row in board.rows:
+            found = [sheets[place(r)] for r in row.results if is_on(r, column) and place(r) in sheets]
+            if found:
+                name = escape(row_name(row))
+                picture = (
+                    f'<img loading="lazy" src="{data_uri(found[0])}" alt="images, truth and prediction of {name}">'
+                )
+                figures.append(f"<figure {_find(row)}><figcaption><b>{name}</b></figcaption>{picture}</figure>")
+        if figures:
+            title = f"{escape(column.label)}: image, truth, prediction ({_count(len(figures), 'checkpoint')})"
+            parts.append(f'<details><summary>{title}</summary><div class="sheets">{"".join(figures)}</div></details>')
+    return "".join(parts)
 
 
 def _sign(role: str) -> str:

@@ -159,8 +159,12 @@ class Result:
 
 def write_text(path: Path, text: str) -> None:
     """Write to a neighbour and rename, so that a reader never sees half a file."""
-    neighbour = _neighbour(path, text)
-    neighbour.replace(path)
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for what is no text."""
+    _neighbour(path, content).replace(path)
 
 
 def write_result(result: Result, folder: Path, *, force: bool = False) -> Path:
@@ -176,7 +180,7 @@ def write_result(result: Result, folder: Path, *, force: bool = False) -> Path:
     if result.status == "failed" or force:
         write_text(path, text)
     else:
-        neighbour = _neighbour(path, text)
+        neighbour = _neighbour(path, text.encode())
         try:
             # link, not rename: it fails where the name is taken, in one step, also between two processes.
             os.link(neighbour, path)
@@ -217,7 +221,7 @@ def read_results(folders: Path | Iterable[Path]) -> list[Result]:
     for folder in folders:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder}: no such folder of results")
-    paths = {path.resolve(): path for folder in folders for path in _result_paths(Path(folder))}
+    paths = {path.resolve(): path for folder in folders for path in result_paths(Path(folder))}
     cells: dict[CellKey, tuple[Result, Path]] = {}
     for path in paths.values():
         result = read_result(path)
@@ -230,17 +234,18 @@ def read_results(folders: Path | Iterable[Path]) -> list[Result]:
     return [cells[key][0] for key in order]
 
 
-def _result_paths(folder: Path) -> list[Path]:
+def result_paths(folder: Path) -> list[Path]:
+    """Every file of a result below a folder, sorted."""
     paths = [path.relative_to(folder) for path in folder.glob("**/seed*.json")]
     return [folder / path for path in sorted(paths) if not any(part.endswith(".work") for part in path.parts)]
 
 
-def _neighbour(path: Path, text: str) -> Path:
+def _neighbour(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Dot first: `read_results` does not see it. Random: two machines on one file system may share a process id.
     neighbour = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    with neighbour.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with neighbour.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     return neighbour

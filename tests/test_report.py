@@ -3,14 +3,19 @@
 import argparse
 import csv
 import re
+import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from benchmarks import report
 from benchmarks.board import average_ranks, boards
+from benchmarks.costs import duration
+from benchmarks.curves import cost_panels, efficiency_panels, label_share, regularisation_path
 from benchmarks.leaderboard import compact, csv_cell, leaderboard_rows, result_rows, terminal_table
-from benchmarks.plots import nice_ticks, rank_panel, regularisation_path
+from benchmarks.plots import mean_panel, nice_ticks, rank_panel
 from benchmarks.report import html, markdown, write_leaderboard
 from benchmarks.results import write_result
 from tests.made_results import failure, result, runs
@@ -79,12 +84,14 @@ def test_one_task_with_two_main_metrics_is_refused():
 
 
 def test_ranks_are_means_over_tasks_with_an_interval_over_seeds():
-    results = [one for n, s in (("a", 70), ("b", 60), ("c", 50)) for one in runs(n, "c-linear", [s, s + 1.0])]
-    results += [one for n, s in (("a", 20), ("b", 10), ("c", 30)) for one in runs(n, "v-segment", [s, s + 1.0])]
+    results = [one for n, s in (("a", 70), ("b", 60), ("c", 50)) for one in runs(n, "c-linear", [s, s + 1.0, s + 0.5])]
+    results += [
+        one for n, s in (("a", 20), ("b", 10), ("c", 30)) for one in runs(n, "v-segment", [s, s + 1.0, s + 0.5])
+    ]
     ranks = average_ranks(boards(results)[0])
     values = {row.checkpoint.name: ranks[row.checkpoint.sha256] for row in boards(results)[0].rows}
     assert {name: rank.value for name, rank in values.items()} == {"a": 1.5, "b": 2.5, "c": 2.0}
-    assert (values["a"].low, values["a"].high) == (1.5, 1.5)  # no resampling of seeds reverses a gap of ten
+    assert (values["a"].low, values["a"].high) == (1.5, 1.5)  # seeds that spread by one do not reverse a gap of ten
 
 
 def test_a_rank_over_single_runs_has_no_interval_and_an_unclear_one_a_wide_one():
@@ -117,6 +124,55 @@ def test_the_share_of_the_supervised_gain_is_that_of_its_definition():
 )
 def test_the_share_is_absent_where_the_supervised_gain_is_not_clear(supervised, others):
     assert gain([54.0, 55, 56], [30.0, 31, 29], supervised, **others) == (None, None)
+
+
+def test_the_share_is_absent_where_a_run_of_the_score_or_of_a_baseline_failed():
+    results = [*runs("s", "c-linear", [55.0, 55.5]), *runs("r", "c-linear", [30.0, 30.5], role="random")]
+    results += runs("t", "c-linear", [80.0, 80.4], role="supervised")
+    assert rows_of(results)["s", "v1"]["c-linear_share_of_gain"] is not None
+    for name in "srt":
+        failed = failure(name, "c-linear", 9, role={"s": "student", "r": "random", "t": "supervised"}[name])
+        assert rows_of([*results, failed])["s", "v1"]["c-linear_share_of_gain"] is None
+
+
+def test_what_a_row_cost_is_added_up_over_its_finished_runs():
+    costs = [
+        {"seconds": 10.0, "peak_memory_mb": 700, "gmacs": 1.8, "device": "cpu x1", "images_per_second": 90.0},
+        {"seconds": 20.5, "peak_memory_mb": 900, "gmacs": 1.8, "device": "cpu x1", "images_per_second": 110.0},
+        {"seconds": 30.0, "gmacs": 1.8, "device": "cpu x1", "images_per_second": 400.0},
+    ]
+    load = [{"coverage": 100.0}, {"coverage": 99.0}, {}]
+    results = [result("a", seed=i, cost=cost, load=load[i]) for i, cost in enumerate(costs)]
+    row = rows_of([*results, failure("a", seed=5, cost={"seconds": 1000.0})])["a", "v1"]
+    assert (row["params_m"], row["gmacs"], row["load_coverage"], row["runs"]) == (11.0, 1.8, 99.0, 3)
+    assert (row["seconds"], row["peak_memory_mb"], row["images_per_second"]) == (60.5, 900, 110.0)
+    assert row["device"] == "cpu x1"
+
+
+def test_speeds_of_different_devices_are_not_put_together_and_unknown_costs_are_no_zeros():
+    mixed = [result("a", seed=i, cost={"device": f"d{i}", "images_per_second": 9.0}) for i in (0, 1)]
+    row = rows_of(mixed)["a", "v1"]
+    assert (row["images_per_second"], row["device"], row["seconds"], row["peak_memory_mb"]) == (None,) * 4
+
+
+def test_durations_are_short_for_people():
+    assert [duration(seconds) for seconds in (41.6, 59.4, 60, 3599, 3600, 9000)] == [
+        "42 s",
+        "59 s",
+        "1 min",
+        "60 min",
+        "1.0 h",
+        "2.5 h",
+    ]
+
+
+def test_settings_at_the_end_of_their_grid_are_noted():
+    chosen = [{"k": 5, "k_at_edge": edge, "temperature_at_edge": False} for edge in (True, False, True)]
+    notes = boards([result("a", "c-knn", seed, chosen=one) for seed, one in enumerate(chosen)])[0].notes
+    assert [note for note in notes if "grid" in note] == [
+        "Best at an end of its grid, so that a better value may lie beyond: c-knn k in 2 of 3 runs."
+    ]
+    assert not [note for note in boards([result("a", "c-knn", chosen=chosen[1])])[0].notes if "grid" in note]
 
 
 def test_two_checkpoints_of_one_name_stay_two_rows_and_are_noted():
@@ -227,6 +283,92 @@ def test_values_that_the_page_sorts_by_are_numbers_and_absent_ones_have_none():
     assert any("absent" in attrs["class"] and "data-value" not in attrs for attrs in cells)
 
 
+def labelled(board, make):
+    return [re.search(r'aria-label="(.*?)"', panel)[1] for panel in make(board)]
+
+
+def test_a_family_of_several_tasks_has_a_panel_of_its_mean_and_only_rows_with_all_of_them():
+    results = [one for n, s in (("a", 70.0), ("b", 60.0)) for t in "cd" for one in runs(n, f"{t}-linear", [s, s + 2])]
+    results += [result("x", "c-linear", score=99.0), result("a", "v-segment"), result("b", "v-segment")]
+    (board,) = boards(results)
+    panel = mean_panel(board, "classification")
+    assert "<title>a: 71.00, 95 % interval" in panel and "<title>b: 61.00" in panel and "<title>x" not in panel
+    assert mean_panel(board, "segmentation") == ""  # its one task says it
+
+
+def seen(one, images):
+    one.checkpoint.summary["images_seen"] = images
+    return one
+
+
+def test_scores_stand_over_the_images_seen_and_incomplete_rows_do_not():
+    results = [seen(result("s", t, score=60.0), 1_000_000) for t in ("c-linear", "v-segment")]
+    results += [result("random:r", t, score=20.0, role="random") for t in ("c-linear", "v-segment")]
+    results += [seen(result("half", "c-linear", score=50.0), 10_000)]
+    (board,) = boards(results)
+    assert labelled(board, cost_panels) == ["mean", "classification", "segmentation"]
+    mean, classification, _ = cost_panels(board)
+    assert "s: 60.00 after 1 M images" in mean and 'class="guide random"' in mean and "half" not in mean
+    assert "half: 50.00 after 10 k images" in classification
+    assert cost_panels(boards([result("a")])[0]) == []
+
+
+def few(name, shares, score):
+    out = []
+    for share in shares:
+        one = result(name, f"c-fewshot{share}" if share < 100 else "c-linear", score=score + share / 10)
+        out.append(replace(one, task=replace(one.task, kind="fewshot" if share < 100 else "linear")))
+    return out
+
+
+def test_fewer_labels_are_a_curve_that_ends_at_the_linear_probe():
+    (board,) = boards([*few("a", (1, 10, 100), 50.0), *few("b", (10,), 40.0), *few("b", (1,), 30.0)])
+    assert labelled(board, efficiency_panels) == ["c"]
+    (panel,) = efficiency_panels(board)
+    points = [len(line.split()) for line in re.findall(r'points="(.*?)"', panel)]
+    assert points == [3, 2]
+    assert [text for text in ("1 %", "10 %", "100 %") if f">{text}</text>" in panel] == ["1 %", "10 %", "100 %"]
+    assert [
+        label_share(*names) for names in (("x-fewshot0.5", "fewshot"), ("x-linear", "linear"), ("x-knn", "knn"))
+    ] == [
+        0.5,
+        100.0,
+        None,
+    ]
+
+
+CLICKS = """<script>
+addEventListener("load", () => {
+  const table = document.querySelector("table"), said = [];
+  const rows = () => Array.from(table.tBodies[0].rows).filter(row => !row.hidden);
+  const shown = () => rows().map(row => row.cells[0].textContent);
+  const click = name => {
+    const heads = Array.from(table.tHead.rows[0].cells);
+    heads.find(cell => cell.textContent.startsWith(name)).querySelector("button").click();
+    said.push(shown().join());
+  };
+  click("mean"); click("mean"); click("checkpoint"); click("rank");
+  const filter = document.getElementById("filter");
+  filter.value = "RANDOM resnet18"; filter.dispatchEvent(new Event("input")); said.push(shown().join());
+  document.title = said.join(" ") + " " + (document.documentElement.scrollWidth <= innerWidth);
+});
+</script></body>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_browser_sorts_and_filters_the_page_and_nothing_is_wider_than_it(tmp_path):
+    results = [
+        result(n, t, score=s) for n, s in (("m", 9.0), ("z", 80.0), ("b", 70.0)) for t in ("c-linear", "v-segment")
+    ]
+    results += [result("random:r", "c-linear", score=5.0, role="random")]  # incomplete: last, both ways
+    page = tmp_path / "page.html"
+    page.write_text(html(results).replace("</body>", CLICKS), encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--dump-dom"]
+    dom = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=60, check=True).stdout
+    title = re.search("<title>(.*?)</title>", dom)[1]
+    assert title == "z,b,m,random:r m,b,z,random:r b,m,random:r,z z,b,m,random:r random:r true"
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 100), (61.2, 61.9), (5, 5), (0, 0), (0.003, 0.004), (12.1, 97.3)])
 def test_ticks_are_few_and_enclose_the_data(low, high):
     ticks = nice_ticks(low, high)
@@ -234,12 +376,17 @@ def test_ticks_are_few_and_enclose_the_data(low, high):
     assert 2 <= len(ticks) <= 6
 
 
-def test_a_path_is_found_flat_or_nested_and_never_guessed():
-    pairs = [(0.1, 50.0), (1.0, 60.0)]
-    assert regularisation_path({"C": [0.1, 1.0], "top1": [50.0, 60.0]}) == pairs
-    assert regularisation_path({"post": {"C": [0.1, 1.0], "top1": [50.0, 60.0]}}) == pairs
-    assert regularisation_path({"C": [0.0, 1.0], "top1": [50.0, 60.0]}) is None  # no place on a logarithmic axis
-    assert regularisation_path({}) is None
+def path_of(curves, **chosen):
+    return regularisation_path(result(curves=curves, chosen=chosen))
+
+
+def test_a_path_is_that_of_the_chosen_tap_and_never_guessed():
+    pairs, others = [(0.1, 50.0), (1.0, 60.0)], {"lambda": [0.1, 1.0], "select_top1": [1.0, 2.0]}
+    curve = {"chosen": {"lambda": 1.0}, "lambda": [0.1, 1.0], "select_top1": [50.0, 60.0]}
+    assert path_of({"lambda": [1.0, 0.1], "select_top1": [60.0, 50.0]}) == pairs
+    assert path_of({"pre": others, "post": curve}, tap="post") == pairs
+    assert path_of({"lambda": [0.0, 1.0], "select_top1": [50.0, 60.0]}) is None  # no place on a logarithmic axis
+    assert path_of({}) is None
 
 
 def test_counts_are_short_for_people():

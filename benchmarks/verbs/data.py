@@ -1,4 +1,4 @@
-"""`kdep data ls | check NAME | prepare NAME`."""
+"""`kdep data ls | check NAME | prepare NAME | overlap SOURCE`."""
 
 import argparse
 import json
@@ -25,8 +25,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--seed", type=int, metavar="N", help="caltech256: draw the training images [the first 60 of a class by name]"
     )
-    for action in (ls, check, prepare):
+    overlap = actions.add_parser("overlap", help="images of a pretraining source that also stand in score splits")
+    _add_overlap(overlap)
+    for action in (ls, check, prepare, overlap):
         add_data_root(action)
+
+
+def _add_overlap(overlap: argparse.ArgumentParser) -> None:
+    overlap.add_argument(
+        "source",
+        metavar="PRETRAIN_SOURCE",
+        help="as data.source: a folder, a .txt list, FILE.npz:SPLIT, torchvision:NAME",
+    )
+    overlap.add_argument("--suite", required=True, metavar="S", help="a suite's name or SUITE.yaml")
+    overlap.add_argument("--root", type=Path, metavar="DIR", help="as data.root: where the paths of a list start")
+    overlap.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a row of the board whose file does not say "
+        "that it was pretrained on this source; may be given several times",
+    )
+    overlap.add_argument(
+        "--json", type=Path, required=True, metavar="FILE", help="RESULTS/overlap/NAME.json puts it on the board"
+    )
 
 
 def add_data_root(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +61,7 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked; 1 where a check finds defects, or where a set cannot be prepared."""
-    return {"ls": _ls, "check": _check, "prepare": _prepare}[args.action](args)
+    return {"ls": _ls, "check": _check, "prepare": _prepare, "overlap": _overlap}[args.action](args)
 
 
 def listing(data_root: Path) -> list[str]:
@@ -107,4 +130,15 @@ def _prepare(args: argparse.Namespace) -> int:
         sys.stderr.write(f"kdep: {error}\n")
         return 1
     sys.stdout.write(f"{args.name} is there; next: kdep data check {args.name} --data-root {args.data_root}\n")
+    return 0
+
+
+def _overlap(args: argparse.Namespace) -> int:
+    from benchmarks.overlap import find_overlap, lines, write_overlap
+    from benchmarks.tasks import load_suite
+
+    tasks, show = load_suite(args.suite, args.data_root), sys.stderr.isatty()
+    found = find_overlap(args.source, tasks, root=args.root, checkpoints=args.checkpoint, show=show)
+    write_overlap(found, args.json)
+    sys.stdout.write("".join(f"{line}\n" for line in [*lines(found), str(args.json)]))
     return 0

@@ -1,4 +1,4 @@
-"""`kdep export CKPT --to LIBRARY`."""
+"""`kdep export CKPT --to LIBRARY [--card]`."""
 
 import argparse
 import sys
@@ -11,6 +11,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, metavar="LIBRARY", help="timm, torchvision, mmseg, mmdet or detectron2")
     parser.add_argument("--out", type=Path, help="file to write [beside the checkpoint, STEM.LIBRARY.pth]")
     parser.add_argument("--arch", help="timm's name of the network in a plain state dict")
+    card = parser.add_argument_group("model card")
+    card.add_argument("--card", action="store_true", help="write a Hugging Face README.md beside the file; --to timm")
+    card.add_argument("--results", nargs="+", type=Path, default=[], metavar="DIR", help="results whose scores it says")
+    card.add_argument("--license", metavar="NAME", help="the hub's name of the weights' licence, such as apache-2.0")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,13 +23,39 @@ def run(args: argparse.Namespace) -> int:
     from kdep.export import write_export
     from kdep.weights import open_checkpoint
 
+    results = _results(args)
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
     suffix = "pkl" if args.to == "detectron2" else "pth"
     stem = Path(args.checkpoint) if Path(args.checkpoint).is_file() else Path(checkpoint.name.replace(":", "_"))
     out = args.out or stem.with_name(f"{stem.stem}.{args.to}.{suffix}")
     if out.resolve() == Path(args.checkpoint).resolve():
         raise ValueError(f"--out {out} is the checkpoint itself")
+    card = out.with_name("README.md")
+    if args.card:
+        from benchmarks.model_card import check_place, write_card
+
+        check_place(card, args.license)
     report = audit_target(checkpoint, args.to)
     snippet = write_export(checkpoint, args.to, out)
     sys.stdout.write(f"{report}\n{out}\n\n{snippet}\n")
+    if args.card:
+        # A reader of the card has the file beside it, not where it was written here.
+        relative = snippet.replace(str(out.absolute()), out.name)
+        write_card(checkpoint, results, card, snippet=relative, licence=args.license)
+        sys.stdout.write(f"{card}\n")
     return 0
+
+
+def _results(args: argparse.Namespace) -> list:
+    """Results for the card, read before anything is written."""
+    if not args.card:
+        if args.results or args.license:
+            raise ValueError("--results and --license are for --card")
+        return []
+    if args.to != "timm":
+        raise ValueError(f"--card describes an export for timm, not {args.to}: --to timm")
+    from benchmarks.board import name_teachers
+    from benchmarks.overlap import read_overlaps, with_overlap
+    from benchmarks.results import read_results
+
+    return with_overlap(name_teachers(read_results(args.results)), read_overlaps(args.results))
