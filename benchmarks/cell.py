@@ -1,22 +1,29 @@
 """One cell of the scoreboard in a process of its own: checkpoint x task x seed -> one result file.
 
-Started by `benchmarks.transfer` with a JSON description; whatever it prints goes to the cell's log.
+Started by `benchmarks.running` with a JSON description; whatever it prints goes to the cell's log.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import json
+import os
 import resource
+import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.datasets import Dataset, fingerprint
+from benchmarks.datasets import Dataset, fingerprint, paths
+from benchmarks.memory import halve, is_out_of_memory
 from benchmarks.outline import gmacs, parameters
 from benchmarks.results import CheckpointCard, Outcome, Protocol, Result, TaskCard, write_result
 from benchmarks.tasks import Task
@@ -25,10 +32,18 @@ from kdep.device import join
 from kdep.run import provenance_of_code
 from kdep.weights import open_checkpoint
 
+OUT_OF_MEMORY = 4  # exit code
+GRACE = 5.0  # seconds between the end of the suite's process and that of a cell which has not ended by itself
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What one process measures."""
+    """What one process measures.
+
+    Attributes:
+        data_fingerprint, data_stamp: of the data set, as the suite found it; see `data_stamp`.
+        halved: why half the batch is tried, of a cell that did not fit into memory.
+    """
 
     spec: str
     arch: str | None
@@ -37,6 +52,9 @@ class Cell:
     device: str
     results: Path
     force: bool = False
+    data_fingerprint: str | None = None
+    data_stamp: str | None = None
+    halved: str = ""
 
     def to_json(self) -> str:
         """A description that `from_json` reads in another process."""
@@ -79,25 +97,49 @@ def measure(cell: Cell) -> Result:
     protocol = protocol_of(cell.task)
     work_dir = cell.results / checkpoint.sha256[:8] / cell.task.name / str(protocol) / f"seed{cell.seed}.work"
     work_dir.mkdir(parents=True, exist_ok=True)
-    outcome = run_kind(cell.task.kind)(checkpoint, cell.task, seed=cell.seed, work_dir=work_dir, device=device)
+    task, said = halve(cell.task) if cell.halved else (cell.task, {})
+    outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=work_dir, device=device)
+    memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}
     own = provenance_of_code()
     return Result(
         checkpoint=describe(checkpoint),
         task=TaskCard(cell.task.name, cell.task.kind, cell.task.family, cell.task.dataset.name),
         protocol=protocol,
-        data_fingerprint=fingerprint(cell.task.dataset),
+        data_fingerprint=fingerprint_now(cell),
         seed=cell.seed,
         status="ok",
         started=started.isoformat(timespec="seconds"),
         metrics=outcome.metrics,
         counts=outcome.counts,
-        chosen=outcome.chosen,
+        chosen=outcome.chosen | memory,
         curves=outcome.curves,
         load=outcome.load,
         cost=cost(checkpoint, device, time.perf_counter() - clock),
         versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
         commit=own["commit"],
     )
+
+
+def fingerprint_now(cell: Cell) -> str:
+    """The suite's fingerprint, as long as the data set's stamp is what it was then; else it is computed anew."""
+    dataset = cell.task.dataset
+    if cell.data_fingerprint is not None and data_stamp(dataset) == cell.data_stamp:
+        return cell.data_fingerprint
+    return fingerprint(dataset)
+
+
+def data_stamp(dataset: Dataset) -> str:
+    """Times and sizes of the set's lists and packs, and times of all its folders, for a fraction of a fingerprint.
+
+    Another stamp is no other data, but other data has another stamp: adding, removing or renaming a file changes its
+    folder's time. An image overwritten in place does not; the next suite's fingerprint finds it by its size.
+    """
+    found = []
+    for path in sorted(set(paths(dataset))):
+        found += [path, *(Path(folder) for folder, _, _ in os.walk(path))]
+    marks = ((path.stat(), path) for path in found)
+    lines = [f"{path}|{mark.st_size}|{mark.st_mtime_ns}|{mark.st_ctime_ns}" for mark, path in marks]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def protocol_of(task: Task) -> Protocol:
@@ -146,15 +188,48 @@ def toolbox_versions() -> dict[str, str]:
     return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
 
 
-def main(path: str) -> int:
-    """Measure the cell described in a file; exit code 3 where weights did not load, 1 for what else can go wrong."""
-    cell = Cell.from_json(Path(path).read_text())
+def leave_when_told() -> None:
+    """Let SIGTERM unwind the stack, so that half-written files are removed."""
+
+    def leave(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def end_with_suite() -> None:
+    """Leave when the suite's process is gone, however it went: it alone holds the other end of standard input."""
+
+    def watch() -> None:
+        os.read(0, 1)  # returns at the end of the pipe; nothing is ever written to it
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure the cell; exit code 3 where weights did not load, 4 out of memory, 1 for what else can go wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("description", type=Path, help="cell.in.json of a cell's folder")
+    parser.add_argument("--of-suite", action="store_true", help="end when standard input does; a group of its own")
+    args = parser.parse_args(arguments)
+    leave_when_told()
+    if args.of_suite:
+        end_with_suite()
+    cell = Cell.from_json(args.description.read_text())
     try:
         result = measure(cell)
     except LoadError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the log of the cell is this process's stderr
         return 3
-    except ValueError as error:
+    except Exception as error:
+        if is_out_of_memory(error):
+            traceback.print_exc()
+            return OUT_OF_MEMORY
+        if not isinstance(error, ValueError):
+            raise
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - likewise
         return 1
     with contextlib.suppress(FileExistsError):  # another suite in the same folder was first; its result stands
@@ -163,4 +238,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

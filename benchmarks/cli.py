@@ -17,12 +17,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "statistics": ("benchmarks.verbs.statistics", "know a teacher before distilling it, or rank several: TEACHER ..."),
     "audit": ("benchmarks.verbs.audit", "prove that a target library's backbone computes what the student computes"),
     "transfer": ("benchmarks.transfer", "measure checkpoints on a suite of tasks"),
-    "leaderboard": ("benchmarks.report", "rebuild leaderboard.csv, .md and .html from results; merge DIR ... --results OUT"),
+    "leaderboard": ("benchmarks.report", "rebuild leaderboard.csv, .md, .html from results; merge DIR ..."),
     "compare": ("benchmarks.compare", "say whether the difference of two checkpoints is real"),
     "study": ("benchmarks.study", "answer a question: arms x values x seeds of runs, scored on the same tasks"),
     "subset": ("benchmarks.verbs.subset", "write a seeded list of image paths, such as a tenth of ImageNet"),
     "ls": ("benchmarks.verbs.ls", "list tasks, suites, data sets, recipes"),
-    "data": ("benchmarks.verbs.data", "known data sets: ls, check NAME (also of a suite file), prepare NAME"),
+    "data": ("benchmarks.verbs.data", "data sets: ls, check NAME (also of a suite file), prepare NAME, overlap SOURCE"),
     "doctor": ("benchmarks.doctor", "versions, mmcv ops, device, disk, data sets found"),
 }
 

@@ -1,6 +1,7 @@
 """Fine-tuning: the whole network and a new linear classifier, trained on deterministic views, scored at the end."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,10 +159,11 @@ def as_optim(settings: Finetune, at: tuple[float, float], *, images: int) -> Opt
 def predict(
     model: nn.Module, images: Labelled, positions: np.ndarray, settings: Finetune, *, device: torch.device
 ) -> torch.Tensor:
-    """Scores (N, C) on the CPU of the images at `positions`, in eval mode."""
+    """Scores (N, C) on the CPU of the images at `positions`, in eval mode, as many at once as in training."""
     model.eval()
+    at_once = replace(settings, batch_size=math.ceil(settings.batch_size / settings.accumulate))
     with torch.no_grad():
-        batches = frames(images, positions, pixels=settings)
+        batches = frames(images, positions, pixels=at_once)
         return torch.cat([model(as_input(batch, device)).float().cpu() for batch in batches])
 
 

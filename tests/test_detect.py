@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks.openmmlab import boxes, detect
+from benchmarks.openmmlab import boxes, detect, looks
 from benchmarks.openmmlab.runner import CONFIGS, train
 from kdep.checkpoint import LoadError
 from tests import toolbox_trees as trees
@@ -132,6 +133,47 @@ def test_faster_rcnn_trains_stops_goes_on_and_is_scored(tmp_path):
     outcome = run(cell.checkpoint, task, cell.work_dir)
     check_outcome(outcome)
     assert outcome.curves["iteration"] == [1, 2] and not cell.last.exists()
+    with Image.open(tmp_path / "work.sheet.png") as sheet:
+        assert sheet.width == 3 * 240 + 4 * 6
+
+
+def test_true_boxes_are_drawn_where_they_are(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(looks, "detection_sheet", lambda images, truths, found, path, **_: seen.update(truths=truths))
+    truth, content = split_of(trees.voc(tmp_path), "score", tmp_path)
+    first = content["images"][0]
+
+    class Sample:
+        img_id, img_path = first["id"], truth.images / first["file_name"]
+
+    monkeypatch.setattr(looks, "_predicted", lambda sample: None)
+    looks.draw_boxes([Sample], truth.path, trees.CLASSES, tmp_path / "work")
+    expected = [list(box[1:]) for box in trees.picture(4)[2]]  # without the crowd, which is neither right nor wrong
+    assert seen["truths"][0].corners.tolist() == expected and seen["truths"][0].labels.tolist() == [0, 1]
+
+
+def test_warm_up_is_of_optimizer_steps_however_many_passes_each_takes(tmp_path):
+    options = {"iterations": 20, "warmup": 4}
+    for accumulate in (1, 3):
+        task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet", accumulate=accumulate, **options)
+        ramp, steps = detect.fit_config(trees.cell(trees.student(), task, tmp_path / "work")).param_scheduler
+        assert ramp["end"] == 4 * accumulate and steps["milestones"][0] == round(20 * accumulate * 8 / 12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["annotations"][2].update(category_id=12), "annotation 3 has category 12, which"),
+        (lambda content: content["images"][1].pop("width"), "image 5 has no width; see kdep data check"),
+    ],
+)
+def test_a_json_that_does_not_fit_itself_is_refused_by_its_place(tmp_path, change, message):
+    dataset = trees.coco(tmp_path)
+    content = json.loads((tmp_path / "score.json").read_text())
+    change(content)
+    (tmp_path / "score.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"score.json: {message}"):
+        split_of(dataset, "score", tmp_path)
 
 
 def test_without_a_detection_ap_is_0_and_said_so(tmp_path):

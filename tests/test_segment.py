@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.openmmlab import segment
+from benchmarks.memory import halve
+from benchmarks.openmmlab import looks, segment
 from benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
 from benchmarks.openmmlab.masks import label_names, split_configs
 from benchmarks.openmmlab.runner import CONFIGS, train
@@ -56,6 +57,31 @@ def test_pspnet_is_scored_on_every_image_of_a_voc_tree_of_ones_own_classes(tmp_p
     check_outcome(outcome)
     assert outcome.curves["iteration"] == [1, 2]
     assert not list((tmp_path / "work").glob("**/*.pth"))
+    with Image.open(tmp_path / "work.sheet.png") as sheet:
+        # Three columns; three rows of 72 x 80 images, each 216 high at a width of 240, with a line above and below.
+        assert sheet.width == 3 * 240 + 4 * 6 and 3 * 216 < sheet.height < 3 * 216 + 100
+
+
+def test_a_sheet_that_cannot_be_drawn_costs_no_score(tmp_path, monkeypatch, caplog):
+    def broken(*args, **others):
+        raise OSError("no room for a picture")
+
+    monkeypatch.setattr(looks, "segmentation_sheet", broken)
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", iterations=1, batch_size=1)
+    check_outcome(run(trees.student("test_resnet"), task, tmp_path / "work"))
+    assert "no sheet was drawn" in caplog.text and "no room for a picture" in caplog.text
+
+
+def test_half_the_batch_with_twice_the_accumulation_takes_as_many_steps_on_as_many_images(tmp_path):
+    whole = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", batch_size=4, iterations=3)
+    half, said = halve(whole)
+    assert said == {"images_at_once": 2, "before": 4, "accumulate": 2}
+    for task, size in ((whole, 4), (half, 2)):
+        cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
+        config = segment.fit_config(cell)
+        assert config.train_dataloader.batch_size == size
+        assert config.train_cfg.max_iters * size == 3 * 4
+        assert config.optim_wrapper.accumulative_counts * size == 4
 
 
 @pytest.mark.parametrize(("arch", "tensors"), [("mobilenetv2_100", 306), ("test_resnet", 90)])

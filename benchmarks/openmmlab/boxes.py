@@ -131,9 +131,17 @@ def _coco(dataset: Dataset, role: str) -> tuple[Path, list[dict[str, Any]], list
     path = dataset.root / dataset.files[role]
     content = _read_json(path)
     names = {item["id"]: item["name"] for item in content["categories"]}
-    images = [{key: item[key] for key in ("id", "file_name", "width", "height")} for item in content["images"]]
+    needed = ("id", "file_name", "width", "height")
+    for item in content["images"]:
+        if missing := [key for key in needed if key not in item]:
+            said = f"image {item.get('id', item.get('file_name'))} has no {' and no '.join(missing)}"
+            raise ValueError(f"{path}: {said}; see kdep data check")
+    images = [{key: item[key] for key in needed} for item in content["images"]]
     objects = []
     for item in content.get("annotations", []):
+        if item["category_id"] not in names:
+            said = f"annotation {item.get('id')} has category {item['category_id']}, which the json does not list"
+            raise ValueError(f"{path}: {said}; see kdep data check")
         x, y, width, height = item["bbox"]
         box = {"name": names[item["category_id"]], "image_id": item["image_id"], "bbox": [x, y, width, height]}
         # Polygons are left out: boxes are what is detected, and they are most of the file.

@@ -10,9 +10,11 @@ import torch
 
 from benchmarks.openmmlab.backbones import channels
 from benchmarks.openmmlab.boxes import Split, class_names, write_split
+from benchmarks.openmmlab.looks import draw_boxes
 from benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
 from benchmarks.openmmlab.settings import Settings, read_settings
 from benchmarks.results import Outcome
+from benchmarks.sheets import ROWS
 from benchmarks.tasks import Task
 from kdep.checkpoint import Checkpoint
 
@@ -39,8 +41,9 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
     classes = class_names(task.dataset)
     score = write_split(task.dataset, "score", classes, work_dir / "score.json")
     trained = train(fit_config(cell), cell)
-    found, scored = detections(trained.model, score_dataset(score, classes, cell.settings), cell)
+    found, looked_at, scored = detections(trained.model, score_dataset(score, classes, cell.settings), cell)
     check_count(scored, score.count, task)
+    draw_boxes(looked_at, score.path, classes, work_dir)
     cell.last.unlink()
     facts = {"detections": len(found), "boxes": score.boxes, **score.left_out}
     if not found:
@@ -71,8 +74,10 @@ def _set_model(config: "Config", cell: Cell, classes: int) -> None:
 
 
 def _set_schedule(config: "Config", settings: Settings) -> None:
-    steps, warmup = settings.passes, settings.warmup
-    warmup = min(500, steps // 10) if warmup is None else warmup
+    steps = settings.passes
+    # mmengine's schedulers count backward passes, like `passes`.
+    warmup = min(500 * settings.accumulate, steps // 10)
+    warmup = warmup if settings.warmup is None else settings.warmup * settings.accumulate
     drops = [round(steps * share) for share in settings.drops]
     config.param_scheduler = [{"type": "MultiStepLR", "milestones": drops, "gamma": 0.1, "by_epoch": False}]
     if warmup:
@@ -118,11 +123,15 @@ def _dataset(split: Split, classes: tuple[str, ...], transforms: list[dict[str, 
     }
 
 
-def detections(model: torch.nn.Module, dataset: dict[str, Any], cell: Cell) -> tuple[list[dict[str, Any]], int]:
-    """All detections in the form of COCO's result files, and the number of images."""
-    found, scored = [], 0
+def detections(
+    model: torch.nn.Module, dataset: dict[str, Any], cell: Cell
+) -> tuple[list[dict[str, Any]], list[Any], int]:
+    """All detections in the form of COCO's result files, the data samples of the first images, the number of images."""
+    found, looked_at, scored = [], [], 0
     for sample in predictions(model, dataset, cell):
         scored += 1
+        if scored <= ROWS:
+            looked_at.append(sample)
         instances = sample.pred_instances.cpu()
         # One conversion per image: five thousand images have half a million boxes.
         columns = (instances.bboxes.tolist(), instances.scores.tolist(), instances.labels.tolist())
@@ -130,7 +139,7 @@ def detections(model: torch.nn.Module, dataset: dict[str, Any], cell: Cell) -> t
             # Categories are numbered from 1, labels from 0; see `boxes.write_split`.
             place = {"image_id": sample.img_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
             found.append({**place, "score": score})
-    return found, scored
+    return found, looked_at, scored
 
 
 def average_precision(path: Path, found: list[dict[str, Any]]) -> dict[str, float]:

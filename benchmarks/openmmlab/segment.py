@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.openmmlab.backbones import channels
+from benchmarks.openmmlab.looks import draw_masks
 from benchmarks.openmmlab.masks import IGNORED, image_pairs, label_names, split_configs
 from benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
 from benchmarks.openmmlab.settings import Settings, read_settings
 from benchmarks.results import Outcome
+from benchmarks.sheets import ROWS
 from benchmarks.tasks import Task
 from kdep.checkpoint import Checkpoint
 
@@ -96,16 +98,23 @@ def _joined(parts: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> di
 
 
 def class_areas(model: torch.nn.Module, dataset: dict[str, Any], cell: Cell) -> tuple[torch.Tensor, int]:
-    """Pixels per class of intersection, union, prediction and label over the whole split, (4, classes); and images."""
+    """Pixels per class of intersection, union, prediction and label over the whole split, (4, classes); and images.
+
+    Draws the sheet of the first images.
+    """
     from mmseg.evaluation import IoUMetric
 
-    classes, scored = len(label_names(cell.task.dataset)), 0
-    areas = torch.zeros(4, classes, dtype=torch.float64)
+    names, scored, looked_at = label_names(cell.task.dataset), 0, []
+    areas = torch.zeros(4, len(names), dtype=torch.float64)
     for sample in predictions(model, dataset, cell):
         label = sample.gt_sem_seg.data.squeeze(0)
         predicted = sample.pred_sem_seg.data.squeeze(0).to(label)
-        areas += torch.stack(IoUMetric.intersect_and_union(predicted, label, classes, IGNORED)).cpu()
+        areas += torch.stack(IoUMetric.intersect_and_union(predicted, label, len(names), IGNORED)).cpu()
         scored += 1
+        if scored <= ROWS:
+            # Not the sample, whose logits of a whole image take hundreds of megabytes of the device.
+            looked_at.append((sample.img_path, label.cpu().numpy(), predicted.cpu().numpy()))
+    draw_masks(looked_at, names, cell.work_dir)
     return areas, scored
 
 
