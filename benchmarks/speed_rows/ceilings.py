@@ -1,6 +1,5 @@
 """Training from the bank against the ceiling: the student's own step, with nothing to load and no teacher."""
 
-import os
 from collections.abc import Callable
 
 from benchmarks.speed_rows.clock import interleave, medians
@@ -51,7 +50,7 @@ def bank_224(setting: Setting) -> list[Row]:
 def against_ceiling(setting: Setting, size: int, *, cache: bool = False) -> Row:
     """Alternate the ceiling and real pretraining runs from a finished bank."""
     case = on_device(CASES[size], setting)
-    make_bank(case, setting)
+    make_bank(case, setting, cache=cache)
     name = f"bank-{size}" + ("-cache" if cache else "")
     runs: list[Run] = []
 
@@ -87,12 +86,6 @@ def against_ceiling(setting: Setting, size: int, *, cache: bool = False) -> Row:
     )
 
 
-def auto_workers() -> int:
-    """What `data.workers: auto` means here; see `kdep.data.load`."""
-    return min(16, max(1, (os.cpu_count() or 2) - 1))
-
-
 def by_workers(trained: Callable[[int], float], known: float) -> dict[str, float]:
-    """Rates with 1 and 2 loading processes, and with as many as are taken by default."""
-    counts = sorted({1, 2, auto_workers()})
-    return {str(count): known if count == auto_workers() else trained(count) for count in counts}
+    """Rates with 1 and 2 loading processes, and with what `data.workers: auto` takes; see `kdep.data.load`."""
+    return {"auto": known, **{str(count): trained(count) for count in (1, 2)}}

@@ -74,7 +74,7 @@ def configure(
         "limit": None if bank else case.live,
     }
     if cache:
-        data["cache"] = True
+        data["cache"] = str(bank_path(case, setting, cache=True)) + "-images"
     content = {
         "name": name,
         "teacher": {"source": case.teacher},
@@ -85,7 +85,7 @@ def configure(
         "align": {"name": "svd"} if bank else {"name": "random", "images": min(64, case.live)},
         "optim": {"epochs": case.epochs, "batch_size": case.batch, "lr": 0.01},
         "log": {"every": 5 if setting.device.type == "cuda" else 1, "checkpoint_every": 10**6},
-        "bank": {"path": str(bank_path(case, setting)), "views": 1, "check": 1} if bank else None,
+        "bank": {"path": str(bank_path(case, setting, cache=cache)), "views": 1, "check": 1} if bank else None,
         "device": str(setting.device),
         "tune": case.tune,
         "runs": str(setting.work / "runs"),
@@ -93,21 +93,21 @@ def configure(
     return parse_config(content, "benchmarks.speed")
 
 
-def bank_path(case: Case, setting: Setting) -> Path:
-    """One bank per teacher, size and set of images; shared by rows."""
+def bank_path(case: Case, setting: Setting, *, cache: bool = False) -> Path:
+    """One bank per teacher, size and set of images, shared by rows; a cache shrinks them to images of their own."""
     teacher = case.teacher.replace(":", "-")
     origin = "own" if setting.images else "made"
-    return setting.work / "banks" / f"{teacher}-{case.size}-{case.images}-{origin}"
+    return setting.work / "banks" / f"{teacher}-{case.size}-{case.images}-{origin}{'-cached' if cache else ''}"
 
 
-def make_bank(case: Case, setting: Setting) -> float:
+def make_bank(case: Case, setting: Setting, *, cache: bool = False) -> float:
     """Make the case's bank if it is not there; seconds that making it took, then or now."""
-    path = bank_path(case, setting)
+    path = bank_path(case, setting, cache=cache)
     note = path.with_name(f"{path.name}.json")
     if note.exists() and path.exists():
         return json.loads(note.read_text())["seconds"]
     shutil.rmtree(path, ignore_errors=True)
-    config = configure(case, setting, name="bank", bank=True)
+    config = configure(case, setting, name="bank", bank=True, cache=cache)
     took = seconds(lambda: build(config), setting.device)
     write_atomically(note, lambda part: part.write_text(json.dumps({"seconds": took})))
     return took

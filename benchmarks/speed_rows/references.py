@@ -1,11 +1,12 @@
 """kdep, with the live teacher and from the bank, against a loop in the style of the published code."""
 
 import itertools
+import os
 
 import torch
 
 from benchmarks import reference_loop
-from benchmarks.speed_rows.ceilings import CASES, auto_workers
+from benchmarks.speed_rows.ceilings import CASES, by_workers
 from benchmarks.speed_rows.clock import interleave, medians
 from benchmarks.speed_rows.pretraining import EDGE, Case, Run, configure, folder_of, growth, make_bank, on_device, run
 from benchmarks.speed_rows.row import Row, Setting
@@ -41,14 +42,15 @@ def compare(setting: Setting, case: Case, name: str, targets: dict[str, float], 
         return runs[mode][-1].rate
 
     contenders = {mode: lambda mode=mode: kdep(mode) for mode in targets}
-    contenders["reference"] = lambda: reference_rate(case, setting, auto_workers(), steps)
+    contenders["reference"] = lambda: reference_rate(case, setting, reference_workers(), steps)
     figures = interleave(contenders, setting.repeats)
     middle = medians(figures)
     last = {mode: found[-1] for mode, found in runs.items()}
-    others = {count: reference_rate(case, setting, count, steps) for count in {1, 2} - {auto_workers()}}
-    workers = {str(count): rate for count, rate in sorted({auto_workers(): middle["reference"], **others}.items())}
+    usual = reference_workers()
+    others = {count: reference_rate(case, setting, count, steps) for count in {1, 2} - {usual}}
+    workers = {str(count): rate for count, rate in sorted({usual: middle["reference"], **others}.items())}
     best = max(workers.values())  # the reference with whatever number of loading processes suits it here
-    more = {mode: {str(count): kdep(mode, count) for count in {1, 2} - {auto_workers()}} for mode in targets}
+    more = {mode: by_workers(lambda count, mode=mode: kdep(mode, count), middle[mode]) for mode in targets}
     detail = {"figures": figures, "reference_by_workers": workers, "bank_seconds": making, "bank_images": case.images}
     return [
         Row(
@@ -64,13 +66,18 @@ def compare(setting: Setting, case: Case, name: str, targets: dict[str, float], 
             images=case.images * case.epochs if mode == "bank" else case.live * case.epochs,
             growth={
                 "images": growth(last[mode]),
-                "workers": {"unit": "images/s", **{str(auto_workers()): middle[mode], **more[mode]}},
+                "workers": {"unit": "images/s", **more[mode]},
             },
             note=explain(case, mode, making, middle, best),
             detail=detail | {"data_wait": [round(found.waited, 4) for found in runs[mode][: setting.repeats]]},
         )
         for mode, target in targets.items()
     ]
+
+
+def reference_workers() -> int:
+    """Loading processes for the reference's loop: all cores but one."""
+    return min(16, max(1, (os.cpu_count() or 2) - 1))
 
 
 def explain(case: Case, mode: str, making: float, middle: dict[str, float], best: float) -> str:
