@@ -223,7 +223,8 @@ class Writer:
 
     def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
         """Compute these files: raw features without a projection, encoded targets with it."""
-        files = files[self.process.rank :: self.process.world]
+        # By its number, not by its place among the missing ones: another process may have written some of them by now.
+        files = [file for file in files if file[1] % self.process.world == self.process.rank]
         if not files:
             return
         about, batch = self.description, self.config.optim.batch_size

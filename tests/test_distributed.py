@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from kdep import bank, targets
 from kdep.checkpoint import fingerprint, read
 from kdep.config import load_config
 from kdep.pretrain import pretrain
@@ -21,6 +23,7 @@ import torch
 import torch.distributed as dist
 from kdep.checkpoint import save
 from kdep.config import load_config
+from kdep import bank, targets
 from kdep.align import Target
 from kdep.data import *
 from kdep.loss import Learner, mse
@@ -58,6 +61,8 @@ except KeyboardInterrupt:
 dist.barrier()
 student = go(config, at=0)
 network = student.network
+bank.SHARD = targets.SHARD = 40
+pretrain(load_config(file, ["name=banked", f"bank.path={out}/bank", "tune=false"]))
 save({"all": network.state_dict(), "trained": dict(network.named_parameters())}, out / f"{process.rank}.pt")
 dist.destroy_process_group()
 """
@@ -89,6 +94,19 @@ def test_statistics_of_two_processes_equal_those_of_one(root):
     assert one["count"] == two["count"] == 128 and one["data"] == two["data"]
     assert torch.allclose(one["mean"], two["mean"], rtol=1e-10, atol=1e-12)
     assert torch.allclose(one["variances"], two["variances"], rtol=0, atol=1e-10 * float(one["variances"][0]))
+
+
+def test_a_bank_that_two_processes_fill_is_that_of_one(root, monkeypatch):
+    for module in (bank, targets):
+        monkeypatch.setattr(module, "SHARD", 40)
+    alone = targets.build(load_config(root / "tiny.yaml", [f"bank.path={root / 'one'}", "tune=false"]))
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*.npy"))
+    assert files == sorted(path.relative_to(root / "bank") for path in (root / "bank").rglob("*.npy"))
+    assert len(files) == 2 * 4
+    for file in files:
+        one, two = (torch.from_numpy(np.load(folder / file)).float() for folder in (alone, root / "bank"))
+        assert torch.allclose(one, two, rtol=2e-3, atol=1e-3 * float(one.abs().max()))
+    assert (root / "banked" / "student.pth").exists()
 
 
 def test_both_processes_end_with_the_same_weights(root):
