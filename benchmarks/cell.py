@@ -3,7 +3,6 @@
 Started by `benchmarks.running` with a JSON description; whatever it prints goes to the cell's log.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -209,16 +208,17 @@ def end_with_suite() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure the cell; exit code 3 where weights did not load, 4 out of memory, 1 for what else can go wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("description", type=Path, help="cell.in.json of a cell's folder")
-    parser.add_argument("--of-suite", action="store_true", help="end when standard input does; a group of its own")
-    args = parser.parse_args(arguments)
+def main(path: str, *, of_suite: bool = False) -> int:
+    """Measure the cell described in a file; exit code 3 where weights did not load, 4 out of memory, 1 otherwise.
+
+    Args:
+        path: cell.in.json of the cell's folder.
+        of_suite: end when standard input does; the process leads a group of its own.
+    """
     leave_when_told()
-    if args.of_suite:
+    if of_suite:
         end_with_suite()
-    cell = Cell.from_json(args.description.read_text())
+    cell = Cell.from_json(Path(path).read_text())
     try:
         result = measure(cell)
     except LoadError as error:
@@ -238,4 +238,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1], of_suite="--of-suite" in sys.argv[2:]))

@@ -1,0 +1,64 @@
+"""The first score images of a cell as a sheet: image, truth, prediction. A sheet that fails costs no score."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.openmmlab.masks import IGNORED
+from benchmarks.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
+
+LOG = logging.getLogger(__name__)
+
+
+def draw_masks(seen: list[tuple[str, np.ndarray, np.ndarray]], classes: tuple[str, ...], work_dir: Path) -> None:
+    """Draw (image file, true labels, predicted labels), all of the image's size, beside the cell's result."""
+
+    def draw(path: Path) -> None:
+        files, truths, predictions = zip(*seen, strict=True)
+        images = [_read(file) for file in files]
+        segmentation_sheet(images, truths, predictions, path, classes=classes, ignore=IGNORED)
+
+    _try(draw, work_dir)
+
+
+def draw_boxes(samples: list[Any], truth: Path, classes: tuple[str, ...], work_dir: Path) -> None:
+    """Draw mmdet's data samples and the boxes of our COCO json, crowds left out, beside the cell's result."""
+
+    def draw(path: Path) -> None:
+        annotations = json.loads(truth.read_text(encoding="utf-8"))["annotations"]
+        truths = [_truth(annotations, sample.img_id) for sample in samples]
+        images = [_read(sample.img_path) for sample in samples]
+        detection_sheet(images, truths, [_predicted(sample) for sample in samples], path, classes=classes)
+
+    _try(draw, work_dir)
+
+
+def _truth(annotations: list[dict[str, Any]], image: int) -> Boxes:
+    own = [item for item in annotations if item["image_id"] == image and not item["iscrowd"]]
+    corners = np.array([item["bbox"] for item in own], dtype=float).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    # Categories are numbered from 1, labels from 0; see `boxes.write_split`.
+    return Boxes(corners, np.array([item["category_id"] - 1 for item in own], dtype=int))
+
+
+def _predicted(sample: Any) -> Boxes:
+    found = sample.pred_instances.cpu()
+    return Boxes(found.bboxes.numpy(), found.labels.numpy(), found.scores.numpy())
+
+
+def _read(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _try(draw: Callable[[Path], None], work_dir: Path) -> None:
+    path = sheet_path(work_dir)
+    try:
+        draw(path)
+    except Exception:  # whatever it is: the scores are there, and a picture is no reason to lose them
+        LOG.warning("%s: no sheet was drawn", path, exc_info=True)
