@@ -156,14 +156,20 @@ def describe(checkpoint: Checkpoint) -> CheckpointCard:
         "tap": checkpoint.tap,
         "source": source.get("source"),
         "method": source.get("method"),
-        "teacher": teacher.get("source") if isinstance(teacher, dict) else teacher,
+        "teacher": teacher_name(teacher.get("source") if isinstance(teacher, dict) else teacher),
         "pretrain_data": source.get("data", {}).get("source"),
+        "pretrain_fingerprint": source.get("data", {}).get("fingerprint"),
         "images_seen": source.get("images_seen"),
         "pretrain_seed": source.get("config", {}).get("seed"),
         "pretrain_commit": source.get("commit"),
     }
     known = {key: value for key, value in summary.items() if value is not None}
     return CheckpointCard(checkpoint.name, checkpoint.sha256, checkpoint.arch, parameters(checkpoint.arch), known)
+
+
+def teacher_name(source: str | list[str] | None) -> str | None:
+    """One text for one teacher or several."""
+    return " + ".join(source) if isinstance(source, list) else source
 
 
 def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[str, Any]:

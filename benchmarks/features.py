@@ -30,7 +30,8 @@ def extract(
 
     They are memory-mapped: those of a million images need not fit into memory.
 
-    Two processes that need the same at once both compute it; the folder of the first one stays.
+    Within a suite one cell extracts and the others wait (`benchmarks.running`); cells started by hand may both do it,
+    and the folder of the first one stays.
 
     Raises:
         ValueError: an image cannot be read.

@@ -111,7 +111,9 @@ def test_targets_are_float32_under_autocast():
 
 
 def test_a_student_wider_than_the_teacher_is_refused():
-    with pytest.raises(ValueError, match="25 channels, the teacher 24, and align.name svd cannot .* a wider teacher, or a narrower"):
+    with pytest.raises(
+        ValueError, match="25 channels, the teacher 24, and align.name svd cannot .* a wider teacher, or a narrower"
+    ):
         target_of(correlated(), 25)
 
 
