@@ -51,6 +51,7 @@ EXTRAS = {
     ],
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.5",  # --maxprocesses; a file of tests per core
         "ruff>=0.6",
     ],
 }
