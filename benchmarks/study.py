@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     failed = pretrain_all(study, args.runs, jobs=args.jobs)
-    failed += score_all(study, args.runs, results)
+    failed += score_all(study, args.runs, results, jobs=args.jobs)
     from benchmarks.study_answer import answer
 
     say(answer(study, args.runs, results, args.out or results))
@@ -195,7 +195,7 @@ def banks_first(todo: Sequence[Run], study: Study) -> list[Run]:
     return [planned for _, planned in largest.values()]
 
 
-def score_all(study: Study, runs: Path, results: Path) -> int:
+def score_all(study: Study, runs: Path, results: Path, *, jobs: int) -> int:
     """Measure every finished student on the study's tasks; returns the number of failures."""
     students = list(dict.fromkeys(planned.student(runs) for planned in study.runs))
     students = [student for student in students if not student.endswith("student.pth") or Path(student).exists()]
@@ -203,6 +203,7 @@ def score_all(study: Study, runs: Path, results: Path) -> int:
     command = ["transfer", *students, "--suite", score["suite"], "--tasks", ",".join(score["tasks"])]
     command += ["--seeds", ",".join(str(seed) for seed in score.get("seeds", [0]))]
     command += ["--data-root", str(score["data_root"]), "--results", str(results)]
+    command += ["--jobs", str(jobs)]
     return child(command, results / "transfer.log", jobs=1)
 
 
