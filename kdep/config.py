@@ -101,7 +101,9 @@ class Bank(_Section):
     """Targets computed once and read in every epoch, instead of a teacher in the loop."""
 
     path: Path  # a folder; made if it is not there, and shared by all runs whose teacher and views are the same
-    views: int | None = Field(None, ge=1)  # per image; epoch e uses view e modulo views. None: one per epoch
+    # Per image; epoch e uses view e modulo views. None: one per epoch. Five of ten cost nothing that three seeds show,
+    # two cost about 3 points of a probe, one 7 (docs/reproduction.md).
+    views: int | None = Field(None, ge=1)
     axes: int | None = Field(None, ge=1)  # leading axes kept: the widest student served. None: this student's width
     code: Literal["float16", "int8", "int8_linear"] = "float16"
     check: int = Field(8, ge=0)  # entries that are computed again with the live teacher before a run
