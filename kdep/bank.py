@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ class Description:
         """Files of a view."""
         return -(-self.images // SHARD)
 
+    def images_in(self, shard: int) -> int:
+        """Images of a file."""
+        return min(SHARD, self.images - shard * SHARD)
+
     @property
     def row(self) -> tuple[int, int]:
         """Shape of what is kept for one view of one image."""
@@ -89,7 +94,7 @@ class Bank:
         One positioned read instead of a memory map: a map of a large bank would grow into the memory of every process.
         """
         shard, at = divmod(index, SHARD)
-        behind = min(SHARD, self.description.images - shard * SHARD) - at
+        behind = self.description.images_in(shard) - at
         descriptor = os.open(shard_path(self.path, number, shard), os.O_RDONLY)
         try:
             # Counted from the end: the length of an .npy header is its own affair.
@@ -100,6 +105,11 @@ class Bank:
         if np.isnan(row[0, 0]) or (row.dtype == np.int8 and row[0, 0] == self._absent):
             return None
         return torch.from_numpy(row.copy())
+
+    @cached_property
+    def basis(self) -> torch.Tensor:
+        """(D_t, axes) float32: centred features times this are what is stored."""
+        return self.statistics.basis[:, : self.description.axes].float()
 
     def rows(self, indices: Sequence[int], number: int) -> torch.Tensor:
         """Pooled targets of several images, (B, axes) float32, decoded; NaN where one was unreadable."""
@@ -167,7 +177,6 @@ def missing(description: Description, path: Path, numbers: Sequence[int]) -> lis
 
 def project(features: torch.Tensor, bank: Bank) -> torch.Tensor:
     """Features (..., D_t) on the bank's axes: (..., axes) float32."""
-    statistics, count = bank.statistics, bank.description.axes
-    axes = statistics.basis[:, :count].float().to(features.device)
+    mean, basis = (tensor.to(features.device) for tensor in (bank.statistics.mean.float(), bank.basis))
     with torch.autocast(features.device.type, enabled=False):
-        return (features.float() - statistics.mean.float().to(features.device)) @ axes
+        return (features.float() - mean) @ basis

@@ -184,32 +184,42 @@ class Writer:
         Raises:
             ValueError: less free space than the bank needs.
         """
-        if not files or not self.process.is_first:
+        # What the first process saw: others may look later, and all must take part in the choice of a form.
+        files = self.process.gather(files)[0]
+        if not files:
             return
+        if self.process.is_first:
+            size = self.find_room(files)
+        rate = self.measure()
+        if self.process.is_first:
+            images = Plan(files, self.description, self.config.optim.batch_size).images
+            logger.info(
+                "bank %s: %d views of %d images to compute, %.2f GB, about %s at %.0f images/s",
+                self.path,
+                images,
+                self.description.images,
+                size / 1e9,
+                tqdm.format_interval(images / rate / self.process.world),
+                rate,
+            )
+
+    def find_room(self, files: list[tuple[int, int]]) -> int:
+        """Bytes that these files take.
+
+        Raises:
+            ValueError: the disk has less.
+        """
         about, size = self.description, 0
         for number, shard in files:
-            images = min(SHARD, about.images - shard * SHARD)
-            per_image = (
-                4 * self.teacher.dim if number < 0 else int(np.prod(about.row)) * ABSENT[about.code].dtype.itemsize
-            )
-            size += images * per_image
+            stored = int(np.prod(about.row)) * ABSENT[about.code].dtype.itemsize
+            size += about.images_in(shard) * (4 * self.teacher.dim if number < 0 else stored)
         free = shutil.disk_usage(self.path).free
         if size > free:
             raise ValueError(
                 f"{self.path}: the bank needs {size / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB; fewer "
                 "bank.views, fewer bank.axes or bank.code=int8 make it smaller"
             )
-        images = sum(min(SHARD, about.images - shard * SHARD) for _, shard in files)
-        rate = self.measure()
-        logger.info(
-            "bank %s: %d views of %d images to compute, %.2f GB, about %s at %.0f images/s",
-            self.path,
-            images,
-            about.images,
-            size / 1e9,
-            tqdm.format_interval(images / rate / self.process.world),
-            rate,
-        )
+        return size
 
     def measure(self) -> float:
         """Images per second of the teacher on this device, in the form that is fastest here."""
@@ -229,7 +239,7 @@ class Writer:
             return
         about, batch = self.description, self.config.optim.batch_size
         width = (self.teacher.dim,) if projection is None else about.row
-        plan = Plan(files, about.images, batch)
+        plan = Plan(files, about, batch)
         bar = tqdm(total=plan.images, unit="img", desc="targets", disable=not self.process.is_first, smoothing=0.1)
         rows: dict[tuple[int, int], torch.Tensor] = {}
         loader = load(self.views, plan, workers=self.config.data.workers, pin=self.process.device.type == "cuda")
@@ -243,7 +253,7 @@ class Writer:
         with torch.no_grad(), exact, half, bar:
             for (file, numbers), views in zip(plan.steps(), loader, strict=True):
                 start = file[1] * SHARD
-                shape = (min(SHARD, about.images - start), *width)
+                shape = (about.images_in(file[1]), *width)
                 target = rows.setdefault(file, torch.full(shape, float("nan")))
                 for name, reason in views.unreadable:
                     logger.warning("no target for an unreadable image: %s (%s)", name, reason)
@@ -312,18 +322,18 @@ class Plan:
     """Batches of (image, view), file after file; none crosses from one file into the next."""
 
     files: list[tuple[int, int]]
-    total: int
+    description: Description
     batch_size: int
 
     @property
     def images(self) -> int:
         """Views to compute."""
-        return sum(min(SHARD, self.total - shard * SHARD) for _, shard in self.files)
+        return sum(self.description.images_in(shard) for _, shard in self.files)
 
     def steps(self) -> Iterator[tuple[tuple[int, int], range]]:
         """(file, images) of every batch."""
         for number, shard in self.files:
-            end = min((shard + 1) * SHARD, self.total)
+            end = shard * SHARD + self.description.images_in(shard)
             for start in range(shard * SHARD, end, self.batch_size):
                 yield (number, shard), range(start, min(start + self.batch_size, end))
 

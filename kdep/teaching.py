@@ -71,9 +71,9 @@ def teacher_source(config: Config, student: Backbone, views: Views, run: RunFold
 
 def bank_source(config: Config, student: Backbone, views: Views, run: RunFolder, process: Process) -> Known:
     """A bank of targets, made first where it is not there."""
-    width = targets.width_of(config, student)
-    bank = targets.ready(config, views, process, dim=width, grid=targets.grid_of(config, student))
-    rows = 1 + targets.grid_of(config, student) ** 2
+    width, grid = targets.width_of(config, student), targets.grid_of(config, student)
+    bank = targets.ready(config, views, process, dim=width, grid=grid)
+    rows = 1 + grid**2
     run.bind()
     if process.is_first:
         run.save_statistics(bank.statistics)

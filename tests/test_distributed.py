@@ -62,7 +62,7 @@ dist.barrier()
 student = go(config, at=0)
 network = student.network
 bank.SHARD = targets.SHARD = 40
-pretrain(load_config(file, ["name=banked", f"bank.path={out}/bank", "tune=false"]))
+pretrain(load_config(file, ["name=banked", f"bank.path={out}/bank"]))
 save({"all": network.state_dict(), "trained": dict(network.named_parameters())}, out / f"{process.rank}.pt")
 dist.destroy_process_group()
 """
