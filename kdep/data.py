@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from kdep.decode import UNREADABLE, Picture, as_tensor, reason
-from kdep.sources import Source
+from kdep.sources import Source, choose
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def once(
     chosen = range(images)
     if count is not None and count < images:
         # Not the first ones: files sorted by folder would show a few classes only.
-        chosen = np.sort(np.random.Generator(np.random.Philox(seed)).permutation(images)[:count]).tolist()
+        chosen = choose(images, count, seed).tolist()
     share = [(index, 0) for index in chosen[rank::world]]
     return [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
 

@@ -89,12 +89,16 @@ class Torchvision:
         return Pixels(as_tensor(self.read(index)))
 
 
+def choose(total: int, count: int, seed: int) -> np.ndarray:
+    """A seeded choice of `count` of the numbers below `total`, in ascending order."""
+    return np.sort(np.random.Generator(np.random.Philox(seed)).permutation(total)[:count])
+
+
 class Subset:
     """A seeded choice of another source's images, in ascending order."""
 
     def __init__(self, source: Source, count: int, seed: int) -> None:
-        chosen = np.random.Generator(np.random.Philox(seed)).permutation(len(source.names))[:count]
-        self._source, self._chosen = source, np.sort(chosen)
+        self._source, self._chosen = source, choose(len(source.names), count, seed)
         self.names = [source.names[index] for index in self._chosen]
         self.fingerprint = _hash([source.fingerprint.encode(), self._chosen.astype(np.int64).tobytes()])
 

@@ -38,6 +38,7 @@ from kdep.device import Process, choose_precision, join
 from kdep.forms import choose_teacher, sample
 from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
 from kdep.run import take_lock
+from kdep.sources import choose
 from kdep.statistics import Moments, Statistics, finish, merged
 
 logger = logging.getLogger("kdep")
@@ -347,7 +348,7 @@ def chosen_for_axes(images: int, count: int | None, seed: int) -> torch.Tensor:
     if count is None or count >= images:
         return torch.ones(images, dtype=torch.bool)
     mask = torch.zeros(images, dtype=torch.bool)
-    mask[torch.from_numpy(np.random.Generator(np.random.Philox(seed)).permutation(images)[:count])] = True
+    mask[torch.from_numpy(choose(images, count, seed))] = True
     return mask
 
 

@@ -2,19 +2,16 @@
 
 import argparse
 import sys
-from pathlib import Path
+
+from benchmarks.verbs.pretrain import add_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep targets`."""
-    parser.add_argument(
-        "config", type=Path, help="a YAML file with a bank: section, such as configs/pretrain/bank.yaml"
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key.sub=value",
-        help="change a key of it, such as bank.path=banks/lite0 bank.views=5; the same command after an interruption "
+    add_config(
+        parser,
+        "a YAML file such as configs/pretrain/demo.yaml, with a bank: section or bank.path=FOLDER behind it",
+        "change a key of it, such as bank.path=banks/lite0 bank.views=5; the same command after an interruption "
         "goes on at the missing files, and with more views adds them",
     )
 
