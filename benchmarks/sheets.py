@@ -68,11 +68,15 @@ def segmentation_sheet(
             if mask.shape != image.shape[:2]:
                 raise ValueError(f"sheet: {name} {number} is {mask.shape}, its image {image.shape[:2]}")
             seen |= {int(label) for label in np.unique(mask)} - {ignore}
-        if seen and not 0 <= min(seen) <= max(seen) < len(classes):
-            raise ValueError(f"sheet: image {number} has labels {min(seen)} to {max(seen)} for {len(classes)} classes")
+        _check_labels(seen, number, classes)
         tiles = [image, *(_coloured(mask, colours, ignore) for mask in masks)]
         rows.append(([_fit(tile, nearest=tile is not image) for tile in tiles], seen))
     _write(rows, path, classes, colours)
+
+
+def _check_labels(labels: set[int], number: int, classes: Sequence[str]) -> None:
+    if labels and not 0 <= min(labels) <= max(labels) < len(classes):
+        raise ValueError(f"sheet: image {number} has labels {min(labels)} to {max(labels)} for {len(classes)} classes")
 
 
 def detection_sheet(
@@ -104,10 +108,7 @@ def detection_sheet(
             raise ValueError(f"sheet: prediction {number} has no scores")
         shown = _shown(predicted, threshold)
         labels = {int(label) for boxes in (truth, shown) for label in boxes.labels}
-        if labels and not 0 <= min(labels) <= max(labels) < len(classes):
-            raise ValueError(
-                f"sheet: image {number} has labels {min(labels)} to {max(labels)} for {len(classes)} classes"
-            )
+        _check_labels(labels, number, classes)
         tiles = [_fit(image), _with_boxes(image, truth, colours), _with_boxes(image, shown, colours)]
         rows.append((tiles, labels))
     _write(rows, path, classes, colours)
