@@ -262,7 +262,7 @@ LIGHT_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, 
 
 GREY = (0.299, 0.587, 0.114)
 # Values that one pass handles on a CPU: a part stays in its cache while six operations go over it.
-PART = 2**19
+PART = 2**20
 
 
 def recolour(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:

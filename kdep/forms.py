@@ -1,8 +1,9 @@
-"""The fastest form of a network that computes the same: memory layout, folded BatchNorm, compiled.
+"""The fastest form of a network that computes the same: memory layout, folded BatchNorm, compiled; and its precision.
 
 Which one wins depends on the network, the size of the images, the processor and the version of torch, so it is
 measured when a run starts, once per machine: the choice is kept in a file, and the same command gives the same bits
-again. A form counts only if it gives the plain form's features up to rounding (`TOLERANCE`).
+again. A form counts only if it gives the plain form's features up to rounding (`TOLERANCE`). bfloat16 rounds what
+float32 keeps, so it must gain more (`HALF_GAIN`); what it does to the trained student is in docs/reproduction.md.
 """
 
 import copy
@@ -13,6 +14,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,12 +25,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdep.backbone import Backbone
 from kdep.checkpoint import write_atomically
-from kdep.device import Process
+from kdep.device import Process, choose_precision
 
 logger = logging.getLogger("kdep")
 
 TOLERANCE = 1e-5  # norm of the difference over the norm of the features: float32 rounding through a deep network
 GAIN = 1.05  # another form must be faster by this factor: less is noise
+HALF_GAIN = 1.2
 ROUNDS = 3
 
 
@@ -53,7 +56,9 @@ def folded(network: nn.Module, images: torch.Tensor) -> nn.Module:
 def compiled(network: nn.Module, images: torch.Tensor) -> nn.Module:
     """Folded and compiled; takes a minute to make, and a C++ compiler on CPUs."""
     network = folded(network, images)
-    network.forward = torch.compile(network.forward, dynamic=False)
+    # Frozen weights are brought into the order of the processor's kernels once.
+    options = {"freezing": images.device.type == "cpu"}
+    network.forward = torch.compile(network.forward, dynamic=False, options=options)
     return network
 
 
@@ -72,39 +77,55 @@ def sample(batch_size: int, size: int, device: torch.device) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def choose_teacher(teacher: Backbone, images: torch.Tensor, *, tune: bool | str, process: Process) -> Backbone:
+@dataclass(frozen=True)
+class Chosen:
+    """A network in its fastest form, and the precision in which its forward pass is to run."""
+
+    network: Backbone
+    precision: torch.dtype
+
+    def half(self, device: torch.device) -> torch.autocast:
+        """The context of its forward pass, whatever the context around it."""
+        return torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32)
+
+
+def choose_teacher(
+    teacher: Backbone, images: torch.Tensor, *, precision: str, tune: bool | str, process: Process
+) -> Chosen:
     """The frozen teacher in the form that is fastest on such images (B, 3, S, S), the same in all processes.
 
     Without `tune` it stays as it is; with "compile" the compiled form is tried too.
     """
     if not tune:
-        return teacher
+        return Chosen(teacher, choose_precision(precision, images.device))
     forms = {name: form for name, form in TEACHER_FORMS.items() if name != "compiled" or tune == "compile"}
 
     @torch.no_grad()
     def run(network: nn.Module) -> torch.Tensor:
         return network(images)
 
-    return _choose("teacher", teacher, forms, run, images, process)
+    return _choose("teacher", teacher, forms, run, images, precision, process)
 
 
-def choose_student(student: Backbone, images: torch.Tensor, *, tune: bool | str, process: Process) -> None:
-    """Bring the student into the memory layout in which its training step is fastest on such images.
+def choose_student(
+    student: Backbone, images: torch.Tensor, *, precision: str, tune: bool | str, process: Process
+) -> torch.dtype:
+    """Bring the student into the memory layout in which its training step is fastest; returns the step's precision.
 
     Without `tune`: channels last on GPUs and from 128 pixels on.
     """
     if not tune:
         wide = images.device.type == "cuda" or images.shape[-1] >= 128
         (channels_last if wide else contiguous)(student, images)
-        return
+        return choose_precision(precision, images.device)
 
     def run(network: nn.Module) -> torch.Tensor:
         network.train().zero_grad()
         features = network(images)
-        features.square().mean().backward()
+        features.float().square().mean().backward()
         return features.detach()
 
-    _choose("student", student, STUDENT_FORMS, run, images, process)
+    return _choose("student", student, STUDENT_FORMS, run, images, precision, process).precision
 
 
 def _choose(
@@ -113,41 +134,69 @@ def _choose(
     forms: dict[str, Form],
     run: Callable[[nn.Module], torch.Tensor],
     images: torch.Tensor,
+    precision: str,
     process: Process,
-) -> Backbone:
-    first = next(iter(forms))
-    key = _key(role, network, images, list(forms))
+) -> Chosen:
+    device = images.device
+    tried = [choose_precision(precision, device)]
+    if precision == "auto" and device.type == "cpu":
+        tried.append(torch.bfloat16)
+    candidates = {_name(form, dtype): (form, dtype) for dtype in tried for form in forms}
+    key = _key(role, network, images, list(candidates))
     known = _remembered().get(key)
-    if known not in forms:
+    if known in candidates:
+        logger.info("%s: %s, as measured on this machine before", role, known)
+    else:
         with torch.random.fork_rng():  # drop path draws
-            seconds = _measure(network, forms, run, images)
-        best = min(seconds, key=lambda name: seconds[name])
-        known = best if seconds[best] * GAIN < seconds[first] else first
+            seconds = _measure(network, forms, tried, run, images)
+        known = _best(seconds, forms, tried)
         shown = ", ".join(f"{name} {len(images) / value:.0f}" for name, value in seconds.items())
         logger.info("%s: %s is taken (images/s: %s)", role, known, shown)
         if process.is_first:
             _remember(key, known)
-    known = process.gather(known)[0]
-    return forms[known](network, images)
+    form, dtype = candidates[process.gather(known)[0]]
+    return Chosen(forms[form](network, images), dtype)
+
+
+def _name(form: str, dtype: torch.dtype) -> str:
+    return form if dtype == torch.float32 else f"{form} {str(dtype).removeprefix('torch.')}"
+
+
+def _best(seconds: dict[str, float], forms: dict[str, Form], tried: list[torch.dtype]) -> str:
+    """The fastest candidate of each precision, unless it gains no more than noise; then the precision that pays."""
+    found = []
+    for dtype in tried:
+        names = [name for form in forms if (name := _name(form, dtype)) in seconds]
+        fastest = min(names, key=lambda name: seconds[name])
+        found.append(fastest if seconds[fastest] * GAIN < seconds[names[0]] else names[0])
+    exact, half = found[0], found[-1]
+    return half if seconds[half] * HALF_GAIN < seconds[exact] else exact
 
 
 def _measure(
-    network: Backbone, forms: dict[str, Form], run: Callable[[nn.Module], torch.Tensor], images: torch.Tensor
+    network: Backbone,
+    forms: dict[str, Form],
+    tried: list[torch.dtype],
+    run: Callable[[nn.Module], torch.Tensor],
+    images: torch.Tensor,
 ) -> dict[str, float]:
     """Seconds of each form that computes the same, in turns, so that a busy moment hits all of them."""
     candidates, reference = {}, None
-    for name, form in forms.items():
+    for form_name, form in forms.items():
         candidate = form(copy.deepcopy(network), images)
         found = run(candidate).float()
         reference = found if reference is None else reference
         if float((found - reference).norm()) <= TOLERANCE * float(reference.norm()):
-            candidates[name] = candidate
+            candidates |= {_name(form_name, dtype): Chosen(candidate, dtype) for dtype in tried}
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS + 1):
         for name, candidate in candidates.items():
             began = time.perf_counter()
-            float(run(candidate).sum())  # waits for the device
-            times[name].append(time.perf_counter() - began)
+            with candidate.half(images.device):
+                found = run(candidate.network)
+            float(found.sum())  # waits for the device
+            if turn > 0:  # the first prepares the kernels of this form and precision
+                times[name].append(time.perf_counter() - began)
     return {name: median(values) for name, values in times.items()}
 
 

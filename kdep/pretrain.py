@@ -11,7 +11,7 @@ from torch import nn
 from kdep.checkpoint import write_student
 from kdep.config import Config, Loss
 from kdep.data import Order, Views, load, mix
-from kdep.device import Process, choose_precision, join
+from kdep.device import Process, join
 from kdep.forms import choose_student, sample
 from kdep.journal import Journal
 from kdep.loss import Learner, make_head, make_loss, mse
@@ -97,10 +97,8 @@ def train(
     compare = loss.to(device) if isinstance(loss, nn.Module) else loss
     if optim.batch_size % process.world:
         raise ValueError(f"optim.batch_size={optim.batch_size} does not divide among {process.world} processes")
-    precision = choose_precision(config.precision, device)
-    choose_student(
-        student, sample(optim.batch_size // process.world, config.data.size, device), tune=config.tune, process=process
-    )
+    noise = sample(optim.batch_size // process.world, config.data.size, device)
+    precision = choose_student(student, noise, precision=config.precision, tune=config.tune, process=process)
     optimizer = make_optimizer(learner, optim)
     gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     torch.manual_seed(config.seed)  # dropout draws the same with a live teacher and from a bank

@@ -35,7 +35,7 @@ from kdep.checkpoint import LoadError, save, write_atomically
 from kdep.config import Config
 from kdep.data import Views, load
 from kdep.device import Process, choose_precision, join
-from kdep.forms import choose_teacher, sample
+from kdep.forms import Chosen, choose_teacher, sample
 from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
 from kdep.run import take_lock
 from kdep.sources import choose
@@ -177,6 +177,7 @@ class Writer:
         self.config, self.description, self.views, self.process = config, description, views, process
         self.path = config.bank.path
         self.teacher = teacher
+        self.chosen = Chosen(teacher, choose_precision(config.precision, process.device))
         self.pixels = make_pixels(views.augmentation, process.device)
 
     def announce(self, files: list[tuple[int, int]]) -> None:
@@ -225,11 +226,13 @@ class Writer:
     def measure(self) -> float:
         """Images per second of the teacher on this device, in the form that is fastest here."""
         images = sample(self.config.optim.batch_size, self.config.data.size, self.process.device)
-        self.teacher = choose_teacher(self.teacher, images, tune=self.config.tune, process=self.process)
+        self.chosen = choose_teacher(
+            self.teacher, images, precision=self.config.precision, tune=self.config.tune, process=self.process
+        )
         began = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), self.chosen.half(images.device):
             for _ in range(2):
-                float(self.teacher(images).sum())
+                float(self.chosen.network(images).sum())
         return 2 * len(images) / (time.perf_counter() - began)
 
     def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
@@ -245,13 +248,8 @@ class Writer:
         rows: dict[tuple[int, int], torch.Tensor] = {}
         loader = load(self.views, plan, workers=self.config.data.workers, pin=self.process.device.type == "cuda")
         # The axes come from full precision, where TF32 would drown the small ones; targets from that of the training.
-        kind = self.process.device.type
-        precision = (
-            torch.float32 if projection is None else choose_precision(self.config.precision, self.process.device)
-        )
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=projection is not None)
-        half = torch.autocast(kind, precision, enabled=precision != torch.float32)
-        with torch.no_grad(), exact, half, bar:
+        with torch.no_grad(), exact, bar:
             for (file, numbers), views in zip(plan.steps(), loader, strict=True):
                 start = file[1] * SHARD
                 shape = (about.images_in(file[1]), *width)
@@ -268,10 +266,12 @@ class Writer:
         """What is kept of a batch of images: (B, D_t) raw, or (B, 1 + grid^2, axes)."""
         if projection is None:
             return self.teacher(images)
-        if self.description.grid == 0:
-            return project(self.teacher(images), projection)[:, None]
-        pooled, maps = self.teacher(images, with_map=True)
-        return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
+        network = self.chosen.network
+        with self.chosen.half(images.device):
+            if self.description.grid == 0:
+                return project(network(images), projection)[:, None]
+            pooled, maps = network(images, with_map=True)
+            return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
 
     def write(self, file: tuple[int, int], rows: torch.Tensor, bank: Bank | None) -> None:
         """Write one file."""

@@ -57,13 +57,13 @@ def teacher_source(config: Config, student: Backbone, views: Views, run: RunFold
     run.bind()
     statistics = teacher_statistics(config, teacher, views, run, process)
     images = sample(config.optim.batch_size // process.world, config.data.size, process.device)
-    teacher = choose_teacher(teacher, images, tune=config.tune, process=process)
+    chosen = choose_teacher(teacher, images, precision=config.precision, tune=config.tune, process=process)
 
     def features(_: Batch, images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), chosen.half(images.device):
             if not grid:
-                return teacher(images)[:, None]
-            pooled, maps = teacher(images, with_map=True)
+                return chosen.network(images)[:, None]
+            pooled, maps = chosen.network(images, with_map=True)
             return torch.cat([pooled[:, None], map_on_grid(maps, grid)], 1)
 
     return Known(statistics, teacher.tap, features)

@@ -21,6 +21,7 @@ scale: {{name: pts}}
 optim: {{name: adamw, epochs: 2, batch_size: 16, lr: 2e-3, weight_decay: 0.02, schedule: cosine}}
 log: {{every: 4, checkpoint_every: 4}}
 device: cpu
+precision: float32
 runs: "{runs}"
 """
 

@@ -61,13 +61,22 @@ def test_a_network_without_batchnorm_stays_as_it_is():
     assert fingerprint(forms.folded(network, torch.rand(1, 3, size, size)).state_dict()) == before
 
 
+def choose_teacher(network, images, *, precision="float32", tune=True):
+    return forms.choose_teacher(network, images, precision=precision, tune=tune, process=ALONE)
+
+
+def choose_student(network, images, *, precision="float32", tune=True):
+    return forms.choose_student(network, images, precision=precision, tune=tune, process=ALONE)
+
+
 def counting(monkeypatch, candidates):
     """Forms by name with a number of seconds each, as if measured."""
     measured = []
 
-    def measure(network, offered, run, images):
-        measured.append(list(offered))
-        return {name: seconds for name, seconds in candidates.items() if name in offered}
+    def measure(network, offered, tried, run, images):
+        names = [forms._name(form, dtype) for dtype in tried for form in offered]
+        measured.append(names)
+        return {name: seconds for name, seconds in candidates.items() if name in names}
 
     monkeypatch.setattr(forms, "_measure", measure)
     return measured
@@ -77,15 +86,16 @@ def test_the_choice_is_measured_once_per_machine_and_kept(monkeypatch, cache, ca
     measured = counting(monkeypatch, {"channels_last": 2.0, "contiguous": 3.0, "folded": 1.0})
     images = torch.rand(2, 3, 64, 64)
     with caplog.at_level(logging.INFO, "kdep"):
-        first = forms.choose_teacher(backbone("resnet10t"), images, tune=True, process=ALONE)
-    second = forms.choose_teacher(backbone("resnet10t"), images, tune=True, process=ALONE)
+        first = choose_teacher(backbone("resnet10t"), images)
+    second = choose_teacher(backbone("resnet10t"), images)
     assert measured == [["channels_last", "contiguous", "folded"]]
     assert "folded is taken (images/s: channels_last 1, contiguous 1, folded 2)" in caplog.text
     assert list(json.loads(cache.read_text()).values()) == ["folded"]
     for network in (first, second):
-        assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    forms.choose_teacher(backbone("resnet10t"), torch.rand(2, 3, 96, 96), tune=True, process=ALONE)
-    forms.choose_teacher(backbone("resnet10t"), images, tune="compile", process=ALONE)
+        assert network.precision == torch.float32
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in network.network.modules())
+    choose_teacher(backbone("resnet10t"), torch.rand(2, 3, 96, 96))
+    choose_teacher(backbone("resnet10t"), images, tune="compile")
     assert measured[1:] == [
         ["channels_last", "contiguous", "folded"],
         ["channels_last", "contiguous", "folded", "compiled"],
@@ -94,8 +104,8 @@ def test_the_choice_is_measured_once_per_machine_and_kept(monkeypatch, cache, ca
 
 def test_a_gain_within_the_noise_changes_nothing(monkeypatch, cache):
     counting(monkeypatch, {"channels_last": 1.0, "contiguous": 3.0, "folded": 0.97})
-    teacher = forms.choose_teacher(backbone("resnet10t"), torch.rand(2, 3, 64, 64), tune=True, process=ALONE)
-    assert any(isinstance(module, nn.BatchNorm2d) for module in teacher.modules())
+    teacher = choose_teacher(backbone("resnet10t"), torch.rand(2, 3, 64, 64))
+    assert any(isinstance(module, nn.BatchNorm2d) for module in teacher.network.modules())
 
 
 def test_a_form_that_computes_something_else_is_not_a_candidate():
@@ -109,6 +119,7 @@ def test_a_form_that_computes_something_else_is_not_a_candidate():
     seconds = forms._measure(
         backbone("resnet18"),
         {"plain": as_it_is, "off": slightly_off, "folded": forms.folded},
+        [torch.float32],
         lambda network: network(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))).detach(),
         torch.rand(2, 3, 64, 64),
     )
@@ -118,7 +129,7 @@ def test_a_form_that_computes_something_else_is_not_a_candidate():
 def test_measuring_leaves_the_student_and_the_random_state_as_they_were():
     student, images = backbone("test_resnet").train(), torch.rand(4, 3, 32, 32)
     before, state = fingerprint(student.state_dict()), torch.get_rng_state()
-    forms.choose_student(student, images, tune=True, process=ALONE)
+    choose_student(student, images)
     assert fingerprint(student.state_dict()) == before and torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in student.parameters())
 
@@ -126,16 +137,63 @@ def test_measuring_leaves_the_student_and_the_random_state_as_they_were():
 def test_without_measuring_the_layout_follows_a_rule():
     for size, channels_last in ((64, False), (128, True)):
         student = backbone("test_resnet")
-        forms.choose_student(student, torch.rand(1, 3, size, size), tune=False, process=ALONE)
+        choose_student(student, torch.rand(1, 3, size, size), tune=False)
         weight = next(m.weight for m in student.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1)
         assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
     teacher = backbone("test_resnet")
-    assert forms.choose_teacher(teacher, torch.rand(1, 3, 32, 32), tune=False, process=ALONE) is teacher
+    assert choose_teacher(teacher, torch.rand(1, 3, 32, 32), tune=False).network is teacher
 
 
 def test_a_choice_that_cannot_be_kept_is_a_warning(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KDEP_CACHE", str(tmp_path / "file"))
     counting(monkeypatch, {"channels_last": 1.0, "contiguous": 3.0, "folded": 3.0})
-    forms.choose_teacher(backbone("test_resnet"), torch.rand(2, 3, 32, 32), tune=True, process=ALONE)
+    choose_teacher(backbone("test_resnet"), torch.rand(2, 3, 32, 32))
     assert "not kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("half", "taken"), [(0.9, "folded"), (0.6, "folded bfloat16"), (None, "folded")], ids=["small", "large", "absent"]
+)
+def test_bfloat16_is_taken_on_a_cpu_where_it_gains_enough(monkeypatch, half, taken):
+    seconds = {"channels_last": 2.0, "contiguous": 3.0, "folded": 1.0}
+    if half:
+        seconds |= {"channels_last bfloat16": 5.0, "contiguous bfloat16": 5.0, "folded bfloat16": half}
+    measured = counting(monkeypatch, seconds)
+    images = torch.rand(2, 3, 64, 64)
+    chosen = choose_teacher(backbone("resnet10t"), images, precision="auto" if half else "float32")
+    assert forms._name("folded", chosen.precision) == taken
+    assert len(measured[0]) == (6 if half else 3)
+    with torch.no_grad(), chosen.half(images.device):
+        assert chosen.network.network.conv1[0](images).dtype == chosen.precision
+
+
+def test_without_measuring_a_cpu_computes_in_float32_unless_it_is_told_otherwise():
+    images = torch.rand(1, 3, 32, 32)
+    for precision, dtype in (("auto", torch.float32), ("bfloat16", torch.bfloat16)):
+        assert choose_student(backbone("test_resnet"), images, precision=precision, tune=False) == dtype
+        assert choose_teacher(backbone("test_resnet"), images, precision=precision, tune=False).precision == dtype
+
+
+def test_a_teacher_s_own_precision_holds_within_the_students():
+    images = torch.rand(2, 3, 32, 32)
+    network = backbone("test_resnet")
+    exact, half = forms.Chosen(network, torch.float32), forms.Chosen(network, torch.bfloat16)
+    with torch.no_grad():
+        plain = network(images)
+        with torch.autocast("cpu", torch.bfloat16), exact.half(images.device):
+            assert torch.equal(network(images), plain)
+        with torch.autocast("cpu", enabled=False), half.half(images.device):
+            rounded = network(images)
+    assert 1e-4 < float((rounded - plain).norm() / plain.norm()) < 2e-2
+
+
+def test_measuring_covers_every_form_in_every_precision():
+    seconds = forms._measure(
+        backbone("test_resnet"),
+        forms.STUDENT_FORMS,
+        [torch.float32, torch.bfloat16],
+        lambda network: network(torch.ones(2, 3, 32, 32)).detach(),
+        torch.ones(2, 3, 32, 32),
+    )
+    assert set(seconds) == {"contiguous", "channels_last", "contiguous bfloat16", "channels_last bfloat16"}

@@ -18,8 +18,9 @@ def statistics_of(features, batch=64):
     return finish(moments, teacher="t", data="d")
 
 
-def test_axes_and_variances_equal_a_thin_svd():
-    features = correlated()
+@pytest.mark.parametrize("dim", [3, 24, 29])  # fewer than strips, so many in each, not so many in the last
+def test_axes_and_variances_equal_a_thin_svd(dim):
+    features = correlated(dim=dim)
     found = statistics_of(features)
     x = features.numpy()
     _, singular, axes_in_rows = np.linalg.svd(x - x.mean(0), full_matrices=False)

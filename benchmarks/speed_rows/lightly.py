@@ -33,7 +33,7 @@ def lightly(setting: Setting) -> list[Row]:
     if setting.lightly is None:
         reason = "not installed: pip install lightly-train in another environment and give --lightly-python PATH"
         return [Row("lightly", WHAT, AGAINST, unit="images/s, all included", target=2.0, skipped=reason)]
-    case = on_device(replace(CASES[224], epochs=EPOCHS, tune=True), setting)
+    case = on_device(replace(CASES[224], epochs=EPOCHS, tune=True, precision="auto"), setting)
     folder = folder_of(case, setting)
     theirs = their_run(setting, case, folder, case.epochs)
     ours = our_run(setting, case)

@@ -13,6 +13,7 @@ from kdep.data import Augmentation, Order, Views, load, recolour
 from kdep.sources import open_source
 
 BATCH, IMAGES, SIZE = 32, 480, 224
+EPOCHS = 4  # start of the loading processes included: ours once, theirs in every epoch, as their loop does it
 QUICK = (8, 32, 32)
 
 
@@ -23,7 +24,7 @@ def loader(setting: Setting) -> list[Row]:
     folder = photographs(setting.work, images, own=setting.images, sides=sides)
     wall: dict[str, float] = {}
 
-    def rate(name: str, workers: int, count: int = images) -> float:
+    def rate(name: str, workers: int, count: int = images * EPOCHS) -> float:
         passes = {"ours": ours, "theirs": theirs}[name]
         began, busy = time.perf_counter(), processor_seconds()
         with threads(1):  # idle threads would wait in a loop, on the processor's time
@@ -35,7 +36,8 @@ def loader(setting: Setting) -> list[Row]:
     figures = interleave({"ours": lambda: rate("ours", 1), "theirs": lambda: rate("theirs", 1)}, setting.repeats)
     middle = medians(figures)
     two = {name: rate(name, 2) for name in ("ours", "theirs")}
-    by_images = {f"{share}x": images * share // 4 / rate("ours", 1, images * share // 4) for share in (1, 2, 4)}
+    shares = {f"{share}x": images * EPOCHS * share // 4 for share in (1, 2, 4)}
+    by_images = {name: count / rate("ours", 1, count) for name, count in shares.items()}
     return [
         Row(
             "loader",
@@ -48,7 +50,7 @@ def loader(setting: Setting) -> list[Row]:
             target=2.0,
             batch=batch,
             resolution=size,
-            images=images,
+            images=images * EPOCHS,
             growth={
                 "images": {"unit": "core-seconds", **by_images},
                 "workers": {"unit": "images/s per core", "1": middle["ours"], "2": two["ours"]},
@@ -65,7 +67,7 @@ def ours(folder: Path, size: int, batch: int, workers: int, count: int) -> int:
     """Load, crop and colour so many images as pretraining does; returns how many."""
     source = open_source(str(folder))
     views = Views(source, Augmentation(size, jitter=0.1, lighting=0.05), seed=0)
-    batches = load(views, Order(len(source.names), batch, 1, seed=0), workers=workers)
+    batches = load(views, Order(len(source.names), batch, EPOCHS, seed=0), workers=workers)
     seen = 0
     for part in itertools.islice(batches, max(1, count // batch)):
         recolour(part.images, part.colour)
@@ -75,5 +77,6 @@ def ours(folder: Path, size: int, batch: int, workers: int, count: int) -> int:
 
 def theirs(folder: Path, size: int, batch: int, workers: int, count: int) -> int:
     """Load so many images with torchvision; returns how many."""
-    batches = reference_loop.make_loader(folder, size=size, batch=batch, workers=workers)
+    loader = reference_loop.make_loader(folder, size=size, batch=batch, workers=workers)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
     return sum(len(images) for images, _ in itertools.islice(batches, max(1, count // batch)))

@@ -3,11 +3,13 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import torch
 
 from benchmarks.speed_rows.clock import in_child, peak_mb
@@ -42,7 +44,7 @@ def statistics(setting: Setting) -> list[Row]:
     one = child("stream", images, threads=1)
     detail = {"turns": turns, **same, "dim": dim, "same_axes": same["angle"] < SAME}
     lines = []
-    for key, unit, target in (("seconds", "s", 5.0), ("peak_mb", "MB above the imports", 20.0)):
+    for key, unit, target in (("seconds", "s", 5.0), ("peak_mb", "MB above the source of features", 20.0)):
         ours, theirs = middle["stream"][key], middle["whole"][key]
         grown = {"unit": unit, **{name: made[key] for name, made in smaller.items()}, "4x": ours}
         lines.append(
@@ -66,44 +68,56 @@ def statistics(setting: Setting) -> list[Row]:
     return lines
 
 
-def features(images: int, dim: int) -> Iterator[torch.Tensor]:
+@dataclass(frozen=True)
+class Source:
     """Batches (B, D) float32 with the decaying spectrum of a network's features, a function of the seed alone."""
+
+    mix: torch.Tensor
+    mean: torch.Tensor
+    draw: torch.Generator
+
+    def batches(self, images: int) -> Iterator[torch.Tensor]:
+        """So many images, `BATCH` at a time."""
+        for start in range(0, images, BATCH):
+            count = min(BATCH, images - start)
+            yield torch.randn(count, len(self.mean), generator=self.draw) @ self.mix + self.mean
+
+
+def make_source(dim: int) -> Source:
+    """Features of width `dim`."""
     draw = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(dim, dim, generator=draw))[0]
     # sigma falls like 1 / k: the leading axes lie apart, so that they can be compared one by one.
     mix = (torch.arange(1, dim + 1).float().reciprocal()[:, None] * rotation).contiguous()
-    del rotation
-    mean = torch.rand(dim, generator=draw)
-    for start in range(0, images, BATCH):
-        yield torch.randn(min(BATCH, images - start), dim, generator=draw) @ mix + mean
+    return Source(mix, torch.rand(dim, generator=draw), draw)
 
 
 def measure(kind: str, images: int, dim: int, out: str, threads: int | None = None) -> dict[str, float]:
-    """In a child process: time without making the features, peak memory above the imports, axes in a file."""
+    """In a child process: time without making the features, peak memory above that of their source, axes in a file."""
     torch.set_num_threads(threads or torch.get_num_threads())
-    torch.linalg.eigh(torch.eye(8, dtype=torch.float64))  # loads the library
-    torch.linalg.svd(torch.eye(8))
-    clock = [0.0]
-    axes, peak = peak_mb(lambda: {"stream": _stream, "whole": _whole}[kind](images, dim, clock))
-    torch.save(axes, out)
+    torch.linalg.svd(torch.eye(256))  # the libraries are loaded, and have made the buffers of their threads
+    scipy.linalg.eigh(np.eye(256))
+    source, clock = make_source(dim), [0.0]
+    axes, peak = peak_mb(lambda: {"stream": _stream, "whole": _whole}[kind](source, images, clock))
+    torch.save(axes.float(), out)
     return {"seconds": clock[0], "peak_mb": peak}
 
 
-def _stream(images: int, dim: int, clock: list[float]) -> torch.Tensor:
-    moments = Moments(dim)
-    for batch in features(images, dim):
+def _stream(source: Source, images: int, clock: list[float]) -> torch.Tensor:
+    moments = Moments(len(source.mean))
+    for batch in source.batches(images):
         began = time.perf_counter()
         moments.add(batch)
         clock[0] += time.perf_counter() - began
     began = time.perf_counter()
     found: Statistics = finish(moments, teacher="", data="")
     clock[0] += time.perf_counter() - began
-    return found.axes.float()
+    return found.axes
 
 
-def _whole(images: int, dim: int, clock: list[float]) -> torch.Tensor:
-    matrix = torch.empty(images, dim)
-    for number, batch in enumerate(features(images, dim)):
+def _whole(source: Source, images: int, clock: list[float]) -> torch.Tensor:
+    matrix = torch.empty(images, len(source.mean))
+    for number, batch in enumerate(source.batches(images)):
         matrix[number * BATCH : number * BATCH + len(batch)] = batch
     began = time.perf_counter()
     matrix -= matrix.mean(0)

@@ -15,7 +15,7 @@ from benchmarks.speed_rows.photographs import photographs
 from benchmarks.speed_rows.row import Setting
 from kdep.checkpoint import write_atomically
 from kdep.config import Config, Data, parse_config
-from kdep.device import choose_precision, join
+from kdep.device import join
 from kdep.forms import choose_student
 from kdep.optim import make_optimizer
 from kdep.parts import open_student
@@ -34,6 +34,7 @@ class Case:
         images: of the bank; more than the student's width, or the axes would lack rank.
         live: images of a run with the live teacher, which is slower.
         epochs: of a run from the bank.
+        precision: float32, as the rival computes, or auto: what a user gets.
     """
 
     teacher: str
@@ -44,6 +45,7 @@ class Case:
     live: int
     epochs: int = 1
     tune: bool | str = True
+    precision: str = "float32"
 
 
 def on_device(case: Case, setting: Setting) -> Case:
@@ -53,7 +55,7 @@ def on_device(case: Case, setting: Setting) -> Case:
             case, teacher="random:test_efficientnet", student="test_resnet", size=32, batch=8, images=128, live=128
         )
     if setting.device.type == "cuda":
-        return replace(case, batch=128, images=8192, live=8192, tune=True)
+        return replace(case, batch=128, images=8192, live=8192, tune=True, precision="auto")
     return case
 
 
@@ -88,6 +90,7 @@ def configure(
         "bank": {"path": str(bank_path(case, setting, cache=cache)), "views": 1, "check": 1} if bank else None,
         "device": str(setting.device),
         "tune": case.tune,
+        "precision": case.precision,
         "runs": str(setting.work / "runs"),
     }
     return parse_config(content, "benchmarks.speed")
@@ -165,9 +168,8 @@ def ceiling(config: Config, steps: int) -> Callable[[], float]:
     device = process.device
     student = open_student(config).to(device)
     images = torch.rand(optim.batch_size, 3, size, size, device=device)
-    choose_student(student, images, tune=config.tune, process=process)
+    precision = choose_student(student, images, precision=config.precision, tune=config.tune, process=process)
     wanted = torch.randn(optim.batch_size, 1, student.dim, device=device)
-    precision = choose_precision(config.precision, device)
     optimizer = make_optimizer(student, optim)
     gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     student.train()
