@@ -18,7 +18,6 @@ import numpy as np
 import scipy.linalg
 import torch
 
-
 STRIPS = 8  # of the scatter matrix on a CPU: the part above the diagonal that they still compute is a sixteenth
 
 
