@@ -1,11 +1,14 @@
 """Which process and device this is, and in which precision it computes."""
 
+import ctypes
 import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,21 @@ def join(device: str) -> Process:
         torch.cuda.set_device(local)
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.startswith("cuda") else "gloo")
+    if chosen == "cpu":
+        keep_freed_memory()
     return Process(torch.device(chosen), rank, world)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a training step frees for the next one; without effect where another allocator serves.
+
+    By default the activations go back to the system and return as page faults, thousands in every step. The process
+    then stays as large as its largest step, which it will be again anyway.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        for option, value in ((M_TRIM_THRESHOLD, 2**31 - 1), (M_MMAP_MAX, 0)):
+            mallopt(option, value)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -41,9 +41,10 @@ class Moments:
         if features.shape[1:] != self.mean.shape:
             raise ValueError(f"features {tuple(features.shape)}: expected (B, {len(self.mean)})")
         x = features.detach().double()
-        if not bool(torch.isfinite(x).all()):
+        total = x.sum(0)
+        if not bool(torch.isfinite(total).all()):  # one feature that is not is enough
             raise ValueError("teacher features hold NaN or Inf: check its weights and input normalisation")
-        mean = x.mean(0)
+        mean = total / max(len(x), 1)
         centred = x - mean
         if centred.device == self.scatter.device:
             # In place, since a matrix more would double the memory; the BLAS of most builds has no faster syrk.

@@ -23,8 +23,9 @@ def loader(setting: Setting) -> list[Row]:
     sides = (120, 90) if setting.quick else (500, 375)
     folder = photographs(setting.work, images, own=setting.images, sides=sides)
     wall: dict[str, float] = {}
+    default: int | str = 1 if setting.device.type == "cuda" else "auto"  # on a CPU: threads, between the steps
 
-    def rate(name: str, workers: int, count: int = images * EPOCHS) -> float:
+    def rate(name: str, workers: int | str, count: int = images * EPOCHS) -> float:
         passes = {"ours": ours, "theirs": theirs}[name]
         began, busy = time.perf_counter(), processor_seconds()
         with threads(1):  # idle threads would wait in a loop, on the processor's time
@@ -33,11 +34,11 @@ def loader(setting: Setting) -> list[Row]:
         wall[f"{name}-{workers}"] = seen / (time.perf_counter() - began)
         return seen / (processor_seconds() - busy)
 
-    figures = interleave({"ours": lambda: rate("ours", 1), "theirs": lambda: rate("theirs", 1)}, setting.repeats)
+    figures = interleave({"ours": lambda: rate("ours", default), "theirs": lambda: rate("theirs", 1)}, setting.repeats)
     middle = medians(figures)
-    two = {name: rate(name, 2) for name in ("ours", "theirs")}
+    one, two = rate("ours", 1), {name: rate(name, 2) for name in ("ours", "theirs")}
     shares = {f"{share}x": images * EPOCHS * share // 4 for share in (1, 2, 4)}
-    by_images = {name: count / rate("ours", 1, count) for name, count in shares.items()}
+    by_images = {name: count / rate("ours", default, count) for name, count in shares.items()}
     return [
         Row(
             "loader",
@@ -53,9 +54,10 @@ def loader(setting: Setting) -> list[Row]:
             images=images * EPOCHS,
             growth={
                 "images": {"unit": "core-seconds", **by_images},
-                "workers": {"unit": "images/s per core", "1": middle["ours"], "2": two["ours"]},
+                "workers": {"unit": "images/s per core", "1": one, "2": two["ours"]},
             },
-            note=f"processor time of all processes, start of the loading processes included; theirs with two: "
+            note=f"processor time of all processes, start of the loading processes included; ours with workers: "
+            f"{default}, with one process {one:.0f}, with two {two['ours']:.0f}; theirs with one, with two "
             f"{two['theirs']:.0f}; images/s of the wall clock with two: {wall['ours-2']:.0f} against "
             f"{wall['theirs-2']:.0f}",
             detail={"figures": figures, "two_workers": two, "wall_images_per_second": wall},
@@ -63,7 +65,7 @@ def loader(setting: Setting) -> list[Row]:
     ]
 
 
-def ours(folder: Path, size: int, batch: int, workers: int, count: int) -> int:
+def ours(folder: Path, size: int, batch: int, workers: int | str, count: int) -> int:
     """Load, crop and colour so many images as pretraining does; returns how many."""
     source = open_source(str(folder))
     views = Views(source, Augmentation(size, jitter=0.1, lighting=0.05), seed=0)
