@@ -1,6 +1,6 @@
-"""Measure speed and memory side by side with what people would use instead; print a table, write JSON and a plot.
+"""Measure speed and memory beside what people would use instead; print a table, write JSON, Markdown and a plot.
 
-    python -m benchmarks.speed                          # everything: half an hour on two CPU cores
+    python -m benchmarks.speed                          # everything: an hour and a half on two CPU cores
     python -m benchmarks.speed --rows loader,memory     # some of it; --list names them and their minutes
     python -m benchmarks.speed --out                    # into docs/figures/speed.json and .png
 
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         write(document, args.out)
         print(table(lines), flush=True)  # noqa: T201 - progress
     write(document, args.out)
-    print(f"\n{table(all_lines(document))}\n\n{args.out}, {args.out.with_suffix('.png')}")  # noqa: T201 - the answer
+    print(f"\n{table(all_lines(document))}\n\n{args.out}, and beside it .md and .png")  # noqa: T201 - the answer
     return 0
 
 
@@ -115,7 +115,7 @@ def check(args: argparse.Namespace, chosen: list[str]) -> None:
     if args.repeats < 1:
         problem = f"--repeats {args.repeats}: at least 1"
     if args.out.suffix != ".json":
-        problem = f"--out {args.out}: a name that ends in .json; the plot gets the same name with .png"
+        problem = f"--out {args.out}: a name that ends in .json; tables and plot get it with .md and .png"
     if args.lightly_python and not args.lightly_python.exists():
         problem = f"--lightly-python {args.lightly_python}: no such file"
     if problem:
@@ -202,10 +202,11 @@ def all_lines(document: dict[str, Any]) -> list["Row"]:
 
 
 def write(document: dict[str, Any], out: Path) -> None:
-    """Write the JSON and the plot."""
+    """Write the JSON, its tables and the plot."""
     from benchmarks.speed_rows.picture import draw
 
     write_atomically(out, lambda part: part.write_text(json.dumps(document, indent=1) + "\n"))
+    write_atomically(out.with_suffix(".md"), lambda part: part.write_text(markdown(document)))
     lines = [line for line in all_lines(document) if line.ratio is not None]
     if lines:
         write_atomically(out.with_suffix(".png"), lambda part: draw(lines, document, part))
@@ -219,6 +220,43 @@ def table(lines: list["Row"]) -> str:
     text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *body)]
     notes = [f"  {line.name}: {line.skipped or line.note}" for line in lines if line.skipped or line.note]
     return "\n".join(row.rstrip() for row in text + notes)
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Tables for docs: every line with its contenders and sizes, how its cost grows, and what one must know."""
+    device, lines = document["device"], all_lines(document)
+    where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
+    text = [f"{where}, torch {device['torch']}; CUDA {document['cuda']}.", ""]
+    text += ["| row | what | against | batch | px | kdep | rival | unit | ratio | target | met |"]
+    text += ["|---|---|---|---:|---:|---:|---:|---|---:|---:|---|"]
+    for line in lines:
+        name, ours, theirs, unit, ratio, target, verdict = cells(line)
+        sizes = (line.batch or "", line.resolution or "")
+        row = (
+            name,
+            line.what,
+            line.against,
+            *sizes,
+            ours,
+            theirs,
+            unit,
+            ratio,
+            target,
+            verdict.replace("NOT met", "no"),
+        )
+        text.append(f"| {' | '.join(map(str, row))} |")
+    text += ["", "How cost grows:", ""]
+    for line in lines:
+        for axis, content in line.growth.items():
+            points = ", ".join(f"{name}: {_number(value)}" for name, value in content.items() if name != "unit")
+            text.append(f"- {line.name}, {axis} ({content['unit']}): {points}")
+    text += ["", "To be read with:", ""]
+    text += [f"- {line.name}: {line.skipped or line.note}" for line in lines if line.skipped or line.note]
+    return "\n".join(text) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def cells(line: "Row") -> tuple[str, ...]:

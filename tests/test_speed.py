@@ -58,6 +58,9 @@ def test_cheap_rows_give_a_table_a_file_and_a_picture_and_are_not_measured_twice
     assert set(line["growth"]["images"]) == {"unit", "1x", "2x", "4x"}
     assert document["device"]["torch"] == torch.__version__ and document["sizes"] == "quick"
     assert Image.open(tmp_path / "speed.png").size[0] > 800
+    tables = (tmp_path / "speed.md").read_text()
+    assert "| linear-probe | path of 3 penalties, 300 x 16, 5 classes |" in tables
+    assert "- linear-probe, images (s): 1x: " in tables
     # Measured rows stay as they are; a skipped one is tried again.
     assert measure(tmp_path, "--rows", "probe,lightly") == 0
     assert "1 measurements" in capsys.readouterr().out
