@@ -16,6 +16,7 @@ REQUIRED = [
     "huggingface_hub>=0.23",  # ModelCard, EvalResult; timm requires it anyway
     "safetensors>=0.4",  # timm's own file format
     "scikit-learn>=1.3",  # stratified splits; brings scipy for t quantiles
+    "threadpoolctl>=3.1",  # user_api="openmp" of one thread; scikit-learn requires it anyway
     "matplotlib>=3.8",  # layout='constrained', 'outside' legends
     "tensorboard>=2.14",  # torch.utils.tensorboard
     "tqdm>=4.65",
@@ -48,6 +49,13 @@ EXTRAS = {
     # Data sets by their name on the hub, or saved to disk: layout huggingface of a suite file.
     "huggingface": [
         "datasets>=2.19",  # Image(decode=False) gives the bytes of images in folders too
+    ],
+    # Trackers of pretraining runs, and where `kdep leaderboard export` takes the board to.
+    "wandb": [
+        "wandb>=0.26.1,<1",  # takes the protobuf that tensorboard brings; 0.26.0 leaves tea_debug.log wherever it runs
+    ],
+    "mlflow": [
+        "mlflow>=3.13,<4",  # likewise; 3.7 cannot import SQLAlchemy 2.1; 4 may change the client
     ],
     "dev": [
         "pytest>=8",

@@ -1,4 +1,7 @@
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -321,3 +324,27 @@ def test_a_written_subset_takes_as_many_of_each_class_and_opens_as_a_source(tmp_
 def test_a_written_subset_takes_a_fraction_of_each_class(tmp_path):
     pictures(tmp_path / "p", count=8)
     assert write_subset(tmp_path / "p", tmp_path / "a.txt", per_class=None, fraction=0.5, seed=0) == 4
+
+
+THREADS = """
+import os, sys, torch
+from kdep.data import Augmentation, Order, Views, load
+from kdep.sources import open_source
+
+def count():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(3)
+views = Views(open_source(sys.argv[1]), Augmentation(64, crop_scale=(0.5, 0.5)), seed=0)
+batches = iter(load(views, Order(4, 4, 2, seed=0), workers="auto"))
+torch.ones(2**22).add_(1)  # starts torch's own threads
+before = count()
+next(batches)
+print(count() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_threads_that_decode_start_no_threads_of_their_own(tmp_path):
+    command = [sys.executable, "-c", THREADS, str(pictures(tmp_path, 4, (640, 480)))]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == 2  # two images each
