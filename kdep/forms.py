@@ -32,6 +32,7 @@ logger = logging.getLogger("kdep")
 TOLERANCE = 1e-5  # norm of the difference over the norm of the features: float32 rounding through a deep network
 GAIN = 1.05  # another form must be faster by this factor: less is noise
 HALF_GAIN = 1.2
+ENOUGH = 2**18  # pixels: a second's work
 ROUNDS = 3
 
 
@@ -72,8 +73,11 @@ STUDENT_FORMS: dict[str, Form] = {"contiguous": contiguous, "channels_last": cha
 
 
 def sample(batch_size: int, size: int, device: torch.device) -> torch.Tensor:
-    """Noise to measure on, (B, 3, size, size): a whole batch on a GPU; on a CPU a few images tell enough."""
-    count = batch_size if device.type == "cuda" else min(batch_size, 16)
+    """Noise to measure on, (B, 3, size, size): a whole batch on a GPU, and on a CPU of small images.
+
+    Of large images 16 tell enough on a CPU; of small ones the batch decides which layout is faster.
+    """
+    count = batch_size if device.type == "cuda" else min(batch_size, max(16, ENOUGH // size**2))
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
 

@@ -16,7 +16,7 @@ from benchmarks.speed_rows.row import Setting
 from kdep.checkpoint import write_atomically
 from kdep.config import Config, Data, parse_config
 from kdep.device import join
-from kdep.forms import choose_student
+from kdep.forms import choose_student, sample
 from kdep.optim import make_optimizer
 from kdep.parts import open_student
 from kdep.pretrain import distill_loss, pretrain
@@ -168,7 +168,8 @@ def ceiling(config: Config, steps: int) -> Callable[[], float]:
     device = process.device
     student = open_student(config).to(device)
     images = torch.rand(optim.batch_size, 3, size, size, device=device)
-    precision = choose_student(student, images, precision=config.precision, tune=config.tune, process=process)
+    noise = sample(optim.batch_size, size, device)
+    precision = choose_student(student, noise, precision=config.precision, tune=config.tune, process=process)
     wanted = torch.randn(optim.batch_size, 1, student.dim, device=device)
     optimizer = make_optimizer(student, optim)
     gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
