@@ -1,0 +1,202 @@
+import math
+
+import pytest
+
+from benchmarks.compare import judge
+from benchmarks.study_answer import answer, as_markdown
+from benchmarks.study_claims import (
+    against_baseline,
+    against_best,
+    best_of,
+    by_cell,
+    chosen_on_select,
+    in_words,
+    over_tasks,
+    reached,
+    savings,
+)
+
+from .made_studies import made, rows_of
+
+
+def test_arms_are_compared_by_their_mean_over_tasks_paired_by_seed():
+    scores = {
+        "base": {"a": [10, 12, 14], "b": [20, 20, 20]},
+        "better": {"a": [14, 16, 19], "b": [24, 24, 23]},  # +4, +4, +4 on the mean
+        "equal": {"a": [10, 13, 14], "b": [20, 19, 20]},
+        "short": {"a": [30], "b": [30]},
+    }
+    study, rows = made(scores), rows_of(scores)
+    said = against_baseline(study, by_cell(rows), None)
+    assert said[0].startswith("`better` scores higher than `base` in every run (+4.00, n = 3)")
+    assert said[1] == "`equal` shows no difference to `base` (+0.00, n = 3)."
+    assert said[2] == "`short` has not enough runs to be told from `base` (+15.00, n = 1)."
+    text = as_markdown(study, rows)
+    # The mean of 10, 12, 14 with 4.303 * 2 / sqrt(3), and of the two tasks' mean by seed.
+    assert "| base | 12.00 ± 4.97 | 20.00 | 16.00 ± 2.48 |" in text
+    assert "| short | 30.00 | 30.00 | 30.00 |" in text
+    assert "Unfinished: 4 of 24 scores are still to come." in text
+
+
+def test_an_interval_that_excludes_zero_is_called_better_or_worse():
+    scores = {"base": {"a": [10, 10, 10], "b": [10, 10, 10]}, "worse": {"a": [8, 8.2, 7.8], "b": [8, 8.2, 7.8]}}
+    assert judge([-2, -1.8, -2.2])[0] == "worse"
+    said = against_baseline(made(scores), by_cell(rows_of(scores)), None)
+    assert said == ["`worse` is worse than `base` (-2.00 ± 0.50, n = 3)."]
+
+
+def test_the_mean_over_tasks_is_of_the_seeds_that_all_tasks_have():
+    scores = {"base": {"a": [10, 12, 14], "b": [20, 30]}}
+    assert over_tasks(made(scores), by_cell(rows_of(scores)), "base", None) == {0: 15, 1: 21}
+
+
+def test_every_arm_stands_against_the_best_other_one_unless_that_is_the_baseline():
+    def both(values):
+        return {"a": values, "b": values}
+
+    scores = {
+        "base": both([10, 10, 10]),
+        "low": both([1, 2, 3]),
+        "second": both([20, 21, 22]),
+        "first": both([30, 32, 34]),
+        "lucky": both([90]),  # one seed: three seeds of another count for more
+    }
+    said = against_best(made(scores), by_cell(rows_of(scores)), None)
+    # first - second: 10, 11, 12, and 4.303 / sqrt(3) for its interval.
+    assert said == [
+        "`base` is worse than `first` (-22.00 ± 4.97, n = 3).",
+        "`low` is worse than `first` (-30.00 ± 2.48, n = 3).",
+        "`second` is worse than `first` (-11.00 ± 2.48, n = 3).",
+        "`first` is better than `second` (+11.00 ± 2.48, n = 3).",
+        "`lucky` has not enough runs to be told from `first` (+60.00, n = 1).",
+    ]
+    two = {arm: scores[arm] for arm in ("base", "low")}
+    assert against_best(made(two), by_cell(rows_of(two)), None) == [
+        "`base` is better than `low` (+8.00 ± 2.48, n = 3)."
+    ]
+
+
+def test_the_arm_chosen_on_select_is_held_against_the_baseline_on_score():
+    scores = {
+        arm: {"a": values, "b": values} for arm, values in {"base": [5, 6, 7], "x": [7, 9, 8], "y": [9, 9, 9]}.items()
+    }
+    rows = rows_of(scores, select={"base": 50.0, "x": 52.0, "y": 51.0})
+    study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "select")
+    # y has the best score, but x is chosen: 2, 3, 1 more than the baseline.
+    assert chosen_on_select(study, by_score, by_select, None) == [
+        "On the select split `x` is the best (52.00); on score, which that choice has not seen: "
+        "`x` shows no difference to `base` (+2.00 ± 2.48, n = 3)."
+    ]
+    assert "Chosen before it was scored:" in as_markdown(study, rows)
+    best = by_cell(rows_of(scores, select={"base": 53.0, "x": 52.0, "y": 51.0}), "select")
+    assert chosen_on_select(study, by_score, best, None) == ["On the select split no arm is above `base` (53.00)."]
+    some = by_cell(rows_of(scores, select={"base": 53.0, "x": 52.0}), "select")
+    assert chosen_on_select(study, by_score, some, None) == []  # y has none
+    unfinished = by_cell([row for row in rows if (row["arm"], row["seed"]) != ("y", 2)])
+    assert chosen_on_select(study, unfinished, by_select, None) == []
+
+
+@pytest.mark.parametrize(
+    ("curve", "goal", "images"),
+    [
+        ([(100, 50), (1000, 60)], 55, 100 * 10**0.5),  # half the way on a logarithmic axis
+        ([(100, 50), (1000, 70)], 55, 100 * 10**0.25),
+        ([(100, 50), (1000, 60)], 60, 1000),
+        ([(100, 50), (1000, 60)], 60.001, None),
+        ([(100, 50), (1000, 60)], 49, 100),  # earlier than its first point, nobody knows when
+        ([(10, 1), (100, 3), (1000, 2), (10000, 9)], 2, 10 * 10**0.5),  # the first time counts
+        ([(10, 3), (100, 1), (1000, 5)], 4, 100 * 10**0.75),  # after a fall
+    ],
+)
+def test_a_score_is_reached_on_a_straight_line_over_the_logarithm_of_the_images(curve, goal, images):
+    found = reached(curve, goal)
+    assert found is images or found == pytest.approx(images)
+
+
+def test_the_best_score_is_that_at_the_value_with_the_best_mean_over_seeds():
+    goal = best_of({0: [(100, 54), (1000, 55)], 2: [(100, 54), (1000, 40)]})
+    assert (goal.images, goal.scores) == (100, {0: 54, 2: 54})
+
+
+def along(key, values, arms, *, images):
+    """A study over an axis: arm -> value -> scores by seed; task a scores one less, b one more."""
+    study = made(dict.fromkeys(arms), axis={"key": key, "values": values})
+    rows = []
+    for arm, found in arms.items():
+        for value, scores in found.items():
+            both = {arm: {"a": [score - 1 for score in scores], "b": [score + 1 for score in scores]}}
+            rows += rows_of(both, value=value, images=images[value])
+    return study, rows
+
+
+def test_the_saving_is_a_factor_of_images_with_its_interval_over_seeds():
+    arms = {
+        "new": {1: [50, 50, 50], 10: [60, 70, 60]},
+        "old": {1: [40, 40, 40], 10: [55, 55, 57.5]},
+    }
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
+    # New has old's 55, 55, 57.5 after 10^2.5, 10^2.25, 10^2.75 images: factors 10^0.5, 10^0.75, 10^0.25. Their mean
+    # exponent is 0.5 with a deviation of 0.25, so the interval reaches 4.3027 * 0.25 / sqrt(3) = 0.6210 to each side.
+    assert savings(study, by_cell(rows), rows) == [
+        "`new` reaches the best score of `old` (55.83 with 1,000 images seen) with 3.16 times fewer images seen "
+        "(0.76 to 13.21, n = 3; a difference is not shown).",
+        "`old` does not reach the best score of `new` (63.33 with 1,000 images seen) within 1,000 images seen in any "
+        "run (n = 3).",
+    ]
+    assert "## Along optim.epochs" in as_markdown(study, rows)
+
+
+def test_along_the_images_of_a_source_their_number_counts_and_not_the_views():
+    arms = {"new": {10: [50, 50, 50], 1000: [60, 60, 60]}, "old": {10: [40, 40, 40], 1000: [55, 55, 55]}}
+    study, rows = along("data.limit", [10, 1000], arms, images={10: 7, 1000: 7})
+    assert savings(study, by_cell(rows), rows)[0] == (
+        "`new` reaches the best score of `old` (55.00 with 1,000 images) with 10.00 times fewer images "
+        "(10.00 to 10.00, n = 3)."
+    )
+    assert savings(*along("optim.lr", [10, 1000], arms, images={10: 7, 1000: 7})[:1], by_cell(rows), rows) == []
+
+
+def test_a_score_that_only_some_runs_reach_is_not_reached():
+    arms = {"new": {1: [50, 50, 50], 10: [60, 60, 51]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
+    assert savings(study, by_cell(rows), rows)[0] == (
+        "`new` does not reach the best score of `old` (55.00 with 1,000 images seen) within 1,000 images seen in 1 of "
+        "3 runs."
+    )
+
+
+def test_a_score_that_the_smallest_value_has_already_gives_a_lower_bound():
+    arms = {"new": {1: [56, 50, 50], 10: [60, 60, 60]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
+    # Factors of at least 10, then 10^0.5 twice: 10^(2/3).
+    assert savings(study, by_cell(rows), rows)[0].endswith(
+        "with at least 4.64 times fewer images seen (1 of 3 runs have it at the smallest value already)."
+    )
+
+
+def test_seeds_that_lack_a_value_and_checkpoints_do_not_count():
+    new = {1: [50, 50, 50], 10: [60, 60], 100: [70]}
+    arms = {"new": new, "old": {1: [40, 40, 40], 10: [55, 55, 55], 100: [54, 54, 54]}}
+    study, rows = along("optim.epochs", [1, 10, 100], arms, images={1: 100, 10: 1000, 100: 10000})
+    assert savings(study, by_cell(rows), rows)[0].endswith(
+        "with 3.16 times fewer images seen (n = 1: not enough runs for an interval)."
+    )
+    study, rows = along("optim.epochs", [1, 10, 100], arms, images={1: 0, 10: 0, 100: 0})
+    assert savings(study, by_cell(rows), rows) == []
+
+
+def test_more_images_are_called_more():
+    logs = [-math.log(2) + step for step in (-0.1, 0, 0.1)]  # half its interval: 4.3027 * 0.1 / sqrt(3) = 0.2484
+    assert in_words(logs, 0, " seen") == "with 2.00 times as many images seen (1.56 to 2.56, n = 3)"
+
+
+@pytest.mark.parametrize("values", [[1, 10], ["a", "b"]], ids=["numbers", "names"])
+def test_an_answer_is_a_table_a_text_and_a_picture(values, tmp_path):
+    from PIL import Image
+
+    arms = {"new": {values[0]: [50, 50, 50], values[1]: [60]}, "old": {values[0]: [40, 40, 40]}}
+    study, rows = along("some.key", values, arms, images=dict.fromkeys(values, 5))
+    text = answer(study, rows, tmp_path)
+    assert (tmp_path / "made.md").read_text() == text and f"## some.key = {values[1]}" in text
+    assert len((tmp_path / "made.csv").read_text().splitlines()) == 1 + len(rows)
+    assert Image.open(tmp_path / "made.png").size[0] > 1000  # a panel per task, and one of their mean
