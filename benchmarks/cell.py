@@ -113,7 +113,7 @@ def measure(cell: Cell) -> Result:
         chosen=outcome.chosen | memory,
         curves=outcome.curves,
         load=outcome.load,
-        cost=cost(checkpoint, device, time.perf_counter() - clock),
+        cost=cost(checkpoint, device, time.perf_counter() - clock) | outcome.cost,
         versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
         commit=own["commit"],
     )

@@ -119,7 +119,7 @@ def measure(spec: str, task: Task, folder: Path) -> dict[str, Any]:
     """Extract the features that a cell would and compare both probes on each tap."""
     settings = read_settings(Linear, task)
     checkpoint, splits = open_checkpoint(spec), open_splits(task.dataset, seed=0)
-    taps = open_taps(checkpoint, splits, settings, work_dir=folder / "seed0.work", device=torch.device("cpu"))
+    taps, _ = open_taps(checkpoint, splits, settings, work_dir=folder / "seed0.work", device=torch.device("cpu"))
     known = {"checkpoint": checkpoint.name, "task": task.name, "images": splits.counts, "threads": 1}
     found = {}
     for tap, data in taps.items():

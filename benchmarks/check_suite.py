@@ -31,7 +31,7 @@ STUDENTS = ("random:test_resnet", "random:test_efficientnet")
 SIZES = {"pool": 12, "train_per_class": 6, "test_per_class": 3, "size": 32, "dense_size": 48}
 DENSE = {"dense_train": 10, "dense_val": 10}
 # What a run measures of itself, and when.
-OWN = ("seconds", "peak_memory_mb", "images_per_second", "device", "started")
+OWN = ("seconds", "peak_memory_mb", "images_per_second", "training_images_per_second", "device", "started")
 
 
 def write_suite(folder: Path) -> Path:

@@ -104,9 +104,9 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
     else:
         counts = {**counts, "fit": len(splits.pool), "select": 0}
     final = (chosen["lr"], chosen["weight_decay"])
-    scores = train_and_predict(checkpoint, splits, settings, final, final=True, seed=seed, device=device)
+    scores, speed = train_and_predict(checkpoint, splits, settings, final, final=True, seed=seed, device=device)
     metrics = accuracy(scores.argmax(1), torch.from_numpy(splits.score.labels), classes=len(splits.pool.classes))
-    return Outcome(metrics, counts, chosen, curves, load_report(checkpoint))
+    return Outcome(metrics, counts, chosen, curves, load_report(checkpoint), {"images_per_second": speed})
 
 
 def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Probed:
@@ -141,14 +141,22 @@ def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
 
 def open_taps(
     checkpoint: Checkpoint, splits: Splits, pixels: Pixels, *, work_dir: Path, device: torch.device
-) -> dict[str, Data]:
-    """Features at every tap that one forward gives, `pre` before `post`; extracted once per checkpoint and images."""
+) -> tuple[dict[str, Data], dict[str, float]]:
+    """Features at every tap that one forward gives, `pre` before `post`; extracted once per checkpoint and images.
+
+    Returns:
+        Taps, and the images_per_second of what was extracted here, if anything was.
+    """
     cache = feature_folder(work_dir, checkpoint)
-    pool = extract(checkpoint, splits.pool, pixels=pixels, cache=cache, device=device)
-    score = extract(checkpoint, splits.score, pixels=pixels, cache=cache, device=device)
+    parts = (splits.pool, splits.score)
+    found = [extract(checkpoint, images, pixels=pixels, cache=cache, device=device) for images in parts]
+    (pool, score), took = (part.taps for part in found), [part.seconds for part in found]
+    done = sum(len(images) for images, seconds in zip(parts, took, strict=True) if seconds is not None)
+    cost = {"images_per_second": done / sum(filter(None, took))} if done else {}
     labels, fit, select = (torch.from_numpy(a) for a in (splits.pool.labels, splits.fit, splits.select))
     classes = len(splits.pool.classes)
-    return {tap: Data(pool[tap], labels, fit, select, score[tap], classes, device) for tap in sorted(pool)[::-1]}
+    taps = {tap: Data(pool[tap], labels, fit, select, score[tap], classes, device) for tap in sorted(pool)[::-1]}
+    return taps, cost
 
 
 def _probe(
@@ -163,7 +171,7 @@ def _probe(
 ) -> Outcome:
     """Probe every tap; the one that is best on select gives the score, and the scores of all stand beside it."""
     splits = open_splits(task.dataset, seed=seed)
-    taps = open_taps(checkpoint, splits, pixels, work_dir=work_dir, device=device)
+    taps, cost = open_taps(checkpoint, splits, pixels, work_dir=work_dir, device=device)
     probed = {tap: probe(data) for tap, data in taps.items()}
     best = max(probed, key=lambda tap: (probed[tap].select_top1, -probed[tap].select_loss))
     truth, classes = torch.from_numpy(splits.score.labels), len(splits.pool.classes)
@@ -174,6 +182,7 @@ def _probe(
         chosen={"tap": best} | probed[best].chosen,
         curves={tap: {"chosen": result.chosen, **result.curves} for tap, result in probed.items()},
         load=load_report(checkpoint),
+        cost=cost,
     )
 
 

@@ -19,7 +19,9 @@ class Cost:
         runs: finished runs; rows of unequal numbers of runs have unequal wall time.
         seconds: wall time of those runs, added up.
         peak_memory_mb: the most that any of them used, MiB.
-        images_per_second: median over runs; None where they ran on several kinds of device.
+        images_per_second: of the frozen backbone, median over the probes that extracted features; None where the runs
+            were on several kinds of device.
+        training_images_per_second: likewise of fine-tuning.
         device: the kind of all runs; None where there are several.
     """
 
@@ -30,6 +32,7 @@ class Cost:
     seconds: float | None
     peak_memory_mb: float | None
     images_per_second: float | None
+    training_images_per_second: float | None
     device: str | None
 
 
@@ -38,7 +41,9 @@ def cost_of(row: Row) -> Cost:
     finished = [result for result in row.results if result.status == "ok"]
     costs = [result.cost for result in finished]
     coverage = [result.load["coverage"] for result in finished if "coverage" in result.load]
-    device, speeds = _agreed(cost.get("device") for cost in costs), _known(costs, "images_per_second")
+    device = _agreed(cost.get("device") for cost in costs)
+    trained = [result.cost for result in finished if result.task.kind == "finetune"]
+    probed = [result.cost for result in finished if result.task.kind != "finetune"]
     seconds, memory = _known(costs, "seconds"), _known(costs, "peak_memory_mb")
     return Cost(
         params_m=row.checkpoint.params / 1e6,
@@ -47,7 +52,8 @@ def cost_of(row: Row) -> Cost:
         runs=len(finished),
         seconds=sum(seconds) if seconds else None,
         peak_memory_mb=max(memory, default=None),
-        images_per_second=statistics.median(speeds) if speeds and device else None,
+        images_per_second=_median(probed, "images_per_second") if device else None,
+        training_images_per_second=_median(trained, "images_per_second") if device else None,
         device=device,
     )
 
@@ -58,6 +64,11 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _median(costs: Iterable[dict[str, Any]], name: str) -> float | None:
+    known = _known(costs, name)
+    return statistics.median(known) if known else None
 
 
 def _known(costs: Iterable[dict[str, Any]], name: str) -> list[float]:

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +24,23 @@ from kdep.checkpoint import Checkpoint
 FORMAT = 2  # raised when the same key would give other numbers
 
 
+class Extracted(NamedTuple):
+    """Features of some images.
+
+    Attributes:
+        taps: tap -> (N, D) float32, in the images' order; memory-mapped: those of a million images need not fit into
+            memory.
+        seconds: that it took to decode the images and run them through; None where the features were there.
+    """
+
+    taps: dict[str, torch.Tensor]
+    seconds: float | None
+
+
 def extract(
     checkpoint: Checkpoint, images: Labelled, *, pixels: Pixels, cache: Path, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Features at every tap that one forward gives: tap -> (N, D) float32, in the images' order.
-
-    They are memory-mapped: those of a million images need not fit into memory.
+) -> Extracted:
+    """Features at every tap that one forward gives.
 
     Within a suite one cell extracts and the others wait (`benchmarks.running`); cells started by hand may both do it,
     and the folder of the first one stays.
@@ -37,19 +49,22 @@ def extract(
         ValueError: an image cannot be read.
         LoadError: the weights do not fit their architecture.
     """
-    folder = cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels)
+    folder, seconds = cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels), None
     if not folder.is_dir():
         backbone = build_backbone(checkpoint).to(device, memory_format=torch.channels_last)
         neighbour = cache / f".{folder.name}.{uuid.uuid4().hex}.part"
         neighbour.mkdir(parents=True)
         try:
+            started = time.perf_counter()
             frozen_features(backbone, images, neighbour, pixels=pixels, device=device)
+            seconds = time.perf_counter() - started
             with contextlib.suppress(OSError):  # another process was first; its files are the same
                 neighbour.rename(folder)
         finally:
             shutil.rmtree(neighbour, ignore_errors=True)
     # Copy on write, so that torch takes it for writable; nothing here writes.
-    return {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
+    taps = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
+    return Extracted(taps, seconds)
 
 
 def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:

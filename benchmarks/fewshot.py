@@ -44,7 +44,7 @@ def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     splits = open_splits(task.dataset, seed=seed)
     draws = [draw(splits, share=settings.share, seed=seed, number=number) for number in range(settings.draws)]
     truth = torch.from_numpy(splits.score.labels)
-    taps = open_taps(checkpoint, splits, settings, work_dir=work_dir, device=device)
+    taps, cost = open_taps(checkpoint, splits, settings, work_dir=work_dir, device=device)
     probed = {
         tap: [probe_draw(replace(data, fit=torch.from_numpy(fit)), truth, path=settings.path) for fit in draws]
         for tap, data in taps.items()
@@ -57,6 +57,7 @@ def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
         chosen={"tap": best, "lambda_at_edge": any(result.penalty_at_edge for result in probed[best])},
         curves={tap: _listed(results) for tap, results in probed.items()},
         load=load_report(checkpoint),
+        cost=cost,
     )
 
 

@@ -1,6 +1,7 @@
 """Fine-tuning: the whole network and a new linear classifier, trained on deterministic views, scored at the end."""
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +60,7 @@ def choose(
     top1: list[float | None] = []
     for at in grid:
         try:
-            scores = train_and_predict(checkpoint, splits, settings, at, final=False, seed=seed, device=device)
+            scores, _ = train_and_predict(checkpoint, splits, settings, at, final=False, seed=seed, device=device)
             top1.append(100.0 * int((scores.argmax(1) == labels).sum()) / len(labels))
         except DivergedError:
             top1.append(None)  # a learning rate too high is an answer, too
@@ -82,8 +83,11 @@ def train_and_predict(
     final: bool,
     seed: int,
     device: torch.device,
-) -> torch.Tensor:
-    """Train at one (lr, weight decay), on fit for select or, `final`, on fit and select for score: (N, C) scores.
+) -> tuple[torch.Tensor, float]:
+    """Train at one (lr, weight decay), on fit for select or, `final`, on fit and select for score.
+
+    Returns:
+        Scores (N, C), and the images per second of the training.
 
     Raises:
         DivergedError: a loss is not finite.
@@ -94,10 +98,9 @@ def train_and_predict(
     backbone = build_backbone(checkpoint, tap="post")
     model = nn.Sequential(backbone, nn.Linear(backbone.dim, len(splits.pool.classes)))
     model = model.to(device, memory_format=torch.channels_last)
-    train(model, splits.pool, positions, settings, at, seed=seed, device=device)
-    if final:
-        return predict(model, splits.score, np.arange(len(splits.score)), settings, device=device)
-    return predict(model, splits.pool, splits.select, settings, device=device)
+    speed = train(model, splits.pool, positions, settings, at, seed=seed, device=device)
+    images, asked = (splits.score, np.arange(len(splits.score))) if final else (splits.pool, splits.select)
+    return predict(model, images, asked, settings, device=device), speed
 
 
 def train(
@@ -109,8 +112,12 @@ def train(
     *,
     seed: int,
     device: torch.device,
-) -> None:
-    """Train in place for all epochs, BatchNorm included: the network is trained as a whole."""
+) -> float:
+    """Train in place for all epochs, BatchNorm included: the network is trained as a whole.
+
+    Returns:
+        Images per second, reading and decoding included.
+    """
     optim = as_optim(settings, at, images=len(positions))
     optimizer, dtype = make_optimizer(model, optim), choose_precision(settings.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -121,6 +128,7 @@ def train(
     bar = tqdm(total=len(order), desc=f"lr {at[0]:g} wd {at[1]:g}", unit="step", mininterval=1)
     losses: list[torch.Tensor] = []
     model.train()
+    seen, started = 0, time.perf_counter()
     for step, (numbers, batch) in enumerate(zip(order, loader, strict=True)):
         if batch.unreadable:
             raise ValueError(batch.unreadable[0][1].removeprefix("ValueError: "))
@@ -135,10 +143,12 @@ def train(
         scaler.step(optimizer)
         scaler.update()
         bar.update()
+        seen += len(truth)
         if (step + 1) % order.steps_per_epoch == 0:
             bar.set_postfix(loss=f"{_mean(losses, at):.3f}")
             losses = []
     bar.close()
+    return seen / (time.perf_counter() - started)  # the last epoch's losses have been waited for
 
 
 def as_optim(settings: Finetune, at: tuple[float, float], *, images: int) -> Optim:

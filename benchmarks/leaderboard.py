@@ -219,12 +219,12 @@ def _cost_table(board: Board) -> Table:
     for row in board.rows:
         cost = cost_of(row)
         seconds = TableCell(ABSENT if cost.seconds is None else duration(cost.seconds), cost.seconds)
-        speed = _number(cost.images_per_second, digits=0)
-        line = [_name_cell(row), _number(cost.params_m, digits=1), _number(cost.gmacs), speed, seconds]
+        speeds = [_number(v, digits=0) for v in (cost.images_per_second, cost.training_images_per_second)]
+        line = [_name_cell(row), _number(cost.params_m, digits=1), _number(cost.gmacs), *speeds, seconds]
         line += [TableCell(str(cost.runs), cost.runs), _number(cost.peak_memory_mb, digits=0)]
         lines.append((*line, TableCell(cost.device or ABSENT)))
-    header = ("params (M)", "GMACs", "images/s", "wall time", "runs", "peak memory (MiB)", "device")
-    return Table("cost", ("checkpoint", *header), tuple(lines))
+    header = ("checkpoint", "params (M)", "GMACs", "images/s", "images/s (training)", "wall time", "runs")
+    return Table("cost", (*header, "peak memory (MiB)", "device"), tuple(lines))
 
 
 def _overlap_cell(row: Row) -> TableCell:

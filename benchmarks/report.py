@@ -38,14 +38,22 @@ READING = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep leaderboard`."""
-    help_ = "folders of results [results]; `merge DIR ... --results OUT` brings those of several machines together"
+    help_ = (
+        "folders of results [results]; `merge DIR ... --results OUT` brings those of several machines together; "
+        "`export [DIR ...] --to wandb|mlflow` makes every row a run there"
+    )
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("results")], metavar="DIR", help=help_)
     parser.add_argument("--out", type=Path, help="where to write the four files [the first folder]")
     parser.add_argument("--results", type=Path, metavar="OUT", help="merge: the folder that is to hold all results")
+    parser.add_argument("--to", metavar="SERVICE", help="export: wandb or mlflow")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rebuild the board and show it; first merge folders, where that was asked for."""
+    """Rebuild the board and show it, after a merge where that was asked for; or export its rows."""
+    if args.folders[0] == Path("export"):
+        return _run_export(args)
+    if args.to is not None:
+        raise ValueError(f"--to is for export: kdep leaderboard export [DIR ...] --to {args.to}")
     if args.folders[0] == Path("merge"):
         return _run_merge(args)
     if args.results is not None:
@@ -67,10 +75,27 @@ def _run_merge(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_export(args: argparse.Namespace) -> int:
+    from benchmarks.publish import publish
+
+    folders = args.folders[1:] or [Path("results")]
+    if args.to is None or args.results is not None or args.out is not None:
+        raise ValueError("export needs --to wandb or --to mlflow, and takes folders of results alone")
+    found = publish(results_shown(folders), args.to, folders[0])
+    sys.stdout.write("".join(f"{args.to}: {entry.name} ({entry.protocol})\n" for entry in found))
+    return 0
+
+
+def results_shown(folders: Iterable[Path]) -> list[Result]:
+    """Results as the board shows them: teachers named, overlaps counted."""
+    folders = list(folders)
+    return with_overlap(name_teachers(read_results(folders)), read_overlaps(folders))
+
+
 def write_leaderboard(folders: Path | Iterable[Path], out: Path) -> list[Result]:
     """Write leaderboard.csv, results.csv, leaderboard.md and leaderboard.html; return the results they show."""
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
-    results = with_overlap(name_teachers(read_results(folders)), read_overlaps(folders))
+    results = results_shown(folders)
     write_text(Path(out) / "leaderboard.csv", csv_text(*leaderboard_rows(results)))
     write_text(Path(out) / "results.csv", csv_text(*result_rows(results)))
     write_text(Path(out) / "leaderboard.md", markdown(results))

@@ -25,6 +25,7 @@ class Outcome:
         chosen: hyper-parameters chosen on the select split, and flags such as `C_at_edge`.
         curves: e.g. the regularisation path; lists of plain numbers.
         load: tensors, expected, coverage in percent, max_difference of the features.
+        cost: images_per_second; see `Result`.
     """
 
     metrics: dict[str, float]
@@ -32,6 +33,7 @@ class Outcome:
     chosen: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Result:
 
     Attributes:
         metrics, counts, chosen, curves, load: see `Outcome`; empty when failed.
-        cost: seconds, peak_memory_mb, device, params_m, gmacs, images_per_second; what was measured of these.
+        cost: seconds, peak_memory_mb, device, params_m, gmacs, images_per_second; what was measured of these. The
+            last, decoding included, is of a probe's extraction, where it did it, and of fine-tuning's training.
         versions: of the libraries, by name.
         commit: of this code.
         started: ISO 8601, UTC.

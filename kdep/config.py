@@ -126,10 +126,11 @@ class Optim(_Section):
 
 
 class Log(_Section):
-    """How often, in steps."""
+    """How often, in steps, and where to beside log.jsonl."""
 
     every: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # see kdep.trackers
 
 
 class Config(_Section):
@@ -155,7 +156,7 @@ class Config(_Section):
     log: Log = Log()
     device: str = "auto"
     tune: bool | Literal["compile"] = True  # measure which form of the networks is fastest here; see kdep.forms
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # on a CPU: as tune measures it, see above
     runs: Path = Path("runs")  # the run folder is runs/name
 
     @model_validator(mode="after")
@@ -187,6 +188,7 @@ class Config(_Section):
 NEUTRAL = (
     "log.every",
     "log.checkpoint_every",
+    "log.trackers",
     "data.workers",
     "data.max_unreadable",
     "bank.path",

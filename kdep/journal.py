@@ -1,15 +1,17 @@
-"""Progress bar, log.jsonl and TensorBoard of a pretraining run."""
+"""Progress bar, log.jsonl and trackers of a pretraining run."""
 
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from kdep.config import Config
 from kdep.run import RunFolder
+from kdep.trackers import Tracker, open_trackers
+
+TRACKED = ("loss", "lr", "images_per_second", "data_wait")
 
 
 class Journal:
@@ -18,26 +20,24 @@ class Journal:
     def __init__(
         self, config: Config, run: RunFolder, steps_per_epoch: int, *, show: bool, step: int, seen: int
     ) -> None:
-        self._run, self._steps_per_epoch, self._show = run, steps_per_epoch, show
+        self._config, self._run, self._steps_per_epoch, self._show = config, run, steps_per_epoch, show
         self._step, self._seen, self._rate = step, seen, 0.0
         self._losses: list[torch.Tensor] = []
         total = config.optim.epochs * steps_per_epoch * config.optim.batch_size
         self._bar = tqdm(total=total, initial=seen, unit="img", desc=config.name, disable=not show, smoothing=0.05)
         self._started = self._since = time.perf_counter()
         self._waited, self._images = 0.0, 0
-        self._board: Any = None
+        self._trackers: list[Tracker] = []
 
     def __enter__(self) -> "Journal":
         if self._show:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(self._run.path / "tensorboard", purge_step=self._step + 1)
+            self._trackers = open_trackers(self._config, self._run.path, self._step)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close(failed=error is not None)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -85,6 +85,6 @@ class Journal:
         self._losses, self._since, self._waited, self._images = [], now, 0.0, 0
         if self._show:
             self._run.append_log(record)
-            for key in ("loss", "lr", "images_per_second", "data_wait"):
-                self._board.add_scalar(key, record[key], self._step)
+            for tracker in self._trackers:
+                tracker.log({name: record[name] for name in TRACKED}, self._step)
             self._bar.set_postfix(loss=f"{record['loss']:.4f}", wait=f"{100 * record['data_wait']:.0f}%")

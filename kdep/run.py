@@ -20,6 +20,7 @@ import yaml
 from kdep.checkpoint import read, save, write_atomically
 from kdep.config import Config, differences
 from kdep.statistics import Statistics
+from kdep.trackers import check_installed
 
 logger = logging.getLogger("kdep")
 
@@ -46,9 +47,11 @@ def take_lock(folder: Path, advice: str) -> IO[str]:
 
 
 class RunFolder:
-    """Files of one run; refuses another configuration and a second process at the same time."""
+    """Files of one run; refuses another configuration, a missing tracker and a second process at the same time."""
 
     def __init__(self, config: Config, *, is_first: bool = True) -> None:
+        for name in config.log.trackers:  # here, not in Config: that of a run made elsewhere is read here too
+            check_installed(name)
         self.path = config.runs / config.name
         self.path.mkdir(parents=True, exist_ok=True)
         self.student, self.checkpoint = self.path / "student.pth", self.path / "run.pt"

@@ -1,6 +1,7 @@
 """The classification kinds on a dozen tiny images, and their parts against slow or hand-made answers."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -97,10 +98,26 @@ def test_cached_features_are_the_features(checkpoint, colours, tmp_path):
     first = extract(checkpoint, images, pixels=pixels, cache=tmp_path, device=CPU)
     again = extract(checkpoint, images, pixels=pixels, cache=tmp_path, device=CPU)
     fresh = frozen_features(build_backbone(checkpoint), images, tmp_path, pixels=pixels, device=CPU)
-    assert len(first["pre"]) == len(images)
+    assert len(first.taps["pre"]) == len(images) and first.seconds > 0 and again.seconds is None
     for tap in ("pre", "post"):
-        assert torch.equal(first[tap], again[tap]) and np.allclose(first[tap], fresh[tap], atol=1e-5)
-    assert (first["pre"] < 0).any() and (first["post"] >= 0).all()
+        assert torch.equal(first.taps[tap], again.taps[tap]) and np.allclose(first.taps[tap], fresh[tap], atol=1e-5)
+    assert (first.taps["pre"] < 0).any() and (first.taps["post"] >= 0).all()
+
+
+def clock(monkeypatch, module, *times):
+    """A module's clock, which shows these times, one after the other."""
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=iter(times).__next__))
+
+
+def test_the_speed_of_a_probe_is_that_of_the_extraction_that_it_did_itself(checkpoint, colours, tmp_path, monkeypatch):
+    clock(monkeypatch, features, 0.0, 2.0, 10.0, 13.0)  # 30 images in 2 s, 15 in 3 s
+    assert measure(run_knn, checkpoint, colours, tmp_path).cost == {"images_per_second": 9.0}
+    assert measure(run_linear, checkpoint, colours, tmp_path).cost == {}
+    clock(monkeypatch, features, 0.0, 5.0, 20.0, 22.5)
+    pixels, cache = Pixels(size=40), tmp_path / checkpoint.sha256[:8] / "features"
+    extract(checkpoint, open_split(colours, "fit"), pixels=pixels, cache=cache, device=CPU)
+    cost = measure(run_knn, checkpoint, colours, tmp_path, size=40).cost
+    assert cost == {"images_per_second": 6.0}  # of the 15 that were not there
 
 
 def test_whatever_shapes_the_features_is_in_their_key(checkpoint, colours):
@@ -226,10 +243,16 @@ def test_a_grid_is_chosen_on_select_and_its_curve_kept(checkpoint, colours, tmp_
     assert curve[1] == max(value for value in curve if value is not None)
 
 
+def test_the_speed_of_finetuning_is_that_of_its_training(checkpoint, colours, tmp_path, monkeypatch):
+    clock(monkeypatch, finetune, 0.0, 4.0)
+    settings = QUICK | {"epochs": 2, "batch_size": 10, "lr": 0.01}
+    assert measure(run_finetune, checkpoint, colours, tmp_path, **settings).cost == {"images_per_second": 15.0}
+
+
 def trained(checkpoint, colours, **changes):
     splits = open_splits(colours, seed=0)
     settings = dataclasses.replace(Finetune(size=32, epochs=1, batch_size=8, crop_scale=(0.5, 1.0)), **changes)
-    return finetune.train_and_predict(checkpoint, splits, settings, (0.01, 0.0), final=True, seed=0, device=CPU)
+    return finetune.train_and_predict(checkpoint, splits, settings, (0.01, 0.0), final=True, seed=0, device=CPU)[0]
 
 
 def test_the_same_seed_gives_the_same_finetuned_network(checkpoint, colours):

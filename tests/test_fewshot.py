@@ -78,7 +78,7 @@ def test_the_penalty_is_the_best_on_select_and_an_end_of_the_path_is_flagged():
 def test_the_score_is_the_mean_over_draws_which_are_kept(checkpoint, colours, tmp_path):  # noqa: F811 - the fixture
     outcome = measure(run_fewshot, checkpoint, colours, tmp_path, share=0.13, draws=6)
     assert list(outcome.metrics) == ["top1", "top1_macro", "top1_pre", "top1_post"]
-    assert outcome.counts == {"fit": 3, "select": 6, "score": 15}
+    assert outcome.counts == {"fit": 3, "select": 6, "score": 15} and outcome.cost["images_per_second"] > 0
     kept = outcome.curves[outcome.chosen["tap"]]
     assert len(kept["score_top1"]) == len(kept["lambda"]) == 6
     assert outcome.metrics["top1"] == pytest.approx(np.mean(kept["score_top1"]))

@@ -146,7 +146,24 @@ def test_what_a_row_cost_is_added_up_over_its_finished_runs():
     row = rows_of([*results, failure("a", seed=5, cost={"seconds": 1000.0})])["a", "v1"]
     assert (row["params_m"], row["gmacs"], row["load_coverage"], row["runs"]) == (11.0, 1.8, 99.0, 3)
     assert (row["seconds"], row["peak_memory_mb"], row["images_per_second"]) == (60.5, 900, 110.0)
-    assert row["device"] == "cpu x1"
+    assert row["device"] == "cpu x1" and row["training_images_per_second"] is None
+
+
+def test_speeds_of_extraction_and_of_training_stand_apart_on_the_board():
+    costs = {"cifar-knn": [800.0, None], "cifar-linear": [None, 600.0], "cifar-finetune": [50.0, 40.0]}
+    found = [
+        result("a", task, seed, cost={"device": "cpu x1"} | ({"images_per_second": speed} if speed else {}))
+        for task, speeds in costs.items()
+        for seed, speed in enumerate(speeds)
+    ]
+    row = rows_of(found)["a", "v1"]
+    assert (row["images_per_second"], row["training_images_per_second"]) == (700.0, 45.0)
+    columns = leaderboard_rows(found)[0]
+    assert columns.index("images_per_second") + 1 == columns.index("training_images_per_second")
+    shown = html(found).partition("<h3>Cost</h3>")[2]
+    assert "images/s" in shown and 'data-value="700.0"' in shown and 'data-value="45.0"' in shown
+    by_cell = [(line["task"], line["images_per_second"]) for line in result_rows(found)[1]]
+    assert by_cell == [(task, speed) for task, speeds in costs.items() for speed in speeds]
 
 
 def test_speeds_of_different_devices_are_not_put_together_and_unknown_costs_are_no_zeros():

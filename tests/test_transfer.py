@@ -73,6 +73,8 @@ def test_every_cell_leaves_a_result_and_the_board_is_rebuilt(measured):
     result = json.loads((measured / cells(measured)[0]).read_text())
     assert result["counts"]["score"] == 9 and result["load"]["coverage"] == 100.0
     assert result["cost"]["seconds"] > 0 and result["cost"]["params_m"] > 0
+    speeds = [json.loads((measured / path).read_text())["cost"].get("images_per_second", 0) for path in cells(measured)]
+    assert sorted(speed > 0 for speed in speeds) == [False, False, False, True]  # one extracts for all
 
 
 def test_finished_cells_are_not_run_again(world, measured, capsys):
