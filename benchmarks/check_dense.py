@@ -4,8 +4,8 @@
         --out docs/figures/dense_metrics.json
 
 Every segmentation and detection task of the suite is scored twice: with the predictions of a network trained for a few
-iterations, whose scores are near 0, and with its truth disturbed, whose scores are not. mmseg rounds to 0.01 and mmdet
-to 0.1 points: those differences are rounding up to half of that.
+iterations, whose mIoU and AP are near 0, and with its truth disturbed, whose are not. mmseg rounds to 0.01 and mmdet to
+0.1 points: those differences are rounding up to half of that.
 """
 
 import argparse

@@ -47,6 +47,6 @@ def test_the_largest_difference_is_over_all_tasks_predictions_and_scores():
     one = {"network": {"kdep": {"a": 1.0, "b": 2.0}, "x": {"a": 1.0, "b": 2.5}}}
     other = {
         "network": {"kdep": {"a": 1.0}, "x": {"a": 1.25}, "y": {"a": 0.0}},
-        "disturbed": {"kdep": {"a": 7.0}, "x": {"a": 6.0}},
+        "disturbed": {"kdep": {"a": 7.0}, "x": {"a": 8.0}},
     }
     assert largest_differences([one, other]) == {"x": 1.0, "y": 1.0}

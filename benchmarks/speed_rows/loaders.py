@@ -5,11 +5,14 @@ import itertools
 import time
 from pathlib import Path
 
+import torch
+
 from benchmarks import reference_loop
 from benchmarks.speed_rows.clock import interleave, medians, processor_seconds, threads
 from benchmarks.speed_rows.photographs import photographs
 from benchmarks.speed_rows.row import Row, Setting
 from kdep.data import Augmentation, Order, Views, load, recolour
+from kdep.decode import resample
 from kdep.sources import open_source
 
 BATCH, IMAGES, SIZE = 32, 480, 224
@@ -37,6 +40,7 @@ def loader(setting: Setting) -> list[Row]:
     figures = interleave({"ours": lambda: rate("ours", default), "theirs": lambda: rate("theirs", 1)}, setting.repeats)
     middle = medians(figures)
     one, two = rate("ours", 1), {name: rate(name, 2) for name in ("ours", "theirs")}
+    parts = parts_of(folder, size, count=16 if setting.quick else 256)
     shares = {f"{share}x": images * EPOCHS * share // 4 for share in (1, 2, 4)}
     by_images = {name: count / rate("ours", default, count) for name, count in shares.items()}
     return [
@@ -59,10 +63,29 @@ def loader(setting: Setting) -> list[Row]:
             note=f"processor time of all processes, start of the loading processes included; ours with workers: "
             f"{default}, with one process {one:.0f}, with two {two['ours']:.0f}; theirs with one, with two "
             f"{two['theirs']:.0f}; images/s of the wall clock with two: {wall['ours-2']:.0f} against "
-            f"{wall['theirs-2']:.0f}",
-            detail={"figures": figures, "two_workers": two, "wall_images_per_second": wall},
+            f"{wall['theirs-2']:.0f}; of ours, ms per image and core: {parts['decode']:.2f} in the JPEG decoder, "
+            f"{parts['resample']:.2f} resampling, {parts['colour']:.2f} colours",
+            detail={"figures": figures, "milliseconds": parts, "two_workers": two, "wall_images_per_second": wall},
         )
     ]
+
+
+def parts_of(folder: Path, size: int, count: int) -> dict[str, float]:
+    """Milliseconds per image, on one core, of what costs most: whole images decoded, resampled, coloured."""
+    source, parts = open_source(str(folder)), dict.fromkeys(("decode", "resample", "colour"), 0.0)
+    with threads(1):
+        for index in range(min(count, len(source.names))):
+            picture = source.open(index)
+            began = time.perf_counter()
+            pixels = picture.whole()
+            decoded = time.perf_counter()
+            view = resample(pixels[None], (size, size))
+            done = time.perf_counter()
+            recolour(view[None], torch.ones(1, 6))
+            parts["colour"] += 1000 * (time.perf_counter() - done) / count
+            parts["resample"] += 1000 * (done - decoded) / count
+            parts["decode"] += 1000 * (decoded - began) / count
+    return parts
 
 
 def ours(folder: Path, size: int, batch: int, workers: int | str, count: int) -> int:

@@ -42,7 +42,13 @@ def statistics(setting: Setting) -> list[Row]:
     same = compare_axes(Path(files["stream"]), Path(files["whole"]), leading)
     smaller = {name: child("stream", images // share) for name, share in (("1x", 4), ("2x", 2))}
     one = child("stream", images, threads=1)
+    parts = {key: median(turn["stream"][key] for turn in turns) for key in ("moments", "axes", "products")}
     detail = {"turns": turns, **same, "dim": dim, "same_axes": same["angle"] < SAME}
+    note = (
+        f"{parts['moments']:.2f} s are for moments, whose float64 products alone take {parts['products']:.2f} s, and "
+        f"{parts['axes']:.2f} s for axes; leading {leading} axes: largest 1 - |cos| {same['one_minus_cos']:.1e}, "
+        f"largest angle between the spaces {same['angle']:.1e} rad"
+    )
     lines = []
     for key, unit, target in (("seconds", "s", 5.0), ("peak_mb", "MB above the source of features", 20.0)):
         ours, theirs = middle["stream"][key], middle["whole"][key]
@@ -60,8 +66,7 @@ def statistics(setting: Setting) -> list[Row]:
                 target=target,
                 images=images,
                 growth={"images": grown, "threads": {"unit": unit, "1": one[key], "all": ours}},
-                note=f"leading {leading} axes: largest 1 - |cos| {same['one_minus_cos']:.1e}, largest angle between "
-                f"the spaces {same['angle']:.1e} rad",
+                note=note,
                 detail=detail,
             )
         )
@@ -97,32 +102,42 @@ def measure(kind: str, images: int, dim: int, out: str, threads: int | None = No
     torch.set_num_threads(threads or torch.get_num_threads())
     torch.linalg.svd(torch.eye(256))  # the libraries are loaded, and have made the buffers of their threads
     scipy.linalg.eigh(np.eye(256))
-    source, clock = make_source(dim), [0.0]
+    source, clock = make_source(dim), {"moments": 0.0, "axes": 0.0}
     axes, peak = peak_mb(lambda: {"stream": _stream, "whole": _whole}[kind](source, images, clock))
     torch.save(axes.float(), out)
-    return {"seconds": clock[0], "peak_mb": peak}
+    return {"seconds": sum(clock.values()), "peak_mb": peak, **clock, "products": products(images, dim)}
 
 
-def _stream(source: Source, images: int, clock: list[float]) -> torch.Tensor:
+def products(images: int, dim: int) -> float:
+    """Seconds that half of the scatter matrix takes as float64 products of the largest size, and nothing else."""
+    left, right = torch.ones(dim, BATCH, dtype=torch.float64), torch.ones(BATCH, dim, dtype=torch.float64)
+    out = left @ right
+    began = time.perf_counter()
+    for _ in range(8):
+        torch.mm(left, right, out=out)
+    return (time.perf_counter() - began) / 8 * images / BATCH / 2
+
+
+def _stream(source: Source, images: int, clock: dict[str, float]) -> torch.Tensor:
     moments = Moments(len(source.mean))
     for batch in source.batches(images):
         began = time.perf_counter()
         moments.add(batch)
-        clock[0] += time.perf_counter() - began
+        clock["moments"] += time.perf_counter() - began
     began = time.perf_counter()
     found: Statistics = finish(moments, teacher="", data="")
-    clock[0] += time.perf_counter() - began
+    clock["axes"] += time.perf_counter() - began
     return found.axes
 
 
-def _whole(source: Source, images: int, clock: list[float]) -> torch.Tensor:
+def _whole(source: Source, images: int, clock: dict[str, float]) -> torch.Tensor:
     matrix = torch.empty(images, len(source.mean))
     for number, batch in enumerate(source.batches(images)):
         matrix[number * BATCH : number * BATCH + len(batch)] = batch
     began = time.perf_counter()
     matrix -= matrix.mean(0)
     axes = torch.linalg.svd(matrix, full_matrices=False)[2].T.contiguous()
-    clock[0] += time.perf_counter() - began
+    clock["axes"] += time.perf_counter() - began
     return axes
 
 
