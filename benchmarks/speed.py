@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed                          # everything: an hour and a half on two CPU cores
     python -m benchmarks.speed --rows loader,memory     # some of it; --list names them and their minutes
-    python -m benchmarks.speed --out                    # into docs/figures/speed.json and .png
+    python -m benchmarks.speed --out                    # into docs/figures/speed.json, .md and .png
 
 Each measurement is kept when it is done: the same command goes on where it was stopped, --force measures again.
 Contenders take turns (A B A B), and their medians are compared. The machine must be quiet. On a GPU the same command
@@ -173,14 +173,12 @@ def is_done(document: dict[str, Any], name: str) -> bool:
 
 def introduction(document: dict[str, Any], todo: list[str], *, quick: bool) -> str:
     """Device, what was not run, and the time it will take."""
-    device = document["device"]
-    where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
     if quick:
         time_needed = "quick sizes: the figures mean nothing"
     else:
         minutes = sum(MEASUREMENTS[name].seconds for name in todo) * document["repeats"] / 3 / 60
         time_needed = f"about {minutes:.0f} minutes on two CPU cores"
-    return f"{where}, torch {device['torch']}; CUDA {document['cuda']}\n{len(todo)} measurements, {time_needed}"
+    return f"{_machine(document)}\n{len(todo)} measurements, {time_needed}"
 
 
 def measure(name: str, setting: "Setting") -> tuple[list["Row"], float]:
@@ -224,9 +222,7 @@ def table(lines: list["Row"]) -> str:
 
 def markdown(document: dict[str, Any]) -> str:
     """Tables for docs: every line with its contenders and sizes, how its cost grows, and what one must know."""
-    device, lines = document["device"], all_lines(document)
-    where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
-    text = [f"{where}, torch {device['torch']}; CUDA {document['cuda']}.", ""]
+    lines, text = all_lines(document), [f"{_machine(document)}.", ""]
     text += ["| row | what | against | batch | px | kdep | rival | unit | ratio | target | met |"]
     text += ["|---|---|---|---:|---:|---:|---:|---|---:|---:|---|"]
     for line in lines:
@@ -253,6 +249,12 @@ def markdown(document: dict[str, Any]) -> str:
     text += ["", "To be read with:", ""]
     text += [f"- {line.name}: {line.skipped or line.note}" for line in lines if line.skipped or line.note]
     return "\n".join(text) + "\n"
+
+
+def _machine(document: dict[str, Any]) -> str:
+    device = document["device"]
+    where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
+    return f"{where}, torch {device['torch']}; CUDA {document['cuda']}"
 
 
 def _number(value: float | None) -> str:

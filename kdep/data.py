@@ -137,10 +137,7 @@ class Views(Dataset):
 
 
 def collate(entries: list[tuple[Any, ...]]) -> Batch:
-    """Stack what was read, flipping it where that was drawn; keep apart what was not read.
-
-    The flip is left to here because torch would start threads of its own for it in each of the threads that decode.
-    """
+    """Stack what was read, flipping it where that was drawn; keep apart what was not read."""
     views = [entry for entry in entries if isinstance(entry[0], torch.Tensor)]
     unreadable = [entry for entry in entries if not isinstance(entry[0], torch.Tensor)]
     if not views:
