@@ -18,7 +18,7 @@ from kdep.backbone import build_backbone
 from kdep.checkpoint import Checkpoint
 from kdep.config import Optim
 from kdep.data import Augmentation, Order, Views, load
-from kdep.device import choose_precision
+from kdep.device import choose_precision, computing_in
 from kdep.optim import learning_rate, make_optimizer
 
 
@@ -136,7 +136,7 @@ def train(
         truth = labels[[index for index, _ in numbers]]
         optimizer.zero_grad()
         for part, wanted in zip(batch.images.chunk(settings.accumulate), truth.chunk(settings.accumulate), strict=True):
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with computing_in(dtype, device):
                 loss = F.cross_entropy(model(as_input(part, device)).float(), wanted.to(device))
             scaler.scale(loss * len(wanted) / len(truth)).backward()
             losses.append(loss.detach())

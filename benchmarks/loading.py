@@ -24,7 +24,7 @@ from benchmarks.decoders import photographs
 from kdep.cache import open_cache
 from kdep.checkpoint import write_atomically
 from kdep.data import Augmentation, Batch, Order, Threaded, Views, load, recolour
-from kdep.device import choose_precision
+from kdep.device import choose_precision, computing_in
 from kdep.sources import open_source
 
 BATCH = {64: 64, 128: 32, 224: 16}
@@ -44,7 +44,7 @@ def make_step(side: int) -> Callable[[torch.Tensor], None]:
     precision = choose_precision("auto", torch.device("cpu"))
 
     def step(images: torch.Tensor) -> None:
-        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        with computing_in(precision, torch.device("cpu")):
             loss = F.mse_loss(model(images).float(), target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

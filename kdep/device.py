@@ -86,3 +86,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "float16" and device.type == "cpu":
         raise ValueError("precision float16 is for GPUs; on a CPU use float32 or bfloat16")
     return getattr(torch, name)
+
+
+def computing_in(precision: torch.dtype, device: torch.device) -> torch.autocast:
+    """The context of a forward pass in this precision, whatever the context around it."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)

@@ -25,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdep.backbone import Backbone
 from kdep.checkpoint import write_atomically
-from kdep.device import Process, choose_precision
+from kdep.device import Process, choose_precision, computing_in
 
 logger = logging.getLogger("kdep")
 
@@ -90,7 +90,7 @@ class Chosen:
 
     def half(self, device: torch.device) -> torch.autocast:
         """The context of its forward pass, whatever the context around it."""
-        return torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32)
+        return computing_in(self.precision, device)
 
 
 def choose_teacher(

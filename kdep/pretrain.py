@@ -11,7 +11,7 @@ from torch import nn
 from kdep.checkpoint import write_student
 from kdep.config import Config, Loss
 from kdep.data import Order, Views, load, mix
-from kdep.device import Process, join
+from kdep.device import Process, computing_in, join
 from kdep.forms import choose_student, sample
 from kdep.journal import Journal
 from kdep.loss import Learner, make_head, make_loss, mse
@@ -122,7 +122,7 @@ def train(
             rate = learning_rate(optim, step, order.steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            with computing_in(precision, device):
                 pixels = to_pixels(batch)
                 if config.data.mixup:
                     pixels = mix(pixels, seed=config.seed, step=step)

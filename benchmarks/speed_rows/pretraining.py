@@ -15,7 +15,7 @@ from benchmarks.speed_rows.photographs import photographs
 from benchmarks.speed_rows.row import Setting
 from kdep.checkpoint import write_atomically
 from kdep.config import Config, Data, parse_config
-from kdep.device import join
+from kdep.device import computing_in, join
 from kdep.forms import choose_student, sample
 from kdep.optim import make_optimizer
 from kdep.parts import open_student
@@ -176,7 +176,7 @@ def ceiling(config: Config, steps: int) -> Callable[[], float]:
     student.train()
 
     def step() -> None:
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        with computing_in(precision, device):
             loss = distill_loss(student, wanted, images, config.loss)
         optimizer.zero_grad(set_to_none=True)
         gradients.scale(loss).backward()
