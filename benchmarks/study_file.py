@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from kdep.yaml_file import read_mapping
+
 if TYPE_CHECKING:  # pydantic is loaded when a run is looked at
     from kdep.config import Config
 
@@ -112,15 +114,7 @@ def load_study(path: Path) -> Study:
         ValueError: a key is missing, unknown or of another kind; or two arms would have runs of one name.
     """
     path = Path(path)
-    if not path.is_file():
-        near = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ValueError(f"{path}: no such study; beside it: {', '.join(near) or 'none'}")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected the keys {', '.join(KEYS)}")
+    content = read_mapping(path, "study", f"the keys {', '.join(KEYS)}")
     missing, unknown = sorted(set(REQUIRED) - set(content)), sorted(set(content) - set(KEYS))
     if missing or unknown:
         raise ValueError(

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.datasets import CLASSIFICATION, Dataset, known
+from kdep.yaml_file import read_mapping
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -188,10 +187,4 @@ def _parse_dataset(content: Any, data_root: Path, where: str) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected keys such as kind: and dataset:, got a {type(content).__name__}")
-    return content
+    return read_mapping(path, "file", "keys such as kind: and dataset:")

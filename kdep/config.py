@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from kdep.yaml_file import read_mapping
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -204,15 +206,7 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
         ValueError: names the file, the key, what was found and what would be right.
     """
     path = Path(path)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ValueError(f"{path}: no such config; beside it: {', '.join(near) or 'none'}")
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected sections such as teacher: and student:, got a {type(content).__name__}")
+    content = read_mapping(path, "config", "sections such as teacher: and student:")
     for override in overrides:
         _apply(content, override)
     return parse_config(content, str(path))

@@ -13,7 +13,8 @@ OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
 # Modules that import nothing of ours but what stands beside them; sources need checkpoint to write a list of paths.
 LEAVES = {
     "kdep.statistics": set(),
-    "kdep.config": set(),
+    "kdep.config": {"kdep.yaml_file"},
+    "kdep.yaml_file": set(),
     "kdep.decode": set(),
     "kdep.sources": {"kdep.decode", "kdep.checkpoint"},
     "kdep.data": {"kdep.decode", "kdep.sources"},
