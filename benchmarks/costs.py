@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.board import Row
+from benchmarks.tasks import SCHEDULED
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def cost_of(row: Row) -> Cost:
     coverage = [result.load["coverage"] for result in finished if "coverage" in result.load]
     device = _agreed(cost.get("device") for cost in costs)
     trained = [result.cost for result in finished if result.task.kind == "finetune"]
-    probed = [result.cost for result in finished if result.task.kind != "finetune"]
+    probed = [result.cost for result in finished if result.task.kind not in SCHEDULED]
     seconds, memory = _known(costs, "seconds"), _known(costs, "peak_memory_mb")
     return Cost(
         params_m=row.checkpoint.params / 1e6,

@@ -108,7 +108,7 @@ class Result:
     Attributes:
         metrics, counts, chosen, curves, load: see `Outcome`; empty when failed.
         cost: seconds, peak_memory_mb, device, params_m, gmacs, images_per_second; what was measured of these. The
-            last, decoding included, is of a probe's extraction, where it did it, and of fine-tuning's training.
+            last, decoding included, is of a probe's extraction, where it did it, and of other kinds' training.
         versions: of the libraries, by name.
         commit: of this code.
         started: ISO 8601, UTC.

@@ -1,6 +1,7 @@
 """Real mmseg on tiny trees: the student arrives in the model, trains, is scored on every image, survives a stop."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from benchmarks.memory import halve
-from benchmarks.openmmlab import looks, segment
+from benchmarks.openmmlab import hooks, looks, segment
 from benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
 from benchmarks.openmmlab.masks import label_names, split_configs
 from benchmarks.openmmlab.runner import CONFIGS, train
@@ -56,6 +57,7 @@ def test_pspnet_is_scored_on_every_image_of_a_voc_tree_of_ones_own_classes(tmp_p
     outcome = run(trees.student("test_resnet"), task, tmp_path / "work")
     check_outcome(outcome)
     assert outcome.curves["iteration"] == [1, 2]
+    assert outcome.cost["images_per_second"] > 0
     assert not list((tmp_path / "work").glob("**/*.pth"))
     with Image.open(tmp_path / "work.sheet.png") as sheet:
         # Three columns; three rows of 72 x 80 images, each 216 high at a width of 240, with a line above and below.
@@ -104,9 +106,26 @@ def interrupted(tmp_path, *, at):
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     cell, saved = interrupted(tmp_path, at=2)
     assert saved["meta"]["iter"] == 2
-    curves = train(segment.fit_config(cell), cell).curves
-    assert curves["iteration"] == [1, 2, 3]
-    assert curves["loss"][:2] == saved["meta"]["curve"][1]
+    trained = train(segment.fit_config(cell), cell)
+    assert trained.curves["iteration"] == [1, 2, 3]
+    assert trained.curves["loss"][:2] == saved["meta"]["curve"][1]
+    assert trained.cost == {}  # one iteration, which warms up, tells no speed
+
+
+def test_speed_is_of_whole_iterations_behind_the_first(monkeypatch):
+    times = iter([100.0, 103.0, 103.5, 107.0])
+    monkeypatch.setattr(hooks, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    clock = hooks.WatchClock()
+    for expected in (None, 1 / 3, 2 / 3.5, 3 / 7):
+        clock.after_train_iter(None, 0)
+        assert clock.iterations_per_second == expected
+
+
+def test_the_speed_of_a_cell_is_in_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks.WatchClock, "iterations_per_second", 2.5)
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", batch_size=3, iterations=1)
+    cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
+    assert train(segment.fit_config(cell), cell).cost == {"images_per_second": 7.5}
 
 
 def test_a_resumed_run_keeps_its_own_weights_instead_of_the_students(tmp_path):

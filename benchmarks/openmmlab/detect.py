@@ -50,7 +50,7 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
         LOG.warning("%s: not a single detection on %d images", task.name, scored)
         facts["no_detections"] = True
     counts = {"fit": trained.fit_images, "score": scored}
-    return Outcome(average_precision(score.path, found), counts, facts, trained.curves, trained.load)
+    return Outcome(average_precision(score.path, found), counts, facts, trained.curves, trained.load, trained.cost)
 
 
 def fit_config(cell: Cell) -> "Config":

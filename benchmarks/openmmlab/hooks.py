@@ -1,6 +1,7 @@
-"""What mmengine's Runner does at its own moments: load weights exactly, keep what a restart needs, watch the loss."""
+"""What mmengine's Runner does at its own moments: load weights exactly, save for a restart, watch loss and clock."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,28 @@ class WatchLoss(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Go on with the curve."""
         self.iterations, self.losses = checkpoint["meta"]["curve"]
+
+
+class WatchClock(Hook):
+    """Time the training between the ends of its first and of its last iteration in this process.
+
+    The first one warms up. Registered behind `WatchLoss`, whose look at the last loss has waited for the device.
+    """
+
+    def __init__(self) -> None:
+        self.iterations = 0
+        self.first = self.last = 0.0  # when the first iteration ended, and the last so far
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Note the time."""
+        self.iterations += 1
+        self.last = time.perf_counter()
+        if self.iterations == 1:
+            self.first = self.last
+
+    @property
+    def iterations_per_second(self) -> float | None:
+        """None after fewer than two iterations, as where a restarted cell had only its scoring left."""
+        return (self.iterations - 1) / (self.last - self.first) if self.iterations > 1 else None

@@ -93,7 +93,7 @@ def summarise(began: float, ends: list[float], spent: list[float]) -> dict[str, 
 def ours(config: Any, cell: runner.Cell) -> list[float]:
     """Train as a cell does; seconds that our hooks took at every iteration."""
     spent: list[float] = []
-    genuine = {hook: hook.after_train_iter for hook in (hooks.WatchLoss, hooks.KeepLast)}
+    genuine = {hook: hook.after_train_iter for hook in (hooks.WatchLoss, hooks.WatchClock, hooks.KeepLast)}
 
     def clocked(method: Any) -> Any:
         def wrapper(*arguments: Any, **named: Any) -> None:

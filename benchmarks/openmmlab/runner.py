@@ -48,6 +48,7 @@ class Trained(NamedTuple):
     fit_images: int
     load: dict[str, Any]
     curves: dict[str, Any]
+    cost: dict[str, Any]
 
 
 def read_config(cell: Cell, *, toolbox: str) -> "Config":
@@ -127,7 +128,7 @@ def train(config: "Config", cell: Cell) -> Trained:
     import mmengine.device.utils
     from mmengine.runner import Runner
 
-    from benchmarks.openmmlab.hooks import KeepLast, LoadExactly, WatchLoss
+    from benchmarks.openmmlab.hooks import KeepLast, LoadExactly, WatchClock, WatchLoss
 
     # mmengine takes a GPU when it sees one, whatever it is told; which one is torch's current device.
     mmengine.device.utils.DEVICE = cell.device.type
@@ -140,12 +141,15 @@ def train(config: "Config", cell: Cell) -> Trained:
     runner = Runner.from_cfg(config)
     load = LoadExactly(cell.checkpoint, config.default_scope)
     watch = WatchLoss(every=max(1, cell.settings.passes // 50))
-    for hook in (load, watch, KeepLast(cell.last, every=cell.settings.save_every * cell.settings.accumulate)):
+    clock = WatchClock()
+    for hook in (load, watch, clock, KeepLast(cell.last, every=cell.settings.save_every * cell.settings.accumulate)):
         runner.register_hook(hook)
     compat.carry_into_workers(type(runner.train_dataloader.dataset))
     model = runner.train()
     curves = {"iteration": watch.iterations, "loss": watch.losses}
-    return Trained(model, len(runner.train_dataloader.dataset), load.report, curves)
+    rate = clock.iterations_per_second
+    cost = {} if rate is None else {"images_per_second": round(rate * cell.settings.batch_size, 1)}
+    return Trained(model, len(runner.train_dataloader.dataset), load.report, curves, cost)
 
 
 def _complete(config: "Config", cell: Cell) -> None:

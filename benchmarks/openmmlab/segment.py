@@ -38,7 +38,7 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     check_count(scored, sum(len(image_pairs(part)) for part in score), task)
     cell.last.unlink()
     counts = {"fit": trained.fit_images, "score": scored}
-    return Outcome(mean_iou(areas), counts, curves=trained.curves, load=trained.load)
+    return Outcome(mean_iou(areas), counts, curves=trained.curves, load=trained.load, cost=trained.cost)
 
 
 def fit_config(cell: Cell) -> "Config":
