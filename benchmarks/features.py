@@ -20,6 +20,8 @@ from benchmarks.images import Labelled
 from benchmarks.settings import Pixels
 from kdep.backbone import Backbone, build_backbone
 from kdep.checkpoint import Checkpoint
+from kdep.device import Process
+from kdep.forms import choose_frozen, sample
 
 FORMAT = 2  # raised when the same key would give other numbers
 
@@ -51,7 +53,7 @@ def extract(
     """
     folder, seconds = cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels), None
     if not folder.is_dir():
-        backbone = build_backbone(checkpoint).to(device, memory_format=torch.channels_last)
+        backbone = fastest(build_backbone(checkpoint).to(device), pixels, device)
         neighbour = cache / f".{folder.name}.{uuid.uuid4().hex}.part"
         neighbour.mkdir(parents=True)
         try:
@@ -65,6 +67,13 @@ def extract(
     # Copy on write, so that torch takes it for writable; nothing here writes.
     taps = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
     return Extracted(taps, seconds)
+
+
+def fastest(backbone: Backbone, pixels: Pixels, device: torch.device) -> Backbone:
+    """The network in eval mode and in the form that is fastest here; the same up to rounding, see `kdep.forms`."""
+    images = sample(pixels.batch_size, pixels.size, device)
+    own = {"precision": "float32", "tune": True, "process": Process(device)}
+    return choose_frozen("backbone", backbone.eval(), images, **own).network
 
 
 def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:
@@ -127,8 +136,8 @@ def frozen(backbone: torch.nn.Module) -> Iterator[None]:
 
 
 def as_input(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """(B, 3, S, S) uint8 -> float32 in [0, 1] on the device, channels last."""
-    return batch.to(device, memory_format=torch.channels_last).float() / 255
+    """(B, 3, S, S) uint8 -> float32 in [0, 1] on the device, channels first: a network's own layout decides."""
+    return batch.to(device).float() / 255
 
 
 def frames(images: Labelled, positions: np.ndarray, *, pixels: Pixels) -> Iterator[torch.Tensor]:

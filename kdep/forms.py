@@ -54,6 +54,11 @@ def folded(network: nn.Module, images: torch.Tensor) -> nn.Module:
     return channels_last(fold_batchnorm(network, images), images)
 
 
+def folded_contiguous(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Channels first, each BatchNorm folded; small images gain nothing from channels last on a CPU."""
+    return contiguous(fold_batchnorm(network, images), images)
+
+
 def compiled(network: nn.Module, images: torch.Tensor) -> nn.Module:
     """Folded and compiled; takes a minute to make, and a C++ compiler on CPUs."""
     network = folded(network, images)
@@ -63,10 +68,11 @@ def compiled(network: nn.Module, images: torch.Tensor) -> nn.Module:
     return network
 
 
-TEACHER_FORMS: dict[str, Form] = {
+FROZEN_FORMS: dict[str, Form] = {
     "channels_last": channels_last,
     "contiguous": contiguous,
     "folded": folded,
+    "folded_contiguous": folded_contiguous,
     "compiled": compiled,
 }
 STUDENT_FORMS: dict[str, Form] = {"contiguous": contiguous, "channels_last": channels_last}
@@ -93,22 +99,22 @@ class Chosen:
         return computing_in(self.precision, device)
 
 
-def choose_teacher(
-    teacher: Backbone, images: torch.Tensor, *, precision: str, tune: bool | str, process: Process
+def choose_frozen(
+    role: str, network: Backbone, images: torch.Tensor, *, precision: str, tune: bool | str, process: Process
 ) -> Chosen:
-    """The frozen teacher in the form that is fastest on such images (B, 3, S, S), the same in all processes.
+    """A frozen network in the form that is fastest on such images (B, 3, S, S), the same in all processes.
 
-    Without `tune` it stays as it is; with "compile" the compiled form is tried too.
+    Without `tune` it stays as it is; with "compile" the compiled form is tried too. `role` is what the log calls it.
     """
     if not tune:
-        return Chosen(teacher, choose_precision(precision, images.device))
-    forms = {name: form for name, form in TEACHER_FORMS.items() if name != "compiled" or tune == "compile"}
+        return Chosen(network, choose_precision(precision, images.device))
+    forms = {name: form for name, form in FROZEN_FORMS.items() if name != "compiled" or tune == "compile"}
 
     @torch.no_grad()
     def run(network: nn.Module) -> torch.Tensor:
         return network(images)
 
-    return _choose("teacher", teacher, forms, run, images, precision, process)
+    return _choose(role, network, forms, run, images, precision, process)
 
 
 def choose_student(

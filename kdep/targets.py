@@ -35,7 +35,7 @@ from kdep.checkpoint import LoadError, save, write_atomically
 from kdep.config import Config
 from kdep.data import Views, load
 from kdep.device import Process, choose_precision, join
-from kdep.forms import Chosen, choose_teacher, sample
+from kdep.forms import Chosen, choose_frozen, sample
 from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
 from kdep.run import take_lock
 from kdep.sources import choose
@@ -226,8 +226,13 @@ class Writer:
     def measure(self) -> float:
         """Images per second of the teacher on this device, in the form that is fastest here."""
         images = sample(self.config.optim.batch_size, self.config.data.size, self.process.device)
-        self.chosen = choose_teacher(
-            self.teacher, images, precision=self.config.precision, tune=self.config.tune, process=self.process
+        self.chosen = choose_frozen(
+            "teacher",
+            self.teacher,
+            images,
+            precision=self.config.precision,
+            tune=self.config.tune,
+            process=self.process,
         )
         began = time.perf_counter()
         with torch.no_grad(), self.chosen.half(images.device):

@@ -17,7 +17,7 @@ from kdep.bank import Bank
 from kdep.config import Config, Named
 from kdep.data import Batch, Views, load, once
 from kdep.device import Process
-from kdep.forms import choose_teacher, sample
+from kdep.forms import choose_frozen, sample
 from kdep.parts import data_identity, make_pixels, open_teacher, teacher_identity
 from kdep.run import RunFolder
 from kdep.scale import Scaler
@@ -57,7 +57,7 @@ def teacher_source(config: Config, student: Backbone, views: Views, run: RunFold
     run.bind()
     statistics = teacher_statistics(config, teacher, views, run, process)
     images = sample(config.optim.batch_size // process.world, config.data.size, process.device)
-    chosen = choose_teacher(teacher, images, precision=config.precision, tune=config.tune, process=process)
+    chosen = choose_frozen("teacher", teacher, images, precision=config.precision, tune=config.tune, process=process)
 
     def features(_: Batch, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), chosen.half(images.device):

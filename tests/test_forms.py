@@ -42,12 +42,15 @@ def backbone(name, tap=None):
         ("mobilenetv2_035", "pre"),
     ],
 )
-def test_a_folded_network_has_no_batchnorm_and_the_same_features(name, tap):
+@pytest.mark.parametrize(("form", "channels_last"), [(forms.folded, True), (forms.folded_contiguous, False)])
+def test_a_folded_network_has_no_batchnorm_and_the_same_features(name, tap, form, channels_last):
     network, images = backbone(name, tap), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         before = network(images)
-        folded = forms.folded(network, images)
+        folded = form(network, images)
         after = folded(images)
+    wide = [m.weight for m in folded.modules() if isinstance(m, nn.Conv2d) and min(m.weight.shape[1:]) > 1]
+    assert {weight.is_contiguous(memory_format=torch.channels_last) for weight in wide} == {channels_last}
     left = [m for n, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(left) == (1 if tap == "before_head" else 0)  # the head's, which is not used
     assert float((after - before).norm() / before.norm()) < forms.TOLERANCE
@@ -61,8 +64,11 @@ def test_a_network_without_batchnorm_stays_as_it_is():
     assert fingerprint(forms.folded(network, torch.rand(1, 3, size, size)).state_dict()) == before
 
 
+FROZEN = ["channels_last", "contiguous", "folded", "folded_contiguous"]
+
+
 def choose_teacher(network, images, *, precision="float32", tune=True):
-    return forms.choose_teacher(network, images, precision=precision, tune=tune, process=ALONE)
+    return forms.choose_frozen("teacher", network, images, precision=precision, tune=tune, process=ALONE)
 
 
 def choose_student(network, images, *, precision="float32", tune=True):
@@ -88,7 +94,7 @@ def test_the_choice_is_measured_once_per_machine_and_kept(monkeypatch, cache, ca
     with caplog.at_level(logging.INFO, "kdep"):
         first = choose_teacher(backbone("resnet10t"), images)
     second = choose_teacher(backbone("resnet10t"), images)
-    assert measured == [["channels_last", "contiguous", "folded"]]
+    assert measured == [FROZEN]
     assert "folded is taken (images/s: channels_last 1, contiguous 1, folded 2)" in caplog.text
     assert list(json.loads(cache.read_text()).values()) == ["folded"]
     for network in (first, second):
@@ -97,8 +103,8 @@ def test_the_choice_is_measured_once_per_machine_and_kept(monkeypatch, cache, ca
     choose_teacher(backbone("resnet10t"), torch.rand(2, 3, 96, 96))
     choose_teacher(backbone("resnet10t"), images, tune="compile")
     assert measured[1:] == [
-        ["channels_last", "contiguous", "folded"],
-        ["channels_last", "contiguous", "folded", "compiled"],
+        FROZEN,
+        [*FROZEN, "compiled"],
     ]
 
 
@@ -163,7 +169,7 @@ def test_bfloat16_is_taken_on_a_cpu_where_it_gains_enough(monkeypatch, half, tak
     images = torch.rand(2, 3, 64, 64)
     chosen = choose_teacher(backbone("resnet10t"), images, precision="auto" if half else "float32")
     assert forms._name("folded", chosen.precision) == taken
-    assert len(measured[0]) == (6 if half else 3)
+    assert len(measured[0]) == len(FROZEN) * (2 if half else 1)
     with torch.no_grad(), chosen.half(images.device):
         assert chosen.network.network.conv1[0](images).dtype == chosen.precision
 
