@@ -73,7 +73,13 @@ def fastest(backbone: Backbone, pixels: Pixels, device: torch.device) -> Backbon
     """The network in eval mode and in the form that is fastest here; the same up to rounding, see `kdep.forms`."""
     images = sample(pixels.batch_size, pixels.size, device)
     own = {"precision": "float32", "tune": True, "process": Process(device)}
-    return choose_frozen("backbone", backbone.eval(), images, **own).network
+    with without_tf32():
+        return choose_frozen("backbone", backbone.eval(), images, **own).network
+
+
+def without_tf32() -> contextlib.AbstractContextManager[None]:
+    """Convolutions in full float32: TF32 would make features depend on the kind of GPU."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:
@@ -102,9 +108,7 @@ def frozen_features(
 ) -> dict[str, np.ndarray]:
     """Run the backbone as it is over the images and write TAP.npy into a folder, batch by batch; see `extract`."""
     written: dict[str, np.ndarray] = {}
-    # TF32 would make features depend on the kind of GPU.
-    precise = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with frozen(backbone), torch.no_grad(), precise:
+    with frozen(backbone), torch.no_grad(), without_tf32():
         bar, done = tqdm(total=len(images), desc="features", unit="img", mininterval=1), 0
         for batch in frames(images, np.arange(len(images)), pixels=pixels):
             for tap, features in backbone.pooled_taps(as_input(batch, device)).items():
