@@ -94,7 +94,7 @@ def measure(cell: Cell) -> Result:
     checkpoint = open_checkpoint(cell.spec, arch=cell.arch)
     device = join(cell.device).device
     protocol = protocol_of(cell.task)
-    work_dir = cell.results / checkpoint.sha256[:8] / cell.task.name / str(protocol) / f"seed{cell.seed}.work"
+    work_dir = cell.results / checkpoint.identity[:8] / cell.task.name / str(protocol) / f"seed{cell.seed}.work"
     work_dir.mkdir(parents=True, exist_ok=True)
     task, said = halve(cell.task) if cell.halved else (cell.task, {})
     outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=work_dir, device=device)
@@ -102,6 +102,7 @@ def measure(cell: Cell) -> Result:
     own = provenance_of_code()
     return Result(
         checkpoint=describe(checkpoint),
+        settings=cell.task.plain_settings,
         task=TaskCard(cell.task.name, cell.task.kind, cell.task.family, cell.task.dataset.name),
         protocol=protocol,
         data_fingerprint=fingerprint_now(cell),
@@ -135,7 +136,7 @@ def data_stamp(dataset: Dataset) -> str:
     """
     found = []
     for path in sorted(set(paths(dataset))):
-        found += [path, *(Path(folder) for folder, _, _ in os.walk(path))]
+        found += [path, *(Path(folder) for folder, _, _ in os.walk(path, followlinks=True))]
     marks = ((path.stat(), path) for path in found)
     lines = [f"{path}|{mark.st_size}|{mark.st_mtime_ns}|{mark.st_ctime_ns}" for mark, path in marks]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
@@ -163,8 +164,10 @@ def describe(checkpoint: Checkpoint) -> CheckpointCard:
         "pretrain_seed": source.get("config", {}).get("seed"),
         "pretrain_commit": source.get("commit"),
     }
+    if checkpoint.identity != checkpoint.sha256:
+        summary["weights_sha256"] = checkpoint.sha256
     known = {key: value for key, value in summary.items() if value is not None}
-    return CheckpointCard(checkpoint.name, checkpoint.sha256, checkpoint.arch, parameters(checkpoint.arch), known)
+    return CheckpointCard(checkpoint.name, checkpoint.identity, checkpoint.arch, parameters(checkpoint.arch), known)
 
 
 def teacher_name(source: str | list[str] | None) -> str | None:

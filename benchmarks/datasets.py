@@ -15,6 +15,7 @@ relative to the root:
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 CLASSIFICATION = ("imagefolder", "npz", "torchvision", "huggingface")
 COLUMNS = ("image", "label")
+ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}  # torchvision's download leaves them beside what it unpacks
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,14 @@ ADE20K_FILES = {
     "score_images": "images/validation",
     "score_masks": "annotations/validation",
 }
-SCENES = ("generated here", "python -m benchmarks.scenes, or kdep data prepare scenes")
+SCENES = ("generated here", "drawn by benchmarks.scenes")
 
 
 def _torchvision(name: str, images: dict[str, int], labels: int, licence: str, *, select: bool = False) -> Card:
     files = {"fit": f"{name}:train", "score": f"{name}:test"} | ({"select": f"{name}:val"} if select else {})
-    get = f"make that folder; torchvision.datasets.{name} then downloads it"
-    return Card("torchvision", name.lower(), files, licence, get, images=images, labels=labels)
+    return Card(
+        "torchvision", name.lower(), files, licence, f"torchvision.datasets.{name}", images=images, labels=labels
+    )
 
 
 def _folders(
@@ -128,7 +131,7 @@ def _voc_detection(
     return Card("voc", folder, {"fit": fit, "score": score}, *terms, classes, images, len(classes))
 
 
-VOC2012 = "host.robots.ox.ac.uk/pascal/VOC/voc2012: VOCtrainval_11-May-2012.tar, unpacked to VOCdevkit/VOC2012"
+VOC2012 = "host.robots.ox.ac.uk/pascal/VOC/voc2012"
 
 CARDS: dict[str, Card] = {
     "cifar10": _torchvision("CIFAR10", {"fit": 50000, "score": 10000}, 10, "cite Krizhevsky 2009"),
@@ -139,33 +142,31 @@ CARDS: dict[str, Card] = {
         {"fit": 15420, "score": 15187},
         257,
         "CC BY 4.0",
-        "data.caltech.edu/records/nyy15-4j048; sort into train/CLASS (the first 60 images of each) and test/CLASS",
+        "data.caltech.edu/records/nyy15-4j048",
     ),
     "cub200": _folders(
         "cub200",
         {"fit": 5994, "score": 5794},
         200,
         "non-commercial research",
-        "data.caltech.edu/records/65de6-vp158; sort into train/CLASS and test/CLASS by train_test_split.txt",
+        "data.caltech.edu/records/65de6-vp158",
     ),
     "imagenet1k": _folders(
         "imagenet",
         {"fit": 1281167, "score": 50000},
         1000,
         "non-commercial research",
-        "image-net.org after registration; train/WNID and val/WNID",
+        "image-net.org, after registration",
         score="val",
     ),
     "voc2012": _voc_segmentation("train", 1464, VOC2012),
-    "voc2012aug": _voc_segmentation(
-        "trainaug", 10582, f"{VOC2012}; benchmark.tgz of SBD (Hariharan et al. 2011); kdep data prepare joins them"
-    ),
+    "voc2012aug": _voc_segmentation("trainaug", 10582, f"{VOC2012} and SBD (Hariharan et al. 2011)"),
     "ade20k": Card(
         "ade20k",
         "ade/ADEChallengeData2016",
         ADE20K_FILES,
         "non-commercial research",
-        "data.csail.mit.edu/places/ADEchallenge: ADEChallengeData2016.zip (not the full ADE20K), unpacked in ade/",
+        "data.csail.mit.edu/places/ADEchallenge, not the full ADE20K",
         ("@objectInfo150.txt",),
         {"fit": 20210, "score": 2000},
         150,
@@ -180,8 +181,7 @@ CARDS: dict[str, Card] = {
             "score_masks": "gtFine/val",
         },
         "non-commercial research",
-        "cityscapes-dataset.com after registration: leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip in the data "
-        "root; kdep data prepare cityscapes then unpacks them and writes the labelTrainIds",
+        "cityscapes-dataset.com, after registration",
         CITYSCAPES_CLASSES,
         {"fit": 2975, "score": 500},
         19,
@@ -192,7 +192,7 @@ CARDS: dict[str, Card] = {
         "VOC2007/ImageSets/Main/test.txt",
         (
             "Flickr terms",
-            "host.robots.ox.ac.uk/pascal/VOC: VOCtrainval_06-Nov-2007, VOCtest_06-Nov-2007, VOCtrainval_11-May-2012",
+            "host.robots.ox.ac.uk/pascal/VOC, 2007 and 2012",
         ),
         VOC_CLASSES,
         {"fit": 16551, "score": 4952},
@@ -207,7 +207,7 @@ CARDS: dict[str, Card] = {
             "score_images": "val2017",
         },
         "annotations CC BY 4.0, images under Flickr terms",
-        "cocodataset.org: train2017.zip, val2017.zip, annotations_trainval2017.zip",
+        "cocodataset.org",
         images={"fit": 118287, "score": 5000},
         labels=80,
     ),
@@ -252,7 +252,17 @@ def paths(dataset: Dataset) -> Iterator[Path]:
         return
     for value in dataset.files.values():
         for part in value.split(","):
-            yield dataset.root / (part.rpartition(":")[0] if dataset.layout == "npz" else part)
+            path = dataset.root / (part.rpartition(":")[0] if dataset.layout == "npz" else part.strip())
+            yield path
+            if dataset.layout == "voc":
+                yield path.parents[2] / "JPEGImages"
+                if path.parent.name == "Segmentation":
+                    yield path.parents[2] / masks_of(path)
+
+
+def masks_of(split: Path) -> str:
+    """Folder of the masks of a VOC list: those of `trainaug` (Hariharan et al. 2011) lie in one of their own."""
+    return "SegmentationClassAug" if split.stem in ("aug", "trainaug") else "SegmentationClass"
 
 
 def absent(dataset: Dataset) -> str | None:
@@ -260,21 +270,60 @@ def absent(dataset: Dataset) -> str | None:
     missing = next((path for path in paths(dataset) if not path.exists()), None)
     if missing is None:
         return None
-    how = f"; get it: {CARDS[dataset.name].get}" if dataset.name in CARDS else ""
-    return f"{missing} is not there{how}"
+    if dataset.name not in CARDS:
+        return f"{missing} is not there"
+    return f"{missing} is not there; get it: kdep data prepare {dataset.name} (from {CARDS[dataset.name].get})"
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Hash of the set as it lies on disk: lists, json and packs by content, images by name and size.
+    """Hash of the set as it lies on disk: lists, json, packs, masks and boxes by content, images by name and size.
 
-    Two results are compared only where it is equal.
+    Two results are compared only where it is equal. Files that no reader opens (hidden ones, archives that a download
+    leaves, texts beside images) do not count.
     """
     digest = hashlib.sha256(f"{dataset.layout}|{sorted(dataset.files.items())}|{dataset.classes}".encode())
+    masks = {dataset.root / value for role, value in dataset.files.items() if role.endswith("_masks")}
     for path in sorted(set(paths(dataset))):
+        images: list[Path] = []
+        labels: list[Path] = []
         if path.is_file():
             digest.update(path.read_bytes())
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else ():
-            if dataset.layout == "huggingface" and (file.name.startswith("cache-") or ".cache" in file.parts):
-                continue  # what the library leaves behind when it reads
+            if dataset.layout == "voc":
+                images, labels = _listed(path)
+        elif path in masks:
+            labels = _read_below(path, dataset.layout)
+        elif dataset.layout != "voc":
+            images = _read_below(path, dataset.layout)
+        for file in images + labels:
             digest.update(f"{file.relative_to(dataset.root)}|{file.stat().st_size}\n".encode())
+        for file in labels:
+            digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _listed(split: Path) -> tuple[list[Path], list[Path]]:
+    """Images of a list of a VOC tree, and the boxes and masks that are there for them."""
+    year = split.parents[2]
+    names = [line.split()[0] for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
+    found = {path.stem: path for path in (year / "JPEGImages").glob("*") if not path.name.startswith(".")}
+    labels = [year / masks_of(split) / f"{name}.png" for name in names]
+    if split.parent.name != "Segmentation":
+        labels += [year / "Annotations" / f"{name}.xml" for name in names]
+    return [found[name] for name in names if name in found], [path for path in labels if path.is_file()]
+
+
+def _read_below(folder: Path, layout: str) -> list[Path]:
+    """Files below a folder that a reader of the layout may open, sorted; links are followed."""
+    from kdep.sources import SUFFIXES  # here: it needs torch, and the boards read this module without it
+
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    if layout == "torchvision":
+        found = [path for path in found if path.suffix.lower() not in ARCHIVES]
+    elif layout == "huggingface":  # cache-*: what the library leaves behind when it reads
+        found = [path for path in found if not path.name.startswith("cache-")]
+    else:
+        found = [path for path in found if path.suffix.lower() in SUFFIXES]
+    return sorted(found)

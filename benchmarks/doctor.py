@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     lines.append(f"data sets below {args.data_root}:")
     for name in CARDS:
         reason = absent(known(name, args.data_root))
-        lines.append(f"  {name:11s}" + ("found" if reason is None else f"absent: {reason}"))
+        lines.append(f"  {name:14s}" + ("found" if reason is None else f"absent: {reason}"))
     sys.stdout.write("\n".join(lines) + "\n")
     return 0 if healthy else 1
 

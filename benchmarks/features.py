@@ -99,7 +99,7 @@ def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:
 def feature_folder(work_dir: Path, checkpoint: Checkpoint) -> Path:
     """One folder for all tasks of a checkpoint, where `work_dir` is results/<sha8>/<task>/<protocol>/<seed>.work."""
     above = list(work_dir.absolute().parents)[:3]
-    named = next((folder for folder in above if folder.name == checkpoint.sha256[:8]), work_dir)
+    named = next((folder for folder in above if folder.name == checkpoint.identity[:8]), work_dir)
     return named / "features"
 
 

@@ -7,7 +7,7 @@ from benchmarks.results import Result, read_result, result_paths, write_bytes
 
 Found = tuple[Result, Path]
 # What two files of one cell must agree in. Time, memory, device and versions may differ: the earlier one is kept.
-NUMBERS = ("data_fingerprint", "status", "metrics", "counts", "chosen")
+NUMBERS = ("data_fingerprint", "settings", "status", "metrics", "counts", "chosen")
 
 
 def merge(folders: Sequence[Path], out: Path) -> list[Path]:
@@ -21,7 +21,7 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
 
     Raises:
         ValueError: no such folder, a file that is no result, or two files of one cell with other scores, counts,
-            choices or data; names both files. Nothing is written then.
+            choices, settings or data; names both files. Nothing is written then.
     """
     out = Path(out)
     for folder in map(Path, folders):
@@ -55,6 +55,8 @@ def chosen(first: Found, second: Found) -> Found:
     if a.status == "failed":
         return max(first, second, key=lambda found: found[0].started)
     for name in NUMBERS:
+        if name == "settings" and None in (a.settings, b.settings):
+            continue  # one of them is of a version that did not write them
         if getattr(a, name) != getattr(b, name):
             raise ValueError(
                 f"{path} and {other}: the same cell with different {name.replace('_', ' ')} "

@@ -55,7 +55,7 @@ def write_card(
 
     check_place(path, licence)
     every = boards(results)
-    found = [(board, row) for board in every for row in board.rows if row.checkpoint.sha256 == checkpoint.sha256]
+    found = [(board, row) for board in every for row in board.rows if row.checkpoint.sha256 == checkpoint.identity]
     data = card_data(checkpoint, found, licence=licence)
     text = f"---\n{data.to_yaml()}\n---\n\n{_body(checkpoint, found, snippet, licence)}"
     read = ModelCard(text, ignore_metadata_errors=False).data

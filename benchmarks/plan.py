@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import datasets
 from benchmarks.cell import Cell, data_stamp, protocol_of
@@ -57,7 +58,7 @@ class Planned:
         if task.kind not in PROBES:
             return None
         size = settings.get("size", 224)
-        parts = (self.checkpoint.name, self.checkpoint.sha256[:8], self.key.data_fingerprint[:16])
+        parts = (self.checkpoint.name, self.checkpoint.identity[:8], self.key.data_fingerprint[:16])
         return "-".join(map(str, (*parts, size, settings.get("resize") or size))).replace("/", "-")
 
 
@@ -74,11 +75,11 @@ def plan_cell(cell: Cell, checkpoint: Checkpoint, reason: str) -> Planned:
     """Look up whether a cell can run and whether it is done.
 
     Raises:
-        ValueError: it is done, on other data under the same name.
+        ValueError: it is done, on other data or by other settings under the same name.
     """
     if cell.data_fingerprint is None:
         return Planned(cell, checkpoint, None, "absent", reason)
-    key = CellKey(checkpoint.sha256, cell.task.name, str(protocol_of(cell.task)), cell.data_fingerprint, cell.seed)
+    key = CellKey(checkpoint.identity, cell.task.name, str(protocol_of(cell.task)), cell.data_fingerprint, cell.seed)
     path = key.path(cell.results)
     if path.exists() and not cell.force:
         known = read_result(path)
@@ -87,8 +88,21 @@ def plan_cell(cell: Cell, checkpoint: Checkpoint, reason: str) -> Planned:
                 f"{path}: measured on other data than now lies in {cell.task.dataset.root}; "
                 "take another --results folder"
             )
+        if known.checkpoint.arch != checkpoint.arch:
+            raise ValueError(f"{path}: these weights were measured as {known.checkpoint.arch}, not {checkpoint.arch}")
+        _check_settings(path, known.settings, cell.task.plain_settings)
         return Planned(cell, checkpoint, key, "done", f"{known.main_metric} {known.score:.2f}")
     return Planned(cell, checkpoint, key, "to run")
+
+
+def _check_settings(path: Path, known: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    if known is None or known == now:
+        return
+    name = min(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+    raise ValueError(
+        f"{path}: measured with other settings than the task has now ({name}: {known.get(name)}, now {now.get(name)}); "
+        "give the task another name or version, take another --results folder, or measure all anew with --force"
+    )
 
 
 def likenesses(task: str, kind: str, arch: str, budget: str) -> tuple[tuple[str, ...], ...]:

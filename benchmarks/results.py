@@ -111,6 +111,7 @@ class Result:
             last, decoding included, is of a probe's extraction, where it did it, and of other kinds' training.
         versions: of the libraries, by name.
         commit: of this code.
+        settings: the task's, as its file has them, for the full budget; None where an older version wrote the result.
         started: ISO 8601, UTC.
         error: of a failed cell: exit_code, log (its last lines, as one text).
     """
@@ -131,6 +132,7 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = ""
     error: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -234,6 +234,7 @@ def failure(run: Running, code: int, text: str) -> Result:
         status="failed",
         started=run.began.isoformat(timespec="seconds"),
         error={"exit_code": code, "log": text, **halved},
+        settings=task.plain_settings,
     )
 
 

@@ -176,11 +176,11 @@ def _digest(content: dict[str, Any], study: Study) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def student_card(path: Path, changed: int) -> tuple[str, dict[str, Any]]:
-    """Fingerprint of a student's weights, and the configuration it was trained with; `changed` is the file's time."""
+    """Identity of a student, and the configuration it was trained with; `changed` is the file's time."""
     from kdep.checkpoint import parse_student, read
 
     student = parse_student(read(path), str(path))
-    return student.sha256, student.provenance.get("config", {})
+    return student.identity, student.provenance.get("config", {})
 
 
 def student_here(planned: Run, runs: Path) -> str | None:

@@ -1,5 +1,6 @@
 """A task is one file under configs/transfer: data set, kind of transfer, protocol, settings. A suite lists tasks."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class Task:
     def family(self) -> str:
         """classification, segmentation or detection."""
         return KINDS[self.kind]
+
+    @property
+    def plain_settings(self) -> dict[str, Any]:
+        """The settings as a result's file holds them."""
+        return json.loads(json.dumps(self.settings))
 
     @property
     def share(self) -> float:

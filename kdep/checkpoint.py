@@ -1,6 +1,7 @@
 """The file formats: written atomically, read safely, loaded completely or not at all."""
 
 import hashlib
+import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from torch import nn
 StateDict = dict[str, torch.Tensor]
 
 STUDENT_FORMAT = 1
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std, RGB
 
 
 class LoadError(ValueError):
@@ -46,6 +48,14 @@ class Checkpoint:
     sha256: str
     resample: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What a score is of: the weights and how they are fed, hex. The weights' own hash where that is as usual."""
+        mean, std = ([round(value, 5) for value in values] for values in (self.mean, self.std))
+        if (mean, std, self.resample) == (*IMAGENET, None):
+            return self.sha256
+        return hashlib.sha256(json.dumps([self.sha256, mean, std, self.resample]).encode()).hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

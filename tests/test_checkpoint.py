@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pickle
 
@@ -155,3 +156,18 @@ def test_a_student_file_of_another_format_is_refused():
 def test_an_incomplete_student_file_is_refused_with_the_missing_key():
     with pytest.raises(ValueError, match="s.pth: not a complete student file, it lacks 'input'"):
         parse_student({"format": 1, "state_dict": {}}, "s.pth")
+
+
+def test_a_score_belongs_to_the_weights_and_to_how_they_are_fed():
+    plain = open_checkpoint("random:test_resnet")
+    usual = dataclasses.replace(plain, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    assert usual.identity == usual.sha256
+    # A student's file holds what float32 made of the same numbers.
+    assert dataclasses.replace(usual, mean=(0.48500001430511475, 0.456, 0.406)).identity == usual.sha256
+    others = [
+        dataclasses.replace(usual, mean=(0.5, 0.456, 0.406)),
+        dataclasses.replace(usual, std=(0.5, 0.224, 0.225)),
+        dataclasses.replace(usual, resample=128),
+        dataclasses.replace(usual, resample=64),
+    ]
+    assert len({usual.identity, *(other.identity for other in others)}) == 5

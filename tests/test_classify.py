@@ -49,7 +49,7 @@ def task(dataset, kind, **settings):
 
 
 def measure(run, checkpoint, dataset, tmp_path, seed=0, **settings):
-    work_dir = tmp_path / checkpoint.sha256[:8] / "colours" / "fair-v1" / f"seed{seed}.work"
+    work_dir = tmp_path / checkpoint.identity[:8] / "colours" / "fair-v1" / f"seed{seed}.work"
     kind = run.__name__.removeprefix("run_")
     return run(checkpoint, task(dataset, kind, **settings), seed=seed, work_dir=work_dir, device=CPU)
 
@@ -135,7 +135,7 @@ def test_the_speed_of_a_probe_is_that_of_the_extraction_that_it_did_itself(check
     assert measure(run_knn, checkpoint, colours, tmp_path).cost == {"images_per_second": 9.0}
     assert measure(run_linear, checkpoint, colours, tmp_path).cost == {}
     clock(monkeypatch, features, 0.0, 5.0, 20.0, 22.5)
-    pixels, cache = Pixels(size=40), tmp_path / checkpoint.sha256[:8] / "features"
+    pixels, cache = Pixels(size=40), tmp_path / checkpoint.identity[:8] / "features"
     extract(checkpoint, open_split(colours, "fit"), pixels=pixels, cache=cache, device=CPU)
     cost = measure(run_knn, checkpoint, colours, tmp_path, size=40).cost
     assert cost == {"images_per_second": 6.0}  # of the 15 that were not there
@@ -161,7 +161,7 @@ def test_whatever_shapes_the_features_is_in_their_key(checkpoint, colours):
 
 
 def test_the_feature_folder_stands_beside_the_tasks_of_its_checkpoint(checkpoint, tmp_path):
-    sha8 = checkpoint.sha256[:8]
+    sha8 = checkpoint.identity[:8]
     assert feature_folder(tmp_path / sha8 / "t" / "p" / "seed0.work", checkpoint) == tmp_path / sha8 / "features"
     assert feature_folder(tmp_path / "elsewhere", checkpoint) == tmp_path / "elsewhere" / "features"
 

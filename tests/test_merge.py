@@ -54,12 +54,13 @@ def test_the_same_cell_twice_is_fine_and_the_earlier_is_kept(tmp_path):
         ({"data": "e" * 64}, "data fingerprint"),
         ({"counts": {"score": 99}}, "counts"),
         ({"chosen": {"k": 5}}, "chosen"),
+        ({"settings": {"size": 128}}, "settings"),
         ({"sha256": "61".ljust(63, "0") + "1"}, "two checkpoints"),
     ],
 )
 def test_a_conflict_names_both_files_and_writes_nothing(tmp_path, other, what):
-    one = folder(tmp_path, "one", result("a"), result("z"))
-    two = folder(tmp_path, "two", result("a", **other))
+    one = folder(tmp_path, "one", result("a", settings={"size": 64}), result("z"))
+    two = folder(tmp_path, "two", result("a", **{"settings": {"size": 64}} | other))
     places = [next(path.glob("61000000/**/seed0.json")) for path in (one, two)]
     with pytest.raises(ValueError, match=what) as error:
         merge([one, two], tmp_path / "all")

@@ -39,7 +39,7 @@ def card(checkpoint, results, tmp_path, **others):
 
 
 def scored(checkpoint, task, scores, **others):
-    return runs(checkpoint.name, task, scores, sha256=checkpoint.sha256, arch=ARCH, **others)
+    return runs(checkpoint.name, task, scores, sha256=checkpoint.identity, arch=ARCH, **others)
 
 
 def test_the_scores_are_a_model_index_that_the_hub_reads(checkpoint, tmp_path):
@@ -61,8 +61,8 @@ def test_the_scores_are_a_model_index_that_the_hub_reads(checkpoint, tmp_path):
 
 
 def test_a_task_with_a_failed_run_is_no_score_of_the_card(checkpoint, tmp_path):
-    results = [result(checkpoint.name, "c-linear", 0, sha256=checkpoint.sha256)]
-    results += [failure(checkpoint.name, "c-linear", 1, sha256=checkpoint.sha256)]
+    results = [result(checkpoint.name, "c-linear", 0, sha256=checkpoint.identity)]
+    results += [failure(checkpoint.name, "c-linear", 1, sha256=checkpoint.identity)]
     assert card(checkpoint, results, tmp_path).data.eval_results is None
 
 
@@ -126,7 +126,7 @@ def arguments(*words):
 
 def test_the_command_writes_the_card_beside_the_export(tmp_path, capsys):
     found = open_checkpoint("random:resnet18")
-    one = result("random:resnet18", "tiny-knn", 0, 12.5, sha256=found.sha256, role="random", counts={"score": 1000})
+    one = result("random:resnet18", "tiny-knn", 0, 12.5, sha256=found.identity, role="random", counts={"score": 1000})
     write_result(one, tmp_path / "results")
     matches = (Match("a", "b", "bytes"), Match("c", "d", "look"))
     of = Overlap("x", "f" * 64, 9, 0, (SetOverlap("tiny", "d" * 64, 1000, matches),), {}, ("random:resnet18",))

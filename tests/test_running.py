@@ -367,7 +367,7 @@ def test_one_image_cannot_be_halved(tmp_path):
 def planned_like(task, arch="resnet18", kind="linear"):
     dataset = Dataset("d", "imagefolder", Path("nowhere"), {"fit": "a", "score": "b"})
     of = Cell("x", None, Task(task, kind, dataset), 0, "cpu", Path("results"), data_fingerprint="f" * 64)
-    return Planned(of, type("Weights", (), {"arch": arch, "name": "x", "sha256": "0" * 64})(), None, "to run")
+    return Planned(of, type("Weights", (), {"arch": arch, "name": "x", "identity": "0" * 64})(), None, "to run")
 
 
 def test_time_is_that_of_the_cells_most_like_it():

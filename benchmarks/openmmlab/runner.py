@@ -180,7 +180,7 @@ def _complete(config: "Config", cell: Cell) -> None:
 def _forget_others(cell: Cell) -> None:
     """Drop what another cell (other weights, settings or seed) left in this folder; going on from it would be wrong."""
     task = cell.task
-    identity = {"checkpoint": cell.checkpoint.sha256, "task": task.name, "seed": cell.seed}
+    identity = {"checkpoint": cell.checkpoint.identity, "task": task.name, "seed": cell.seed}
     identity |= {"protocol": f"{task.protocol}-v{task.version}", "settings": vars(cell.settings)}
     text, path = json.dumps(identity, indent=1), cell.work_dir / "cell.json"
     if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -87,6 +87,7 @@ def _ls(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from benchmarks.data_check import check, subjects
     from benchmarks.data_findings import lines
+    from benchmarks.datasets import absent, fingerprint
 
     reports = []
     for subject in subjects(args.name, args.data_root):
@@ -96,6 +97,8 @@ def _check(args: argparse.Namespace) -> int:
         verdict = f"{report.defects} defects" if report.defects else "no defects"
         heading = f"{report.dataset.name} ({subject.family}, {report.dataset.layout}): {seen}; {verdict}"
         text = "".join(f"  {line}\n" for line in lines(report.findings, shown=args.show))
+        if absent(report.dataset) is None:
+            text += f"  fingerprint {fingerprint(report.dataset)[:16]}: results are compared where it is equal\n"
         sys.stdout.write(f"{heading}\n{text}")
     if args.json is not None:
         _write_json(reports, args.json)
