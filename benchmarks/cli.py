@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 EPILOG = """\
 the usual way:
+  kdep data prepare scenes --data-root demo            # small generated sets
   kdep pretrain configs/pretrain/demo.yaml             # -> runs/demo/student.pth
   kdep transfer runs/demo/student.pth random:resnet18 --suite demo --data-root demo --seeds 0,1,2
   kdep compare demo random:resnet18

@@ -103,8 +103,8 @@ class Bank(_Section):
     """Targets computed once and read in every epoch, instead of a teacher in the loop."""
 
     path: Path  # a folder; made if it is not there, and shared by all runs whose teacher and views are the same
-    # Per image; epoch e uses view e modulo views. None: one per epoch. Five of ten cost nothing that three seeds show,
-    # two cost about 3 points of a probe, one 7 (docs/reproduction.md).
+    # Per image; epoch e uses view e modulo views. None: one per epoch. One of ten costs about 7 points of a probe; for
+    # two and five no difference is shown with three seeds (docs/reproduction.md).
     views: int | None = Field(None, ge=1)
     axes: int | None = Field(None, ge=1)  # leading axes kept: the widest student served. None: this student's width
     code: Literal["float16", "int8", "int8_linear"] = "float16"
