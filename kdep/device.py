@@ -1,7 +1,9 @@
 """Which process and device this is, and in which precision it computes."""
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,3 +93,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 def computing_in(precision: torch.dtype, device: torch.device) -> torch.autocast:
     """The context of a forward pass in this precision, whatever the context around it."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions and matrix products in full float32, where a GPU would round to TF32's ten bits.
+
+    What must not depend on the kind of GPU is computed like this: features that are kept, and comparisons of them.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,5 +1,6 @@
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -203,3 +204,32 @@ def test_measuring_covers_every_form_in_every_precision():
         torch.ones(2, 3, 32, 32),
     )
     assert set(seconds) == {"contiguous", "channels_last", "contiguous bfloat16", "channels_last bfloat16"}
+
+
+def test_forms_are_compared_in_full_float32_and_timed_as_the_run_computes():
+    """A GPU with TF32 rounds each layout's convolutions in its own way; emulated, for there is none on this machine."""
+    images, states = torch.rand(2, 3, 32, 32), []
+
+    def run(network):
+        states.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        features = network(images).detach()
+        last = next(network.parameters()).is_contiguous(memory_format=torch.channels_last)
+        return features * (1 + 1e-3 * last) if torch.backends.cudnn.allow_tf32 else features
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        seconds = forms._measure(backbone("test_resnet"), forms.STUDENT_FORMS, [torch.float32], run, images)
+        assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seconds) == {"contiguous", "channels_last"}
+    assert states[:2] == [(False, "highest")] * 2 and set(states[2:]) == {(True, "high")}
+
+
+def test_on_a_gpu_the_student_s_plain_form_is_channels_last(monkeypatch):
+    offered = []
+    monkeypatch.setattr(forms, "_choose", lambda *args: offered.append(args[2]) or forms.Chosen(args[1], torch.float32))
+    for device in ("cuda", "cpu"):
+        images = SimpleNamespace(device=torch.device(device), shape=(2, 3, 32, 32))
+        choose_student(backbone("test_resnet"), images)
+    assert [next(iter(names)) for names in offered] == ["channels_last", "contiguous"]
