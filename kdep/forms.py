@@ -3,14 +3,16 @@
 Which one wins depends on the network, the size of the images, the processor and the version of torch, so it is
 measured when a run starts, once per machine: the choice is kept in a file, and the same command gives the same bits
 again. A form counts only if it gives the plain form's features up to rounding (`TOLERANCE`), both in full float32: on
-a GPU that rounds to TF32, layouts differ by more than that. bfloat16 rounds what float32 keeps, so it must gain more
-(`HALF_GAIN`); what it does to the trained student is in docs/reproduction.md.
+a GPU that rounds to TF32, layouts differ by more than that. Half precision (bfloat16; float16 on GPUs older than Ampere)
+rounds what float32 keeps, so it must gain more (`HALF_GAIN`); what bfloat16 does to the trained student is in
+docs/reproduction.md.
 """
 
 import copy
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -153,9 +155,7 @@ def _choose(
     process: Process,
 ) -> Chosen:
     device = images.device
-    tried = [choose_precision(precision, device)]
-    if precision == "auto" and device.type == "cpu":
-        tried.append(torch.bfloat16)
+    tried = _precisions(precision, device)
     candidates = {_name(form, dtype): (form, dtype) for dtype in tried for form in forms}
     key = _key(role, network, images, list(candidates))
     known = _remembered().get(key)
@@ -171,6 +171,13 @@ def _choose(
             _remember(key, known)
     form, dtype = candidates[process.gather(known)[0]]
     return Chosen(forms[form](network, images), dtype)
+
+
+def _precisions(name: str, device: torch.device) -> list[torch.dtype]:
+    """Those to measure: float32 first and half precision after it, or the one that was asked for."""
+    if name != "auto":
+        return [choose_precision(name, device)]
+    return [torch.float32, torch.bfloat16 if device.type == "cpu" else choose_precision("auto", device)]
 
 
 def _name(form: str, dtype: torch.dtype) -> str:
@@ -197,7 +204,7 @@ def _measure(
 ) -> dict[str, float]:
     """Seconds of each form that computes the same, in turns, so that a busy moment hits all of them.
 
-    They are timed under the caller's settings, TF32 included.
+    They are timed under the caller's settings, TF32 included. float16 may overflow, which no time makes up for.
     """
     candidates, reference = {}, None
     for form_name, form in forms.items():
@@ -213,9 +220,9 @@ def _measure(
             began = time.perf_counter()
             with candidate.half(images.device):
                 found = run(candidate.network)
-            float(found.sum())  # waits for the device
+            finite = math.isfinite(float(found.float().sum()))  # waits for the device
             if turn > 0:  # the first prepares the kernels of this form and precision
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.perf_counter() - began if finite else math.inf)
     return {name: median(values) for name, values in times.items()}
 
 

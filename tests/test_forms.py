@@ -233,3 +233,24 @@ def test_on_a_gpu_the_student_s_plain_form_is_channels_last(monkeypatch):
         images = SimpleNamespace(device=torch.device(device), shape=(2, 3, 32, 32))
         choose_student(backbone("test_resnet"), images)
     assert [next(iter(names)) for names in offered] == ["channels_last", "contiguous"]
+
+
+def test_auto_measures_half_precision_against_float32_on_a_gpu_too(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    gpu = torch.device("cuda")
+    assert forms._precisions("auto", gpu) == [torch.float32, torch.float16]
+    assert forms._precisions("auto", ALONE.device) == [torch.float32, torch.bfloat16]
+    assert forms._precisions("float16", gpu) == [torch.float16]
+
+
+def test_half_precision_that_overflows_is_not_taken_however_fast():
+    images = torch.rand(2, 3, 32, 32)
+
+    def run(network):
+        features = network(images).detach()
+        return features * torch.inf if torch.is_autocast_enabled("cpu") else features
+
+    tried, offered = [torch.float32, torch.bfloat16], {"contiguous": forms.contiguous}
+    seconds = forms._measure(backbone("test_resnet"), offered, tried, run, images)
+    assert seconds["contiguous bfloat16"] == float("inf") and seconds["contiguous"] < 10
+    assert forms._best(seconds, offered, tried) == "contiguous"
