@@ -3,9 +3,8 @@
 Which one wins depends on the network, the size of the images, the processor and the version of torch, so it is
 measured when a run starts, once per machine: the choice is kept in a file, and the same command gives the same bits
 again. A form counts only if it gives the plain form's features up to rounding (`TOLERANCE`), both in full float32: on
-a GPU that rounds to TF32, layouts differ by more than that. Half precision (bfloat16; float16 on GPUs older than Ampere)
-rounds what float32 keeps, so it must gain more (`HALF_GAIN`); what bfloat16 does to the trained student is in
-docs/reproduction.md.
+a GPU that rounds to TF32, layouts differ by more than that. Half precision rounds what float32 keeps, so it must gain
+more (`HALF_GAIN`); what bfloat16 does to the trained student is in docs/reproduction.md.
 """
 
 import copy
