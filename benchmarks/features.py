@@ -136,7 +136,7 @@ def frozen(backbone: torch.nn.Module) -> Iterator[None]:
 
 def as_input(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     """(B, 3, S, S) uint8 -> float32 in [0, 1] on the device, channels first: a network's own layout decides."""
-    return batch.to(device).float() / 255
+    return batch.to(device, non_blocking=True).float() / 255
 
 
 def frames(images: Labelled, positions: np.ndarray, *, pixels: Pixels) -> Iterator[torch.Tensor]:
