@@ -20,7 +20,7 @@ from benchmarks.images import Labelled
 from benchmarks.settings import Pixels
 from kdep.backbone import Backbone, build_backbone
 from kdep.checkpoint import Checkpoint
-from kdep.device import Process
+from kdep.device import Process, without_tf32
 from kdep.forms import choose_frozen, sample
 
 FORMAT = 2  # raised when the same key would give other numbers
@@ -75,11 +75,6 @@ def fastest(backbone: Backbone, pixels: Pixels, device: torch.device) -> Backbon
     own = {"precision": "float32", "tune": True, "process": Process(device)}
     with without_tf32():
         return choose_frozen("backbone", backbone.eval(), images, **own).network
-
-
-def without_tf32() -> contextlib.AbstractContextManager[None]:
-    """Convolutions in full float32: TF32 would make features depend on the kind of GPU."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:
@@ -141,7 +136,7 @@ def frozen(backbone: torch.nn.Module) -> Iterator[None]:
 
 def as_input(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     """(B, 3, S, S) uint8 -> float32 in [0, 1] on the device, channels first: a network's own layout decides."""
-    return batch.to(device).float() / 255
+    return batch.to(device, non_blocking=True).float() / 255
 
 
 def frames(images: Labelled, positions: np.ndarray, *, pixels: Pixels) -> Iterator[torch.Tensor]:

@@ -124,7 +124,8 @@ def train(
     labels = torch.from_numpy(images.labels[positions])
     order = Order(len(positions), optim.batch_size, settings.epochs, seed)
     augmentation = Augmentation(settings.size, settings.crop_scale, settings.flip)
-    loader = load(Views(Part(images, positions), augmentation, seed), order, workers=settings.workers)
+    views, pin = Views(Part(images, positions), augmentation, seed), device.type == "cuda"
+    loader = load(views, order, workers=settings.workers, pin=pin)
     bar = tqdm(total=len(order), desc=f"lr {at[0]:g} wd {at[1]:g}", unit="step", mininterval=1)
     losses: list[torch.Tensor] = []
     model.train()
@@ -137,7 +138,7 @@ def train(
         optimizer.zero_grad()
         for part, wanted in zip(batch.images.chunk(settings.accumulate), truth.chunk(settings.accumulate), strict=True):
             with computing_in(dtype, device):
-                loss = F.cross_entropy(model(as_input(part, device)).float(), wanted.to(device))
+                loss = F.cross_entropy(model(as_input(part, device)).float(), wanted.to(device, non_blocking=True))
             scaler.scale(loss * len(wanted) / len(truth)).backward()
             losses.append(loss.detach())
         scaler.step(optimizer)

@@ -49,7 +49,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "reference-224": Measurement("references:reference_224", 650, "R50 -> R18 at 224 px against the reference's loop"),
     "reference-vit": Measurement("references:reference_vit", 1000, "ViT-B/16 -> R18 at 224 px against the same"),
     "lightly": Measurement("lightly:lightly", 900, "whole pretraining against LightlyTrain (--lightly-python)"),
-    "statistics": Measurement("moments:statistics", 80, "streaming moments against the SVD of the whole matrix"),
+    "statistics": Measurement("moments:statistics", 110, "streaming moments against the SVD of the whole matrix"),
     "probe": Measurement("probes:probe", 960, "path of the linear probe against scikit-learn"),
     "loader": Measurement("loaders:loader", 60, "JPEG to crops against ImageFolder and torchvision"),
     "memory": Measurement("memory:memory", 90, "host memory with a bank of 1.28 million images"),

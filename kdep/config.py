@@ -158,7 +158,7 @@ class Config(_Section):
     log: Log = Log()
     device: str = "auto"
     tune: bool | Literal["compile"] = True  # measure which form of the networks is fastest here; see kdep.forms
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # on a CPU: as tune measures it, see above
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # as tune measures it
     runs: Path = Path("runs")  # the run folder is runs/name
 
     @model_validator(mode="after")

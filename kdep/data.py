@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -156,7 +157,8 @@ def mix(images: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
     A function of (seed, step): a resumed run draws the same.
     """
     draw = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 2, 0]))
-    share, other = float(draw.random()), torch.from_numpy(draw.permutation(len(images))).to(images.device)
+    share, other = float(draw.random()), torch.from_numpy(draw.permutation(len(images)))
+    other = other.to(images.device, non_blocking=True)  # a GPU need not be waited for
     return share * images + (1 - share) * images[other]
 
 
@@ -266,11 +268,15 @@ def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -
 # Principal axes of the RGB values of ImageNet and their standard deviations (Krizhevsky et al. 2012).
 LIGHT_STD = (0.2175, 0.0188, 0.0045)
 LIGHT_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-
-
 GREY = (0.299, 0.587, 0.114)
 # Values that one pass handles on a CPU: a part stays in a core's cache while a dozen operations go over it.
 PART = 2**17
+
+
+@cache
+def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """LIGHT_STD, LIGHT_AXES and GREY on a device, once: each copy from Python's memory to a GPU waits for its queue."""
+    return tuple(torch.tensor(values, dtype=torch.float32, device=device) for values in (LIGHT_STD, LIGHT_AXES, GREY))
 
 
 def recolour(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
@@ -281,7 +287,8 @@ def recolour(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
     Shape:
         (B, 3, S, S) uint8, (B, 6) -> (B, 3, S, S).
     """
-    shift = (colour[:, None, 3:] * colour.new_tensor(LIGHT_STD) * colour.new_tensor(LIGHT_AXES)).sum(2)
+    deviation, axes, _ = _constants(colour.device)
+    shift = (colour[:, None, 3:] * deviation * axes).sum(2)
     out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
     share = max(1, PART // images[0].numel()) if images.device.type == "cpu" else len(images)
     parts = (part.split(share) for part in (images.flatten(2), colour[:, :3], shift[:, :, None], out.flatten(2)))
@@ -293,7 +300,7 @@ def recolour(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
 def _recolour_part(images: torch.Tensor, factors: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
     """(b, 3, S * S) uint8 -> the same in `out`, in place."""
     brightness, contrast, saturation = factors.T.reshape(3, -1, 1, 1)
-    weights = out.new_tensor(GREY).view(1, 3, 1)
+    weights = _constants(out.device)[2].view(1, 3, 1)
     out.copy_(images).mul_(brightness / 255).clamp_(max=1)
     mean = (out.mean(2, keepdim=True) * weights).sum(1, keepdim=True)
     out.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)

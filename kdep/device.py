@@ -1,7 +1,9 @@
 """Which process and device this is, and in which precision it computes."""
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +76,7 @@ def keep_freed_memory() -> None:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """'auto' takes half precision on GPUs and float32 on CPUs, where only a measurement tells: `kdep.forms`.
+    """'auto' takes half precision on GPUs and float32 on CPUs; whether another gains is measured by `kdep.forms`.
 
     Raises:
         ValueError: float16 on a CPU, whose gradients would underflow without anything gained.
@@ -82,12 +84,32 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float16
     if name == "float16" and device.type == "cpu":
         raise ValueError("precision float16 is for GPUs; on a CPU use float32 or bfloat16")
     return getattr(torch, name)
 
 
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU has units for it: `torch.cuda.is_bf16_supported` also counts the slow emulation before Ampere."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
+
+
 def computing_in(precision: torch.dtype, device: torch.device) -> torch.autocast:
     """The context of a forward pass in this precision, whatever the context around it."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions and matrix products in full float32, where a GPU would round to TF32's ten bits.
+
+    What must not depend on the kind of GPU is computed like this: features that are kept, and comparisons of them.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

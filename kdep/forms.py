@@ -2,14 +2,16 @@
 
 Which one wins depends on the network, the size of the images, the processor and the version of torch, so it is
 measured when a run starts, once per machine: the choice is kept in a file, and the same command gives the same bits
-again. A form counts only if it gives the plain form's features up to rounding (`TOLERANCE`). bfloat16 rounds what
-float32 keeps, so it must gain more (`HALF_GAIN`); what it does to the trained student is in docs/reproduction.md.
+again. A form counts only if it gives the plain form's features up to rounding (`TOLERANCE`), both in full float32: on
+a GPU that rounds to TF32, layouts differ by more than that. Half precision rounds what float32 keeps, so it must gain
+more (`HALF_GAIN`); what bfloat16 does to the trained student is in docs/reproduction.md.
 """
 
 import copy
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -25,11 +27,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdep.backbone import Backbone
 from kdep.checkpoint import write_atomically
-from kdep.device import Process, choose_precision, computing_in
+from kdep.device import Process, choose_precision, computing_in, without_tf32
 
 logger = logging.getLogger("kdep")
 
 TOLERANCE = 5e-5  # norm of the difference over the norm of the features: float32 rounding through a deep network
+FORMAT = 2  # raised when a choice that is kept would be made otherwise
 GAIN = 1.05  # another form must be faster by this factor: less is noise
 HALF_GAIN = 1.2
 ENOUGH = 2**18  # pixels: a second's work
@@ -76,6 +79,8 @@ FROZEN_FORMS: dict[str, Form] = {
     "compiled": compiled,
 }
 STUDENT_FORMS: dict[str, Form] = {"contiguous": contiguous, "channels_last": channels_last}
+# The first is taken unless another gains more than noise: on a GPU that is the layout of its tensor cores.
+STUDENT_FORMS_ON_GPU: dict[str, Form] = {"channels_last": channels_last, "contiguous": contiguous}
 
 
 def sample(batch_size: int, size: int, device: torch.device) -> torch.Tensor:
@@ -135,7 +140,8 @@ def choose_student(
         features.float().square().mean().backward()
         return features.detach()
 
-    return _choose("student", student, STUDENT_FORMS, run, images, precision, process).precision
+    forms = STUDENT_FORMS_ON_GPU if images.device.type == "cuda" else STUDENT_FORMS
+    return _choose("student", student, forms, run, images, precision, process).precision
 
 
 def _choose(
@@ -148,9 +154,7 @@ def _choose(
     process: Process,
 ) -> Chosen:
     device = images.device
-    tried = [choose_precision(precision, device)]
-    if precision == "auto" and device.type == "cpu":
-        tried.append(torch.bfloat16)
+    tried = _precisions(precision, device)
     candidates = {_name(form, dtype): (form, dtype) for dtype in tried for form in forms}
     key = _key(role, network, images, list(candidates))
     known = _remembered().get(key)
@@ -166,6 +170,13 @@ def _choose(
             _remember(key, known)
     form, dtype = candidates[process.gather(known)[0]]
     return Chosen(forms[form](network, images), dtype)
+
+
+def _precisions(name: str, device: torch.device) -> list[torch.dtype]:
+    """Those to measure: float32 first and half precision after it, or the one that was asked for."""
+    if name != "auto":
+        return [choose_precision(name, device)]
+    return [torch.float32, torch.bfloat16 if device.type == "cpu" else choose_precision("auto", device)]
 
 
 def _name(form: str, dtype: torch.dtype) -> str:
@@ -190,11 +201,15 @@ def _measure(
     run: Callable[[nn.Module], torch.Tensor],
     images: torch.Tensor,
 ) -> dict[str, float]:
-    """Seconds of each form that computes the same, in turns, so that a busy moment hits all of them."""
+    """Seconds of each form that computes the same, in turns, so that a busy moment hits all of them.
+
+    They are timed under the caller's settings, TF32 included. float16 may overflow, which no time makes up for.
+    """
     candidates, reference = {}, None
     for form_name, form in forms.items():
         candidate = form(copy.deepcopy(network), images)
-        found = run(candidate).float()
+        with without_tf32():
+            found = run(candidate).float()
         reference = found if reference is None else reference
         if float((found - reference).norm()) <= TOLERANCE * float(reference.norm()):
             candidates |= {_name(form_name, dtype): Chosen(candidate, dtype) for dtype in tried}
@@ -204,9 +219,9 @@ def _measure(
             began = time.perf_counter()
             with candidate.half(images.device):
                 found = run(candidate.network)
-            float(found.sum())  # waits for the device
+            finite = math.isfinite(float(found.float().sum()))  # waits for the device
             if turn > 0:  # the first prepares the kernels of this form and precision
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.perf_counter() - began if finite else math.inf)
     return {name: median(values) for name, values in times.items()}
 
 
@@ -218,7 +233,7 @@ def _key(role: str, network: Backbone, images: torch.Tensor, forms: list[str]) -
         else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     )
     shapes = [(name, list(tensor.shape)) for name, tensor in network.state_dict().items()]
-    parts: list[Any] = [role, network.tap, shapes, list(images.shape), forms]
+    parts: list[Any] = [FORMAT, role, network.tap, shapes, list(images.shape), forms]
     parts += [(type(m.network).__name__, m.resample) for m in network.modules() if isinstance(m, Backbone)]
     parts += [device, torch.get_num_threads(), str(torch.__version__), os.cpu_count()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

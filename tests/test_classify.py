@@ -290,6 +290,22 @@ def test_finetuning_trains_the_backbone_and_its_batchnorm(checkpoint, colours):
     assert all(not torch.equal(after[n], t) for n, t in checkpoint.weights.items() if t.ndim == 4 or "running" in n)
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_finetuning_beside_a_gpu_decodes_ahead_in_pinned_memory(checkpoint, colours, monkeypatch, kind):
+    asked = []
+
+    def stop(*_, **options):
+        asked.append(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(finetune, "load", stop)
+    model, images = torch.nn.Linear(2, 3), open_split(colours, "fit")
+    settings = Finetune(size=32, epochs=1, batch_size=8, precision="float32")
+    with pytest.raises(InterruptedError):
+        finetune.train(model, images, np.arange(30), settings, (0.01, 0.0), seed=0, device=torch.device(kind))
+    assert asked == [{"workers": "auto", "pin": kind == "cuda"}]
+
+
 def test_select_is_scored_by_fit_alone_and_score_by_fit_and_select(checkpoint, colours, monkeypatch):
     splits, seen = open_splits(colours, seed=0), []
     monkeypatch.setattr(finetune, "train", lambda _m, _i, positions, *_a, **_k: seen.append(list(positions)))

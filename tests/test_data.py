@@ -8,7 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.data import LIGHT_AXES, LIGHT_STD, Augmentation, Order, Threaded, Views, load, once, recolour, view
+from kdep.data import (
+    LIGHT_AXES,
+    LIGHT_STD,
+    Augmentation,
+    Batch,
+    Order,
+    Threaded,
+    Views,
+    load,
+    mix,
+    once,
+    recolour,
+    view,
+)
+from kdep.parts import make_pixels
 from kdep.sources import Subset, open_source, write_subset
 
 AUGMENTATION = Augmentation(24, (0.3, 1.0), jitter=0.2, lighting=0.1)
@@ -208,6 +222,36 @@ def test_colour_equals_the_slow_formula_however_the_batch_is_divided(monkeypatch
     found = recolour(torch.from_numpy(images), torch.from_numpy(colour)).numpy()
     expected = [slow_recolour(*entry) for entry in zip(images.astype(float), colour.astype(float), strict=True)]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_constants_of_the_colours_are_made_once_per_device(monkeypatch):
+    """On a GPU each one made from Python's numbers would wait for everything in its queue."""
+    images, colour = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 6)
+    first = recolour(images, colour)
+
+    def refuse(*_, **__):
+        raise AssertionError("a tensor is made from Python's numbers in the loop")
+
+    for owner, name in ((torch, "tensor"), (torch.Tensor, "new_tensor")):
+        monkeypatch.setattr(owner, name, refuse)
+    assert torch.equal(recolour(images, colour), first)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_colours_and_mixes_views_without_being_waited_for():
+    gpu = torch.device("cuda")
+    images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
+    batch = Batch(images, torch.rand(8, 6), []).pin_memory()
+    pixels = make_pixels(Augmentation(16, jitter=0.1, lighting=0.1), gpu)
+    expected = mix(recolour(batch.images, batch.colour), seed=0, step=0)
+    pixels(batch)  # makes what is made once
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = mix(pixels(batch), seed=0, step=0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.allclose(found.cpu(), expected, atol=1e-5)
 
 
 def test_colour_is_not_rounded_by_autocast():

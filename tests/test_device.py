@@ -1,10 +1,13 @@
-"""A process keeps the memory that its steps free."""
+"""A process keeps the memory that its steps free, and takes the precision that its GPU has units for."""
 
 import ctypes
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from kdep.device import choose_precision
 
 SCRIPT = """
 import resource, torch
@@ -32,3 +35,11 @@ def test_a_steps_memory_is_not_asked_for_again():
     # Five times 64 MB are 81,920 pages of 4 kB; with pages of 2 MB they are 160.
     plain, kept = faults("Process", "None"), faults("join", "'cpu'")
     assert plain >= 160 and kept < plain / 10
+
+
+@pytest.mark.parametrize(("capability", "taken"), [((7, 0), torch.float16), ((7, 5), torch.float16), ((8, 0), None)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch, capability, taken):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)  # as torch says of a V100
+    assert choose_precision("auto", torch.device("cuda")) == (taken or torch.bfloat16)
+    assert choose_precision("bfloat16", torch.device("cuda")) == torch.bfloat16  # who asks for it gets it

@@ -1,5 +1,6 @@
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -203,3 +204,53 @@ def test_measuring_covers_every_form_in_every_precision():
         torch.ones(2, 3, 32, 32),
     )
     assert set(seconds) == {"contiguous", "channels_last", "contiguous bfloat16", "channels_last bfloat16"}
+
+
+def test_forms_are_compared_in_full_float32_and_timed_as_the_run_computes():
+    """A GPU with TF32 rounds each layout's convolutions in its own way; emulated, for there is none on this machine."""
+    images, states = torch.rand(2, 3, 32, 32), []
+
+    def run(network):
+        states.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        features = network(images).detach()
+        last = next(network.parameters()).is_contiguous(memory_format=torch.channels_last)
+        return features * (1 + 1e-3 * last) if torch.backends.cudnn.allow_tf32 else features
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        seconds = forms._measure(backbone("test_resnet"), forms.STUDENT_FORMS, [torch.float32], run, images)
+        assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seconds) == {"contiguous", "channels_last"}
+    assert states[:2] == [(False, "highest")] * 2 and set(states[2:]) == {(True, "high")}
+
+
+def test_on_a_gpu_the_student_s_plain_form_is_channels_last(monkeypatch):
+    offered = []
+    monkeypatch.setattr(forms, "_choose", lambda *args: offered.append(args[2]) or forms.Chosen(args[1], torch.float32))
+    for device in ("cuda", "cpu"):
+        images = SimpleNamespace(device=torch.device(device), shape=(2, 3, 32, 32))
+        choose_student(backbone("test_resnet"), images)
+    assert [next(iter(names)) for names in offered] == ["channels_last", "contiguous"]
+
+
+def test_auto_measures_half_precision_against_float32_on_a_gpu_too(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    gpu = torch.device("cuda")
+    assert forms._precisions("auto", gpu) == [torch.float32, torch.float16]
+    assert forms._precisions("auto", ALONE.device) == [torch.float32, torch.bfloat16]
+    assert forms._precisions("float16", gpu) == [torch.float16]
+
+
+def test_half_precision_that_overflows_is_not_taken_however_fast():
+    images = torch.rand(2, 3, 32, 32)
+
+    def run(network):
+        features = network(images).detach()
+        return features * torch.inf if torch.is_autocast_enabled("cpu") else features
+
+    tried, offered = [torch.float32, torch.bfloat16], {"contiguous": forms.contiguous}
+    seconds = forms._measure(backbone("test_resnet"), offered, tried, run, images)
+    assert seconds["contiguous bfloat16"] == float("inf") and seconds["contiguous"] < 10
+    assert forms._best(seconds, offered, tried) == "contiguous"

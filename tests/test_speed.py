@@ -1,6 +1,8 @@
 """The benchmark of speed runs from end to end; no test says how fast anything is."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +10,10 @@ import torch
 from PIL import Image
 
 from benchmarks import reference_loop, speed
-from benchmarks.speed_rows import clock, moments, probes
+from benchmarks.speed_rows import clock, lightly, moments, probes, references
 from benchmarks.speed_rows.ceilings import CASES
 from benchmarks.speed_rows.photographs import photograph, photographs
-from benchmarks.speed_rows.pretraining import ceiling, configure, growth, make_bank, on_device, run
+from benchmarks.speed_rows.pretraining import Run, ceiling, configure, growth, make_bank, on_device, run
 from benchmarks.speed_rows.row import Row, Setting
 from kdep.align import Target
 from kdep.parts import open_student, open_teacher
@@ -209,6 +211,64 @@ def test_both_probes_are_judged_by_the_same_objective():
     slow = [np.log(np.exp(row).sum()) - row[label] for row, label in zip(scores, labels.tolist(), strict=True)]
     expected = np.mean(slow) + 0.5 / 2 * 5.06
     assert probes.objective(weight, bias, x, labels, 0.5) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_bank_is_paid_back_at_the_rates_of_its_own_precision():
+    case = CASES[224]  # 544 images
+    middle = {"online": 10.0, "bank": 20.0, "online-auto": 25.0, "bank-auto": 50.0, "reference": 8.0}
+    # An epoch of float32 saves 544 (1 / 10 - 1 / 20) = 27.2 s, one of auto 544 (1 / 25 - 1 / 50) = 10.88 s.
+    assert references.explain(case, "bank", 54.4, middle, 8.0).endswith("the live teacher after 2.0 epochs")
+    assert references.explain(case, "bank-auto", 54.4, middle, 8.0).endswith("the live teacher after 5.0 epochs")
+    # Without a live teacher the reference is the rival: 544 (1 / 8 - 1 / 50) = 57.12 s.
+    alone = {"bank": 20.0, "bank-auto": 50.0, "reference": 8.0}
+    assert references.explain(case, "bank-auto", 57.12, alone, 8.0).endswith("the reference after 1.0 epochs")
+
+
+def test_lightlytrain_meets_kdep_in_float32_and_in_the_users_precision(setting, monkeypatch):
+    seen = []
+
+    def ours(_, case):
+        seen.append(case.precision)
+        return Run(20.0, 0.0, [10.0, 20.0, 30.0, 40.0], 50.0 if case.precision == "float32" else 45.0)
+
+    monkeypatch.setattr(lightly, "our_run", ours)
+    monkeypatch.setattr(lightly, "their_run", lambda *_: {"seconds": 100.0})
+    rows = lightly.lightly(replace(setting, lightly=Path("python")))
+    assert seen == ["float32", "auto"] and [row.name for row in rows] == ["lightly", "lightly-auto"]
+    assert [row.ratio for row in rows] == [2.0, pytest.approx(100 / 45)]
+    assert "auto" in rows[1].what and "auto" not in rows[0].what
+
+
+def test_the_published_tables_and_notes_are_those_of_the_published_figures():
+    document = json.loads(speed.PUBLISHED.read_text())
+    written = speed.PUBLISHED.with_suffix(".md").read_text()
+    assert written == speed.markdown(document)
+    table = "".join(line for line in written.splitlines(keepends=True) if line.startswith("|"))
+    assert f"<!-- speed -->\n\n{table}\n<!-- /speed -->" in Path("docs/reproduction.md").read_text()
+    found = 0
+    for content in (line for row in document["rows"].values() for line in row["lines"]):
+        detail = content["detail"]
+        if "bank_seconds" in detail:
+            mode, *_ = content["name"].split("-")
+            mode += "-auto" if content["name"].endswith("-auto") else ""
+            case = replace(CASES[224], images=detail["bank_images"])
+            middle = clock.medians(detail["figures"])
+            making, best = detail["bank_seconds"], content["theirs"]
+            assert content["note"] == references.explain(case, mode, making, middle, best)
+            found += 1
+    assert found == 10
+
+
+def test_the_probe_is_solved_on_the_device_that_is_measured(setting, monkeypatch):
+    seen, solve = [], probes.fit_path
+
+    def fit_path(*args, device=None, **options):
+        seen.append(device)
+        return solve(*args, device=device, **options)
+
+    monkeypatch.setattr(probes, "fit_path", fit_path)
+    probes.probe(setting)
+    assert len(seen) == 6 and set(seen) == {setting.device}
 
 
 @pytest.mark.openmmlab

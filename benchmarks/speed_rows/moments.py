@@ -35,7 +35,7 @@ def statistics(setting: Setting) -> list[Row]:
             "benchmarks.speed_rows.moments:measure", kind=kind, images=count, dim=dim, out=files[kind], threads=threads
         )
 
-    turns = [{kind: child(kind, images) for kind in files} for _ in range(min(2, setting.repeats))]
+    turns = [{kind: child(kind, images) for kind in files} for _ in range(setting.repeats)]
     middle = {
         kind: {key: median(turn[kind][key] for turn in turns) for key in ("seconds", "peak_mb")} for kind in files
     }

@@ -87,13 +87,16 @@ def reference_workers() -> int:
 
 
 def explain(case: Case, mode: str, making: float, middle: dict[str, float], best: float) -> str:
-    """What the bank costs and from which epoch on it has paid for itself."""
+    """What the bank costs and from which epoch on it has paid for itself, in the precision of the row's own runs."""
     if mode.startswith("online"):
         return "steady rate; statistics and the choice (and compilation) of the fastest form come before it, once"
-    text = f"one view of the bank: {1000 * making / case.images:.0f} ms per image, once, statistics included; "
-    rival = middle.get("online", best)
-    against = "the live teacher" if "online" in middle else "the reference"
-    saved = case.images * (1 / rival - 1 / middle["bank"])
+    auto, live = mode.endswith("-auto"), mode.replace("bank", "online")
+    # Both rows train from one bank.
+    text = f"one view of the bank: {1000 * making / case.images:.0f} ms per image, once, statistics included"
+    text += ", made in float32; " if auto else "; "
+    rival = middle.get(live, best)
+    against = "the live teacher" if live in middle else "the reference"
+    saved = case.images * (1 / rival - 1 / middle[mode])
     if saved <= 0:
         return text + f"no gain per epoch over {against}"
     return text + f"paid back against {against} after {making / saved:.1f} epochs"
