@@ -13,6 +13,8 @@ from benchmarks.openmmlab import hooks, looks, segment
 from benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
 from benchmarks.openmmlab.masks import label_names, split_configs
 from benchmarks.openmmlab.runner import CONFIGS, train
+from benchmarks.openmmlab.settings import read_settings
+from benchmarks.tasks import load_task
 from kdep.checkpoint import LoadError, fingerprint, load_exactly
 from tests import toolbox_trees as trees
 
@@ -144,6 +146,33 @@ def test_a_training_checkpoint_of_another_seed_is_not_continued(tmp_path):
     assert torch.load(cell.last, weights_only=True)["meta"]["seed"] == 1
 
 
+def resized(transforms, side, *, times=1):
+    """(Height, width) of an image after the resizing among some transforms, drawn so many times."""
+    from mmcv.transforms import Compose
+
+    resize = Compose([step for step in transforms if step["type"].endswith("Resize")])
+    image = {"img": np.zeros((*side, 3), np.uint8), "img_shape": side, "seg_fields": []}
+    return [resize(dict(image))["img_shape"] for _ in range(times)]
+
+
+@pytest.mark.parametrize("protocol", ["fair", "paper"])
+def test_cityscapes_is_trained_and_scored_at_full_resolution(tmp_path, protocol):
+    task = load_task("cityscapes-segment", tmp_path, protocol=protocol)
+    assert task.version == {"fair": 3, "paper": 2}[protocol]
+    settings = read_settings(task)
+    assert resized(segment.score_transforms(settings), (1024, 2048)) == [(1024, 2048)]
+    heights = [height for height, _ in resized(segment.fit_transforms(settings), (1024, 2048), times=30)]
+    assert 512 <= min(heights) < 1024 < max(heights) <= 2048
+    crop = next(step for step in segment.fit_transforms(settings) if step["type"] == "RandomCrop")
+    assert crop["crop_size"] == (512, 512)
+
+
+def test_without_a_scale_the_short_side_becomes_the_crop(tmp_path):
+    settings = read_settings(load_task("voc2012-segment", tmp_path))
+    assert resized(segment.score_transforms(settings), (375, 500)) == [(512, 683)]
+    assert segment.fit_transforms(settings)[2]["scale"] == (2048, 512)
+
+
 def broken(checkpoint, change):
     weights = change(dict(checkpoint.weights))
     return dataclasses.replace(checkpoint, weights=weights, sha256=fingerprint(weights))
@@ -197,7 +226,8 @@ def test_scores_are_those_of_pixels_counted_over_all_images():
     ("settings", "message"),
     [
         ({"learning_rate": 1}, "unknown setting learning_rate.*has config, iterations"),
-        ({"scale": (4, 4)}, "unknown setting scale"),
+        ({"short_sides": (4, 4)}, "unknown setting short_sides"),
+        ({"scale": (0, 4)}, "scale is \\(0, 4\\); two positive numbers"),
         ({"lr": "5e-4"}, "lr is '5e-4'; a number"),
         ({"output_stride": 4}, "output_stride is 4; 8, 16 or 32"),
         ({"iterations": 0}, "iterations is 0; a whole number of at least 1"),
