@@ -12,6 +12,7 @@ from benchmarks.memory import halve
 from benchmarks.openmmlab import hooks, looks, segment
 from benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
 from benchmarks.openmmlab.masks import label_names, split_configs
+from benchmarks.openmmlab.resume import go_on
 from benchmarks.openmmlab.runner import CONFIGS, train
 from benchmarks.openmmlab.settings import read_settings
 from benchmarks.tasks import load_task
@@ -97,21 +98,61 @@ def test_fcn_takes_other_networks_on_an_ade20k_tree(tmp_path, arch, tensors):
     assert outcome.curves["iteration"] == [1, 2]
 
 
-def interrupted(tmp_path, *, at):
-    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", iterations=3, save_every=1)
+def interrupted(tmp_path, *, at, **settings):
+    settings = {"iterations": 3, "save_every": 1} | settings
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", **settings)
     cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
     with pytest.raises(KeyboardInterrupt):
         train(trees.stopping(segment.fit_config(cell), at=at), cell)
     return cell, torch.load(cell.last, weights_only=True)
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+def counted(monkeypatch):
+    """Paths of the images that are decoded from now on."""
+    from mmcv.transforms import LoadImageFromFile
+
+    read, own = [], LoadImageFromFile.transform
+    monkeypatch.setattr(
+        LoadImageFromFile, "transform", lambda self, found: read.append(found["img_path"]) or own(self, found)
+    )
+    return read
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped_and_reads_only_what_is_left(tmp_path, monkeypatch):
     cell, saved = interrupted(tmp_path, at=2)
     assert saved["meta"]["iter"] == 2
+    read = counted(monkeypatch)
     trained = train(segment.fit_config(cell), cell)
+    assert len(read) == cell.settings.batch_size
     assert trained.curves["iteration"] == [1, 2, 3]
     assert trained.curves["loss"][:2] == saved["meta"]["curve"][1]
     assert trained.cost == {}  # one iteration, which warms up, tells no speed
+    through = cell._replace(work_dir=tmp_path / "through")
+    expected = train(segment.fit_config(through), through)
+    # The same images, and the same scales, crops, flips and colours of them.
+    assert read[-2:] == read[:2] and trained.curves == expected.curves
+    live = trained.model.state_dict()
+    assert all(torch.equal(live[name], tensor) for name, tensor in expected.model.state_dict().items())
+
+
+def test_after_a_stop_workers_see_the_images_that_are_left_with_new_draws(tmp_path):
+    cell, _ = interrupted(tmp_path, at=2, workers=2)
+    config = segment.fit_config(cell)
+    go_on(config, cell.last, seed=cell.seed)
+    assert config.train_dataloader.worker_init_fn.seed not in range(-2, 3)
+    assert config.train_dataloader.batch_sampler == {"type": "FromBatch", "first": 2, "batches": None}
+    assert train(segment.fit_config(cell), cell).curves["iteration"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0.0, [2, 4, 6]), (60.0, [6])])
+def test_by_default_the_clock_decides_when_whole_steps_are_saved(tmp_path, monkeypatch, seconds, saved):
+    monkeypatch.setattr(hooks, "SECONDS", seconds)
+    keep, at = hooks.KeepLast(tmp_path / "last.pth", every=None, accumulate=2), []
+    runner = SimpleNamespace(max_iters=6)
+    runner.save_checkpoint = lambda folder, name, **_: at.append(runner.iter + 1) or (tmp_path / name).touch()
+    for runner.iter in range(6):
+        keep.after_train_iter(runner, runner.iter)
+    assert at == saved and (tmp_path / "last.pth").exists()
 
 
 def test_speed_is_of_whole_iterations_behind_the_first(monkeypatch):

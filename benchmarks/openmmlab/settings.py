@@ -30,7 +30,7 @@ class Settings:
         accumulate: backward passes per optimizer step.
         amp: mixed precision.
         workers: data-loader processes; 0 is fastest for small sets.
-        save_every: iterations between training checkpoints.
+        save_every: optimizer steps between training checkpoints; by default one is written about every minute.
     """
 
     config: str
@@ -50,7 +50,7 @@ class Settings:
     accumulate: int = 1
     amp: bool = False
     workers: int = 0
-    save_every: int = 1000
+    save_every: int | None = None
 
     @property
     def base(self) -> tuple[int, int]:
