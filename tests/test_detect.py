@@ -1,6 +1,7 @@
 """Real mmdet on tiny trees: both layouts give the same boxes, both detectors train the student, COCO scores them."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -135,6 +136,28 @@ def test_faster_rcnn_trains_stops_goes_on_and_is_scored(tmp_path):
     assert outcome.curves["iteration"] == [1, 2] and not cell.last.exists()
     with Image.open(tmp_path / "work.sheet.png") as sheet:
         assert sheet.width == 3 * 240 + 4 * 6
+
+
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_batches_of_like_images_go_on_behind_those_that_were_drawn(first):
+    from mmdet.datasets.samplers import AspectRatioBatchSampler
+    from mmengine.dataset import InfiniteSampler
+    from mmengine.registry import init_default_scope
+
+    from benchmarks.openmmlab.resume import FromBatch
+
+    class Sizes:
+        def __len__(self):
+            return 11
+
+        def get_data_info(self, index):
+            return {"width": 10, "height": 20 if index % 3 else 5}
+
+    init_default_scope("mmdet")
+    through = list(itertools.islice(AspectRatioBatchSampler(InfiniteSampler(Sizes(), seed=3), 2), 9))
+    batches = {"type": "AspectRatioBatchSampler"}
+    resumed = FromBatch(InfiniteSampler(Sizes(), seed=3), 2, first=first, batches=batches)
+    assert list(itertools.islice(resumed, 9 - first)) == through[first:]
 
 
 def test_true_boxes_are_drawn_where_they_are(tmp_path, monkeypatch):

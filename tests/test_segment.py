@@ -12,7 +12,10 @@ from benchmarks.memory import halve
 from benchmarks.openmmlab import hooks, looks, segment
 from benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
 from benchmarks.openmmlab.masks import label_names, split_configs
+from benchmarks.openmmlab.resume import go_on
 from benchmarks.openmmlab.runner import CONFIGS, train
+from benchmarks.openmmlab.settings import read_settings
+from benchmarks.tasks import load_task
 from kdep.checkpoint import LoadError, fingerprint, load_exactly
 from tests import toolbox_trees as trees
 
@@ -95,21 +98,61 @@ def test_fcn_takes_other_networks_on_an_ade20k_tree(tmp_path, arch, tensors):
     assert outcome.curves["iteration"] == [1, 2]
 
 
-def interrupted(tmp_path, *, at):
-    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", iterations=3, save_every=1)
+def interrupted(tmp_path, *, at, **settings):
+    settings = {"iterations": 3, "save_every": 1} | settings
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", **settings)
     cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
     with pytest.raises(KeyboardInterrupt):
         train(trees.stopping(segment.fit_config(cell), at=at), cell)
     return cell, torch.load(cell.last, weights_only=True)
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+def counted(monkeypatch):
+    """Paths of the images that are decoded from now on."""
+    from mmcv.transforms import LoadImageFromFile
+
+    read, own = [], LoadImageFromFile.transform
+    monkeypatch.setattr(
+        LoadImageFromFile, "transform", lambda self, found: read.append(found["img_path"]) or own(self, found)
+    )
+    return read
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped_and_reads_only_what_is_left(tmp_path, monkeypatch):
     cell, saved = interrupted(tmp_path, at=2)
     assert saved["meta"]["iter"] == 2
+    read = counted(monkeypatch)
     trained = train(segment.fit_config(cell), cell)
+    assert len(read) == cell.settings.batch_size
     assert trained.curves["iteration"] == [1, 2, 3]
     assert trained.curves["loss"][:2] == saved["meta"]["curve"][1]
     assert trained.cost == {}  # one iteration, which warms up, tells no speed
+    through = cell._replace(work_dir=tmp_path / "through")
+    expected = train(segment.fit_config(through), through)
+    # The same images, and the same scales, crops, flips and colours of them.
+    assert read[-2:] == read[:2] and trained.curves == expected.curves
+    live = trained.model.state_dict()
+    assert all(torch.equal(live[name], tensor) for name, tensor in expected.model.state_dict().items())
+
+
+def test_after_a_stop_workers_see_the_images_that_are_left_with_new_draws(tmp_path):
+    cell, _ = interrupted(tmp_path, at=2, workers=2)
+    config = segment.fit_config(cell)
+    go_on(config, cell.last, seed=cell.seed)
+    assert config.train_dataloader.worker_init_fn.seed not in range(-2, 3)
+    assert config.train_dataloader.batch_sampler == {"type": "FromBatch", "first": 2, "batches": None}
+    assert train(segment.fit_config(cell), cell).curves["iteration"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0.0, [2, 4, 6]), (60.0, [6])])
+def test_by_default_the_clock_decides_when_whole_steps_are_saved(tmp_path, monkeypatch, seconds, saved):
+    monkeypatch.setattr(hooks, "SECONDS", seconds)
+    keep, at = hooks.KeepLast(tmp_path / "last.pth", every=None, accumulate=2), []
+    runner = SimpleNamespace(max_iters=6)
+    runner.save_checkpoint = lambda folder, name, **_: at.append(runner.iter + 1) or (tmp_path / name).touch()
+    for runner.iter in range(6):
+        keep.after_train_iter(runner, runner.iter)
+    assert at == saved and (tmp_path / "last.pth").exists()
 
 
 def test_speed_is_of_whole_iterations_behind_the_first(monkeypatch):
@@ -142,6 +185,33 @@ def test_a_training_checkpoint_of_another_seed_is_not_continued(tmp_path):
     curves = train(segment.fit_config(other), other).curves
     assert curves["iteration"] == [1, 2, 3]
     assert torch.load(cell.last, weights_only=True)["meta"]["seed"] == 1
+
+
+def resized(transforms, side, *, times=1):
+    """(Height, width) of an image after the resizing among some transforms, drawn so many times."""
+    from mmcv.transforms import Compose
+
+    resize = Compose([step for step in transforms if step["type"].endswith("Resize")])
+    image = {"img": np.zeros((*side, 3), np.uint8), "img_shape": side, "seg_fields": []}
+    return [resize(dict(image))["img_shape"] for _ in range(times)]
+
+
+@pytest.mark.parametrize("protocol", ["fair", "paper"])
+def test_cityscapes_is_trained_and_scored_at_full_resolution(tmp_path, protocol):
+    task = load_task("cityscapes-segment", tmp_path, protocol=protocol)
+    assert task.version == {"fair": 3, "paper": 2}[protocol]
+    settings = read_settings(task)
+    assert resized(segment.score_transforms(settings), (1024, 2048)) == [(1024, 2048)]
+    heights = [height for height, _ in resized(segment.fit_transforms(settings), (1024, 2048), times=30)]
+    assert 512 <= min(heights) < 1024 < max(heights) <= 2048
+    crop = next(step for step in segment.fit_transforms(settings) if step["type"] == "RandomCrop")
+    assert crop["crop_size"] == (512, 512)
+
+
+def test_without_a_scale_the_short_side_becomes_the_crop(tmp_path):
+    settings = read_settings(load_task("voc2012-segment", tmp_path))
+    assert resized(segment.score_transforms(settings), (375, 500)) == [(512, 683)]
+    assert segment.fit_transforms(settings)[2]["scale"] == (2048, 512)
 
 
 def broken(checkpoint, change):
@@ -197,7 +267,8 @@ def test_scores_are_those_of_pixels_counted_over_all_images():
     ("settings", "message"),
     [
         ({"learning_rate": 1}, "unknown setting learning_rate.*has config, iterations"),
-        ({"scale": (4, 4)}, "unknown setting scale"),
+        ({"short_sides": (4, 4)}, "unknown setting short_sides"),
+        ({"scale": (0, 4)}, "scale is \\(0, 4\\); two positive numbers"),
         ({"lr": "5e-4"}, "lr is '5e-4'; a number"),
         ({"output_stride": 4}, "output_stride is 4; 8, 16 or 32"),
         ({"iterations": 0}, "iterations is 0; a whole number of at least 1"),

@@ -11,7 +11,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from benchmarks.openmmlab.backbones import map_difference, toolbox_weights
+from benchmarks.openmmlab.resume import random_state
 from kdep.checkpoint import Checkpoint, LoadError, load_exactly, write_atomically
+
+SECONDS = 60  # between training checkpoints
 
 
 class LoadExactly(Hook):
@@ -51,25 +54,39 @@ class KeepLast(Hook):
 
     mmengine's own hook removes the old file before it writes the new one, and writes objects that torch >= 2.6 refuses
     to read back. The objects are the log's memory, its smoothed histories above all; it is left out.
+
+    Args:
+        path: the checkpoint.
+        every: optimizer steps between two; None for one whenever `SECONDS` have passed, so that a run of any length
+            loses as much by an interruption, and little by saving.
+        accumulate: iterations per optimizer step; gradients that are half gathered are not kept.
     """
 
     priority = "VERY_LOW"  # after the schedulers have stepped
 
-    def __init__(self, path: Path, *, every: int) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, *, every: int | None, accumulate: int) -> None:
+        self.path, self.every, self.accumulate = path, every, accumulate
+        self.saved = time.monotonic()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Save every so many iterations, and after the last, so that an interrupted scoring need not train again."""
-        if self.every_n_train_iters(runner, self.every) or self.is_last_train_iter(runner):
+        """Save now and then, and after the last iteration, so that an interrupted scoring need not train again."""
+        if self._due(runner) or self.is_last_train_iter(runner):
             write_atomically(
                 self.path, lambda part: runner.save_checkpoint(str(part.parent), part.name, by_epoch=False)
             )
+            self.saved = time.monotonic()
+
+    def _due(self, runner: Runner) -> bool:
+        if self.every is not None:
+            return self.every_n_train_iters(runner, self.every * self.accumulate)
+        return self.every_n_train_iters(runner, self.accumulate) and time.monotonic() - self.saved >= SECONDS
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Leave out what the log has gathered; a resumed run gathers it anew."""
+        """Leave out what the log has gathered, which a resumed run gathers anew, and add the random numbers' state."""
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+        checkpoint["meta"]["random"] = random_state()
 
 
 class WatchLoss(Hook):

@@ -1,7 +1,5 @@
 """What segmentation and detection share: the config with the student in it, training with resume, predictions."""
 
-import json
-import logging
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -14,7 +12,8 @@ from benchmarks.openmmlab import compat
 from benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
 from benchmarks.openmmlab.settings import Settings
 from benchmarks.tasks import Task
-from kdep.checkpoint import Checkpoint, write_atomically
+from benchmarks.unfinished import forget_others
+from kdep.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "transfer"
-LOG = logging.getLogger(__name__)
 
 
 class Cell(NamedTuple):
@@ -129,20 +127,22 @@ def train(config: "Config", cell: Cell) -> Trained:
     from mmengine.runner import Runner
 
     from benchmarks.openmmlab.hooks import KeepLast, LoadExactly, WatchClock, WatchLoss
+    from benchmarks.openmmlab.resume import go_on
 
     # mmengine takes a GPU when it sees one, whatever it is told; which one is torch's current device.
     mmengine.device.utils.DEVICE = cell.device.type
     if cell.device.type == "cuda" and cell.device.index is not None:
         torch.cuda.set_device(cell.device)
     _complete(config, cell)
-    _forget_others(cell)
-    if cell.last.exists():
-        config.load_from, config.resume = str(cell.last), True
+    whose = {"checkpoint": cell.checkpoint.identity, "settings": vars(cell.settings), "seed": cell.seed}
+    forget_others(cell.work_dir, cell.task, whose, left=[cell.last.name])
+    resumed = [go_on(config, cell.last, seed=cell.seed)] if cell.last.exists() else []
     runner = Runner.from_cfg(config)
     load = LoadExactly(cell.checkpoint, config.default_scope)
     watch = WatchLoss(every=max(1, cell.settings.passes // 50))
     clock = WatchClock()
-    for hook in (load, watch, clock, KeepLast(cell.last, every=cell.settings.save_every * cell.settings.accumulate)):
+    keep = KeepLast(cell.last, every=cell.settings.save_every, accumulate=cell.settings.accumulate)
+    for hook in (load, watch, clock, keep, *resumed):
         runner.register_hook(hook)
     compat.carry_into_workers(type(runner.train_dataloader.dataset))
     model = runner.train()
@@ -175,19 +175,6 @@ def _complete(config: "Config", cell: Cell) -> None:
         "checkpoint": None,  # see hooks.KeepLast
         "sampler_seed": {"type": "DistSamplerSeedHook"},
     }
-
-
-def _forget_others(cell: Cell) -> None:
-    """Drop what another cell (other weights, settings or seed) left in this folder; going on from it would be wrong."""
-    task = cell.task
-    identity = {"checkpoint": cell.checkpoint.identity, "task": task.name, "seed": cell.seed}
-    identity |= {"protocol": f"{task.protocol}-v{task.version}", "settings": vars(cell.settings)}
-    text, path = json.dumps(identity, indent=1), cell.work_dir / "cell.json"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        if cell.last.exists():
-            LOG.warning("%s: belongs to another cell, training starts anew", cell.last)
-            cell.last.unlink()
-        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 @torch.no_grad()

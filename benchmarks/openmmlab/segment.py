@@ -69,12 +69,12 @@ def _set_schedule(config: "Config", settings: Settings) -> None:
 
 
 def fit_transforms(settings: Settings) -> list[dict[str, Any]]:
-    """Make mmseg's usual training transforms, for a crop of any size instead of 512."""
+    """Make mmseg's usual training transforms, for a crop of any size instead of 512, from images of any scale."""
     crop = settings.crop
     return [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations"},
-        {"type": "RandomResize", "scale": (4 * crop, crop), "ratio_range": settings.scale_range, "keep_ratio": True},
+        {"type": "RandomResize", "scale": settings.base, "ratio_range": settings.scale_range, "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": (crop, crop), "cat_max_ratio": 0.75},
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "PhotoMetricDistortion"},
@@ -83,10 +83,10 @@ def fit_transforms(settings: Settings) -> list[dict[str, Any]]:
 
 
 def score_transforms(settings: Settings) -> list[dict[str, Any]]:
-    """Fit the short side to the crop. Masks are read after it: scores are of original pixels."""
+    """Fit whole images into the scale of training. Masks are read after it: scores are of original pixels."""
     return [
         {"type": "LoadImageFromFile"},
-        {"type": "Resize", "scale": (4 * settings.crop, settings.crop), "keep_ratio": True},
+        {"type": "Resize", "scale": settings.base, "keep_ratio": True},
         {"type": "LoadAnnotations"},
         {"type": "PackSegInputs"},
     ]

@@ -15,9 +15,10 @@ class Settings:
         iterations: optimizer steps.
         batch_size: images per backward pass.
         lr, weight_decay: of SGD with momentum 0.9.
-        crop: side in pixels of the training crops, and short side when scoring. Segmentation only.
-        scale: (width, height) in pixels into which images are fitted. Detection only.
-        scale_range: random scale of training images before the crop. Segmentation only.
+        crop: side in pixels of the training crops. Segmentation only.
+        scale: (width, height) in pixels into which images are fitted. In segmentation by default (4 * crop, crop),
+            which makes the crop the short side of all but very long images.
+        scale_range: random multiple of `scale` for training images before the crop. Segmentation only.
         output_stride: of the backbone's last map: 8 as in the paper, or 16 or 32, which are cheaper. Segmentation only.
         head_lr_factor: lr of heads and neck as a multiple of lr; the paper's segmentation has 10.
         short_sides: range of the short side of training images instead of `scale`'s, whose long side stays. Detection
@@ -29,7 +30,7 @@ class Settings:
         accumulate: backward passes per optimizer step.
         amp: mixed precision.
         workers: data-loader processes; 0 is fastest for small sets.
-        save_every: iterations between training checkpoints.
+        save_every: optimizer steps between training checkpoints; by default one is written about every minute.
     """
 
     config: str
@@ -49,7 +50,12 @@ class Settings:
     accumulate: int = 1
     amp: bool = False
     workers: int = 0
-    save_every: int = 1000
+    save_every: int | None = None
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """Into what a segmentation's images are fitted."""
+        return self.scale or (4 * self.crop, self.crop)
 
     @property
     def passes(self) -> int:
@@ -67,7 +73,7 @@ class Settings:
 
 GENERAL = ("config", "iterations", "batch_size", "lr", "weight_decay")
 NEEDED = {"segment": (*GENERAL, "crop"), "detect": (*GENERAL, "scale")}
-FOREIGN = {"segment": ("scale", "short_sides", "drops", "warmup"), "detect": ("crop", "scale_range", "output_stride")}
+FOREIGN = {"segment": ("short_sides", "drops", "warmup"), "detect": ("crop", "scale_range", "output_stride")}
 WHOLE = {"iterations": 1, "batch_size": 1, "crop": 32, "warmup": 0, "accumulate": 1, "workers": 0, "save_every": 1}
 REAL = {"lr": 0, "weight_decay": 0, "head_lr_factor": 0, "clip_grad": 0}
 
