@@ -27,7 +27,8 @@ import torch
 from kdep.checkpoint import read
 from kdep.statistics import Statistics
 
-FORMAT = 1
+FORMAT = 2
+PRECISION = "float32"  # of the teacher, whatever that of the training: all runs share its targets
 SHARD = 4096  # images in a file: seconds of a GPU's time, half a minute of a laptop's
 # Integer codes keep sign(z) |z / peak|^(1 / exponent); a cube root spends its steps where Power Temperature Scaling
 # looks, near zero.
@@ -46,6 +47,7 @@ class Description:
     axes: int
     grid: int
     code: str
+    precision: str = PRECISION
 
     @property
     def images(self) -> int:
@@ -79,10 +81,7 @@ class Bank:
         file = self.path / "bank.json"
         if not file.is_file() or not (self.path / "bank.pt").is_file():
             raise ValueError(f"{self.path}: no bank of targets, or an unfinished one; `kdep targets CONFIG` makes it")
-        content = json.loads(file.read_text())
-        if content.get("format") != FORMAT:
-            raise ValueError(f"{file}: bank format {content.get('format')!r}; this version reads {FORMAT}")
-        self.description = Description(**content)
+        self.description = described(file)
         known = read(self.path / "bank.pt")
         self.statistics, self.peaks = Statistics(**known["statistics"]), known["peaks"]
         self._absent = ABSENT[self.description.code]
@@ -120,6 +119,21 @@ class Bank:
     def decode(self, stored: torch.Tensor) -> torch.Tensor:
         """Stored rows (..., axes) -> float32 on the same device."""
         return decode(stored, self.description.code, self.peaks.to(stored.device, non_blocking=True))
+
+
+def described(file: Path) -> Description:
+    """What bank.json says.
+
+    Raises:
+        ValueError: it is of another format.
+    """
+    content = json.loads(file.read_text())
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"{file}: bank format {content.get('format')!r}; this version reads {FORMAT}. Take another bank.path, or "
+            f"remove {file.parent} to make it anew"
+        )
+    return Description(**content)
 
 
 def encode(values: torch.Tensor, code: str, peaks: torch.Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import nn
 from kdep.checkpoint import write_student
 from kdep.config import Config, Loss
 from kdep.data import Order, Views, load, mix
-from kdep.device import Process, computing_in, join
+from kdep.device import Process, choose_precision, computing_in, join
 from kdep.forms import choose_student, sample
 from kdep.journal import Journal
 from kdep.loss import Learner, make_head, make_loss, mse
@@ -43,6 +43,7 @@ def pretrain(config: Config) -> Path:
     if run.student.exists():
         logger.info("%s is already done: %s", config.name, run.student)
         return run.student
+    choose_precision(config.precision, process.device)  # refused before a bank is made
     views = open_views(config, process)
     student = open_student(config).to(process.device)
     scaler = make_scaler(config.scale.name, without_match(config.scale))

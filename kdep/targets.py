@@ -3,6 +3,7 @@
 The first view is kept as it came until its statistics give the axes, so that the teacher sees no image twice.
 """
 
+import contextlib
 import json
 import logging
 import shutil
@@ -22,9 +23,11 @@ from kdep.bank import (
     ABSENT,
     FORMAT,
     HEADROOM,
+    PRECISION,
     SHARD,
     Bank,
     Description,
+    described,
     encode,
     missing,
     project,
@@ -34,7 +37,7 @@ from kdep.bank import (
 from kdep.checkpoint import LoadError, save, write_atomically
 from kdep.config import Config
 from kdep.data import Views, load
-from kdep.device import Process, choose_precision, join
+from kdep.device import Process, computing_in, join, without_tf32
 from kdep.forms import Chosen, choose_frozen, sample
 from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
 from kdep.run import take_lock
@@ -139,7 +142,7 @@ def fill(
     assert config.bank is not None
     path, file = config.bank.path, config.bank.path / "bank.json"
     if file.exists():
-        found = Description(**json.loads(file.read_text()))
+        found = described(file)
         refuse_another(found, vars(wanted), path)
         wanted = found
     elif process.is_first:
@@ -167,6 +170,16 @@ def fill(
     return bank
 
 
+@contextlib.contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """The context in which the teacher's targets are computed, and checked: float32, which runs of any precision share.
+
+    Under half precision or TF32 the small axes would drown in rounding noise.
+    """
+    with torch.no_grad(), computing_in(torch.float32, device), without_tf32():
+        yield
+
+
 class Writer:
     """Runs the teacher over files' worth of views and writes them."""
 
@@ -177,7 +190,7 @@ class Writer:
         self.config, self.description, self.views, self.process = config, description, views, process
         self.path = config.bank.path
         self.teacher = teacher
-        self.chosen = Chosen(teacher, choose_precision(config.precision, process.device))
+        self.chosen = Chosen(teacher, torch.float32)
         self.pixels = make_pixels(views.augmentation, process.device)
 
     def announce(self, files: list[tuple[int, int]]) -> None:
@@ -226,16 +239,11 @@ class Writer:
     def measure(self) -> float:
         """Images per second of the teacher on this device, in the form that is fastest here."""
         images = sample(self.config.optim.batch_size, self.config.data.size, self.process.device)
-        self.chosen = choose_frozen(
-            "teacher",
-            self.teacher,
-            images,
-            precision=self.config.precision,
-            tune=self.config.tune,
-            process=self.process,
-        )
-        began = time.perf_counter()
-        with torch.no_grad(), self.chosen.half(images.device):
+        with exactly(self.process.device):
+            self.chosen = choose_frozen(
+                "teacher", self.teacher, images, precision=PRECISION, tune=self.config.tune, process=self.process
+            )
+            began = time.perf_counter()
             for _ in range(2):
                 float(self.chosen.network(images).sum())
         return 2 * len(images) / (time.perf_counter() - began)
@@ -252,9 +260,7 @@ class Writer:
         bar = tqdm(total=plan.images, unit="img", desc="targets", disable=not self.process.is_first, smoothing=0.1)
         rows: dict[tuple[int, int], torch.Tensor] = {}
         loader = load(self.views, plan, workers=self.config.data.workers, pin=self.process.device.type == "cuda")
-        # The axes come from full precision, where TF32 would drown the small ones; targets from that of the training.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=projection is not None)
-        with torch.no_grad(), exact, bar:
+        with exactly(self.process.device), bar:
             for (file, numbers), views in zip(plan.steps(), loader, strict=True):
                 start = file[1] * SHARD
                 shape = (about.images_in(file[1]), *width)
@@ -272,11 +278,10 @@ class Writer:
         if projection is None:
             return self.teacher(images)
         network = self.chosen.network
-        with self.chosen.half(images.device):
-            if self.description.grid == 0:
-                return project(network(images), projection)[:, None]
-            pooled, maps = network(images, with_map=True)
-            return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
+        if self.description.grid == 0:
+            return project(network(images), projection)[:, None]
+        pooled, maps = network(images, with_map=True)
+        return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
 
     def write(self, file: tuple[int, int], rows: torch.Tensor, bank: Bank | None) -> None:
         """Write one file."""
@@ -372,7 +377,7 @@ def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, coun
         stored = bank.read(index, number)
         if stored is None or batch.images is None:
             continue
-        with torch.no_grad():
+        with exactly(process.device):
             live = project(teacher(pixels(batch)), bank)[0].cpu()
         error = float((bank.decode(stored[0]) - live).norm() / live.norm())
         if not error <= limit:

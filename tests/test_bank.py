@@ -115,6 +115,71 @@ def test_a_bank_trains_the_student_of_a_live_teacher_up_to_the_rounding_of_float
     assert losses(slow) == pytest.approx(losses(exact), rel=2e-4)
 
 
+def test_targets_are_float32_whatever_the_precision_of_the_training(banked, tiny, tmp_path):
+    exact = targets.build(banked("tune=false"))
+    half = targets.build(tiny(f"bank.path={tmp_path / 'half'}", "tune=false", "precision=bfloat16"))
+    assert json.loads((half / "bank.json").read_text())["precision"] == "float32"
+    files = sorted(path.relative_to(exact) for path in exact.rglob("*.npy"))
+    assert len(files) == 2
+    for file in files:
+        assert np.array_equal(np.load(exact / file), np.load(half / file))
+
+
+def test_a_run_in_bfloat16_learns_from_a_bank_that_it_made_and_from_one_that_it_found(banked):
+    for name in ("made", "found"):
+        config = banked("precision=bfloat16", "bank.check=64", f"name={name}")
+        assert pretrain(config).exists()
+        assert losses(config)[-1] < losses(config)[0]
+    exact = banked("bank.check=64", "name=exact")
+    pretrain(exact)
+    assert 1e-5 < abs(losses(exact)[0] / losses(config)[0] - 1) < 0.05
+
+
+def test_the_teacher_computes_targets_and_checks_them_without_tf32_and_half_precision(banked, monkeypatch):
+    """As a GPU would need it; emulated, for a CPU has no TF32."""
+    states = []
+
+    def opened(config):
+        teacher = open_teacher(config)
+        teacher.register_forward_pre_hook(
+            lambda *_: states.append(
+                (
+                    torch.backends.cudnn.allow_tf32,
+                    torch.get_float32_matmul_precision(),
+                    torch.is_autocast_enabled("cpu"),
+                )
+            )
+        )
+        return teacher
+
+    monkeypatch.setattr(targets, "open_teacher", opened)
+    torch.set_float32_matmul_precision("high")
+    try:
+        for check in (0, 2):  # made without a check; found, and checked alone
+            with torch.autocast("cpu", torch.bfloat16):
+                targets.build(banked("tune=false", f"bank.check={check}"))
+            assert set(states) == {(False, "highest", False)}
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_a_bank_is_made(banked):
+    config = banked("precision=float16")
+    with pytest.raises(ValueError, match="precision float16 is for GPUs"):
+        pretrain(config)
+    assert not config.bank.path.exists()
+
+
+def test_a_bank_of_an_older_format_or_another_precision_is_refused(banked):
+    path = targets.build(banked("optim.epochs=1"))
+    content = json.loads((path / "bank.json").read_text())
+    for change, named in (({"precision": "bfloat16"}, "precision: 'bfloat16' in the bank"), ({"format": 1}, "reads 2")):
+        (path / "bank.json").write_text(json.dumps(content | change))
+        with pytest.raises(ValueError, match=named):
+            targets.build(banked("optim.epochs=1"))
+
+
 def test_the_teacher_sees_no_image_twice(banked, small_files, monkeypatch):
     seen = count_images(monkeypatch)
     targets.build(banked("tune=false", "bank.check=0", "optim.batch_size=16"))
@@ -312,7 +377,7 @@ def test_a_disk_without_room_is_noticed_before_the_teacher_runs(banked, monkeypa
 
 
 def test_reading_needs_no_more_than_its_row_of_a_huge_file(tmp_path):
-    about = Description(1, {}, {"images": 5000}, 8, 0, "float16")
+    about = Description(2, {}, {"images": 5000}, 8, 0, "float16")
     path = tmp_path / "view000" / "00001.npy"
     path.parent.mkdir()
     array = np.lib.format.open_memmap(path, "w+", np.float16, (5000 - 4096, 1, 8))
