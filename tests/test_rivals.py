@@ -190,10 +190,13 @@ def test_what_does_not_go_together_is_refused_at_once(tiny, overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("align.name=none",), "align.name none: the teacher has 256 channels, the student 96"),
+        (
+            ("align.name=none",),
+            "align.name none: the teacher has 256 channels, the student 96.*.project=linear.",
+        ),
         (
             ("student.arch=resnet18",),
-            "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random",
+            "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random.*none project=linear",
         ),
         (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
     ],
