@@ -51,7 +51,7 @@ def identity(statistics: Statistics, dim: int) -> torch.Tensor:
     if dim != len(statistics.mean):
         raise ValueError(
             f"align.name none: the teacher has {len(statistics.mean)} channels, the student {dim}; add a projector "
-            "(project.name=linear), or align them (align.name=svd)"
+            "(project=linear), or align them (align.name=svd)"
         )
     return torch.eye(dim, dtype=torch.float64)
 
@@ -154,7 +154,7 @@ class Target(nn.Module):
             raise ValueError(
                 f"the student has {dim} channels, the teacher {width}, and align.name {aligner} cannot add channels. "
                 f"Take align.name=random (an isometry: distances stay), a learned projector (align.name=none "
-                "project.name=linear), a wider teacher, or a narrower tap of the student"
+                "project=linear), a wider teacher, or a narrower tap of the student"
             )
         if aligner in ("svd", "phi_s") and dim > rank:
             raise ValueError(

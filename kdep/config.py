@@ -37,7 +37,7 @@ class Student(_Section):
     """The network that is trained."""
 
     arch: str
-    tap: Literal["pre", "post", "before_head"] | None = None
+    tap: Literal["pre", "post", "before_head"] | None = None  # logits and labels read `post` where it says `pre`
     weights: str | None = None  # start from these weights instead of a random initialisation
 
 
@@ -97,6 +97,11 @@ class Loss(_Section):
     beta: float = Field(1.0, gt=0)  # smooth_l1: where it turns linear
     temperature: float | None = Field(None, gt=0)  # queue_kl (None: 0.07), logits (None: 4)
     queue: int = Field(8192, ge=2)  # queue_kl: features of the teacher kept
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the student learns classes through a classifier, not the teacher's features."""
+        return self.name in ("logits", "labels")
 
 
 class Bank(_Section):
@@ -163,14 +168,13 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
-        rival = self.loss.name in ("logits", "labels")
-        if rival and self.project is not None:
+        if self.loss.classifies and self.project is not None:
             raise ValueError(f"project {self.project}: loss.name {self.loss.name} has a classifier of its own")
         if self.project is not None and self.align.name != "none":
             raise ValueError(
                 f"project {self.project} learns the alignment: with it, align.name is none, not {self.align.name}"
             )
-        if self.loss.dense and (rival or self.project is not None):
+        if self.loss.dense and (self.loss.classifies or self.project is not None):
             raise ValueError("loss.dense compares aligned features: without project, logits or labels")
         if self.data.mixup and (self.bank is not None or self.loss.name == "labels"):
             raise ValueError("data.mixup needs a live teacher: a bank and labels know single images only")

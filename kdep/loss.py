@@ -163,7 +163,7 @@ def make_head(config: Config, student: int, wanted: int) -> nn.Module | None:
         ValueError: no such projector.
     """
     torch.manual_seed(config.seed)  # the same head whatever was drawn before it
-    if config.loss.name in ("logits", "labels"):
+    if config.loss.classifies:
         return nn.Linear(student, wanted)
     if config.project is None:
         return None

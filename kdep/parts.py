@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from kdep.backbone import TAPS, Backbone, Teachers, build_backbone, create_network, default_tap
 from kdep.cache import open_cache
@@ -53,12 +54,29 @@ def open_student(config: Config) -> Backbone:
     """The student's backbone, seeded or from given weights."""
     torch.manual_seed(config.seed)
     network = create_network(config.student.arch)
-    tap = config.student.tap or default_tap(network)
+    tap = student_tap(config, network)
     if config.student.weights is None:
         return Backbone(network, tap=tap)
     start = open_checkpoint(config.student.weights, arch=config.student.arch)
     load_exactly(network, start.weights, config.student.weights)
     return Backbone(network, tap=tap, mean=start.mean, std=start.std)
+
+
+def student_tap(config: Config, network: nn.Module) -> str:
+    """Where the student's features are taken: a classifier reads them after the final activation, as in any network.
+
+    Raises:
+        ValueError: a classifier on features before the last convolution, which would stay untrained.
+    """
+    tap = config.student.tap or default_tap(network)
+    if not config.loss.classifies:
+        return tap
+    if tap == "before_head":
+        raise ValueError(
+            f"student.tap before_head: with loss.name {config.loss.name} a classifier reads the features after the "
+            "final activation; leave student.tap out, or take student.tap=post"
+        )
+    return "post"
 
 
 def teacher_identity(teacher: Backbone | Teachers) -> str:

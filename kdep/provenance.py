@@ -74,7 +74,7 @@ def as_checkpoint(config: Config, student: Backbone, known: Known, views: Views,
 
 def method_of(config: Config) -> str:
     """The run in a few words, for the board."""
-    if config.loss.name in ("logits", "labels"):
+    if config.loss.classifies:
         return config.loss.name
     parts = [config.project or config.align.name, config.scale.name]
     return " ".join(["kdep", *parts, *([] if config.loss.name == "mse" else [config.loss.name])])

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kdep.backbone import Teachers, build_backbone
+from kdep.backbone import Teachers, build_backbone, create_network
 from kdep.checkpoint import fingerprint, read
 from kdep.data import load, mix
 from kdep.parts import make_pixels, open_student, open_teacher, open_views, teacher_identity
@@ -96,6 +96,29 @@ def test_the_supervised_baseline_learns_what_labels_say(tiny, photos, tmp_path):
     assert set(content["state_dict"]) == set(open_student(config).network.state_dict())
 
 
+@pytest.mark.parametrize("arch", ["test_resnet", "test_efficientnet"])
+@pytest.mark.parametrize("loss", ["labels", "logits"])
+@pytest.mark.parametrize("tap", ["null", "pre", "post"])
+def test_a_classifier_reads_what_the_network_itself_pools_whatever_the_tap(tiny, arch, loss, tap):
+    student = open_student(tiny(f"loss.name={loss}", f"student.tap={tap}", f"student.arch={arch}")).eval()
+    plain = create_network(arch).eval()
+    plain.load_state_dict(student.network.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        by_hand = plain((images - student.mean) / student.std)  # no classifier in it: its pooled features
+        assert torch.allclose(student(images), by_hand, atol=1e-5) and student.tap == "post"
+
+
+def test_labels_give_the_same_student_before_and_after_the_activation(tiny):
+    one, other = (tiny("loss.name=labels", f"student.tap={tap}", f"name={tap}") for tap in ("pre", "post"))
+    one, other = (read(pretrain(config)) for config in (one, other))
+    assert fingerprint(one["state_dict"]) == fingerprint(other["state_dict"])
+    assert one["tap"] == other["tap"] == "post"
+    with pytest.raises(ValueError, match="student.tap before_head: with loss.name labels .* take student.tap=post"):
+        open_student(tiny("loss.name=labels", "student.tap=before_head", "student.arch=test_efficientnet"))
+    assert open_student(tiny("student.tap=pre")).tap == "pre"  # the method's own losses read where they are told
+
+
 def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier(tiny, classified, monkeypatch):
     path, network = classified
     seen = []
@@ -167,10 +190,13 @@ def test_what_does_not_go_together_is_refused_at_once(tiny, overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("align.name=none",), "align.name none: the teacher has 256 channels, the student 96"),
+        (
+            ("align.name=none",),
+            "align.name none: the teacher has 256 channels, the student 96.*.project=linear.",
+        ),
         (
             ("student.arch=resnet18",),
-            "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random",
+            "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random.*none project=linear",
         ),
         (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
     ],
