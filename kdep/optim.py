@@ -12,10 +12,12 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     """Build the optimizer of timm's collection that the configuration names."""
     from timm.optim import create_optimizer_v2
 
-    # timm's 'sgd' is Nesterov's; the paper's is plain momentum.
-    name, options = {"sgd": ("momentum", {"fused": True}), "adamw": ("adamw", {"fused": True}), "lamb": ("lamb", {})}[
-        optim.name
-    ]
+    # timm's 'sgd' is Nesterov's; the paper's is plain momentum. timm's LAMB would clip gradients to norm 1 by itself.
+    name, options = {
+        "sgd": ("momentum", {"fused": True}),
+        "adamw": ("adamw", {"fused": True}),
+        "lamb": ("lamb", {"max_grad_norm": None}),
+    }[optim.name]
     return create_optimizer_v2(
         model,
         opt=name,
