@@ -25,7 +25,7 @@ Optional, every arm at every value of a key. `with` sets what goes with a value,
     arms: {supervised: {loss.name: labels, at: {1000: {optim.lr: 1e-3}}}}
 
 Along optim.epochs and data.limit the answer also says with how many times fewer images one arm reaches the best score
-of another.
+of another; along optim.epochs it counts the images seen and the seconds of training, in sentences and as curves.
 
 Banks of targets are made first, then run after run is trained and scored; what is there already is not done again, and
 a run that fails stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.md

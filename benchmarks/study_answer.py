@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.intervals import half_width, mean
 from benchmarks.results import write_text
 from benchmarks.study_claims import (
+    Measure,
     Scores,
     against_baseline,
     against_best,
     by_cell,
     chosen_on_select,
+    measures,
     over_tasks,
     savings,
+    spent,
 )
 from benchmarks.study_file import Study
 from benchmarks.study_rows import Row, write_rows
@@ -29,7 +32,7 @@ def answer(study: Study, rows: Sequence[Row], out: Path) -> str:
     write_rows(rows, out / f"{study.name}.csv")
     text = as_markdown(study, rows)
     write_text(out / f"{study.name}.md", text)
-    draw(study, by_cell(rows), out / f"{study.name}.png")
+    draw(study, rows, out / f"{study.name}.png")
     return text
 
 
@@ -52,8 +55,10 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
             lines += [title, ""] if title and sentences else []
             lines += [f"- {sentence}" for sentence in sentences] + ([""] if sentences else [])
             said += len(sentences)
-    if sentences := savings(study, scores, rows):
-        lines += [f"## Along {study.axis['key']}", "", *(f"- {sentence}" for sentence in sentences), ""]
+    for measure in measures(study):
+        if sentences := savings(study, scores, rows, measure):
+            lines += [f"## Along {study.axis['key']}: {measure.what}", ""]
+            lines += [*([measure.note, ""] if measure.note else []), *(f"- {sentence}" for sentence in sentences), ""]
     if said > 5:
         lines += [
             f"Each comparison is a 95 % statement of its own: of {said}, about {0.05 * said:.1f} err by chance.",
@@ -80,48 +85,84 @@ def shown(values: list[float]) -> str:
     return f"{mean(values):.2f}" + (f" ± {half:.2f}" if half else "")
 
 
-def draw(study: Study, scores: Scores, path: Path) -> None:
-    """Curves over the axis, or a dot per arm, with intervals; a panel per task, and one of their mean."""
+def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
+    """Dots per arm, or curves over what the axis spends, with intervals; a panel per task, and one of their mean.
+
+    Along a number of epochs there is a row of panels over the images seen, and one over the seconds of training.
+    """
     from matplotlib.figure import Figure
 
     from kdep.checkpoint import write_atomically
 
+    scores = by_cell(rows)
     panels = {
         task: {key[:2]: list(cell.values()) for key, cell in scores.items() if key[2] == task} for task in study.tasks
     }
     if len(panels) > 1:
         means = {(arm, v): list(over_tasks(study, scores, arm, v).values()) for arm in study.arms for v in study.values}
         panels["mean over tasks"] = {key: found for key, found in means.items() if found}
-    figure = Figure(figsize=(4 * len(panels) + 1, 0.35 * len(study.arms) + 2.4), layout="constrained")
-    for axes, (title, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for number, arm in enumerate(study.arms):
-            (draw_line if study.axis else draw_dot)(axes, study, number, arm, found)
-        axes.set_title(title)
-        axes.grid(alpha=0.3)
-        if study.axis:
-            numbers = all(isinstance(value, int | float) and value > 0 for value in study.values)
-            axes.set(xlabel=study.axis["key"], **({"xscale": "log"} if numbers else {}))
-        else:
-            axes.set_yticks(
-                range(len(study.arms)), list(study.arms) if axes is figure.axes[0] else [""] * len(study.arms)
-            )
-            axes.set_ylim(len(study.arms) - 0.5, -0.5)
+    counted = [measure for measure in measures(study) if measure.column] or [None]
+    size = (4 * len(panels) + 1, (0.35 * len(study.arms) + 2.4) * len(counted))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(counted), len(panels), squeeze=False)
+    for line, measure in zip(grid, counted, strict=True):
+        places = places_of(study, rows, measure)
+        for axes, (title, found) in zip(line, panels.items(), strict=True):
+            for number, arm in enumerate(study.arms):
+                if study.axis:
+                    draw_line(axes, study, number, arm, found, places)
+                else:
+                    draw_dot(axes, number, arm, found)
+            axes.set_title(title)
+            axes.grid(alpha=0.3)
+            if study.axis:
+                numbers = all(isinstance(place, int | float) and place > 0 for place in places.values())
+                axes.set(
+                    xlabel=measure.what if measure else study.axis["key"], **({"xscale": "log"} if numbers else {})
+                )
+            else:
+                axes.set_yticks(
+                    range(len(study.arms)), list(study.arms) if axes is figure.axes[0] else [""] * len(study.arms)
+                )
+                axes.set_ylim(len(study.arms) - 0.5, -0.5)
     if study.axis:
         figure.axes[0].legend()
     figure.suptitle(study.question)
     write_atomically(path, lambda part: figure.savefig(part, dpi=120, format="png"))
 
 
-def draw_line(axes: "Axes", study: Study, number: int, arm: str, found: dict[tuple[str, Any], list[float]]) -> None:
-    """An arm's means along the axis."""
-    points = [(value, found[arm, value]) for value in study.values if (arm, value) in found]
-    reach = [half_width(scores) or 0 for _, scores in points]
-    places = [value if isinstance(value, int | float) else str(value) for value, _ in points]
-    means = [mean(scores) for _, scores in points]
-    axes.errorbar(places, means, reach, label=arm, color=COLOURS[number % len(COLOURS)], marker="o", capsize=3)
+def places_of(study: Study, rows: Sequence[Row], measure: Measure | None) -> dict[tuple[str, Any], Any]:
+    """Where each arm and value stands on the horizontal axis: at what it spent, mean over seeds, or at the value."""
+    if measure is None:
+        own = {value: value if isinstance(value, int | float) else str(value) for value in study.values}
+        return {(arm, value): place for arm in study.arms for value, place in own.items()}
+    found: dict[tuple[str, Any], list[float]] = {}
+    for (arm, value, _), amount in spent(rows, measure).items():
+        found.setdefault((arm, value), []).append(amount)
+    return {key: mean(amounts) for key, amounts in found.items()}
 
 
-def draw_dot(axes: "Axes", study: Study, number: int, arm: str, found: dict[tuple[str, Any], list[float]]) -> None:
+def draw_line(
+    axes: "Axes",
+    study: Study,
+    number: int,
+    arm: str,
+    found: dict[tuple[str, Any], list[float]],
+    places: dict[tuple[str, Any], Any],
+) -> None:
+    """An arm's means along the axis; a checkpoint's, which has spent nothing, as a level."""
+    points = [(arm, value) for value in study.values if (arm, value) in found]
+    colour = COLOURS[number % len(COLOURS)]
+    if points and not any(point in places for point in points):
+        axes.axhline(mean(found[points[0]]), label=arm, color=colour, linestyle="--")
+        return
+    points = [point for point in points if point in places]
+    reach = [half_width(found[point]) or 0 for point in points]
+    means = [mean(found[point]) for point in points]
+    axes.errorbar([places[p] for p in points], means, reach, label=arm, color=colour, marker="o", capsize=3)
+
+
+def draw_dot(axes: "Axes", number: int, arm: str, found: dict[tuple[str, Any], list[float]]) -> None:
     """An arm's mean, with a tick per run."""
     scores, colour = found.get((arm, None)), COLOURS[number % len(COLOURS)]
     if scores:

@@ -41,11 +41,12 @@ def write_study(photos, tmp_path):
     return path
 
 
-def rows_of(scores, *, value=None, images=0, select=None):
-    """Rows of an answer: arm -> task -> scores by seed; `select` by arm, the same for all tasks and seeds."""
+def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), select=None):
+    """Rows of an answer: arm -> task -> scores by seed; `seconds` by seed; `select` by arm, for all tasks and seeds."""
     others = {"value": value, "images_seen": images}
     return [
         {"arm": arm, "task": task, "seed": seed, "score": score, "select": (select or {}).get(arm), **others}
+        | {"pretrain_seconds": seconds[seed]}
         for arm, tasks in scores.items()
         for task, found in tasks.items()
         for seed, score in enumerate(found)

@@ -3,14 +3,18 @@ import math
 import pytest
 
 from benchmarks.compare import judge
-from benchmarks.study_answer import answer, as_markdown
+from benchmarks.study_answer import answer, as_markdown, places_of
 from benchmarks.study_claims import (
+    IMAGES,
+    IMAGES_SEEN,
+    SECONDS,
     against_baseline,
     against_best,
     best_of,
     by_cell,
     chosen_on_select,
     in_words,
+    measures,
     over_tasks,
     reached,
     savings,
@@ -115,17 +119,21 @@ def test_a_score_is_reached_on_a_straight_line_over_the_logarithm_of_the_images(
 
 def test_the_best_score_is_that_at_the_value_with_the_best_mean_over_seeds():
     goal = best_of({0: [(100, 54), (1000, 55)], 2: [(100, 54), (1000, 40)]})
-    assert (goal.images, goal.scores) == (100, {0: 54, 2: 54})
+    assert (goal.spent, goal.scores) == ({0: 100, 2: 100}, {0: 54, 2: 54})
 
 
-def along(key, values, arms, *, images):
-    """A study over an axis: arm -> value -> scores by seed; task a scores one less, b one more."""
+def along(key, values, arms, *, images, seconds=None):
+    """A study over an axis: arm -> value -> scores by seed; task a scores one less, b one more.
+
+    `images` by value; `seconds` by arm and value, a list by seed.
+    """
     study = made(dict.fromkeys(arms), axis={"key": key, "values": values})
     rows = []
     for arm, found in arms.items():
         for value, scores in found.items():
             both = {arm: {"a": [score - 1 for score in scores], "b": [score + 1 for score in scores]}}
-            rows += rows_of(both, value=value, images=images[value])
+            spent = seconds[arm][value] if seconds else (0, 0, 0)
+            rows += rows_of(both, value=value, images=images[value], seconds=spent)
     return study, rows
 
 
@@ -137,29 +145,31 @@ def test_the_saving_is_a_factor_of_images_with_its_interval_over_seeds():
     study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
     # New has old's 55, 55, 57.5 after 10^2.5, 10^2.25, 10^2.75 images: factors 10^0.5, 10^0.75, 10^0.25. Their mean
     # exponent is 0.5 with a deviation of 0.25, so the interval reaches 4.3027 * 0.25 / sqrt(3) = 0.6210 to each side.
-    assert savings(study, by_cell(rows), rows) == [
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN) == [
         "`new` reaches the best score of `old` (55.83 with 1,000 images seen) with 3.16 times fewer images seen "
         "(0.76 to 13.21, n = 3; a difference is not shown).",
         "`old` does not reach the best score of `new` (63.33 with 1,000 images seen) within 1,000 images seen in any "
         "run (n = 3).",
     ]
-    assert "## Along optim.epochs" in as_markdown(study, rows)
+    text = as_markdown(study, rows)
+    assert "## Along optim.epochs: images seen\n" in text and "seconds of training" not in text  # they are not known
 
 
 def test_along_the_images_of_a_source_their_number_counts_and_not_the_views():
     arms = {"new": {10: [50, 50, 50], 1000: [60, 60, 60]}, "old": {10: [40, 40, 40], 1000: [55, 55, 55]}}
     study, rows = along("data.limit", [10, 1000], arms, images={10: 7, 1000: 7})
-    assert savings(study, by_cell(rows), rows)[0] == (
+    assert savings(study, by_cell(rows), rows, IMAGES)[0] == (
         "`new` reaches the best score of `old` (55.00 with 1,000 images) with 10.00 times fewer images "
         "(10.00 to 10.00, n = 3)."
     )
-    assert savings(*along("optim.lr", [10, 1000], arms, images={10: 7, 1000: 7})[:1], by_cell(rows), rows) == []
+    assert measures(study) == [IMAGES]
+    assert measures(along("optim.lr", [10, 1000], arms, images={10: 7, 1000: 7})[0]) == []
 
 
 def test_a_score_that_only_some_runs_reach_is_not_reached():
     arms = {"new": {1: [50, 50, 50], 10: [60, 60, 51]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
     study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
-    assert savings(study, by_cell(rows), rows)[0] == (
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN)[0] == (
         "`new` does not reach the best score of `old` (55.00 with 1,000 images seen) within 1,000 images seen in 1 of "
         "3 runs."
     )
@@ -169,7 +179,7 @@ def test_a_score_that_the_smallest_value_has_already_gives_a_lower_bound():
     arms = {"new": {1: [56, 50, 50], 10: [60, 60, 60]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
     study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
     # Factors of at least 10, then 10^0.5 twice: 10^(2/3).
-    assert savings(study, by_cell(rows), rows)[0].endswith(
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN)[0].endswith(
         "with at least 4.64 times fewer images seen (1 of 3 runs have it at the smallest value already)."
     )
 
@@ -178,16 +188,57 @@ def test_seeds_that_lack_a_value_and_checkpoints_do_not_count():
     new = {1: [50, 50, 50], 10: [60, 60], 100: [70]}
     arms = {"new": new, "old": {1: [40, 40, 40], 10: [55, 55, 55], 100: [54, 54, 54]}}
     study, rows = along("optim.epochs", [1, 10, 100], arms, images={1: 100, 10: 1000, 100: 10000})
-    assert savings(study, by_cell(rows), rows)[0].endswith(
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN)[0].endswith(
         "with 3.16 times fewer images seen (n = 1: not enough runs for an interval)."
     )
     study, rows = along("optim.epochs", [1, 10, 100], arms, images={1: 0, 10: 0, 100: 0})
-    assert savings(study, by_cell(rows), rows) == []
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN) == []
 
 
 def test_more_images_are_called_more():
     logs = [-math.log(2) + step for step in (-0.1, 0, 0.1)]  # half its interval: 4.3027 * 0.1 / sqrt(3) = 0.2484
-    assert in_words(logs, 0, " seen") == "with 2.00 times as many images seen (1.56 to 2.56, n = 3)"
+    assert in_words(logs, 0, "images seen") == "with 2.00 times as many images seen (1.56 to 2.56, n = 3)"
+
+
+def test_the_saving_in_seconds_is_paired_by_seed_and_takes_points_in_the_order_of_their_seconds():
+    arms = {"new": {1: [50, 50, 50], 10: [60, 60, 60]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
+    # Old's best took 400, 800, 1600 s. New has 55 half the way (of the logarithm) from 1 to 10 epochs: after 200 and
+    # 400 s. In seed 2 its longer run took less, on a machine that was less busy: it has 55 at its first point, 100 s.
+    seconds = {
+        "new": {1: [100, 200, 1600], 10: [400, 800, 100]},
+        "old": {1: [40, 80, 160], 10: [400, 800, 1600]},
+    }
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000}, seconds=seconds)
+    assert measures(study) == [IMAGES_SEEN, SECONDS]
+    new, _ = savings(study, by_cell(rows), rows, SECONDS)
+    # Factors 2, 2 and at least 16.
+    assert new == (
+        "`new` reaches the best score of `old` (55.00 with 933 seconds of training) with at least 4.00 times fewer "
+        "seconds of training (1 of 3 runs have it at the smallest value already)."
+    )
+    text = as_markdown(study, rows)
+    assert "## Along optim.epochs: images seen\n" in text and f"{SECONDS.note}\n\n- {new}" in text
+    assert text.count("times fewer images seen") == 1
+
+
+def test_curves_stand_over_the_images_and_over_the_seconds_of_each_arm(tmp_path):
+    from PIL import Image
+
+    arms = {"new": {1: [50, 50, 50], 10: [60, 60, 60]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
+    seconds = {"new": {1: [10, 20, 30], 10: [100, 200, 300]}, "old": {1: [3, 4, 5], 10: [30, 40, 50]}}
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 96, 10: 960}, seconds=seconds)
+    at = [places_of(study, rows, measure) for measure in measures(study)]
+    assert at[0] == {("new", 1): 96, ("new", 10): 960, ("old", 1): 96, ("old", 10): 960}
+    assert at[1] == {("new", 1): 20, ("new", 10): 200, ("old", 1): 4, ("old", 10): 40}
+    rows += rows_of({"as it is": {"a": [30, 30, 30], "b": [30, 30, 30]}}, value=1)  # a checkpoint, which spent nothing
+    study.arms["as it is"] = "random:resnet18"
+    answer(study, rows, tmp_path)
+    both = Image.open(tmp_path / "made.png").size
+    answer(*along("some.key", [1, 10], arms, images={1: 96, 10: 960}), tmp_path)
+    assert (
+        both[1] > 1.9 * Image.open(tmp_path / "made.png").size[1]
+        and "pretrain_seconds" in (tmp_path / "made.csv").read_text()
+    )
 
 
 @pytest.mark.parametrize("values", [[1, 10], ["a", "b"]], ids=["numbers", "names"])
