@@ -11,6 +11,7 @@ from benchmarks.results import Protocol, Result, read_results
 
 MIN_RUNS = 3
 MAX_RUNS = 50  # above this many, more runs are no advice
+OVER_RUNS = "± with n runs is over runs on the same score images; on other images the difference may be another."
 VERDICTS = ("better", "worse", "no difference", "not enough", "same every run")
 
 
@@ -26,6 +27,7 @@ class Difference:
         n: pairs: seeds of a task, or data sets of the mean.
         verdict: one of `VERDICTS`.
         sentence: the same for people.
+        over: what the interval is over: runs, images or data sets.
     """
 
     of: str | None
@@ -35,6 +37,7 @@ class Difference:
     n: int
     verdict: str
     sentence: str
+    over: str = "runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         own = [difference for difference in differences if difference.protocol == protocol]
         blocks.append("\n".join([f"{protocol}:", *(f"  {difference.sentence}" for difference in own)]))
         tested = sum(difference.of is not None and difference.half_width is not None for difference in own)
+        if any(difference.over == "runs" and difference.half_width is not None for difference in own):
+            blocks.append(f"  {OVER_RUNS}")
         if tested > 5:
             blocks.append(
                 f"  Each line is a 95 % statement of its own: of {tested}, about {0.05 * tested:.1f} err by chance."
@@ -101,8 +106,10 @@ def _of_task(names: tuple[str, str], protocol: Protocol, first: list[Result], se
     pairs = [scores[seed] - others[seed] for seed in sorted(set(scores) & set(others))]
     verdict, half = judge(pairs)
     value, task, n = mean(pairs) if pairs else None, first[0].task.name, f"n = {len(pairs)}"
+    over = "runs"
     if verdict == "same every run":
         verdict, half, n = _by_images(value, first[0], second[0], n)
+        over = "runs" if half is None else "images"
     if verdict == "same every run":
         better, worse = names if value > 0 else names[::-1]
         text = (
@@ -115,7 +122,7 @@ def _of_task(names: tuple[str, str], protocol: Protocol, first: list[Result], se
     else:
         text = _sentence(names, f" on {task}", value, half or 0.0, n, verdict)
         text += _advice(pairs) if verdict == "no difference" else ""
-    return Difference(task, protocol, value, half, len(pairs), verdict, text + ".")
+    return Difference(task, protocol, value, half, len(pairs), verdict, text + ".", over)
 
 
 def _by_images(value: float, first: Result, second: Result, n: str) -> tuple[str, float | None, str]:
@@ -144,9 +151,9 @@ def _over_datasets(
         seen = f"{value:+.2f} over {over}" if values else "no seed of both"
         text = f"Overall: not enough data sets to tell {names[0]} from {names[1]} ({seen}); "
         text += f"{max(MIN_RUNS - len(values), 1)} more would be the least"
-        return Difference(None, protocol, value, half, len(values), "not enough", text + ".")
+        return Difference(None, protocol, value, half, len(values), "not enough", text + ".", "data sets")
     text = "Overall: " + _sentence(names, "", value, half or 0.0, over, verdict)
-    return Difference(None, protocol, value, half, len(values), verdict, text + ".")
+    return Difference(None, protocol, value, half, len(values), verdict, text + ".", "data sets")
 
 
 def _sentence(names: tuple[str, str], where: str, value: float, half: float, n: str, verdict: str) -> str:
