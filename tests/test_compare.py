@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 import pytest
 
-from benchmarks.compare import OVER_RUNS, add_arguments, compare, run
+from benchmarks.compare import OVER_RUNS, add_arguments, compare, left_out, run
 from benchmarks.intervals import (
     bootstrap_interval,
     half_width,
@@ -16,7 +16,7 @@ from benchmarks.intervals import (
     standard_deviation,
 )
 from benchmarks.results import write_result
-from tests.made_results import result, runs
+from tests.made_results import failure, result, runs
 
 
 def test_mean_deviation_and_interval_are_those_worked_out_by_hand():
@@ -133,6 +133,37 @@ def test_the_command_says_where_an_interval_is_over_runs_alone(tmp_path, capsys)
     same = [one for n, s in (("A", 60.0), ("B", 50.0)) for one in runs(n, "x-knn", [s] * 3, counts={"score": 400})]
     said = said_by_command(tmp_path / "same", capsys, same)
     assert "(400 images; seeds do not change it)" in said and OVER_RUNS not in said
+
+
+def test_what_is_left_out_is_said_in_words(tmp_path, capsys):
+    results = [
+        *runs("A", "x-linear", [50.0, 51, 52, 53]),
+        *runs("B", "x-linear", [50.5, 52, 53]),
+        result("B", "x-linear", 9),
+        *runs("A", "y-knn", [50.0, 51]),
+        *runs("B", "z-knn", [50.0, 51], version=2),
+        result("A", "w-linear"),
+        result("B", "w-linear", data="e" * 64),
+        failure("B", "v-detect"),
+        result("C", "u-linear"),
+    ]
+    said = left_out(results, "A", "B")
+    assert said == [
+        "w-linear: measured in different ways, fair-v1 on dddddddd against fair-v1 on eeeeeeee.",
+        "only A has y-knn (fair-v1).",
+        "only B has z-knn (fair-v2).",
+        "x-linear (fair-v1): seed 3 of A and seed 9 of B, which the other does not have.",
+        "runs of B that failed: v-detect.",
+    ]
+    shown = said_by_command(tmp_path, capsys, results)
+    assert shown.endswith("Left out:\n" + "".join(f"  {line}\n" for line in said))
+    assert left_out(results, "A", "B", task="x-linear") == said[3:4]
+
+
+def test_nothing_is_left_out_where_both_have_the_same(tmp_path, capsys):
+    results = runs("A", "x-linear", [50.0, 51, 52]) + runs("B", "x-linear", [50.5, 52, 53])
+    assert left_out(results, "A", "B") == []
+    assert "Left out" not in said_by_command(tmp_path, capsys, results)
 
 
 def test_over_data_sets_each_set_counts_once():
