@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from benchmarks.intervals import bootstrap_interval, half_width, mean, standard_deviation
+from benchmarks.intervals import bootstrap_interval, half_width, mean, new_images_half_width, standard_deviation
 from benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
 
 
@@ -21,10 +21,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One checkpoint's finished scores on one column, by seed, and how many of its runs failed."""
+    """One checkpoint's finished scores on one column, by seed, and how many of its runs failed.
+
+    `images`: how many the scores are a share of; None where they are no shares (mIoU, AP), or it was not recorded.
+    """
 
     scores: dict[int, float] = field(default_factory=dict)
     failed: int = 0
+    images: int | None = None
 
     @property
     def n(self) -> int:
@@ -43,8 +47,12 @@ class Cell:
 
     @property
     def ci95(self) -> float | None:
-        """Half the 95 % interval of the mean; None below two runs."""
-        return half_width(list(self.scores.values()))
+        """Half the 95 % interval of the mean; None below two runs.
+
+        Over runs and, where `images` is known, over the choice of the score images too.
+        """
+        values = list(self.scores.values())
+        return half_width(values) if self.images is None else new_images_half_width(values, self.images)
 
 
 @dataclass(frozen=True)
@@ -264,8 +272,10 @@ def _columns(results: list[Result], versions: dict[str, set[str]]) -> tuple[Colu
 
 def _cell(results: Iterable[Result], column: Column) -> Cell:
     own = [result for result in results if is_on(result, column)]
-    scores = {result.seed: result.score for result in own if result.status == "ok"}
-    return Cell(dict(sorted(scores.items())), failed=sum(result.status == "failed" for result in own))
+    finished = sorted((result for result in own if result.status == "ok"), key=lambda result: result.seed)
+    scores, failed = {result.seed: result.score for result in finished}, len(own) - len(finished)
+    images = {result.counts.get("score") for result in finished} if column.metric == "top1" else set()
+    return Cell(scores, failed, images=images.pop() if len(images) == 1 else None)
 
 
 def _order(row: Row) -> tuple[bool, float, int, str]:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
-from benchmarks.board import average_ranks, boards
+from benchmarks.board import Cell, average_ranks, boards
 from benchmarks.compare import compare
 from benchmarks.intervals import half_width
 from benchmarks.results import CheckpointCard, Protocol, Result, TaskCard, write_text
@@ -20,6 +21,9 @@ CENTRE, SPREAD = 70.0, 1.0  # percent; neither changes the answers
 # Standard deviation over models of their true means on a task, in units of the spread over seeds.
 APART = {"close": 0.5, "usual": 1.5, "far": 4.0}
 MODELS, TASKS = 5, 4
+# How alike two runs answer an image: correlation of what decides the answer. A probe's runs are alike.
+ALIKE = {"alike": 0.95, "half alike": 0.5}
+IMAGES = (300, 3000)
 WORKED = "Share of simulated cases in percent; error is its standard error."
 
 
@@ -27,6 +31,30 @@ def mean_coverage(runs: int, *, cases: int, seed: int) -> float:
     """How often, in percent, the 95 % interval of the mean of `runs` scores holds the true mean."""
     scores = np.random.default_rng(seed).normal(CENTRE, SPREAD, (cases, runs)).tolist()
     return 100 * sum(abs(sum(row) / runs - CENTRE) <= half_width(row) for row in scores) / cases
+
+
+def new_image_coverage(runs: int, images: int, alike: float, *, cases: int, seed: int) -> tuple[float, float]:
+    """How often, in percent, the board's interval holds the top-1 on all images there are, of which `images` are drawn.
+
+    All runs answer the same images. An image's difficulty and the run's own noise decide each answer (a probit model);
+    a run's true top-1 spreads by `SPREAD` points.
+
+    Returns:
+        Of the interval over runs and images, and of one over runs alone.
+    """
+    random, held, held_over_runs = np.random.default_rng(seed), 0, 0
+    middle = ndtri(CENTRE / 100)
+    spread = SPREAD / 100 / (np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi))  # of the threshold
+    truth = 100 * ndtr(middle / np.sqrt(1 + spread**2))
+    for _ in range(cases):
+        hard = np.sqrt(alike) * random.standard_normal(images)
+        own = np.sqrt(1 - alike) * random.standard_normal((runs, images))
+        right = hard + own < middle + spread * random.standard_normal((runs, 1))
+        scores = dict(enumerate((100 * right.mean(axis=1)).tolist()))
+        cell = Cell(scores, images=images)
+        held += abs(cell.mean - truth) <= cell.ci95
+        held_over_runs += abs(cell.mean - truth) <= Cell(scores).ci95
+    return 100 * held / cases, 100 * held_over_runs / cases
 
 
 def false_alarms(runs: int, *, cases: int, seed: int) -> float:
@@ -81,6 +109,7 @@ def made_results(scores: np.ndarray, *, names: Sequence[str]) -> list[Result]:
 def measure(*, cases: int, rank_cases: int, seed: int) -> dict[str, object]:
     """Everything that docs/figures/intervals.json holds."""
     means = {str(runs): _rate(mean_coverage(runs, cases=10 * cases, seed=seed), 10 * cases) for runs in RUNS}
+    drawn = {str(runs): _drawn(runs, cases=cases, seed=seed) for runs in RUNS}
     alarms = {str(runs): _rate(false_alarms(runs, cases=cases, seed=seed), cases) for runs in RUNS}
     powers = {
         str(runs): {f"{gap:g}": _rate(power(runs, gap, cases=cases, seed=seed), cases) for gap in (1, 2, 4)}
@@ -97,9 +126,28 @@ def measure(*, cases: int, rank_cases: int, seed: int) -> dict[str, object]:
         "about": WORKED,
         "seed": seed,
         "interval_of_the_mean_holds_it": means,
+        "interval_holds_the_top1_on_all_images": {"alike": ALIKE, "runs": drawn},
         "equal_models_called_different": alarms,
         "better_by_so_many_deviations_called_better": powers,
         "interval_of_the_rank_holds_it": {"models": MODELS, "tasks": TASKS, "apart": APART, "runs": ranks},
+    }
+
+
+def _drawn(runs: int, *, cases: int, seed: int) -> dict[str, object]:
+    """By how alike runs answer and by the number of images: the board's interval, and one over runs alone."""
+    names = ("runs_and_images", "runs_alone")
+    return {
+        how: {
+            str(images): dict(
+                zip(
+                    names,
+                    (_rate(p, cases) for p in new_image_coverage(runs, images, alike, cases=cases, seed=seed)),
+                    strict=True,
+                )
+            )
+            for images in IMAGES
+        }
+        for how, alike in ALIKE.items()
     }
 
 

@@ -10,7 +10,9 @@ from benchmarks.intervals import half_width, mean, proportions_half_width, runs_
 from benchmarks.results import Protocol, Result, read_results
 
 MIN_RUNS = 3
+Way = tuple[Protocol, str, str]  # protocol, task's name, fingerprint of its data: what must be the same in both
 MAX_RUNS = 50  # above this many, more runs are no advice
+OVER_RUNS = "± with n runs is over runs on the same score images; on other images the difference may be another."
 VERDICTS = ("better", "worse", "no difference", "not enough", "same every run")
 
 
@@ -26,6 +28,7 @@ class Difference:
         n: pairs: seeds of a task, or data sets of the mean.
         verdict: one of `VERDICTS`.
         sentence: the same for people.
+        over: what the interval is over: runs, images or data sets.
     """
 
     of: str | None
@@ -35,6 +38,7 @@ class Difference:
     n: int
     verdict: str
     sentence: str
+    over: str = "runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,18 +51,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a sentence per task and one over data sets, for each protocol that both have."""
-    differences = compare(read_results(args.results), args.a, args.b, task=args.task)
+    """Print a sentence per task and one over data sets, for each protocol that both have; then what is left out."""
+    results = read_results(args.results)
+    differences = compare(results, args.a, args.b, task=args.task)
     protocols = list(dict.fromkeys(difference.protocol for difference in differences))
     blocks = []
     for protocol in protocols:
         own = [difference for difference in differences if difference.protocol == protocol]
         blocks.append("\n".join([f"{protocol}:", *(f"  {difference.sentence}" for difference in own)]))
         tested = sum(difference.of is not None and difference.half_width is not None for difference in own)
+        if any(difference.over == "runs" and difference.half_width is not None for difference in own):
+            blocks.append(f"  {OVER_RUNS}")
         if tested > 5:
             blocks.append(
                 f"  Each line is a 95 % statement of its own: of {tested}, about {0.05 * tested:.1f} err by chance."
             )
+    missing = left_out(results, args.a, args.b, task=args.task)
+    blocks += ["Left out:", *(f"  {sentence}" for sentence in missing)] if missing else []
     sys.stdout.write("\n".join(blocks) + "\n")
     return 0
 
@@ -84,6 +93,41 @@ def compare(results: Iterable[Result], a: str, b: str, *, task: str | None = Non
     return differences
 
 
+def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = None) -> list[str]:
+    """What `compare` does not use of the two checkpoints' results, and why, in sentences; empty where it uses all.
+
+    Raises:
+        ValueError: as `compare`.
+    """
+    results = list(results)
+    finished = [result for result in results if result.status == "ok"]
+    sides = [_of_checkpoint(finished, name) for name in (a, b)]
+    names = _names(sides[0][0], sides[1][0])
+    ways = [_by_way(side, task) for side in sides]
+    differing = _differing(*ways)
+    said = [f"{name}: measured in different ways, {first} against {second}." for name, first, second in differing]
+    apart = {name for name, _, _ in differing}
+    for name, own, other in zip(names, ways, ways[::-1], strict=True):
+        alone = [way for way in own if way not in other and way[1] not in apart]
+        if alone:
+            tasks = ", ".join(f"{way[1]} ({way[0]})" for way in alone)
+            said.append(f"only {name} has {tasks}.")
+    for way in (way for way in ways[0] if way in ways[1]):
+        seeds = [{result.seed for result in side[way]} for side in ways]
+        single = [
+            _seeds(own - other, n) for n, own, other in zip(names, seeds, seeds[::-1], strict=True) if own - other
+        ]
+        if single:
+            said.append(f"{way[1]} ({way[0]}): {' and '.join(single)}, which the other does not have.")
+    for name, side in zip(names, sides, strict=True):
+        sha256 = side[0].checkpoint.sha256
+        failed = [r for r in results if r.status == "failed" and r.checkpoint.sha256 == sha256]
+        tasks = dict.fromkeys(r.task.name for r in failed if task in (None, r.task.name))
+        if tasks:
+            said.append(f"runs of {name} that failed: {', '.join(tasks)}.")
+    return said
+
+
 def judge(differences: Sequence[float], *, minimum: int = MIN_RUNS) -> tuple[str, float | None]:
     """The verdict on paired differences, and half the 95 % interval of their mean."""
     half = half_width(differences) if differences else None
@@ -101,8 +145,10 @@ def _of_task(names: tuple[str, str], protocol: Protocol, first: list[Result], se
     pairs = [scores[seed] - others[seed] for seed in sorted(set(scores) & set(others))]
     verdict, half = judge(pairs)
     value, task, n = mean(pairs) if pairs else None, first[0].task.name, f"n = {len(pairs)}"
+    over = "runs"
     if verdict == "same every run":
         verdict, half, n = _by_images(value, first[0], second[0], n)
+        over = "runs" if half is None else "images"
     if verdict == "same every run":
         better, worse = names if value > 0 else names[::-1]
         text = (
@@ -115,7 +161,7 @@ def _of_task(names: tuple[str, str], protocol: Protocol, first: list[Result], se
     else:
         text = _sentence(names, f" on {task}", value, half or 0.0, n, verdict)
         text += _advice(pairs) if verdict == "no difference" else ""
-    return Difference(task, protocol, value, half, len(pairs), verdict, text + ".")
+    return Difference(task, protocol, value, half, len(pairs), verdict, text + ".", over)
 
 
 def _by_images(value: float, first: Result, second: Result, n: str) -> tuple[str, float | None, str]:
@@ -144,9 +190,9 @@ def _over_datasets(
         seen = f"{value:+.2f} over {over}" if values else "no seed of both"
         text = f"Overall: not enough data sets to tell {names[0]} from {names[1]} ({seen}); "
         text += f"{max(MIN_RUNS - len(values), 1)} more would be the least"
-        return Difference(None, protocol, value, half, len(values), "not enough", text + ".")
+        return Difference(None, protocol, value, half, len(values), "not enough", text + ".", "data sets")
     text = "Overall: " + _sentence(names, "", value, half or 0.0, over, verdict)
-    return Difference(None, protocol, value, half, len(values), verdict, text + ".")
+    return Difference(None, protocol, value, half, len(values), verdict, text + ".", "data sets")
 
 
 def _sentence(names: tuple[str, str], where: str, value: float, half: float, n: str, verdict: str) -> str:
@@ -185,26 +231,42 @@ def _names(first: Result, second: Result) -> tuple[str, str]:
     return f"{cards[0].name} ({cards[0].sha256[:8]})", f"{cards[1].name} ({cards[1].sha256[:8]})"
 
 
+def _by_way(results: Iterable[Result], task: str | None) -> dict[Way, list[Result]]:
+    ways: dict[Way, list[Result]] = {}
+    for result in results:
+        if task in (None, result.task.name):
+            ways.setdefault((result.protocol, result.task.name, result.data_fingerprint), []).append(result)
+    return dict(sorted(ways.items(), key=str))
+
+
 def _shared(
     first: list[Result], second: list[Result], task: str | None
-) -> dict[tuple[Protocol, str, str], tuple[list[Result], list[Result]]]:
-    """Results of both on the same protocol, task and data; what differs in one of them is refused."""
-    sides = []
-    for side in (first, second):
-        groups: dict[tuple[Protocol, str, str], list[Result]] = {}
-        for result in side:
-            if task in (None, result.task.name):
-                groups.setdefault((result.protocol, result.task.name, result.data_fingerprint), []).append(result)
-        sides.append(groups)
-    shared = {key: (sides[0][key], sides[1][key]) for key in sorted(sides[0], key=str) if key in sides[1]}
-    kept = {key[1] for key in shared}
-    for name in sorted({key[1] for key in sides[0]} & {key[1] for key in sides[1]} - kept):
-        ways = [", ".join(sorted({f"{p} on {f[:8]}" for p, t, f in side if t == name})) for side in sides]
+) -> dict[Way, tuple[list[Result], list[Result]]]:
+    """Results of both on the same protocol, task and data; refused where there is nothing of the kind."""
+    sides = [_by_way(side, task) for side in (first, second)]
+    shared = {way: (found, sides[1][way]) for way, found in sides[0].items() if way in sides[1]}
+    if shared:
+        return shared
+    for name, of_a, of_b in _differing(*sides):
         raise ValueError(
-            f"{name}: measured under different protocols or data ({ways[0]} against {ways[1]}); "
+            f"{name}: measured under different protocols or data ({of_a} against {of_b}); "
             "such scores are not comparable, measure both in the same way"
         )
-    if not shared:
-        have = [", ".join(sorted({key[1] for key in side})) or "nothing" for side in sides]
-        raise ValueError(f"no task in common{f' named {task}' if task else ''}: {have[0]} against {have[1]}")
-    return shared
+    have = [", ".join(sorted({way[1] for way in side})) or "nothing" for side in sides]
+    raise ValueError(f"no task in common{f' named {task}' if task else ''}: {have[0]} against {have[1]}")
+
+
+def _differing(first: Iterable[Way], second: Iterable[Way]) -> list[tuple[str, str, str]]:
+    """Tasks that both have, but never in the same way: name, ways of the first, ways of the second."""
+    sides = [set(first), set(second)]
+    kept = {way[1] for way in sides[0] & sides[1]}
+    names = sorted({way[1] for way in sides[0]} & {way[1] for way in sides[1]} - kept)
+    return [(name, *(_said([way for way in side if way[1] == name]) for side in sides)) for name in names]
+
+
+def _said(ways: Iterable[Way]) -> str:
+    return ", ".join(sorted({f"{protocol} on {data[:8]}" for protocol, _, data in ways}))
+
+
+def _seeds(seeds: set[int], name: str) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))} of {name}"

@@ -142,7 +142,8 @@ def _wide_row(board: Board, row: Row, rank: Any) -> dict[str, Any]:
     }
     line |= {f"mean_{name}": row.family_mean(name) for name in families(board.columns)}
     for column, cell, part in zip(board.columns, row.cells, shares, strict=True):
-        values = {"": cell.mean, "_std": cell.std, "_n": cell.n or None, "_ci95": cell.ci95, "_share_of_gain": part}
+        values = {"": cell.mean, "_std": cell.std, "_n": cell.n or None, "_ci95": cell.ci95}
+        values |= {"_ci95_images": cell.images if cell.n > 1 else None, "_share_of_gain": part}
         line |= {column.label + suffix: value for suffix, value in values.items()}
     return line | asdict(cost_of(row))
 
@@ -242,8 +243,16 @@ def _name_cell(row: Row) -> TableCell:
 
 
 def _score_cell(cell: Cell, best: float | None) -> TableCell:
-    interval = "" if cell.ci95 is None else f"95 % interval {cell.mean - cell.ci95:.2f} to {cell.mean + cell.ci95:.2f}"
+    interval = ""
+    if cell.ci95 is not None:
+        ends = f"{max(cell.mean - cell.ci95, 0):.2f} to {min(cell.mean + cell.ci95, 100):.2f}"
+        interval = f"95 % interval {ends}, over {_over(cell)}"
     return TableCell(score_text(cell), cell.mean, best=cell.n > 0 and cell.mean == best, detail=interval)
+
+
+def _over(cell: Cell) -> str:
+    """What the interval of a cell is over."""
+    return "runs" if cell.images is None else f"runs and {cell.images:,} images"
 
 
 def _number(value: float | None, *, digits: int = 2, unit: str = "", best: bool = False) -> TableCell:

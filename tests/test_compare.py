@@ -1,18 +1,22 @@
 """Intervals cover, and a difference is called real only where it is."""
 
+import argparse
+
 import numpy as np
 import pytest
 
-from benchmarks.compare import compare
+from benchmarks.compare import OVER_RUNS, add_arguments, compare, left_out, run
 from benchmarks.intervals import (
     bootstrap_interval,
     half_width,
     mean,
+    new_images_half_width,
     proportions_half_width,
     runs_needed,
     standard_deviation,
 )
-from tests.made_results import result, runs
+from benchmarks.results import write_result
+from tests.made_results import failure, result, runs
 
 
 def test_mean_deviation_and_interval_are_those_worked_out_by_hand():
@@ -30,6 +34,17 @@ def test_one_run_has_no_spread_and_no_interval():
 
 def test_equal_values_have_no_spread_to_the_last_bit():
     assert standard_deviation([0.1] * 3) == 0.0
+
+
+def test_the_choice_of_the_images_is_added_in_squares():
+    # (72 % of 100 + 2) of 104 is 0.711538: sqrt(0.711538 * 0.288462 / 104) = 4.44248 points, times 1.959964 = 8.70710;
+    # over runs t(0.975, 2) * 2 / sqrt(3) = 4.968276; sqrt(8.70710^2 + 4.968276^2) = 10.02488
+    assert new_images_half_width([70.0, 72.0, 74.0], 100) == pytest.approx(10.02488, abs=1e-4)
+    assert new_images_half_width([70.0], 100) is None
+    # probes whose seeds change nothing: 100 of 100 images is no proof of 100 %
+    assert new_images_half_width([100.0] * 3, 100) == pytest.approx(
+        1.959964 * 100 * (102 * 2 / 104**3) ** 0.5, rel=1e-6
+    )
 
 
 def test_runs_needed_is_the_first_number_that_is_enough():
@@ -101,6 +116,54 @@ def test_scores_that_seeds_do_not_change_are_judged_by_the_number_of_images():
     assert said == "A is better than B on x-linear by 10.00 ± 6.86 (400 images; seeds do not change it)."
     assert sentence([60.0] * 3, [50.0] * 3, counts={"score": 100}).startswith("No difference shown")
     assert "higher than B on x-linear in every run (n = 3), so without an interval" in sentence([60.0] * 3, [50.0] * 3)
+
+
+def said_by_command(tmp_path, capsys, results):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for one in results:
+        write_result(one, tmp_path)
+    assert run(parser.parse_args(["A", "B", "--results", str(tmp_path)])) == 0
+    return capsys.readouterr().out
+
+
+def test_the_command_says_where_an_interval_is_over_runs_alone(tmp_path, capsys):
+    spread = runs("A", "x-linear", [53.0, 54.2, 55.4]) + runs("B", "x-linear", [50.0, 51.0, 52.0])
+    assert OVER_RUNS in said_by_command(tmp_path / "spread", capsys, spread)
+    same = [one for n, s in (("A", 60.0), ("B", 50.0)) for one in runs(n, "x-knn", [s] * 3, counts={"score": 400})]
+    said = said_by_command(tmp_path / "same", capsys, same)
+    assert "(400 images; seeds do not change it)" in said and OVER_RUNS not in said
+
+
+def test_what_is_left_out_is_said_in_words(tmp_path, capsys):
+    results = [
+        *runs("A", "x-linear", [50.0, 51, 52, 53]),
+        *runs("B", "x-linear", [50.5, 52, 53]),
+        result("B", "x-linear", 9),
+        *runs("A", "y-knn", [50.0, 51]),
+        *runs("B", "z-knn", [50.0, 51], version=2),
+        result("A", "w-linear"),
+        result("B", "w-linear", data="e" * 64),
+        failure("B", "v-detect"),
+        result("C", "u-linear"),
+    ]
+    said = left_out(results, "A", "B")
+    assert said == [
+        "w-linear: measured in different ways, fair-v1 on dddddddd against fair-v1 on eeeeeeee.",
+        "only A has y-knn (fair-v1).",
+        "only B has z-knn (fair-v2).",
+        "x-linear (fair-v1): seed 3 of A and seed 9 of B, which the other does not have.",
+        "runs of B that failed: v-detect.",
+    ]
+    shown = said_by_command(tmp_path, capsys, results)
+    assert shown.endswith("Left out:\n" + "".join(f"  {line}\n" for line in said))
+    assert left_out(results, "A", "B", task="x-linear") == said[3:4]
+
+
+def test_nothing_is_left_out_where_both_have_the_same(tmp_path, capsys):
+    results = runs("A", "x-linear", [50.0, 51, 52]) + runs("B", "x-linear", [50.5, 52, 53])
+    assert left_out(results, "A", "B") == []
+    assert "Left out" not in said_by_command(tmp_path, capsys, results)
 
 
 def test_over_data_sets_each_set_counts_once():

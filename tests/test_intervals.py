@@ -3,13 +3,32 @@
 import numpy as np
 import pytest
 
-from benchmarks.check_intervals import false_alarms, mean_coverage, measure, power, rank_coverage
+from benchmarks.check_intervals import (
+    ALIKE,
+    false_alarms,
+    mean_coverage,
+    measure,
+    new_image_coverage,
+    power,
+    rank_coverage,
+)
 from benchmarks.intervals import bootstrap_interval, half_width, mean
 
 
 @pytest.mark.parametrize("runs", [3, 5, 10])
 def test_the_interval_of_the_mean_holds_it_95_times_in_100(runs):
     assert 94 <= mean_coverage(runs, cases=5000, seed=1) <= 96
+
+
+@pytest.mark.parametrize("runs", [3, 10])
+def test_the_interval_of_a_top1_holds_that_of_all_images_where_one_over_runs_alone_does_not(runs):
+    held, over_runs = new_image_coverage(runs, 300, ALIKE["alike"], cases=800, seed=1)
+    assert 95 <= held <= 99.7 and over_runs < 85
+
+
+def test_where_runs_disagree_on_images_the_interval_is_wider_than_it_need_be():
+    held, _ = new_image_coverage(5, 300, ALIKE["half alike"], cases=400, seed=1)
+    assert held >= 98
 
 
 @pytest.mark.parametrize("runs", [3, 5, 10])
@@ -36,5 +55,6 @@ def test_one_mean_has_the_interval_of_student():
 def test_the_script_says_everything_with_its_error():
     content = measure(cases=20, rank_cases=2, seed=0)
     assert set(content["interval_of_the_mean_holds_it"]) == {"3", "5", "10"}
+    assert set(content["interval_holds_the_top1_on_all_images"]["runs"]["3"]["alike"]) == {"300", "3000"}
     assert content["interval_of_the_rank_holds_it"]["runs"]["3"]["close"]["cases"] == 10
     assert content["equal_models_called_different"]["3"]["error"] >= 0

@@ -31,6 +31,19 @@ def test_a_row_has_mean_deviation_count_and_interval():
     assert row["cifar-linear_ci95"] == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)  # t(0.975, 2)
 
 
+def test_the_interval_of_a_top1_holds_the_choice_of_the_images_and_others_do_not():
+    counted = {"counts": {"score": 100}}
+    top1 = rows_of(runs("a", "cifar-linear", [70.0, 72.0, 74.0], **counted))["a", "v1"]
+    assert top1["cifar-linear_ci95"] == pytest.approx(10.02488, abs=1e-4)  # worked out in test_compare
+    assert top1["cifar-linear_ci95_images"] == 100
+    miou = rows_of(runs("a", "voc-segment", [70.0, 72.0, 74.0], **counted))["a", "v1"]
+    assert miou["voc-segment_ci95"] == pytest.approx(4.968276, abs=1e-4)
+    assert miou["voc-segment_ci95_images"] is None
+    unlike = [result("a", seed=s, score=70.0 + s, counts={"score": 100 + s}) for s in (0, 1)]  # no one number to go by
+    assert rows_of(unlike)["a", "v1"]["cifar-linear_ci95_images"] is None
+    assert "over runs and 100 images" in html(runs("a", "cifar-linear", [70.0, 72.0, 74.0], **counted))
+
+
 def test_the_mean_over_families_weighs_families_alike():
     tasks = {"c-linear": 80.0, "d-linear": 60.0, "v-segment": 40.0, "o-detect": 15.0}
     row = rows_of([result("a", task, score=score) for task, score in tasks.items()])["a", "v1"]
