@@ -92,7 +92,7 @@ def compare_knn(data: Data, truth: np.ndarray, settings: Knn) -> dict[str, Any]:
     ks = [k for k in settings.k if k <= len(data.pool)]
     grid = [(k, temperature) for k in ks for temperature in settings.temperature]
     started = time.perf_counter()
-    answers = vote(data.score, data.pool, data.labels, classes=data.classes, grid=grid)
+    answers = vote(data.score, data.pool, data.labels, grid=grid)
     ours_seconds = time.perf_counter() - started
     bank, queries = (rows.double().numpy() for rows in (data.pool, data.score))
     same, differences, theirs_seconds = [], [], 0.0

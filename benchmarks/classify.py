@@ -114,13 +114,13 @@ def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...
     grid = [(k, temperature) for k in ks for temperature in temperatures]
     labels = data.labels.to(data.device)
     fit, select = (data.pool[positions].to(data.device) for positions in (data.fit, data.select))
-    answers = vote(select, fit, labels[data.fit.to(data.device)], classes=data.classes, grid=grid)
+    answers = vote(select, fit, labels[data.fit.to(data.device)], grid=grid)
     del fit, select
     curve = [_share(answer.cpu() == data.labels[data.select]) for answer in answers]
     best = max(range(len(grid)), key=lambda number: curve[number])
     k, temperature = grid[best]
     bank, queries = data.pool.to(data.device), data.score.to(data.device)
-    (predicted,) = vote(queries, bank, labels, classes=data.classes, grid=[grid[best]])
+    (predicted,) = vote(queries, bank, labels, grid=[grid[best]])
     chosen = {"k": k, "temperature": temperature} | at_edge("temperature", temperature, temperatures)
     chosen["k_at_edge"] = len(ks) > 1 and k == max(ks)  # one neighbour is an end of its own
     curves = {"k": [k for k, _ in grid], "temperature": [t for _, t in grid], "select_top1": curve}

@@ -94,8 +94,7 @@ def knn_accuracy(features: torch.Tensor, labels: torch.Tensor, *, seed: int) -> 
     right = 0
     for bank, queries in folds(labels.numpy(), seed=seed):
         grid = [(min(NEIGHBOURS, len(bank)), TEMPERATURE)]
-        classes = int(labels.max()) + 1
-        (answer,) = vote(features[queries], features[bank], labels[bank], classes=classes, grid=grid)
+        (answer,) = vote(features[queries], features[bank], labels[bank], grid=grid)
         right += int((answer == labels[queries]).sum())
     return 100.0 * right / len(labels)
 

@@ -3,14 +3,21 @@
 import contextlib
 import ctypes
 import os
+import platform
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
+CPUINFO = Path("/proc/cpuinfo")
+# Virtual machines hide the name behind one such as "Intel Xeon Processor", but not the number of the model.
+CPU_FIELDS = ("vendor_id", "cpu family", "model", "model name", "CPU implementer", "CPU variant", "CPU part")
+VECTORS = re.compile(r"avx|amx|fma|f16c|asimd|sve|sme|i8mm|bf16")  # units that convolutions and products can use
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,18 @@ def join(device: str) -> Process:
     if chosen == "cpu":
         keep_freed_memory()
     return Process(torch.device(chosen), rank, world)
+
+
+def describe_cpu() -> str:
+    """The processor's model and its vector and matrix units; without /proc/cpuinfo, what Python knows of it."""
+    try:
+        lines = CPUINFO.read_text().partition("\n\n")[0].splitlines()  # of the first core
+    except OSError:
+        lines = []
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    parts = [platform.machine(), *(known[key] for key in CPU_FIELDS if key in known)]
+    units = sorted(unit for unit in known.get("flags", known.get("Features", "")).split() if VECTORS.search(unit))
+    return " ".join([*parts, *units] if known else [*parts, platform.processor()])
 
 
 def keep_freed_memory() -> None:

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdep.backbone import Backbone
 from kdep.checkpoint import write_atomically
-from kdep.device import Process, choose_precision, computing_in, without_tf32
+from kdep.device import Process, choose_precision, computing_in, describe_cpu, without_tf32
 
 logger = logging.getLogger("kdep")
 
@@ -227,15 +226,14 @@ def _measure(
 
 def _key(role: str, network: Backbone, images: torch.Tensor, forms: list[str]) -> str:
     """Everything the choice may depend on."""
-    device = (
-        torch.cuda.get_device_name(images.device)
-        if images.device.type == "cuda"
-        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    )
+    # A home directory may be shared by machines. What torch uses of the processor can be limited by the environment.
+    device = [describe_cpu(), torch.backends.cpu.get_cpu_capability()]
+    if images.device.type == "cuda":
+        device.append(torch.cuda.get_device_name(images.device))
     shapes = [(name, list(tensor.shape)) for name, tensor in network.state_dict().items()]
     parts: list[Any] = [FORMAT, role, network.tap, shapes, list(images.shape), forms]
     parts += [(type(m.network).__name__, m.resample) for m in network.modules() if isinstance(m, Backbone)]
-    parts += [device, torch.get_num_threads(), str(torch.__version__), os.cpu_count()]
+    parts += [*device, torch.get_num_threads(), str(torch.__version__), os.cpu_count()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

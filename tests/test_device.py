@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from kdep.device import choose_precision
+from kdep import device
+from kdep.device import choose_precision, describe_cpu
 
 SCRIPT = """
 import resource, torch
@@ -43,3 +44,41 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch, capa
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)  # as torch says of a V100
     assert choose_precision("auto", torch.device("cuda")) == (taken or torch.bfloat16)
     assert choose_precision("bfloat16", torch.device("cuda")) == torch.bfloat16  # who asks for it gets it
+
+
+X86 = """processor : 0
+vendor_id : GenuineIntel
+cpu family : 6
+model : {model}
+model name : {name}
+cpu MHz : {mhz}
+flags : fpu sse2 avx2 fma {more} rdtscp
+
+processor : 1
+flags : none
+"""
+ARM = "processor : 0\nFeatures : fp asimd {more}\nCPU implementer : 0x41\nCPU part : {part}\n"
+
+
+def described(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(content)
+    return describe_cpu()
+
+
+def test_a_processor_is_known_by_its_model_and_its_units_not_by_its_clock(monkeypatch, tmp_path):
+    plain = {"model": 143, "name": "Xeon", "mhz": 2000, "more": "avx512_bf16 amx_tile"}
+    here = described(monkeypatch, tmp_path, X86.format(**plain))
+    assert here.endswith("GenuineIntel 6 143 Xeon amx_tile avx2 avx512_bf16 fma")
+    assert described(monkeypatch, tmp_path, X86.format(**plain | {"mhz": 3100})) == here
+    for other in ({"model": 106}, {"name": "Xeon Gold"}, {"more": "avx512_bf16"}, {"more": "amx_tile"}):
+        assert described(monkeypatch, tmp_path, X86.format(**plain | other)) != here
+    arms = [ARM.format(more=more, part=part) for more, part in (("bf16", 1), ("", 1), ("bf16", 2))]
+    assert len({described(monkeypatch, tmp_path, arm) for arm in arms}) == 3
+
+
+def test_without_cpuinfo_python_says_what_it_knows_of_the_processor(monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(device.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(device.platform, "processor", lambda: "apple")
+    assert describe_cpu() == "arm64 apple"

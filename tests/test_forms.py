@@ -109,6 +109,28 @@ def test_the_choice_is_measured_once_per_machine_and_kept(monkeypatch, cache, ca
     ]
 
 
+@pytest.mark.parametrize(
+    ("target", "name", "other"),
+    [
+        (forms, "describe_cpu", lambda: "x86_64 Xeon avx512_bf16"),
+        (torch.backends.cpu, "get_cpu_capability", lambda: "AVX2"),
+        (torch, "get_num_threads", lambda: 77),
+        (torch, "__version__", "9.9.9+cpu"),
+    ],
+    ids=["processor", "units in use", "threads", "torch"],
+)
+def test_another_machine_with_the_same_home_measures_for_itself(monkeypatch, cache, target, name, other):
+    measured = counting(monkeypatch, {"channels_last": 2.0, "contiguous": 3.0, "folded": 1.0})
+    monkeypatch.setattr(forms, "describe_cpu", lambda: "x86_64 Xeon")
+    network, images = backbone("resnet10t"), torch.rand(2, 3, 64, 64)
+    choose_teacher(network, images)
+    with monkeypatch.context() as there:
+        there.setattr(target, name, other)
+        choose_teacher(backbone("resnet10t"), images)
+    choose_teacher(backbone("resnet10t"), images)
+    assert len(measured) == len(json.loads(cache.read_text())) == 2
+
+
 def test_a_gain_within_the_noise_changes_nothing(monkeypatch, cache):
     counting(monkeypatch, {"channels_last": 1.0, "contiguous": 3.0, "folded": 0.97})
     teacher = choose_teacher(backbone("resnet10t"), torch.rand(2, 3, 64, 64))
