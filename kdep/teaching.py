@@ -74,6 +74,8 @@ def bank_source(config: Config, student: Backbone, views: Views, run: RunFolder,
     width, grid = targets.width_of(config, student), targets.grid_of(config, student)
     bank = targets.ready(config, views, process, dim=width, grid=grid)
     rows = 1 + grid**2
+    # Of an earlier start, which may have had another bank.path: the run must go on with the same teacher.
+    run.load_statistics(teacher=bank.statistics.teacher, data=bank.statistics.data)
     run.bind()
     if process.is_first:
         run.save_statistics(bank.statistics)
