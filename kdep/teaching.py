@@ -57,7 +57,16 @@ def teacher_source(config: Config, student: Backbone, views: Views, run: RunFold
     run.bind()
     statistics = teacher_statistics(config, teacher, views, run, process)
     images = sample(config.optim.batch_size // process.world, config.data.size, process.device)
-    chosen = choose_frozen("teacher", teacher, images, precision=config.precision, tune=config.tune, process=process)
+    chosen = choose_frozen(
+        "teacher",
+        teacher,
+        images,
+        precision=config.precision,
+        tune=config.tune,
+        process=process,
+        earlier=run.forms.get("teacher"),
+    )
+    run.forms["teacher"] = chosen.name
 
     def features(_: Batch, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), chosen.half(images.device):
