@@ -159,24 +159,41 @@ def shard_path(bank: Path, number: int, shard: int) -> str:
 
 
 def refuse_another(found: Description, wanted: dict[str, Any], path: Path) -> None:
-    """Raise a ValueError that names what is different; more axes than wanted, or an unused map, are welcome."""
+    """Raise a ValueError that names what is different; more axes than wanted, or an unused map, are welcome.
+
+    A teacher in memory is known by its fingerprint, wherever it came from; one that is not at hand, and so has none in
+    `wanted`, by what the configuration asks for.
+    """
     lines = []
+    unused = ("source", "asked") if "sha256" in wanted["teacher"] else ()
     for part, own in wanted.items():
         there = getattr(found, part)
         if part in ("axes", "grid"):
             if there < own or (part == "grid" and own and there != own):
                 lines.append(f"{part}: {there} in the bank, {own} wanted")
         elif isinstance(own, dict):
-            keys = [key for key in own if there.get(key) != own[key] and key != "source"]
+            keys = [key for key in own if there.get(key) != own[key] and key not in unused]
             lines += [f"{part}.{key}: {there.get(key)!r} in the bank, {own[key]!r} wanted" for key in keys]
         elif there != own:
             lines.append(f"{part}: {there!r} in the bank, {own!r} wanted")
     if lines:
+        both = ""
+        if any(line.startswith("teacher.") for line in lines):
+            both = f"\nIts teacher is {_named(found.teacher)}; this run's is {_named(wanted['teacher'])}."
         raise ValueError(
             f"{path} is the bank of another teacher or of other views:\n  "
             + "\n  ".join(lines)
-            + f"\nTake another bank.path, or remove {path} to make it anew"
+            + f"{both}\nTake another bank.path, or remove {path} to make it anew"
         )
+
+
+def _named(teacher: dict[str, Any]) -> str:
+    """A teacher in words: where it came from, and its fingerprint where it is known."""
+    if "sha256" not in teacher:
+        asked = [f"{key} {value}" for key, value in teacher["asked"].items() if value is not None]
+        return f"{teacher['source']} ({', '.join([*asked, 'not at hand'])})"
+    prints = "+".join(part[:8] for part in teacher["sha256"].split("+"))
+    return f"{teacher['source']} ({teacher['arch']}, tap {teacher['tap']}, {prints})"
 
 
 def missing(description: Description, path: Path, numbers: Sequence[int]) -> list[tuple[int, int]]:

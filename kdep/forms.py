@@ -2,9 +2,10 @@
 
 Which one wins depends on the network, the size of the images, the processor and the version of torch, so it is
 measured when a run starts, once per machine: the choice is kept in a file, and the same command gives the same bits
-again. A form counts only if it gives the plain form's features up to rounding (`TOLERANCE`), both in full float32: on
-a GPU that rounds to TF32, layouts differ by more than that. Half precision rounds what float32 keeps, so it must gain
-more (`HALF_GAIN`); what bfloat16 does to the trained student is in docs/reproduction.md.
+again. A run keeps its own in run.pt, and goes on in it whatever was measured since. A form counts only if it gives the
+plain form's features up to rounding (`TOLERANCE`), both in full float32: on a GPU that rounds to TF32, layouts differ
+by more than that. Half precision rounds what float32 keeps, so it must gain more (`HALF_GAIN`); what bfloat16 does to
+the trained student is in docs/reproduction.md.
 """
 
 import copy
@@ -36,9 +37,15 @@ GAIN = 1.05  # another form must be faster by this factor: less is noise
 HALF_GAIN = 1.2
 ENOUGH = 2**18  # pixels: a second's work
 ROUNDS = 3
+HALVES = {"": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}  # as they stand behind a form
 
 
 Form = Callable[[nn.Module, torch.Tensor], nn.Module]
+
+
+def as_it_is(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """The layout it has."""
+    return network
 
 
 def contiguous(network: nn.Module, images: torch.Tensor) -> nn.Module:
@@ -97,6 +104,12 @@ class Chosen:
 
     network: Backbone
     precision: torch.dtype
+    form: str = "as_it_is"
+
+    @property
+    def name(self) -> str:
+        """Form and precision, as a run keeps them and takes them up again."""
+        return _name(self.form, self.precision)
 
     def half(self, device: torch.device) -> torch.autocast:
         """The context of its forward pass, whatever the context around it."""
@@ -104,12 +117,22 @@ class Chosen:
 
 
 def choose_frozen(
-    role: str, network: Backbone, images: torch.Tensor, *, precision: str, tune: bool | str, process: Process
+    role: str,
+    network: Backbone,
+    images: torch.Tensor,
+    *,
+    precision: str,
+    tune: bool | str,
+    process: Process,
+    earlier: str | None = None,
 ) -> Chosen:
     """A frozen network in the form that is fastest on such images (B, 3, S, S), the same in all processes.
 
     Without `tune` it stays as it is; with "compile" the compiled form is tried too. `role` is what the log calls it.
+    An `earlier` choice, by its name, is taken without measuring.
     """
+    if (again := _again(role, network, FROZEN_FORMS, images, earlier, process)) is not None:
+        return again
     if not tune:
         return Chosen(network, choose_precision(precision, images.device))
     forms = {name: form for name, form in FROZEN_FORMS.items() if name != "compiled" or tune == "compile"}
@@ -122,16 +145,24 @@ def choose_frozen(
 
 
 def choose_student(
-    student: Backbone, images: torch.Tensor, *, precision: str, tune: bool | str, process: Process
-) -> torch.dtype:
-    """Bring the student into the memory layout in which its training step is fastest; returns the step's precision.
+    student: Backbone,
+    images: torch.Tensor,
+    *,
+    precision: str,
+    tune: bool | str,
+    process: Process,
+    earlier: str | None = None,
+) -> Chosen:
+    """Bring the student, in place, into the memory layout in which its training step is fastest.
 
-    Without `tune`: channels last on GPUs and from 128 pixels on.
+    Without `tune`: channels last on GPUs and from 128 pixels on. An `earlier` choice, by its name, is taken without
+    measuring.
     """
+    if (again := _again("student", student, STUDENT_FORMS, images, earlier, process)) is not None:
+        return again
     if not tune:
-        wide = images.device.type == "cuda" or images.shape[-1] >= 128
-        (channels_last if wide else contiguous)(student, images)
-        return choose_precision(precision, images.device)
+        form = "channels_last" if images.device.type == "cuda" or images.shape[-1] >= 128 else "contiguous"
+        return Chosen(STUDENT_FORMS[form](student, images), choose_precision(precision, images.device), form)
 
     def run(network: nn.Module) -> torch.Tensor:
         network.train().zero_grad()
@@ -140,7 +171,22 @@ def choose_student(
         return features.detach()
 
     forms = STUDENT_FORMS_ON_GPU if images.device.type == "cuda" else STUDENT_FORMS
-    return _choose("student", student, forms, run, images, precision, process).precision
+    return _choose("student", student, forms, run, images, precision, process)
+
+
+def _again(
+    role: str, network: Backbone, forms: dict[str, Form], images: torch.Tensor, earlier: str | None, process: Process
+) -> Chosen | None:
+    """The network in the form of an earlier start, None where there was none or this device cannot compute in it."""
+    earlier = process.gather(earlier)[0]
+    form, _, dtype = (earlier or "").partition(" ")
+    if earlier is None:
+        return None
+    if form not in forms or dtype not in HALVES or (dtype == "float16" and images.device.type == "cpu"):
+        logger.warning("%s: %s, as the run began, is not to be had on this device; the run may differ", role, earlier)
+        return None
+    logger.info("%s: %s, as the run began", role, earlier)
+    return Chosen(forms[form](network, images), HALVES[dtype], form)
 
 
 def _choose(
@@ -168,7 +214,7 @@ def _choose(
         if process.is_first:
             _remember(key, known)
     form, dtype = candidates[process.gather(known)[0]]
-    return Chosen(forms[form](network, images), dtype)
+    return Chosen(forms[form](network, images), dtype, form)
 
 
 def _precisions(name: str, device: torch.device) -> list[torch.dtype]:
@@ -211,7 +257,7 @@ def _measure(
             found = run(candidate).float()
         reference = found if reference is None else reference
         if float((found - reference).norm()) <= TOLERANCE * float(reference.norm()):
-            candidates |= {_name(form_name, dtype): Chosen(candidate, dtype) for dtype in tried}
+            candidates |= {_name(form_name, dtype): Chosen(candidate, dtype, form_name) for dtype in tried}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(ROUNDS + 1):
         for name, candidate in candidates.items():

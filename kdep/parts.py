@@ -87,6 +87,13 @@ def teacher_identity(teacher: Backbone | Teachers) -> str:
     return fingerprint({**teacher.network.state_dict(), ".mean": teacher.mean, ".std": teacher.std, ".shape": shape})
 
 
+def teacher_arch(teacher: Backbone | Teachers) -> str:
+    """Name of the network in timm: two architectures can share their tensors and compute different features."""
+    if isinstance(teacher, Teachers):
+        return "+".join(teacher_arch(member) for member in teacher.members)
+    return str(teacher.network.pretrained_cfg["architecture"])
+
+
 def data_identity(views: Views) -> str:
     """Fingerprint of the images and of how their views are drawn."""
     return f"{views.source.fingerprint}:{views.seed}:{dataclasses.astuple(views.augmentation)}:pixels{PIXELS}"

@@ -57,7 +57,7 @@ def pretrain(config: Config) -> Path:
     loss = make_loss(config.loss, width)
     seen = train(config, learner, known, target, loss, views, run, process)
     if process.is_first:
-        write_student(as_checkpoint(config, student, known, views, seen), run.student)
+        write_student(as_checkpoint(config, student, known, views, seen, run.forms), run.student)
         run.draw_loss()
         logger.info("student written: %s", run.student)
     process.wait()
@@ -99,7 +99,15 @@ def train(
     if optim.batch_size % process.world:
         raise ValueError(f"optim.batch_size={optim.batch_size} does not divide among {process.world} processes")
     noise = sample(optim.batch_size // process.world, config.data.size, device)
-    precision = choose_student(student, noise, precision=config.precision, tune=config.tune, process=process)
+    chosen = choose_student(
+        student,
+        noise,
+        precision=config.precision,
+        tune=config.tune,
+        process=process,
+        earlier=run.forms.get("student"),
+    )
+    run.forms["student"], precision = chosen.name, chosen.precision
     optimizer = make_optimizer(learner, optim)
     gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     torch.manual_seed(config.seed)  # dropout draws the same with a live teacher and from a bank

@@ -41,7 +41,9 @@ def report(config: Config, statistics: Statistics, student: Backbone, target: Ta
         )
 
 
-def as_checkpoint(config: Config, student: Backbone, known: Known, views: Views, seen: int) -> Checkpoint:
+def as_checkpoint(
+    config: Config, student: Backbone, known: Known, views: Views, seen: int, forms: dict[str, str]
+) -> Checkpoint:
     """The student with where it came from."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.network.state_dict().items()}
     return Checkpoint(
@@ -66,6 +68,7 @@ def as_checkpoint(config: Config, student: Backbone, known: Known, views: Views,
             "images_seen": seen,
             "views": known.views or config.optim.epochs,
             "bank": known.bank.description.code if known.bank else None,
+            "forms": dict(forms),
             "config": config.model_dump(mode="json"),
             **provenance_of_code(),
         },

@@ -55,6 +55,7 @@ def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
             "optimizer": training.optimizer.state_dict(),
             "gradients": training.gradients.state_dict(),
             "random": torch.get_rng_state(),
+            "forms": run.forms,
         },
         run.checkpoint,
     )

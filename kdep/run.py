@@ -3,7 +3,7 @@
 config.yaml    the resolved configuration; a run is only resumed under the same one
 statistics.pt  moments of the teacher's features
 log.jsonl      one line per logging step
-run.pt         everything needed to go on bit for bit: student, optimizer, position, random state
+run.pt         everything needed to go on bit for bit: student, optimizer, position, random state, forms of the networks
 unreadable.txt images that could not be decoded, with the reason
 student.pth    the result; its presence means that the run is done
 """
@@ -11,6 +11,7 @@ student.pth    the result; its presence means that the run is done
 import fcntl
 import json
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,6 +84,14 @@ class RunFolder:
             f"{what}; {kept}. Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, or a "
             "larger scale.temperature, under another name (name=...)"
         )
+
+    @cached_property
+    def forms(self) -> dict[str, str]:
+        """Role -> form and precision in which its network computes, see `kdep.forms`: those of the last good state.
+
+        A run adds what it chooses anew.
+        """
+        return dict(read(self.checkpoint).get("forms", {})) if self.checkpoint.exists() else {}
 
     def load_statistics(self, *, teacher: str, data: str) -> Statistics | None:
         """Statistics of an earlier start of this run, None where there are none.

@@ -39,7 +39,15 @@ from kdep.config import Config
 from kdep.data import Views, load
 from kdep.device import Process, computing_in, join, without_tf32
 from kdep.forms import Chosen, choose_frozen, sample
-from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
+from kdep.parts import (
+    data_identity,
+    make_pixels,
+    open_student,
+    open_teacher,
+    open_views,
+    teacher_arch,
+    teacher_identity,
+)
 from kdep.run import take_lock
 from kdep.sources import choose
 from kdep.statistics import Moments, Statistics, finish, merged
@@ -77,12 +85,19 @@ def grid_of(config: Config, student: Backbone) -> int:
 def ready(config: Config, views: Views, process: Process, *, dim: int | None, grid: int) -> Bank:
     """The bank of a run: found or made, complete, and compared with the live teacher where there is one.
 
-    A finished bank serves without its teacher.
+    A finished bank serves without its teacher. It is only read, without a lock: runs share it, and it may lie in a
+    folder that cannot be written.
+
+    Raises:
+        ValueError: it is the bank of another teacher or of other views, another process is making it, or an entry is
+            not what the teacher says.
     """
     assert config.bank is not None
     path, count = config.bank.path, config.bank.views or config.optim.epochs
-    path.mkdir(parents=True, exist_ok=True)
-    finished = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
+    # As the first process sees it: all must go the same way.
+    finished = process.gather((path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count)))[
+        0
+    ]
     try:
         teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last)
     except LoadError:
@@ -93,14 +108,20 @@ def ready(config: Config, views: Views, process: Process, *, dim: int | None, gr
         logger.warning("the bank %s is used without its teacher, which is not at hand: %s", path, error)
         teacher = None
     if teacher is None:
-        bank = Bank(path)
-        refuse_another(bank.description, {"data": describe_data(config, views)}, path)
+        bank, data = Bank(path), describe_data(config, views)
+        known = {"teacher": asked_teacher(config), "data": data, "code": config.bank.code, "precision": PRECISION}
+        refuse_another(bank.description, known, path)
     else:
         wanted = describe(config, teacher, views, dim=dim, grid=grid)
-        lock = take_lock(path, "wait for it, or take another bank.path") if process.is_first else None
-        bank = fill(config, wanted, teacher, views, process, views_wanted=count)
-        if lock is not None:
-            lock.close()
+        if finished:
+            bank = Bank(path)
+            refuse_another(bank.description, vars(wanted), path)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = take_lock(path, "wait for it, or take another bank.path") if process.is_first else None
+            bank = fill(config, wanted, teacher, views, process, views_wanted=count)
+            if lock is not None:
+                lock.close()
         check(bank, teacher, views, process, count=config.bank.check, views_used=count)
     dim = dim or len(bank.statistics.mean)
     if bank.description.axes < dim or (grid and bank.description.grid != grid):
@@ -109,6 +130,12 @@ def ready(config: Config, views: Views, process: Process, *, dim: int | None, gr
             f"{dim} axes and a map of side {grid}. Take another bank.path, or remove {path}"
         )
     return bank
+
+
+def asked_teacher(config: Config) -> dict[str, Any]:
+    """What a configuration says of the teacher: all that is known of one that is not at hand."""
+    asked = config.teacher.model_dump(mode="json")
+    return {"source": asked.pop("source"), "asked": asked}
 
 
 def describe_data(config: Config, views: Views) -> dict[str, Any]:
@@ -131,7 +158,8 @@ def describe(config: Config, teacher: Backbone, views: Views, *, dim: int | None
         )
     if grid and config.bank.code != "float16":
         raise ValueError(f"bank.code {config.bank.code}: feature maps (loss.dense) are kept in float16 only")
-    identity = {"source": config.teacher.source, "tap": teacher.tap, "sha256": teacher_identity(teacher)}
+    own = {"arch": teacher_arch(teacher), "tap": teacher.tap, "sha256": teacher_identity(teacher)}
+    identity = {**asked_teacher(config), **own}
     return Description(FORMAT, identity, describe_data(config, views), axes, grid, config.bank.code)
 
 

@@ -57,7 +57,16 @@ def teacher_source(config: Config, student: Backbone, views: Views, run: RunFold
     run.bind()
     statistics = teacher_statistics(config, teacher, views, run, process)
     images = sample(config.optim.batch_size // process.world, config.data.size, process.device)
-    chosen = choose_frozen("teacher", teacher, images, precision=config.precision, tune=config.tune, process=process)
+    chosen = choose_frozen(
+        "teacher",
+        teacher,
+        images,
+        precision=config.precision,
+        tune=config.tune,
+        process=process,
+        earlier=run.forms.get("teacher"),
+    )
+    run.forms["teacher"] = chosen.name
 
     def features(_: Batch, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), chosen.half(images.device):
@@ -74,6 +83,8 @@ def bank_source(config: Config, student: Backbone, views: Views, run: RunFolder,
     width, grid = targets.width_of(config, student), targets.grid_of(config, student)
     bank = targets.ready(config, views, process, dim=width, grid=grid)
     rows = 1 + grid**2
+    # Of an earlier start, which may have had another bank.path: the run must go on with the same teacher.
+    run.load_statistics(teacher=bank.statistics.teacher, data=bank.statistics.data)
     run.bind()
     if process.is_first:
         run.save_statistics(bank.statistics)

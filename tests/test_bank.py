@@ -2,6 +2,9 @@ import dataclasses
 import json
 import logging
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from kdep.data import Order, load
 from kdep.parts import make_pixels, open_student, open_teacher, open_views
 from kdep.pretrain import pretrain
 from kdep.scale import make_scaler
+from kdep.targets import describe
 from kdep.teaching import teacher_source
 from kdep.weights import open_checkpoint
 
@@ -276,6 +280,99 @@ def test_a_finished_bank_serves_without_its_teacher_and_an_unfinished_one_does_n
         targets.build(banked(f"teacher.source={file}", "optim.epochs=2"))
     with pytest.raises(ValueError, match="data.identity"):
         targets.build(banked(f"teacher.source={file}", "optim.epochs=1", "seed=2"))
+
+
+def test_a_finished_bank_is_only_read_and_needs_no_lock(banked, monkeypatch):
+    config = banked("optim.epochs=1")
+    path = targets.build(config)
+    (path / ".lock").unlink()
+
+    def state():
+        return {file: file.stat().st_mtime_ns for file in (path, *path.rglob("*"))}
+
+    def refused(*_):
+        raise AssertionError("a finished bank is not locked, and nothing is written into it")
+
+    before = state()
+    path.chmod(0o555)  # says nothing to root, who may run this: hence the rest
+    monkeypatch.setattr(targets, "take_lock", refused)
+    monkeypatch.setattr(targets, "write_atomically", refused)
+    pretrain(config)
+    path.chmod(0o755)
+    assert state() == before
+
+
+def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked):
+    path = targets.build(banked("optim.epochs=1"))
+    script = "import sys, pathlib; from kdep.run import take_lock; lock = take_lock(pathlib.Path(sys.argv[1]), ''); "
+    script += "print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, path],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        targets.build(banked("optim.epochs=1"))  # the one view that is there
+        with pytest.raises(ValueError, match="another process is at work in it; wait for it"):
+            targets.build(banked("optim.epochs=2"))
+    finally:
+        holder.communicate()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["teacher.source={folder}/other.pth"], "other.pth (tap post, not at hand)"),
+        (["teacher.tap=pre"], "first.pth (tap pre, not at hand)"),
+        (["teacher.arch=resnet10t"], "first.pth (arch resnet10t, tap post, not at hand)"),
+        (["teacher.size=48"], "size 48"),
+        (["bank.code=int8"], "code: 'float16' in the bank, 'int8' wanted"),
+    ],
+)
+def test_the_bank_of_another_teacher_is_refused_where_the_run_s_own_is_not_at_hand(banked, tmp_path, overrides, named):
+    file = tmp_path / "first.pth"
+    write_student(open_checkpoint("random:test_efficientnet"), file)
+    targets.build(banked(f"teacher.source={file}", "optim.epochs=1"))
+    file.unlink()
+    overrides = [override.format(folder=tmp_path) for override in overrides]
+    with pytest.raises(ValueError, match="bank of another teacher or of other views") as error:
+        targets.build(banked(f"teacher.source={file}", "optim.epochs=1", *overrides))
+    assert named in str(error.value)
+    if "code" not in named:
+        assert f"Its teacher is {file} (test_efficientnet, tap post, " in str(error.value)
+
+
+def test_a_teacher_with_the_same_tensors_and_another_architecture_is_another_teacher(banked, tmp_path):
+    checkpoint, file = open_checkpoint("random:resnet18"), tmp_path / "teacher.pth"
+    write_student(checkpoint, file)
+    overrides = (f"teacher.source={file}", "optim.epochs=1")
+    targets.build(banked(*overrides))
+    found = open_teacher(banked(*overrides))
+    assert describe(banked(*overrides), found, open_views(banked()), dim=96, grid=0).teacher["arch"] == "resnet18"
+    found.network.pretrained_cfg = found.network.pretrained_cfg | {"architecture": "resnet18_of_another_kind"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "open_teacher", lambda _: found)
+        with pytest.raises(ValueError, match="teacher.arch: 'resnet18' in the bank, 'resnet18_of_another_kind' wanted"):
+            targets.build(banked(*overrides))
+
+
+def test_a_resumed_run_refuses_the_bank_of_a_teacher_that_was_exchanged_in_its_file(banked, tiny, tmp_path):
+    file, checkpoint = tmp_path / "teacher.pth", open_checkpoint("random:test_efficientnet")
+    own, other = (
+        tiny(f"bank.path={tmp_path / name}", f"teacher.source={file}", "optim.epochs=1") for name in ("own", "other")
+    )
+    write_student(checkpoint, file)
+    pretrain(own).unlink()
+    checkpoint.weights["conv_stem.weight"].mul_(1.5)
+    write_student(checkpoint, file)
+    targets.build(other)
+    file.unlink()
+    assert pretrain(own).exists()
+    (own.runs / own.name / "student.pth").unlink()
+    with pytest.raises(ValueError, match="made with other teacher"):
+        pretrain(other)
 
 
 def test_one_bank_serves_narrower_students_all_scalers_and_rotated_axes(banked):

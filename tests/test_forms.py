@@ -1,3 +1,4 @@
+import gc
 import json
 import logging
 from types import SimpleNamespace
@@ -8,8 +9,9 @@ from torch import nn
 
 from kdep import forms
 from kdep.backbone import build_backbone
-from kdep.checkpoint import fingerprint
+from kdep.checkpoint import fingerprint, read
 from kdep.device import Process
+from kdep.pretrain import distill_loss, pretrain
 from kdep.weights import open_checkpoint
 
 ALONE = Process(torch.device("cpu"))
@@ -73,7 +75,7 @@ def choose_teacher(network, images, *, precision="float32", tune=True):
 
 
 def choose_student(network, images, *, precision="float32", tune=True):
-    return forms.choose_student(network, images, precision=precision, tune=tune, process=ALONE)
+    return forms.choose_student(network, images, precision=precision, tune=tune, process=ALONE).precision
 
 
 def counting(monkeypatch, candidates):
@@ -276,3 +278,68 @@ def test_half_precision_that_overflows_is_not_taken_however_fast():
     seconds = forms._measure(backbone("test_resnet"), offered, tried, run, images)
     assert seconds["contiguous bfloat16"] == float("inf") and seconds["contiguous"] < 10
     assert forms._best(seconds, offered, tried) == "contiguous"
+
+
+def test_an_earlier_choice_is_taken_whatever_would_be_measured_now(monkeypatch, caplog):
+    measured = counting(monkeypatch, {"channels_last": 1.0, "contiguous": 2.0, "folded": 3.0})
+    images, own = torch.rand(2, 3, 64, 64), {"precision": "auto", "process": ALONE}
+    for tune in (True, False):
+        teacher = forms.choose_frozen("teacher", backbone("resnet10t"), images, tune=tune, earlier="folded", **own)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in teacher.network.modules())
+        assert (teacher.precision, teacher.name) == (torch.float32, "folded")
+        student = backbone("test_resnet")
+        chosen = forms.choose_student(student, images, tune=tune, earlier="channels_last bfloat16", **own)
+        weight = next(m.weight for m in student.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1)
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert (chosen.precision, chosen.name) == (torch.bfloat16, "channels_last bfloat16")
+    assert measured == []
+
+
+@pytest.mark.parametrize("earlier", ["channels_last float16", "a_form_of_another_version"])
+def test_an_earlier_choice_that_this_device_cannot_take_is_a_warning(monkeypatch, caplog, earlier):
+    measured = counting(monkeypatch, {"contiguous": 1.0, "channels_last": 2.0})
+    images = torch.rand(2, 3, 32, 32)
+    own = {"precision": "float32", "tune": True, "process": ALONE}
+    chosen = forms.choose_student(backbone("test_resnet"), images, earlier=earlier, **own)
+    assert chosen.name == "contiguous" and len(measured) == 1 and f"{earlier}, as the run began" in caplog.text
+
+
+def test_a_resumed_run_computes_in_the_forms_in_which_it_began(tiny, monkeypatch, tmp_path):
+    """Even where another machine's measurement, or none that is remembered, would choose others."""
+
+    def prefer(teacher, student, home):
+        monkeypatch.setenv("KDEP_CACHE", str(tmp_path / home))
+
+        def measure(network, offered, tried, run, images):
+            best = teacher if "folded" in offered else student
+            names = [forms._name(form, dtype) for dtype in tried for form in offered]
+            return {name: 1.0 if name == best else 2.0 for name in names}
+
+        monkeypatch.setattr(forms, "_measure", measure)
+
+    began = {"teacher": "folded", "student": "channels_last bfloat16"}
+    settings = ("precision=auto", "optim.epochs=2")
+    prefer(*began.values(), home="first")
+    whole = read(pretrain(tiny("name=whole", *settings)))
+    config, left = tiny("name=halves", *settings), [9]  # of 16 steps; kept are 8
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return distill_loss(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdep.pretrain.distill_loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config)
+    gc.collect()  # the lock goes with the traceback's frames
+    kept = read(config.runs / "halves" / "run.pt")
+    assert kept["step"] == 8 and kept["forms"] == began
+    prefer("contiguous bfloat16", "contiguous", home="second")
+    halves = read(pretrain(config))
+    assert halves["provenance"]["forms"] == whole["provenance"]["forms"] == began
+    assert fingerprint(halves["state_dict"]) == fingerprint(whole["state_dict"])
+    other = read(pretrain(tiny("name=other", *settings)))
+    assert other["provenance"]["forms"] == {"teacher": "contiguous bfloat16", "student": "contiguous"}
+    assert fingerprint(other["state_dict"]) != fingerprint(whole["state_dict"])

@@ -169,7 +169,8 @@ def ceiling(config: Config, steps: int) -> Callable[[], float]:
     student = open_student(config).to(device)
     images = torch.rand(optim.batch_size, 3, size, size, device=device)
     noise = sample(optim.batch_size, size, device)
-    precision = choose_student(student, noise, precision=config.precision, tune=config.tune, process=process)
+    chosen = choose_student(student, noise, precision=config.precision, tune=config.tune, process=process)
+    precision = chosen.precision
     wanted = torch.randn(optim.batch_size, 1, student.dim, device=device)
     optimizer = make_optimizer(student, optim)
     gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
