@@ -11,7 +11,7 @@ from torch import nn
 from kdep.checkpoint import write_student
 from kdep.config import Config, Loss
 from kdep.data import Order, Views, load, mix
-from kdep.device import Process, computing_in, join
+from kdep.device import Process, choose_precision, computing_in, join
 from kdep.forms import choose_student, sample
 from kdep.journal import Journal
 from kdep.loss import Learner, make_head, make_loss, mse
@@ -43,6 +43,9 @@ def pretrain(config: Config) -> Path:
     if run.student.exists():
         logger.info("%s is already done: %s", config.name, run.student)
         return run.student
+    if config.optim.batch_size % process.world:
+        raise ValueError(f"optim.batch_size={config.optim.batch_size} does not divide among {process.world} processes")
+    choose_precision(config.precision, process.device)  # refuses what the device cannot do
     views = open_views(config, process)
     student = open_student(config).to(process.device)
     scaler = make_scaler(config.scale.name, without_match(config.scale))
@@ -95,8 +98,6 @@ def train(
     """Train to the last step, saving on the way; returns the number of images seen."""
     optim, device, student = config.optim, process.device, learner.student
     compare = loss.to(device) if isinstance(loss, nn.Module) else loss
-    if optim.batch_size % process.world:
-        raise ValueError(f"optim.batch_size={optim.batch_size} does not divide among {process.world} processes")
     noise = sample(optim.batch_size // process.world, config.data.size, device)
     precision = choose_student(student, noise, precision=config.precision, tune=config.tune, process=process)
     optimizer = make_optimizer(learner, optim)

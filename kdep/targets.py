@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kdep.align import map_on_grid
+from kdep.align import LEADING, map_on_grid
 from kdep.backbone import Backbone
 from kdep.bank import (
     ABSENT,
@@ -36,7 +36,16 @@ from kdep.config import Config
 from kdep.data import Views, load
 from kdep.device import Process, choose_precision, join
 from kdep.forms import Chosen, choose_frozen, sample
-from kdep.parts import data_identity, make_pixels, open_student, open_teacher, open_views, teacher_identity
+from kdep.parts import (
+    data_identity,
+    make_pixels,
+    open_student,
+    open_teacher,
+    open_views,
+    refuse_impossible,
+    refuse_without_map,
+    teacher_identity,
+)
 from kdep.run import take_lock
 from kdep.sources import choose
 from kdep.statistics import Moments, Statistics, finish, merged
@@ -54,29 +63,35 @@ def build(config: Config) -> Path:
         raise ValueError("the configuration has no bank: add bank.path=FOLDER")
     process = join(config.device)
     views, student = open_views(config, process), open_student(config)
-    return ready(config, views, process, dim=width_of(config, student), grid=grid_of(config, student)).path
+    return ready(config, student, views, process).path
 
 
 def width_of(config: Config, student: Backbone) -> int | None:
-    """Leading axes that a run reads: the student's width, or all (None) where a head learns from them."""
-    return student.dim if config.project is None and config.loss.name != "logits" else None
+    """Leading axes that a run reads: the student's width, or all (None) for heads and aligners that mix them all."""
+    return student.dim if config.align.name in LEADING and config.loss.name != "logits" else None
 
 
 def grid_of(config: Config, student: Backbone) -> int:
-    """Side of the student's feature map where the dense term asks for it, else 0."""
+    """Side of the student's feature map where the dense term asks for it, else 0.
+
+    Raises:
+        ValueError: the student has no map.
+    """
     if config.loss.dense == 0:
         return 0
+    refuse_without_map("student", config.student.arch, student)
     with torch.no_grad():
         side = config.data.size
         return student.eval().feature_map(torch.zeros(1, 3, side, side, device=student.mean.device)).shape[-1]
 
 
-def ready(config: Config, views: Views, process: Process, *, dim: int | None, grid: int) -> Bank:
+def ready(config: Config, student: Backbone, views: Views, process: Process) -> Bank:
     """The bank of a run: found or made, complete, and compared with the live teacher where there is one.
 
     A finished bank serves without its teacher.
     """
     assert config.bank is not None
+    dim, grid = width_of(config, student), grid_of(config, student)
     path, count = config.bank.path, config.bank.views or config.optim.epochs
     path.mkdir(parents=True, exist_ok=True)
     finished = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
@@ -93,6 +108,7 @@ def ready(config: Config, views: Views, process: Process, *, dim: int | None, gr
         bank = Bank(path)
         refuse_another(bank.description, {"data": describe_data(config, views)}, path)
     else:
+        refuse_impossible(config, student, teacher, len(views.source.names))
         wanted = describe(config, teacher, views, dim=dim, grid=grid)
         lock = take_lock(path, "wait for it, or take another bank.path") if process.is_first else None
         bank = fill(config, wanted, teacher, views, process, views_wanted=count)
