@@ -43,16 +43,7 @@ def random_orthonormal(statistics: Statistics, dim: int) -> torch.Tensor:
 
 
 def identity(statistics: Statistics, dim: int) -> torch.Tensor:
-    """The teacher's features as they are: for a learned projector on the student's side, or equal widths.
-
-    Raises:
-        ValueError: the widths differ.
-    """
-    if dim != len(statistics.mean):
-        raise ValueError(
-            f"align.name none: the teacher has {len(statistics.mean)} channels, the student {dim}; add a projector "
-            "(project=linear), or align them (align.name=svd)"
-        )
+    """The teacher's features as they are: for a learned projector on the student's side, or equal widths."""
     return torch.eye(dim, dtype=torch.float64)
 
 
@@ -121,6 +112,41 @@ ALIGNERS: dict[str, Callable[[Statistics, int], torch.Tensor]] = {
 }
 # These widen a narrow teacher too.
 WIDENING = ("random", "nearest", "linear", "area")
+# These read single axes, the leading ones as many as the student has channels; the others read all of them.
+LEADING = ("svd", "phi_s")
+
+
+def refuse_widths(aligner: str, *, width: int, dim: int, rank: int, images: int) -> None:
+    """Raise a ValueError where an aligner cannot take a teacher's features to the student's width.
+
+    Args:
+        aligner: a key of `ALIGNERS`.
+        width: channels of the teacher.
+        dim: channels of the student.
+        rank: dimensions that the teacher's features span at most, of all that is known of them.
+        images: that the statistics are of.
+    """
+    if aligner not in ALIGNERS:
+        raise ValueError(f"align.name {aligner!r}: there are {', '.join(ALIGNERS)}")
+    if aligner == "none" and dim != width:
+        raise ValueError(
+            f"align.name none: the teacher has {width} channels, the student {dim}; add a projector (project=linear), "
+            "or align them (align.name=svd)"
+        )
+    if dim > width and aligner not in WIDENING:
+        raise ValueError(
+            f"the student has {dim} channels, the teacher {width}, and align.name {aligner} cannot add channels. "
+            "Take align.name=random (an isometry: distances stay), a learned projector (align.name=none "
+            "project=linear), a wider teacher, or a narrower tap of the student"
+        )
+    if aligner in LEADING and dim > rank:
+        raise ValueError(
+            f"the student has {dim} channels, but the teacher's features span at most {rank} of their {width} "
+            f"dimensions ({images} images); the axes beyond are noise, which scaling would teach. "
+            "Tap the teacher after its final activation (teacher.tap: post), use more images, or a narrower student"
+        )
+    if aligner == "phi_s":
+        hadamard(dim)
 
 
 class Target(nn.Module):
@@ -139,29 +165,15 @@ class Target(nn.Module):
         (..., D_t or axes) -> (..., D_s), float32.
 
     Raises:
-        ValueError: D_s above D_t, or above the numerical rank where the aligner reads single axes; or an aligner that
-            reads more axes than the bank keeps.
+        ValueError: what `refuse_widths` refuses, or an aligner that reads more axes than the bank keeps.
     """
 
     def __init__(
         self, statistics: Statistics, dim: int, *, aligner: str, scaler: Scaler, axes: int | None = None
     ) -> None:
         super().__init__()
-        if aligner not in ALIGNERS:
-            raise ValueError(f"align.name {aligner!r}: there are {', '.join(ALIGNERS)}")
         width, rank = len(statistics.mean), numerical_rank(statistics)
-        if dim > width and aligner not in WIDENING:
-            raise ValueError(
-                f"the student has {dim} channels, the teacher {width}, and align.name {aligner} cannot add channels. "
-                f"Take align.name=random (an isometry: distances stay), a learned projector (align.name=none "
-                "project=linear), a wider teacher, or a narrower tap of the student"
-            )
-        if aligner in ("svd", "phi_s") and dim > rank:
-            raise ValueError(
-                f"the student has {dim} channels, but the teacher's features span only {rank} of their {width} "
-                f"dimensions ({statistics.count} images); the axes beyond are noise, which scaling would teach. "
-                "Tap the teacher after its final activation (teacher.tap: post), use more images, or a narrower student"
-            )
+        refuse_widths(aligner, width=width, dim=dim, rank=rank, images=statistics.count)
         matrix = ALIGNERS[aligner](statistics, dim)
         covariance = statistics.axes * statistics.variances @ statistics.axes.T
         std = ((covariance @ matrix) * matrix).sum(0).clamp_min(0).sqrt()
@@ -208,11 +220,7 @@ class Logits(nn.Module):
         super().__init__()
         weight, bias = (tensor.double() for tensor in classifier)
         width = len(statistics.mean)
-        if weight.shape[1] != width:
-            raise ValueError(
-                f"loss.name logits: the classifier reads {weight.shape[1]} features, the teacher gives {width}; tap it "
-                "where its classifier does (teacher.tap=post)"
-            )
+        refuse_classifier(weight, width)
         if axes is not None:
             if axes != width:
                 raise ValueError(f"loss.name logits needs all axes: make the bank with bank.axes={width}")
@@ -226,6 +234,15 @@ class Logits(nn.Module):
         """The teacher's classifier, in float32."""
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(features.float(), self.weight, self.bias)
+
+
+def refuse_classifier(weight: torch.Tensor, width: int) -> None:
+    """Raise a ValueError where a classifier (classes, D) does not read a teacher's `width` features."""
+    if weight.shape[1] != width:
+        raise ValueError(
+            f"loss.name logits: the classifier reads {weight.shape[1]} features, the teacher gives {width}; tap it "
+            "where its classifier does (teacher.tap=post)"
+        )
 
 
 def map_on_grid(maps: torch.Tensor, grid: int) -> torch.Tensor:

@@ -111,7 +111,7 @@ class Bank(_Section):
     # Per image; epoch e uses view e modulo views. None: one per epoch. One of ten costs about 7 points of a probe; for
     # two and five no difference is shown with three seeds (docs/reproduction.md).
     views: int | None = Field(None, ge=1)
-    axes: int | None = Field(None, ge=1)  # leading axes kept: the widest student served. None: this student's width
+    axes: int | None = Field(None, ge=1)  # leading axes kept: the widest student served. None: those that the run reads
     code: Literal["float16", "int8", "int8_linear"] = "float16"
     check: int = Field(8, ge=0)  # entries that are computed again with the live teacher before a run
 
@@ -180,6 +180,13 @@ class Config(_Section):
             raise ValueError("data.mixup needs a live teacher: a bank and labels know single images only")
         if self.bank is not None and self.loss.name == "labels":
             raise ValueError("loss.name labels has no teacher, and so no bank")
+        if self.loss.name == "logits" and isinstance(self.teacher.source, list):
+            raise ValueError("loss.name logits takes one teacher: several have classes of their own")
+        if self.loss.classifies and self.scale.options.get("match") is not None:
+            raise ValueError(
+                f"scale.match brings targets to the student's scale, and loss.name {self.loss.name} has none; leave it "
+                "out (scale={name: none})"
+            )
         if self.loss.dense and isinstance(self.teacher.source, list):
             raise ValueError("loss.dense takes one teacher: several have maps of several sizes")
         return self

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from kdep.align import refuse_classifier, refuse_widths
 from kdep.backbone import TAPS, Backbone, Teachers, build_backbone, create_network, default_tap
 from kdep.cache import open_cache
 from kdep.checkpoint import fingerprint, load_exactly
@@ -13,8 +14,9 @@ from kdep.config import Config
 from kdep.data import Augmentation, Batch, Views, recolour
 from kdep.decode import PIXELS
 from kdep.device import Process
+from kdep.loss import PROJECTORS
 from kdep.sources import labels_of, open_source
-from kdep.weights import open_checkpoint
+from kdep.weights import open_checkpoint, open_classifier
 
 
 def open_views(config: Config, process: Process | None = None) -> Views:
@@ -77,6 +79,51 @@ def student_tap(config: Config, network: nn.Module) -> str:
             "final activation; leave student.tap out, or take student.tap=post"
         )
     return "post"
+
+
+def refuse_impossible(config: Config, student: Backbone, teacher: Backbone | Teachers, images: int) -> None:
+    """Refuse, before the teacher has looked at any of the images, what its answers could not make possible.
+
+    Raises:
+        ValueError: a dense term without a map of the teacher; logits without a classifier of the teacher's features; a
+            width, projector or scaler that does not fit.
+    """
+    source = config.teacher.source
+    if config.loss.dense:
+        refuse_without_map("teacher", str(source), teacher)
+    if config.loss.name == "logits":
+        assert isinstance(source, str)
+        weight, _ = open_classifier(source, arch=config.teacher.arch)
+        return refuse_classifier(weight, teacher.dim)
+    if config.project is not None and config.project not in PROJECTORS:
+        raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
+    wanted = student.dim if config.project is None else teacher.dim
+    images = min(images, config.align.images or images)
+    rank = min(largest_rank(teacher), images - 1)  # one dimension goes to the mean
+    refuse_widths(config.align.name, width=teacher.dim, dim=wanted, rank=rank, images=images)
+    if config.scale.name == "sm" and wanted > teacher.dim:
+        raise ValueError(
+            f"scale.name sm: the student's {wanted} channels cannot take the deviations of the teacher's "
+            f"{teacher.dim}; scale.name=unit, sn or pts can scale them"
+        )
+    return None
+
+
+def refuse_without_map(role: str, name: str, network: Backbone) -> None:
+    """Raise a ValueError where a network's pooled features are not the mean of a map, which the dense term compares."""
+    if len(network.taps) == 1:
+        raise ValueError(
+            f"loss.dense: the {role} {name} ({type(network.network).__name__}) has no feature map whose mean its "
+            f"pooled features are. Take a {role} that has one (ResNet, EfficientNet, MobileNetV2), or loss.dense=0"
+        )
+
+
+def largest_rank(teacher: Backbone | Teachers) -> int:
+    """Dimensions that pooled features span at most: a last 1x1 convolution before the tap cannot add any."""
+    if isinstance(teacher, Teachers):
+        return sum(largest_rank(member) for member in teacher.members)
+    head = getattr(teacher.network, "conv_head", None)
+    return min(teacher.dim, head.in_channels) if teacher.tap == "pre" and head is not None else teacher.dim
 
 
 def teacher_identity(teacher: Backbone | Teachers) -> str:

@@ -43,6 +43,8 @@ def pretrain(config: Config) -> Path:
     if run.student.exists():
         logger.info("%s is already done: %s", config.name, run.student)
         return run.student
+    if config.optim.batch_size % process.world:
+        raise ValueError(f"optim.batch_size={config.optim.batch_size} does not divide among {process.world} processes")
     choose_precision(config.precision, process.device)  # refused before a bank is made
     views = open_views(config, process)
     student = open_student(config).to(process.device)
@@ -96,8 +98,6 @@ def train(
     """Train to the last step, saving on the way; returns the number of images seen."""
     optim, device, student = config.optim, process.device, learner.student
     compare = loss.to(device) if isinstance(loss, nn.Module) else loss
-    if optim.batch_size % process.world:
-        raise ValueError(f"optim.batch_size={optim.batch_size} does not divide among {process.world} processes")
     noise = sample(optim.batch_size // process.world, config.data.size, device)
     chosen = choose_student(
         student,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kdep.align import map_on_grid
+from kdep.align import LEADING, map_on_grid
 from kdep.backbone import Backbone
 from kdep.bank import (
     ABSENT,
@@ -45,6 +45,8 @@ from kdep.parts import (
     open_student,
     open_teacher,
     open_views,
+    refuse_impossible,
+    refuse_without_map,
     teacher_arch,
     teacher_identity,
 )
@@ -65,24 +67,29 @@ def build(config: Config) -> Path:
         raise ValueError("the configuration has no bank: add bank.path=FOLDER")
     process = join(config.device)
     views, student = open_views(config, process), open_student(config)
-    return ready(config, views, process, dim=width_of(config, student), grid=grid_of(config, student)).path
+    return ready(config, student, views, process).path
 
 
 def width_of(config: Config, student: Backbone) -> int | None:
-    """Leading axes that a run reads: the student's width, or all (None) where a head learns from them."""
-    return student.dim if config.project is None and config.loss.name != "logits" else None
+    """Leading axes that a run reads: the student's width, or all (None) for heads and aligners that mix them all."""
+    return student.dim if config.align.name in LEADING and config.loss.name != "logits" else None
 
 
 def grid_of(config: Config, student: Backbone) -> int:
-    """Side of the student's feature map where the dense term asks for it, else 0."""
+    """Side of the student's feature map where the dense term asks for it, else 0.
+
+    Raises:
+        ValueError: the student has no map.
+    """
     if config.loss.dense == 0:
         return 0
+    refuse_without_map("student", config.student.arch, student)
     with torch.no_grad():
         side = config.data.size
         return student.eval().feature_map(torch.zeros(1, 3, side, side, device=student.mean.device)).shape[-1]
 
 
-def ready(config: Config, views: Views, process: Process, *, dim: int | None, grid: int) -> Bank:
+def ready(config: Config, student: Backbone, views: Views, process: Process) -> Bank:
     """The bank of a run: found or made, complete, and compared with the live teacher where there is one.
 
     A finished bank serves without its teacher. It is only read, without a lock: runs share it, and it may lie in a
@@ -93,6 +100,7 @@ def ready(config: Config, views: Views, process: Process, *, dim: int | None, gr
             not what the teacher says.
     """
     assert config.bank is not None
+    dim, grid = width_of(config, student), grid_of(config, student)
     path, count = config.bank.path, config.bank.views or config.optim.epochs
     # As the first process sees it: all must go the same way.
     finished = process.gather((path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count)))[
@@ -112,6 +120,7 @@ def ready(config: Config, views: Views, process: Process, *, dim: int | None, gr
         known = {"teacher": asked_teacher(config), "data": data, "code": config.bank.code, "precision": PRECISION}
         refuse_another(bank.description, known, path)
     else:
+        refuse_impossible(config, student, teacher, len(views.source.names))
         wanted = describe(config, teacher, views, dim=dim, grid=grid)
         if finished:
             bank = Bank(path)

@@ -18,7 +18,7 @@ from kdep.config import Config, Named
 from kdep.data import Batch, Views, load, once
 from kdep.device import Process
 from kdep.forms import choose_frozen, sample
-from kdep.parts import data_identity, make_pixels, open_teacher, teacher_identity
+from kdep.parts import data_identity, make_pixels, open_teacher, refuse_impossible, teacher_identity
 from kdep.run import RunFolder
 from kdep.scale import Scaler
 from kdep.statistics import Moments, Statistics, finish, merged
@@ -53,6 +53,7 @@ class Known:
 def teacher_source(config: Config, student: Backbone, views: Views, run: RunFolder, process: Process) -> Known:
     """A live teacher beside the student."""
     teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last)
+    refuse_impossible(config, student, teacher, len(views.source.names))
     grid = targets.grid_of(config, student)
     run.bind()
     statistics = teacher_statistics(config, teacher, views, run, process)
@@ -80,9 +81,8 @@ def teacher_source(config: Config, student: Backbone, views: Views, run: RunFold
 
 def bank_source(config: Config, student: Backbone, views: Views, run: RunFolder, process: Process) -> Known:
     """A bank of targets, made first where it is not there."""
-    width, grid = targets.width_of(config, student), targets.grid_of(config, student)
-    bank = targets.ready(config, views, process, dim=width, grid=grid)
-    rows = 1 + grid**2
+    bank = targets.ready(config, student, views, process)
+    rows = 1 + targets.grid_of(config, student) ** 2
     # Of an earlier start, which may have had another bank.path: the run must go on with the same teacher.
     run.load_statistics(teacher=bank.statistics.teacher, data=bank.statistics.data)
     run.bind()
@@ -145,8 +145,7 @@ def make_target(config: Config, student: Backbone, known: Known, scaler: Scaler)
     if known.statistics is None:
         return nn.Identity(), known.classes
     if config.loss.name == "logits":
-        if isinstance(config.teacher.source, list):
-            raise ValueError("loss.name logits takes one teacher")
+        assert isinstance(config.teacher.source, str)
         classifier = open_classifier(config.teacher.source, arch=config.teacher.arch)
         return Logits(known.statistics, classifier, axes=known.axes), len(classifier[1])
     width = student.dim if config.project is None else len(known.statistics.mean)

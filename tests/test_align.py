@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from benchmarks.check_teacher import compare_aligner, slow_alignment, slow_pts
-from kdep.align import ALIGNERS, Target, hadamard
+from kdep.align import ALIGNERS, Target, hadamard, refuse_widths
 from kdep.scale import make_scaler
 from kdep.statistics import Moments, finish
 
@@ -86,6 +86,8 @@ def test_a_hadamard_matrix_has_entries_of_one_and_orthogonal_rows(size):
 def test_a_size_without_a_simple_hadamard_matrix_is_refused(size):
     with pytest.raises(ValueError, match=f"no Hadamard matrix of size {size}"):
         hadamard(size)
+    with pytest.raises(ValueError, match=f"no Hadamard matrix of size {size}"):
+        refuse_widths("phi_s", width=256, dim=size, rank=256, images=1000)
 
 
 @pytest.mark.parametrize("aligner", [name for name in ALIGNERS if name != "none"])
@@ -120,7 +122,7 @@ def test_a_student_wider_than_the_teacher_is_refused():
 @pytest.mark.parametrize("aligner", ["svd", "phi_s"])
 def test_a_student_wider_than_the_teachers_rank_is_refused(aligner):
     flat = correlated(300, 5) @ torch.randn(5, 24, generator=torch.Generator().manual_seed(2))
-    with pytest.raises(ValueError, match="span only 5 of their 24 dimensions .300 images.*teacher.tap: post"):
+    with pytest.raises(ValueError, match="span at most 5 of their 24 dimensions .300 images.*teacher.tap: post"):
         target_of(flat, 8, aligner)
 
 

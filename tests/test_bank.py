@@ -238,14 +238,14 @@ def test_fewer_views_than_epochs_repeat_crops_and_targets(banked):
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("teacher.tap=pre", "teacher.tap: 'post' in the bank, 'pre' wanted"),
+        ("teacher.tap=pre align.name=random", "teacher.tap: 'post' in the bank, 'pre' wanted"),
         ("teacher.source=random:test_resnet", "teacher.sha256"),
         ("teacher.size=48", "teacher.sha256"),
         ("seed=2", "data.identity"),
         ("data.size=40", "data.identity"),
         ("data.jitter=0", "data.identity"),
         ("data.limit=100", "data.images: 128 in the bank, 100 wanted"),
-        ("align.images=64", "data.images_for_axes: None in the bank, 64 wanted"),
+        ("align.images=100", "data.images_for_axes: None in the bank, 100 wanted"),
         ("bank.code=int8", "code: 'float16' in the bank, 'int8' wanted"),
         ("bank.axes=100", "axes: 96 in the bank, 100 wanted"),
         ("loss.dense=1", "grid: 0 in the bank, 1 wanted"),
@@ -254,7 +254,7 @@ def test_fewer_views_than_epochs_repeat_crops_and_targets(banked):
 def test_another_bank_is_refused_and_the_difference_named(banked, override, named):
     targets.build(banked("optim.epochs=1"))
     with pytest.raises(ValueError, match="bank of another teacher or of other views") as error:
-        targets.build(banked("optim.epochs=1", override))
+        targets.build(banked("optim.epochs=1", *override.split()))
     assert named in str(error.value)
 
 
@@ -394,11 +394,16 @@ def test_targets_from_stored_axes_equal_those_from_features(banked, aligner):
     assert torch.allclose(stored(z), live(features), atol=1e-4 * float(live(features).abs().max()))
 
 
-def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked):
+def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked, tmp_path):
+    with pytest.raises(ValueError, match="bank.axes 96: expected at least 256, which this run reads"):
+        pretrain(banked("align.name=random", "bank.axes=96"))
+    assert not list((tmp_path / "bank").rglob("*.npy"))  # before the teacher saw any image
+    assert Bank(targets.build(banked("align.name=random", "bank.views=1"))).description.axes == 256
+    statistics = Bank(tmp_path / "bank").statistics
     with pytest.raises(ValueError, match="align.name random needs more than the 96 axes.*bank.axes=256"):
-        pretrain(banked("align.name=random"))
+        Target(statistics, 96, aligner="random", scaler=make_scaler("none", {}), axes=96)
     with pytest.raises(ValueError, match="bank.axes 90: expected at least 96, which this run reads, and at most"):
-        targets.build(banked("bank.axes=90"))
+        targets.build(banked("bank.axes=90", f"bank.path={tmp_path / 'other'}"))
 
 
 def test_a_bank_with_maps_gives_the_dense_term_the_live_maps(banked, tiny):

@@ -180,6 +180,9 @@ def test_labels_are_the_first_folder_of_each_path(photos, tiny):
         (("data.mixup=true", "bank.path=bank"), "needs a live teacher"),
         (("loss.name=labels", "bank.path=bank"), "no teacher, and so no bank"),
         (("loss.dense=1", 'teacher.source=["a", "b"]'), "takes one teacher"),
+        (("loss.name=logits", 'teacher.source=["a", "b"]'), "loss.name logits takes one teacher"),
+        (("loss.name=logits", "scale.match=student"), "scale.match brings .* loss.name logits has none"),
+        (("loss.name=labels", "scale.match=student"), "scale.match brings .* loss.name labels has none"),
     ],
 )
 def test_what_does_not_go_together_is_refused_at_once(tiny, overrides, message):
@@ -187,23 +190,74 @@ def test_what_does_not_go_together_is_refused_at_once(tiny, overrides, message):
         tiny(*overrides)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ("align.name=none",),
-            "align.name none: the teacher has 256 channels, the student 96.*.project=linear.",
-        ),
-        (
-            ("student.arch=resnet18",),
-            "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random.*none project=linear",
-        ),
-        (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
-    ],
-)
-def test_widths_and_options_that_cannot_be_are_refused_with_what_would_be_right(tiny, overrides, message):
+CANNOT_BE = [
+    (("align.name=none",), "align.name none: the teacher has 256 channels, the student 96.*.project=linear."),
+    (
+        ("student.arch=resnet18",),
+        "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random.*none project=linear",
+    ),
+    (("align.name=pca",), "align.name 'pca': there are svd, top_variance"),
+    (("align.images=96",), "96 channels, but .* features span at most 95 of their 256 dimensions .96 images"),
+    (("teacher.tap=pre",), "span at most 64 of their 256 dimensions .128 images.*teacher.tap: post"),
+    (("scale.name=sm", "align.name=random", "student.arch=resnet10t"), "sm: the student's 512 .* teacher's 256"),
+    (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
+    (("scale.temperature=match",), "scale.temperature: expected a positive number, got 'match'"),
+    (("project=conv", "align.name=none"), "project 'conv': there are linear, linear_bn, mlp, orthogonal"),
+    (("loss.name=logits",), "random:test_efficientnet: has no trained classifier"),
+    (("loss.dense=1", "student.arch=test_vit"), "loss.dense: the student test_vit .VisionTransformer. .* MobileNetV2"),
+    (
+        ("loss.dense=1", "teacher.source=random:test_convnext"),
+        "loss.dense: the teacher random:test_convnext .ConvNeXt. .* Take a teacher that has one .ResNet",
+    ),
+    (("precision=float16",), "precision float16 is for GPUs"),
+]
+CAN_BE = [
+    ("align.images=97",),
+    ("teacher.tap=pre", "align.name=random"),
+    ("align.name=phi_s", "scale.name=none"),
+    ("scale.name=sm", "align.name=random"),
+    ("loss.dense=1",),
+]
+
+
+class LookedAtError(Exception):
+    """The teacher saw an image."""
+
+
+@pytest.fixture
+def blind(monkeypatch):
+    """Teachers that raise at the first image, so that a refusal is known to come before it."""
+
+    def look(*arguments, **options):
+        raise LookedAtError
+
+    def opened(config):
+        teacher = open_teacher(config)
+        teacher.forward = look
+        return teacher
+
+    monkeypatch.setattr("kdep.teaching.open_teacher", opened)
+    monkeypatch.setattr("kdep.targets.open_teacher", opened)
+
+
+@pytest.fixture(params=[False, True], ids=["live", "bank"])
+def either(request, tiny, tmp_path):
+    """A configuration with a live teacher, then with a bank."""
+    return lambda *overrides: tiny(*overrides, *([f"bank.path={tmp_path / 'bank'}"] if request.param else []))
+
+
+@pytest.mark.parametrize(("overrides", "message"), CANNOT_BE, ids=lambda value: "".join(value)[:40])
+def test_what_cannot_be_is_refused_before_the_teacher_looks_at_an_image(either, blind, overrides, message):
+    config = either(*overrides)
     with pytest.raises(ValueError, match=message):
-        pretrain(tiny(*overrides))
+        pretrain(config)
+    assert not (config.runs / config.name / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("overrides", CAN_BE, ids=lambda value: "".join(value)[:40])
+def test_what_can_be_is_not_refused(either, blind, overrides):
+    with pytest.raises(LookedAtError):
+        pretrain(either(*overrides))
 
 
 def test_a_student_wider_than_its_teacher_learns_an_isometry(tiny):

@@ -109,7 +109,7 @@ def small_bank(config: Config) -> tuple[dict[str, Any], Any]:
     """Statistics and peaks of a real bank of the few photographs."""
     process = join(config.device)
     views, student = open_views(config), open_student(config)
-    bank: Bank = ready(config, views, process, dim=student.dim, grid=0)
+    bank: Bank = ready(config, student, views, process)
     return bank.statistics.as_dict(), bank.peaks
 
 
