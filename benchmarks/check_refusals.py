@@ -27,7 +27,7 @@ ARCH = "resnet18"
 
 def wrong_prefix(folder: Path) -> list[str]:
     """Weights under a name that no loader knows."""
-    weights = {f"encoder_q.{name}": tensor for name, tensor in create_network(ARCH).state_dict().items()}
+    weights = {f"net.{name}": tensor for name, tensor in create_network(ARCH).state_dict().items()}
     torch.save(weights, folder / "wrong_prefix.pth")
     return transfer(folder, "wrong_prefix.pth")
 

