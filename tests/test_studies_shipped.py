@@ -76,6 +76,11 @@ def test_the_head_of_a_study_counts_its_runs(path):
     assert said == [str(sum(run.checkpoint is None for run in study.runs))]
 
 
+def test_the_candidates_of_beyond_small_are_counted():
+    study = load_study(FOLDER / "beyond_small.yaml")
+    assert len(study.arms) - 1 == 8 and "eight candidates" in (FOLDER / "beyond_small.yaml").read_text()
+
+
 def test_the_ablations_have_the_arms_of_the_paper_and_its_rivals():
     for name in ("ablation_small", "ablation_imagenet"):
         study = load_study(FOLDER / f"{name}.yaml")
