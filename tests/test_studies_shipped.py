@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from benchmarks.study_file import load_study
-from benchmarks.study_plan import TO_TRAIN, items
+from benchmarks.study_plan import DONE, TO_TRAIN, items
+from benchmarks.study_rows import collect, read_known
 from benchmarks.study_work import students
 from kdep.checkpoint import read
 from kdep.config import load_config
 from kdep.pretrain import pretrain
 
 FOLDER = Path(__file__).parents[1] / "configs/studies"
+PUBLISHED = Path(__file__).parents[1] / "docs/figures/studies"
 SHIPPED = sorted(FOLDER.glob("*.yaml"))
 
 
@@ -79,6 +81,20 @@ def test_the_head_of_a_study_counts_its_runs(path):
 def test_the_candidates_of_beyond_small_are_counted():
     study = load_study(FOLDER / "beyond_small.yaml")
     assert len(study.arms) - 1 == 8 and "eight candidates" in (FOLDER / "beyond_small.yaml").read_text()
+
+
+def test_published_rows_are_still_those_of_their_study(tmp_path):
+    # Whoever changes what a run's identity is made of, or a recipe or study with published rows, finds out here.
+    study = load_study(FOLDER / "precision_small.yaml")
+    known = read_known([PUBLISHED / "precision_small.csv"], study)
+    assert len(known) == len(study.runs) * len(study.tasks)
+    plan = items(study, tmp_path, collect(study, tmp_path, [], known))
+    assert {item.state for item in plan} == {DONE}
+
+
+def test_a_table_from_before_there_were_fingerprints_is_not_taken_up():
+    with pytest.raises(ValueError, match="a version that kept no fingerprints"):
+        read_known([PUBLISHED / "bank_views.csv"], load_study(FOLDER / "bank_views.yaml"))
 
 
 def test_the_ablations_have_the_arms_of_the_paper_and_its_rivals():
