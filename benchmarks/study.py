@@ -7,9 +7,9 @@
     arms:                                                 # what is compared: overrides of the recipe,
       SVD: {scale: {name: unit}}                          # a part (scale.name: pts) or a whole section, as here,
       supervised: {loss.name: labels, bank: null}         # which also takes back what `set` says of its parts;
-      random init: random:resnet18                        # or a checkpoint that is scored as it is
+      random init: random:resnet18#{seed}                 # or a checkpoint that is scored as it is
     baseline: SVD                                         # the arm the others are held against
-    seeds: [0, 1, 2]                                      # of pretraining; {seed} in a value of an override is replaced
+    seeds: [0, 1, 2]                                      # of pretraining; replace {seed} in overrides and checkpoints
     score: {suite: photographs, tasks: [flowers5-linear], data_root: ../shared/data, seeds: [0]}
                                                           # also protocol, budget: as of kdep transfer
 

@@ -88,7 +88,12 @@ class Study:
     def _run(self, arm: str, value: Any, seed: int) -> Run:
         given = self.arms[arm]
         if isinstance(given, str):
-            return Run(arm, value, seed, given, checkpoint=given)
+            checkpoint = given.replace("{seed}", str(seed))
+            if checkpoint.startswith("random:"):
+                checkpoint = re.sub(
+                    r"#0+(?=@|$)", "", checkpoint
+                )  # seed 0 is random:NAME, under whatever name asked for
+            return Run(arm, value, seed, checkpoint, checkpoint=checkpoint)
         along = {self.axis["key"]: value, **self.axis.get("with", {}).get(value, {})} if self.axis else {}
         own = {**{key: content for key, content in given.items() if key != "at"}, **given.get("at", {}).get(value, {})}
         keys = {**self.set, **along, **own, "seed": seed}

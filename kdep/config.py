@@ -153,9 +153,8 @@ class Config(_Section):
     student: Student
     data: Data
     align: Align = Align()
-    project: str | None = (
-        None  # a head on the student that learns and is thrown away: linear, linear_bn, mlp, orthogonal
-    )
+    # A head on the student that learns and is thrown away: linear, linear_bn, linear_norm, mlp, orthogonal.
+    project: str | None = None
     scale: Named = Named(name="pts")  # match: student brings any scaler's targets to the student's scale at the start
     loss: Loss = Loss()
     bank: Bank | None = None  # None: the teacher runs beside the student

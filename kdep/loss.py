@@ -111,6 +111,11 @@ def linear_bn(student: int, teacher: int) -> nn.Module:
     return nn.Sequential(nn.Linear(student, teacher), nn.BatchNorm1d(teacher))
 
 
+def linear_norm(student: int, teacher: int) -> nn.Module:
+    """With BatchNorm that has no gain and no offset (SRD); the targets' own is scale.name sn on single channels."""
+    return nn.Sequential(nn.Linear(student, teacher), nn.BatchNorm1d(teacher, affine=False))
+
+
 def mlp(student: int, teacher: int) -> nn.Module:
     """Four layers, BatchNorm and ReLU between them (SimReg)."""
     layers: list[nn.Module] = []
@@ -127,6 +132,7 @@ def orthogonal(student: int, teacher: int) -> nn.Module:
 PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
     "linear": linear,
     "linear_bn": linear_bn,
+    "linear_norm": linear_norm,
     "mlp": mlp,
     "orthogonal": orthogonal,
 }

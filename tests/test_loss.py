@@ -73,6 +73,14 @@ def test_a_projector_takes_the_student_to_the_teachers_width(name):
     assert len(layers) == (4 if name == "mlp" else 1)
 
 
+def test_the_head_of_srd_normalises_and_learns_only_its_linear_layer():
+    head = PROJECTORS["linear_norm"](4, 7)
+    out = head(torch.randn(50, 4) * 3 + 5)
+    assert torch.allclose(out.mean(0), torch.zeros(7), atol=1e-5)
+    assert torch.allclose(out.var(0, correction=0), torch.ones(7), atol=1e-3)
+    assert {name for name, _ in head.named_parameters()} == {"0.weight", "0.bias"}
+
+
 def test_an_orthogonal_projector_keeps_lengths():
     x = torch.randn(5, 4)
     assert torch.allclose(PROJECTORS["orthogonal"](4, 7)(x).norm(dim=1), x.norm(dim=1), atol=1e-5)
@@ -85,7 +93,7 @@ def test_a_head_is_the_same_whatever_was_drawn_before(tiny):
     second = make_head(config, 4, 7)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert make_head(tiny(), 4, 4) is None
-    with pytest.raises(ValueError, match="project 'conv': there are linear, linear_bn, mlp, orthogonal"):
+    with pytest.raises(ValueError, match="project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal"):
         make_head(tiny("align.name=none", "project=conv"), 4, 7)
 
 

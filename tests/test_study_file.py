@@ -107,5 +107,13 @@ def test_what_is_no_study_is_refused(tmp_path):
         load_study(tmp_path / "here.yaml")
 
 
+def test_a_random_baseline_has_an_initialisation_per_seed(load):
+    arms = {"plain": {}, "random": "random:resnet18#{seed}", "small": "random:resnet18#{seed}@64", "file": "x#0"}
+    found = {(run.arm, run.seed): run.checkpoint for run in load(arms=arms, seeds=[0, 1]).runs if run.checkpoint}
+    assert found["random", 0] == "random:resnet18" and found["random", 1] == "random:resnet18#1"
+    assert found["small", 0] == "random:resnet18@64" and found["small", 1] == "random:resnet18#1@64"
+    assert found["file", 0] == found["file", 1] == "x#0"
+
+
 def test_a_checkpoint_is_its_own_name():
     assert Run("random", None, 0, "random:resnet18", checkpoint="random:resnet18").student(None) == "random:resnet18"
