@@ -7,16 +7,22 @@ import numpy as np
 
 from benchmarks.intervals import bootstrap_interval, half_width, mean, new_images_half_width, standard_deviation
 from benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
+from benchmarks.ways import Way, describe_settings, labels, way_of, with_known_settings
 
 
 @dataclass(frozen=True)
 class Column:
-    """One task on one version of its data. `label` is the task's name, with `@fingerprint` where versions differ."""
+    """One task measured in one way; `label` as by `benchmarks.ways.labels`."""
 
     label: str
     task: TaskCard
-    data_fingerprint: str
+    way: Way
     metric: str
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Of the version of its data."""
+        return self.way.data_fingerprint
 
 
 @dataclass(frozen=True)
@@ -143,13 +149,14 @@ class Board:
 
 
 def boards(results: Iterable[Result]) -> list[Board]:
-    """One board for each protocol, version and budget; a task on two versions of its data gets two columns."""
-    results = list(results)
-    versions: dict[str, set[str]] = {}
-    for result in results:
-        versions.setdefault(result.task.name, set()).add(result.data_fingerprint)
+    """One board for each protocol, version and budget; a task on two versions of its data gets two columns.
+
+    So does a task measured by two settings; results that do not say theirs join the others' where those agree.
+    """
+    results = with_known_settings(results)
+    named = labels(map(way_of, results))
     protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))
-    return [_board(p, [r for r in results if r.protocol == p], versions) for p in protocols]
+    return [_board(p, [r for r in results if r.protocol == p], named) for p in protocols]
 
 
 def name_teachers(results: Iterable[Result]) -> list[Result]:
@@ -167,8 +174,8 @@ def name_teachers(results: Iterable[Result]) -> list[Result]:
 
 
 def is_on(result: Result, column: Column) -> bool:
-    """Whether a result belongs to a column: the same task on the same version of its data."""
-    return (result.task.name, result.data_fingerprint) == (column.task.name, column.data_fingerprint)
+    """Whether a result, one of a board's row, belongs to a column: it was measured in the same way."""
+    return way_of(result) == column.way
 
 
 def families(columns: Iterable[Column]) -> list[str]:
@@ -246,8 +253,8 @@ def average_ranks(board: Board) -> dict[str, Rank]:
     return {row.checkpoint.sha256: Rank(float(v), *ends) for row, v, *ends in zip(rows, values, low, high, strict=True)}
 
 
-def _board(protocol: Protocol, results: list[Result], versions: dict[str, set[str]]) -> Board:
-    columns = _columns(results, versions)
+def _board(protocol: Protocol, results: list[Result], named: dict[Way, str]) -> Board:
+    columns = _columns(results, named)
     rows = []
     for sha256 in sorted({result.checkpoint.sha256 for result in results}):
         own = tuple(result for result in results if result.checkpoint.sha256 == sha256)
@@ -257,13 +264,12 @@ def _board(protocol: Protocol, results: list[Result], versions: dict[str, set[st
     return Board(protocol, columns, tuple(rows), tuple(_notes(columns, rows)))
 
 
-def _columns(results: list[Result], versions: dict[str, set[str]]) -> tuple[Column, ...]:
-    found: dict[tuple[str, str], Column] = {}
+def _columns(results: list[Result], named: dict[Way, str]) -> tuple[Column, ...]:
+    found: dict[Way, Column] = {}
     for result in sorted(results, key=lambda r: (r.status != "ok", r.task.name)):  # a failure knows no metric
-        name, fingerprint = result.task.name, result.data_fingerprint
-        label = name if len(versions[name]) == 1 else f"{name}@{fingerprint[:6]}"
-        metric = result.main_metric if result.metrics else "-"
-        column = found.setdefault((name, fingerprint), Column(label, result.task, fingerprint, metric))
+        way, metric = way_of(result), result.main_metric if result.metrics else "-"
+        label = named[way]
+        column = found.setdefault(way, Column(label, result.task, way, metric))
         if result.status == "ok" and column.metric != metric:
             raise ValueError(f"{label}: main metric is {column.metric} in one result and {metric} in another")
     order = {"classification": 0, "segmentation": 1, "detection": 2}
@@ -285,9 +291,12 @@ def _order(row: Row) -> tuple[bool, float, int, str]:
 
 def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
     for name in dict.fromkeys(column.task.name for column in columns):
-        labels = [column.label for column in columns if column.task.name == name]
-        if len(labels) > 1:
-            yield f"{name} was measured on {len(labels)} versions of its data: {', '.join(labels)}; never averaged."
+        own = [column for column in columns if column.task.name == name]
+        if len(own) > 1:
+            settings = [describe_settings(column.way, [other.way for other in own]) for column in own]
+            said = [c.label + (f" ({how})" if how else "") for c, how in zip(own, settings, strict=True)]
+            what = "by different settings" if any(settings) else f"on {len(own)} versions of its data"
+            yield f"{name} was measured {what}: {', '.join(said)}; never averaged."
     for row in rows:
         cells = list(zip(row.columns, row.cells, strict=True))
         absent = [column.label for column, cell in cells if not cell.n and not cell.failed]

@@ -91,6 +91,33 @@ def test_two_versions_of_the_data_have_columns_of_their_own_and_a_note():
     assert "2 versions of its data: cifar-linear@aaaaaa, cifar-linear@bbbbbb" in boards(results)[0].notes[0]
 
 
+def test_settings_that_differ_have_columns_of_their_own_and_a_note():
+    results = [
+        result("a", score=1.0, settings={"size": 32, "k": [1, 5]}),
+        result("b", score=2.0, settings={"size": 40, "k": [1, 5]}),
+        result("c", "other-linear", score=3.0, settings={"size": 64}),
+    ]
+    (board,) = boards(results)
+    (note,) = [note for note in board.notes if "settings" in note]
+    small, large = (f"cifar-linear@s-{digest}" for digest in re.findall(r"@s-(\w{6}) \(size", note))
+    assert f"{small} (size 32), {large} (size 40); never averaged" in note or f"{large} (size" in note
+    rows = rows_of(results)
+    assert sorted([rows["a", "v1"][small] or 0, rows["a", "v1"][large] or 0]) == [0, 1.0]
+    assert [rows[name, "v1"]["complete"] for name in "abc"] == ["false"] * 3
+    assert rows["c", "v1"]["other-linear"] == 3.0
+
+
+def test_a_result_that_does_not_say_its_settings_joins_the_one_known_and_no_two():
+    old, small, large = result("a", score=1.0), *(result("b", score=2.0, settings={"size": s}) for s in (32, 40))
+    (board,) = boards([old, small])
+    assert [(column.label, len(board.rows)) for column in board.columns] == [("cifar-linear", 2)]
+    (board,) = boards([old, small, replace(large, seed=1)])
+    assert len(board.columns) == 3 and "cifar-linear@s-unknown" in [column.label for column in board.columns]
+    assert "cifar-linear@s-unknown (settings not recorded)" in board.notes[0]
+    paper = replace(large, protocol=replace(large.protocol, name="paper"))
+    assert [c.label for b in boards([small, paper]) for c in b.columns] == ["cifar-linear"] * 2  # protocols have theirs
+
+
 def test_one_task_with_two_main_metrics_is_refused():
     with pytest.raises(ValueError, match="cifar-linear: main metric is top1 in one result and macro_top1 in another"):
         boards([result("a"), result("b", metrics={"macro_top1": 50.0})])
