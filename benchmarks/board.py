@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from benchmarks.intervals import bootstrap_interval, half_width, mean, new_images_half_width, standard_deviation
+from benchmarks.notes import Note, notes_on
 from benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
-from benchmarks.ways import Way, describe_settings, labels, way_of, with_known_settings
+from benchmarks.ways import Way, labels, way_of, with_known_settings
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,16 @@ class Board:
     protocol: Protocol
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    notes: tuple[str, ...]
+    remarks: tuple[Note, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the whole board and of its rows."""
+        return tuple(note.text for note in self.remarks)
+
+    def notes_about(self, row: Row) -> tuple[str, ...]:
+        """Those of the notes that are about a row."""
+        return tuple(note.text for note in self.remarks if row.checkpoint.sha256 in note.about)
 
     def baseline(self, row: Row, role: str) -> Row | None:
         """The row of that role and of the same architecture; the first by name where there are several."""
@@ -261,7 +271,7 @@ def _board(protocol: Protocol, results: list[Result], named: dict[Way, str]) -> 
         card = min((result.checkpoint for result in own), key=lambda card: card.name)
         rows.append(Row(card, own, columns, tuple(_cell(own, column) for column in columns)))
     rows.sort(key=_order)
-    return Board(protocol, columns, tuple(rows), tuple(_notes(columns, rows)))
+    return Board(protocol, columns, tuple(rows), tuple(notes_on(columns, rows)))
 
 
 def _columns(results: list[Result], named: dict[Way, str]) -> tuple[Column, ...]:
@@ -287,47 +297,3 @@ def _cell(results: Iterable[Result], column: Column) -> Cell:
 def _order(row: Row) -> tuple[bool, float, int, str]:
     average = row.mean_over_families
     return average is None, -(average or 0), ROLES.index(row.checkpoint.role), row.checkpoint.name
-
-
-def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
-    for name in dict.fromkeys(column.task.name for column in columns):
-        own = [column for column in columns if column.task.name == name]
-        if len(own) > 1:
-            settings = [describe_settings(column.way, [other.way for other in own]) for column in own]
-            said = [c.label + (f" ({how})" if how else "") for c, how in zip(own, settings, strict=True)]
-            what = "by different settings" if any(settings) else f"on {len(own)} versions of its data"
-            yield f"{name} was measured {what}: {', '.join(said)}; never averaged."
-    for row in rows:
-        cells = list(zip(row.columns, row.cells, strict=True))
-        absent = [column.label for column, cell in cells if not cell.n and not cell.failed]
-        failed = [f"{column.label} ({cell.failed})" for column, cell in cells if cell.failed]
-        if failed:
-            yield f"{row.checkpoint.name}: failed runs, so not averaged: {', '.join(failed)}."
-        if absent:
-            yield f"{row.checkpoint.name}: not measured, so not averaged: {', '.join(absent)}."
-        yield from _overlap_notes(row)
-    yield from _edge_notes(columns, rows)
-    names = [row.checkpoint.name for row in rows]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"{name}: {names.count(name)} different checkpoints have this name; their sha256 tells them apart."
-
-
-def _overlap_notes(row: Row) -> Iterable[str]:
-    for dataset, (shared, images) in (row.overlap.found if row.overlap else {}).items():
-        if shared:
-            yield (
-                f"{row.checkpoint.name}: {shared:,} of the {images:,} images that {dataset} is scored on also stand in "
-                "its pretraining data."
-            )
-
-
-def _edge_notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
-    """Settings that were best at an end of their grid: beyond it the score may be higher."""
-    found = []
-    for column in columns:
-        runs = [r for row in rows for r in row.results if r.status == "ok" and is_on(r, column)]
-        ends = [name for r in runs for name, edge in r.chosen.items() if name.endswith("_at_edge") and edge]
-        for name in dict.fromkeys(ends):
-            found.append(f"{column.label} {name.removesuffix('_at_edge')} in {ends.count(name)} of {len(runs)} runs")
-    if found:
-        yield f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."

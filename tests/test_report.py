@@ -237,6 +237,41 @@ def test_settings_at_the_end_of_their_grid_are_noted():
     assert not [note for note in boards([result("a", "c-knn", chosen=chosen[1])])[0].notes if "grid" in note]
 
 
+def notes_of(*results):
+    return [note for note in boards(results)[0].notes if "runs" in note or "baseline" in note]
+
+
+def test_too_few_and_unequal_numbers_of_runs_are_noted():
+    enough = [*runs("a", "c-linear", [1.0, 2, 3], role="other"), *runs("a", "d-knn", [1.0, 2, 3], role="other")]
+    assert notes_of(*enough, *runs("b", "c-linear", [1.0, 2, 3], role="other")) == []
+    few = runs("b", "c-linear", [1.0, 2], role="other") + runs("b", "d-knn", [4.0] * 3, role="other")
+    assert notes_of(*enough, *few) == [
+        "b: fewer than 3 runs, too few to publish: c-linear (2).",
+        "c-linear: unequal numbers of runs: 3 of a; 2 of b.",
+    ]
+    assert notes_of(result("a", role="other")) == ["Fewer than 3 runs of everything on this board: too few to publish."]
+
+
+def test_a_student_without_the_random_baseline_of_its_architecture_is_noted():
+    student, other = runs("s", "c-linear", [1.0, 2, 3]), runs("o", "c-linear", [1.0, 2, 3], role="supervised")
+    wrong = runs("random:vgg11", "c-linear", [1.0, 2, 3], role="random", arch="vgg11")
+    (note,) = notes_of(*student, *other, *wrong)
+    assert note.startswith("No random baseline of resnet18, ") and "`kdep transfer random:resnet18`" in note
+    assert notes_of(*student, *other, *runs("random:resnet18", "c-linear", [1.0, 2, 3], role="random")) == []
+
+
+def test_notes_are_in_all_files_and_in_the_table_of_rows_at_the_rows_they_are_about():
+    results = [*runs("s", "c-linear", [1.0, 2, 3]), *runs("o", "c-linear", [1.0, 2], role="other")]
+    baseline, few, unequal = notes_of(*results)[-1], *notes_of(*results)[:2]
+    assert "baseline" in baseline and few.startswith("o: fewer") and "unequal" in unequal
+    columns, rows = leaderboard_rows(results)
+    assert columns[-1] == "notes"
+    assert {row["name"]: row["notes"] for row in rows} == {"s": f"{unequal} {baseline}", "o": f"{few} {unequal}"}
+    assert "- No random baseline of resnet18" in markdown(results) and "No random baseline" in html(results)
+    complete = leaderboard_rows(runs("o", "c-linear", [1.0, 2, 3], role="other"))[1]
+    assert complete[0]["notes"] is None
+
+
 def test_two_checkpoints_of_one_name_stay_two_rows_and_are_noted():
     board = boards([result("a", score=1.0), result("a", score=2.0, sha256="f" * 64)])[0]
     assert [row.cells[0].mean for row in board.rows] == [2.0, 1.0]
