@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from benchmarks.intervals import bootstrap_interval, half_width, mean, new_images_half_width, standard_deviation
-from benchmarks.notes import Note, notes_on
+from benchmarks.notes import Note, baselines, notes_on
 from benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
 from benchmarks.ways import Way, labels, way_of, with_known_settings
 
@@ -152,10 +152,8 @@ class Board:
         return tuple(note.text for note in self.remarks if row.checkpoint.sha256 in note.about)
 
     def baseline(self, row: Row, role: str) -> Row | None:
-        """The row of that role and of the same architecture; the first by name where there are several."""
-        rows = [other for other in self.rows if other.checkpoint.role == role]
-        same = [other for other in rows if other.checkpoint.arch == row.checkpoint.arch]
-        return min(same, key=lambda other: (other.checkpoint.name, other.checkpoint.sha256), default=None)
+        """The row of that role and of the same architecture; where there are several, the first of `baselines`."""
+        return next(iter(baselines(self.rows, role, row.checkpoint.arch)), None)
 
 
 def boards(results: Iterable[Result]) -> list[Board]:

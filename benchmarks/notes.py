@@ -25,7 +25,13 @@ def notes_on(columns: Sequence["Column"], rows: Sequence["Row"]) -> list[Note]:
     for row in rows:
         notes += [Note(text, _about([row])) for text in (*_holes(row), *_overlaps(row))]
     notes += [*_edges(columns, rows), *_few_runs(rows), *_unequal_runs(columns, rows), *_missing_baselines(rows)]
-    return [*notes, *_shared_names(rows)]
+    return [*notes, *_chosen_baselines(rows), *_shared_names(rows)]
+
+
+def baselines(rows: Iterable["Row"], role: str, arch: str) -> list["Row"]:
+    """Rows of a role and an architecture, by name and then sha256: never by score, nor by the order of the rows."""
+    found = [row for row in rows if (row.checkpoint.role, row.checkpoint.arch) == (role, arch)]
+    return sorted(found, key=lambda row: (row.checkpoint.name, row.checkpoint.sha256))
 
 
 def _ways(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
@@ -103,6 +109,17 @@ def _missing_baselines(rows: Sequence["Row"]) -> Iterable[Note]:
         )
         about = _about(row for row in students if row.checkpoint.arch == arch)
         yield Note(f"{text}`kdep transfer random:{arch}` measures it.", about)
+
+
+def _chosen_baselines(rows: Sequence["Row"]) -> Iterable[Note]:
+    """Which of several baselines the gain share goes by."""
+    for arch in sorted({row.checkpoint.arch for row in rows}):
+        for role in ("random", "supervised"):
+            if len(found := baselines(rows, role, arch)) > 1:
+                card = found[0].checkpoint
+                text = f"Gain shares of {arch} go by {card.name} ({card.sha256[:8]}), the first by name of the "
+                about = _about(row for row in rows if row.checkpoint.arch == arch)
+                yield Note(f"{text}{len(found)} {role} rows.", about)
 
 
 def _shared_names(rows: Sequence["Row"]) -> Iterable[Note]:

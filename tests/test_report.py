@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from random import Random
 
 import pytest
 
@@ -60,6 +61,20 @@ def test_incomplete_rows_are_never_averaged_or_ranked_and_absent_is_not_zero():
     assert (row["mean_classification"], row["mean_segmentation"]) == (50.0, None)
     assert (row["v-segment"], row["v-segment_n"]) == (None, None)
     assert rows_of(results)["a", "v1"]["average_rank"] == 1.5  # the tie of the two complete rows
+
+
+@pytest.mark.parametrize("shuffle", range(4))
+def test_of_several_baselines_the_first_by_name_counts_whatever_the_order_of_the_results(shuffle):
+    results = [*runs("s", "c-linear", [54.0, 55, 56]), *runs("r", "c-linear", [30.0, 31, 29], role="random")]
+    for name, score in (("timm:a2", 80), ("timm:b", 99), ("timm:a1", 55), ("timm:a0", 90)):
+        arch = "vgg11" if name == "timm:a0" else "resnet18"
+        results += runs(name, "c-linear", [score, score + 1.0, score - 1.0], role="supervised", arch=arch)
+    Random(shuffle).shuffle(results)
+    assert rows_of(results)["s", "v1"]["share_of_gain"] == pytest.approx(100)  # of a1: (55 - 30) / (55 - 30)
+    (note,) = [note for note in boards(results)[0].notes if "Gain shares" in note]
+    assert note.startswith("Gain shares of resnet18 go by timm:a1 (") and note.endswith(
+        "name of the 3 supervised rows."
+    )
 
 
 def test_a_row_with_a_failed_run_shows_its_scores_and_is_not_averaged():
