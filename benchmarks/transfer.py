@@ -1,6 +1,9 @@
-"""The main path, top to bottom: checkpoints x tasks x seeds -> one result file per cell -> the leaderboard.
+"""`kdep transfer`: tasks, checkpoints and seeds -> a plan -> processes -> one result file per cell -> the leaderboard.
 
-Each cell runs in a process of its own, so that a failing one takes nothing down; finished cells are not run again.
+What happens here is the choice and the order. `benchmarks.plan` says what is done, absent or to run and how long it may
+take; `benchmarks.running` starts each cell in a process of its own, so that a failing one takes nothing down;
+`benchmarks.cell` is that process: it measures by the kind of its task and writes the result. The board is read anew
+from all results in the folder, also those of earlier calls.
 """
 
 import argparse
@@ -116,8 +119,17 @@ def make_plan(args: argparse.Namespace, tasks: list[Task], seeds: list[int]) -> 
         for task in tasks:
             found = data[repr(task.dataset)]
             for seed in seeds:
-                own = (spec, args.arch, task, seed, args.device, args.results.resolve(), args.force)
-                cell = Cell(*own, data_fingerprint=found.fingerprint, data_stamp=found.stamp)
+                cell = Cell(
+                    spec=spec,
+                    arch=args.arch,
+                    task=task,
+                    seed=seed,
+                    device=args.device,
+                    results=args.results.resolve(),
+                    force=args.force,
+                    data_fingerprint=found.fingerprint,
+                    data_stamp=found.stamp,
+                )
                 plan.append(plan_cell(cell, checkpoint, found.reason))
     return plan
 
