@@ -14,7 +14,7 @@ import pytest
 from benchmarks import report
 from benchmarks.board import average_ranks, boards
 from benchmarks.costs import duration
-from benchmarks.curves import cost_panels, efficiency_panels, label_share, regularisation_path
+from benchmarks.curves import cost_panels, efficiency_panels, fitted_images, regularisation_path
 from benchmarks.leaderboard import compact, csv_cell, leaderboard_rows, result_rows, terminal_table
 from benchmarks.plots import mean_panel, nice_ticks, rank_panel
 from benchmarks.report import html, markdown, write_leaderboard
@@ -425,28 +425,40 @@ def test_scores_stand_over_the_images_seen_and_incomplete_rows_do_not():
     assert cost_panels(boards([result("a")])[0]) == []
 
 
-def few(name, shares, score):
+def few(name, shares, score, **others):
     out = []
     for share in shares:
-        one = result(name, f"c-fewshot{share}" if share < 100 else "c-linear", score=score + share / 10)
+        counts = {"fit": 40 * share, "select": 1000, "score": 500}
+        task = f"c-fewshot{share}" if share < 100 else "c-linear"
+        one = result(name, task, score=score + share / 10, **({"counts": counts} | others))
         out.append(replace(one, task=replace(one.task, kind="fewshot" if share < 100 else "linear")))
     return out
 
 
-def test_fewer_labels_are_a_curve_that_ends_at_the_linear_probe():
+def test_fewer_labels_are_a_curve_over_the_images_fitted_on_that_ends_at_the_linear_probe():
     (board,) = boards([*few("a", (1, 10, 100), 50.0), *few("b", (10,), 40.0), *few("b", (1,), 30.0)])
     assert labelled(board, efficiency_panels) == ["c"]
     (panel,) = efficiency_panels(board)
     points = [len(line.split()) for line in re.findall(r'points="(.*?)"', panel)]
     assert points == [3, 2]
-    assert [text for text in ("1 %", "10 %", "100 %") if f">{text}</text>" in panel] == ["1 %", "10 %", "100 %"]
-    assert [
-        label_share(*names) for names in (("x-fewshot0.5", "fewshot"), ("x-linear", "linear"), ("x-knn", "knn"))
-    ] == [
-        0.5,
-        100.0,
-        None,
-    ]
+    assert re.findall(r'text-anchor="middle">(.*?)<', panel) == ["100", "1 k"]  # of 40 to 5000
+    (row,) = [row for row in board.rows if row.checkpoint.name == "a"]
+    counted = {column.label: fitted_images(row, column) for column in board.columns}
+    assert counted == {"c-fewshot1": 40, "c-fewshot10": 400, "c-linear": 5000}  # refitted on fit and select
+
+
+def test_a_curve_has_no_point_without_a_count_or_by_two_settings():
+    (board,) = boards([*few("a", (1, 10), 50.0), *few("a", (100,), 50.0, counts={})])
+    (panel,) = efficiency_panels(board)
+    assert [len(line.split()) for line in re.findall(r'points="(.*?)"', panel)] == [2]
+    differ = [*few("a", (1, 100), 50.0), *few("a", (10,), 50.0, settings={"draws": 5})]
+    differ += few("b", (10,), 50.0, settings={"draws": 9})
+    (panel,) = efficiency_panels(boards(differ)[0])
+    assert [len(line.split()) for line in re.findall(r'points="(.*?)"', panel)] == [2]
+    unequal = [*few("a", (1,), 50.0), *(replace(one, seed=1, counts={"fit": 60}) for one in few("a", (1,), 50.0))]
+    (board,) = boards(unequal)
+    assert fitted_images(board.rows[0], board.columns[0]) == 50
+    assert fitted_images(boards([result("a", "c-knn", counts={"fit": 5})])[0].rows[0], board.columns[0]) is None
 
 
 CLICKS = """<script>
