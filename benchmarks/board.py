@@ -6,17 +6,24 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from benchmarks.intervals import bootstrap_interval, half_width, mean, new_images_half_width, standard_deviation
+from benchmarks.notes import Note, baselines, notes_on
 from benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
+from benchmarks.ways import Way, labels, way_of, with_known_settings
 
 
 @dataclass(frozen=True)
 class Column:
-    """One task on one version of its data. `label` is the task's name, with `@fingerprint` where versions differ."""
+    """One task measured in one way; `label` as by `benchmarks.ways.labels`."""
 
     label: str
     task: TaskCard
-    data_fingerprint: str
+    way: Way
     metric: str
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Of the version of its data."""
+        return self.way.data_fingerprint
 
 
 @dataclass(frozen=True)
@@ -133,23 +140,31 @@ class Board:
     protocol: Protocol
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    notes: tuple[str, ...]
+    remarks: tuple[Note, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the whole board and of its rows."""
+        return tuple(note.text for note in self.remarks)
+
+    def notes_about(self, row: Row) -> tuple[str, ...]:
+        """Those of the notes that are about a row."""
+        return tuple(note.text for note in self.remarks if row.checkpoint.sha256 in note.about)
 
     def baseline(self, row: Row, role: str) -> Row | None:
-        """The row of that role and of the same architecture; the first by name where there are several."""
-        rows = [other for other in self.rows if other.checkpoint.role == role]
-        same = [other for other in rows if other.checkpoint.arch == row.checkpoint.arch]
-        return min(same, key=lambda other: (other.checkpoint.name, other.checkpoint.sha256), default=None)
+        """The row of that role and of the same architecture; where there are several, the first of `baselines`."""
+        return next(iter(baselines(self.rows, role, row.checkpoint.arch)), None)
 
 
 def boards(results: Iterable[Result]) -> list[Board]:
-    """One board for each protocol, version and budget; a task on two versions of its data gets two columns."""
-    results = list(results)
-    versions: dict[str, set[str]] = {}
-    for result in results:
-        versions.setdefault(result.task.name, set()).add(result.data_fingerprint)
+    """One board for each protocol, version and budget; a task on two versions of its data gets two columns.
+
+    So does a task measured by two settings; results that do not say theirs join the others' where those agree.
+    """
+    results = with_known_settings(results)
+    named = labels(map(way_of, results))
     protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))
-    return [_board(p, [r for r in results if r.protocol == p], versions) for p in protocols]
+    return [_board(p, [r for r in results if r.protocol == p], named) for p in protocols]
 
 
 def name_teachers(results: Iterable[Result]) -> list[Result]:
@@ -167,8 +182,8 @@ def name_teachers(results: Iterable[Result]) -> list[Result]:
 
 
 def is_on(result: Result, column: Column) -> bool:
-    """Whether a result belongs to a column: the same task on the same version of its data."""
-    return (result.task.name, result.data_fingerprint) == (column.task.name, column.data_fingerprint)
+    """Whether a result, one of a board's row, belongs to a column: it was measured in the same way."""
+    return way_of(result) == column.way
 
 
 def families(columns: Iterable[Column]) -> list[str]:
@@ -246,24 +261,23 @@ def average_ranks(board: Board) -> dict[str, Rank]:
     return {row.checkpoint.sha256: Rank(float(v), *ends) for row, v, *ends in zip(rows, values, low, high, strict=True)}
 
 
-def _board(protocol: Protocol, results: list[Result], versions: dict[str, set[str]]) -> Board:
-    columns = _columns(results, versions)
+def _board(protocol: Protocol, results: list[Result], named: dict[Way, str]) -> Board:
+    columns = _columns(results, named)
     rows = []
     for sha256 in sorted({result.checkpoint.sha256 for result in results}):
         own = tuple(result for result in results if result.checkpoint.sha256 == sha256)
         card = min((result.checkpoint for result in own), key=lambda card: card.name)
         rows.append(Row(card, own, columns, tuple(_cell(own, column) for column in columns)))
     rows.sort(key=_order)
-    return Board(protocol, columns, tuple(rows), tuple(_notes(columns, rows)))
+    return Board(protocol, columns, tuple(rows), tuple(notes_on(columns, rows)))
 
 
-def _columns(results: list[Result], versions: dict[str, set[str]]) -> tuple[Column, ...]:
-    found: dict[tuple[str, str], Column] = {}
+def _columns(results: list[Result], named: dict[Way, str]) -> tuple[Column, ...]:
+    found: dict[Way, Column] = {}
     for result in sorted(results, key=lambda r: (r.status != "ok", r.task.name)):  # a failure knows no metric
-        name, fingerprint = result.task.name, result.data_fingerprint
-        label = name if len(versions[name]) == 1 else f"{name}@{fingerprint[:6]}"
-        metric = result.main_metric if result.metrics else "-"
-        column = found.setdefault((name, fingerprint), Column(label, result.task, fingerprint, metric))
+        way, metric = way_of(result), result.main_metric if result.metrics else "-"
+        label = named[way]
+        column = found.setdefault(way, Column(label, result.task, way, metric))
         if result.status == "ok" and column.metric != metric:
             raise ValueError(f"{label}: main metric is {column.metric} in one result and {metric} in another")
     order = {"classification": 0, "segmentation": 1, "detection": 2}
@@ -281,44 +295,3 @@ def _cell(results: Iterable[Result], column: Column) -> Cell:
 def _order(row: Row) -> tuple[bool, float, int, str]:
     average = row.mean_over_families
     return average is None, -(average or 0), ROLES.index(row.checkpoint.role), row.checkpoint.name
-
-
-def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
-    for name in dict.fromkeys(column.task.name for column in columns):
-        labels = [column.label for column in columns if column.task.name == name]
-        if len(labels) > 1:
-            yield f"{name} was measured on {len(labels)} versions of its data: {', '.join(labels)}; never averaged."
-    for row in rows:
-        cells = list(zip(row.columns, row.cells, strict=True))
-        absent = [column.label for column, cell in cells if not cell.n and not cell.failed]
-        failed = [f"{column.label} ({cell.failed})" for column, cell in cells if cell.failed]
-        if failed:
-            yield f"{row.checkpoint.name}: failed runs, so not averaged: {', '.join(failed)}."
-        if absent:
-            yield f"{row.checkpoint.name}: not measured, so not averaged: {', '.join(absent)}."
-        yield from _overlap_notes(row)
-    yield from _edge_notes(columns, rows)
-    names = [row.checkpoint.name for row in rows]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"{name}: {names.count(name)} different checkpoints have this name; their sha256 tells them apart."
-
-
-def _overlap_notes(row: Row) -> Iterable[str]:
-    for dataset, (shared, images) in (row.overlap.found if row.overlap else {}).items():
-        if shared:
-            yield (
-                f"{row.checkpoint.name}: {shared:,} of the {images:,} images that {dataset} is scored on also stand in "
-                "its pretraining data."
-            )
-
-
-def _edge_notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
-    """Settings that were best at an end of their grid: beyond it the score may be higher."""
-    found = []
-    for column in columns:
-        runs = [r for row in rows for r in row.results if r.status == "ok" and is_on(r, column)]
-        ends = [name for r in runs for name, edge in r.chosen.items() if name.endswith("_at_edge") and edge]
-        for name in dict.fromkeys(ends):
-            found.append(f"{column.label} {name.removesuffix('_at_edge')} in {ends.count(name)} of {len(runs)} runs")
-    if found:
-        yield f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."

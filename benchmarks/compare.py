@@ -8,9 +8,9 @@ from pathlib import Path
 
 from benchmarks.intervals import half_width, mean, proportions_half_width, runs_needed, standard_deviation
 from benchmarks.results import Protocol, Result, read_results
+from benchmarks.ways import Way, describe_settings, labels, way_of, with_known_settings
 
 MIN_RUNS = 3
-Way = tuple[Protocol, str, str]  # protocol, task's name, fingerprint of its data: what must be the same in both
 MAX_RUNS = 50  # above this many, more runs are no advice
 OVER_RUNS = "± with n runs is over runs on the same score images; on other images the difference may be another."
 VERDICTS = ("better", "worse", "no difference", "not enough", "same every run")
@@ -76,18 +76,20 @@ def compare(results: Iterable[Result], a: str, b: str, *, task: str | None = Non
     """Differences per task, then the one over data sets, for each protocol that both checkpoints have.
 
     Raises:
-        ValueError: A or B is unknown or ambiguous, or the two share no task under one protocol and on the same data.
+        ValueError: A or B is unknown or ambiguous, or the two share no task under one protocol, on the same data and
+            by the same settings.
     """
-    finished = [result for result in results if result.status == "ok"]
+    finished = [result for result in with_known_settings(results) if result.status == "ok"]
     first, second = _of_checkpoint(finished, a), _of_checkpoint(finished, b)
     if first[0].checkpoint.sha256 == second[0].checkpoint.sha256:
         raise ValueError(f"{a} and {b} are the same checkpoint ({first[0].checkpoint.sha256[:8]})")
     pairs = _shared(first, second, task)
     names = _names(first[0], second[0])
     differences = []
-    for protocol in dict.fromkeys(key[0] for key in pairs):
-        tasks = {key: cells for key, cells in pairs.items() if key[0] == protocol}
-        differences += [_of_task(names, protocol, *cells) for cells in tasks.values()]
+    named = labels(pairs)
+    for protocol in dict.fromkeys(way.protocol for way in pairs):
+        tasks = {way: cells for way, cells in pairs.items() if way.protocol == protocol}
+        differences += [_of_task(names, named[way], *cells) for way, cells in tasks.items()]
         if task is None:
             differences.append(_over_datasets(names, protocol, list(tasks.values())))
     return differences
@@ -99,7 +101,7 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
     Raises:
         ValueError: as `compare`.
     """
-    results = list(results)
+    results = with_known_settings(results)
     finished = [result for result in results if result.status == "ok"]
     sides = [_of_checkpoint(finished, name) for name in (a, b)]
     names = _names(sides[0][0], sides[1][0])
@@ -107,10 +109,11 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
     differing = _differing(*ways)
     said = [f"{name}: measured in different ways, {first} against {second}." for name, first, second in differing]
     apart = {name for name, _, _ in differing}
+    named = labels([way for side in ways for way in side])
     for name, own, other in zip(names, ways, ways[::-1], strict=True):
-        alone = [way for way in own if way not in other and way[1] not in apart]
+        alone = [way for way in own if way not in other and way.task not in apart]
         if alone:
-            tasks = ", ".join(f"{way[1]} ({way[0]})" for way in alone)
+            tasks = ", ".join(f"{named[way]} ({way.protocol})" for way in alone)
             said.append(f"only {name} has {tasks}.")
     for way in (way for way in ways[0] if way in ways[1]):
         seeds = [{result.seed for result in side[way]} for side in ways]
@@ -118,7 +121,7 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
             _seeds(own - other, n) for n, own, other in zip(names, seeds, seeds[::-1], strict=True) if own - other
         ]
         if single:
-            said.append(f"{way[1]} ({way[0]}): {' and '.join(single)}, which the other does not have.")
+            said.append(f"{named[way]} ({way.protocol}): {' and '.join(single)}, which the other does not have.")
     for name, side in zip(names, sides, strict=True):
         sha256 = side[0].checkpoint.sha256
         failed = [r for r in results if r.status == "failed" and r.checkpoint.sha256 == sha256]
@@ -140,11 +143,11 @@ def judge(differences: Sequence[float], *, minimum: int = MIN_RUNS) -> tuple[str
     return ("better" if mean(differences) > 0 else "worse"), half
 
 
-def _of_task(names: tuple[str, str], protocol: Protocol, first: list[Result], second: list[Result]) -> Difference:
+def _of_task(names: tuple[str, str], task: str, first: list[Result], second: list[Result]) -> Difference:
     scores, others = ({result.seed: result.score for result in side} for side in (first, second))
     pairs = [scores[seed] - others[seed] for seed in sorted(set(scores) & set(others))]
     verdict, half = judge(pairs)
-    value, task, n = mean(pairs) if pairs else None, first[0].task.name, f"n = {len(pairs)}"
+    value, n, protocol = mean(pairs) if pairs else None, f"n = {len(pairs)}", first[0].protocol
     over = "runs"
     if verdict == "same every run":
         verdict, half, n = _by_images(value, first[0], second[0], n)
@@ -180,7 +183,7 @@ def _over_datasets(
     """Each data set counts once: a probe and a fine-tune of the same images rise and fall together."""
     by_dataset: dict[str, list[float]] = {}
     for first, second in tasks:
-        difference = _of_task(names, protocol, first, second).value
+        difference = _of_task(names, "", first, second).value
         if difference is not None:
             by_dataset.setdefault(first[0].task.dataset, []).append(difference)
     values = [mean(values) for values in by_dataset.values()]
@@ -235,37 +238,39 @@ def _by_way(results: Iterable[Result], task: str | None) -> dict[Way, list[Resul
     ways: dict[Way, list[Result]] = {}
     for result in results:
         if task in (None, result.task.name):
-            ways.setdefault((result.protocol, result.task.name, result.data_fingerprint), []).append(result)
+            ways.setdefault(way_of(result), []).append(result)
     return dict(sorted(ways.items(), key=str))
 
 
 def _shared(
     first: list[Result], second: list[Result], task: str | None
 ) -> dict[Way, tuple[list[Result], list[Result]]]:
-    """Results of both on the same protocol, task and data; refused where there is nothing of the kind."""
+    """Results of both that were measured in the same way; refused where there is nothing of the kind."""
     sides = [_by_way(side, task) for side in (first, second)]
     shared = {way: (found, sides[1][way]) for way, found in sides[0].items() if way in sides[1]}
     if shared:
         return shared
     for name, of_a, of_b in _differing(*sides):
         raise ValueError(
-            f"{name}: measured under different protocols or data ({of_a} against {of_b}); "
+            f"{name}: measured under different protocols, data or settings ({of_a} against {of_b}); "
             "such scores are not comparable, measure both in the same way"
         )
-    have = [", ".join(sorted({way[1] for way in side})) or "nothing" for side in sides]
+    have = [", ".join(sorted({way.task for way in side})) or "nothing" for side in sides]
     raise ValueError(f"no task in common{f' named {task}' if task else ''}: {have[0]} against {have[1]}")
 
 
 def _differing(first: Iterable[Way], second: Iterable[Way]) -> list[tuple[str, str, str]]:
     """Tasks that both have, but never in the same way: name, ways of the first, ways of the second."""
     sides = [set(first), set(second)]
-    kept = {way[1] for way in sides[0] & sides[1]}
-    names = sorted({way[1] for way in sides[0]} & {way[1] for way in sides[1]} - kept)
-    return [(name, *(_said([way for way in side if way[1] == name]) for side in sides)) for name in names]
+    tasks = [{way.task for way in side} for side in sides]
+    names = sorted(tasks[0] & tasks[1] - {way.task for way in sides[0] & sides[1]})
+    every = sides[0] | sides[1]
+    return [(name, *(_said([way for way in side if way.task == name], every) for side in sides)) for name in names]
 
 
-def _said(ways: Iterable[Way]) -> str:
-    return ", ".join(sorted({f"{protocol} on {data[:8]}" for protocol, _, data in ways}))
+def _said(ways: Iterable[Way], every: set[Way]) -> str:
+    said = ((f"{way.protocol} on {way.data_fingerprint[:8]}", describe_settings(way, every)) for way in ways)
+    return ", ".join(sorted(f"{how} with {settings}" if settings else how for how, settings in said))
 
 
 def _seeds(seeds: set[int], name: str) -> str:

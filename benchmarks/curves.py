@@ -1,13 +1,12 @@
-"""Plots of scores over something: the penalty of the linear probe, the share of the labels, the images seen."""
+"""Plots of scores over something: the penalty of the linear probe, the images with labels, the images seen."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from benchmarks.board import Board, Column, Row, families, is_on
-from benchmarks.intervals import half_width
+from benchmarks.intervals import half_width, mean
 from benchmarks.leaderboard import compact
 from benchmarks.plots import COLOURS, WIDTH, figure, mark, nice_ticks, shorten
 from benchmarks.results import ROLES, Result
@@ -67,28 +66,40 @@ def regularisation_path(result: Result) -> Points | None:
 
 
 def efficiency_panels(board: Board) -> list[str]:
-    """Score over the share of the labels, for data sets with few-shot tasks; the linear probe has all of them."""
+    """Score over the images that the probe was fitted on, for data sets with few-shot tasks; the linear probe has most.
+
+    A point needs a count in the results; a task measured by several settings has no point, as it has no one score.
+    """
     panels = []
     for data in dict.fromkeys(_data(column) for column in board.columns if column.task.kind == "fewshot"):
-        shares = {i: label_share(c.task.name, c.task.kind) for i, c in enumerate(board.columns) if _data(c) == data}
+        own = [(i, column) for i, column in enumerate(board.columns) if _data(column) == data]
+        names = [column.task.name for _, column in own]
         lines = []
         for index, row in enumerate(_students_first(board)):
-            points = [(share, row.cells[i].mean) for i, share in shares.items() if share and row.cells[i].n]
+            points = [
+                (images, row.cells[i].mean)
+                for i, column in own
+                if names.count(column.task.name) == 1 and (images := fitted_images(row, column)) is not None
+            ]
             if len(points) > 1:
                 lines.append((row.checkpoint.name, index, sorted(points)))
         if lines:
-            panels.append(
-                line_panel(data[0], "linear probe, %, over the share of the labels", lines, label="{:g} %".format)
-            )
+            subtitle = "linear probe, %, over the images it was fitted on"
+            panels.append(line_panel(data[0], subtitle, lines, label=compact))
     return panels
 
 
-def label_share(name: str, kind: str) -> float | None:
-    """Percent of the labels that a task's probe sees: `cifar10-fewshot10` 10, `cifar10-linear` 100."""
-    if kind == "linear":
-        return 100.0
-    number = re.search(r"fewshot(\d+(?:\.\d+)?)$", name)
-    return float(number[1]) if kind == "fewshot" and number else None
+def fitted_images(row: Row, column: Column) -> float | None:
+    """How many images with labels the probe of a column was fitted on, mean over the row's runs.
+
+    Those of one draw for few-shot; fit and select together for the linear probe, which is refitted on both. None for
+    other kinds, and where a run did not count them.
+    """
+    roles = {"fewshot": ("fit",), "linear": ("fit", "select")}.get(column.task.kind)
+    found = [result.counts for result in row.results if result.status == "ok" and is_on(result, column)]
+    if roles is None or not found or not all(counts.get(role) is not None for counts in found for role in roles):
+        return None
+    return mean([sum(counts[role] for role in roles) for counts in found])
 
 
 def cost_panels(board: Board) -> list[str]:

@@ -43,7 +43,8 @@ def leaderboard_rows(results: Iterable[Result]) -> tuple[list[str], list[dict[st
         ranks = average_ranks(board)
         rows += [_wide_row(board, row, ranks.get(row.checkpoint.sha256)) for row in board.rows]
     columns = dict.fromkeys(name for row in rows for name in row)
-    return sorted(columns, key=COST.__contains__), rows  # what it cost stands behind what it scored, on every board
+    # What it cost stands behind what it scored, on every board, and the notes behind all.
+    return sorted(columns, key=lambda name: (name == "notes", name in COST)), rows
 
 
 def result_rows(results: Iterable[Result]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -145,7 +146,7 @@ def _wide_row(board: Board, row: Row, rank: Any) -> dict[str, Any]:
         values = {"": cell.mean, "_std": cell.std, "_n": cell.n or None, "_ci95": cell.ci95}
         values |= {"_ci95_images": cell.images if cell.n > 1 else None, "_share_of_gain": part}
         line |= {column.label + suffix: value for suffix, value in values.items()}
-    return line | asdict(cost_of(row))
+    return line | asdict(cost_of(row)) | {"notes": " ".join(board.notes_about(row)) or None}
 
 
 def _long_row(result: Result, metric: str | None, value: float | None) -> dict[str, Any]:

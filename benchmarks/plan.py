@@ -2,7 +2,7 @@
 
 import shutil
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,11 @@ def estimate(planned: Planned, times: Times) -> float | None:
 
 def remaining(plan: Iterable[Planned], times: Times, *, jobs: int) -> tuple[float, int]:
     """Seconds for the cells whose time is known, so many at once, and the number of those whose time is not."""
-    seconds = [estimate(planned, times) for planned in plan]
+    return at_once([estimate(planned, times) for planned in plan], jobs=jobs)
+
+
+def at_once(seconds: Sequence[float | None], *, jobs: int) -> tuple[float, int]:
+    """Seconds until all are done, so many at a time, of those that are known; and the number of those that are not."""
     known = [value for value in seconds if value is not None]
     return max(sum(known) / jobs, max(known, default=0.0)), len(seconds) - len(known)
 

@@ -219,6 +219,8 @@ def read_result(path: Path) -> Result:
 def read_results(folders: Path | Iterable[Path]) -> list[Result]:
     """Read every result below one or several folders, in a fixed order; a success hides an older failure of its cell.
 
+    Two files of one cell by different settings are two results; one that does not say its settings is the other's.
+
     Raises:
         ValueError: no such folder, a corrupt file, or two files that tell different scores of one cell.
     """
@@ -227,16 +229,27 @@ def read_results(folders: Path | Iterable[Path]) -> list[Result]:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder}: no such folder of results")
     paths = {path.resolve(): path for folder in folders for path in result_paths(Path(folder))}
-    cells: dict[CellKey, tuple[Result, Path]] = {}
+    cells: dict[CellKey, list[tuple[Result, Path]]] = {}
     for path in paths.values():
         result = read_result(path)
-        known, known_path = cells.get(result.key, (None, path))
-        if known is None or known.status == "failed":
-            cells[result.key] = (result, path)
-        elif result.status == "ok" and result.metrics != known.metrics:
-            raise ValueError(f"{known_path} and {path}: the same cell with different scores; keep one of them")
+        cells.setdefault(result.key, []).append((result, path))
     order = sorted(cells, key=lambda key: (key.sha256, key.task, key.protocol, key.data_fingerprint, key.seed))
-    return [cells[key][0] for key in order]
+    return [result for key in order for result in _distinct(cells[key])]
+
+
+def _distinct(files: list[tuple[Result, Path]]) -> list[Result]:
+    """Results of one cell: one, or one for each of its settings; failures only where nothing succeeded."""
+    succeeded = [(result, path) for result, path in files if result.status == "ok"]
+    if not succeeded:
+        return [files[-1][0]]
+    kept: list[tuple[Result, Path]] = []
+    for result, path in sorted(succeeded, key=lambda file: file[0].settings is None):  # those that say nothing last
+        same = [file for file in kept if result.settings in (None, file[0].settings)]
+        if same and result.metrics not in [known.metrics for known, _ in same]:
+            raise ValueError(f"{same[0][1]} and {path}: the same cell with different scores; keep one of them")
+        if not same:
+            kept.append((result, path))
+    return [result for result, _ in kept]
 
 
 def result_paths(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.cell import OUT_OF_MEMORY, describe, protocol_of
 from benchmarks.costs import duration
 from benchmarks.locks import release, take
-from benchmarks.plan import Planned, Times, add_time, estimate, remaining
+from benchmarks.plan import Planned, Times, add_time, at_once, estimate
 from benchmarks.progress import Row, Screen, share_done
 from benchmarks.results import Result, TaskCard, read_result, write_result, write_text
 
@@ -288,19 +288,24 @@ def rows(waiting: list[Planned], running: list[Running], times: Times) -> list[R
     """The table: all that run, and what comes next."""
     shown = []
     for run in running:
-        share, expected = share_done(run.log), estimate(run.planned, times)
-        left = None if expected is None else max(0.0, expected - run.seconds)
         state = "half batch" if run.planned.cell.halved else "running"
-        shown.append(Row(run.planned.title, state, share, run.seconds, left))
+        shown.append(Row(run.planned.title, state, share_done(run.log), run.seconds, cell_left(run, times)))
     shown += [Row(planned.title, "waiting", left=estimate(planned, times)) for planned in waiting[:WAITING_SHOWN]]
     if len(waiting) > WAITING_SHOWN:
         shown.append(Row(f"{len(waiting) - WAITING_SHOWN} more", "waiting"))
     return shown
 
 
+def cell_left(run: Running, times: Times) -> float | None:
+    """Seconds that a running cell still needs by what such cells have taken; None where that is not known."""
+    expected = estimate(run.planned, times)
+    return None if expected is None else max(0.0, expected - run.seconds)
+
+
 def time_left(waiting: list[Planned], running: list[Running], times: Times, limits: Limits) -> str:
     """Time for the rest by what cells have taken so far, where it is worth saying."""
-    seconds, _ = remaining([*waiting, *(run.planned for run in running)], times, jobs=limits.jobs)
+    needed = [*(estimate(planned, times) for planned in waiting), *(cell_left(run, times) for run in running)]
+    seconds, _ = at_once(needed, jobs=limits.jobs)
     return f", about {duration(seconds)} left" if seconds > 60 else ""
 
 

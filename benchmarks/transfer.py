@@ -1,9 +1,13 @@
-"""The main path, top to bottom: checkpoints x tasks x seeds -> one result file per cell -> the leaderboard.
+"""`kdep transfer`: tasks, checkpoints and seeds -> a plan -> processes -> one result file per cell -> the leaderboard.
 
-Each cell runs in a process of its own, so that a failing one takes nothing down; finished cells are not run again.
+What happens here is the choice and the order. `benchmarks.plan` says what is done, absent or to run and how long it may
+take; `benchmarks.running` starts each cell in a process of its own, so that a failing one takes nothing down;
+`benchmarks.cell` is that process: it measures by the kind of its task and writes the result. The board is read anew
+from all results in the folder, also those of earlier calls.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,7 +19,7 @@ from benchmarks.locks import suite_in
 from benchmarks.plan import Planned, Times, describe_plan, look_up, measured_times, plan_cell
 from benchmarks.progress import Screen
 from benchmarks.report import write_leaderboard
-from benchmarks.results import read_results
+from benchmarks.results import Result, read_results
 from benchmarks.running import Limits, ended_like_ctrl_c, run_plan, visible_devices
 from benchmarks.tasks import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
 from kdep.weights import open_checkpoint
@@ -81,7 +85,29 @@ def run(args: argparse.Namespace) -> int:
         results = write_leaderboard(args.results, args.results)
         screen.say("\n" + terminal_table(results).rstrip())
         screen.say(f"\n{args.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
+        if said := missing_baselines(args, plan, results):
+            screen.say(f"\n{said}")
     return 3 if 3 in codes else int(any(codes))
+
+
+def missing_baselines(args: argparse.Namespace, plan: list[Planned], results: list[Result]) -> str:
+    """Which students of the plan have no random baseline on their tasks, and the command for it; else empty."""
+    random = [result for result in results if result.status == "ok" and result.checkpoint.role == "random"]
+    there = {(result.checkpoint.arch, result.key.task, result.key.protocol) for result in random}
+    missing: dict[str, list[str]] = {}
+    for planned in plan:
+        checkpoint, key = planned.checkpoint, planned.key
+        is_student = checkpoint.provenance.get("kind") == "student"
+        if is_student and key is not None and (checkpoint.arch, key.task, key.protocol) not in there:
+            tasks = missing.setdefault(f"random:{checkpoint.arch}", [])
+            tasks += [key.task] if key.task not in tasks else []
+    if not missing:
+        return ""
+    flags = ("suite", "tasks", "protocol", "budget", "seeds", "data_root", "results")
+    given = [(f"--{name.replace('_', '-')}", str(getattr(args, name))) for name in flags if getattr(args, name)]
+    command = shlex.join(["kdep", "transfer", *missing, *(text for pair in given for text in pair)])
+    lines = [f"no {name} to compare with on {', '.join(tasks)}" for name, tasks in missing.items()]
+    return "\n".join([*lines, f"measure it: {command}"])
 
 
 def make_plan(args: argparse.Namespace, tasks: list[Task], seeds: list[int]) -> list[Planned]:
@@ -94,8 +120,17 @@ def make_plan(args: argparse.Namespace, tasks: list[Task], seeds: list[int]) -> 
         for task in tasks:
             found = data[repr(task.dataset)]
             for seed in seeds:
-                own = (spec, args.arch, task, seed, args.device, args.results.resolve(), args.force)
-                cell = Cell(*own, data_fingerprint=found.fingerprint, data_stamp=found.stamp)
+                cell = Cell(
+                    spec=spec,
+                    arch=args.arch,
+                    task=task,
+                    seed=seed,
+                    device=args.device,
+                    results=args.results.resolve(),
+                    force=args.force,
+                    data_fingerprint=found.fingerprint,
+                    data_stamp=found.stamp,
+                )
                 plan.append(plan_cell(cell, checkpoint, found.reason))
     return plan
 

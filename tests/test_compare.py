@@ -183,11 +183,43 @@ def test_two_data_sets_are_not_enough_for_a_verdict_over_data_sets():
     assert said == "Overall: not enough data sets to tell A from B (+9.50 over 2 data sets); 1 more would be the least."
 
 
-@pytest.mark.parametrize("other", [{"version": 2}, {"budget": "smoke"}, {"data": "e" * 64}])
-def test_other_protocols_and_other_data_are_refused(other):
-    results = runs("A", "x-linear", [50.0] * 3) + runs("B", "x-linear", [51.0] * 3, **other)
-    with pytest.raises(ValueError, match="x-linear: measured under different protocols or data"):
+@pytest.mark.parametrize(
+    "other", [{"version": 2}, {"budget": "smoke"}, {"data": "e" * 64}, {"settings": {"size": 40, "k": [1]}}]
+)
+def test_other_protocols_data_and_settings_are_refused(other):
+    known = {"settings": {"size": 32, "k": [1]}}
+    results = runs("A", "x-linear", [50.0] * 3, **known) + runs("B", "x-linear", [51.0] * 3, **(known | other))
+    with pytest.raises(ValueError, match="x-linear: measured under different protocols, data or settings"):
         compare(results, "A", "B")
+
+
+def test_settings_that_differ_are_told_apart_and_older_results_join_the_one_that_is_known():
+    small, large = ({"settings": {"size": size}} for size in (32, 40))
+    a = [*runs("A", "x-linear", [50.0, 51, 53], **small), *runs("A", "y-linear", [50.0, 51, 52], **small)]
+    other = runs("B", "x-linear", [60.0, 61, 62], **large) + runs("B", "y-linear", [40.0, 40, 40])
+    differences = compare(a + other, "A", "B")
+    assert [(one.of, one.value) for one in differences] == [("y-linear", 11.0), (None, 11.0)]
+    assert left_out(a + other, "A", "B") == [
+        "x-linear: measured in different ways, fair-v1 on dddddddd with size 32 against fair-v1 on dddddddd with "
+        "size 40.",
+    ]
+    both = compare(a + other + runs("B", "x-linear", [50.5, 51, 52], sha256="b" * 64, **small), "A", "bbbb")
+    assert both[0].of == "x-linear"  # another checkpoint's settings do not rename the task of these two
+    unknown = [*runs("A", "x-linear", [50.0, 51]), *runs("A", "x-linear", [51.0, 52], sha256="c" * 64, **small)]
+    unknown += runs("B", "x-linear", [60.0, 61], **large)
+    with pytest.raises(ValueError, match="with settings not recorded against .* with settings recorded"):
+        compare(unknown, "41000000", "B")  # two are known: which are A's nobody can say
+
+
+def test_tasks_shared_by_two_settings_are_two_lines():
+    results = [
+        one
+        for size, gap in ((32, 1.0), (40, -1.0))
+        for name, more in (("A", gap), ("B", 0.0))
+        for one in runs(name, "x-linear", [50.0 + more, 51 + more, 52.5 + more], settings={"size": size})
+    ]
+    found = {one.of: one.value for one in compare(results, "A", "B") if one.of}
+    assert sorted(found.values()) == [-1.0, 1.0] and all(name.startswith("x-linear@s-") for name in found)
 
 
 def test_what_both_have_is_compared_where_one_has_more():

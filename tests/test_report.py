@@ -7,13 +7,14 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from random import Random
 
 import pytest
 
 from benchmarks import report
 from benchmarks.board import average_ranks, boards
 from benchmarks.costs import duration
-from benchmarks.curves import cost_panels, efficiency_panels, label_share, regularisation_path
+from benchmarks.curves import cost_panels, efficiency_panels, fitted_images, regularisation_path
 from benchmarks.leaderboard import compact, csv_cell, leaderboard_rows, result_rows, terminal_table
 from benchmarks.plots import mean_panel, nice_ticks, rank_panel
 from benchmarks.report import html, markdown, write_leaderboard
@@ -62,6 +63,20 @@ def test_incomplete_rows_are_never_averaged_or_ranked_and_absent_is_not_zero():
     assert rows_of(results)["a", "v1"]["average_rank"] == 1.5  # the tie of the two complete rows
 
 
+@pytest.mark.parametrize("shuffle", range(4))
+def test_of_several_baselines_the_first_by_name_counts_whatever_the_order_of_the_results(shuffle):
+    results = [*runs("s", "c-linear", [54.0, 55, 56]), *runs("r", "c-linear", [30.0, 31, 29], role="random")]
+    for name, score in (("timm:a2", 80), ("timm:b", 99), ("timm:a1", 55), ("timm:a0", 90)):
+        arch = "vgg11" if name == "timm:a0" else "resnet18"
+        results += runs(name, "c-linear", [score, score + 1.0, score - 1.0], role="supervised", arch=arch)
+    Random(shuffle).shuffle(results)
+    assert rows_of(results)["s", "v1"]["share_of_gain"] == pytest.approx(100)  # of a1: (55 - 30) / (55 - 30)
+    (note,) = [note for note in boards(results)[0].notes if "Gain shares" in note]
+    assert note.startswith("Gain shares of resnet18 go by timm:a1 (") and note.endswith(
+        "name of the 3 supervised rows."
+    )
+
+
 def test_a_row_with_a_failed_run_shows_its_scores_and_is_not_averaged():
     row = rows_of([result("a", seed=0), failure("a", seed=1)])["a", "v1"]
     assert (row["cifar-linear"], row["cifar-linear_n"], row["failed"]) == (50.0, 1, 1)
@@ -89,6 +104,33 @@ def test_two_versions_of_the_data_have_columns_of_their_own_and_a_note():
     assert (rows["a", "v1"]["cifar-linear@aaaaaa"], rows["a", "v1"]["cifar-linear@bbbbbb"]) == (1.0, None)
     assert rows["a", "v1"]["complete"] == rows["b", "v1"]["complete"] == "false"
     assert "2 versions of its data: cifar-linear@aaaaaa, cifar-linear@bbbbbb" in boards(results)[0].notes[0]
+
+
+def test_settings_that_differ_have_columns_of_their_own_and_a_note():
+    results = [
+        result("a", score=1.0, settings={"size": 32, "k": [1, 5]}),
+        result("b", score=2.0, settings={"size": 40, "k": [1, 5]}),
+        result("c", "other-linear", score=3.0, settings={"size": 64}),
+    ]
+    (board,) = boards(results)
+    (note,) = [note for note in board.notes if "settings" in note]
+    small, large = (f"cifar-linear@s-{digest}" for digest in re.findall(r"@s-(\w{6}) \(size", note))
+    assert f"{small} (size 32), {large} (size 40); never averaged" in note or f"{large} (size" in note
+    rows = rows_of(results)
+    assert sorted([rows["a", "v1"][small] or 0, rows["a", "v1"][large] or 0]) == [0, 1.0]
+    assert [rows[name, "v1"]["complete"] for name in "abc"] == ["false"] * 3
+    assert rows["c", "v1"]["other-linear"] == 3.0
+
+
+def test_a_result_that_does_not_say_its_settings_joins_the_one_known_and_no_two():
+    old, small, large = result("a", score=1.0), *(result("b", score=2.0, settings={"size": s}) for s in (32, 40))
+    (board,) = boards([old, small])
+    assert [(column.label, len(board.rows)) for column in board.columns] == [("cifar-linear", 2)]
+    (board,) = boards([old, small, replace(large, seed=1)])
+    assert len(board.columns) == 3 and "cifar-linear@s-unknown" in [column.label for column in board.columns]
+    assert "cifar-linear@s-unknown (settings not recorded)" in board.notes[0]
+    paper = replace(large, protocol=replace(large.protocol, name="paper"))
+    assert [c.label for b in boards([small, paper]) for c in b.columns] == ["cifar-linear"] * 2  # protocols have theirs
 
 
 def test_one_task_with_two_main_metrics_is_refused():
@@ -208,6 +250,41 @@ def test_settings_at_the_end_of_their_grid_are_noted():
         "Best at an end of its grid, so that a better value may lie beyond: c-knn k in 2 of 3 runs."
     ]
     assert not [note for note in boards([result("a", "c-knn", chosen=chosen[1])])[0].notes if "grid" in note]
+
+
+def notes_of(*results):
+    return [note for note in boards(results)[0].notes if "runs" in note or "baseline" in note]
+
+
+def test_too_few_and_unequal_numbers_of_runs_are_noted():
+    enough = [*runs("a", "c-linear", [1.0, 2, 3], role="other"), *runs("a", "d-knn", [1.0, 2, 3], role="other")]
+    assert notes_of(*enough, *runs("b", "c-linear", [1.0, 2, 3], role="other")) == []
+    few = runs("b", "c-linear", [1.0, 2], role="other") + runs("b", "d-knn", [4.0] * 3, role="other")
+    assert notes_of(*enough, *few) == [
+        "b: fewer than 3 runs, too few to publish: c-linear (2).",
+        "c-linear: unequal numbers of runs: 3 of a; 2 of b.",
+    ]
+    assert notes_of(result("a", role="other")) == ["Fewer than 3 runs of everything on this board: too few to publish."]
+
+
+def test_a_student_without_the_random_baseline_of_its_architecture_is_noted():
+    student, other = runs("s", "c-linear", [1.0, 2, 3]), runs("o", "c-linear", [1.0, 2, 3], role="supervised")
+    wrong = runs("random:vgg11", "c-linear", [1.0, 2, 3], role="random", arch="vgg11")
+    (note,) = notes_of(*student, *other, *wrong)
+    assert note.startswith("No random baseline of resnet18, ") and "`kdep transfer random:resnet18`" in note
+    assert notes_of(*student, *other, *runs("random:resnet18", "c-linear", [1.0, 2, 3], role="random")) == []
+
+
+def test_notes_are_in_all_files_and_in_the_table_of_rows_at_the_rows_they_are_about():
+    results = [*runs("s", "c-linear", [1.0, 2, 3]), *runs("o", "c-linear", [1.0, 2], role="other")]
+    baseline, few, unequal = notes_of(*results)[-1], *notes_of(*results)[:2]
+    assert "baseline" in baseline and few.startswith("o: fewer") and "unequal" in unequal
+    columns, rows = leaderboard_rows(results)
+    assert columns[-1] == "notes"
+    assert {row["name"]: row["notes"] for row in rows} == {"s": f"{unequal} {baseline}", "o": f"{few} {unequal}"}
+    assert "- No random baseline of resnet18" in markdown(results) and "No random baseline" in html(results)
+    complete = leaderboard_rows(runs("o", "c-linear", [1.0, 2, 3], role="other"))[1]
+    assert complete[0]["notes"] is None
 
 
 def test_two_checkpoints_of_one_name_stay_two_rows_and_are_noted():
@@ -348,28 +425,40 @@ def test_scores_stand_over_the_images_seen_and_incomplete_rows_do_not():
     assert cost_panels(boards([result("a")])[0]) == []
 
 
-def few(name, shares, score):
+def few(name, shares, score, **others):
     out = []
     for share in shares:
-        one = result(name, f"c-fewshot{share}" if share < 100 else "c-linear", score=score + share / 10)
+        counts = {"fit": 40 * share, "select": 1000, "score": 500}
+        task = f"c-fewshot{share}" if share < 100 else "c-linear"
+        one = result(name, task, score=score + share / 10, **({"counts": counts} | others))
         out.append(replace(one, task=replace(one.task, kind="fewshot" if share < 100 else "linear")))
     return out
 
 
-def test_fewer_labels_are_a_curve_that_ends_at_the_linear_probe():
+def test_fewer_labels_are_a_curve_over_the_images_fitted_on_that_ends_at_the_linear_probe():
     (board,) = boards([*few("a", (1, 10, 100), 50.0), *few("b", (10,), 40.0), *few("b", (1,), 30.0)])
     assert labelled(board, efficiency_panels) == ["c"]
     (panel,) = efficiency_panels(board)
     points = [len(line.split()) for line in re.findall(r'points="(.*?)"', panel)]
     assert points == [3, 2]
-    assert [text for text in ("1 %", "10 %", "100 %") if f">{text}</text>" in panel] == ["1 %", "10 %", "100 %"]
-    assert [
-        label_share(*names) for names in (("x-fewshot0.5", "fewshot"), ("x-linear", "linear"), ("x-knn", "knn"))
-    ] == [
-        0.5,
-        100.0,
-        None,
-    ]
+    assert re.findall(r'text-anchor="middle">(.*?)<', panel) == ["100", "1 k"]  # of 40 to 5000
+    (row,) = [row for row in board.rows if row.checkpoint.name == "a"]
+    counted = {column.label: fitted_images(row, column) for column in board.columns}
+    assert counted == {"c-fewshot1": 40, "c-fewshot10": 400, "c-linear": 5000}  # refitted on fit and select
+
+
+def test_a_curve_has_no_point_without_a_count_or_by_two_settings():
+    (board,) = boards([*few("a", (1, 10), 50.0), *few("a", (100,), 50.0, counts={})])
+    (panel,) = efficiency_panels(board)
+    assert [len(line.split()) for line in re.findall(r'points="(.*?)"', panel)] == [2]
+    differ = [*few("a", (1, 100), 50.0), *few("a", (10,), 50.0, settings={"draws": 5})]
+    differ += few("b", (10,), 50.0, settings={"draws": 9})
+    (panel,) = efficiency_panels(boards(differ)[0])
+    assert [len(line.split()) for line in re.findall(r'points="(.*?)"', panel)] == [2]
+    unequal = [*few("a", (1,), 50.0), *(replace(one, seed=1, counts={"fit": 60}) for one in few("a", (1,), 50.0))]
+    (board,) = boards(unequal)
+    assert fitted_images(board.rows[0], board.columns[0]) == 50
+    assert fitted_images(boards([result("a", "c-knn", counts={"fit": 5})])[0].rows[0], board.columns[0]) is None
 
 
 CLICKS = """<script>

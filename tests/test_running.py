@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -391,6 +392,21 @@ def test_time_is_that_of_the_cells_most_like_it():
     todo = [planned_like("a-linear"), planned_like("b-linear"), planned_like("a-knn", kind="knn")]
     assert plan.remaining(todo, times, jobs=1) == (14.0, 1)
     assert plan.remaining(todo, times, jobs=2) == (12.0, 1)  # no shorter than the longest
+
+
+def test_time_that_running_cells_have_spent_is_taken_off(monkeypatch):
+    times = plan.measured_times([result(task="a-linear", cost={"seconds": 600.0, "device": "cpu x1"})], cpu=True)
+    first, second, unknown = planned_like("a-linear"), planned_like("a-linear"), planned_like("a-knn", kind="knn")
+    start = running.now()
+    monkeypatch.setattr(running, "now", lambda: start + timedelta(seconds=480))
+    busy = running.Running(first, None, Path("log"), start, (), None)
+    assert running.cell_left(busy, times) == 120.0
+    assert running.time_left([], [busy], times, Limits()) == ", about 2 min left"
+    assert running.time_left([second, unknown], [busy], times, Limits()) == ", about 12 min left"  # 600 + 120
+    assert running.time_left([second], [busy], times, Limits(jobs=2)) == ", about 10 min left"
+    monkeypatch.setattr(running, "now", lambda: start + timedelta(seconds=900))  # longer than any before
+    assert running.time_left([second], [busy], times, Limits()) == ", about 10 min left"
+    assert running.time_left([], [busy], times, Limits()) == ""
 
 
 def test_the_plan_says_time_and_disk(suite, tmp_path):

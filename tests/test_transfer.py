@@ -1,9 +1,11 @@
 """The suite: planning, isolation of cells, results, exit codes. Cells are real ones on a dozen tiny images."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from benchmarks import cli
 from benchmarks.outline import gmacs, outline, parameters
 from benchmarks.tasks import CONFIGS, load_suite, load_task, suite_names, task_names
 from kdep.backbone import create_network
+from kdep.checkpoint import write_student
+from kdep.weights import open_checkpoint
 
 STUDENT = "random:test_resnet"
 
@@ -144,6 +148,21 @@ def test_a_plain_state_dict_takes_part_with_its_architecture(world, tmp_path):
     options = ("--arch", "test_resnet", "--tasks", "colours-knn")
     assert transfer(world, tmp_path / "results", *options, checkpoints=[str(tmp_path / "mine.pth")]) == 0
     assert "mine" in (tmp_path / "results" / "leaderboard.csv").read_text()
+
+
+def test_a_missing_baseline_is_said_at_the_end_with_its_command_and_no_longer_once_it_is_there(world, tmp_path, capsys):
+    known, path, results = open_checkpoint(STUDENT), tmp_path / "student.pth", tmp_path / "the results"
+    weights = {name: tensor + (tensor.is_floating_point() * 0.01) for name, tensor in known.weights.items()}
+    write_student(replace(known, name="mine", weights=weights, provenance={"kind": "student"}), path)
+    assert transfer(world, results, "--tasks", "colours-knn", checkpoints=[str(path)]) == 0
+    last, command = capsys.readouterr().out.rstrip().splitlines()[-2:]
+    assert last == "no random:test_resnet to compare with on colours-knn"
+    words = shlex.split(command.removeprefix("measure it: kdep "))
+    assert words[:2] == ["transfer", STUDENT] and "no random" not in command
+    assert cli.main([*words, "--device", "cpu"]) == 0
+    assert "1 to run" in capsys.readouterr().out
+    assert transfer(world, results, "--tasks", "colours-knn", checkpoints=[str(path)]) == 0
+    assert "to compare with" not in capsys.readouterr().out
 
 
 def test_other_data_under_the_same_name_is_refused(world, measured, tmp_path, capsys):

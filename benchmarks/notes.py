@@ -1,0 +1,137 @@
+"""Notes below a board: what its numbers do not say by themselves."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.compare import MIN_RUNS
+from benchmarks.ways import describe_settings, way_of
+
+if TYPE_CHECKING:
+    from benchmarks.board import Cell, Column, Row
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence, and the sha256 of the checkpoints whose rows it is about."""
+
+    text: str
+    about: tuple[str, ...]
+
+
+def notes_on(columns: Sequence["Column"], rows: Sequence["Row"]) -> list[Note]:
+    """All notes on a board of these columns and rows."""
+    notes = [*_ways(columns, rows)]
+    for row in rows:
+        notes += [Note(text, _about([row])) for text in (*_holes(row), *_overlaps(row))]
+    notes += [*_edges(columns, rows), *_few_runs(rows), *_unequal_runs(columns, rows), *_missing_baselines(rows)]
+    return [*notes, *_chosen_baselines(rows), *_shared_names(rows)]
+
+
+def baselines(rows: Iterable["Row"], role: str, arch: str) -> list["Row"]:
+    """Rows of a role and an architecture, by name and then sha256: never by score, nor by the order of the rows."""
+    found = [row for row in rows if (row.checkpoint.role, row.checkpoint.arch) == (role, arch)]
+    return sorted(found, key=lambda row: (row.checkpoint.name, row.checkpoint.sha256))
+
+
+def _ways(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
+    for name in dict.fromkeys(column.task.name for column in columns):
+        own = [column for column in columns if column.task.name == name]
+        if len(own) > 1:
+            settings = [describe_settings(column.way, [other.way for other in own]) for column in own]
+            said = [c.label + (f" ({how})" if how else "") for c, how in zip(own, settings, strict=True)]
+            what = "by different settings" if any(settings) else f"on {len(own)} versions of its data"
+            yield Note(f"{name} was measured {what}: {', '.join(said)}; never averaged.", _about(rows))
+
+
+def _holes(row: "Row") -> Iterable[str]:
+    cells = list(zip(row.columns, row.cells, strict=True))
+    absent = [column.label for column, cell in cells if not cell.n and not cell.failed]
+    failed = [f"{column.label} ({cell.failed})" for column, cell in cells if cell.failed]
+    if failed:
+        yield f"{row.checkpoint.name}: failed runs, so not averaged: {', '.join(failed)}."
+    if absent:
+        yield f"{row.checkpoint.name}: not measured, so not averaged: {', '.join(absent)}."
+
+
+def _overlaps(row: "Row") -> Iterable[str]:
+    for dataset, (shared, images) in (row.overlap.found if row.overlap else {}).items():
+        if shared:
+            yield (
+                f"{row.checkpoint.name}: {shared:,} of the {images:,} images that {dataset} is scored on also stand in "
+                "its pretraining data."
+            )
+
+
+def _edges(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
+    """Settings that were best at an end of their grid: beyond it the score may be higher."""
+    found, about = [], set()
+    for column in columns:
+        runs = [r for row in rows for r in row.results if r.status == "ok" and way_of(r) == column.way]
+        ends = [(name, r) for r in runs for name, edge in r.chosen.items() if name.endswith("_at_edge") and edge]
+        names = [name for name, _ in ends]
+        about |= {r.checkpoint.sha256 for _, r in ends}
+        for name in dict.fromkeys(names):
+            found.append(f"{column.label} {name.removesuffix('_at_edge')} in {names.count(name)} of {len(runs)} runs")
+    if found:
+        text = f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."
+        yield Note(text, tuple(sorted(about)))
+
+
+def _few_runs(rows: Sequence["Row"]) -> Iterable[Note]:
+    if all(cell.n < MIN_RUNS for row in rows for _, cell in _measured(row)):
+        yield Note(f"Fewer than {MIN_RUNS} runs of everything on this board: too few to publish.", _about(rows))
+        return
+    for row in rows:
+        if few := [f"{column.label} ({cell.n})" for column, cell in _measured(row) if cell.n < MIN_RUNS]:
+            text = f"{row.checkpoint.name}: fewer than {MIN_RUNS} runs, too few to publish: {', '.join(few)}."
+            yield Note(text, _about([row]))
+
+
+def _unequal_runs(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
+    for index, column in enumerate(columns):
+        names: dict[int, list[str]] = {}
+        for row in rows:
+            if row.cells[index].n:
+                names.setdefault(row.cells[index].n, []).append(row.checkpoint.name)
+        if len(names) > 1:
+            said = "; ".join(f"{n} of {', '.join(names[n])}" for n in sorted(names, reverse=True))
+            about = _about(row for row in rows if row.cells[index].n)
+            yield Note(f"{column.label}: unequal numbers of runs: {said}.", about)
+
+
+def _missing_baselines(rows: Sequence["Row"]) -> Iterable[Note]:
+    there = {row.checkpoint.arch for row in rows if row.checkpoint.role == "random"}
+    students = [row for row in rows if row.checkpoint.role == "student" and row.checkpoint.arch not in there]
+    for arch in sorted({row.checkpoint.arch for row in students}):
+        text = (
+            f"No random baseline of {arch}, without which nobody can tell what the student had learnt before the task: "
+        )
+        about = _about(row for row in students if row.checkpoint.arch == arch)
+        yield Note(f"{text}`kdep transfer random:{arch}` measures it.", about)
+
+
+def _chosen_baselines(rows: Sequence["Row"]) -> Iterable[Note]:
+    """Which of several baselines the gain share goes by."""
+    for arch in sorted({row.checkpoint.arch for row in rows}):
+        for role in ("random", "supervised"):
+            if len(found := baselines(rows, role, arch)) > 1:
+                card = found[0].checkpoint
+                text = f"Gain shares of {arch} go by {card.name} ({card.sha256[:8]}), the first by name of the "
+                about = _about(row for row in rows if row.checkpoint.arch == arch)
+                yield Note(f"{text}{len(found)} {role} rows.", about)
+
+
+def _shared_names(rows: Sequence["Row"]) -> Iterable[Note]:
+    names = [row.checkpoint.name for row in rows]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        text = f"{name}: {names.count(name)} different checkpoints have this name; their sha256 tells them apart."
+        yield Note(text, _about(row for row in rows if row.checkpoint.name == name))
+
+
+def _measured(row: "Row") -> list[tuple["Column", "Cell"]]:
+    return [(column, cell) for column, cell in zip(row.columns, row.cells, strict=True) if cell.n]
+
+
+def _about(rows: Iterable["Row"]) -> tuple[str, ...]:
+    return tuple(row.checkpoint.sha256 for row in rows)
