@@ -20,6 +20,7 @@ from kdep.config import Optim
 from kdep.data import Augmentation, Order, Views, load
 from kdep.device import choose_precision, computing_in
 from kdep.optim import learning_rate, make_optimizer
+from kdep.sources import Names
 
 
 class DivergedError(ValueError):
@@ -31,7 +32,7 @@ class Part:
 
     def __init__(self, images: Labelled, positions: np.ndarray) -> None:
         self.images, self.positions = images, positions
-        self.names = [images.names[position] for position in positions]
+        self.names = Names(images.names[position] for position in positions)
         self.fingerprint = ""  # views need none
 
     def read(self, index: int) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,7 +16,7 @@ from benchmarks.datasets import Dataset
 from benchmarks.huggingface import Rows
 from kdep.checkpoint import write_atomically
 from kdep.decode import UNREADABLE
-from kdep.sources import SUFFIXES, Files, Pack, Source, torchvision_split
+from kdep.sources import SUFFIXES, Files, Names, Pack, Source, torchvision_split
 
 SELECT_SHARE = 0.2
 
@@ -100,7 +101,7 @@ class Joined:
 
     def __init__(self, first: Source, second: Source) -> None:
         self.first, self.second = first, second
-        self.names = [*first.names, *second.names]
+        self.names = Names(itertools.chain(first.names, second.names))
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""

@@ -2,13 +2,15 @@
 
 Images are stored with their short side at the training size times a margin, only ever shrunk. Views keep the draws of
 the source: boxes are drawn on the original size and scaled. Where nothing was shrunk the pixels, and so the
-fingerprint, are those of the source.
+fingerprint, are those of the source. Of images that were shrunk small crops have less detail than from the source,
+which is said when a run starts.
 """
 
 import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -62,6 +64,28 @@ class Cached:
         """All of image `index` as it is stored."""
         picture = self.open(index)
         return Image.fromarray(picture.rows(0, picture.stored[1]))
+
+    def lost_detail(self, size: int, crop_scale: tuple[float, float]) -> str | None:
+        """Say what views of shrunk images lose; None where they have all the pixels that they could have.
+
+        Of a square image, a share s of the area has sqrt(s) of the side. From a stored side c that is fewer than `size`
+        pixels where s < (size / c)^2. What the image lacks itself, the cache does not lose.
+        """
+        shrunk = (self._sizes != self._originals).any(1)
+        if not shrunk.any():
+            return None
+        side, (low, high) = int(self._sizes[shrunk].min(1).min()), crop_scale
+        if low * side**2 >= size**2:
+            return None
+        enough = (size / side) ** 2
+        share = 1.0 if high <= enough else (enough - low) / (high - low)
+        return (
+            f"{int(shrunk.sum())} of {len(shrunk)} images are stored with a short side of {side} px. Crops of less "
+            f"than {100 * enough:.0f} % of the area, about {100 * share:.0f} % of those that data.crop_scale "
+            f"{list(crop_scale)} draws, have fewer pixels there than the view's {size} and are enlarged. All detail "
+            f"needs a short side of {math.ceil(size / math.sqrt(low))} px: leave data.cache out, or let "
+            f"data.crop_scale start at {math.ceil(100 * enough - 1e-6) / 100:.2f}"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_file"}

@@ -50,7 +50,9 @@ class Data(_Section):
     seed: int | None = Field(
         None, ge=0, lt=2**63
     )  # of subset and views; None: the run's. One bank then serves all seeds
-    cache: Path | None = None  # a folder for the images decoded once, for small sets on a fast disk; see kdep.cache
+    # A folder for the images decoded once, for small sets on a fast disk. Images of a short side above 1.25 size are
+    # stored shrunk to it: crops of less than 64 % of their area are then enlarged, which a run says when it starts.
+    cache: Path | None = None
     size: int = Field(224, ge=16)  # pixels, side of the view
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area
     flip: bool = True

@@ -1,6 +1,7 @@
 """The parts of a run, opened from its configuration: views of the images, the frozen teacher, the student."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,8 @@ from kdep.loss import PROJECTORS
 from kdep.sources import labels_of, open_source
 from kdep.weights import open_checkpoint, open_classifier
 
+logger = logging.getLogger("kdep")
+
 
 def open_views(config: Config, process: Process | None = None) -> Views:
     """Images and how they are cropped and coloured; the first process decodes them for `data.cache`."""
@@ -34,6 +37,9 @@ def open_views(config: Config, process: Process | None = None) -> Views:
         if process is not None:
             process.wait()
         source = open_cache(source, data.cache, size=data.size, show=False)
+        lost = source.lost_detail(data.size, data.crop_scale)
+        if lost is not None and (process is None or process.is_first):
+            logger.warning("data.cache %s: %s", data.cache, lost)
     augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
     views = Views(source, augmentation, config.view_seed)
     views.labels = labels

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,39 @@ from PIL import Image
 from kdep.decode import Encoded, Picture, Pixels, as_tensor
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+
+
+class Names(Sequence[str]):
+    """Names in one buffer, decoded when asked for: the same to read as a list of them, and equal to it.
+
+    A worker that is forked shares the pages of its parent until it writes to them, and it writes a reference count into
+    every string of a list that it reads.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        # File names that are not UTF-8 come from the system with surrogates, and go back as they came.
+        parts = [name.encode("utf-8", "surrogateescape") for name in names]
+        self._buffer, self._ends = b"".join(parts), np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]  # negative ones count from the end, too large ones are an IndexError
+        start = self._ends[number - 1] if number else 0
+        return self._buffer[start : self._ends[number]].decode("utf-8", "surrogateescape")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Names):
+            return self._buffer == other._buffer and np.array_equal(self._ends, other._ends)
+        return list(self) == list(other) if isinstance(other, list | tuple) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Names({len(self)}: {self[0]} ... {self[-1]})" if len(self) else "Names(0)"
 
 
 class Source(Protocol):
@@ -30,7 +63,7 @@ class Files:
     """Image files, in the order given; the fingerprint covers relative names and sizes in bytes."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, names
+        self.root, self.names = root, Names(names)
         lines = (f"{name}|{(root / name).stat().st_size if (root / name).exists() else -1}\n" for name in names)
         self.fingerprint = _hash(line.encode() for line in lines)
 
@@ -60,7 +93,7 @@ class Pack:
             self.classes = tuple(str(name) for name in content["classes"]) if "classes" in content.files else ()
         if len(self._offsets) < 2 or self._offsets[-1] != len(self._blob) or (np.diff(self._offsets) < 0).any():
             raise ValueError(f"{path}: {split}_offsets do not cover {split}_blob")
-        self.names = [f"{path.name}:{split}:{index}" for index in range(len(self._offsets) - 1)]
+        self.names = Names(f"{path.name}:{split}:{index}" for index in range(len(self._offsets) - 1))
         self.fingerprint = _hash([self._blob.tobytes(), self._offsets.tobytes()])
 
     def read(self, index: int) -> Image.Image:
@@ -80,7 +113,7 @@ class Torchvision:
 
     def __init__(self, name: str, root: Path) -> None:
         self._images = torchvision_split(name, root, train=True)
-        self.names = [f"{name}:{index}" for index in range(len(self._images))]
+        self.names = Names(f"{name}:{index}" for index in range(len(self._images)))
         self.fingerprint = _hash([f"torchvision:{name}:train:{len(self.names)}".encode()])
 
     def read(self, index: int) -> Image.Image:
@@ -102,7 +135,7 @@ class Subset:
 
     def __init__(self, source: Source, count: int, seed: int) -> None:
         self._source, self._chosen = source, choose(len(source.names), count, seed)
-        self.names = [source.names[index] for index in self._chosen]
+        self.names = Names(source.names[index] for index in self._chosen)
         self.fingerprint = _hash([source.fingerprint.encode(), self._chosen.astype(np.int64).tobytes()])
 
     def read(self, index: int) -> Image.Image:

@@ -1,5 +1,7 @@
 import json
+import logging
 import pickle
+import re
 from collections import namedtuple
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.cache import estimate, open_cache, stored_size
+from kdep.cache import _scaled, estimate, open_cache, stored_size
 from kdep.data import Augmentation, Order, Views, load, once
 from kdep.sources import open_source
 
@@ -55,6 +57,30 @@ def test_a_crop_of_a_shrunk_image_is_the_box_scaled_to_stored_pixels(tmp_path):
     stored = torch.from_numpy(np.array(cached.read(0))).permute(2, 0, 1)
     # 160 x 120 is stored as 53 x 40: columns 40 to 100 are 13.25 to 33.1, rows 30 to 90 are 10 to 30.
     assert torch.equal(cached.open(0).crop((40, 30, 100, 90), (20, 20)), stored[:, 10:30, 13:33])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "crop_scale", "lost"),
+    [
+        ([(40, 30), (60, 40)], (0.08, 1.0), None),  # kept as they are: what they lack the source lacks too
+        ([(40, 30), (160, 120), (90, 200)], (0.64, 1.0), None),
+        ([(40, 30), (160, 120), (90, 200)], (0.63, 1.0), r"2 of 3 images .* 40 px.* 64 % .* 3 % .* 41 px.* at 0.64$"),
+        ([(160, 120)], (0.08, 1.0), r"1 of 1 images .* 64 % of the area, about 61 % .* a short side of 114 px"),
+        ([(160, 120)], (0.25, 0.5), r"about 100 % of those that data.crop_scale \[0.25, 0.5\] .* 64 px"),
+    ],
+)
+def test_crops_that_the_cache_has_fewer_pixels_for_than_the_view_are_told(tmp_path, sizes, crop_scale, lost):
+    cached = open_cache(pictures(tmp_path / "p", sizes), tmp_path / "c", size=32, show=False)
+    found = cached.lost_detail(32, crop_scale)
+    assert found is None if lost is None else re.search(lost, found)
+
+
+def test_no_crop_that_is_not_told_is_enlarged(tmp_path):
+    cached = open_cache(pictures(tmp_path / "p", [(120, 120)]), tmp_path / "c", size=32, show=False)
+    for share in (0.5, 0.6, 0.64, 0.8):
+        side = round(120 * share**0.5)
+        left, right = _scaled(0, side, cached.read(0).size[0], 120)
+        assert (cached.lost_detail(32, (share, 1.0)) is None) == (right - left >= 32)
 
 
 def test_images_are_only_ever_shrunk():
@@ -169,3 +195,13 @@ def test_a_run_from_the_cache_is_the_run_from_the_files(tiny, tmp_path):
     weights = [fingerprint(read(pretrain(config))["state_dict"]) for config in (files, cached)]
     assert weights[0] == weights[1]  # 40-pixel pictures at 32 pixels with a margin of 1.25 are kept as they are
     assert (tmp_path / "cache" / "pixels.bin").stat().st_size == 128 * 48 * 40 * 3
+
+
+@pytest.mark.parametrize(("low", "told"), [(0.08, True), (0.5, True), (0.7, False)])
+def test_a_run_says_when_its_cache_enlarges_crops(tiny, tmp_path, caplog, low, told):
+    from kdep.parts import open_views
+
+    config = tiny(f"data.cache={tmp_path / 'cache'}", "data.size=24", f"data.crop_scale=[{low}, 1.0]")
+    with caplog.at_level(logging.WARNING, "kdep"):
+        open_views(config)
+    assert ("128 of 128 images are stored with a short side of 30 px" in caplog.text) == told

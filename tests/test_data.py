@@ -1,6 +1,9 @@
+import gc
 import io
+import pickle
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from kdep.data import (
     view,
 )
 from kdep.parts import make_pixels
-from kdep.sources import Subset, open_source, write_subset
+from kdep.sources import Names, Subset, open_source, write_subset
 
 AUGMENTATION = Augmentation(24, (0.3, 1.0), jitter=0.2, lighting=0.1)
 
@@ -329,6 +332,53 @@ def test_a_subset_is_seeded_and_its_views_are_those_of_its_own_numbering(photos)
     assert one.names == same.names == sorted(one.names) and one.fingerprint == same.fingerprint
     assert set(one.names) != set(other.names) and one.fingerprint != other.fingerprint
     assert one.read(5).tobytes() == source.read(source.names.index(one.names[5])).tobytes()
+
+
+NAMES = [
+    "a/1.png",
+    "",
+    "a/ü 漢.png",
+    "b\udcff.png",
+    "a/1.png",
+]  # \udcff: a byte that is no UTF-8, as the system tells it
+
+
+def test_names_read_as_a_list_of_them():
+    names = Names(iter(NAMES))
+    assert len(names) == 5 and list(names) == NAMES and [*reversed(names)] == NAMES[::-1]
+    assert [names[i] for i in range(-5, 5)] == NAMES + NAMES and names[np.int64(2)] == NAMES[2]
+    assert names[1:4] == NAMES[1:4] and names[::-2] == NAMES[::-2]
+    assert names.index("b\udcff.png") == 3 and "a" not in names
+    for wrong in (5, -6):
+        with pytest.raises(IndexError):
+            names[wrong]
+    assert len(Names([])) == 0 and not Names([]) and list(Names([])) == []
+
+
+def test_names_are_equal_to_the_same_names_only():
+    assert Names(NAMES) == NAMES and NAMES == Names(NAMES) == Names(NAMES)
+    assert pickle.loads(pickle.dumps(Names(NAMES))) == NAMES
+    for other in (NAMES[:-1], NAMES[::-1], []):
+        assert Names(NAMES) != other and Names(NAMES) != Names(other)
+    assert Names(["ab", "c"]) != Names(["a", "bc"]) and Names(["a"]) != "a"
+
+
+def strings(thing):
+    """Every string that an object keeps alive."""
+    seen, found, left = set(), set(), [thing]
+    while left:
+        found |= {item for item in left if isinstance(item, str)}
+        left = [item for item in gc.get_referents(*left) if id(item) not in seen]
+        left = [item for item in left if not isinstance(item, type | types.ModuleType | types.FunctionType)]
+        seen |= {id(item) for item in left}
+    return found
+
+
+def test_a_source_keeps_no_string_per_image(photos, tmp_path):
+    folder = open_source(str(photos))
+    for source in (folder, Subset(folder, 40, 0), open_source(f"{make_pack(tmp_path / 'images.npz')}:fit")):
+        names = list(source.names)
+        assert len(set(names)) == len(source.names) and not strings(source) & set(names)
 
 
 def test_a_subset_larger_than_the_source_is_refused(photos):
