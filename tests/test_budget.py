@@ -4,6 +4,7 @@ import dataclasses
 import types
 
 import pytest
+import torch
 import yaml
 
 from benchmarks import classify, finetune
@@ -56,13 +57,15 @@ def test_finetuning_trains_for_the_epochs_of_its_budget(tmp_path, monkeypatch):
         raise KeyboardInterrupt(settings.epochs)
 
     monkeypatch.setattr(finetune, "train_and_predict", seen)
-    monkeypatch.setattr(classify, "open_splits", lambda *_, **__: types.SimpleNamespace(counts={}, pool=[]))
+    splits = types.SimpleNamespace(counts={}, pool=range(9), fit=range(7))
+    monkeypatch.setattr(classify, "open_splits", lambda *_, **__: splits)
     dataset = Dataset("x", "imagefolder", tmp_path, {"fit": "a", "score": "b"})
     task = Task(
         "x-finetune", "finetune", dataset, settings={"epochs": 40, "lr": 0.1, "weight_decay": 0}, budget="short"
     )
     with pytest.raises(KeyboardInterrupt, match="^4$"):
-        classify.run_finetune(None, task, seed=0, work_dir=tmp_path, device=None)
+        checkpoint = types.SimpleNamespace(identity="a")
+        classify.run_finetune(checkpoint, task, seed=0, work_dir=tmp_path, device=torch.device("cpu"))
 
 
 def test_a_row_says_its_budget_where_there_is_a_schedule(tmp_path):
