@@ -288,6 +288,7 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
             yield f"{row.checkpoint.name}: not measured, so not averaged: {', '.join(absent)}."
         yield from _overlap_notes(row)
     yield from _edge_notes(columns, rows)
+    yield from _fixed_notes(columns, rows)
     names = [row.checkpoint.name for row in rows]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"{name}: {names.count(name)} different checkpoints have this name; their sha256 tells them apart."
@@ -312,3 +313,14 @@ def _edge_notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]
             found.append(f"{column.label} {name.removesuffix('_at_edge')} in {ends.count(name)} of {len(runs)} runs")
     if found:
         yield f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."
+
+
+def _fixed_notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
+    """Settings that the task names alone: none was chosen for the checkpoint, and another may suit it better."""
+    found = []
+    for column in columns:
+        runs = [r for row in rows for r in row.results if r.status == "ok" and is_on(r, column)]
+        names = [name for r in runs for name, fixed in r.chosen.items() if name.endswith("_fixed") and fixed]
+        found += [f"{column.label} {name.removesuffix('_fixed')}" for name in dict.fromkeys(names)]
+    if found:
+        yield f"Fixed by the task, not chosen on select: {', '.join(found)}."

@@ -110,11 +110,22 @@ def choose(
     if all(value is None for value in top1):
         raise ValueError(f"fine-tuning diverges at every lr of {list(settings.lr)}; use lower ones")
     best = max(range(len(grid)), key=lambda number: -1.0 if top1[number] is None else top1[number])
-    lr, decay = grid[best]
-    chosen = {"lr": lr, "weight_decay": decay}
-    for key, value, values in (("lr", lr, settings.lr), ("weight_decay", decay, settings.weight_decay)):
-        chosen[f"{key}_at_edge"] = len(values) > 1 and value in (min(values), max(values))
-    return chosen, {"lr": [at[0] for at in grid], "weight_decay": [at[1] for at in grid], "select_top1": top1}
+    return flagged(grid[best], settings), {
+        "lr": [at[0] for at in grid],
+        "weight_decay": [at[1] for at in grid],
+        "select_top1": top1,
+    }
+
+
+def flagged(at: tuple[float, float], settings: Finetune) -> dict[str, Any]:
+    """The values, each with a flag: `_fixed` where the task has it alone, else whether it is `_at_edge` of its grid."""
+    chosen: dict[str, Any] = {"lr": at[0], "weight_decay": at[1]}
+    for key, value, values in (("lr", at[0], settings.lr), ("weight_decay", at[1], settings.weight_decay)):
+        if len(values) == 1:
+            chosen[f"{key}_fixed"] = True
+        else:
+            chosen[f"{key}_at_edge"] = value in (min(values), max(values))
+    return chosen
 
 
 def train_and_predict(

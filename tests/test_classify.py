@@ -256,12 +256,19 @@ def test_a_class_counts_the_same_in_macro_accuracy_however_large_it_is():
 def test_finetuning_tells_colours_apart(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"epochs": 8})
     assert outcome.metrics["top1"] > 80 and outcome.counts == {"fit": 30, "select": 0, "score": 15}
+    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_fixed": True, "weight_decay_fixed": True}
+
+
+def test_a_value_that_the_task_fixes_is_no_edge_and_an_edge_is_not_fixed():
+    settings = Finetune(size=32, lr=(0.1, 0.2), weight_decay=(1e-3,))
+    flags = {"lr_at_edge": True, "weight_decay_fixed": True}
+    assert finetune.flagged((0.2, 1e-3), settings) == {"lr": 0.2, "weight_decay": 1e-3, **flags}
 
 
 def test_a_grid_is_chosen_on_select_and_its_curve_kept(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"lr": [1e-7, 0.02, 1e9]})
     curve = outcome.curves["select_top1"]
-    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_at_edge": False, "weight_decay_at_edge": False}
+    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_at_edge": False, "weight_decay_fixed": True}
     assert outcome.counts == {"fit": 24, "select": 6, "score": 15}
     assert curve[1] == max(value for value in curve if value is not None)
 
