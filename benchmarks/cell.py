@@ -26,6 +26,7 @@ from benchmarks.memory import halve, is_out_of_memory
 from benchmarks.outline import gmacs, parameters
 from benchmarks.results import CheckpointCard, Outcome, Protocol, Result, TaskCard, write_result
 from benchmarks.tasks import Task
+from benchmarks.unfinished import tidy
 from kdep.checkpoint import Checkpoint, LoadError
 from kdep.device import join
 from kdep.run import provenance_of_code
@@ -94,7 +95,7 @@ def measure(cell: Cell) -> Result:
     checkpoint = open_checkpoint(cell.spec, arch=cell.arch)
     device = join(cell.device).device
     protocol = protocol_of(cell.task)
-    work_dir = cell.results / checkpoint.identity[:8] / cell.task.name / str(protocol) / f"seed{cell.seed}.work"
+    work_dir = work_folder(cell, checkpoint.identity)
     work_dir.mkdir(parents=True, exist_ok=True)
     task, said = halve(cell.task) if cell.halved else (cell.task, {})
     outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=work_dir, device=device)
@@ -118,6 +119,11 @@ def measure(cell: Cell) -> Result:
         versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
         commit=own["commit"],
     )
+
+
+def work_folder(cell: Cell, identity: str) -> Path:
+    """Where a cell keeps what it needs before its result is written."""
+    return cell.results / identity[:8] / cell.task.name / str(protocol_of(cell.task)) / f"seed{cell.seed}.work"
 
 
 def fingerprint_now(cell: Cell) -> str:
@@ -243,6 +249,7 @@ def main(path: str, *, of_suite: bool = False) -> int:
         return 1
     with contextlib.suppress(FileExistsError):  # another suite in the same folder was first; its result stands
         write_result(result, cell.results, force=cell.force)
+    tidy(work_folder(cell, result.checkpoint.sha256))
     return 0
 
 

@@ -87,24 +87,28 @@ def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
 def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
     """Train the whole network with a new classifier; learning rate and weight decay chosen on select.
 
-    The last epoch is scored. With one learning rate and one weight decay nothing is chosen and nothing held out.
+    The last epoch is scored. With one learning rate and one weight decay nothing is chosen and nothing held out; what
+    the task has fixed is flagged as such.
+    Interrupted and called again with the same arguments, it goes on behind the last epoch that it had finished.
 
     Raises:
         ValueError: unknown settings, data that cannot be, or a loss that diverges at every learning rate.
         LoadError: weights that do not load completely.
     """
-    from benchmarks.finetune import choose, train_and_predict
+    from benchmarks.finetune import choose, flagged, going_on, train_and_predict
 
     settings = read_settings(Finetune, task).scaled(task.share)
     splits = open_splits(task.dataset, seed=seed)
     grid = [(lr, decay) for lr in settings.lr for decay in settings.weight_decay]
-    chosen, curves, counts = {"lr": grid[0][0], "weight_decay": grid[0][1]}, {}, splits.counts
-    if len(grid) > 1:
-        chosen, curves = choose(checkpoint, splits, settings, grid=grid, seed=seed, device=device)
-    else:
-        counts = {**counts, "fit": len(splits.pool), "select": 0}
-    final = (chosen["lr"], chosen["weight_decay"])
-    scores, speed = train_and_predict(checkpoint, splits, settings, final, final=True, seed=seed, device=device)
+    chosen, curves, counts = flagged(grid[0], settings), {}, splits.counts
+    own = {"seed": seed, "device": device}
+    with going_on(checkpoint, task, splits, settings, points=len(grid), work_dir=work_dir, **own) as work:
+        if len(grid) > 1:
+            chosen, curves = choose(checkpoint, splits, settings, grid=grid, work=work, **own)
+        else:
+            counts = {**counts, "fit": len(splits.pool), "select": 0}
+        final = (chosen["lr"], chosen["weight_decay"])
+        scores, speed = train_and_predict(checkpoint, splits, settings, final, final=True, work=work, **own)
     metrics = accuracy(scores.argmax(1), torch.from_numpy(splits.score.labels), classes=len(splits.pool.classes))
     return Outcome(metrics, counts, chosen, curves, load_report(checkpoint), {"images_per_second": speed})
 

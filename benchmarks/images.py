@@ -95,6 +95,16 @@ class TorchvisionSplit:
         """Decode image `index` to RGB."""
         return self.images[index][0].convert("RGB")
 
+    @property
+    def files(self) -> list[Path] | None:
+        """The images' files in order, under any name that torchvision's classes have for them; None without files."""
+        for name in ("_image_files", "_images", "samples", "_samples"):
+            entries = getattr(self.images, name, ())
+            paths = [entry[0] if isinstance(entry, tuple | list) else entry for entry in entries]
+            if len(paths) == len(self.names) and all(isinstance(path, str | Path) for path in paths):
+                return [Path(path).absolute() for path in paths]
+        return None
+
 
 class Joined:
     """The images of one source, then those of another."""
@@ -115,6 +125,8 @@ def _files(source: Any) -> Iterator[Path]:
         yield from _files(source.second)
     elif isinstance(source, Files):
         yield from (Path(source.root).absolute() / name for name in source.names)
+    elif isinstance(source, TorchvisionSplit):
+        yield from source.files or []
 
 
 def _contents(source: Any) -> Iterator[bytes]:
@@ -129,6 +141,8 @@ def _contents(source: Any) -> Iterator[bytes]:
         yield from (source.encoded(index) for index in range(len(source.names)))
     elif isinstance(source, Pack):
         yield source.fingerprint.encode()
+    elif source.files is not None:
+        yield from (path.read_bytes() for path in source.files)
     elif isinstance(getattr(source.images, "data", None), np.ndarray):
         yield source.images.data.tobytes()
     else:
@@ -246,6 +260,8 @@ def _open_torchvision(dataset: Dataset, files: str) -> Labelled:
     name, _, split = files.partition(":")
     images = torchvision_images(name, split, dataset.root)
     labels = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
+    if labels is None and (samples := getattr(images, "_samples", None)):
+        labels = [int(sample[1]) for sample in samples]  # pairs of image and label, not decoded
     if labels is None:
         labels = [int(images[index][1]) for index in range(len(images))]
     labels = np.asarray(labels, dtype=np.int64)

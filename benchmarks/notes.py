@@ -24,8 +24,8 @@ def notes_on(columns: Sequence["Column"], rows: Sequence["Row"]) -> list[Note]:
     notes = [*_ways(columns, rows)]
     for row in rows:
         notes += [Note(text, _about([row])) for text in (*_holes(row), *_overlaps(row))]
-    notes += [*_edges(columns, rows), *_few_runs(rows), *_unequal_runs(columns, rows), *_missing_baselines(rows)]
-    return [*notes, *_chosen_baselines(rows), *_shared_names(rows)]
+    notes += [*_edges(columns, rows), *_fixed(columns, rows), *_few_runs(rows), *_unequal_runs(columns, rows)]
+    return [*notes, *_missing_baselines(rows), *_chosen_baselines(rows), *_shared_names(rows)]
 
 
 def baselines(rows: Iterable["Row"], role: str, arch: str) -> list["Row"]:
@@ -76,6 +76,18 @@ def _edges(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]
     if found:
         text = f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."
         yield Note(text, tuple(sorted(about)))
+
+
+def _fixed(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
+    """Settings that the task names alone: none was chosen for the checkpoint, and another may suit it better."""
+    found, about = [], set()
+    for column in columns:
+        runs = [r for row in rows for r in row.results if r.status == "ok" and way_of(r) == column.way]
+        held = [(name, r) for r in runs for name, fixed in r.chosen.items() if name.endswith("_fixed") and fixed]
+        about |= {r.checkpoint.sha256 for _, r in held}
+        found += [f"{column.label} {name.removesuffix('_fixed')}" for name in dict.fromkeys(name for name, _ in held)]
+    if found:
+        yield Note(f"Fixed by the task, not chosen on select: {', '.join(found)}.", tuple(sorted(about)))
 
 
 def _few_runs(rows: Sequence["Row"]) -> Iterable[Note]:

@@ -36,7 +36,7 @@ class Row:
 def share_done(log: Path) -> float | None:
     """Share of the work in hand by the last progress bar (tqdm's or mmengine's) in a log; None where there is none.
 
-    A cell may have several bars after one another, such as one per learning rate.
+    A cell may have several bars after one another, such as one per set of images whose features it extracts.
     """
     try:
         with log.open("rb") as file:

@@ -4,12 +4,13 @@ import dataclasses
 import types
 
 import pytest
+import torch
 import yaml
 
 from benchmarks import classify, finetune
 from benchmarks.board import boards
 from benchmarks.cell import Cell, protocol_of
-from benchmarks.datasets import Dataset
+from benchmarks.datasets import CARDS, Dataset
 from benchmarks.openmmlab.detect import fit_dataset
 from benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
 from benchmarks.results import BUDGETS
@@ -56,13 +57,15 @@ def test_finetuning_trains_for_the_epochs_of_its_budget(tmp_path, monkeypatch):
         raise KeyboardInterrupt(settings.epochs)
 
     monkeypatch.setattr(finetune, "train_and_predict", seen)
-    monkeypatch.setattr(classify, "open_splits", lambda *_, **__: types.SimpleNamespace(counts={}, pool=[]))
+    splits = types.SimpleNamespace(counts={}, pool=range(9), fit=range(7))
+    monkeypatch.setattr(classify, "open_splits", lambda *_, **__: splits)
     dataset = Dataset("x", "imagefolder", tmp_path, {"fit": "a", "score": "b"})
     task = Task(
         "x-finetune", "finetune", dataset, settings={"epochs": 40, "lr": 0.1, "weight_decay": 0}, budget="short"
     )
     with pytest.raises(KeyboardInterrupt, match="^4$"):
-        classify.run_finetune(None, task, seed=0, work_dir=tmp_path, device=None)
+        checkpoint = types.SimpleNamespace(identity="a")
+        classify.run_finetune(checkpoint, task, seed=0, work_dir=tmp_path, device=torch.device("cpu"))
 
 
 def test_a_row_says_its_budget_where_there_is_a_schedule(tmp_path):
@@ -112,14 +115,14 @@ def test_the_papers_fine_tuning_is_its_recipe(name, tmp_path):
 def test_the_papers_dense_schedules_are_its_own(tmp_path):
     tasks = {task.name: task for task in load_suite("paper", tmp_path, protocol="paper")}
     assert len(tasks) == 9 and {task.protocol for task in tasks.values()} == {"paper"}
-    assert tasks["voc2012-segment"].dataset.files["fit"].endswith("trainaug.txt")
+    assert tasks["voc2012aug-segment"].dataset.files["fit"].endswith("trainaug.txt")
     # Epochs of images at 16: 50 of 10,582, 100 of 20,210, 200 of 2,975.
-    for name, epochs, images in (("voc2012", 50, 10582), ("ade20k", 100, 20210), ("cityscapes", 200, 2975)):
+    for name, epochs, images in (("voc2012aug", 50, 10582), ("ade20k", 100, 20210), ("cityscapes", 200, 2975)):
         settings = settings_of(tasks[f"{name}-segment"])
         assert settings.iterations == pytest.approx(epochs * images / 16, rel=0.006)
         assert (settings.batch_size, settings.lr, settings.weight_decay) == (16, 0.01, 1e-4)
         assert (settings.crop, settings.output_stride, settings.head_lr_factor) == (512, 8, 10)
-        assert settings.scale_range == ((0.5, 1.5) if name == "voc2012" else (0.5, 2.0))
+        assert settings.scale_range == ((0.5, 1.5) if name == "voc2012aug" else (0.5, 2.0))
     for name, iterations, drops, warmup in (
         ("voc0712", 18000, (12000, 16000), 100),
         ("coco", 90000, (60000, 80000), 1000),
@@ -133,6 +136,24 @@ def test_the_papers_dense_schedules_are_its_own(tmp_path):
         )
         assert tuple(round(iterations * share) for share in settings.drops) == drops
         assert settings.short_sides == ((480, 800) if name == "voc0712" else (640, 800))
+
+
+@pytest.mark.parametrize("kind", ["segment", "segment-fcn"])
+def test_voc_with_and_without_augmented_masks_differs_in_data_alone(tmp_path, kind):
+    plain, augmented = (load_task(f"{name}-{kind}", tmp_path) for name in ("voc2012", "voc2012aug"))
+    assert plain.settings == augmented.settings and plain.version == augmented.version
+    assert plain.dataset.files["score"] == augmented.dataset.files["score"]
+    lists = [task.dataset.files["fit"].rpartition("/")[2] for task in (plain, augmented)]
+    assert lists == ["train.txt", "trainaug.txt"]
+    assert CARDS[plain.dataset.name].images["fit"] == 1464 and CARDS[augmented.dataset.name].images["fit"] == 10582
+
+
+def test_the_papers_voc_is_the_one_with_augmented_masks_under_either_name_and_in_its_suite(tmp_path):
+    either = [load_task(f"{name}-segment", tmp_path, protocol="paper") for name in ("voc2012", "voc2012aug")]
+    assert either[0].settings == either[1].settings and either[0].dataset == either[1].dataset
+    for protocol in (None, "paper"):
+        names = [task.dataset.name for task in load_suite("paper", tmp_path, protocol=protocol)]
+        assert len(names) == 9 and "voc2012aug" in names and "voc2012" not in names
 
 
 def test_training_images_of_detection_vary_in_their_short_side(tmp_path):

@@ -1,6 +1,7 @@
 """The classification kinds on a dozen tiny images, and their parts against slow or hand-made answers."""
 
 import dataclasses
+import re
 import types
 
 import numpy as np
@@ -8,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import classify, features, finetune
+from benchmarks import cell, classify, features, finetune
 from benchmarks.classify import Data, accuracy, probe_knn, probe_linear, run_finetune, run_knn, run_linear
 from benchmarks.datasets import Dataset
 from benchmarks.features import cache_key, centre, extract, feature_folder, frozen, frozen_features
 from benchmarks.images import open_split, open_splits
 from benchmarks.settings import Finetune, Knn, Pixels, read_settings
 from benchmarks.tasks import Task
+from benchmarks.unfinished import Trainings
 from kdep import forms
 from kdep.backbone import build_backbone
 from kdep.weights import open_checkpoint
@@ -254,20 +256,127 @@ def test_a_class_counts_the_same_in_macro_accuracy_however_large_it_is():
 def test_finetuning_tells_colours_apart(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"epochs": 8})
     assert outcome.metrics["top1"] > 80 and outcome.counts == {"fit": 30, "select": 0, "score": 15}
+    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_fixed": True, "weight_decay_fixed": True}
+
+
+def test_a_value_that_the_task_fixes_is_no_edge_and_an_edge_is_not_fixed():
+    settings = Finetune(size=32, lr=(0.1, 0.2), weight_decay=(1e-3,))
+    flags = {"lr_at_edge": True, "weight_decay_fixed": True}
+    assert finetune.flagged((0.2, 1e-3), settings) == {"lr": 0.2, "weight_decay": 1e-3, **flags}
 
 
 def test_a_grid_is_chosen_on_select_and_its_curve_kept(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"lr": [1e-7, 0.02, 1e9]})
     curve = outcome.curves["select_top1"]
-    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_at_edge": False, "weight_decay_at_edge": False}
+    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_at_edge": False, "weight_decay_fixed": True}
     assert outcome.counts == {"fit": 24, "select": 6, "score": 15}
     assert curve[1] == max(value for value in curve if value is not None)
 
 
 def test_the_speed_of_finetuning_is_that_of_its_training(checkpoint, colours, tmp_path, monkeypatch):
-    clock(monkeypatch, finetune, 0.0, 4.0)
+    clock(monkeypatch, finetune, 0.0, 1.5, 100.0, 102.5, 200.0)  # saving its state is no training
     settings = QUICK | {"epochs": 2, "batch_size": 10, "lr": 0.01}
     assert measure(run_finetune, checkpoint, colours, tmp_path, **settings).cost == {"images_per_second": 15.0}
+
+
+GRID = QUICK | {"lr": [1e-7, 0.02], "optimizer": "sgd"}  # 2 x 9 steps on fit, 9 on fit and select
+STEPS = 27
+
+
+@pytest.fixture
+def finetuning(checkpoint, colours, tmp_path, monkeypatch):
+    """Fine-tune in a folder, stopped before a step where one is given: what came out, its scores, steps trained."""
+    own, noisy, made = finetune._set_rate, features.as_input, []
+    # Noise from torch's random numbers, as of a network with dropout.
+    monkeypatch.setattr(
+        finetune, "as_input", lambda batch, device: noisy(batch, device) + 0.1 * torch.rand(batch.shape)
+    )
+    predict = finetune.predict
+    monkeypatch.setattr(finetune, "predict", lambda *a, **k: made.append(predict(*a, **k)) or made[-1])
+
+    def run(folder, *, stop=None, **settings):
+        steps = []
+
+        def step(*given):
+            if len(steps) == stop:
+                raise KeyboardInterrupt
+            steps.append(own(*given))
+
+        monkeypatch.setattr(finetune, "_set_rate", step)
+        if stop is None:
+            outcome = measure(run_finetune, checkpoint, colours, tmp_path / folder, **GRID | settings)
+            return outcome, made[-1], len(steps)
+        with pytest.raises(KeyboardInterrupt):
+            measure(run_finetune, checkpoint, colours, tmp_path / folder, **GRID | settings)
+        return None
+
+    return run
+
+
+@pytest.mark.parametrize(("optimizer", "workers"), [("sgd", "auto"), ("adamw", 1)])
+def test_interrupted_finetuning_goes_on_behind_its_last_epoch_as_if_it_had_not_stopped(finetuning, optimizer, workers):
+    settings = {"optimizer": optimizer, "workers": workers, "precision": "float32"}
+    whole, expected, steps = finetuning("whole", **settings)
+    assert steps == STEPS
+    finetuning("parts", stop=4, **settings)  # in the second epoch of the first point
+    finetuning("parts", stop=12, **settings)  # 6 to the end of that point, 6 of the second
+    finetuning("parts", stop=11, **settings)  # 3 to the end of the second, 8 of the last training
+    outcome, scores, steps = finetuning("parts", **settings)
+    assert steps == 3
+    assert torch.equal(scores, expected)
+    assert (outcome.metrics, outcome.chosen, outcome.curves) == (whole.metrics, whole.chosen, whole.curves)
+
+
+def test_a_point_that_diverged_is_not_tried_again(finetuning):
+    finetuning("parts", stop=4, lr=[1e30, 0.02], warmup_epochs=0)  # ends after the first epoch, of 3 steps
+    outcome, _, steps = finetuning("parts", lr=[1e30, 0.02], warmup_epochs=0)
+    assert outcome.curves["select_top1"][0] is None and steps == 18
+
+
+@pytest.mark.parametrize("change", [{"epochs": 2}, {"lr": [1e-6, 0.02]}, {"crop_scale": [0.6, 1.0]}])
+def test_what_another_cell_has_left_is_not_gone_on_from(finetuning, change, caplog):
+    finetuning("parts", stop=12)
+    assert finetuning("parts", **change)[2] == (18 if "epochs" in change else STEPS)
+    assert "ended.json: belongs to another cell" in caplog.text and "last.pth: belongs to" in caplog.text
+
+
+def test_the_state_of_one_training_is_not_that_of_another(tmp_path):
+    kept = Trainings(tmp_path)
+    kept.save("a", {"step": 1})
+    assert kept.state("a")["step"] == 1 and kept.state("b") is None  # as after a stop between two files' writing
+    kept.end("a", None)
+    assert "a" in Trainings(tmp_path) and kept.state("a") is None
+
+
+def test_one_bar_shows_the_whole_grid_from_where_it_goes_on(finetuning, capsys):
+    finetuning("parts", stop=17)
+    capsys.readouterr()
+    finetuning("parts")
+    shown = re.findall(r"(\d+)/(\d+) \[", capsys.readouterr().err)
+    assert shown[0] == ("0", "27") and shown[-1] == ("27", "27") and {total for _, total in shown} == {"27"}
+    assert next(at for at, _ in shown if at not in ("0", "9")) == "15"
+
+
+def test_unfinished_work_stays_until_the_result_is_written(finetuning, colours, tmp_path, monkeypatch):
+    monkeypatch.setattr(cell, "leave_when_told", lambda: None)
+    one = cell.Cell("random:test_resnet", None, task(colours, "finetune", **GRID), 0, "cpu", tmp_path)
+    work = cell.work_folder(one, open_checkpoint(one.spec).identity)
+    work.mkdir(parents=True)
+    (work / "cell.in.json").write_text(one.to_json())
+    written = cell.write_result
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cell, "write_result", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cell.main(str(work / "cell.in.json"))
+    assert (work / "last.pth").exists() and (work / "ended.json").exists()
+    monkeypatch.setattr(cell, "write_result", written)
+    monkeypatch.setattr(finetune, "_set_rate", stop)  # nothing is left to train
+    assert cell.main(str(work / "cell.in.json")) == 0
+    assert work.with_name("seed0.json").exists()
+    assert not (work / "last.pth").exists() and not (work / "ended.json").exists()
 
 
 def trained(checkpoint, colours, **changes):

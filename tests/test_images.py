@@ -175,6 +175,50 @@ def test_torchvision_sets_are_read_by_split(tmp_path):
     assert np.array_equal(np.asarray(source[1][0]), draw[1, 1])
 
 
+@pytest.fixture
+def textures(folders, tmp_path):
+    """The folders' images as torchvision lays out DTD."""
+    base = tmp_path / "dtd" / "dtd"
+    shutil.copytree(tmp_path / "train", base / "images")
+    (base / "labels").mkdir()
+    names = [f"{name}/{number}.png" for name in reversed(CLASSES) for number in range(10)]
+    for split, listed in (("train", names[::2]), ("val", names[1::2]), ("test", names)):
+        (base / "labels" / f"{split}1.txt").write_text("\n".join(listed))
+    files = {"fit": "DTD:train", "select": "DTD:val", "score": "DTD:test"}
+    return Dataset("textures", "torchvision", tmp_path, files), base / "images"
+
+
+def test_the_fingerprint_of_files_of_torchvision_is_that_of_their_bytes_and_decodes_none(
+    textures, tmp_path, monkeypatch
+):
+    dataset, root = textures
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("an image is decoded"))
+    fit, pool = open_split(dataset, "fit"), open_splits(dataset, seed=0).pool
+    listed = [root / name / f"{number}.png" for name in reversed(CLASSES) for number in range(0, 10, 2)]
+    assert fit.source.files == listed and len(pool) == 30
+    before = fit.fingerprint, pool.remembered_fingerprint(tmp_path / "memory")
+    assert pool.remembered_fingerprint(tmp_path / "memory") == before[1] == pool.fingerprint
+    assert len(list((tmp_path / "memory").iterdir())) == 1
+    content = listed[3].read_bytes()
+    listed[3].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert open_split(dataset, "fit").fingerprint != before[0]
+    assert open_splits(dataset, seed=0).pool.remembered_fingerprint(tmp_path / "memory") != before[1]
+
+
+@pytest.mark.parametrize(("name", "pairs"), [("_images", False), ("samples", True), ("_samples", True)])
+def test_files_of_torchvisions_classes_go_by_several_names(tmp_path, name, pairs):
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(2)]
+
+    class Images(list):
+        pass
+
+    images = Images(paths)
+    setattr(images, name, [(path, 0) for path in paths] if pairs else paths)
+    assert benchmarks.images.TorchvisionSplit(images, "x").files == [tmp_path / "0.jpg", tmp_path / "1.jpg"]
+    setattr(images, name, [(np.zeros(1), 0), (np.zeros(1), 1)])  # as FER2013, which is in memory
+    assert benchmarks.images.TorchvisionSplit(images, "x").files is None
+
+
 def test_an_unknown_split_of_a_torchvision_set_is_refused(tmp_path):
     dataset = Dataset("x", "torchvision", tmp_path, {"fit": "CIFAR10:train", "score": "CIFAR10:valid"})
     with pytest.raises(ValueError, match="CLASS:train, CLASS:val or CLASS:test"):

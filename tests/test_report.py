@@ -287,6 +287,12 @@ def test_notes_are_in_all_files_and_in_the_table_of_rows_at_the_rows_they_are_ab
     assert complete[0]["notes"] is None
 
 
+def test_settings_that_a_task_fixes_are_noted_once():
+    chosen = {"lr": 1e-3, "lr_fixed": True, "weight_decay": 0.1, "weight_decay_at_edge": False}
+    notes = boards([result("a", "c-finetune", seed, chosen=chosen) for seed in range(2)])[0].notes
+    assert [note for note in notes if "ixed" in note] == ["Fixed by the task, not chosen on select: c-finetune lr."]
+
+
 def test_two_checkpoints_of_one_name_stay_two_rows_and_are_noted():
     board = boards([result("a", score=1.0), result("a", score=2.0, sha256="f" * 64)])[0]
     assert [row.cells[0].mean for row in board.rows] == [2.0, 1.0]

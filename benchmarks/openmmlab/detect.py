@@ -44,7 +44,6 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
     found, looked_at, scored = detections(trained.model, score_dataset(score, classes, cell.settings), cell)
     check_count(scored, score.count, task)
     draw_boxes(looked_at, score.path, classes, work_dir)
-    cell.last.unlink()
     facts = {"detections": len(found), "boxes": score.boxes, **score.left_out}
     if not found:
         LOG.warning("%s: not a single detection on %d images", task.name, scored)

@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from benchmarks.openmmlab.backbones import map_difference, toolbox_weights
-from benchmarks.openmmlab.resume import random_state
+from benchmarks.unfinished import random_state
 from kdep.checkpoint import Checkpoint, LoadError, load_exactly, write_atomically
 
 SECONDS = 60  # between training checkpoints

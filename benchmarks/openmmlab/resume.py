@@ -13,6 +13,8 @@ from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, Sampler
 
+from benchmarks.unfinished import set_random_state
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -77,24 +79,3 @@ def seed_worker(worker_id: int, *, seed: int) -> None:
     random.seed(seed + worker_id)
     np.random.seed(seed + worker_id)
     torch.manual_seed(seed + worker_id)
-
-
-def random_state() -> dict[str, Any]:
-    """State of all random numbers of this process, in tensors and plain values."""
-    kind, keys, *rest = np.random.get_state()
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Go on with the random numbers of `random_state`."""
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

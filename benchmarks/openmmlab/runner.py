@@ -12,7 +12,7 @@ from benchmarks.openmmlab import compat
 from benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
 from benchmarks.openmmlab.settings import Settings
 from benchmarks.tasks import Task
-from benchmarks.unfinished import forget_others
+from benchmarks.unfinished import LAST, forget_others
 from kdep.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Cell(NamedTuple):
     @property
     def last(self) -> Path:
         """The training checkpoint from which an interrupted run goes on."""
-        return self.work_dir / "last.pth"
+        return self.work_dir / LAST
 
 
 class Trained(NamedTuple):

@@ -36,7 +36,6 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     trained = train(fit_config(cell), cell)
     areas, scored = class_areas(trained.model, _joined(score, score_transforms(cell.settings)), cell)
     check_count(scored, sum(len(image_pairs(part)) for part in score), task)
-    cell.last.unlink()
     counts = {"fit": trained.fit_images, "score": scored}
     return Outcome(mean_iou(areas), counts, curves=trained.curves, load=trained.load, cost=trained.cost)
 
