@@ -168,18 +168,26 @@ def _voc(years: tuple[str, ...], data_root: Path, show: bool) -> None:
 
 
 def _voc2012aug(data_root: Path, show: bool) -> None:
-    """SBD's masks for its train and val images less VOC's val, VOC's own for VOC's train: 10,582, as is usual."""
+    """SBD's masks for its train and val images less VOC's val, VOC's own for VOC's train: 10,582, as is usual.
+
+    Masks that somebody has placed are used; among them there may be those of VOC's val, which are not listed.
+    """
     from torchvision.datasets import SBDataset
 
     _voc(("2012",), data_root, show)
     year = data_root / "VOCdevkit" / "VOC2012"
+    if not (year / "ImageSets" / "Segmentation" / "val.txt").is_file():
+        raise NotPrepared(
+            f"{year}: is there, but not VOC 2012; move it away, and put it back when VOC 2012 is unpacked"
+        )
     sbd = Archive("benchmark.tgz", "home.bharathh.info/pubs/codes/SBD/download.html", SBDataset.url, SBDataset.md5)
     folder = "VOCdevkit/VOC2012/SegmentationClassAug"
     _from_archives(data_root, folder, (sbd,), partial(_augmented, year), show)
-    # The folder holds the masks of the list and no others, so the list can be made again after a kill.
-    names = sorted(path.stem for path in (data_root / folder).glob("*.png"))
-    text = "".join(f"{name}\n" for name in names)
-    write_atomically(year / "ImageSets" / "Segmentation" / "trainaug.txt", lambda part: part.write_text(text))
+    # From the folder, so that the list can be made again after a kill.
+    lists = year / "ImageSets" / "Segmentation"
+    names = {path.stem for path in (data_root / folder).glob("*.png")} - set((lists / "val.txt").read_text().split())
+    text = "".join(f"{name}\n" for name in sorted(names))
+    write_atomically(lists / "trainaug.txt", lambda part: part.write_text(text))
 
 
 def _augmented(year: Path, archives: list[Path], into: Path, *, show: bool) -> None:

@@ -160,7 +160,11 @@ CARDS: dict[str, Card] = {
         score="val",
     ),
     "voc2012": _voc_segmentation("train", 1464, VOC2012),
-    "voc2012aug": _voc_segmentation("trainaug", 10582, f"{VOC2012} and SBD (Hariharan et al. 2011)"),
+    "voc2012aug": _voc_segmentation(
+        "trainaug",
+        10582,
+        f"{VOC2012} and SBD (Hariharan et al. 2011), whose masks go to VOCdevkit/VOC2012/SegmentationClassAug",
+    ),
     "ade20k": Card(
         "ade20k",
         "ade/ADEChallengeData2016",

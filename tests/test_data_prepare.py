@@ -237,6 +237,36 @@ def test_the_augmented_masks_are_sbds_less_vocs_val_and_vocs_own_for_its_train(t
     assert kinds == {"empty class", "wrong count"}  # 20 classes are not in 4 masks
 
 
+def test_what_is_missing_of_the_augmented_masks_is_named_with_its_place(tmp_path):
+    place = "VOCdevkit/VOC2012/SegmentationClassAug"
+    (finding,) = check(subjects("voc2012aug", tmp_path)[0]).findings
+    assert "trainaug.txt is not there" in str(finding) and f"whose masks go to {place})" in str(finding)
+    voc2012(tmp_path)
+    with pytest.raises(NotPrepared, match=f"benchmark.tgz cannot be downloaded.*place it at {tmp_path}/benchmark.tgz"):
+        prepare("voc2012aug", tmp_path)
+    (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt").touch()
+    (finding,) = check(subjects("voc2012aug", tmp_path)[0]).findings
+    assert f"{tmp_path / place} is not there; get it: kdep data prepare voc2012aug" in str(finding)
+
+
+def test_masks_that_were_placed_by_hand_are_listed_without_vocs_val(tmp_path):
+    voc2012(tmp_path)
+    prepare("voc2012", tmp_path)
+    year = tmp_path / "VOCdevkit" / "VOC2012"
+    (year / "SegmentationClassAug").mkdir()
+    for name in (*FIT, *VAL, "2008_000002"):  # the folder that is passed around has 12,031
+        (year / "SegmentationClassAug" / f"{name}.png").write_bytes(mask([0, 7]))
+    prepare("voc2012aug", tmp_path)
+    assert (year / "ImageSets/Segmentation/trainaug.txt").read_text().split() == [*FIT, "2008_000002"]
+
+
+def test_masks_without_the_rest_of_voc2012_are_no_voc2012(tmp_path):
+    masks = tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"
+    masks.mkdir(parents=True)
+    with pytest.raises(NotPrepared, match="VOC2012: is there, but not VOC 2012"):
+        prepare("voc2012aug", tmp_path)
+
+
 def ade20k(root, top="ADEChallengeData2016"):
     files = {f"{top}/objectInfo150.txt": b"Idx\tRatio\tTrain\tVal\tName\n1\t0.2\t9\t9\twall\n2\t0.1\t9\t9\tsky\n"}
     for split, word in (("training", "train"), ("validation", "val")):
