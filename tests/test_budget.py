@@ -148,12 +148,14 @@ def test_voc_with_and_without_augmented_masks_differs_in_data_alone(tmp_path, ki
     assert CARDS[plain.dataset.name].images["fit"] == 1464 and CARDS[augmented.dataset.name].images["fit"] == 10582
 
 
-def test_the_papers_voc_is_the_one_with_augmented_masks_under_either_name_and_in_its_suite(tmp_path):
-    either = [load_task(f"{name}-segment", tmp_path, protocol="paper") for name in ("voc2012", "voc2012aug")]
-    assert either[0].settings == either[1].settings and either[0].dataset == either[1].dataset
+def test_the_papers_voc_is_the_one_with_augmented_masks_alone_and_in_its_suite(tmp_path):
+    with pytest.raises(ValueError, match="voc2012aug-segment"):
+        load_task("voc2012-segment", tmp_path, protocol="paper")
     for protocol in (None, "paper"):
         names = [task.dataset.name for task in load_suite("paper", tmp_path, protocol=protocol)]
         assert len(names) == 9 and "voc2012aug" in names and "voc2012" not in names
+    names = [task.name for task in load_suite("segmentation", tmp_path, protocol="paper")]
+    assert "voc2012aug-segment" in names and "voc2012-segment" not in names
 
 
 def test_training_images_of_detection_vary_in_their_short_side(tmp_path):
