@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from kdep.device import choose_precision
+from kdep.device import choose_precision, join
 
 SCRIPT = """
 import resource, torch
@@ -43,3 +43,13 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch, capa
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)  # as torch says of a V100
     assert choose_precision("auto", torch.device("cuda")) == (taken or torch.bfloat16)
     assert choose_precision("bfloat16", torch.device("cuda")) == torch.bfloat16  # who asks for it gets it
+
+
+def test_processes_wait_for_hours_while_the_first_works(monkeypatch):
+    joined = {}
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **own: joined.update(own))
+    monkeypatch.setattr("kdep.device.keep_freed_memory", lambda: None)
+    assert join("cpu").rank == 1
+    assert joined["timeout"].total_seconds() >= 12 * 3600
