@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from kdep.checkpoint import read
+from kdep.device import Process
 from kdep.statistics import Statistics
 
 FORMAT = 2
@@ -204,6 +205,15 @@ def missing(description: Description, path: Path, numbers: Sequence[int]) -> lis
         for shard in range(description.shards)
         if not Path(shard_path(path, number, shard)).exists()
     ]
+
+
+def share_of(files: Sequence[tuple[int, int]], shards: int, process: Process) -> list[tuple[int, int]]:
+    """The files (view, shard) that a process makes.
+
+    By their number through all views, not by their place among the missing ones, which another process may have written
+    some of by now; and not by the shard alone, or of few shards some processes would make none.
+    """
+    return [(view, shard) for view, shard in files if (view * shards + shard) % process.world == process.rank]
 
 
 def project(features: torch.Tensor, bank: Bank) -> torch.Tensor:

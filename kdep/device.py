@@ -7,12 +7,16 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+# The others wait while the first decodes a cache, or one has a file of a bank more than they; torch gives up after
+# 10 or 30 minutes. A process that dies ends the others through torchrun.
+PATIENCE = timedelta(hours=24)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 CPUINFO = Path("/proc/cpuinfo")
 # Virtual machines hide the name behind one such as "Intel Xeon Processor", but not the number of the model.
@@ -64,7 +68,7 @@ def join(device: str) -> Process:
         chosen = f"cuda:{local}"
         torch.cuda.set_device(local)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.startswith("cuda") else "gloo")
+        dist.init_process_group("nccl" if chosen.startswith("cuda") else "gloo", timeout=PATIENCE)
     if chosen == "cpu":
         keep_freed_memory()
     return Process(torch.device(chosen), rank, world)

@@ -33,6 +33,7 @@ from kdep.bank import (
     project,
     refuse_another,
     shard_path,
+    share_of,
 )
 from kdep.checkpoint import LoadError, save, write_atomically
 from kdep.config import Config
@@ -287,8 +288,7 @@ class Writer:
 
     def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
         """Compute these files: raw features without a projection, encoded targets with it."""
-        # By its number, not by its place among the missing ones: another process may have written some of them by now.
-        files = [file for file in files if file[1] % self.process.world == self.process.rank]
+        files = share_of(files, self.description.shards, self.process)
         if not files:
             return
         about, batch = self.description, self.config.optim.batch_size
@@ -332,7 +332,8 @@ class Writer:
 
     def own_raw(self) -> Iterator[tuple[int, torch.Tensor]]:
         """This process's share of the raw features, file by file."""
-        for shard in range(self.process.rank, self.description.shards, self.process.world):
+        shards = self.description.shards
+        for _, shard in share_of([(-1, shard) for shard in range(shards)], shards, self.process):
             path = Path(shard_path(self.path, -1, shard))
             if path.exists():
                 yield shard, torch.from_numpy(np.load(path))

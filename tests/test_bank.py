@@ -14,10 +14,11 @@ from benchmarks.cli import main
 from kdep import bank as bank_module
 from kdep import targets
 from kdep.align import Target, map_on_grid
-from kdep.bank import Bank, Description, decode, encode
+from kdep.bank import Bank, Description, decode, encode, share_of
 from kdep.checkpoint import read, write_student
 from kdep.config import load_config
 from kdep.data import Order, load
+from kdep.device import Process
 from kdep.parts import make_pixels, open_student, open_teacher, open_views
 from kdep.pretrain import pretrain
 from kdep.scale import make_scaler
@@ -476,6 +477,19 @@ def test_a_disk_without_room_is_noticed_before_the_teacher_runs(banked, monkeypa
     monkeypatch.setattr(targets.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(ValueError, match="needs 0.0 GB more and the disk has 0.0 GB; fewer bank.views"):
         targets.build(banked())
+
+
+@pytest.mark.parametrize(("shards", "world"), [(1, 4), (3, 4), (4, 3), (5, 2), (7, 7), (2, 1)])
+def test_every_file_is_made_by_one_process_and_none_makes_two_more_than_another(shards, world):
+    processes = [Process(CPU, rank, world) for rank in range(world)]
+    for views in ([-1], range(1), range(1, 6), range(6)):
+        files = [(view, shard) for view in views for shard in range(shards)]
+        shares = [share_of(files, shards, process) for process in processes]
+        assert sorted(file for own in shares for file in own) == files
+        counts = [len(own) for own in shares]
+        assert max(counts) - min(counts) <= 1
+        for process, own in zip(processes, shares, strict=True):  # whatever else is missing
+            assert share_of(files[1::2], shards, process) == [file for file in own if file in files[1::2]]
 
 
 def test_reading_needs_no_more_than_its_row_of_a_huge_file(tmp_path):

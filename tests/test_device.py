@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdep import device
-from kdep.device import choose_precision, describe_cpu
+from kdep.device import choose_precision, describe_cpu, join
 
 SCRIPT = """
 import resource, torch
@@ -82,3 +82,13 @@ def test_without_cpuinfo_python_says_what_it_knows_of_the_processor(monkeypatch,
     monkeypatch.setattr(device.platform, "machine", lambda: "arm64")
     monkeypatch.setattr(device.platform, "processor", lambda: "apple")
     assert describe_cpu() == "arm64 apple"
+
+
+def test_processes_wait_for_hours_while_the_first_works(monkeypatch):
+    joined = {}
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **own: joined.update(own))
+    monkeypatch.setattr("kdep.device.keep_freed_memory", lambda: None)
+    assert join("cpu").rank == 1
+    assert joined["timeout"].total_seconds() >= 12 * 3600
