@@ -106,6 +106,23 @@ def test_scale_normalisation_gives_every_aligned_channel_unit_std(aligner):
     assert torch.allclose(found.std(0, correction=0), torch.ones(8), atol=1e-4)
 
 
+def test_sn_of_unaligned_channels_standardises_them():
+    features = correlated()
+    by_hand = (features - features.mean(0)) / features.std(0, correction=0)
+    assert torch.allclose(target_of(features, 24, "none", "sn")(features), by_hand, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaler", ["sn", "whiten", "sm", "sm_linear"])
+@pytest.mark.parametrize("aligner", ["none", "phi_s"])
+def test_a_channel_that_is_always_0_and_equal_channels_have_finite_targets(aligner, scaler):
+    features = correlated()
+    features[:, 3] = 0
+    found = target_of(features, 24 if aligner == "none" else 12, aligner, scaler)(features)
+    assert bool(found.isfinite().all()) and bool((found[:, 3] == 0).all()) == (aligner == "none")
+    if (aligner, scaler) == ("phi_s", "sm_linear"):
+        assert torch.allclose(found.std(0, correction=0), torch.ones(12), atol=1e-4)
+
+
 def test_targets_are_float32_under_autocast():
     features, target = correlated(), target_of(correlated(), 8, scaler="pts")
     with torch.autocast("cpu", torch.bfloat16):
