@@ -123,8 +123,9 @@ class Statistics:
 def finish(moments: Moments, *, teacher: str, data: str, widths: Sequence[int] = ()) -> Statistics:
     """Turn moments into principal axes; the moments are used up, since their matrix is overwritten.
 
-    With the `widths` of several teachers side by side, each is first divided by one number, so that all have the same
-    mean variance of a channel: without it the axes would be those of the teacher with the largest features.
+    With the `widths` of several teachers side by side, each teacher (not each channel) is first divided by one number,
+    the root of the mean variance of its channels: without it the axes would be those of the teacher with the largest
+    features. How the channels of one teacher relate to each other stays as it is.
 
     Raises:
         ValueError: fewer than two images.
