@@ -175,7 +175,7 @@ class Target(nn.Module):
         width, rank = len(statistics.mean), numerical_rank(statistics)
         refuse_widths(aligner, width=width, dim=dim, rank=rank, images=statistics.count)
         matrix = ALIGNERS[aligner](statistics, dim)
-        covariance = statistics.axes * statistics.variances @ statistics.axes.T
+        covariance = statistics.axes * statistics.variances[: statistics.axes.shape[1]] @ statistics.axes.T
         std = ((covariance @ matrix) * matrix).sum(0).clamp_min(0).sqrt()
         mean = statistics.mean
         if axes is not None:

@@ -253,7 +253,8 @@ def _measure(
     candidates, reference = {}, None
     for form_name, form in forms.items():
         candidate = form(copy.deepcopy(network), images)
-        with without_tf32():
+        # A caller's autocast would compare half-precision rounding, which differs between layouts.
+        with without_tf32(), computing_in(torch.float32, images.device):
             found = run(candidate).float()
         reference = found if reference is None else reference
         if float((found - reference).norm()) <= TOLERANCE * float(reference.norm()):

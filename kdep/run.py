@@ -1,7 +1,7 @@
 """The run folder: resolved config, statistics, log, run checkpoint, loss curve.
 
 config.yaml    the resolved configuration; a run is only resumed under the same one
-statistics.pt  moments of the teacher's features
+statistics.pt  moments of the teacher's features, with the axes that the run reads
 log.jsonl      one line per logging step
 run.pt         everything needed to go on bit for bit: student, optimizer, position, random state, forms of the networks
 unreadable.txt images that could not be decoded, with the reason

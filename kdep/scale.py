@@ -13,6 +13,17 @@ import torch.nn.functional as F
 
 Scaler = Callable[..., torch.Tensor]
 
+EQUAL = 1e-5  # deviations closer than this share are the same: rounding alone would rank them
+
+
+def _by_deviation(features: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Features over their deviations; 0 in a channel that is constant up to float32's rounding, which has no scale."""
+    return torch.where(_varies(std), features / std, 0)
+
+
+def _varies(std: torch.Tensor) -> torch.Tensor:
+    return std > torch.finfo(torch.float32).eps * std.max()
+
 
 def pts(features: torch.Tensor, std: torch.Tensor, *, temperature: float = 0.1, exponent: float = 3.0) -> torch.Tensor:
     """Power Temperature Scaling: sign(f) |f / T|^(1/n) (paper, equation 5).
@@ -23,13 +34,19 @@ def pts(features: torch.Tensor, std: torch.Tensor, *, temperature: float = 0.1, 
 
 
 def sn(features: torch.Tensor, std: torch.Tensor, *, factor: float = 1.0) -> torch.Tensor:
-    """Scale normalisation: every channel to standard deviation `factor`; on principal axes, PCA whitening."""
-    return features / std * factor
+    """Scale normalisation: every channel to standard deviation `factor`; on principal axes, PCA whitening.
+
+    Of the teacher's own channels it is what others call to standardise. A constant channel gives 0.
+    """
+    return _by_deviation(features, std) * factor
 
 
 def whiten(features: torch.Tensor, std: torch.Tensor, *, alpha: float = 0.5) -> torch.Tensor:
-    """Partial whitening f / std^alpha: the linear relative of PTS; a std ratio r becomes r^(1 - alpha)."""
-    return features / std.pow(alpha)
+    """Partial whitening f / std^alpha: the linear relative of PTS; a std ratio r becomes r^(1 - alpha).
+
+    A constant channel gives 0.
+    """
+    return torch.where(_varies(std), features / std.pow(alpha), 0)
 
 
 def unit(features: torch.Tensor, std: torch.Tensor, *, factor: float = 1.0) -> torch.Tensor:
@@ -40,23 +57,31 @@ def unit(features: torch.Tensor, std: torch.Tensor, *, factor: float = 1.0) -> t
 def sm(features: torch.Tensor, std: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
     """Standard deviation matching: channel i gets the i-th largest deviation of the teacher's own channels.
 
-    The second of two variants in the authors' code (src/resnet.py, lines 603 to 608 at 5c9c738).
+    The second of two variants in the authors' code (src/resnet.py, lines 603 to 608 at 5c9c738). A constant channel
+    gives 0.
 
     Raises:
         ValueError: the student has more channels than the teacher.
     """
     if len(std) > len(channels):
         raise ValueError(f"scale.name sm: {len(std)} channels cannot take the deviations of {len(channels)}")
-    return features / std * channels[: len(std)]
+    return _by_deviation(features, std) * channels[: len(std)]
 
 
 def sm_linear(features: torch.Tensor, std: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
     """Deviations mapped linearly, so that their ratio is that of the teacher's own channels and the least is 1.
 
-    The first variant (lines 589 to 600): m_i = (S_1 - R S_D + (R - 1) S_i) / (S_1 - S_D).
+    The first variant (lines 589 to 600): m_i = (S_1 - R S_D + (R - 1) S_i) / (S_1 - S_D). Constant channels count
+    neither for R nor for S_D, and give 0; where all deviations are the same up to rounding, every m_i is 1.
     """
-    ratio, largest, least = channels[0] / channels[-1], std.max(), std.min()
-    return features / std * (largest - ratio * least + (ratio - 1) * std) / (largest - least)
+    ratio = channels[0] / channels[_varies(channels)].min()
+    varying = std[_varies(std)]
+    if len(varying) == 0:
+        return torch.zeros_like(features)
+    largest, least = varying.max(), varying.min()
+    if largest - least <= EQUAL * largest:
+        return _by_deviation(features, std)
+    return _by_deviation(features, std) * (largest - ratio * least + (ratio - 1) * std) / (largest - least)
 
 
 def layernorm(features: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ cancels where |mean| >> std, down to negative variances.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,8 @@ class Statistics:
     Attributes:
         count: images seen.
         mean: (D,) float64.
-        axes: (D, D) float64, one axis per COLUMN, leading first, the largest entry of each positive.
+        axes: (D, D), or fewer columns where only the leading ones are read; float64, one axis per COLUMN, leading
+            first, the largest entry of each positive.
         variances: (D,) float64, descending, along the axes; squared singular values / count.
         channel_variances: (D,) float64, of the features as they come.
         teacher, data: fingerprints of what was seen.
@@ -104,8 +105,15 @@ class Statistics:
 
     @property
     def basis(self) -> torch.Tensor:
-        """(D, D) float64: centred features times this are the features on their axes."""
+        """Like `axes`: centred features times this are the features on their axes."""
         return self.axes if self.scale is None else self.scale[:, None] * self.axes
+
+    def leading(self, count: int | None) -> "Statistics":
+        """With this many axes only, all variances kept; None: as it is."""
+        if count is None or count >= self.axes.shape[1]:
+            return self
+        # A copy: a view would keep, and save, the whole matrix.
+        return replace(self, axes=self.axes[:, :count].clone(memory_format=torch.contiguous_format))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain tensors and values, for a file."""
@@ -115,8 +123,9 @@ class Statistics:
 def finish(moments: Moments, *, teacher: str, data: str, widths: Sequence[int] = ()) -> Statistics:
     """Turn moments into principal axes; the moments are used up, since their matrix is overwritten.
 
-    With the `widths` of several teachers side by side, each is first divided by one number, so that all have the same
-    mean variance of a channel: without it the axes would be those of the teacher with the largest features.
+    With the `widths` of several teachers side by side, each teacher (not each channel) is first divided by one number,
+    the root of the mean variance of its channels: without it the axes would be those of the teacher with the largest
+    features. How the channels of one teacher relate to each other stays as it is.
 
     Raises:
         ValueError: fewer than two images.

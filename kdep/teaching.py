@@ -56,7 +56,9 @@ def teacher_source(config: Config, student: Backbone, views: Views, run: RunFold
     refuse_impossible(config, student, teacher, len(views.source.names))
     grid = targets.grid_of(config, student)
     run.bind()
-    statistics = teacher_statistics(config, teacher, views, run, process)
+    # Logits read no axes at all: a live teacher's classifier takes its features as they come.
+    axes = 0 if config.loss.name == "logits" else targets.width_of(config, student)
+    statistics = teacher_statistics(config, teacher, views, run, process, axes=axes)
     images = sample(config.optim.batch_size // process.world, config.data.size, process.device)
     chosen = choose_frozen(
         "teacher",
@@ -87,7 +89,7 @@ def bank_source(config: Config, student: Backbone, views: Views, run: RunFolder,
     run.load_statistics(teacher=bank.statistics.teacher, data=bank.statistics.data)
     run.bind()
     if process.is_first:
-        run.save_statistics(bank.statistics)
+        run.save_statistics(bank.statistics.leading(targets.width_of(config, student)))
 
     def features(batch: Batch, images: torch.Tensor) -> torch.Tensor:
         return bank.decode(batch.stored[:, :rows].to(images.device, non_blocking=True))
@@ -110,12 +112,17 @@ def labels_source(config: Config, student: Backbone, views: Views, run: RunFolde
     return Known(None, "", numbers, classes=int(labels.max()) + 1)
 
 
-def teacher_statistics(config: Config, teacher: Backbone, views: Views, run: RunFolder, process: Process) -> Statistics:
-    """Moments of the teacher's features over the first view of every image, or of `align.images` of them."""
+def teacher_statistics(
+    config: Config, teacher: Backbone, views: Views, run: RunFolder, process: Process, *, axes: int | None = None
+) -> Statistics:
+    """Moments of the teacher's features over the first view of every image, or of `align.images` of them.
+
+    Of the axes only the leading `axes` (None: all) are kept, in memory as on disk: all of 2048 take 34 MB.
+    """
     identity = {"teacher": teacher_identity(teacher), "data": data_identity(views)}
     known = run.load_statistics(**identity)
     if known is not None:
-        return known
+        return known.leading(axes)
     batches = once(
         len(views.source.names),
         config.optim.batch_size,
@@ -134,7 +141,7 @@ def teacher_statistics(config: Config, teacher: Backbone, views: Views, run: Run
             run.note_unreadable(batch.unreadable, limit=config.data.max_unreadable, images=len(views.source.names))
             if batch.images is not None:
                 moments.add(teacher(pixels(batch)))
-    statistics = finish(merged(process.gather(moments)), **identity, widths=teacher.widths)
+    statistics = finish(merged(process.gather(moments)), **identity, widths=teacher.widths).leading(axes)
     if process.is_first:
         run.save_statistics(statistics)
     return statistics

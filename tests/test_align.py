@@ -106,6 +106,40 @@ def test_scale_normalisation_gives_every_aligned_channel_unit_std(aligner):
     assert torch.allclose(found.std(0, correction=0), torch.ones(8), atol=1e-4)
 
 
+def test_several_teachers_are_standardised_each_by_one_number_as_by_a_slow_formula():
+    first, second = 50 * correlated(dim=5, seed=1), 0.1 * correlated(dim=8, seed=2) * torch.arange(1, 9)
+    moments = Moments(13)
+    moments.add(torch.cat([first, second], 1))
+    statistics = finish(moments, teacher="t", data="d", widths=(5, 8))
+    parts = []
+    for features in (first.double().numpy(), second.double().numpy()):
+        centred = features - features.mean(0)
+        parts.append(centred / np.sqrt((centred**2).mean()))  # over images and channels: one number
+    together = np.concatenate(parts, 1)
+    _, _, axes_in_rows = np.linalg.svd(together, full_matrices=False)
+    by_hand = together @ axes_in_rows[:6].T
+    found = Target(statistics, 6, aligner="svd", scaler=make_scaler("none", {}))(torch.cat([first, second], 1)).numpy()
+    by_hand *= np.sign((by_hand * found).sum(0))  # an axis is defined up to its sign
+    np.testing.assert_allclose(found, by_hand, atol=1e-4)
+
+
+def test_sn_of_unaligned_channels_standardises_them():
+    features = correlated()
+    by_hand = (features - features.mean(0)) / features.std(0, correction=0)
+    assert torch.allclose(target_of(features, 24, "none", "sn")(features), by_hand, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaler", ["sn", "whiten", "sm", "sm_linear"])
+@pytest.mark.parametrize("aligner", ["none", "phi_s"])
+def test_a_channel_that_is_always_0_and_equal_channels_have_finite_targets(aligner, scaler):
+    features = correlated()
+    features[:, 3] = 0
+    found = target_of(features, 24 if aligner == "none" else 12, aligner, scaler)(features)
+    assert bool(found.isfinite().all()) and bool((found[:, 3] == 0).all()) == (aligner == "none")
+    if (aligner, scaler) == ("phi_s", "sm_linear"):
+        assert torch.allclose(found.std(0, correction=0), torch.ones(12), atol=1e-4)
+
+
 def test_targets_are_float32_under_autocast():
     features, target = correlated(), target_of(correlated(), 8, scaler="pts")
     with torch.autocast("cpu", torch.bfloat16):

@@ -250,6 +250,21 @@ def test_forms_are_compared_in_full_float32_and_timed_as_the_run_computes():
     assert states[:2] == [(False, "highest")] * 2 and set(states[2:]) == {(True, "high")}
 
 
+def test_forms_are_compared_in_float32_within_a_callers_autocast_too():
+    images, states = torch.rand(2, 3, 32, 32), []
+
+    def run(network):
+        states.append(torch.is_autocast_enabled("cpu"))
+        features = network(images).detach()
+        states.append(network.network.conv1(images).dtype)
+        return features
+
+    offered = {"contiguous": forms.contiguous, "folded": forms.folded}
+    with torch.autocast("cpu", torch.bfloat16):
+        seconds = forms._measure(backbone("test_resnet"), offered, [torch.float32], run, images)
+    assert set(seconds) == {"contiguous", "folded"} and set(states) == {False, torch.float32}
+
+
 def test_on_a_gpu_the_student_s_plain_form_is_channels_last(monkeypatch):
     offered = []
     monkeypatch.setattr(forms, "_choose", lambda *args: offered.append(args[2]) or forms.Chosen(args[1], torch.float32))

@@ -6,6 +6,7 @@ import os
 import time
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -17,7 +18,8 @@ from kdep.parts import make_pixels, open_student, open_teacher, open_views
 from kdep.pretrain import distill_loss, pretrain
 from kdep.provenance import report
 from kdep.run import DivergedError, RunFolder
-from kdep.teaching import teacher_statistics
+from kdep.scale import make_scaler
+from kdep.teaching import Known, make_target, teacher_statistics
 from kdep.weights import open_checkpoint
 
 
@@ -72,6 +74,49 @@ def test_statistics_are_those_of_the_teacher_in_eval_mode_under_its_own_normalis
         features = nn.functional.silu(features).mean((2, 3)).double()
     assert found["count"] == 128 and torch.allclose(found["mean"], features.mean(0), atol=1e-6)
     assert torch.allclose(found["channel_variances"], features.var(0, correction=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "axes"),
+    [
+        ((), 96),
+        (("align.name=phi_s", "scale.name=sn"), 96),
+        (("align.name=random", "scale.name=sn"), 256),
+        (("align.name=none", "project=linear", "scale.name=sn"), 256),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_a_run_keeps_the_axes_that_it_reads_and_they_give_the_targets_of_all(tiny, monkeypatch, overrides, axes):
+    config = tiny("optim.epochs=1", "tune=false", *overrides)
+    made = []
+    monkeypatch.setattr("kdep.pretrain.make_target", lambda *given: made.append(make_target(*given)) or made[-1])
+    pretrain(config)
+    file = folder(config) / "statistics.pt"
+    found = read(file)
+    assert found["axes"].shape == (256, axes) and len(found["variances"]) == 256
+    assert file.stat().st_size < 8 * 256 * (axes + 3) + 16_000  # no more on disk than in the tensors
+    teacher = open_teacher(config).to(memory_format=torch.channels_last)  # the same bits
+    run, student, process = RunFolder(tiny("name=all")), open_student(config), Process(torch.device("cpu"))
+    every = teacher_statistics(config, teacher, open_views(config), run, process)
+    scaler = make_scaler(config.scale.name, config.scale.options)
+    whole, width = make_target(config, student, Known(every, "post", lambda *_: None), scaler)
+    features = every.mean.float() + torch.randn(20, 256) @ (every.axes * every.variances.sqrt()).T.float()
+    ((target, _),) = made
+    assert width == len(target.std) and torch.allclose(target.std, whole.std, rtol=1e-5)
+    assert float((target(features) - whole(features)).norm()) < 1e-5 * float(whole(features).norm())
+
+
+def test_a_bank_s_run_keeps_its_own_axes_and_logits_keep_none(tiny, tmp_path):
+    config = tiny("optim.epochs=1", f"bank.path={tmp_path / 'bank'}", "bank.axes=200", "tune=false")
+    pretrain(config)
+    assert read(folder(config) / "statistics.pt")["axes"].shape == (256, 96)
+    teacher = timm.create_model("test_efficientnet", num_classes=10)
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
+    given = (f"teacher.source={tmp_path / 'teacher.pth'}", "teacher.arch=test_efficientnet", "loss.name=logits")
+    config = tiny("optim.epochs=1", "name=logits", "tune=false", *given)
+    pretrain(config)
+    found = read(folder(config) / "statistics.pt")
+    assert found["axes"].shape == (256, 0) and (folder(config) / "statistics.pt").stat().st_size < 30_000
 
 
 def test_the_loss_is_the_weighted_mean_square_of_student_minus_target_by_hand():

@@ -72,6 +72,31 @@ def test_deviations_are_mapped_linearly_to_the_ratio_of_the_teachers_channels():
     assert scaler(three, three, CHANNELS).tolist() == pytest.approx([3.0, 2.0, 1.0])
 
 
+@pytest.mark.parametrize("name", ["sn", "whiten", "sm", "sm_linear"])
+@pytest.mark.parametrize("still", [0.0, 1e-8], ids=["exactly", "up to rounding"])
+def test_a_constant_channel_gives_0_and_leaves_the_others_as_they_were(name, still):
+    # Behind its mean a constant channel is 0, or what float32 leaves of a large one.
+    std, features = torch.tensor([4.0, 2.5, still, 1.0]), torch.tensor([8.0, 5.0, still, 2.0])
+    found = make_scaler(name, {})(features, std, CHANNELS.new_tensor([6.0, 3.0, 3.0, 2.0]))
+    assert float(found[2]) == 0 and bool(found.isfinite().all())
+    kept = [0, 1, 3]
+    channels = torch.tensor([6.0, 3.0, 2.0]) if name == "sm" else CHANNELS
+    assert torch.equal(found[kept], make_scaler(name, {})(features[kept], std[kept], channels))
+
+
+def test_deviations_that_are_equal_are_mapped_to_1():
+    scaler = make_scaler("sm_linear", {})
+    equal = torch.tensor([3.0, 3.0 * (1 + 2e-7)])
+    assert torch.allclose(scaler(equal * 2, equal, CHANNELS), torch.tensor([2.0, 2.0]))
+    assert scaler(torch.zeros(2), torch.zeros(2), CHANNELS).tolist() == [0.0, 0.0]
+
+
+def test_a_constant_channel_of_the_teacher_does_not_count_for_the_ratio():
+    scaler, dead = make_scaler("sm_linear", {}), torch.tensor([6.0, 3.0, 2.0, 0.0])
+    features = torch.tensor([4.0, 1.0])
+    assert torch.equal(scaler(features, STD, dead), scaler(features, STD, CHANNELS))
+
+
 def test_layernorm_gives_each_image_mean_0_and_variance_1():
     found = make_scaler("layernorm", {})(torch.tensor([[1.0, 3.0], [10.0, 30.0]]), STD)
     assert torch.allclose(found, torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]), atol=1e-4)
