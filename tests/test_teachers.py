@@ -1,0 +1,78 @@
+"""Each family of teachers opens, at its own input size and at others."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from kdep.backbone import Backbone, build_backbone, create_network, default_tap
+from kdep.weights import open_checkpoint
+
+# docs/teachers.md says the same: name, side of the images, own side, width, taps.
+FAMILIES = [
+    ("resnet50", 64, 224, 2048, ("pre", "post")),
+    ("tf_efficientnet_lite0", 64, 224, 1280, ("pre", "post", "before_head")),
+    ("convnext_atto", 64, 224, 320, ("post",)),
+    ("resnet50_clip", 64, 224, 2048, ("post",)),
+    ("vit_xsmall_patch16_clip_224", 64, 224, 256, ("post",)),
+    ("vit_tiny_patch16_224", 64, 224, 192, ("post",)),
+    ("deit_tiny_distilled_patch16_224", 64, 224, 192, ("post",)),
+    ("vit_small_patch14_dinov2", 56, 518, 384, ("post",)),
+    ("eva02_tiny_patch14_224", 56, 224, 192, ("post",)),
+    ("swin_tiny_patch4_window7_224", 64, 224, 768, ("post",)),
+    ("pit_ti_224", 64, 224, 256, ("post",)),  # takes 224 px only, and resamples
+]
+
+
+@pytest.mark.parametrize(("arch", "side", "own", "width", "taps"), FAMILIES, ids=[family[0] for family in FAMILIES])
+@torch.no_grad()
+def test_every_family_gives_finite_features_of_images_of_another_size(arch, side, own, width, taps):
+    checkpoint = open_checkpoint(f"random:{arch}")
+    backbone = build_backbone(checkpoint).eval()
+    found = backbone.pooled_taps(torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)))
+    assert backbone.taps == taps and checkpoint.size == own != side
+    for tap, features in found.items():
+        assert features.shape == (2, width) and features.isfinite().all(), tap
+        assert not torch.allclose(features[0], features[1])
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "test_vit3"])
+@torch.no_grad()
+def test_at_its_own_size_a_network_computes_what_timms_own_does(arch):
+    network, theirs = create_network(arch).eval(), timm.create_model(arch, num_classes=0).eval()
+    theirs.load_state_dict(network.state_dict())
+    images = torch.rand(1, *network.pretrained_cfg["input_size"])
+    backbone = Backbone(network, tap="post", mean=(0,) * 3, std=(1,) * 3).eval()
+    assert torch.allclose(backbone(images), theirs(images), atol=1e-6)
+
+
+@torch.no_grad()
+def test_at_other_sizes_position_embeddings_are_interpolated():
+    network = create_network("test_vit").eval()
+    smaller = timm.create_model("test_vit", num_classes=0, img_size=80).eval()
+    weights = network.state_dict()
+    grid = weights["pos_embed"][:, 1:].unflatten(1, (10, 10)).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, (5, 5), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    smaller.load_state_dict({**weights, "pos_embed": torch.cat([weights["pos_embed"][:, :1], grid], 1)})
+    images = torch.rand(2, 3, 80, 80)
+    backbone = Backbone(network, tap="post", mean=(0,) * 3, std=(1,) * 3).eval()
+    assert torch.allclose(backbone(images), smaller(images), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_network_of_one_size_resamples_to_it_and_refuses_another():
+    network = create_network("pit_ti_224").eval()
+    backbone = Backbone(network, tap="post").eval()
+    images = torch.rand(2, 3, 64, 64)
+    larger = F.interpolate(images, (224, 224), mode="bilinear", antialias=True)
+    assert torch.equal(backbone(images), backbone(larger))
+    with pytest.raises(ValueError, match="pit_ti_224 takes 224 pixels only, to which it resamples: not size 128"):
+        Backbone(network, tap="post", resample=128)
+
+
+def test_a_side_that_no_patches_fill_is_refused_with_those_that_they_do():
+    network = create_network("eva02_tiny_patch14_224")
+    message = r"eva02_tiny_patch14_224 takes sides that are multiples of 14 pixels, not 64: .*teacher.size=56 or 70"
+    with pytest.raises(ValueError, match=message):
+        Backbone(network, tap=default_tap(network))(torch.rand(1, 3, 64, 64))
+    assert Backbone(network, tap="post", resample=56)(torch.rand(1, 3, 64, 64)).shape == (1, 192)
