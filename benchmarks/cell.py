@@ -167,6 +167,7 @@ def describe(checkpoint: Checkpoint) -> CheckpointCard:
         "pretrain_data": source.get("data", {}).get("source"),
         "pretrain_fingerprint": source.get("data", {}).get("fingerprint"),
         "images_seen": source.get("images_seen"),
+        "pretrain_epochs": source.get("config", {}).get("optim", {}).get("epochs"),
         "pretrain_seed": source.get("config", {}).get("seed"),
         "pretrain_commit": source.get("commit"),
     }

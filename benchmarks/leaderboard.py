@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.board import Board, Cell, Row, average_ranks, boards, families, shares_of_gain
 from benchmarks.costs import Cost, cost_of, duration
+from benchmarks.facts import metric_cell, origin_of, other_metrics
 from benchmarks.results import Result
 
 ABSENT = "-"
@@ -127,6 +128,7 @@ def _wide_row(board: Board, row: Row, rank: Any) -> dict[str, Any]:
         "role": card.role,
         "arch": card.arch,
         "images_seen": card.summary.get("images_seen"),
+        **asdict(origin_of(row)),
         "protocol": protocol.name,
         "version": protocol.version,
         "budget": protocol.budget,
@@ -145,6 +147,7 @@ def _wide_row(board: Board, row: Row, rank: Any) -> dict[str, Any]:
     for column, cell, part in zip(board.columns, row.cells, shares, strict=True):
         values = {"": cell.mean, "_std": cell.std, "_n": cell.n or None, "_ci95": cell.ci95}
         values |= {"_ci95_images": cell.images if cell.n > 1 else None, "_share_of_gain": part}
+        values |= {f"_{name}": metric_cell(row, column, name).mean for name in other_metrics(board.rows, column)}
         line |= {column.label + suffix: value for suffix, value in values.items()}
     return line | asdict(cost_of(row)) | {"notes": " ".join(board.notes_about(row)) or None}
 
@@ -216,6 +219,43 @@ def _family_table(board: Board, family: str) -> Table:
     return Table(family, ("checkpoint", *header), tuple(lines))
 
 
+def metric_table(board: Board, family: str) -> Table | None:
+    """A family's metrics beside the main ones, such as the macro accuracy, each tap's, AP50; None without any."""
+    columns = [column for column in board.columns if column.task.family == family]
+    shown = [(column, name) for column in columns for name in other_metrics(board.rows, column)]
+    lines = []
+    for row in board.rows:
+        cells = [metric_cell(row, column, name) for column, name in shown]
+        lines.append((_name_cell(row), *(TableCell(score_text(cell), cell.mean) for cell in cells)))
+    header = ("checkpoint", *(f"{column.label} ({name})" for column, name in shown))
+    return Table(f"{family}: other metrics", header, tuple(lines)) if shown else None
+
+
+def origin_table(board: Board) -> Table:
+    """Where the rows come from: how and on what they were pretrained, and by which code they were measured."""
+    lines = []
+    for row in board.rows:
+        origin, seen, card = origin_of(row), row.checkpoint.summary.get("images_seen"), row.checkpoint
+        line = [_name_cell(row), *map(_text, (card.sha256[:8], card.arch, origin.method))]
+        line += [_text(origin.teacher), _text(origin.pretrain_data)]
+        line += [TableCell(ABSENT if seen is None else compact(seen), seen)]
+        line += [_number(origin.pretrain_epochs, digits=0), _number(origin.pretrain_seed, digits=0)]
+        line += [_number(cost_of(row).load_coverage, digits=0, unit=" %")]
+        lines.append((*line, _text(origin.pretrain_commit), _text(origin.commit)))
+    how = (
+        "checkpoint",
+        "sha256",
+        "architecture",
+        "method",
+        "teacher",
+        "pretrained on",
+        "images seen",
+        "epochs",
+        "seed",
+    )
+    return Table("provenance", (*how, "load", "pretrained by", "measured by"), tuple(lines))
+
+
 def _cost_table(board: Board) -> Table:
     lines = []
     for row in board.rows:
@@ -254,6 +294,10 @@ def _score_cell(cell: Cell, best: float | None) -> TableCell:
 def _over(cell: Cell) -> str:
     """What the interval of a cell is over."""
     return "runs" if cell.images is None else f"runs and {cell.images:,} images"
+
+
+def _text(value: str | None) -> TableCell:
+    return TableCell(ABSENT if value is None else value)
 
 
 def _number(value: float | None, *, digits: int = 2, unit: str = "", best: bool = False) -> TableCell:

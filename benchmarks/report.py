@@ -15,6 +15,8 @@ from benchmarks.leaderboard import (
     TableCell,
     csv_text,
     leaderboard_rows,
+    metric_table,
+    origin_table,
     result_rows,
     row_name,
     tables,
@@ -110,7 +112,8 @@ def markdown(results: Iterable[Result]) -> str:
     parts = ["# Leaderboard", READING]
     for board in boards(results):
         parts.append(f"## {markdown_text(str(board.protocol))}")
-        for table in tables(board):
+        more = [metric_table(board, family) for family in families(board.columns)]
+        for table in [*tables(board), *filter(None, more), origin_table(board)]:
             parts += [f"### {markdown_text(table.title)}", markdown_table(table)]
         if board.notes:
             parts.append("\n".join(f"- {markdown_text(note)}" for note in board.notes))
@@ -159,6 +162,8 @@ def html_board(board: Board, sheets: Mapping[Path, Path]) -> str:
     parts += ["<h3>Overview</h3>", html_table(board, overview), _panels([mean_panel(board), rank_panel(board)])]
     for family, table in zip(families(board.columns), by_family, strict=True):
         parts += [f"<h3>{escape(family)}</h3>", html_table(board, table)]
+        if (more := metric_table(board, family)) is not None:
+            parts.append(f"<details><summary>Other metrics</summary>{html_table(board, more)}</details>")
         parts += [_panels([mean_panel(board, family), *score_panels(board, family)]), _sheets(board, family, sheets)]
     for title, panels in (
         ("Linear probe: the regularisation path", path_panels(board)),
@@ -166,7 +171,7 @@ def html_board(board: Board, sheets: Mapping[Path, Path]) -> str:
         ("Score against pretraining", cost_panels(board)),
     ):
         parts += [f"<h3>{title}</h3>", _panels(panels)] if panels else []
-    parts += ["<h3>Cost</h3>", html_table(board, cost)]
+    parts += ["<h3>Cost</h3>", html_table(board, cost), "<h3>Provenance</h3>", html_table(board, origin_table(board))]
     if board.notes:
         notes = "".join(f"<li>{escape(note)}</li>" for note in board.notes)
         parts.append(f"<details><summary>{_count(len(board.notes), 'note')}</summary><ul>{notes}</ul></details>")
@@ -184,8 +189,8 @@ def html_table(board: Board, table: Table) -> str:
 
 
 def html_cell(cell: TableCell) -> str:
-    """A number in front, its spread smaller behind it."""
-    number, _, rest = cell.text.partition(" ")
+    """A number in front, its spread smaller behind it; a text as it is."""
+    number, _, rest = (cell.text, "", "") if cell.value is None else cell.text.partition(" ")
     text = f"<b>{escape(number)}</b>" if cell.best else escape(number)
     text += f" <small>{escape(rest)}</small>" if rest else ""
     kinds = {"best": cell.best, "absent": cell.value is None, "failed": cell.text.endswith("!")}

@@ -98,6 +98,40 @@ def test_protocols_versions_and_budgets_have_rows_of_their_own():
     ]
 
 
+def test_metrics_beside_the_main_one_are_in_all_files():
+    metrics = [{"top1": 50.0, "top1_macro": 48.0 + s, "top1_pre": 50.0} for s in (0, 2)]
+    results = [result("a", "c-linear", seed, metrics=one) for seed, one in enumerate(metrics)]
+    results += [result("a", "o-detect", metrics={"AP": 20.0, "AP50": 40.5}), failure("a", "v-segment")]
+    results += [result("b", "c-linear", metrics={"top1": 30.0})]
+    rows = rows_of(results)
+    assert (rows["a", "v1"]["c-linear_top1_macro"], rows["a", "v1"]["o-detect_AP50"]) == (49.0, 40.5)
+    assert rows["b", "v1"]["c-linear_top1_macro"] is None and not {"v-segment_mAcc", "c-linear_top1"} & set(
+        rows["a", "v1"]
+    )
+    text = markdown(results)
+    assert "### classification: other metrics" in text and "### segmentation: other" not in text
+    assert "c-linear (top1\\_macro)" in text and "49.00 ± 1.41 (2)" in text and "o-detect (AP50)" in text
+    page = html(results)
+    assert page.count("<summary>Other metrics</summary>") == 2 and 'data-value="49.0"' in page
+
+
+def test_where_rows_come_from_is_in_all_files():
+    known = {"method": "kdep svd pts", "teacher": "pypi:x", "pretrain_data": "photos", "images_seen": 640}
+    known |= {"pretrain_epochs": 90, "pretrain_seed": 4, "pretrain_commit": "c0ffee"}
+    one, other = (result("a", "c-linear", seed, commit=by) for seed, by in ((0, "beef"), (1, "abba")))
+    other.checkpoint.summary.update(known)  # the first was written before anybody asked
+    results = [one, other, result("b", "c-linear", load={"coverage": 100.0})]
+    rows = rows_of(results)
+    assert {name: rows["a", "v1"][name] for name in known if name != "images_seen"} == {
+        name: value for name, value in known.items() if name != "images_seen"
+    }
+    assert rows["a", "v1"]["commit"] == "abba, beef" and rows["b", "v1"]["teacher"] is None
+    text = markdown(results).split("### provenance")[1]
+    assert "| a | 61000000 | resnet18 | kdep svd pts | pypi:x | photos | - | 90 | 4 | - | c0ffee | abba, beef |" in text
+    assert "| b | 62000000 | resnet18 | - | - | - | - | - | - | 100 % | - | - |" in text
+    assert '<td class="absent" >kdep svd pts</td>' in html(results).partition("<h3>Provenance</h3>")[2]
+
+
 def test_two_versions_of_the_data_have_columns_of_their_own_and_a_note():
     results = [result("a", score=1.0, data="a" * 64), result("b", score=2.0, data="b" * 64)]
     rows = rows_of(results)

@@ -394,6 +394,14 @@ def test_time_is_that_of_the_cells_most_like_it():
     assert plan.remaining(todo, times, jobs=2) == (12.0, 1)  # no shorter than the longest
 
 
+def test_a_students_card_says_how_it_was_pretrained():
+    config = {"seed": 4, "optim": {"epochs": 90}}
+    provenance = {"kind": "student", "config": config, "commit": "c0ffee", "images_seen": 640}
+    summary = cells.describe(replace(open_checkpoint("random:test_resnet"), provenance=provenance)).summary
+    names = ("role", "pretrain_epochs", "pretrain_seed", "pretrain_commit", "images_seen")
+    assert [summary[name] for name in names] == ["student", 90, 4, "c0ffee", 640]
+
+
 def test_time_that_running_cells_have_spent_is_taken_off(monkeypatch):
     times = plan.measured_times([result(task="a-linear", cost={"seconds": 600.0, "device": "cpu x1"})], cpu=True)
     first, second, unknown = planned_like("a-linear"), planned_like("a-linear"), planned_like("a-knn", kind="knn")
