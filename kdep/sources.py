@@ -3,6 +3,8 @@
 import hashlib
 import io
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +14,7 @@ from PIL import Image
 
 from kdep.decode import Encoded, Picture, Pixels, as_tensor
 
+ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT or torchvision:NAME"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 
 
@@ -83,14 +86,10 @@ class Pack:
     """Encoded images end to end in an .npz: SPLIT_blob, SPLIT_offsets (n + 1), optional SPLIT_labels and classes."""
 
     def __init__(self, path: Path, split: str) -> None:
-        with np.load(path, allow_pickle=False) as content:
-            splits = [key.removesuffix("_blob") for key in content.files if key.endswith("_blob")]
-            if split not in splits:
-                raise ValueError(f"{path}: no split {split!r}; there are {', '.join(splits) or 'none'}")
-            self._blob, self._offsets = content[f"{split}_blob"], content[f"{split}_offsets"].astype(np.int64)
-            labels = f"{split}_labels"
-            self.labels = content[labels].astype(np.int64) if labels in content.files else None
-            self.classes = tuple(str(name) for name in content["classes"]) if "classes" in content.files else ()
+        try:
+            self._read(path, split)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{path}: damaged, or no .npz archive at all ({error}); copy it again") from error
         if len(self._offsets) < 2 or self._offsets[-1] != len(self._blob) or (np.diff(self._offsets) < 0).any():
             raise ValueError(f"{path}: {split}_offsets do not cover {split}_blob")
         self.names = Names(f"{path.name}:{split}:{index}" for index in range(len(self._offsets) - 1))
@@ -104,8 +103,25 @@ class Pack:
         """Image `index`, not decoded yet."""
         return Encoded(self._bytes(index))
 
+    def _read(self, path: Path, split: str) -> None:
+        with _archive(path) as content:
+            names = [key.removesuffix("_blob") for key in content.files if key.endswith("_blob")]
+            splits = [name for name in names if f"{name}_offsets" in content.files]
+            if split not in splits:
+                raise ValueError(f"{path}: no split {split!r}; expected {path}:SPLIT, of {', '.join(splits) or 'none'}")
+            self._blob, self._offsets = content[f"{split}_blob"], content[f"{split}_offsets"].astype(np.int64)
+            labels = f"{split}_labels"
+            self.labels = content[labels].astype(np.int64) if labels in content.files else None
+            self.classes = tuple(str(name) for name in content["classes"]) if "classes" in content.files else ()
+
     def _bytes(self, index: int) -> bytes:
         return self._blob[self._offsets[index] : self._offsets[index + 1]].tobytes()
+
+
+def _archive(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
+        raise zipfile.BadZipFile("it has no directory of a zip file")
+    return np.load(path, allow_pickle=False)
 
 
 class Torchvision:
@@ -225,7 +241,7 @@ def _open(spec: str, root: Path | None) -> Source:
     file, _, split = spec.rpartition(":")
     if file.endswith(".npz"):
         if not Path(file).is_file():
-            raise ValueError(f"{file}: no such file")
+            raise ValueError(f"{_absent(Path(file))}; expected {ADDRESSES}")
         return Pack(Path(file), split)
     path = Path(spec)
     if path.is_dir():
@@ -233,12 +249,24 @@ def _open(spec: str, root: Path | None) -> Source:
         if not names:
             raise ValueError(f"{path}: no image below it ({', '.join(sorted(SUFFIXES))})")
         return Files(path, names)
-    if path.suffix == ".txt" and path.is_file():
+    if not path.exists():
+        raise ValueError(f"{_absent(path)}; expected {ADDRESSES}")
+    if path.suffix == ".npz":
+        return Pack(path, "")  # says which splits there are
+    if path.suffix == ".txt":
+        if root is not None and not root.is_dir():
+            raise ValueError(f"{_absent(root)}; expected the folder where the paths of {spec} start")
         names = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
         if not names:
             raise ValueError(f"{path}: an empty list")
         return Files(root or path.parent, names)
-    raise ValueError(f"{spec}: not a folder, a .txt list, FILE.npz:SPLIT or torchvision:NAME")
+    raise ValueError(f"{spec}: a file of another kind; expected {ADDRESSES}")
+
+
+def _absent(path: Path) -> str:
+    """Say that nothing is there, and up to which folder something is: a typing error lies behind it."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    return f"{path} is not there (no {path.absolute().relative_to(there).parts[0]} in {there})"
 
 
 def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: float | None, seed: int) -> int:

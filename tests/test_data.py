@@ -312,18 +312,46 @@ def test_a_pack_of_encoded_images_opens_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("{0}/images.npz:val", "no split 'val'; there are fit"),
-        ("{0}/none.npz:fit", "none.npz: no such file"),
+        ("{0}/images.npz:val", "no split 'val'; expected .*images.npz:SPLIT, of fit$"),
+        ("{0}/images.npz", "no split ''; expected .*images.npz:SPLIT, of fit$"),
+        ("{0}/none.npz:fit", r"none.npz is not there \(no none.npz in {0}\); expected a folder of images, a .txt list"),
         ("{0}/empty", "no image below it"),
-        ("{0}/none", "not a folder, a .txt list, FILE.npz:SPLIT or torchvision:NAME"),
+        ("{0}/none/b", r"{0}/none/b is not there \(no none in {0}\); .*, FILE.npz:SPLIT or torchvision:NAME$"),
+        ("{0}/cut.npz/b", r"\(no b in {0}/cut.npz\)"),
+        ("{0}/none.txt", "none.txt is not there"),
+        ("{0}/some.jpg", "some.jpg: a file of another kind; expected a folder of images"),
+        ("{0}/cut.npz:fit", "cut.npz: damaged, or no .npz archive at all .it has no directory of a zip file.; copy it"),
+        ("{0}/changed.npz:fit", "changed.npz: damaged.*Bad CRC"),
+        ("{0}/deflated.npz:fit", "deflated.npz: damaged"),
         ("torchvision:Cifar", "torchvision.datasets has no such class; examples are CIFAR10"),
     ],
 )
 def test_an_address_that_leads_nowhere_says_what_was_looked_for(tmp_path, spec, message):
-    make_pack(tmp_path / "images.npz")
+    content = make_pack(tmp_path / "images.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[:-30])
+    (tmp_path / "changed.npz").write_bytes(content.replace(b"IDAT", b"idat"))
+    np.savez_compressed(tmp_path / "deflated.npz", fit_blob=np.zeros(4000, np.uint8), fit_offsets=[0, 4000])
+    content = bytearray((tmp_path / "deflated.npz").read_bytes())
+    content[70:74] = b"\xff" * 4
+    (tmp_path / "deflated.npz").write_bytes(content)
+    (tmp_path / "some.jpg").write_bytes(b"")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message.format(tmp_path)):
         open_source(spec.format(tmp_path))
+
+
+def test_a_list_whose_root_is_not_there_says_so(tmp_path):
+    (tmp_path / "list.txt").write_text("a.png\n")
+    with pytest.raises(
+        ValueError, match="roots is not there .*; expected the folder where the paths of .*list.txt start"
+    ):
+        open_source(str(tmp_path / "list.txt"), root=tmp_path / "roots")
+
+
+def test_a_pack_without_offsets_has_no_split(tmp_path):
+    np.savez(tmp_path / "a.npz", fit_blob=np.zeros(3, np.uint8))
+    with pytest.raises(ValueError, match="no split 'fit'; expected .*:SPLIT, of none"):
+        open_source(f"{tmp_path / 'a.npz'}:fit")
 
 
 def test_a_subset_is_seeded_and_its_views_are_those_of_its_own_numbering(photos):
