@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,9 +187,11 @@ def fill(
         write_atomically(file, lambda part: part.write_text(json.dumps(vars(wanted), indent=1) + "\n"))
     writer = Writer(config, wanted, teacher, views, process)
     if not (path / "bank.pt").exists():
-        # Under a grid the maps of all images as they come would fill any disk: their first views are seen twice.
-        writer.announce(missing(wanted, path, [-1, *range(0 if wanted.grid else 1, views_wanted)]))
-        writer.run(missing(wanted, path, [-1]), projection=None)
+        # Under a grid the maps of all images as they come would fill any disk: the first views of those that the axes
+        # need are seen twice, and no others are kept raw.
+        raw = writer.raw_files()
+        writer.announce([*raw, *missing(wanted, path, range(0 if wanted.grid else 1, views_wanted))])
+        writer.run(raw, projection=None)
         statistics, peaks = writer.statistics()
         process.wait()
         if process.is_first:
@@ -230,6 +232,16 @@ class Writer:
         self.teacher = teacher
         self.chosen = Chosen(teacher, torch.float32)
         self.pixels = make_pixels(views.augmentation, process.device)
+        self.for_axes = chosen_for_axes(description.images, config.align.images, config.view_seed)
+
+    def raw_files(self) -> list[tuple[int, int]]:
+        """Files of raw features that are not there: all, or under a grid those with images that the axes need."""
+        files = missing(self.description, self.path, [-1])
+        return [file for file in files if self.plan([file]).images > 0]
+
+    def plan(self, files: list[tuple[int, int]]) -> "Plan":
+        """What to compute for these files."""
+        return Plan(files, self.description, self.config.optim.batch_size, self.for_axes)
 
     def announce(self, files: list[tuple[int, int]]) -> None:
         """Say what it will take, and stop where the disk has no room.
@@ -245,7 +257,7 @@ class Writer:
             size = self.find_room(files)
         rate = self.measure()
         if self.process.is_first:
-            images = Plan(files, self.description, self.config.optim.batch_size).images
+            images = self.plan(files).images
             logger.info(
                 "bank %s: %d views of %d images to compute, %.2f GB, about %s at %.0f images/s",
                 self.path,
@@ -291,9 +303,8 @@ class Writer:
         files = share_of(files, self.description.shards, self.process)
         if not files:
             return
-        about, batch = self.description, self.config.optim.batch_size
+        about, plan = self.description, self.plan(files)
         width = (self.teacher.dim,) if projection is None else about.row
-        plan = Plan(files, about, batch)
         bar = tqdm(total=plan.images, unit="img", desc="targets", disable=not self.process.is_first, smoothing=0.1)
         rows: dict[tuple[int, int], torch.Tensor] = {}
         loader = load(self.views, plan, workers=self.config.data.workers, pin=self.process.device.type == "cuda")
@@ -306,7 +317,7 @@ class Writer:
                     logger.warning("no target for an unreadable image: %s (%s)", name, reason)
                 if views.images is not None:
                     target[views.numbers - start] = self.compute(self.pixels(views), projection).cpu()
-                if numbers[-1] == start + shape[0] - 1:
+                if numbers[-1] == plan.images_of(file)[-1]:
                     self.write(file, rows.pop(file), projection)
                 bar.update(len(numbers))
 
@@ -342,10 +353,9 @@ class Writer:
         """Statistics of the raw features of all processes, and the largest |z| on each kept axis."""
         self.process.wait()
         about, moments = self.description, Moments(self.teacher.dim)
-        chosen = chosen_for_axes(about.images, self.config.align.images, self.config.view_seed)
         for shard, raw in self.own_raw():
             # As in training from a live teacher, an unreadable image counts nowhere.
-            kept = raw[~raw[:, 0].isnan() & chosen[shard * SHARD : shard * SHARD + len(raw)]]
+            kept = raw[~raw[:, 0].isnan() & self.for_axes[shard * SHARD : shard * SHARD + len(raw)]]
             for part in kept.split(self.config.optim.batch_size):
                 moments.add(part)
         identity = {"teacher": about.teacher["sha256"], "data": about.data["identity"]}
@@ -353,7 +363,8 @@ class Writer:
         peaks = torch.zeros(about.axes)
         for _, raw in self.own_raw():
             z = (raw - statistics.mean.float()) @ statistics.basis[:, : about.axes].float()
-            peaks = torch.maximum(peaks, z[~raw[:, 0].isnan()].abs().amax(0))
+            # Beside the peaks so far: of this file's images none may have been readable.
+            peaks = torch.cat([peaks[None], z[~raw[:, 0].isnan()].abs()]).amax(0)
         peaks = torch.stack(self.process.gather(peaks)).amax(0)
         return statistics, (peaks * HEADROOM).clamp_min(1e-12)
 
@@ -368,23 +379,35 @@ class Writer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Batches of (image, view), file after file; none crosses from one file into the next."""
+    """Batches of (image, view), file after file; none crosses from one file into the next.
+
+    Of raw features under a grid, which become no targets, there are only those of the images `for_axes` (N,) bool.
+    """
 
     files: list[tuple[int, int]]
     description: Description
     batch_size: int
+    for_axes: torch.Tensor
 
     @property
     def images(self) -> int:
         """Views to compute."""
-        return sum(self.description.images_in(shard) for _, shard in self.files)
+        return sum(len(self.images_of(file)) for file in self.files)
 
-    def steps(self) -> Iterator[tuple[tuple[int, int], range]]:
+    def images_of(self, file: tuple[int, int]) -> Sequence[int]:
+        """Images of a file that are computed, ascending."""
+        number, shard = file
+        start, end = shard * SHARD, shard * SHARD + self.description.images_in(shard)
+        if number < 0 and self.description.grid:
+            return (self.for_axes[start:end].nonzero()[:, 0] + start).tolist()
+        return range(start, end)
+
+    def steps(self) -> Iterator[tuple[tuple[int, int], Sequence[int]]]:
         """(file, images) of every batch."""
-        for number, shard in self.files:
-            end = shard * SHARD + self.description.images_in(shard)
-            for start in range(shard * SHARD, end, self.batch_size):
-                yield (number, shard), range(start, min(start + self.batch_size, end))
+        for file in self.files:
+            images = self.images_of(file)
+            for start in range(0, len(images), self.batch_size):
+                yield file, images[start : start + self.batch_size]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for (number, _), images in self.steps():

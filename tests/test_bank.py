@@ -22,6 +22,7 @@ from kdep.device import Process
 from kdep.parts import make_pixels, open_student, open_teacher, open_views
 from kdep.pretrain import pretrain
 from kdep.scale import make_scaler
+from kdep.sources import choose
 from kdep.targets import describe
 from kdep.teaching import teacher_source
 from kdep.weights import open_checkpoint
@@ -425,6 +426,30 @@ def test_a_bank_with_maps_gives_the_dense_term_the_live_maps(banked, tiny):
     pretrain(banked("data.size=64", "optim.epochs=1", "name=pooled"))  # a bank with maps serves a run without them
     with pytest.raises(ValueError, match="feature maps .* float16 only"):
         targets.build(tiny(*dense, f"bank.path={config.bank.path}8", "bank.code=int8"))
+
+
+def test_the_axes_of_a_bank_with_maps_come_from_the_images_they_need_and_no_others_are_seen_twice(
+    banked, tiny, small_files, monkeypatch
+):
+    overrides = ("data.size=64", "loss.dense=1", "optim.epochs=1", "tune=false", "align.images=3", "seed=5")
+    shards = {int(index) // 40 for index in choose(128, 3, 5)}
+    assert len(shards) < 4  # one file of the raw features has no image to keep
+    monkeypatch.setattr(targets.Writer, "measure", lambda _: 1.0)
+    seen, written, write = count_images(monkeypatch), [], targets.Writer.write
+
+    def noted(self, file, *arguments):
+        written.append(file)
+        write(self, file, *arguments)
+
+    monkeypatch.setattr(targets.Writer, "write", noted)
+    path = targets.build(banked(*overrides, "bank.check=0"))
+    assert sum(seen) == 3 + 128
+    assert {shard for number, shard in written if number < 0} == shards
+    stored = Bank(path).statistics
+    features = torch.stack([live_features(banked(*overrides), int(i), 0) for i in choose(128, 3, 5)])
+    assert stored.count == 3 and torch.allclose(stored.mean.float(), features.mean(0), atol=1e-5)
+    assert len(list(path.glob("view000/*.npy"))) == 4 and not (path / "raw").exists()
+    assert all(Bank(path).read(index, 0) is not None for index in range(128))
 
 
 def test_a_map_on_a_coarser_grid_keeps_its_mean_and_on_its_own_its_values():
