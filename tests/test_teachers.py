@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from kdep.backbone import Backbone, build_backbone, create_network, default_tap
-from kdep.weights import open_checkpoint
+from kdep.weights import open_checkpoint, training_kind
 
 # docs/teachers.md says the same: name, side of the images, own side, width, taps.
 FAMILIES = [
@@ -76,3 +76,45 @@ def test_a_side_that_no_patches_fill_is_refused_with_those_that_they_do():
     with pytest.raises(ValueError, match=message):
         Backbone(network, tap=default_tap(network))(torch.rand(1, 3, 64, 64))
     assert Backbone(network, tap="post", resample=56)(torch.rand(1, 3, 64, 64)).shape == (1, 192)
+
+
+KINDS = {
+    "supervised": (
+        *(
+            "resnet50.a1_in1k",
+            "resnet50.tv_in1k",
+            "resnet50d.ra2_in1k",
+            "efficientnet_lite0.ra_in1k",
+            "resnet18.fb_x_in1k",
+        ),
+        *("convnext_tiny.fb_in1k", "swin_tiny_patch4_window7_224.ms_in1k", "vgg16.tv_in1k", "pit_ti_224.in1k"),
+        *(
+            "maxvit_tiny_tf_384.in1k",
+            "convnext_large.fb_in1k_384",
+            "resnet50",
+            "test_resnet",
+        ),  # the latter by default tag
+    ),
+    "other": (
+        *("resnet50.fb_swsl_ig1b_ft_in1k", "resnet50.fb_ssl_yfcc100m_ft_in1k", "resnext101_32x8d.fb_wsl_ig1b_ft_in1k"),
+        *("resnet50_clip.openai", "resnet50_clip.cc12m", "vit_base_patch32_clip_224.laion2b_ft_in1k"),
+        *("vit_small_patch16_224.dino", "vit_small_patch14_dinov2.lvd142m", "vit_base_patch16_224.mae"),
+        *("convnextv2_atto.fcmae_ft_in1k", "hiera_base_224.mae_in1k_ft_in1k", "vit_huge_patch14_gap_224.in1k_ijepa"),
+        *("deit_tiny_distilled_patch16_224.fb_in1k", "levit_128s.fb_dist_in1k", "hgnet_small.ssld_in1k"),
+        *("edgenext_small.usi_in1k", "beit_base_patch16_224.in22k_ft_in22k_in1k", "tf_efficientnet_b0.ns_jft_in1k"),
+        *("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "regnety_160.swag_ft_in1k", "regnety_320.seer"),
+        *("vit_tiny_patch16_224.augreg_in21k", "vit_small_patch14_dinov2", "volo_d1_224.sail_in1k", "resnet50.untold"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_supervised_is_said_of_weights_that_learned_from_imagenets_labels_alone(kind):
+    assert {name: training_kind(name) for name in KINDS[kind]} == dict.fromkeys(KINDS[kind], kind)
+
+
+def test_a_checkpoint_of_timms_says_how_it_was_trained(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    names = ("test_resnet.r160_in1k", "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m")
+    assert [open_checkpoint(f"timm:{name}").provenance["kind"] for name in names] == ["supervised", "other"]
