@@ -126,7 +126,9 @@ def mlp(student: int, teacher: int) -> nn.Module:
 
 def orthogonal(student: int, teacher: int) -> nn.Module:
     """A learned isometry, kept orthonormal (VkD, Miles et al. 2024)."""
-    return parametrizations.orthogonal(nn.Linear(student, teacher, bias=False))
+    # The default for matrices that are not square, a product of reflections, took 4.6 s of a CPU per step from 512 to
+    # 1280 channels, 20 times as long as Cayley's map, and more than the student's own step.
+    return parametrizations.orthogonal(nn.Linear(student, teacher, bias=False), orthogonal_map="cayley")
 
 
 PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {

@@ -83,7 +83,22 @@ def test_the_head_of_srd_normalises_and_learns_only_its_linear_layer():
 
 def test_an_orthogonal_projector_keeps_lengths():
     x = torch.randn(5, 4)
-    assert torch.allclose(PROJECTORS["orthogonal"](4, 7)(x).norm(dim=1), x.norm(dim=1), atol=1e-5)
+    head = PROJECTORS["orthogonal"](4, 7)
+    optimizer, before = torch.optim.SGD(head.parameters(), lr=1), head.weight.detach().clone()
+    for _ in range(3):
+        assert torch.allclose(head(x).norm(dim=1), x.norm(dim=1), atol=1e-5)
+        optimizer.zero_grad()
+        (head(x) - 1).square().mean().backward()
+        optimizer.step()
+    assert float((head.weight.detach() - before).abs().max()) > 0.1  # it has learned, and stayed what it is
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(head(x).float().norm(dim=1), x.norm(dim=1), rtol=0.05)
+
+
+def test_an_orthogonal_projector_takes_no_longer_than_the_student():
+    # Reflections, torch's own choice here, would go through the columns one by one: a step would be all theirs.
+    (given,) = PROJECTORS["orthogonal"](4, 7).parametrizations.weight
+    assert given.orthogonal_map.name == "cayley"
 
 
 def test_a_head_is_the_same_whatever_was_drawn_before(tiny):
