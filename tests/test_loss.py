@@ -37,7 +37,9 @@ def test_logits_are_softened_and_weighted_by_the_square_of_the_temperature_by_ha
     student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[4 * math.log(3), 0.0]])
     # At T = 4 the teacher says 3/4 and 1/4, the student 1/2 each.
     by_hand = 16 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
-    assert float(make_loss(Loss(name="logits"), 2)(student, teacher)) == pytest.approx(by_hand)
+    loss = make_loss(Loss(name="logits"), 2)
+    assert float(loss(student, teacher)) == pytest.approx(by_hand)
+    assert float(loss(torch.cat([student, teacher]), torch.cat([teacher] * 2))) == pytest.approx(by_hand / 2)  # a mean
     assert float(make_loss(Loss(name="logits", temperature=1), 2)(teacher / 4, teacher / 4)) == pytest.approx(
         0, abs=1e-7
     )
@@ -56,6 +58,13 @@ def test_a_queue_compares_distributions_over_the_newest_teacher_features_by_a_sl
             total += float((p * (p / q).log()).sum())
         assert float(value) == pytest.approx(total / 4, rel=1e-5)
     assert set(loss.state_dict()) == {"queue", "filled"} and int(loss.filled) == 6
+
+
+def test_a_queue_has_the_size_and_temperature_of_the_configuration_or_those_of_its_authors():
+    assert make_loss(Loss(name="queue_kl"), 3).temperature == 0.07
+    given = make_loss(Loss(name="queue_kl", temperature=0.2, queue=16), 3)
+    assert given.temperature == 0.2 and given.queue.shape == (16, 3)
+    assert make_loss(Loss(name="logits", temperature=2), 3).temperature == 2
 
 
 def test_a_queue_gives_the_student_a_gradient_and_the_teacher_none():
@@ -79,6 +88,38 @@ def test_the_head_of_srd_normalises_and_learns_only_its_linear_layer():
     assert torch.allclose(out.mean(0), torch.zeros(7), atol=1e-5)
     assert torch.allclose(out.var(0, correction=0), torch.ones(7), atol=1e-3)
     assert {name for name, _ in head.named_parameters()} == {"0.weight", "0.bias"}
+
+
+def test_projectors_compute_what_is_worked_out_from_their_weights():
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+    def normed(value):
+        return (value - value.mean(0)) / (value.var(0, correction=0) + 1e-5).sqrt()
+
+    for name in PROJECTORS:
+        head = PROJECTORS[name](4, 7).train()
+        linear = [(m.weight, m.bias) for m in head.modules() if isinstance(m, nn.Linear)]
+        found = x
+        for number, (weight, bias) in enumerate(linear):
+            assert (bias is None) == (name == "orthogonal")
+            found = found @ weight.T + (0 if bias is None else bias)
+            if name.startswith("linear_") or number < len(linear) - 1:
+                found = normed(found)
+            if number < len(linear) - 1:
+                found = found.relu()
+        assert torch.allclose(head(x), found, atol=1e-5), name
+
+
+def test_an_orthogonal_projector_stays_an_isometry_as_it_learns():
+    head, x = PROJECTORS["orthogonal"](4, 7), torch.randn(20, 4)
+    before = head.weight.detach().clone()
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (head(x) - 1).square().mean().backward()
+        optimizer.step()
+    assert float((head.weight.detach() - before).norm()) > 1e-2
+    assert torch.allclose(head.weight.T @ head.weight, torch.eye(4), atol=1e-5)
 
 
 def test_an_orthogonal_projector_keeps_lengths():
@@ -108,6 +149,9 @@ def test_a_head_is_the_same_whatever_was_drawn_before(tiny):
     second = make_head(config, 4, 7)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert make_head(tiny(), 4, 4) is None
+    for name in ("logits", "labels"):
+        classifier = make_head(tiny(f"loss.name={name}"), 4, 10)
+        assert isinstance(classifier, nn.Linear) and classifier.weight.shape == (10, 4)
     with pytest.raises(ValueError, match="project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal"):
         make_head(tiny("align.name=none", "project=conv"), 4, 7)
 
