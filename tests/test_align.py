@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from benchmarks.check_teacher import compare_aligner, slow_alignment, slow_pts
-from kdep.align import ALIGNERS, Target, hadamard, refuse_widths
+from kdep.align import ALIGNERS, Logits, Target, hadamard, refuse_widths
 from kdep.scale import make_scaler
 from kdep.statistics import Moments, finish
 
@@ -121,6 +121,18 @@ def test_several_teachers_are_standardised_each_by_one_number_as_by_a_slow_formu
     found = Target(statistics, 6, aligner="svd", scaler=make_scaler("none", {}))(torch.cat([first, second], 1)).numpy()
     by_hand *= np.sign((by_hand * found).sum(0))  # an axis is defined up to its sign
     np.testing.assert_allclose(found, by_hand, atol=1e-4)
+
+
+def test_a_target_and_a_classifier_keep_their_numbers_as_buffers_that_move_with_them():
+    statistics = statistics_of(correlated())
+    target = Target(statistics, 8, aligner="svd", scaler=make_scaler("pts", {}))
+    logits = Logits(statistics, (torch.randn(3, 24), torch.randn(3)))
+    for module in (target, logits):
+        module.to("meta")
+        tensors = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+        assert tensors == [] and {buffer.device.type for buffer in module.buffers()} == {"meta"}
+    assert {name for name, _ in target.named_buffers()} == {"mean", "matrix", "std", "channels", "factor"}
+    assert {name for name, _ in logits.named_buffers()} == {"weight", "bias"}
 
 
 def test_sn_of_unaligned_channels_standardises_them():

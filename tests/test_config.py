@@ -1,8 +1,12 @@
 from pathlib import Path
 
 import pytest
+import timm
 
-from kdep.config import Config, differences, load_config
+from kdep.align import ALIGNERS
+from kdep.backbone import create_network
+from kdep.config import Config, Loss, differences, load_config
+from kdep.scale import make_scaler
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "pretrain").glob("*.yaml"))
 
@@ -10,6 +14,28 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "pretrain").glob("*.ya
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_loads_under_its_own_name(path):
     assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_names_a_network_an_aligner_and_a_scaler_that_exist(path):
+    config = load_config(path)
+    assert timm.is_model(config.student.arch) and config.align.name in ALIGNERS
+    create_network(config.student.arch)
+    make_scaler(config.scale.name, config.scale.options)
+    if config.teacher.arch is not None:
+        assert timm.is_model(config.teacher.arch)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS if path.stem.startswith(("msr50", "spr50"))])
+def test_a_recipe_of_the_paper_says_all_of_its_loss_and_nothing_else(name):
+    config = load_config(CONFIGS[0].with_name(f"{name}.yaml"))
+    assert config.scale.name == "pts" and config.scale.options == {"temperature": 0.1, "exponent": 3}
+    assert (config.align.name, config.project, config.student.weights) == ("svd", None, None)
+    assert (config.teacher.tap, config.student.tap) == ("pre", "pre")
+    # One mean squared error, and neither logits nor a dense term beside it.
+    assert config.loss == Loss(name="mse", weight=20 if name.startswith("spr50") else 3)
+    assert config.optim.lr == (0.1 if "mobilenetv2" in name else 0.3) and config.optim.batch_size == 512
+    assert (config.optim.name, config.optim.schedule, config.optim.lr_step_epochs) == ("sgd", "step", 30)
 
 
 def test_a_number_that_yaml_reads_as_text_is_a_number(tiny):

@@ -202,7 +202,7 @@ CANNOT_BE = [
     (("scale.name=sm", "align.name=random", "student.arch=resnet10t"), "sm: the student's 512 .* teacher's 256"),
     (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
     (("scale.temperature=match",), "scale.temperature: expected a positive number, got 'match'"),
-    (("project=conv", "align.name=none"), "project 'conv': there are linear, linear_bn, mlp, orthogonal"),
+    (("project=conv", "align.name=none"), "project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal"),
     (("loss.name=logits",), "random:test_efficientnet: has no trained classifier"),
     (("loss.dense=1", "student.arch=test_vit"), "loss.dense: the student test_vit .VisionTransformer. .* MobileNetV2"),
     (

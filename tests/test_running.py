@@ -188,7 +188,7 @@ def test_what_a_failed_cell_leaves_running_is_killed(suite):
 
 def test_a_cell_that_does_not_listen_is_killed(suite, monkeypatch):
     monkeypatch.setattr(running, "GRACE", 0.3)
-    codes, _ = go(suite("deaf"), timeout=0.5)
+    codes, _ = go(suite("deaf"), timeout=3)
     assert codes == [-signal.SIGKILL]
     (failed,) = failures(suite.results)
     assert "--timeout" in failed.error["log"] and "halved" not in failed.error

@@ -132,6 +132,18 @@ def test_extras_are_installed_in_one_way_into_the_projects_environment():
     assert len(lines) > 8 and [(page, line) for page, line in lines if not right.search(line)] == []
 
 
+def test_every_test_that_a_page_names_is_there():
+    named = [
+        (path.name, *name)
+        for path in (ROOT / "docs").glob("*.md")
+        for name in re.findall(r"`(test_\w+)::(test_\w+)`", path.read_text())
+    ]
+    assert len(named) > 20
+    for page, module, function in named:
+        file = ROOT / "tests" / f"{module}.py"
+        assert file.is_file() and f"\ndef {function}(" in file.read_text(), f"{page}: {module}::{function}"
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=ids)
 def test_a_script_is_short_strict_and_parses(path):
     code = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
