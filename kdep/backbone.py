@@ -99,8 +99,8 @@ class Backbone(nn.Module):
         features = self.network.forward_features(x)
         if len(self.taps) == 1:
             raise ValueError(
-                f"{type(self.network).__name__} has no map whose mean its pooled features are; ResNet, EfficientNet and "
-                "MobileNetV2 have one"
+                f"{type(self.network).__name__} has no map whose mean its pooled features are; ResNet, EfficientNet "
+                "and MobileNetV2 have one"
             )
         return self.activation(features) if self.tap == "post" else features
 
