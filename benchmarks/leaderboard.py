@@ -200,7 +200,7 @@ def _overview(board: Board) -> Table:
         rank = ranks.get(row.checkpoint.sha256)
         seen, cost = row.checkpoint.summary.get("images_seen"), cost_of(row)
         line = [_name_cell(row)]
-        line += [_number(v, best=v is not None and v == top) for v, top in zip(values, best, strict=True)]
+        line += [_number(v, best=top is not None and _shown(v) == top) for v, top in zip(values, best, strict=True)]
         between = "" if rank is None or rank.low is None else f" [{rank.low:.1f}, {rank.high:.1f}]"
         line += [TableCell(ABSENT if rank is None else f"{rank.value:.1f}{between}", rank and -rank.value)]
         line += [_number(share[row.checkpoint.sha256], digits=0, unit=" %")]
@@ -288,7 +288,7 @@ def _score_cell(cell: Cell, best: float | None) -> TableCell:
     if cell.ci95 is not None:
         ends = f"{max(cell.mean - cell.ci95, 0):.2f} to {min(cell.mean + cell.ci95, 100):.2f}"
         interval = f"95 % interval {ends}, over {_over(cell)}"
-    return TableCell(score_text(cell), cell.mean, best=cell.n > 0 and cell.mean == best, detail=interval)
+    return TableCell(score_text(cell), cell.mean, best=best is not None and _shown(cell.mean) == best, detail=interval)
 
 
 def _over(cell: Cell) -> str:
@@ -305,9 +305,13 @@ def _number(value: float | None, *, digits: int = 2, unit: str = "", best: bool 
 
 
 def _best(values: Iterable[float | None]) -> float | None:
-    """The highest of at least two; alone nothing is best."""
-    known = [value for value in values if value is not None]
+    """The highest, as it is shown, of at least two that differ in what is shown; otherwise nothing is best."""
+    known = {_shown(value) for value in values if value is not None}
     return max(known) if len(known) > 1 else None
+
+
+def _shown(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:

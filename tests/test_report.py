@@ -387,6 +387,14 @@ def test_the_markdown_table_marks_the_best_of_each_protocol_and_escapes_names():
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in scores[:4]] == [3] * 4  # two cells, whatever the name
 
 
+def test_scores_that_look_equal_are_best_together_and_none_where_all_do():
+    scores = {"a": 0.001, "b": 0.004, "c": 0.0}
+    assert "**" not in markdown([result(name, score=score) for name, score in scores.items()])
+    ahead = [result(name, score=score + 5) for name, score in (scores | {"c": -1.0}).items()]
+    text = markdown(ahead)
+    assert "| a | **5.00 (1)** |" in text and "| b | **5.00 (1)** |" in text and "| c | 4.00 (1) |" in text
+
+
 class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
