@@ -100,7 +100,7 @@ def check(kills: int, seed: int) -> dict[str, Any]:
         seconds = time.monotonic() - began
         moments = []
         for number in range(kills):
-            process, pause = start(folder, "killed"), draw.uniform(0.2, 0.5) * seconds
+            process, pause = start(folder, "killed"), draw.uniform(0.15, 0.35) * seconds
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(pause)
             ended = process.poll() is not None
