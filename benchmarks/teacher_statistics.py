@@ -32,6 +32,7 @@ from benchmarks.teacher_figures import (
 from kdep.align import ALIGNERS, Target
 from kdep.backbone import Backbone, build_backbone
 from kdep.checkpoint import Checkpoint, write_atomically
+from kdep.device import without_tf32
 from kdep.scale import SCALERS, make_scaler
 from kdep.statistics import Moments, finish
 
@@ -154,8 +155,7 @@ def run_once(
     batches = frames(images, positions, pixels=look.pixels)
     moments: dict[str, Moments] = {}
     features: list[torch.Tensor] = []
-    precise = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with frozen(backbone), torch.no_grad(), precise, tqdm(total=len(order), unit="img", mininterval=1) as bar:
+    with frozen(backbone), torch.no_grad(), without_tf32(), tqdm(total=len(order), unit="img", mininterval=1) as bar:
         for batch in batches:
             here, positions = positions[: len(batch)], positions[len(batch) :]
             taps = every_tap(backbone, as_input(batch, device))

@@ -104,9 +104,8 @@ def ready(config: Config, student: Backbone, views: Views, process: Process) -> 
     dim, grid = width_of(config, student), grid_of(config, student)
     path, count = config.bank.path, config.bank.views or config.optim.epochs
     # As the first process sees it: all must go the same way.
-    finished = process.gather((path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count)))[
-        0
-    ]
+    whole = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
+    finished = process.gather(whole)[0]
     try:
         teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last)
     except LoadError:
@@ -212,9 +211,9 @@ def fill(
 
 @contextlib.contextmanager
 def exactly(device: torch.device) -> Iterator[None]:
-    """The context in which the teacher's targets are computed, and checked: float32, which runs of any precision share.
+    """The context of the teacher's statistics, and of a bank's targets and their check: float32, whatever the run's.
 
-    Under half precision or TF32 the small axes would drown in rounding noise.
+    Under half precision or TF32 the small axes would drown in rounding noise, which hides a teacher's missing rank.
     """
     with torch.no_grad(), computing_in(torch.float32, device), without_tf32():
         yield

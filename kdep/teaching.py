@@ -133,8 +133,7 @@ def teacher_statistics(
     )
     moments = Moments(teacher.dim)
     pixels = make_pixels(views.augmentation, process.device)
-    # TF32 convolutions would drown the small axes in rounding noise and hide a teacher's missing rank.
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with targets.exactly(process.device):
         batches = load(views, batches, workers=config.data.workers, pin=process.device.type == "cuda")
         bar = tqdm(batches, "statistics", disable=not process.is_first)
         for batch in bar:
