@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.intervals import bootstrap_interval, half_width, mean, new_images_half_width, standard_deviation
 from benchmarks.notes import Note, baselines, notes_on
 from benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
-from benchmarks.ways import Way, labels, way_of, with_known_settings
+from benchmarks.ways import Way, is_measured, labels, way_of, with_known_settings
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def name_teachers(results: Iterable[Result]) -> list[Result]:
 
 def is_on(result: Result, column: Column) -> bool:
     """Whether a result, one of a board's row, belongs to a column: it was measured in the same way."""
-    return way_of(result) == column.way
+    return is_measured(result, column.way)
 
 
 def families(columns: Iterable[Column]) -> list[str]:

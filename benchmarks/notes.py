@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.compare import MIN_RUNS
-from benchmarks.ways import describe_settings, way_of
+from benchmarks.results import Result
+from benchmarks.ways import describe_settings, is_measured
 
 if TYPE_CHECKING:
     from benchmarks.board import Cell, Column, Row
@@ -66,13 +67,10 @@ def _overlaps(row: "Row") -> Iterable[str]:
 def _edges(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
     """Settings that were best at an end of their grid: beyond it the score may be higher."""
     found, about = [], set()
-    for column in columns:
-        runs = [r for row in rows for r in row.results if r.status == "ok" and way_of(r) == column.way]
-        ends = [(name, r) for r in runs for name, edge in r.chosen.items() if name.endswith("_at_edge") and edge]
-        names = [name for name, _ in ends]
-        about |= {r.checkpoint.sha256 for _, r in ends}
-        for name in dict.fromkeys(names):
-            found.append(f"{column.label} {name.removesuffix('_at_edge')} in {names.count(name)} of {len(runs)} runs")
+    for column, runs, flagged in _flagged(columns, rows, "_at_edge"):
+        about |= {r.checkpoint.sha256 for _, r in flagged}
+        names = [name for name, _ in flagged]
+        found += [f"{column.label} {name} in {names.count(name)} of {runs} runs" for name in dict.fromkeys(names)]
     if found:
         text = f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."
         yield Note(text, tuple(sorted(about)))
@@ -81,13 +79,21 @@ def _edges(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]
 def _fixed(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
     """Settings that the task names alone: none was chosen for the checkpoint, and another may suit it better."""
     found, about = [], set()
-    for column in columns:
-        runs = [r for row in rows for r in row.results if r.status == "ok" and way_of(r) == column.way]
-        held = [(name, r) for r in runs for name, fixed in r.chosen.items() if name.endswith("_fixed") and fixed]
-        about |= {r.checkpoint.sha256 for _, r in held}
-        found += [f"{column.label} {name.removesuffix('_fixed')}" for name in dict.fromkeys(name for name, _ in held)]
+    for column, _, flagged in _flagged(columns, rows, "_fixed"):
+        about |= {r.checkpoint.sha256 for _, r in flagged}
+        found += [f"{column.label} {name}" for name in dict.fromkeys(name for name, _ in flagged)]
     if found:
         yield Note(f"Fixed by the task, not chosen on select: {', '.join(found)}.", tuple(sorted(about)))
+
+
+def _flagged(
+    columns: Sequence["Column"], rows: Sequence["Row"], flag: str
+) -> Iterable[tuple["Column", int, list[tuple[str, Result]]]]:
+    """Of each column its number of runs, and every setting with this flag together with its run."""
+    for column in columns:
+        runs = [r for row in rows for r in row.results if r.status == "ok" and is_measured(r, column.way)]
+        chosen = ((name, on, r) for r in runs for name, on in r.chosen.items())
+        yield column, len(runs), [(name.removesuffix(flag), r) for name, on, r in chosen if name.endswith(flag) and on]
 
 
 def _few_runs(rows: Sequence["Row"]) -> Iterable[Note]:

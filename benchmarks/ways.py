@@ -26,6 +26,11 @@ def way_of(result: Result) -> Way:
     return Way(result.protocol, result.task.name, result.data_fingerprint, settings_text(result.settings))
 
 
+def is_measured(result: Result, way: Way) -> bool:
+    """Whether a result was measured in this way; its settings are put into words only where the task agrees."""
+    return result.task.name == way.task and way_of(result) == way
+
+
 def settings_text(settings: dict[str, Any] | None) -> str | None:
     """Settings as one text, equal for equal settings."""
     return None if settings is None else json.dumps(settings, sort_keys=True)
