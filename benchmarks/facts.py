@@ -31,7 +31,7 @@ class Origin:
 
 
 def origin_of(row: Row) -> Origin:
-    """Put together what the row's finished results say; of one checkpoint, they do not differ in it but may lack it."""
+    """Put together what the row's results say; of one checkpoint they do not differ in it, but some may lack it."""
     finished = [result for result in row.results if result.status == "ok"]
 
     def known(name: str) -> Any:

@@ -90,26 +90,6 @@ def run(args: argparse.Namespace) -> int:
     return 3 if 3 in codes else int(any(codes))
 
 
-def missing_baselines(args: argparse.Namespace, plan: list[Planned], results: list[Result]) -> str:
-    """Which students of the plan have no random baseline on their tasks, and the command for it; else empty."""
-    random = [result for result in results if result.status == "ok" and result.checkpoint.role == "random"]
-    there = {(result.checkpoint.arch, result.key.task, result.key.protocol) for result in random}
-    missing: dict[str, list[str]] = {}
-    for planned in plan:
-        checkpoint, key = planned.checkpoint, planned.key
-        is_student = checkpoint.provenance.get("kind") == "student"
-        if is_student and key is not None and (checkpoint.arch, key.task, key.protocol) not in there:
-            tasks = missing.setdefault(f"random:{checkpoint.arch}", [])
-            tasks += [key.task] if key.task not in tasks else []
-    if not missing:
-        return ""
-    flags = ("suite", "tasks", "protocol", "budget", "seeds", "data_root", "results")
-    given = [(f"--{name.replace('_', '-')}", str(getattr(args, name))) for name in flags if getattr(args, name)]
-    command = shlex.join(["kdep", "transfer", *missing, *(text for pair in given for text in pair)])
-    lines = [f"no {name} to compare with on {', '.join(tasks)}" for name, tasks in missing.items()]
-    return "\n".join([*lines, f"measure it: {command}"])
-
-
 def make_plan(args: argparse.Namespace, tasks: list[Task], seeds: list[int]) -> list[Planned]:
     """Every cell of checkpoints x tasks x seeds; each checkpoint is opened and each data set looked at once."""
     checkpoints = [(spec, open_checkpoint(spec, arch=args.arch)) for spec in args.checkpoints]
@@ -187,3 +167,23 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"--seeds {text!r}: each seed once, none below 0")
     return seeds
+
+
+def missing_baselines(args: argparse.Namespace, plan: list[Planned], results: list[Result]) -> str:
+    """Which students of the plan have no random baseline on their tasks, and the command for it; else empty."""
+    random = [result for result in results if result.status == "ok" and result.checkpoint.role == "random"]
+    there = {(result.checkpoint.arch, result.key.task, result.key.protocol) for result in random}
+    missing: dict[str, list[str]] = {}
+    for planned in plan:
+        checkpoint, key = planned.checkpoint, planned.key
+        is_student = checkpoint.provenance.get("kind") == "student"
+        if is_student and key is not None and (checkpoint.arch, key.task, key.protocol) not in there:
+            tasks = missing.setdefault(f"random:{checkpoint.arch}", [])
+            tasks += [key.task] if key.task not in tasks else []
+    if not missing:
+        return ""
+    flags = ("suite", "tasks", "protocol", "budget", "seeds", "data_root", "results")
+    given = [(f"--{name.replace('_', '-')}", str(getattr(args, name))) for name in flags if getattr(args, name)]
+    command = shlex.join(["kdep", "transfer", *missing, *(text for pair in given for text in pair)])
+    lines = [f"no {name} to compare with on {', '.join(tasks)}" for name, tasks in missing.items()]
+    return "\n".join([*lines, f"measure it: {command}"])
