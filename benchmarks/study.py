@@ -31,7 +31,8 @@ Banks of targets are made first, then run after run is trained and scored; what 
 a run that fails stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.md
 (means, intervals, and in sentences each arm against the baseline, against the best other arm, and the arm that is best
 on the tasks' select splits against the baseline; paired by seed) and NAME.png. With --known NAME.csv a study goes on
-from the rows of an unfinished one on another machine: a run whose rows are all there is not done again.
+from the rows of an unfinished one on another machine: a run whose rows are all there is not done again. With --arm and
+--seed a part of a large study is done first; the rest stays to be done, and the answer says how much that is.
 """
 
 import argparse
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, help="a YAML file such as configs/studies/bank_views.yaml")
     parser.add_argument("--dry-run", action="store_true", help="show what is done, what is left and how long it takes")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once; the cores are shared among them [1]")
+    part = "now; may be given several times [all]"
+    parser.add_argument("--arm", action="append", default=[], metavar="NAME", help=f"do only this arm {part}")
+    parser.add_argument("--seed", action="append", default=[], type=int, metavar="N", help=f"do only this seed {part}")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs go [runs]")
     parser.add_argument("--results", type=Path, metavar="DIR", help="where scores go [results/NAME]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the answer goes [results/NAME]")
@@ -64,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: at least 1")
     study = load_study(args.study)
+    check_part(study, args.arm, args.seed)
     from benchmarks.study_work import say, work  # with torch, which --help does without
 
     results, published = args.results or Path("results") / study.name, read_known(args.known, study)
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
     def look() -> tuple[list[Row], list[Item]]:
         rows = collect(study, args.runs, read_scores(results), published)
-        return rows, items(study, args.runs, rows)
+        return rows, part_of(items(study, args.runs, rows), args.arm, args.seed)
 
     def write() -> None:
         rows, _ = look()
@@ -93,6 +98,23 @@ def run(args: argparse.Namespace) -> int:
     if left:
         say(f"{len(left)} of {len(plan)} runs are not done: {', '.join(left)}")
     return int(bool(left))
+
+
+def check_part(study: Study, arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Refuse arms and seeds that a study does not have.
+
+    Raises:
+        ValueError: names them and those it has.
+    """
+    for option, asked, there in (("--arm", arms, list(study.arms)), ("--seed", seeds, study.seeds)):
+        if unknown := [str(one) for one in asked if one not in there]:
+            has = ", ".join(map(str, there))
+            raise ValueError(f"{option} {', '.join(unknown)}: study {study.name} has none of that name; it has {has}")
+
+
+def part_of(plan: Sequence[Item], arms: Sequence[str], seeds: Sequence[int]) -> list[Item]:
+    """The items of some arms and seeds; of all where none are named."""
+    return [item for item in plan if (not arms or item.run.arm in arms) and (not seeds or item.run.seed in seeds)]
 
 
 def read_scores(results: Path) -> list[Result]:

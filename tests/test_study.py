@@ -93,6 +93,18 @@ def test_runs_whose_bank_failed_are_not_tried(written, tmp_path, here):
     assert [command[2] for command in here.commands[3:]] == ["name=tiny_study-live-s0", "name=tiny_study-live-s1"]
 
 
+def test_a_part_of_a_study_is_done_first_and_the_answer_says_what_is_left(written, tmp_path, here, capsys):
+    command = command_of(written, tmp_path)
+    assert main([*command, "--arm", "live", "--arm", "random", "--seed", "0"]) == 0
+    assert here.verbs() == ["transfer", "pretrain", "transfer"]  # and no bank, which neither needs
+    assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["live", "random"]
+    assert "Unfinished: 1 of 3 scores are still to come." in capsys.readouterr().out
+    for option, value, there in (("--arm", "alive", "live, from a bank, random"), ("--seed", "7", "0")):
+        assert main([*command, option, value]) == 2
+        said = f"{option} {value}: study tiny_study has none of that name; it has {there}\n"
+        assert said in capsys.readouterr().err
+
+
 def test_an_interrupted_study_has_answered_what_was_finished(written, tmp_path, here, monkeypatch):
     own, count = Crew.run, []
 
