@@ -1,6 +1,7 @@
 """The console command `kdep`: every verb of the project, each imported when it is asked for."""
 
 import argparse
+import errno
 import importlib
 import logging
 import sys
@@ -25,6 +26,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "data": ("benchmarks.verbs.data", "data sets: ls, check NAME (also of a suite file), prepare NAME, overlap SOURCE"),
     "doctor": ("benchmarks.doctor", "versions, mmcv ops, device, disk, data sets found"),
 }
+
+# A folder that may not be written, a full disk: the user's to mend.
+OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 EPILOG = """\
 the usual way:
@@ -63,6 +67,11 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
         return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
     except FileExistsError as error:
         return fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(f"{where}{error.strerror}; nothing half-written is left, the same command goes on from here", 1)
     except RuntimeError as error:
         if type(error).__name__ != "DivergedError":
             raise

@@ -70,8 +70,24 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:
-    """Save plain tensors and values atomically, such that `read` opens them."""
-    write_atomically(path, lambda neighbour: torch.save(dict(content), neighbour))
+    """Save plain tensors and values atomically, such that `read` opens them.
+
+    Raises:
+        OSError: names the file: the disk is full, or it may not be written.
+    """
+
+    def into(neighbour: Path) -> None:
+        try:
+            # Into an open file: given a path, torch forgets what the disk said.
+            with neighbour.open("wb") as file:
+                torch.save(dict(content), file)
+        except RuntimeError as error:
+            cause = error.__context__
+            if isinstance(cause, OSError):  # which torch calls an "unexpected pos"
+                raise OSError(cause.errno, cause.strerror, str(path)) from error
+            raise
+
+    write_atomically(path, into)
 
 
 def read(path: Path) -> Any:

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import resource
 import tempfile
 
 # Choices of the fastest form that other runs on this machine have left must not decide how the tests go.
@@ -55,6 +57,22 @@ def tiny(photos, tmp_path):
         return load_config(file, overrides)
 
     return load
+
+
+@pytest.fixture
+def a_full_disk():
+    """A context in which no file of this process grows beyond so many bytes."""
+
+    @contextlib.contextmanager
+    def full(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import os
 import pickle
 
@@ -19,6 +20,15 @@ class Trap:
 
     def __reduce__(self):
         return os.mkdir, (str(self.file),)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, a_full_disk):
+    path = tmp_path / "deep" / "run.pt"
+    with a_full_disk(50_000), pytest.raises(OSError) as caught:
+        save({"weight": torch.zeros(100_000)}, path)
+    # As under a quota or a full disk; torch itself speaks of an unexpected position.
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
+    assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle-2", "pickle-5"])

@@ -1,4 +1,6 @@
+import argparse
 import dataclasses
+import errno
 import json
 import logging
 import multiprocessing
@@ -10,6 +12,7 @@ import timm
 import torch
 from torch import nn
 
+from benchmarks.cli import guarded, main
 from kdep.checkpoint import LoadError, fingerprint, read, save, write_student
 from kdep.config import Loss
 from kdep.data import load, once
@@ -318,3 +321,27 @@ def test_a_student_that_cannot_reach_its_targets_is_warned_of(tiny, caplog):
     with caplog.at_level(logging.INFO, "kdep"):
         report(config, statistics, student, nn.Identity())
     assert "move in 64 dimensions only" in caplog.text and "numerical rank" in caplog.text
+
+
+def test_a_run_on_a_full_disk_says_so_and_goes_on_once_there_is_room(tiny, tmp_path, a_full_disk, capsys):
+    config = tiny()  # also writes the file
+    command = ["pretrain", str(tmp_path / "tiny.yaml")]
+    with a_full_disk(300_000):
+        assert main(command) == 1
+    file = config.runs / config.name / "run.pt"
+    said = f"kdep: {file}: File too large; nothing half-written is left, the same command goes on from here\n"
+    assert said in capsys.readouterr().err
+    assert not [path for path in file.parent.iterdir() if path.name.endswith(".part") or path == file]
+    assert main(command) == 0 and file.with_name("student.pth").exists()
+
+
+def test_a_folder_that_may_not_be_written_is_named_and_other_errors_of_files_are_not_hidden():
+    def denied(args):
+        raise PermissionError(errno.EACCES, "Permission denied", "/banks/.lock")
+
+    def absent(args):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/banks/0.npy")
+
+    assert guarded(denied, argparse.Namespace()) == 1
+    with pytest.raises(FileNotFoundError):
+        guarded(absent, argparse.Namespace())
