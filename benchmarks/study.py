@@ -32,7 +32,8 @@ a run that fails stops no other. The answer is rewritten after every run: NAME.c
 (means, intervals, and in sentences each arm against the baseline, against the best other arm, and the arm that is best
 on the tasks' select splits against the baseline; paired by seed) and NAME.png. With --known NAME.csv a study goes on
 from the rows of an unfinished one on another machine: a run whose rows are all there is not done again. With --arm and
---seed a part of a large study is done first; the rest stays to be done, and the answer says how much that is.
+--seed a part of a large study is done first; the rest stays to be done, and the answer says how much that is. With
+--shared OTHER.csv, the answer of another study, runs that it has in common with this one are not done again.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from benchmarks.study_answer import answer
 from benchmarks.study_check import check, missing_data
 from benchmarks.study_file import Study, load_study
 from benchmarks.study_plan import DONE, Item, describe, items, learn
-from benchmarks.study_rows import Row, collect, read_known
+from benchmarks.study_rows import Row, collect, read_known, read_shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the answer goes [results/NAME]")
     known = "go on from the rows of an earlier answer of this study; may be given several times"
     parser.add_argument("--known", type=Path, action="append", default=[], metavar="FILE.csv", help=known)
+    shared = (
+        "take over the rows of runs that another study's answer has in common with this; may be given several times"
+    )
+    parser.add_argument("--shared", type=Path, action="append", default=[], metavar="FILE.csv", help=shared)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     check_part(study, args.arm, args.seed)
     from benchmarks.study_work import say, work  # with torch, which --help does without
 
-    results, published = args.results or Path("results") / study.name, read_known(args.known, study)
+    results, known = args.results or Path("results") / study.name, read_known(args.known, study)
+    shared = read_shared(args.shared, study, known)
+    published = [*known, *shared]
     check(study, args.runs)
 
     def look() -> tuple[list[Row], list[Item]]:
@@ -83,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         if rows:
             answer(study, rows, args.out or results)
 
+    if args.shared:
+        say(f"{len({(row['arm'], row['value'], row['seed']) for row in shared})} runs are those of another study")
     rows, plan = look()
     say(describe_left(study, args.runs, results, rows, plan, jobs=args.jobs))
     absent = missing_data(study) if any(item.state != DONE for item in plan) else []

@@ -134,6 +134,23 @@ def test_published_rows_are_not_measured_again(written, tmp_path, here, capsys):
     assert [row["arm"] for row in rows_in(tmp_path / "s2" / "tiny_study.csv")] == ["live", "from a bank", "random"]
 
 
+def test_runs_of_another_study_are_not_done_again(written, tmp_path, here, capsys):
+    assert main(command_of(written, tmp_path)) == 0
+    other = tmp_path / "other.yaml"
+    changes = (("tiny_study", "other"), ("live: {}", "as it is: {}"), ("baseline: live", "baseline: as it is"))
+    text = written.read_text().replace("views: 1}", "views: 1, optim.lr: 1e-3}")
+    for old, new in changes:
+        text = text.replace(old, new)
+    other.write_text(text)
+    here.commands.clear()
+    command = ["study", str(other), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "others")]
+    assert main([*command, "--shared", str(tmp_path / "results" / "tiny_study.csv")]) == 0
+    assert here.verbs() == ["pretrain", "transfer"] and "name=other-from_a_bank-s0" in here.commands[0]
+    assert "2 runs are those of another study" in capsys.readouterr().out
+    rows = [rows_in(path) for path in (tmp_path / "results/tiny_study.csv", tmp_path / "others/other.csv")]
+    assert rows[1][0] == {**rows[0][0], "arm": "as it is"} and rows[1][2] == rows[0][2]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
