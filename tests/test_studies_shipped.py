@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.study_answer import as_markdown
 from benchmarks.study_file import load_study
 from benchmarks.study_plan import DONE, TO_TRAIN, items
 from benchmarks.study_rows import collect, read_known
@@ -90,6 +91,19 @@ def test_published_rows_are_still_those_of_their_study(tmp_path):
     assert len(known) == len(study.runs) * len(study.tasks)
     plan = items(study, tmp_path, collect(study, tmp_path, [], known))
     assert {item.state for item in plan} == {DONE}
+
+
+ANSWERED = sorted(path for path in PUBLISHED.glob("*.csv") if path.stem != "bank_views")  # which has no fingerprints
+
+
+@pytest.mark.parametrize("path", ANSWERED, ids=lambda path: path.stem)
+def test_what_the_docs_say_of_a_study_is_what_its_rows_say(path, tmp_path):
+    study = load_study(FOLDER / f"{path.stem}.yaml")
+    text = as_markdown(study, collect(study, tmp_path, [], read_known([path], study)))
+    assert path.with_suffix(".md").read_text() == text and path.with_suffix(".png").exists()
+    docs = (PUBLISHED.parents[1] / "reproduction.md").read_text()
+    (block,) = re.findall(rf"<!-- {study.name} -->\n(.*?)<!-- /{study.name} -->", docs, re.DOTALL)
+    assert "| arm |" in block and set(block.splitlines()) <= set(text.splitlines())
 
 
 def test_a_table_from_before_there_were_fingerprints_is_not_taken_up():
