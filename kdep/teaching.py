@@ -22,6 +22,7 @@ from kdep.parts import data_identity, make_pixels, open_teacher, refuse_impossib
 from kdep.run import RunFolder
 from kdep.scale import Scaler
 from kdep.statistics import Moments, Statistics, finish, merged
+from kdep.target_writer import exactly
 from kdep.weights import open_classifier
 
 logger = logging.getLogger("kdep")
@@ -133,7 +134,7 @@ def teacher_statistics(
     )
     moments = Moments(teacher.dim)
     pixels = make_pixels(views.augmentation, process.device)
-    with targets.exactly(process.device):
+    with exactly(process.device):
         batches = load(views, batches, workers=config.data.workers, pin=process.device.type == "cuda")
         bar = tqdm(batches, "statistics", disable=not process.is_first)
         for batch in bar:

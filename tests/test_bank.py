@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.cli import main
 from kdep import bank as bank_module
-from kdep import targets
+from kdep import target_writer, targets
 from kdep.align import Target, map_on_grid
 from kdep.bank import Bank, Description, decode, encode, share_of
 from kdep.checkpoint import read, write_student
@@ -44,7 +44,7 @@ def banked(tiny, tmp_path):
 def small_files(monkeypatch):
     """Files of 40 images, so that 128 images take four of them, the last with 8."""
     monkeypatch.setattr(bank_module, "SHARD", 40)
-    monkeypatch.setattr(targets, "SHARD", 40)
+    monkeypatch.setattr(target_writer, "SHARD", 40)
 
 
 def live_features(config, index, number):
@@ -195,7 +195,7 @@ def test_the_teacher_sees_no_image_twice(banked, small_files, monkeypatch):
 
 def test_an_interrupted_bank_goes_on_at_the_missing_files_and_ends_the_same(banked, tiny, tmp_path, small_files):
     whole = targets.build(tiny(f"bank.path={tmp_path / 'whole'}"))
-    write, left = targets.Writer.write, [0]
+    write, left = target_writer.Writer.write, [0]
 
     def interrupted(self, *arguments):
         left[0] -= 1
@@ -206,7 +206,7 @@ def test_an_interrupted_bank_goes_on_at_the_missing_files_and_ends_the_same(bank
     for stop in (2, 4, 3, 2):  # among raw files, on the way to the axes, between the views
         left[0] = stop
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(targets.Writer, "write", interrupted)
+            patch.setattr(target_writer.Writer, "write", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 targets.build(banked())
     halves = targets.build(banked())
@@ -298,7 +298,8 @@ def test_a_finished_bank_is_only_read_and_needs_no_lock(banked, monkeypatch):
     before = state()
     path.chmod(0o555)  # says nothing to root, who may run this: hence the rest
     monkeypatch.setattr(targets, "take_lock", refused)
-    monkeypatch.setattr(targets, "write_atomically", refused)
+    for module in (targets, target_writer):
+        monkeypatch.setattr(module, "write_atomically", refused)
     pretrain(config)
     path.chmod(0o755)
     assert state() == before
@@ -435,14 +436,14 @@ def test_the_axes_of_a_bank_with_maps_come_from_the_images_they_need_and_no_othe
     overrides += ("align.name=random",)  # three images span too few axes for others
     shards = {int(index) // 40 for index in choose(128, 3, 5)}
     assert len(shards) < 4  # one file of the raw features has no image to keep
-    monkeypatch.setattr(targets.Writer, "measure", lambda _: 1.0)
-    seen, written, write = count_images(monkeypatch), [], targets.Writer.write
+    monkeypatch.setattr(target_writer.Writer, "measure", lambda _: 1.0)
+    seen, written, write = count_images(monkeypatch), [], target_writer.Writer.write
 
     def noted(self, file, *arguments):
         written.append(file)
         write(self, file, *arguments)
 
-    monkeypatch.setattr(targets.Writer, "write", noted)
+    monkeypatch.setattr(target_writer.Writer, "write", noted)
     path = targets.build(banked(*overrides, "bank.check=0"))
     assert sum(seen) == 3 + 128
     assert {shard for number, shard in written if number < 0} == shards
@@ -500,7 +501,7 @@ def test_an_image_that_is_unreadable_has_no_target_and_counts_nowhere(banked, ph
 
 
 def test_a_disk_without_room_is_noticed_before_the_teacher_runs(banked, monkeypatch):
-    monkeypatch.setattr(targets.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+    monkeypatch.setattr(target_writer.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(ValueError, match="needs 0.0 GB more and the disk has 0.0 GB; fewer bank.views"):
         targets.build(banked())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdep import bank, targets
+from kdep import bank, target_writer, targets
 from kdep.checkpoint import fingerprint, read
 from kdep.config import load_config
 from kdep.pretrain import pretrain
@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from kdep.checkpoint import save
 from kdep.config import load_config
-from kdep import bank, targets
+from kdep import bank, target_writer
 from kdep.align import Target
 from kdep.data import *
 from kdep.loss import Learner, mse
@@ -61,7 +61,7 @@ except KeyboardInterrupt:
 dist.barrier()
 student = go(config, at=0)
 network = student.network
-bank.SHARD = targets.SHARD = 40
+bank.SHARD = target_writer.SHARD = 40
 pretrain(load_config(file, ["name=banked", f"bank.path={out}/bank"]))
 save({"all": network.state_dict(), "trained": dict(network.named_parameters())}, out / f"{process.rank}.pt")
 dist.destroy_process_group()
@@ -97,7 +97,7 @@ def test_statistics_of_two_processes_equal_those_of_one(root):
 
 
 def test_a_bank_that_two_processes_fill_is_that_of_one(root, monkeypatch):
-    for module in (bank, targets):
+    for module in (bank, target_writer):
         monkeypatch.setattr(module, "SHARD", 40)
     alone = targets.build(load_config(root / "tiny.yaml", [f"bank.path={root / 'one'}", "tune=false"]))
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.npy"))
