@@ -86,7 +86,7 @@ def shown(values: list[float]) -> str:
 
 
 def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
-    """Dots per arm, or curves over what the axis spends, with intervals; a panel per task, and one of their mean.
+    """A panel per task and one of their mean: dots per arm, or curves over what the axis spends, with intervals.
 
     Along a number of epochs there is a row of panels over the images seen, and one over the seconds of training.
     """
@@ -112,7 +112,7 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
                 if study.axis:
                     draw_line(axes, study, number, arm, found, places)
                 else:
-                    draw_dot(axes, number, arm, found)
+                    draw_dot(axes, study, number, arm, found)
             axes.set_title(title)
             axes.grid(alpha=0.3)
             if study.axis:
@@ -162,9 +162,12 @@ def draw_line(
     axes.errorbar([places[p] for p in points], means, reach, label=arm, color=colour, marker="o", capsize=3)
 
 
-def draw_dot(axes: "Axes", number: int, arm: str, found: dict[tuple[str, Any], list[float]]) -> None:
-    """An arm's mean, with a tick per run."""
-    scores, colour = found.get((arm, None)), COLOURS[number % len(COLOURS)]
+def draw_dot(axes: "Axes", study: Study, number: int, arm: str, found: dict[tuple[str, Any], list[float]]) -> None:
+    """An arm's mean, with a tick per run; the baseline's is also a line to hold the others against."""
+    scores, is_baseline = found.get((arm, None)), arm == study.baseline
     if scores:
+        colour = COLOURS[0] if is_baseline else COLOURS[-1]
+        if is_baseline:
+            axes.axvline(mean(scores), color=colour, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
         axes.errorbar([mean(scores)], [number], xerr=[half_width(scores) or 0], color=colour, marker="o", capsize=3)
         axes.plot(scores, [number] * len(scores), "|", color=colour, alpha=0.6)
