@@ -81,7 +81,7 @@ def test_the_head_of_a_study_counts_its_runs(path):
 
 def test_the_candidates_of_beyond_small_are_counted():
     study = load_study(FOLDER / "beyond_small.yaml")
-    assert len(study.arms) - 1 == 8 and "eight candidates" in (FOLDER / "beyond_small.yaml").read_text()
+    assert len(study.arms) - 1 == 9 and "nine candidates" in (FOLDER / "beyond_small.yaml").read_text()
 
 
 def test_published_rows_are_still_those_of_their_study(tmp_path):
