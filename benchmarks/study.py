@@ -12,6 +12,7 @@
     seeds: [0, 1, 2]                                      # of pretraining; replace {seed} in overrides and checkpoints
     score: {suite: photographs, tasks: [flowers5-linear], data_root: ../shared/data, seeds: [0]}
                                                           # also protocol, budget: as of kdep transfer
+    pairs: [[SVD, random init]]                           # optional: further arms to hold against each other
 
 Optional, beside or instead of `arms`, every combination of parts; names are joined, later overrides lie on top:
 
@@ -29,11 +30,13 @@ of another; along optim.epochs it counts the images seen and the seconds of trai
 
 Banks of targets are made first, then run after run is trained and scored; what is there already is not done again, and
 a run that fails stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.md
-(means, intervals, and in sentences each arm against the baseline, against the best other arm, and the arm that is best
-on the tasks' select splits against the baseline; paired by seed) and NAME.png. With --known NAME.csv a study goes on
-from the rows of an unfinished one on another machine: a run whose rows are all there is not done again. With --arm and
---seed a part of a large study is done first; the rest stays to be done, and the answer says how much that is. With
---shared OTHER.csv, the answer of another study, runs that it has in common with this one are not done again.
+(means, intervals, and in sentences each arm against the baseline, the `pairs`, each arm against the best other one, and
+the arm that is best on the tasks' select splits against the baseline; paired by seed) and NAME.png.
+
+With --known NAME.csv a study goes on from the rows of an unfinished one on another machine: a run whose rows are all
+there is not done again. With --arm and --seed a part of a large study is done first; the rest stays to be done, and the
+answer says how much that is. With --shared OTHER.csv, the answer of another study, runs that it has in common with this
+one are not done again.
 """
 
 import argparse

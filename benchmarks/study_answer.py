@@ -11,6 +11,7 @@ from benchmarks.study_claims import (
     Scores,
     against_baseline,
     against_best,
+    asked_for,
     by_cell,
     chosen_on_select,
     measures,
@@ -49,6 +50,7 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
         lines += [*table(study, scores, value), ""]
         for title, sentences in (
             ("", against_baseline(study, scores, value)),
+            ("Pairs that the study asks for:", asked_for(study, scores, value)),
             ("Against the best other arm:", against_best(study, scores, value)),
             ("Chosen before it was scored:", chosen_on_select(study, scores, select, value)),
         ):

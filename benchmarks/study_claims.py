@@ -48,6 +48,13 @@ def against_baseline(study: Study, scores: Scores, value: Any) -> list[str]:
     return [compared(arm, study.baseline, own, base) for arm, own in others.items() if set(own) & set(base)]
 
 
+def asked_for(study: Study, scores: Scores, value: Any) -> list[str]:
+    """The pairs of arms that the study file names."""
+    found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
+    pairs = [pair for pair in study.pairs if set(found[pair[0]]) & set(found[pair[1]])]
+    return [compared(arm, other, found[arm], found[other]) for arm, other in pairs]
+
+
 def against_best(study: Study, scores: Scores, value: Any) -> list[str]:
     """Each arm against the best other one, where that is not the baseline: against which it does worst."""
     found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # pydantic is loaded when a run is looked at
     from kdep.config import Config
 
 REQUIRED = ("name", "question", "pretrain", "baseline", "seeds", "score")
-KEYS = (*REQUIRED, "arms", "grid", "set", "axis")
+KEYS = (*REQUIRED, "arms", "grid", "set", "axis", "pairs")
 SCORE = {"suite", "tasks", "data_root", "seeds", "protocol", "budget"}
 BUDGET, SHARE = "optim.epochs", "data.limit"  # axes along which less is a saving: of images seen, of images
 
@@ -58,6 +58,7 @@ class Study:
     seeds: list[int]
     set: dict[str, Any] = field(default_factory=dict)
     axis: dict[str, Any] | None = None
+    pairs: list[list[str]] = field(default_factory=list)
 
     @property
     def values(self) -> list[Any]:
@@ -167,6 +168,11 @@ def _problem(study: Study) -> str | None:
             return f"arm {arm}: expected overrides, or a checkpoint such as random:resnet18, got {given!r}"
     if study.baseline not in study.arms:
         return f"baseline {study.baseline!r}; the arms are {', '.join(study.arms) or 'missing'}"
+    if not isinstance(study.pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1] and set(pair) <= set(study.arms)
+        for pair in study.pairs
+    ):
+        return f"pairs: expected a list of two arms each, such as [[SVD, SVD + PTS]], got {study.pairs!r}"
     if study.axis is not None and not {"key", "values"} <= set(study.axis) <= {"key", "values", "with"}:
         return f"axis has {sorted(study.axis)}; expected key and values"
     for what, found in (("seeds", study.seeds), ("axis.values", study.values), ("score.seeds", study.score_seeds)):

@@ -10,6 +10,7 @@ from benchmarks.study_claims import (
     SECONDS,
     against_baseline,
     against_best,
+    asked_for,
     best_of,
     by_cell,
     chosen_on_select,
@@ -40,6 +41,16 @@ def test_arms_are_compared_by_their_mean_over_tasks_paired_by_seed():
     assert "| base | 12.00 ± 4.97 | 20.00 | 16.00 ± 2.48 |" in text
     assert "| short | 30.00 | 30.00 | 30.00 |" in text
     assert "Unfinished: 4 of 24 scores are still to come." in text
+
+
+def test_pairs_that_a_study_asks_for_are_compared_too():
+    scores = {"base": {"a": [10, 12, 14]}, "one": {"a": [11, 13, 16]}, "two": {"a": [9, 12, 12]}}
+    pairs = [["one", "two"], ["late", "one"]]
+    study, rows = made({**scores, "late": {}}, score={"tasks": ["a"]}, pairs=pairs), rows_of(scores)
+    # 2, 1, 4: mean 7 / 3, with 4.303 * 1.5275 / sqrt(3).
+    said = ["`one` shows no difference to `two` (+2.33 ± 3.79, n = 3)."]
+    assert asked_for(study, by_cell(rows), None) == said
+    assert f"Pairs that the study asks for:\n\n- {said[0]}\n" in as_markdown(study, rows)
 
 
 def test_an_interval_that_excludes_zero_is_called_better_or_worse():
