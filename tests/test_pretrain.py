@@ -335,7 +335,7 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_once_there_is_room(tiny, tmp_p
     assert main(command) == 0 and file.with_name("student.pth").exists()
 
 
-def test_a_folder_that_may_not_be_written_is_named_and_other_errors_of_files_are_not_hidden():
+def test_a_folder_that_may_not_be_written_is_named_and_other_errors_of_files_are_not_hidden(capsys):
     def denied(args):
         raise PermissionError(errno.EACCES, "Permission denied", "/banks/.lock")
 
@@ -343,5 +343,6 @@ def test_a_folder_that_may_not_be_written_is_named_and_other_errors_of_files_are
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/banks/0.npy")
 
     assert guarded(denied, argparse.Namespace()) == 1
+    assert capsys.readouterr().err.startswith("kdep: /banks/.lock: Permission denied; ")
     with pytest.raises(FileNotFoundError):
         guarded(absent, argparse.Namespace())
