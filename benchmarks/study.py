@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.study_work import say, work  # with torch, which --help does without
 
     results, known = args.results or Path("results") / study.name, read_known(args.known, study)
-    shared = read_shared(args.shared, study, known)
+    shared = read_shared(args.shared, study, known) if args.shared else []  # it looks at every run
     published = [*known, *shared]
     check(study, args.runs)
 
