@@ -6,7 +6,7 @@ are what they are and its optimum is unique, so the spread of a probe over seeds
 hyper-parameters alone; it says nothing of what other images would have given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ import torch
 from benchmarks.features import extract, feature_folder
 from benchmarks.images import Splits, open_splits
 from benchmarks.knn import vote
-from benchmarks.linear import fit_path, measure_path
+from benchmarks.linear import fit_path, measure_path, walk_path
 from benchmarks.outline import outline
 from benchmarks.results import Outcome
 from benchmarks.settings import Finetune, Knn, Linear, Pixels, read_settings
 from benchmarks.tasks import Task
 from kdep.checkpoint import Checkpoint
+
+PATIENCE = 3  # penalties in a row of a linear probe's path that may be no better than what came before
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,34 @@ def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...
 
 
 def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
-    """Choose the penalty on select, among equals by cross-entropy, then refit on fit and select together."""
-    path, known = tuple(sorted(path)), {"classes": data.classes, "device": data.device}
-    fitted = fit_path(data.pool, data.labels, rows=data.fit, penalties=path, **known)
-    top1, loss = measure_path(fitted, data.pool, data.labels, rows=data.select)
-    best = max(range(len(path)), key=lambda number: (top1[number], -loss[number]))
-    (refitted,) = fit_path(data.pool, data.labels, penalties=[path[best]], **known)
-    chosen = {"lambda": path[best]} | at_edge("lambda", path[best], path)
-    curves = {"lambda": list(path), "select_top1": top1, "select_loss": loss}
+    """Choose the penalty on select, among equals by cross-entropy, then refit on fit and select together.
+
+    Penalties are tried from the strongest to the weakest, as long as that promises anything: see `gives_up`.
+    """
+    known = {"classes": data.classes, "device": data.device}
+    tried, top1, loss = [], [], []
+    for solution in walk_path(data.pool, data.labels, rows=data.fit, penalties=path, **known):
+        (right,), (entropy,) = measure_path([solution], data.pool, data.labels, rows=data.select)
+        for values, value in ((tried, solution.penalty), (top1, right), (loss, entropy)):
+            values.append(value)
+        if gives_up(top1, loss):
+            break
+    best = max(range(len(tried)), key=lambda number: (top1[number], -loss[number]))
+    (refitted,) = fit_path(data.pool, data.labels, penalties=[tried[best]], **known)
+    chosen = {"lambda": tried[best]} | at_edge("lambda", tried[best], path)
+    curves = {"lambda": tried[::-1], "select_top1": top1[::-1], "select_loss": loss[::-1]}
     return Probed(top1[best], loss[best], refitted.predict(data.score), chosen, curves)
+
+
+def gives_up(top1: Sequence[float], loss: Sequence[float]) -> bool:
+    """Whether the last PATIENCE penalties gave neither a better top-1 on select nor a lower cross-entropy than before.
+
+    Weaker ones would fit the images still closer, in most of the time that the whole path takes (decision 0014).
+    """
+    before = len(top1) - PATIENCE
+    if before < 1:
+        return False
+    return max(top1[before:]) <= max(top1[:before]) and min(loss[before:]) >= min(loss[:before])
 
 
 def open_taps(

@@ -18,7 +18,7 @@ Images are read in blocks, so features may be a memory-mapped file that is large
 `benchmarks.axes`. A row of the arrays of parameters is a class here: products of that shape are the faster ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,13 +72,32 @@ def fit_path(
     device: torch.device | None = None,
     tolerance: float = 3e-6,
 ) -> list[Solution]:
-    """Fit every penalty of a path.
+    """Fit every penalty of a path; the solutions come in the order of the penalties. See `walk_path`."""
+    known = {"classes": classes, "rows": rows, "device": device, "tolerance": tolerance}
+    found = {solution.penalty: solution for solution in walk_path(features, labels, penalties=penalties, **known)}
+    return [found[penalty] for penalty in penalties]
+
+
+def walk_path(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    classes: int,
+    penalties: Sequence[float],
+    rows: torch.Tensor | None = None,
+    device: torch.device | None = None,
+    tolerance: float = 3e-6,
+) -> Iterator[Solution]:
+    """Fit one penalty after the other from the strongest to the weakest, each when it is asked for.
+
+    The weaker a penalty, the more steps it takes: on photographs the weakest three of thirteen take two thirds of the
+    time of all. Who stops early saves them.
 
     Args:
         features: (N, D) float32, in memory or memory-mapped; never copied as a whole where that would be large.
         labels: (N,) class numbers below `classes`.
         classes: number of classes C; one that does not occur gets a bias of its own far below the others.
-        penalties: positive, in any order; the solutions come in the same order.
+        penalties: positive, in any order.
         rows: positions of the images to fit on, by default all; ascending is fastest on a memory-mapped file.
         device: where to compute, the features' own by default; blocks travel there.
         tolerance: the gap at which to stop.
@@ -96,14 +115,12 @@ def fit_path(
     frequencies = torch.bincount(images.labels, minlength=classes).double() / len(images)
     start = torch.zeros(classes, len(axes.variances) + 1, dtype=torch.float64, device=device)
     start[:, -1] = frequencies.clamp_min(1e-3 / len(images)).log()
-    solutions: dict[float, Solution] = {}
     last: torch.Tensor | None = None
-    for penalty in sorted(set(penalties), reverse=True):
+    for number, penalty in enumerate(sorted(set(penalties), reverse=True)):
         ahead = start if last is None else start + AHEAD * (start - last)
         optimum, objective, gap, steps = solver.minimise(ahead, penalty, tolerance=tolerance)
-        last, start = (start if solutions else None), optimum
-        solutions[penalty] = Solution(penalty, *_as_given(optimum, axes), objective, gap, steps)
-    return [solutions[penalty] for penalty in penalties]
+        last, start = (start if number else None), optimum
+        yield Solution(penalty, *_as_given(optimum, axes), objective, gap, steps)
 
 
 def _as_given(optimum: torch.Tensor, axes: Axes) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,16 @@ import torch
 from PIL import Image
 
 from benchmarks import cell, classify, features, finetune
-from benchmarks.classify import Data, accuracy, probe_knn, probe_linear, run_finetune, run_knn, run_linear
+from benchmarks.classify import (
+    Data,
+    accuracy,
+    gives_up,
+    probe_knn,
+    probe_linear,
+    run_finetune,
+    run_knn,
+    run_linear,
+)
 from benchmarks.datasets import Dataset
 from benchmarks.features import cache_key, centre, extract, feature_folder, frozen, frozen_features
 from benchmarks.images import open_split, open_splits
@@ -245,6 +254,39 @@ def test_a_penalty_at_the_end_of_its_path_is_flagged():
     assert 1e-6 < wide["lambda"] < 100.0 and wide["lambda_at_edge"] is False
     cut = probe_linear(data, path=(wide["lambda"], 100.0)).chosen
     assert cut == {"lambda": wide["lambda"], "lambda_at_edge": True}
+
+
+@pytest.mark.parametrize(
+    ("top1", "loss", "given_up"),
+    [
+        ([50, 49, 49], [1, 2, 2], False),  # too few to say
+        ([50, 49, 49, 49], [1, 2, 3, 4], True),
+        ([50, 50, 50, 50], [1, 1, 1, 1], True),  # as good is no better
+        ([50, 49, 51, 49], [1, 2, 3, 4], False),  # better answers
+        ([50, 49, 49, 49], [2, 3, 1, 4], False),  # surer ones
+        ([50, 51, 50, 50, 50], [4, 3, 3, 3, 3], True),  # three behind the best
+        ([60, 55, 40, 50, 59], [2, 3, 5, 4, 3], True),  # on the mend, but worse than long before
+    ],
+)
+def test_a_probe_gives_up_after_three_penalties_no_better_than_any_before(top1, loss, given_up):
+    assert gives_up(top1, loss) is given_up
+
+
+def test_a_probe_leaves_out_the_weak_end_of_its_path_and_chooses_as_if_it_had_not(monkeypatch):
+    labels = torch.arange(300) % 3
+    pool = torch.eye(3, 60)[labels] + torch.randn(300, 60, generator=torch.Generator().manual_seed(0))
+    data = dataclasses.replace(
+        planted(), pool=pool, labels=labels, fit=torch.arange(200), select=torch.arange(200, 300), score=pool[:9]
+    )
+    path = tuple(10.0**-power for power in range(-1, 8))
+    early = probe_linear(data, path=path)
+    monkeypatch.setattr(classify, "PATIENCE", 99)
+    whole = probe_linear(data, path=path)
+    assert whole.curves["lambda"] == sorted(path) and 3 < len(early.curves["lambda"]) < len(path)
+    for name, values in early.curves.items():
+        assert values == whole.curves[name][-len(values) :]
+    assert early.chosen == whole.chosen and early.chosen["lambda_at_edge"] is False
+    assert early.predicted.tolist() == whole.predicted.tolist()
 
 
 def test_a_class_counts_the_same_in_macro_accuracy_however_large_it_is():
