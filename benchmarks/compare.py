@@ -11,6 +11,7 @@ from benchmarks.results import Protocol, Result, read_results
 from benchmarks.ways import Way, describe_settings, labels, way_of, with_known_settings
 
 MIN_RUNS = 3
+ROUNDING = 1e-9  # differences that are equal but for this are equal
 MAX_RUNS = 50  # above this many, more runs are no advice
 OVER_RUNS = "± with n runs is over runs on the same score images; on other images the difference may be another."
 VERDICTS = ("better", "worse", "no difference", "not enough", "same every run")
@@ -134,8 +135,8 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
 def judge(differences: Sequence[float], *, minimum: int = MIN_RUNS) -> tuple[str, float | None]:
     """The verdict on paired differences, and half the 95 % interval of their mean."""
     half = half_width(differences) if differences else None
-    if half == 0:
-        return ("no difference" if differences[0] == 0 else "same every run"), None
+    if half is not None and half < ROUNDING:
+        return ("no difference" if abs(differences[0]) < ROUNDING else "same every run"), None
     if len(differences) < minimum or half is None:
         return "not enough", half
     if abs(mean(differences)) <= half:

@@ -39,7 +39,7 @@ def answer(study: Study, rows: Sequence[Row], out: Path) -> str:
 
 def as_markdown(study: Study, rows: Sequence[Row]) -> str:
     """Tables of means and a sentence per comparison."""
-    scores, select, said = by_cell(rows), by_cell(rows, "select"), 0
+    scores, select, tested = by_cell(rows), by_cell(rows, "select"), 0
     lines = [f"# {study.question}", "", f"Seeds {study.seeds}; mean ± half the 95 % interval over seeds.", ""]
     missing = len(study.runs) * len(study.tasks) - len(rows)
     if missing:
@@ -48,22 +48,24 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
         if study.axis:
             lines += [f"## {study.axis['key']} = {value}", ""]
         lines += [*table(study, scores, value), ""]
-        for title, sentences in (
+        own = [
             ("", against_baseline(study, scores, value)),
             ("Pairs that the study asks for:", asked_for(study, scores, value)),
-            ("Against the best other arm:", against_best(study, scores, value)),
-            ("Chosen before it was scored:", chosen_on_select(study, scores, select, value)),
-        ):
-            lines += [title, ""] if title and sentences else []
-            lines += [f"- {sentence}" for sentence in sentences] + ([""] if sentences else [])
-            said += len(sentences)
+            ("Chosen on select:", chosen_on_select(study, scores, select, value)),
+        ]
+        tested += len({frozenset((one.arm, one.other)) for _, said in own for one in said if one.tested})
+        picked = "Against the best other arm, picked by the same scores, so that more than 5 % of these err:"
+        for title, said in (*own, (picked, against_best(study, scores, value))):
+            lines += [title, ""] if title and said else []
+            lines += [f"- {one.sentence}" for one in said] + ([""] if said else [])
     for measure in measures(study):
         if sentences := savings(study, scores, rows, measure):
             lines += [f"## Along {study.axis['key']}: {measure.what}", ""]
             lines += [*([measure.note, ""] if measure.note else []), *(f"- {sentence}" for sentence in sentences), ""]
-    if said > 5:
+    if tested > 5:
         lines += [
-            f"Each comparison is a 95 % statement of its own: of {said}, about {0.05 * said:.1f} err by chance.",
+            "Each comparison with an interval, of arms that these scores have not picked, is a 95 % statement of its "
+            f"own: of {tested}, about {0.05 * tested:.1f} err by chance.",
             "",
         ]
     return "\n".join(lines)
@@ -136,7 +138,8 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
 def places_of(study: Study, rows: Sequence[Row], measure: Measure | None) -> dict[tuple[str, Any], Any]:
     """Where each arm and value stands on the horizontal axis: at what it spent, mean over seeds, or at the value."""
     if measure is None:
-        own = {value: value if isinstance(value, int | float) else str(value) for value in study.values}
+        numbers = all(isinstance(value, int | float) for value in study.values)
+        own = {value: value if numbers else str(value) for value in study.values}
         return {(arm, value): place for arm in study.arms for value, place in own.items()}
     found: dict[tuple[str, Any], list[float]] = {}
     for (arm, value, _), amount in spent(rows, measure).items():

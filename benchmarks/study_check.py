@@ -66,13 +66,17 @@ def check_names(planned: Run, config: "Config") -> None:
 
 def bank_content(config: "Config") -> dict[str, Any]:
     """Of a configuration, what its bank of targets depends on."""
+    from kdep.align import LEADING
     from kdep.config import flatten
 
     content = config.model_dump(mode="json")
     own = flatten({"teacher": content["teacher"], "data": content["data"]})
     own = {key: value for key, value in own.items() if key not in NOT_OF_A_BANK}
+    student = f"as many as {config.student.arch} has channels"
+    width = student if config.align.name in LEADING and config.loss.name != "logits" else "all"
     rest = {"seed of the views": config.view_seed, "align.images": config.align.images, "bank.code": config.bank.code}
-    return own | rest
+    maps = f"that of {config.student.arch}" if config.loss.dense else "no"
+    return own | rest | {"bank.axes": config.bank.axes or width, "the feature map (loss.dense)": maps}
 
 
 def refuse_shared(path: Path, first: tuple[Run, dict[str, Any]], second: tuple[Run, dict[str, Any]]) -> None:
@@ -83,7 +87,8 @@ def refuse_shared(path: Path, first: tuple[Run, dict[str, Any]], second: tuple[R
         said = "; ".join(f"{key} is {content[key]!r} and {now[key]!r}" for key in keys)
         raise ValueError(
             f"{one.name} and {other.name} cannot share the bank {path}: {said}. Give them banks of their own ({{seed}} "
-            "in bank.path is replaced), or, where only the seed differs, data.seed: all seeds then see the same views"
+            "in bank.path is replaced). Where only the seed differs, data.seed lets all seeds see the same views; "
+            "where only the axes do, set bank.axes to the most that one of the runs reads"
         )
 
 

@@ -5,7 +5,7 @@ All of them are about the mean over tasks, paired by seed of pretraining, and st
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.compare import MIN_RUNS, judge
@@ -41,21 +41,32 @@ def over_tasks(study: Study, scores: Scores, arm: str, value: Any) -> dict[int, 
     return {seed: mean([cell[seed] for cell in cells]) for seed in sorted(shared)}
 
 
-def against_baseline(study: Study, scores: Scores, value: Any) -> list[str]:
+@dataclass(frozen=True)
+class Comparison:
+    """One arm held against another; `tested` where an interval stands behind the sentence."""
+
+    arm: str
+    other: str
+    sentence: str
+    tested: bool
+
+
+def against_baseline(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     """Each arm against the baseline."""
-    base = over_tasks(study, scores, study.baseline, value)
-    others = {arm: over_tasks(study, scores, arm, value) for arm in study.arms if arm != study.baseline}
-    return [compared(arm, study.baseline, own, base) for arm, own in others.items() if set(own) & set(base)]
+    return _compare_all(study, scores, value, [(arm, study.baseline) for arm in study.arms if arm != study.baseline])
 
 
-def asked_for(study: Study, scores: Scores, value: Any) -> list[str]:
+def asked_for(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     """The pairs of arms that the study file names."""
+    return _compare_all(study, scores, value, study.pairs)
+
+
+def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Sequence[str]]) -> list[Comparison]:
     found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
-    pairs = [pair for pair in study.pairs if set(found[pair[0]]) & set(found[pair[1]])]
-    return [compared(arm, other, found[arm], found[other]) for arm, other in pairs]
+    return [compared(study, arm, other, found) for arm, other in pairs if set(found[arm]) & set(found[other])]
 
 
-def against_best(study: Study, scores: Scores, value: Any) -> list[str]:
+def against_best(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     """Each arm against the best other one, where that is not the baseline: against which it does worst."""
     found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
     said = []
@@ -65,25 +76,40 @@ def against_best(study: Study, scores: Scores, value: Any) -> list[str]:
         if pairs:
             best = min(pairs, key=lambda other: (-len(pairs[other]), mean(pairs[other])))
             if best != study.baseline:
-                said.append(compared(arm, best, own, found[best]))
+                said.append(compared(study, arm, best, found))
     return said
 
 
-def chosen_on_select(study: Study, scores: Scores, select: Scores, value: Any) -> list[str]:
-    """The arm that is best on select, held against the baseline on score, which that choice has not seen.
+def chosen_on_select(study: Study, scores: Scores, select: Scores, value: Any) -> list[Comparison]:
+    """The arm that is best on select; and for each seed the one that the other seeds choose, against the baseline.
 
-    Nothing before all arms have all seeds on select: the best of those that are done is another question.
+    Score images are not those of the choice, but the students are: a lucky one is lucky on both. So what is held
+    against the baseline at a seed was chosen without that seed. Nothing before all arms have all seeds on select: the
+    best of those that are done is another question.
     """
     found = {arm: over_tasks(study, select, arm, value) for arm in study.arms}
     own = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
     if any(set(by_seed) != set(study.seeds) for by_seed in (*found.values(), *own.values())):
         return []
-    best = max(found, key=lambda arm: mean(list(found[arm].values())))
-    height = f"{mean(list(found[best].values())):.2f}"
-    if best == study.baseline:
-        return [f"On the select split no arm is above `{best}` ({height})."]
-    said = compared(best, study.baseline, own[best], own[study.baseline])
-    return [f"On the select split `{best}` is the best ({height}); on score, which that choice has not seen: {said}"]
+    best = best_without(found, None)
+    said = f"On the select split `{best}` is the best ({mean(list(found[best].values())):.2f})"
+    if len(study.seeds) < 2:
+        return [Comparison(best, study.baseline, f"{said}; one seed, so no other to choose by.", tested=False)]
+    chosen = {seed: best_without(found, seed) for seed in study.seeds}
+    if {best, *chosen.values()} == {study.baseline}:
+        sentence = f"{said}, whichever seed is left out: no arm is above the baseline."
+        return [Comparison(best, study.baseline, sentence, tested=False)]
+    picks = {"chosen": {seed: own[arm][seed] for seed, arm in chosen.items()}, study.baseline: own[study.baseline]}
+    result = compared(study, "chosen", study.baseline, picks)
+    named = ", ".join(f"`{arm}`" for arm in chosen.values())
+    sentence = result.sentence.replace("`chosen`", f"what is so chosen ({named})", 1)
+    return [replace(result, sentence=f"{said}. Chosen for each seed by the select of the others, {sentence}")]
+
+
+def best_without(select: dict[str, dict[int, float]], left_out: int | None) -> str:
+    """The arm whose mean on select is the highest, without one seed; the first of equals."""
+    kept = {arm: [score for seed, score in found.items() if seed != left_out] for arm, found in select.items()}
+    return max(kept, key=lambda arm: mean(kept[arm]))
 
 
 def differences(own: dict[int, float], other: dict[int, float]) -> list[float]:
@@ -91,14 +117,16 @@ def differences(own: dict[int, float], other: dict[int, float]) -> list[float]:
     return [own[seed] - other[seed] for seed in sorted(set(own) & set(other))]
 
 
-def compared(arm: str, other: str, own: dict[int, float], base: dict[int, float]) -> str:
-    """One sentence about two arms that share a seed."""
-    pairs = differences(own, base)
+def compared(study: Study, arm: str, other: str, found: dict[str, dict[int, float]]) -> Comparison:
+    """One sentence about two arms that share a seed; two checkpoints that no seed changes are one measurement."""
+    pairs = differences(found[arm], found[other])
+    if all(isinstance(given := study.arms.get(name), str) and "{seed}" not in given for name in (arm, other)):
+        pairs = pairs[:1]
     verdict, half = judge(pairs)
     known = f"{mean(pairs):+.2f}" + (f" ± {half:.2f}" if half is not None else "") + f", n = {len(pairs)}"
     words = WORDS[verdict] if pairs[0] >= 0 or verdict != "same every run" else "scores lower than"
     every = " in every run" if verdict == "same every run" else ""
-    return f"`{arm}` {words} `{other}`{every} ({known})."
+    return Comparison(arm, other, f"`{arm}` {words} `{other}`{every} ({known}).", tested=half is not None)
 
 
 @dataclass(frozen=True)
@@ -229,14 +257,13 @@ def in_words(logs: Sequence[float], early: int, what: str) -> str:
 
     Args:
         logs: natural logarithm of the factor of each seed.
-        early: of how many it is only a lower bound.
+        early: of how many it is only a lower bound: less may have done.
         what: is counted.
     """
     factor, half, n = math.exp(mean(logs)), half_width(logs), f"n = {len(logs)}"
     if early:
-        return (
-            f"with at least {times(factor, what)} ({early} of {len(logs)} runs have it at the smallest value already)"
-        )
+        bound = "at least" if factor >= 1 else "at most"  # `1.25 times as many` is from above
+        return f"with {bound} {times(factor, what)} ({early} of {len(logs)} runs have it at the smallest value already)"
     if len(logs) < MIN_RUNS or half is None:
         return f"with {times(factor, what)} ({n}: not enough runs for an interval)"
     low, high = math.exp(mean(logs) - half), math.exp(mean(logs) + half)

@@ -15,6 +15,12 @@ if TYPE_CHECKING:  # pydantic is loaded when a run is looked at
 
 REQUIRED = ("name", "question", "pretrain", "baseline", "seeds", "score")
 KEYS = (*REQUIRED, "arms", "grid", "set", "axis", "pairs")
+KINDS = {
+    **dict.fromkeys(("name", "question", "pretrain"), (str, "text")),
+    **dict.fromkeys(("arms", "set", "axis", "score"), (dict, "a mapping")),
+    **dict.fromkeys(("seeds", "pairs"), (list, "a list")),
+}
+OPTIONAL = ("arms", "grid", "set", "axis", "pairs")  # may be there without a value
 SCORE = {"suite", "tasks", "data_root", "seeds", "protocol", "budget"}
 BUDGET, SHARE = "optim.epochs", "data.limit"  # axes along which less is a saving: of images seen, of images
 
@@ -126,10 +132,16 @@ def load_study(path: Path) -> Study:
         raise ValueError(
             f"{path}: missing {', '.join(missing) or 'nothing'}; unknown {', '.join(unknown) or 'nothing'}"
         )
-    arms = {**(content.get("arms") or {}), **spread(content.get("grid") or [], path)}
-    arms = {str(arm): {} if given is None else given for arm, given in arms.items()}
-    kept = {key: value for key, value in content.items() if key not in ("grid", "arms")}
-    study = Study(**{**kept, "pretrain": Path(content["pretrain"]), "arms": arms, "set": content.get("set") or {}})
+    for key, (kind, called) in KINDS.items():
+        if not isinstance(content.get(key), kind) and not (content.get(key) is None and key in OPTIONAL):
+            raise ValueError(f"{path}: {key}: expected {called}, got {content[key]!r}")
+    own = {str(arm): {} if given is None else given for arm, given in (content.get("arms") or {}).items()}
+    combined = spread(content.get("grid") or [], path)
+    if doubled := sorted(set(own) & set(combined)):
+        raise ValueError(f"{path}: {', '.join(doubled)}: among the arms and in the grid; name them apart")
+    kept = {key: value for key, value in content.items() if key not in ("grid", "arms") and value is not None}
+    kept |= {"pretrain": Path(content["pretrain"]), "arms": {**own, **combined}, "baseline": str(content["baseline"])}
+    study = Study(**kept)
     problem = _problem(study)
     if problem:
         raise ValueError(f"{path}: {problem}")
@@ -140,7 +152,7 @@ def spread(grid: list[dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
     """Every combination of the grid's parts: names joined, overrides merged, those of a later part on top.
 
     Raises:
-        ValueError: it is no list of mappings.
+        ValueError: it is no list of mappings, or two combinations have one name.
     """
     if not isinstance(grid, list) or not all(isinstance(part, dict) and part for part in grid):
         raise ValueError(f"{path}: grid: expected a list of mappings, such as [{{SVD: {{}}}}, {{' + PTS': {{}}}}]")
@@ -151,7 +163,10 @@ def spread(grid: list[dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
             if not isinstance(given, dict | None):
                 raise ValueError(f"{path}: grid: {name}: expected overrides such as {{scale.name: sn}}, got {given!r}")
             merged = _merge(merged, given or {})
-        arms["".join(str(name) for name, _ in combination)] = merged
+        name = "".join(str(part) for part, _ in combination)
+        if name in arms:
+            raise ValueError(f"{path}: grid: two combinations are named {name!r}; name the parts apart")
+        arms[name] = merged
     return arms
 
 
@@ -168,8 +183,8 @@ def _problem(study: Study) -> str | None:
             return f"arm {arm}: expected overrides, or a checkpoint such as random:resnet18, got {given!r}"
     if study.baseline not in study.arms:
         return f"baseline {study.baseline!r}; the arms are {', '.join(study.arms) or 'missing'}"
-    if not isinstance(study.pairs, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1] and set(pair) <= set(study.arms)
+    if not all(
+        isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1] and all(arm in study.arms for arm in pair)
         for pair in study.pairs
     ):
         return f"pairs: expected a list of two arms each, such as [[SVD, SVD + PTS]], got {study.pairs!r}"
@@ -178,10 +193,20 @@ def _problem(study: Study) -> str | None:
     for what, found in (("seeds", study.seeds), ("axis.values", study.values), ("score.seeds", study.score_seeds)):
         if not isinstance(found, list) or not found or len({str(value) for value in found}) < len(found):
             return f"{what}: expected a list, each once, got {found!r}"
-    if problem := _problem_at(study):
+    for what, found in (("seeds", study.seeds), ("score.seeds", study.score_seeds)):
+        if not all(type(seed) is int and seed >= 0 for seed in found):
+            return f"{what}: expected whole numbers from 0 on, got {found!r}"
+    if not all(value is None or isinstance(value, str | int | float) for value in study.values):
+        return f"axis.values: expected numbers or words, got {study.values!r}; for whole sections take arms"
+    if problem := _problem_at(study) or _problem_of_keys(study):
         return problem
     if not {"suite", "tasks", "data_root"} <= set(study.score) <= SCORE:
         return f"score has {sorted(study.score)}; expected suite, tasks and data_root, and perhaps {_others()}"
+    tasks = study.tasks
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
+        return f"score.tasks: expected a list of names, got {tasks!r}"
+    if len(set(tasks)) < len(tasks):
+        return f"score.tasks: expected each once, got {tasks!r}"
     if study.axis and study.axis["key"] in (BUDGET, SHARE) and not all(type(v) is int for v in study.values):
         return f"axis.values: {study.axis['key']} is a whole number, got {study.values}"
     own = [run for run in study.runs if run.checkpoint is None]
@@ -191,12 +216,34 @@ def _problem(study: Study) -> str | None:
 
 def _problem_at(study: Study) -> str | None:
     """Overrides for a value that the axis does not have."""
-    places = {"axis.with": (study.axis or {}).get("with", {})}
-    places |= {f"arm {arm}: at": given.get("at", {}) for arm, given in study.arms.items() if isinstance(given, dict)}
-    for place, content in places.items():
+    for place, content in _places(study).items():
+        if not isinstance(content, dict):
+            return f"{place}: expected a mapping from values of the axis to overrides, got {content!r}"
         for value, overrides in content.items():
             if value not in study.values or not isinstance(overrides, dict):
                 return f"{place}: {value}: expected overrides for one of the axis's values {study.values}"
+    return None
+
+
+def _places(study: Study) -> dict[str, Any]:
+    """Where overrides stand for single values of the axis."""
+    places = {"axis.with": (study.axis or {}).get("with", {})}
+    return places | {
+        f"arm {arm}: at": given.get("at", {}) for arm, given in study.arms.items() if isinstance(given, dict)
+    }
+
+
+def _problem_of_keys(study: Study) -> str | None:
+    """Overrides of what the study itself sets: a run's name and seed, and along an axis its key or its section."""
+    own = ["name", "seed", *([study.axis["key"]] if study.axis else [])]
+    if study.axis and study.axis["key"] in own[:2]:
+        return f"axis.key: {study.axis['key']} is the study's own to set; `seeds` lists the seeds"
+    arms = {f"arm {arm}": given for arm, given in study.arms.items() if isinstance(given, dict)}
+    at = {f"{place}: {value}": part for place, parts in _places(study).items() for value, part in parts.items()}
+    for place, overrides in {"set": study.set, **arms, **at}.items():
+        for key in own[:2] if place == "set" else own:
+            if key in overrides or key.partition(".")[0] in overrides:
+                return f"{place}: {key} is set by the study itself; the answer would say something else than was run"
     return None
 
 

@@ -8,6 +8,8 @@ import csv
 import functools
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +67,7 @@ def own_rows(
 ) -> list[Row]:
     """Rows of the student that lies here, or of a checkpoint."""
     sha256 = student_here(planned, runs)
-    if sha256 is None and planned.checkpoint is None:
+    if sha256 is None and is_file(planned):
         return []
     scored = [result for result in finished if belongs(result, planned, sha256)]
     if sha256 is None and scored:  # published weights may change; the latest count
@@ -96,11 +98,17 @@ def own_rows(
 def on_select(cells: list[Result]) -> float | None:
     """What the cells' choice of hyper-parameters saw: mean score on the select split; None where nothing was chosen.
 
-    An arm that is chosen by it can be held against another by `score`, which the choice has not seen.
+    An arm that is chosen by it can be held against another by `score`, whose images the choice has not seen. A few-shot
+    probe has chosen in every draw, so its number is their mean; every other kind has chosen the highest of its curve.
     """
-    curves = [cell.curves.get(str(cell.chosen.get("tap")), cell.curves).get("select_top1") for cell in cells]
-    best = [max((value for value in curve if value is not None), default=None) for curve in curves if curve]
-    return round(mean(best), 4) if len(best) == len(cells) and None not in best else None
+    best = []
+    for cell in cells:
+        curve = cell.curves.get(str(cell.chosen.get("tap")), cell.curves).get("select_top1") or []
+        known = [value for value in curve if value is not None]
+        if not known:
+            return None
+        best.append(mean(known) if cell.task.kind == "fewshot" else max(known))
+    return round(mean(best), 4)
 
 
 def row_of(row: Row, planned: Run) -> bool:
@@ -116,13 +124,23 @@ def _agreed(cells: list[Result], task: str) -> str:
 
 
 def belongs(result: Result, planned: Run, sha256: str | None) -> bool:
-    """Is this a score of this student, or of this checkpoint?"""
+    """Is this a score of this student, or of this checkpoint?
+
+    A file is known by its weights; what has a name, such as `timm:resnet18`, by that.
+    """
     card = result.checkpoint
-    if planned.checkpoint is None:
+    if is_file(planned):
         return card.sha256 == sha256
-    spec, _, size = planned.checkpoint.partition("@")
-    named = card.name == planned.checkpoint or Path(spec).parent.name == card.name
-    return named or (card.summary.get("source") == spec and card.name.partition("@")[2] == size)
+    spec, _, size = str(planned.checkpoint).partition("@")
+    same_source = card.summary.get("source") == spec and card.name.partition("@")[2] == size
+    return same_source or card.name == planned.checkpoint
+
+
+def is_file(planned: Run) -> bool:
+    """Are its weights in a file, that of its own run or that of a checkpoint?"""
+    from kdep.weights import SOURCES
+
+    return planned.checkpoint is None or planned.checkpoint.partition(":")[0] not in SOURCES
 
 
 def protocols_of(study: Study) -> dict[str, Protocol]:
@@ -166,7 +184,10 @@ def identity(config: "Config") -> dict[str, Any]:
     from kdep.config import NEUTRAL, flatten
 
     content = flatten(config.model_dump(mode="json", exclude_defaults=True))
-    return {key: value for key, value in content.items() if key not in (*NEUTRAL, "name")}
+    content = {key: value for key, value in content.items() if key not in (*NEUTRAL, "name")}
+    if config.bank is not None and not any(key.startswith("bank.") for key in content):
+        content["bank"] = True  # one whose options are all defaults is still no live teacher
+    return content
 
 
 def _digest(content: dict[str, Any], study: Study) -> str:
@@ -184,11 +205,21 @@ def student_card(path: Path, changed: int) -> tuple[str, dict[str, Any]]:
 
 
 def student_here(planned: Run, runs: Path) -> str | None:
-    """Fingerprint of a run's student; None where it is not trained yet, and for a checkpoint."""
-    path = runs / planned.name / "student.pth"
-    if planned.checkpoint is not None or not path.exists():
+    """Fingerprint of a run's student, or of a checkpoint's file; None where there is none, or it is no file."""
+    spec = planned.student(runs)
+    path = Path(re.sub(r"@\d+$", "", spec))
+    if not is_file(planned) or not path.exists():
         return None
-    return student_card(path, path.stat().st_mtime_ns)[0]
+    changed = path.stat().st_mtime_ns
+    return student_card(path, changed)[0] if planned.checkpoint is None else identity_of(spec, changed)
+
+
+@functools.lru_cache(maxsize=4096)
+def identity_of(spec: str, changed: int) -> str:
+    """Identity of the checkpoint in a file, as its scores have it; `changed` is the file's time."""
+    from kdep.weights import open_checkpoint
+
+    return open_checkpoint(spec).identity
 
 
 def cost(folder: Path) -> dict[str, Any]:
@@ -284,9 +315,12 @@ def _number(text: str, column: str, where: str) -> float | None:
     if column == "select" and not text:
         return None
     try:
-        return float(text) if column != "images_seen" else int(text)
+        number = float(text) if column != "images_seen" else int(text)
     except ValueError as error:
         raise ValueError(f"{where}: {column} is {text!r}, not a number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: {column} is {text!r}, expected a finite number")
+    return number
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:

@@ -77,7 +77,7 @@ def threads_for(jobs: int) -> int:
 
 
 def work(study: Study, plan: Sequence[Item], runs: Path, results: Path, *, jobs: int, after: Callable[[], None]) -> int:
-    """Do what is left of a plan; `after` is called behind every student's scores. Returns how many failed.
+    """Do what is left of a plan; `after` is called behind every student's scores. Returns how many runs failed.
 
     However this function is left, no process of its own is left behind.
     """
@@ -137,22 +137,23 @@ def bank_of(study: Study, planned: Run) -> Path | None:
 
 
 def banks_left(study: Study, plan: Sequence[Item]) -> dict[Path, Run]:
-    """Banks that are not there, or not with all views: each with the run that needs most of it.
+    """Banks that are not there, or not with all views: each with the run that needs most views.
 
-    They are made before the runs, since two runs cannot make one bank at once.
+    They are made before the runs, since two runs cannot make one bank at once. All else about a bank is the same in
+    all its runs (`benchmarks.study_check`).
     """
     from kdep.bank import Bank, missing
 
-    largest: dict[Path, tuple[tuple[int, int], Run]] = {}
+    largest: dict[Path, tuple[int, Run]] = {}
     for planned in (item.run for item in plan if item.state == TO_TRAIN):
         config = study.config(planned)
         if config.bank is not None:
-            size = (config.bank.axes or 0, config.bank.views or config.optim.epochs)
+            views = config.bank.views or config.optim.epochs
             known = largest.get(config.bank.path)
-            if known is None or size > known[0]:
-                largest[config.bank.path] = (size, planned)
+            if known is None or views > known[0]:
+                largest[config.bank.path] = (views, planned)
     left = {}
-    for path, ((_, views), planned) in largest.items():
+    for path, (views, planned) in largest.items():
         if not (path / "bank.pt").exists() or missing(Bank(path).description, path, range(views)):
             left[path] = planned
     return left

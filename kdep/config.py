@@ -248,9 +248,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _explain(entry: dict[str, Any], source: str) -> str:
-    # A union's branches stand in the path beside the keys: literal['auto'], constrained-int.
-    branches = ("int", "literal", "constrained")
-    key = ".".join(str(part) for part in entry["loc"] if not str(part).startswith(branches))
+    key = _key(entry["loc"])
     if entry["type"] == "extra_forbidden":
         section: Any = Config
         for part in entry["loc"][:-1]:
@@ -262,6 +260,20 @@ def _explain(entry: dict[str, Any], source: str) -> str:
     if not key:  # keys that do not go together
         return f"{source}: {entry['msg'].removeprefix('Value error, ')}"
     return f"{source}: {key}: {entry['msg'].removeprefix('Value error, ')}, got {entry['input']!r}"
+
+
+def _key(place: tuple[str | int, ...]) -> str:
+    """Where an error is, as keys alone: below a value pydantic also names the kinds it tried, such as `list[str]`."""
+    section: Any = Config
+    kept = []
+    for part in place:
+        fields = getattr(section, "model_fields", None)
+        if fields is not None or isinstance(part, int):
+            kept.append(str(part))
+        if fields is not None:
+            members = _members(fields[part].annotation) if part in fields else ()
+            section = next((member for member in members if hasattr(member, "model_fields")), None)
+    return ".".join(kept)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

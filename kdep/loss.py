@@ -74,7 +74,7 @@ class QueueKL(nn.Module):
 
     def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """(B, D), (B, D) -> scalar."""
-        predicted, wanted = F.normalize(predicted, dim=1), F.normalize(wanted, dim=1)
+        predicted, wanted = F.normalize(predicted, dim=1), F.normalize(wanted.detach(), dim=1)
         with torch.no_grad():
             # The newest in front, this step's among them, so that the first step has something to compare with.
             self.queue.copy_(torch.cat([wanted, self.queue])[: len(self.queue)])

@@ -55,17 +55,18 @@ def unit(features: torch.Tensor, std: torch.Tensor, *, factor: float = 1.0) -> t
 
 
 def sm(features: torch.Tensor, std: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """Standard deviation matching: channel i gets the i-th largest deviation of the teacher's own channels.
+    """Standard deviation matching: the i-th largest deviation becomes that of the teacher's own channels.
 
-    The second of two variants in the authors' code (src/resnet.py, lines 603 to 608 at 5c9c738). A constant channel
-    gives 0.
+    The second of two variants in the authors' code (src/resnet.py, lines 603 to 608 at 5c9c738), whose channels are
+    principal axes and so in that order already. A constant channel gives 0.
 
     Raises:
         ValueError: the student has more channels than the teacher.
     """
     if len(std) > len(channels):
         raise ValueError(f"scale.name sm: {len(std)} channels cannot take the deviations of {len(channels)}")
-    return _by_deviation(features, std) * channels[: len(std)]
+    rank = std.argsort(descending=True, stable=True).argsort()
+    return _by_deviation(features, std) * channels[rank]
 
 
 def sm_linear(features: torch.Tensor, std: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:

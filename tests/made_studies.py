@@ -42,10 +42,15 @@ def write_study(photos, tmp_path):
 
 
 def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), select=None):
-    """Rows of an answer: arm -> task -> scores by seed; `seconds` by seed; `select` by arm, for all tasks and seeds."""
+    """Rows of an answer: arm -> task -> scores by seed; `seconds` by seed; `select` by arm, or by arm and seed."""
     others = {"value": value, "images_seen": images}
+
+    def on_select(arm, seed):
+        given = (select or {}).get(arm)
+        return given[seed] if isinstance(given, list) else given
+
     return [
-        {"arm": arm, "task": task, "seed": seed, "score": score, "select": (select or {}).get(arm), **others}
+        {"arm": arm, "task": task, "seed": seed, "score": score, "select": on_select(arm, seed), **others}
         | {"pretrain_seconds": seconds[seed]}
         for arm, tasks in scores.items()
         for task, found in tasks.items()
@@ -56,4 +61,4 @@ def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), select=None):
 def made(scores, **others):
     """A study of these arms on tasks a and b; the first is the baseline."""
     fields = {"score": {"tasks": ["a", "b"]}, "baseline": next(iter(scores)), "seeds": [0, 1, 2]} | others
-    return Study("made", "Which?", None, dict.fromkeys(scores, {}), **fields)
+    return Study("made", "Which?", None, **{"arms": dict.fromkeys(scores, {}), **fields})

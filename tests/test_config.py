@@ -60,6 +60,8 @@ def test_overrides_reach_nested_keys_and_win_over_the_file(tiny):
         ("optim.schedule=linear", "tiny.yaml: optim.schedule: Input should be 'step' or 'cosine', got 'linear'"),
         ("data.crop_scale=[0.9, 0.1]", "tiny.yaml: data.crop_scale: expected 0 < low <= high <= 1"),
         ("data.workers=-1", "tiny.yaml: data.workers: .*greater than or equal to 0"),
+        ("tune=often", "tiny.yaml: tune: Input should be 'compile', got 'often'"),
+        ("teacher.source=[1]", "tiny.yaml: teacher.source.0: Input should be a valid string, got 1"),
         ("data.workers=many", "tiny.yaml: data.workers: Input should be 'auto', got 'many'"),
         ("name=a/b", "tiny.yaml: name: .*got 'a/b'"),
         ("name.first=a", "override 'name.first=a': name is a value, not a section"),

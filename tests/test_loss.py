@@ -69,9 +69,10 @@ def test_a_queue_has_the_size_and_temperature_of_the_configuration_or_those_of_i
 
 def test_a_queue_gives_the_student_a_gradient_and_the_teacher_none():
     loss = QueueKL(3, 6, 0.5)
-    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
     loss(student, teacher).backward()
     assert bool(student.grad.isfinite().all()) and float(student.grad.abs().sum()) > 0
+    assert teacher.grad is None
 
 
 @pytest.mark.parametrize("name", PROJECTORS)
@@ -111,18 +112,6 @@ def test_projectors_compute_what_is_worked_out_from_their_weights():
 
 
 def test_an_orthogonal_projector_stays_an_isometry_as_it_learns():
-    head, x = PROJECTORS["orthogonal"](4, 7), torch.randn(20, 4)
-    before = head.weight.detach().clone()
-    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
-    for _ in range(5):
-        optimizer.zero_grad()
-        (head(x) - 1).square().mean().backward()
-        optimizer.step()
-    assert float((head.weight.detach() - before).norm()) > 1e-2
-    assert torch.allclose(head.weight.T @ head.weight, torch.eye(4), atol=1e-5)
-
-
-def test_an_orthogonal_projector_keeps_lengths():
     x = torch.randn(5, 4)
     head = PROJECTORS["orthogonal"](4, 7)
     optimizer, before = torch.optim.SGD(head.parameters(), lr=1), head.weight.detach().clone()
@@ -132,6 +121,7 @@ def test_an_orthogonal_projector_keeps_lengths():
         (head(x) - 1).square().mean().backward()
         optimizer.step()
     assert float((head.weight.detach() - before).abs().max()) > 0.1  # it has learned, and stayed what it is
+    assert torch.allclose(head.weight.T @ head.weight, torch.eye(4), atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.allclose(head(x).float().norm(dim=1), x.norm(dim=1), rtol=0.05)
 

@@ -64,6 +64,12 @@ def test_deviations_are_matched_to_those_of_the_teachers_largest_channels():
     assert make_scaler("sm", {})(torch.tensor([8.0, 2.0]), STD, CHANNELS).tolist() == [12.0, 6.0]
 
 
+def test_deviations_are_matched_by_their_rank_and_not_by_the_order_of_the_channels():
+    features, std = torch.ones(1, 2), torch.tensor([3.0, 5.0])
+    scaled = make_scaler("sm", {})(features * std, std, torch.tensor([6.0, 4.0, 1.0]))
+    assert scaled.tolist() == [[4.0, 6.0]]
+
+
 def test_deviations_are_mapped_linearly_to_the_ratio_of_the_teachers_channels():
     # The ratio of the channels is 3: deviations 4 and 1 become 3 and 1; one of 2.5, half-way, becomes 2.
     scaler = make_scaler("sm_linear", {})
@@ -80,7 +86,7 @@ def test_a_constant_channel_gives_0_and_leaves_the_others_as_they_were(name, sti
     found = make_scaler(name, {})(features, std, CHANNELS.new_tensor([6.0, 3.0, 3.0, 2.0]))
     assert float(found[2]) == 0 and bool(found.isfinite().all())
     kept = [0, 1, 3]
-    channels = torch.tensor([6.0, 3.0, 2.0]) if name == "sm" else CHANNELS
+    channels = torch.tensor([6.0, 3.0, 3.0]) if name == "sm" else CHANNELS
     assert torch.equal(found[kept], make_scaler(name, {})(features[kept], std[kept], channels))
 
 

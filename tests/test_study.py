@@ -162,6 +162,17 @@ def test_runs_of_another_study_are_not_done_again(written, tmp_path, here, capsy
             ("bank.views: 1}", "bank.views: 1, data.size: 24}\n  two: {bank.path: '{folder}/bank-0'}"),
             "cannot share the bank",
         ),
+        (
+            (
+                "bank.views: 1}",
+                "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', align.name: none, project: linear}",
+            ),
+            "bank.axes is 'as many as test_resnet has channels' and 'all'",
+        ),
+        (
+            ("bank.views: 1}", "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', loss.dense: 1}"),
+            r"the feature map \(loss.dense\) is 'no' and 'that of test_resnet'",
+        ),
         (("tasks: [photos-knn]", "tasks: [photos-cnn]"), "suite .* has photos-knn"),
     ],
 )

@@ -24,6 +24,10 @@ from benchmarks.study_claims import (
 from .made_studies import made, rows_of
 
 
+def sentences(said):
+    return [one.sentence for one in said]
+
+
 def test_arms_are_compared_by_their_mean_over_tasks_paired_by_seed():
     scores = {
         "base": {"a": [10, 12, 14], "b": [20, 20, 20]},
@@ -32,7 +36,7 @@ def test_arms_are_compared_by_their_mean_over_tasks_paired_by_seed():
         "short": {"a": [30], "b": [30]},
     }
     study, rows = made(scores), rows_of(scores)
-    said = against_baseline(study, by_cell(rows), None)
+    said = sentences(against_baseline(study, by_cell(rows), None))
     assert said[0].startswith("`better` scores higher than `base` in every run (+4.00, n = 3)")
     assert said[1] == "`equal` shows no difference to `base` (+0.00, n = 3)."
     assert said[2] == "`short` has not enough runs to be told from `base` (+15.00, n = 1)."
@@ -49,14 +53,14 @@ def test_pairs_that_a_study_asks_for_are_compared_too():
     study, rows = made({**scores, "late": {}}, score={"tasks": ["a"]}, pairs=pairs), rows_of(scores)
     # 2, 1, 4: mean 7 / 3, with 4.303 * 1.5275 / sqrt(3).
     said = ["`one` shows no difference to `two` (+2.33 ± 3.79, n = 3)."]
-    assert asked_for(study, by_cell(rows), None) == said
+    assert sentences(asked_for(study, by_cell(rows), None)) == said
     assert f"Pairs that the study asks for:\n\n- {said[0]}\n" in as_markdown(study, rows)
 
 
 def test_an_interval_that_excludes_zero_is_called_better_or_worse():
     scores = {"base": {"a": [10, 10, 10], "b": [10, 10, 10]}, "worse": {"a": [8, 8.2, 7.8], "b": [8, 8.2, 7.8]}}
     assert judge([-2, -1.8, -2.2])[0] == "worse"
-    said = against_baseline(made(scores), by_cell(rows_of(scores)), None)
+    said = sentences(against_baseline(made(scores), by_cell(rows_of(scores)), None))
     assert said == ["`worse` is worse than `base` (-2.00 ± 0.50, n = 3)."]
 
 
@@ -76,7 +80,7 @@ def test_every_arm_stands_against_the_best_other_one_unless_that_is_the_baseline
         "first": both([30, 32, 34]),
         "lucky": both([90]),  # one seed: three seeds of another count for more
     }
-    said = against_best(made(scores), by_cell(rows_of(scores)), None)
+    said = sentences(against_best(made(scores), by_cell(rows_of(scores)), None))
     # first - second: 10, 11, 12, and 4.303 / sqrt(3) for its interval.
     assert said == [
         "`base` is worse than `first` (-22.00 ± 4.97, n = 3).",
@@ -86,29 +90,63 @@ def test_every_arm_stands_against_the_best_other_one_unless_that_is_the_baseline
         "`lucky` has not enough runs to be told from `first` (+60.00, n = 1).",
     ]
     two = {arm: scores[arm] for arm in ("base", "low")}
-    assert against_best(made(two), by_cell(rows_of(two)), None) == [
+    assert sentences(against_best(made(two), by_cell(rows_of(two)), None)) == [
         "`base` is better than `low` (+8.00 ± 2.48, n = 3)."
     ]
 
 
-def test_the_arm_chosen_on_select_is_held_against_the_baseline_on_score():
+def test_what_is_chosen_on_select_without_a_seed_is_held_against_the_baseline_at_that_seed():
     scores = {
         arm: {"a": values, "b": values} for arm, values in {"base": [5, 6, 7], "x": [7, 9, 8], "y": [9, 9, 9]}.items()
     }
-    rows = rows_of(scores, select={"base": 50.0, "x": 52.0, "y": 51.0})
+    rows = rows_of(scores, select={"base": 50.0, "x": [50.0, 51.0, 58.0], "y": 52.0})
     study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "select")
-    # y has the best score, but x is chosen: 2, 3, 1 more than the baseline.
-    assert chosen_on_select(study, by_score, by_select, None) == [
-        "On the select split `x` is the best (52.00); on score, which that choice has not seen: "
-        "`x` shows no difference to `base` (+2.00 ± 2.48, n = 3)."
+    # Without its last seed x has 50.5 on select, less than y: 2, 3, 2 more than the baseline.
+    said = chosen_on_select(study, by_score, by_select, None)
+    assert sentences(said) == [
+        "On the select split `x` is the best (53.00). Chosen for each seed by the select of the others, "
+        "what is so chosen (`x`, `x`, `y`) is better than `base` (+2.33 ± 1.43, n = 3)."
     ]
-    assert "Chosen before it was scored:" in as_markdown(study, rows)
-    best = by_cell(rows_of(scores, select={"base": 53.0, "x": 52.0, "y": 51.0}), "select")
-    assert chosen_on_select(study, by_score, best, None) == ["On the select split no arm is above `base` (53.00)."]
+    assert said[0].tested and f"Chosen on select:\n\n- {said[0].sentence}\n" in as_markdown(study, rows)
+
+
+def test_nothing_is_chosen_on_select_before_all_arms_are_done_and_no_arm_where_the_baseline_is_best():
+    scores = {arm: {"a": [5, 6, 7], "b": [5, 6, 7]} for arm in ("base", "x", "y")}
+    rows = rows_of(scores, select={"base": 53.0, "x": 52.0, "y": 51.0})
+    study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "select")
+    assert sentences(chosen_on_select(study, by_score, by_select, None)) == [
+        "On the select split `base` is the best (53.00), whichever seed is left out: no arm is above the baseline."
+    ]
     some = by_cell(rows_of(scores, select={"base": 53.0, "x": 52.0}), "select")
     assert chosen_on_select(study, by_score, some, None) == []  # y has none
     unfinished = by_cell([row for row in rows if (row["arm"], row["seed"]) != ("y", 2)])
     assert chosen_on_select(study, unfinished, by_select, None) == []
+    alone = made({arm: {task: by_task[task][:1] for task in by_task} for arm, by_task in scores.items()}, seeds=[0])
+    first = [row for row in rows if row["seed"] == 0]
+    (said,) = chosen_on_select(alone, by_cell(first), by_cell(first, "select"), None)
+    assert said.sentence.endswith("(53.00); one seed, so no other to choose by.") and not said.tested
+
+
+def test_two_checkpoints_that_no_seed_changes_are_one_measurement():
+    scores = {arm: {"a": [value] * 3, "b": [value] * 3} for arm, value in {"base": 5, "x": 6, "y": 7}.items()}
+    study = made(scores, arms={"base": "timm:one", "x": "timm:two", "y": "random:two#{seed}"})
+    said = sentences(against_baseline(study, by_cell(rows_of(scores)), None))
+    assert said[0] == "`x` has not enough runs to be told from `base` (+1.00, n = 1)."
+    assert said[1] == "`y` scores higher than `base` in every run (+2.00, n = 3)."
+
+
+def test_differences_that_are_equal_but_for_rounding_have_no_interval():
+    assert judge([50.1 - 50.2, 50.2 - 50.3, 50.3 - 50.4]) == ("same every run", None)
+    assert judge([0.1 + 0.2 - 0.3, 0.0, 0.0]) == ("no difference", None)
+
+
+def test_errors_by_chance_are_counted_once_a_pair_and_only_where_there_is_an_interval():
+    values = {f"arm{n}": [n, n + 1, n - 1 + n / 10] for n in range(6)}
+    scores = {arm: {"a": v, "b": v} for arm, v in {"base": [1, 3, 2], **values, "short": [4]}.items()}
+    study, rows = made(scores, pairs=[["base", "arm1"], ["arm1", "arm2"]]), rows_of(scores)
+    text = as_markdown(study, rows)
+    assert "is a 95 % statement of its own: of 7, about 0.4 err by chance." in text  # 6, and arm1 with arm2
+    assert "picked by the same scores" in text
 
 
 @pytest.mark.parametrize(
@@ -209,6 +247,7 @@ def test_seeds_that_lack_a_value_and_checkpoints_do_not_count():
 def test_more_images_are_called_more():
     logs = [-math.log(2) + step for step in (-0.1, 0, 0.1)]  # half its interval: 4.3027 * 0.1 / sqrt(3) = 0.2484
     assert in_words(logs, 0, "images seen") == "with 2.00 times as many images seen (1.56 to 2.56, n = 3)"
+    assert in_words(logs, 1, "seconds").startswith("with at most 2.00 times as many seconds (1 of 3")  # less may do
 
 
 def test_the_saving_in_seconds_is_paired_by_seed_and_takes_points_in_the_order_of_their_seconds():

@@ -95,6 +95,32 @@ def test_overrides_for_a_value_merge_in_a_grid(load):
         ({"grid": {"a": {}}}, "grid: expected a list of mappings"),
         ({"grid": [{"a": 3}]}, "grid: a: expected overrides"),
         ({"score": {"suite": "x", "tasks": ["y"]}}, "score has .*; expected suite, tasks and data_root"),
+        ({"score": {"suite": "x", "tasks": [], "data_root": "d"}}, r"score.tasks: expected a list of names, got \[\]"),
+        ({"score": {"suite": "x", "tasks": ["y", "y"], "data_root": "d"}}, "score.tasks: expected each once"),
+        ({"score": {"suite": "x", "tasks": ["y"], "data_root": "d", "seeds": ["0"]}}, "score.seeds: expected whole"),
+        ({"seeds": [0.5]}, "seeds: expected whole numbers from 0 on"),
+        ({"score": None}, "score: expected a mapping, got None"),
+        ({"name": 2024}, "name: expected text, got 2024"),
+        ({"arms": ["plain"]}, r"arms: expected a mapping, got \['plain'\]"),
+        ({"axis": {"key": "scale", "values": [{"name": "pts"}]}}, "axis.values: expected numbers or words"),
+        ({"axis": {"key": "a", "values": [1], "with": None}}, "axis.with: expected a mapping from values"),
+        ({"set": {"name": "x"}}, "set: name is set by the study itself"),
+        ({"arms": {"plain": {"seed": 3}}}, "arm plain: seed is set by the study itself"),
+        ({"axis": {"key": "seed", "values": [1]}}, "axis.key: seed is the study's own to set"),
+        (
+            {"axis": {"key": "data.limit", "values": [1]}, "arms": {"plain": {"data.limit": 5}}},
+            "arm plain: data.limit is set by the study itself",
+        ),
+        (
+            {"axis": {"key": "data.limit", "values": [1]}, "arms": {"plain": {"data": {"limit": 5}}}},
+            "arm plain: data.limit is set",
+        ),
+        (
+            {"axis": {"key": "data.limit", "values": [1], "with": {1: {"data.limit": 5}}}},
+            "axis.with: 1: data.limit is set",
+        ),
+        ({"grid": [{"plain": {}}]}, "plain: among the arms and in the grid"),
+        ({"grid": [{"a": {}, "ab": {}}, {"bc": {}, "c": {}}]}, "grid: two combinations are named 'abc'"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(load, changes, message):
@@ -120,3 +146,8 @@ def test_a_random_baseline_has_an_initialisation_per_seed(load):
 
 def test_a_checkpoint_is_its_own_name():
     assert Run("random", None, 0, "random:resnet18", checkpoint="random:resnet18").student(None) == "random:resnet18"
+
+
+def test_arms_that_are_numbers_are_known_by_their_digits(load):
+    study = load(arms={320: {}, 512: {}}, baseline=320)
+    assert (study.baseline, list(study.arms)) == ("320", ["320", "512"])

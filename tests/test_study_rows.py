@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from benchmarks.study_rows import (
     read_shared,
     write_rows,
 )
+from kdep.checkpoint import write_student
+from kdep.weights import open_checkpoint
 
 from .made_results import failure, result
 
@@ -55,6 +58,23 @@ def test_scores_of_another_protocol_or_of_older_weights_do_not_count():
     assert [(row["task"], row["score"]) for row in rows] == [(TASKS[0], 50.5)]
 
 
+def test_a_checkpoint_in_a_file_is_known_by_its_weights_and_not_by_its_folder(tmp_path):
+    spec = str(tmp_path / "seed{seed}" / "r18" / "student.pth")
+    opened = [open_checkpoint(f"random:test_resnet#{seed}") for seed in (0, 1)]
+    for seed, checkpoint in enumerate(opened):
+        write_student(dataclasses.replace(checkpoint, name="r18"), Path(spec.format(seed=seed)))
+    study = study_of(arms={"mine": spec, "enlarged": f"{spec}@64"}, baseline="mine", tasks=TASKS[:1], seeds=[0, 1])
+    large = open_checkpoint(f"{spec.format(seed=0)}@64").identity
+    results = [
+        *scored("r18", TASKS[0], [50.0, 50.0], sha256=opened[0].identity),
+        *scored("r18@64", TASKS[0], [70.0, 70.0], sha256=large, started="2027-01-01T00:00:00Z"),
+    ]
+    rows = collect(study, NOWHERE, results)
+    assert [(row["arm"], row["seed"], row["score"]) for row in rows] == [("mine", 0, 50), ("enlarged", 0, 70)]
+    left = [(item.run.arm, item.run.seed) for item in items(study, NOWHERE, rows) if item.state == TO_SCORE]
+    assert left == [("mine", 1), ("enlarged", 1)]
+
+
 def test_scores_on_different_data_are_refused():
     results = scored("random:resnet18", TASKS[0], [1.0, 1.0])
     with pytest.raises(ValueError, match="flowers5-knn: scored on different data"):
@@ -69,6 +89,8 @@ def test_select_is_the_best_of_the_curve_by_which_the_probe_was_chosen():
     assert on_select(cells) == (9 + 2) / 2
     assert on_select([result(curves={"select_top1": [None, 5.0]})]) == 5
     assert on_select([result()]) is None and on_select([cells[0], result()]) is None
+    # A few-shot probe has chosen in each of its draws.
+    assert on_select([result(task="made-fewshot", curves={"select_top1": [10.0, 90.0]})]) == 50
 
 
 def rows_by(checkpoint, **scores):
@@ -112,6 +134,7 @@ def test_published_rows_come_back_as_they_were_collected(published, tmp_path):
         ({"arm": "else"}, "line 2: else 0 on flowers5-knn is not in made"),
         ({"seed": 7}, "line 2: random 7 on flowers5-knn is not in made"),
         ({"score": "high"}, "line 2: score is 'high', not a number"),
+        ({"score": "nan"}, "line 2: score is 'nan', expected a finite number"),
     ],
 )
 def test_rows_of_another_study_are_refused(published, changes, message):
@@ -170,6 +193,8 @@ def test_a_fingerprint_is_of_what_decides_a_result(tiny, tmp_path):
 
     assert of() == of("name=other") == of("log.every=9") == of("data.flip=true")  # the last is the default
     assert len({of(), of("optim.lr=1"), of("seed=2"), of("precision=auto")}) == 4
+    # A bank stores what a live teacher says, rounded; where it lies does not matter.
+    assert of() != of("bank.path=a") == of("bank={path: b}") != of("bank.path=a", "bank.axes=8")
     seeds = study_of(pretrain=tmp_path / "tiny.yaml", score={**study.score, "seeds": [0]})
     assert fingerprint(seeds, Run("x", None, 0, "x")) != of()
 

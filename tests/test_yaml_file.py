@@ -24,7 +24,12 @@ def test_an_empty_file_has_no_keys(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[1]", "expected keys such as salt:, got a list"), ("a word", "got a str"), ("a: [", "not YAML (")],
+    [
+        ("[1]", "expected keys such as salt:, got a list"),
+        ("a word", "got a str"),
+        ("a: [", "not YAML ("),
+        ("a: 1\nb: {c: 1, c: 2}", "the key 'c' is given twice"),
+    ],
 )
 def test_something_else_is_refused_with_the_file(tmp_path, text, message):
     (tmp_path / "a.yaml").write_text(text)
