@@ -173,7 +173,7 @@ def load_tasks(study: Study) -> "list[Task]":
 
 
 def fingerprint(study: Study, planned: Run) -> str:
-    """What a run is and how often it is scored, in 12 hex digits; its name and where its files lie do not count."""
+    """What a run is and how often it is scored, in 12 hex digits; its name and where its bank lies do not count."""
     if planned.checkpoint is not None:
         return _digest({"checkpoint": planned.checkpoint}, study)
     return _digest(identity(study.config(planned)), study)

@@ -291,7 +291,7 @@ def test_curves_stand_over_the_images_and_over_the_seconds_of_each_arm(tmp_path)
     )
 
 
-@pytest.mark.parametrize("values", [[1, 10], ["a", "b"]], ids=["numbers", "names"])
+@pytest.mark.parametrize("values", [[1, 10], ["a", "b"], [1000, None]], ids=["numbers", "names", "both"])
 def test_an_answer_is_a_table_a_text_and_a_picture(values, tmp_path):
     from PIL import Image
 

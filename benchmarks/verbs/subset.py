@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     share.add_argument("--fraction", type=float, metavar="F", help="this share of each class, in (0, 1]")
     parser.add_argument("--seed", type=int, default=0, help="of the choice [0]")
-    parser.add_argument("--out", type=Path, required=True, help="the list to write; use it as data.source=LIST.txt")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the list to write; use it as data.source=LIST.txt data.root=FOLDER"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
