@@ -59,12 +59,20 @@ class Checkpoint:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write to a neighbour and rename, so that a reader never sees half a file."""
+    """Write to a neighbour and rename, so that a reader never sees half a file.
+
+    Raises:
+        OSError: names the file: the disk is full, or it may not be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(neighbour)
         neighbour.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         neighbour.unlink(missing_ok=True)
 
@@ -84,7 +92,7 @@ def save(content: Mapping[str, Any], path: Path) -> None:
         except RuntimeError as error:
             cause = error.__context__
             if isinstance(cause, OSError):  # which torch calls an "unexpected pos"
-                raise OSError(cause.errno, cause.strerror, str(path)) from error
+                raise OSError(cause.errno, cause.strerror) from error
             raise
 
     write_atomically(path, into)

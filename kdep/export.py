@@ -197,11 +197,11 @@ def write_export(checkpoint: Checkpoint, target: str, path: Path) -> str:
 
 def _write_plain(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        from safetensors import torch as safetensors
 
-        write_atomically(
-            path, lambda neighbour: save_file(weights, neighbour, metadata=_strings(_meta(checkpoint, target)))
-        )
+        # As bytes: given a path, safetensors raises an error of its own when the disk is full.
+        content = safetensors.save(weights, metadata=_strings(_meta(checkpoint, target)))
+        write_atomically(path, lambda neighbour: neighbour.write_bytes(content))
     else:
         save(weights, path)
 

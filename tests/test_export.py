@@ -1,3 +1,4 @@
+import errno
 import pickle
 from dataclasses import replace
 
@@ -71,6 +72,15 @@ def test_the_torchvision_snippet_loads_strictly_and_gives_the_student_s_features
     assert expected.std() > 1e-3
     # Same operations in the same order, up to float32 rounding.
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_an_export_to_a_full_disk_names_the_file_and_leaves_nothing(suffix, tmp_path, a_full_disk):
+    path = tmp_path / f"student{suffix}"
+    with a_full_disk(50_000), pytest.raises(OSError) as caught:
+        write_export(scrambled("resnet18"), "timm", path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
