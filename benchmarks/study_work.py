@@ -10,11 +10,13 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.costs import duration
 from benchmarks.running import cores, ended_like_ctrl_c, visible_devices
 from benchmarks.study_file import Run, Study
 from benchmarks.study_plan import DONE, TO_TRAIN, Item
@@ -85,25 +87,36 @@ def work(study: Study, plan: Sequence[Item], runs: Path, results: Path, *, jobs:
     for number, device in enumerate(visible_devices("auto") * jobs if jobs > 1 else ()):
         if number < jobs:
             crew.devices.put(device)
-    lock = threading.Lock()
-
-    def do(item: Item) -> int:
-        failed = item_done(crew, study, item, runs, results)
-        with lock:
-            after()
-        return failed
+    lock, failures = threading.Lock(), []
 
     with ended_like_ctrl_c():
         pool = ThreadPoolExecutor(jobs)
         try:
             without_bank = make_banks(crew, study, plan, runs)
             todo = [item for item in students(plan) if item.run.name not in without_bank]
-            return len(without_bank) + sum(pool.map(do, todo))
+            started = time.monotonic()
+
+            def do(item: Item) -> None:
+                failed = item_done(crew, study, item, runs, results)
+                with lock:
+                    failures.append(failed)
+                    say(progress(len(failures), len(todo), time.monotonic() - started))
+                    after()
+
+            list(pool.map(do, todo))
+            return len(without_bank) + sum(failures)
         except BaseException:
             crew.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def progress(done: int, total: int, seconds: float) -> str:
+    """How far a study is, and how long the rest takes at the pace so far."""
+    if done == total:
+        return f"[{done}/{total}] in {duration(seconds)}"
+    return f"[{done}/{total}] about {duration(seconds / done * (total - done))} left"
 
 
 def students(plan: Sequence[Item]) -> list[Item]:

@@ -258,6 +258,11 @@ def test_a_log_says_with_how_many_threads_its_run_was_started(tmp_path, monkeypa
     assert threads_of(log) == 2  # the last start
 
 
+def test_a_study_says_how_far_it_is_and_how_long_the_rest_takes():
+    assert study_work.progress(2, 12, 600) == "[2/12] about 50 min left"
+    assert study_work.progress(12, 12, 3600) == "[12/12] in 1.0 h"
+
+
 def test_a_command_has_its_share_of_the_cores_and_its_gpu(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     variables = study_work.environment(3, "1")
