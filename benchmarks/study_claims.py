@@ -101,7 +101,8 @@ def chosen_on_select(study: Study, scores: Scores, select: Scores, value: Any) -
         return [Comparison(best, study.baseline, sentence, tested=False)]
     picks = {"chosen": {seed: own[arm][seed] for seed, arm in chosen.items()}, study.baseline: own[study.baseline]}
     result = compared(study, "chosen", study.baseline, picks)
-    named = ", ".join(f"`{arm}`" for arm in chosen.values())
+    arms = list(dict.fromkeys(chosen.values()))
+    named = f"`{arms[0]}` each time" if len(arms) == 1 else ", ".join(f"`{arm}`" for arm in chosen.values())
     sentence = result.sentence.replace("`chosen`", f"what is so chosen ({named})", 1)
     return [replace(result, sentence=f"{said}. Chosen for each seed by the select of the others, {sentence}")]
 

@@ -37,7 +37,8 @@ class Student(_Section):
     """The network that is trained."""
 
     arch: str
-    tap: Literal["pre", "post", "before_head"] | None = None  # logits and labels read `post` where it says `pre`
+    # None: the architecture's default, see docs/method.md; logits and labels read `post` where it says `pre`
+    tap: Literal["pre", "post", "before_head"] | None = None
     weights: str | None = None  # start from these weights instead of a random initialisation
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdep.align import refuse_classifier, refuse_widths
-from kdep.backbone import TAPS, Backbone, Teachers, build_backbone, create_network, default_tap
+from kdep.backbone import TAPS, Backbone, Teachers, available_taps, build_backbone, create_network, default_tap
 from kdep.cache import open_cache
 from kdep.checkpoint import fingerprint, load_exactly
 from kdep.config import Config
@@ -71,14 +71,17 @@ def open_student(config: Config) -> Backbone:
 
 
 def student_tap(config: Config, network: nn.Module) -> str:
-    """Where the student's features are taken: a classifier reads them after the final activation, as in any network.
+    """Where the student's features are taken.
+
+    A classifier reads them after the final activation, as in any network. Otherwise they end before a last 1x1
+    convolution by default, which could only blow up their dimensions: the study `mobilenetv2_taps_small`.
 
     Raises:
         ValueError: a classifier on features before the last convolution, which would stay untrained.
     """
-    tap = config.student.tap or default_tap(network)
+    tap = config.student.tap
     if not config.loss.classifies:
-        return tap
+        return tap or ("before_head" if "before_head" in available_taps(network) else default_tap(network))
     if tap == "before_head":
         raise ValueError(
             f"student.tap before_head: with loss.name {config.loss.name} a classifier reads the features after the "

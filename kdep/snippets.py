@@ -24,7 +24,7 @@ import torch
 {imports}
 network = timm.create_model("{arch}", pretrained=False, num_classes=0)
 network.load_state_dict({load})  # strict: every tensor or an error
-# network.reset_classifier(10) adds a classifier of 10 classes.
+{untrained}# network.reset_classifier(10) adds a classifier of 10 classes.
 transform = timm.data.create_transform(
     input_size=(3, {size}, {size}), mean={mean}, std={std}, is_training=False
 )
@@ -38,7 +38,7 @@ from torchvision.transforms import v2
 network = torchvision.models.{name}(weights=None)
 network.{classifier} = torch.nn.Identity()  # the file has no classifier; put yours here after loading
 network.load_state_dict(torch.load("{path}", weights_only=True))  # strict: every tensor or an error
-transform = v2.Compose([
+{untrained}transform = v2.Compose([
     v2.Resize({size}),
     v2.CenterCrop({size}),
     v2.ToImage(),
@@ -210,11 +210,19 @@ def _timm(checkpoint: Checkpoint, path: Path) -> str:
     return TIMM.format(
         imports="from safetensors.torch import load_file\n" if safe else "",
         load=f'load_file("{path}")' if safe else f'torch.load("{path}", weights_only=True)',
+        untrained=_untrained(checkpoint, "conv_head and bn2"),
         arch=checkpoint.arch,
         size=_side(checkpoint),
         mean=checkpoint.mean,
         std=checkpoint.std,
     )
+
+
+def _untrained(checkpoint: Checkpoint, layers: str) -> str:
+    """What a reader must know of a student whose features end before its last convolution; else nothing."""
+    if checkpoint.tap != "before_head":
+        return ""
+    return f"# {layers} are as initialised: this student learned up to there, your training has to do the rest.\n"
 
 
 def _torchvision(checkpoint: Checkpoint, path: Path) -> str:
@@ -223,6 +231,7 @@ def _torchvision(checkpoint: Checkpoint, path: Path) -> str:
         name=checkpoint.arch if resnet else "mobilenet_v2",
         classifier="fc" if resnet else "classifier",
         path=path,
+        untrained=_untrained(checkpoint, "features.18, the last convolution,"),
         size=_side(checkpoint),
         mean=list(checkpoint.mean),
         std=list(checkpoint.std),

@@ -83,6 +83,15 @@ def test_an_export_to_a_full_disk_names_the_file_and_leaves_nothing(suffix, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("target", "layers"), [("timm", "conv_head and bn2"), ("torchvision", "features.18")])
+def test_a_snippet_says_which_layers_a_student_never_trained(target, layers, tmp_path):
+    student = scrambled("mobilenetv2_100")
+    assert "as initialised" not in write_export(student, target, tmp_path / "whole.pth")
+    snippet = write_export(replace(student, tap="before_head"), target, tmp_path / "student.pth")
+    assert f"# {layers}" in snippet and "as initialised" in snippet
+    run(snippet)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_the_timm_snippet_loads_strictly_and_normalises_as_the_student_does(suffix, tmp_path):
     student = replace(scrambled("mobilenetv2_100"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))

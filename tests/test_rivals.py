@@ -119,6 +119,12 @@ def test_labels_give_the_same_student_before_and_after_the_activation(tiny):
     assert open_student(tiny("student.tap=pre")).tap == "pre"  # the method's own losses read where they are told
 
 
+def test_a_students_features_end_before_a_last_convolution_unless_told_otherwise(tiny):
+    taps = {arch: open_student(tiny(f"student.arch={arch}")).tap for arch in ("test_resnet", "test_efficientnet")}
+    assert taps == {"test_resnet": "pre", "test_efficientnet": "before_head"}
+    assert open_student(tiny("student.arch=test_efficientnet", "student.tap=post")).tap == "post"
+
+
 def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier(tiny, classified, monkeypatch):
     path, network = classified
     seen = []

@@ -107,6 +107,9 @@ def test_what_is_chosen_on_select_without_a_seed_is_held_against_the_baseline_at
         "On the select split `x` is the best (53.00). Chosen for each seed by the select of the others, "
         "what is so chosen (`x`, `x`, `y`) is better than `base` (+2.33 ± 1.43, n = 3)."
     ]
+    clear = by_cell(rows_of(scores, select={"base": 50.0, "x": 53.0, "y": 52.0}), "select")
+    (again,) = sentences(chosen_on_select(study, by_score, clear, None))
+    assert again.endswith("what is so chosen (`x` each time) shows no difference to `base` (+2.00 ± 2.48, n = 3).")
     assert said[0].tested and f"Chosen on select:\n\n- {said[0].sentence}\n" in as_markdown(study, rows)
 
 
