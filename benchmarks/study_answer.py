@@ -120,10 +120,12 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
             axes.set_title(title)
             axes.grid(alpha=0.3)
             if study.axis:
-                numbers = all(isinstance(place, int | float) and place > 0 for place in places.values())
-                axes.set(
-                    xlabel=measure.what if measure else study.axis["key"], **({"xscale": "log"} if numbers else {})
-                )
+                axes.set_xlabel(measure.what if measure else study.axis["key"])
+                if all(isinstance(place, int | float) and place > 0 for place in places.values()):
+                    axes.set_xscale("log")
+                    ticks = [places[point] for value in study.values if (point := (study.baseline, value)) in places]
+                    axes.set_xticks(ticks, [f"{tick:,.0f}" if tick >= 100 else f"{tick:.3g}" for tick in ticks])
+                    axes.set_xticks([], minor=True)
             else:
                 axes.set_yticks(
                     range(len(study.arms)), list(study.arms) if axes is figure.axes[0] else [""] * len(study.arms)
