@@ -86,9 +86,9 @@ def test_an_export_to_a_full_disk_names_the_file_and_leaves_nothing(suffix, tmp_
 @pytest.mark.parametrize(("target", "layers"), [("timm", "conv_head and bn2"), ("torchvision", "features.18")])
 def test_a_snippet_says_which_layers_a_student_never_trained(target, layers, tmp_path):
     student = scrambled("mobilenetv2_100")
-    assert "as initialised" not in write_export(student, target, tmp_path / "whole.pth")
+    assert "as they were at the start" not in write_export(student, target, tmp_path / "whole.pth")
     snippet = write_export(replace(student, tap="before_head"), target, tmp_path / "student.pth")
-    assert f"# {layers}" in snippet and "as initialised" in snippet
+    assert f"# {layers}" in snippet and "as they were at the start" in snippet
     run(snippet)
 
 
