@@ -222,7 +222,7 @@ def _untrained(checkpoint: Checkpoint, layers: str) -> str:
     """What a reader must know of a student whose features end before its last convolution; else nothing."""
     if checkpoint.tap != "before_head":
         return ""
-    return f"# {layers} are as they were at the start: this student learned up to there, your training has to do the rest.\n"
+    return f"# {layers} are as they were at the start: the student learned up to there, your training does the rest.\n"
 
 
 def _torchvision(checkpoint: Checkpoint, path: Path) -> str:
