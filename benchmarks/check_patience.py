@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.classify import PATIENCE, gives_up
+from benchmarks.classify import PATIENCE, best_on_select, gives_up
 from benchmarks.results import Result, read_results, write_text
 
 PATH = 13  # penalties of the path as it comes; a curve with fewer was cut short
@@ -30,12 +30,8 @@ def replay(results: Iterable[Result]) -> dict[str, dict[str, int]]:
             row["curves"] += 1
             row["penalties"] += PATH
             row["tried"] += tried
-            row["other_choices"] += _best(top1, loss) != _best(top1[:tried], loss[:tried])
+            row["other_choices"] += best_on_select(top1, loss) != best_on_select(top1[:tried], loss[:tried])
     return dict(sorted(found.items()))
-
-
-def _best(top1: list[float], loss: list[float]) -> int:
-    return max(range(len(top1)), key=lambda number: (top1[number], -loss[number]))
 
 
 def main() -> None:

@@ -142,15 +142,21 @@ def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
     tried, top1, loss = [], [], []
     for solution in walk_path(data.pool, data.labels, rows=data.fit, penalties=path, **known):
         (right,), (entropy,) = measure_path([solution], data.pool, data.labels, rows=data.select)
-        for values, value in ((tried, solution.penalty), (top1, right), (loss, entropy)):
-            values.append(value)
+        tried.append(solution.penalty)
+        top1.append(right)
+        loss.append(entropy)
         if gives_up(top1, loss):
             break
-    best = max(range(len(tried)), key=lambda number: (top1[number], -loss[number]))
+    best = best_on_select(top1, loss)
     (refitted,) = fit_path(data.pool, data.labels, penalties=[tried[best]], **known)
     chosen = {"lambda": tried[best]} | at_edge("lambda", tried[best], path)
     curves = {"lambda": tried[::-1], "select_top1": top1[::-1], "select_loss": loss[::-1]}
     return Probed(top1[best], loss[best], refitted.predict(data.score), chosen, curves)
+
+
+def best_on_select(top1: Sequence[float], loss: Sequence[float]) -> int:
+    """Position of the best top-1, among equals of the lowest cross-entropy."""
+    return max(range(len(top1)), key=lambda number: (top1[number], -loss[number]))
 
 
 def gives_up(top1: Sequence[float], loss: Sequence[float]) -> bool:

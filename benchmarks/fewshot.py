@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.classify import Data, accuracy, at_edge, load_report, open_taps
+from benchmarks.classify import Data, accuracy, at_edge, best_on_select, load_report, open_taps
 from benchmarks.images import Splits, open_splits
 from benchmarks.linear import fit_path, measure_path
 from benchmarks.results import Outcome
@@ -81,7 +81,7 @@ def probe_draw(data: Data, truth: torch.Tensor, *, path: tuple[float, ...]) -> D
     path = tuple(sorted(path))
     fitted = fit_path(data.pool, data.labels, rows=data.fit, classes=data.classes, penalties=path, device=data.device)
     top1, loss = measure_path(fitted, data.pool, data.labels, rows=data.select)
-    best = max(range(len(path)), key=lambda number: (top1[number], -loss[number]))
+    best = best_on_select(top1, loss)
     score = accuracy(fitted[best].predict(data.score).cpu(), truth, classes=data.classes)
     edge = at_edge("lambda", path[best], path)["lambda_at_edge"]
     return Drawn(top1[best], loss[best], score, path[best], edge)
