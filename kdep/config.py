@@ -90,6 +90,11 @@ class Align(_Section):
     images: int | None = Field(None, ge=2)  # statistics from this many images; None: all
 
 
+CLASSIFYING = ("logits", "labels")
+# Options -> the losses that read them. With another one they would be lost, such as a temperature meant for PTS.
+LOSS_OPTIONS = {"beta": ("smooth_l1",), "temperature": ("queue_kl", "logits"), "queue": ("queue_kl",)}
+
+
 class Loss(_Section):
     """weight * loss of pooled features + dense * mean squared error of feature maps."""
 
@@ -104,7 +109,20 @@ class Loss(_Section):
     @property
     def classifies(self) -> bool:
         """Whether the student learns classes through a classifier, not the teacher's features."""
-        return self.name in ("logits", "labels")
+        return self.name in CLASSIFYING
+
+    @property
+    def factor(self) -> float:
+        """Of the pooled term: `weight`, but 1 for logits and labels, whose learning rate it would only multiply."""
+        return 1.0 if self.classifies else self.weight
+
+    @model_validator(mode="after")
+    def _reads_its_options(self) -> "Loss":
+        for option, readers in LOSS_OPTIONS.items():
+            value = getattr(self, option)
+            if self.name not in readers and value != type(self).model_fields[option].default:
+                raise ValueError(f"{option} {value} is for name {' or '.join(readers)}, not for {self.name}")
+        return self
 
 
 class Bank(_Section):
@@ -133,6 +151,12 @@ class Optim(_Section):
     lr_step_epochs: int = Field(30, ge=1)  # step: divide by 10 every so many epochs
     warmup_epochs: float = Field(0.0, ge=0)  # linear, from 0
     clip: float | None = Field(None, gt=0)  # largest norm of the gradient
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> "Optim":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves nothing of epochs {self.epochs}; take fewer")
+        return self
 
 
 class Log(_Section):
@@ -184,10 +208,21 @@ class Config(_Section):
             raise ValueError("loss.name labels has no teacher, and so no bank")
         if self.loss.name == "logits" and isinstance(self.teacher.source, list):
             raise ValueError("loss.name logits takes one teacher: several have classes of their own")
-        if self.loss.classifies and self.scale.options.get("match") is not None:
+        if self.loss.name == "logits" and self.teacher.tap not in (None, "post"):
             raise ValueError(
-                f"scale.match brings targets to the student's scale, and loss.name {self.loss.name} has none; leave it "
-                "out (scale={name: none})"
+                f"teacher.tap {self.teacher.tap}: with loss.name logits the teacher's classifier reads its features "
+                "after the final activation; leave teacher.tap out, or take teacher.tap=post"
+            )
+        if self.scale.options.get("match") is not None and (self.loss.classifies or self.project is not None):
+            other = f"loss.name {self.loss.name}" if self.loss.classifies else f"project {self.project}"
+            raise ValueError(
+                f"scale.match brings targets to the student's scale, and with {other} a learned layer lies between; "
+                "leave it out (scale={name: none})"
+            )
+        if self.align.name == "phi_s" and self.scale.name == "sm":
+            raise ValueError(
+                "scale.name sm goes by the order of the deviations, and align.name phi_s makes them all equal; take "
+                "scale.name=sm_linear, sn or unit"
             )
         if self.loss.dense and isinstance(self.teacher.source, list):
             raise ValueError("loss.dense takes one teacher: several have maps of several sizes")
@@ -260,6 +295,8 @@ def _explain(entry: dict[str, Any], source: str) -> str:
         return f"{source}: {key} is missing"
     if not key:  # keys that do not go together
         return f"{source}: {entry['msg'].removeprefix('Value error, ')}"
+    if entry["type"] == "value_error" and isinstance(entry["input"], dict):  # keys of one section that do not
+        return f"{source}: {key}.{entry['msg'].removeprefix('Value error, ')}"
     return f"{source}: {key}: {entry['msg'].removeprefix('Value error, ')}, got {entry['input']!r}"
 
 

@@ -51,6 +51,24 @@ class Process:
             dist.barrier()
 
 
+def gathered(rows: torch.Tensor) -> torch.Tensor:
+    """The rows of every process, in the order of their ranks, without gradient; a process may have fewer than others.
+
+    Shape:
+        (B, D) -> (sum of all B, D); as they are where there is one process.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    most = int(max(counts))
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(own)] for part, own in zip(parts, counts, strict=True)])
+
+
 def join(device: str) -> Process:
     """Find this process's place: torchrun's environment where there is one, else a single process.
 

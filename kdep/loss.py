@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from kdep.config import Config, Loss
+from kdep.device import gathered
 
 
 def mse(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -63,7 +64,7 @@ class QueueKL(nn.Module):
     """Similarities to a queue of the teacher's recent features, teacher's distribution against the student's.
 
     LightlyTrain's first distillation: features normalised, softmax over the queue at a temperature. The queue holds the
-    images of earlier steps, and is part of what a resumed run takes up.
+    images of earlier steps, and is part of what a resumed run takes up. With torchrun it is the same in every process.
     """
 
     def __init__(self, dim: int, size: int, temperature: float) -> None:
@@ -77,8 +78,9 @@ class QueueKL(nn.Module):
         predicted, wanted = F.normalize(predicted, dim=1), F.normalize(wanted.detach(), dim=1)
         with torch.no_grad():
             # The newest in front, this step's among them, so that the first step has something to compare with.
-            self.queue.copy_(torch.cat([wanted, self.queue])[: len(self.queue)])
-            self.filled.add_(len(wanted)).clamp_(max=len(self.queue))
+            newest = gathered(wanted)
+            self.queue.copy_(torch.cat([newest, self.queue])[: len(self.queue)])
+            self.filled.add_(len(newest)).clamp_(max=len(self.queue))
             empty = torch.arange(len(self.queue), device=predicted.device) >= self.filled
         student, teacher = (
             (x @ self.queue.T / self.temperature).masked_fill(empty, -torch.inf) for x in (predicted, wanted)

@@ -47,13 +47,16 @@ def open_views(config: Config, process: Process | None = None) -> Views:
 
 
 def open_teacher(config: Config) -> Backbone | Teachers:
-    """The teacher at its tap, or several, frozen, resampling the shared view to the size they know."""
+    """The teacher at its tap, or several, frozen, resampling the shared view to the size they know.
+
+    For `loss.name` logits the tap is `post`, where its classifier reads.
+    """
     given = config.teacher.source
     members = []
     for source in given if isinstance(given, list) else [given]:
         checkpoint = open_checkpoint(source, arch=config.teacher.arch)
         checkpoint = dataclasses.replace(checkpoint, resample=config.teacher.size or checkpoint.resample)
-        members.append(build_backbone(checkpoint, tap=config.teacher.tap))
+        members.append(build_backbone(checkpoint, tap="post" if config.loss.name == "logits" else config.teacher.tap))
     teacher = members[0] if len(members) == 1 else Teachers(members)
     return teacher.eval().requires_grad_(False)
 

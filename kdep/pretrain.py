@@ -79,10 +79,10 @@ def distill_loss(
         compare: of `kdep.loss`.
     """
     if targets.shape[1] == 1:
-        return loss.weight * compare(learner(images).float(), targets[:, 0])
+        return loss.factor * compare(learner(images).float(), targets[:, 0])
     pooled, maps = learner(images, with_map=True)
     dense = F.mse_loss(maps.float().flatten(2).transpose(1, 2), targets[:, 1:])
-    return loss.weight * compare(pooled.float(), targets[:, 0]) + loss.dense * dense
+    return loss.factor * compare(pooled.float(), targets[:, 0]) + loss.dense * dense
 
 
 def train(

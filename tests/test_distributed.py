@@ -26,7 +26,7 @@ from kdep.config import load_config
 from kdep import bank, target_writer
 from kdep.align import Target
 from kdep.data import *
-from kdep.loss import Learner, mse
+from kdep.loss import Learner, QueueKL, mse
 from kdep.scale import make_scaler
 from kdep.teaching import *
 from kdep.pretrain import *
@@ -63,6 +63,11 @@ student = go(config, at=0)
 network = student.network
 bank.SHARD = target_writer.SHARD = 40
 pretrain(load_config(file, ["name=banked", f"bank.path={out}/bank"]))
+queue = QueueKL(2, 5, 0.1)
+for step in range(2):  # the second process lacks an image each time
+    rows = torch.eye(2)[[process.rank]].repeat(2 - process.rank, 1) * (step + 1)
+    queue(rows, rows)
+save(queue.state_dict(), out / f"queue{process.rank}.pt")
 save({"all": network.state_dict(), "trained": dict(network.named_parameters())}, out / f"{process.rank}.pt")
 dist.destroy_process_group()
 """
@@ -118,6 +123,13 @@ def test_a_distributed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted
     whole, halves = read(root / "whole" / "student.pth"), read(root / "0.pt")
     assert fingerprint(halves["all"]) == fingerprint(whole["state_dict"])
     assert whole["provenance"]["images_seen"] == 2 * 128
+
+
+def test_a_queue_holds_the_features_of_both_processes_and_is_the_same_in_each(root):
+    first, second = (read(root / f"queue{rank}.pt") for rank in (0, 1))
+    by_hand = torch.eye(2)[[0, 0, 1, 0, 0]]  # the second step's three, then two of the first's
+    assert torch.equal(first["queue"], by_hand) and torch.equal(second["queue"], by_hand)
+    assert int(first["filled"]) == int(second["filled"]) == 5
 
 
 def test_a_distributed_run_lowers_the_loss(root):

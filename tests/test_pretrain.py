@@ -143,7 +143,8 @@ def test_the_dense_term_compares_every_position_of_the_map_by_hand():
     assert float(distill_loss(student, wanted, images, Loss(weight=3, dense=0.5))) == 3 * 1 / 2 + 0.5 * 16 / 8
 
 
-def test_the_same_pixels_go_to_teacher_and_student(tiny, monkeypatch):
+@pytest.mark.parametrize("mixup", ["false", "true"])
+def test_the_same_pixels_go_to_teacher_and_student(tiny, monkeypatch, mixup):
     seen = {"teacher": [], "student": []}
 
     def noted(open_, who):
@@ -156,9 +157,26 @@ def test_the_same_pixels_go_to_teacher_and_student(tiny, monkeypatch):
 
     monkeypatch.setattr("kdep.teaching.open_teacher", noted(open_teacher, "teacher"))
     monkeypatch.setattr("kdep.pretrain.open_student", noted(open_student, "student"))
-    pretrain(tiny("optim.epochs=1", "tune=false"))
+    pretrain(tiny("optim.epochs=1", "tune=false", f"data.mixup={mixup}"))
     assert len(seen["student"]) == 8
     assert all(torch.equal(t, s) for t, s in zip(seen["teacher"][-8:], seen["student"], strict=True))
+
+
+def test_a_live_teachers_statistics_are_taken_without_tf32_and_half_precision(tiny, monkeypatch):
+    """As a GPU would need it, whose rounding would hide a missing rank; emulated, for a CPU has no TF32."""
+    states = []
+
+    def opened(config):
+        teacher = open_teacher(config)
+        teacher.register_forward_pre_hook(
+            lambda *_: states.append((torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")))
+        )
+        return teacher
+
+    monkeypatch.setattr("kdep.teaching.open_teacher", opened)
+    with torch.autocast("cpu", torch.bfloat16):
+        pretrain(tiny("optim.epochs=1", "tune=false"))
+    assert states[:8] == [(False, False)] * 8 and states[8][0]  # 128 images by 16; then training
 
 
 def test_a_run_gives_the_teacher_no_gradient_and_leaves_it_as_it_was(tiny, monkeypatch):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -11,9 +12,11 @@ from torch import nn
 from kdep.backbone import Teachers, build_backbone, create_network
 from kdep.checkpoint import fingerprint, read
 from kdep.data import load, mix
+from kdep.layouts import Layout
 from kdep.parts import make_pixels, open_student, open_teacher, open_views, teacher_identity
 from kdep.pretrain import pretrain
 from kdep.sources import labels_of
+from kdep.teaching import match_student
 from kdep.weights import open_checkpoint, open_classifier
 
 
@@ -24,15 +27,17 @@ def losses(config):
 
 @pytest.fixture(scope="module")
 def classified(tmp_path_factory):
-    """A teacher file with its classifier, and the class numbers it gives by hand."""
-    import timm
+    """A teacher file with its classifier, and the network itself."""
+    return classifying("test_efficientnet", tmp_path_factory.mktemp("teacher"))
 
+
+def classifying(arch, folder):
+    """A file of random weights with a classifier, and the network itself."""
     torch.manual_seed(0)
-    network = timm.create_model("test_efficientnet", num_classes=10).eval()
-    nn.init.normal_(network.classifier.weight, std=0.5)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
-    torch.save(network.state_dict(), path)
-    return path, network
+    network = timm.create_model(arch, num_classes=10).eval()
+    nn.init.normal_(network.get_classifier().weight, std=0.5)
+    torch.save(network.state_dict(), folder / f"{arch}.pth")
+    return folder / f"{arch}.pth", network
 
 
 LABELS = ("loss.name=labels", "student.tap=post", "loss.weight=1")
@@ -109,6 +114,16 @@ def test_a_classifier_reads_what_the_network_itself_pools_whatever_the_tap(tiny,
         assert torch.allclose(student(images), by_hand, atol=1e-5) and student.tap == "post"
 
 
+@pytest.mark.parametrize("loss", ["labels", "logits"])
+def test_a_recipes_weight_is_of_its_method_and_multiplies_no_classification(tiny, classified, loss):
+    path, _ = classified
+    given = (f"teacher.source={path}", "teacher.arch=test_efficientnet", f"loss.name={loss}", "optim.name=sgd")
+    given = (*given, "optim.epochs=1", "optim.lr=0.01", "log.every=1")
+    configs = [tiny(*given, f"loss.weight={weight}", f"name=weight{weight}") for weight in (1, 20)]
+    one, other = (read(pretrain(config))["state_dict"] for config in configs)
+    assert fingerprint(one) == fingerprint(other) and losses(configs[0]) == losses(configs[1])
+
+
 def test_labels_give_the_same_student_before_and_after_the_activation(tiny):
     one, other = (tiny("loss.name=labels", f"student.tap={tap}", f"name={tap}") for tap in ("pre", "post"))
     one, other = (read(pretrain(config)) for config in (one, other))
@@ -125,8 +140,12 @@ def test_a_students_features_end_before_a_last_convolution_unless_told_otherwise
     assert open_student(tiny("student.arch=test_efficientnet", "student.tap=post")).tap == "post"
 
 
-def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier(tiny, classified, monkeypatch):
-    path, network = classified
+@pytest.mark.parametrize("arch", ["test_efficientnet", "test_resnet", "test_vit"])
+@pytest.mark.parametrize("tap", ["null", "post"])
+def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier(
+    tiny, arch, tap, tmp_path, monkeypatch
+):
+    path, network = classifying(arch, tmp_path)
     seen = []
     from kdep import pretrain as module
 
@@ -137,8 +156,8 @@ def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier
         return step(learner, wanted, images, *rest)
 
     monkeypatch.setattr(module, "distill_loss", noted)
-    given = (f"teacher.source={path}", "teacher.arch=test_efficientnet", "loss.name=logits", "tune=false")
-    config = tiny(*given, "optim.epochs=1", "optim.epochs=2")
+    given = (f"teacher.source={path}", f"teacher.arch={arch}", f"teacher.tap={tap}", "loss.name=logits", "tune=false")
+    config = tiny(*given, "optim.epochs=2")
     pretrain(config)
     teacher = open_teacher(config)
     wanted, images = seen[0]
@@ -167,6 +186,25 @@ def test_a_teacher_without_a_classifier_has_no_logits(tiny, tmp_path):
         open_classifier(str(tmp_path / "bare.pth"), arch="test_resnet")
 
 
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("deit_tiny_distilled_patch16_224", "has several classifiers"),
+        ("vit_base_patch32_clip_quickgelu_224.openai", "projects to its text, and knows no classes"),
+    ],
+)
+def test_a_teacher_whose_logits_are_no_classes_of_one_classifier_is_refused(tmp_path, monkeypatch, arch, message):
+    torch.save({"head.weight": torch.zeros(8, 4), "head.bias": torch.zeros(8)}, tmp_path / "teacher.pth")
+    # Networks of that size are not made for a test; their file is taken apart by other tests.
+    heads = Layout({}, read(tmp_path / "teacher.pth"), ("head",), {})
+    monkeypatch.setattr("kdep.weights.create_network", lambda arch: None)
+    monkeypatch.setattr("kdep.weights.take_apart", lambda *arguments: heads)
+    with pytest.raises(ValueError, match=message):
+        open_classifier(str(tmp_path / "teacher.pth"), arch=arch)
+    tuned = "vit_base_patch32_clip_224.openai_ft_in1k"  # fine-tuned on classes
+    assert open_classifier(str(tmp_path / "teacher.pth"), arch=tuned)[0].shape == (8, 4)
+
+
 def test_labels_are_the_first_folder_of_each_path(photos, tiny):
     source = open_views(tiny()).source
     labels = labels_of(source)
@@ -187,8 +225,19 @@ def test_labels_are_the_first_folder_of_each_path(photos, tiny):
         (("loss.name=labels", "bank.path=bank"), "no teacher, and so no bank"),
         (("loss.dense=1", 'teacher.source=["a", "b"]'), "takes one teacher"),
         (("loss.name=logits", 'teacher.source=["a", "b"]'), "loss.name logits takes one teacher"),
-        (("loss.name=logits", "scale.match=student"), "scale.match brings .* loss.name logits has none"),
-        (("loss.name=labels", "scale.match=student"), "scale.match brings .* loss.name labels has none"),
+        (("loss.name=logits", "scale.match=student"), "scale.match .* with loss.name logits a learned layer"),
+        (("loss.name=labels", "scale.match=student"), "scale.match .* with loss.name labels a learned layer"),
+        (
+            ("project=linear_norm", "align.name=none", "scale={name: sn, match: student}"),
+            "scale.match .* with project linear_norm a learned layer lies between",
+        ),
+        (("loss.name=logits", "teacher.tap=pre"), "teacher.tap pre: with loss.name logits .* teacher.tap=post"),
+        (("loss.name=logits", "teacher.tap=before_head"), "teacher.tap before_head: with loss.name logits"),
+        (("loss.temperature=0.1",), "loss.temperature 0.1 is for name queue_kl or logits, not for mse$"),
+        (("loss.name=smooth_l1", "loss.queue=64"), "loss.queue 64 is for name queue_kl, not for smooth_l1$"),
+        (("loss.name=cosine", "loss.beta=2"), "loss.beta 2.0 is for name smooth_l1, not for cosine$"),
+        (("align.name=phi_s", "scale.name=sm"), "scale.name sm goes by the order .* phi_s makes them all equal"),
+        (("optim.warmup_epochs=2",), "optim.warmup_epochs 2 leaves nothing of epochs 2; take fewer$"),
     ],
 )
 def test_what_does_not_go_together_is_refused_at_once(tiny, overrides, message):
@@ -291,6 +340,26 @@ def test_matched_targets_have_the_root_mean_square_of_the_untrained_student(tiny
             total.append(student(make_pixels(views.augmentation, torch.device("cpu"))(batch)).square().mean())
     own = float(torch.stack(total).mean().sqrt())
     assert float(torch.cat(seen).square().mean().sqrt()) == pytest.approx(own, rel=1e-2)
+
+
+def test_matching_leaves_the_student_and_its_statistics_as_they_were(tiny, monkeypatch):
+    """BatchNorm would take the images of the measurement into its running means."""
+    students, left = [], []
+    from kdep import pretrain as module
+
+    def opened(config):
+        students.append(open_student(config))
+        return students[0]
+
+    def looked_at(*arguments):
+        match_student(*arguments)
+        left.append(fingerprint(students[0].state_dict()))
+
+    monkeypatch.setattr(module, "open_student", opened)
+    monkeypatch.setattr(module, "match_student", looked_at)
+    config = tiny("scale.match=student", "optim.epochs=1")
+    pretrain(config)
+    assert left == [fingerprint(open_student(config).state_dict())]
 
 
 def test_several_teachers_weigh_the_same_whatever_the_size_of_their_features(tiny):

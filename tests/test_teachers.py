@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from kdep.backbone import Backbone, build_backbone, create_network, default_tap
-from kdep.weights import open_checkpoint, training_kind
+from kdep.weights import open_checkpoint, published, refuse_other_activation, training_kind
 
 # docs/teachers.md says the same: name, side of the images, own side, width, taps.
 FAMILIES = [
@@ -111,6 +111,66 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_supervised_is_said_of_weights_that_learned_from_imagenets_labels_alone(kind):
     assert {name: training_kind(name) for name in KINDS[kind]} == dict.fromkeys(KINDS[kind], kind)
+
+
+OFFLINE = {
+    # The tag is what says that this network's images are normalised as ImageNet's.
+    "timm:vit_small_patch16_224.dino": "huggingface.co/timm/vit_small_patch16_224.dino .* `arch` vit_.*_224.dino,",
+    "timm:resnet18": "huggingface.co/timm/resnet18.a1_in1k and pass it with `arch` resnet18.a1_in1k,",
+    # One file for two networks.
+    "timm:vit_base_patch32_clip_quickgelu_224.openai": (
+        "huggingface.co/timm/vit_base_patch32_clip_224.openai and pass it with `arch` "
+        "vit_base_patch32_clip_quickgelu_224.openai,"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_without_a_network_it_is_said_what_to_fetch_and_how_to_pass_it(monkeypatch, name):
+    def offline(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("kdep.weights.create_network", lambda arch: None)  # a large one need not be made
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        ValueError, match=f"weights are neither cached nor .* fetch model.safetensors of {OFFLINE[name]}"
+    ):
+        open_checkpoint(name)
+
+
+@pytest.mark.parametrize("given", ["vit_base_patch32_clip_224.openai", "vit_huge_patch14_clip_378"])
+def test_clips_weights_are_refused_under_the_activation_they_were_not_trained_with(tmp_path, given):
+    (tmp_path / "clip.pth").touch()
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "clip.pth")
+    for open_it in (
+        lambda: open_checkpoint(f"timm:{given}"),
+        lambda: open_checkpoint(str(tmp_path / "clip.pth"), arch=given),
+    ):
+        with pytest.raises(ValueError, match="were trained with QuickGELU, .* take vit_.*_clip_quickgelu_"):
+            open_it()
+    for fine in (
+        "vit_base_patch32_clip_quickgelu_224.openai",
+        "vit_base_patch32_clip_224",
+        "resnet50_clip.openai",
+        "x",
+    ):
+        refuse_other_activation(fine)
+
+
+def test_a_tag_that_timm_does_not_have_is_answered_with_those_it_has():
+    with pytest.raises(
+        ValueError, match="vit_small_patch16_224.mae: timm has no such weights; there are .*augreg_in1k"
+    ):
+        open_checkpoint("timm:vit_small_patch16_224.mae")
+
+
+def test_torchvisions_weights_are_its_newest_or_those_that_are_named():
+    assert published("resnet50")[1].name == "IMAGENET1K_V2" and published("mobilenet_v2")[0] == "mobilenetv2_100"
+    assert published("resnet50.IMAGENET1K_V1")[1].url.endswith("resnet50-0676ba61.pth")
+    with pytest.raises(ValueError, match="torchvision:swin_t: there are resnet18, .*; take others as timm:NAME"):
+        open_checkpoint("torchvision:swin_t")
+    with pytest.raises(ValueError, match="resnet18 has IMAGENET1K_V1, DEFAULT"):
+        open_checkpoint("torchvision:resnet18.IMAGENET1K_V2")
 
 
 def test_a_checkpoint_of_timms_says_how_it_was_trained(monkeypatch):
