@@ -48,7 +48,7 @@ from benchmarks.results import Result, read_results
 from benchmarks.study_answer import answer
 from benchmarks.study_check import check, missing_data
 from benchmarks.study_file import Study, load_study
-from benchmarks.study_plan import DONE, Item, describe, items, learn
+from benchmarks.study_plan import DONE, TO_TRAIN, Item, describe, items, learn
 from benchmarks.study_rows import Row, collect, read_known, read_shared
 
 
@@ -98,9 +98,10 @@ def run(args: argparse.Namespace) -> int:
         say(f"{len({(row['arm'], row['value'], row['seed']) for row in shared})} runs are those of another study")
     rows, plan = look()
     say(describe_left(study, args.runs, results, rows, plan, jobs=args.jobs))
-    absent = missing_data(study) if any(item.state != DONE for item in plan) else []
+    to_train = [item.run for item in plan if item.state == TO_TRAIN]
+    absent = missing_data(study, to_train) if any(item.state != DONE for item in plan) else []
     if args.dry_run:
-        say("\n".join(absent) or "all data sets of the tasks are there")
+        say("\n".join(absent) or "all images and data sets are there")
         return 0
     if absent:
         raise ValueError("\n".join(absent))

@@ -1,5 +1,7 @@
 """What is wrong with a study, found before its first run starts and not hours later."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +31,30 @@ def check(study: Study, runs: Path) -> None:
                 first = banks.setdefault(config.bank.path, (planned, bank_content(config)))
                 refuse_shared(config.bank.path, first, (planned, bank_content(config)))
             refuse_another(config, runs / planned.name / "student.pth")
+    refuse_equal_arms(study)
 
 
-def missing_data(study: Study) -> list[str]:
-    """A sentence for every data set of the study's tasks that is not there."""
+def refuse_equal_arms(study: Study) -> None:
+    """Raise a ValueError where two arms are one: all their runs would be alike, and the answer "no difference"."""
+    kept: dict[str, list[Any]] = {}
+    for planned in study.runs:
+        what = planned.checkpoint or identity(study.config(planned))
+        kept.setdefault(planned.arm, []).append(what)
+    for (one, runs), (other, more) in itertools.combinations(kept.items(), 2):
+        if runs == more:
+            raise ValueError(
+                f"arms {one} and {other} are one configuration at every value and seed: what they ask for, the recipe "
+                f"{study.pretrain} may have already; change or leave out one"
+            )
+
+
+def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
+    """A sentence for every data set of the study's tasks, and for the images of runs to train, that is not there."""
     from benchmarks.datasets import absent
+    from kdep.sources import absent_address
 
-    reasons = (absent(task.dataset) for task in load_tasks(study))
+    images = {study.config(run).data.source for run in to_train}
+    reasons = [*(absent(task.dataset) for task in load_tasks(study)), *map(absent_address, images)]
     return sorted({reason for reason in reasons if reason is not None})
 
 

@@ -140,10 +140,12 @@ def refuse_widths(aligner: str, *, width: int, dim: int, rank: int, images: int)
             "project=linear), a wider teacher, or a narrower tap of the student"
         )
     if aligner in LEADING and dim > rank:
+        few = rank >= images - 1  # one dimension goes to the mean
+        way = "Use more images" if few else "Tap the teacher after its final activation (teacher.tap: post)"
         raise ValueError(
             f"the student has {dim} channels, but the teacher's features span at most {rank} of their {width} "
             f"dimensions ({images} images); the axes beyond are noise, which scaling would teach. "
-            "Tap the teacher after its final activation (teacher.tap: post), use more images, or a narrower student"
+            f"{way}, or take a narrower student"
         )
     if aligner == "phi_s":
         hadamard(dim)

@@ -51,11 +51,15 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """What a score is of: the weights and how they are fed, hex. The weights' own hash where that is as usual."""
+        """What a score is of: the weights and how they are fed and read, hex; the weights' own hash where as usual.
+
+        Probes choose between `pre` and `post` on select; a checkpoint has both of them or, with `before_head`, neither.
+        """
         mean, std = ([round(value, 5) for value in values] for values in (self.mean, self.std))
-        if (mean, std, self.resample) == (*IMAGENET, None):
+        how = [mean, std, self.resample, *([self.tap] if self.tap == "before_head" else [])]
+        if how == [*IMAGENET, None]:
             return self.sha256
-        return hashlib.sha256(json.dumps([self.sha256, mean, std, self.resample]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.sha256, *how]).encode()).hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -260,6 +260,11 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
     return parse_config(content, str(path))
 
 
+def as_yaml(config: Config) -> str:
+    """Every key with its value, defaults included, in the order of the classes above."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
 def parse_config(content: dict[str, Any], source: str) -> Config:
     """Validate a nested dict."""
     try:

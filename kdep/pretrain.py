@@ -52,6 +52,7 @@ def pretrain(config: Config) -> Path:
     find_known = labels_source if config.loss.name == "labels" else bank_source if config.bank else teacher_source
     known = find_known(config, student, views, run, process)
     target, width = make_target(config, student, known, scaler)
+    run.bind()  # teacher, images and student go together: from here on the run's only configuration
     if known.statistics is not None:
         report(config, known.statistics, student, target)
     learner = Learner(student, make_head(config, student.dim, width)).to(process.device)

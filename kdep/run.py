@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from kdep.checkpoint import read, save, write_atomically
-from kdep.config import Config, differences
+from kdep.config import Config, as_yaml, differences
 from kdep.statistics import Statistics
 from kdep.trackers import check_installed
 
@@ -68,14 +68,14 @@ class RunFolder:
                     + "\n  ".join(changed)
                     + f"\nTake another name (name=...), or remove {self.path} to start anew"
                 )
-        self._resolved = resolved
+        self._text = as_yaml(config)
         self.unreadable = self._known_unreadable()
 
     def bind(self) -> None:
         """Keep the configuration, from now on the only one of this run: not before it is known to be possible."""
         file = self.path / "config.yaml"
         if self._lock is not None and not file.exists():
-            write_atomically(file, lambda part: part.write_text(yaml.safe_dump(self._resolved, sort_keys=False)))
+            write_atomically(file, lambda part: part.write_text(self._text))
 
     def diverged(self, what: str) -> DivergedError:
         """Say what happened, what is left, and what to try."""
@@ -96,6 +96,8 @@ class RunFolder:
     def load_statistics(self, *, teacher: str, data: str) -> Statistics | None:
         """Statistics of an earlier start of this run, None where there are none.
 
+        Those of a start that came to nothing, before `bind`, may be another configuration's: then None too.
+
         Raises:
             ValueError: they belong to another teacher or other images.
         """
@@ -104,6 +106,8 @@ class RunFolder:
             return None
         statistics = Statistics(**read(path))
         for what, own, now in (("teacher", statistics.teacher, teacher), ("images", statistics.data, data)):
+            if own != now and not (self.path / "config.yaml").exists():
+                return None
             if own != now:
                 raise ValueError(f"{path}: made with other {what} ({own[:8]}, now {now[:8]}); remove it, or the run")
         return statistics

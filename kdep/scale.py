@@ -90,9 +90,9 @@ def layernorm(features: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(features, features.shape[-1:])
 
 
-def none(features: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Targets as the aligner leaves them."""
-    return features
+def none(features: torch.Tensor, std: torch.Tensor, *, factor: float = 1.0) -> torch.Tensor:
+    """Targets as the aligner leaves them, all times one factor."""
+    return features * factor
 
 
 SCALERS: dict[str, Callable[..., torch.Tensor]] = {

@@ -238,10 +238,10 @@ def open_source(spec: str, *, root: Path | None = None, limit: int | None = None
 def _open(spec: str, root: Path | None) -> Source:
     if spec.startswith("torchvision:"):
         return Torchvision(spec.partition(":")[2], root or Path("data"))
+    if reason := absent_address(spec):
+        raise ValueError(reason)
     file, _, split = spec.rpartition(":")
     if file.endswith(".npz"):
-        if not Path(file).is_file():
-            raise ValueError(f"{_absent(Path(file))}; expected {ADDRESSES}")
         return Pack(Path(file), split)
     path = Path(spec)
     if path.is_dir():
@@ -249,8 +249,6 @@ def _open(spec: str, root: Path | None) -> Source:
         if not names:
             raise ValueError(f"{path}: no image below it ({', '.join(sorted(SUFFIXES))})")
         return Files(path, names)
-    if not path.exists():
-        raise ValueError(f"{_absent(path)}; expected {ADDRESSES}")
     if path.suffix == ".npz":
         return Pack(path, "")  # says which splits there are
     if path.suffix == ".txt":
@@ -261,6 +259,18 @@ def _open(spec: str, root: Path | None) -> Source:
             raise ValueError(f"{path}: an empty list")
         return Files(root or path.parent, names)
     raise ValueError(f"{spec}: a file of another kind; expected {ADDRESSES}")
+
+
+def absent_address(spec: str) -> str | None:
+    """A sentence where nothing lies at an address; None where something does, which is not looked into.
+
+    torchvision's sets say themselves what they lack when they are opened.
+    """
+    if spec.startswith("torchvision:"):
+        return None
+    file = spec.rpartition(":")[0]
+    path = Path(file if file.endswith(".npz") else spec)
+    return None if path.exists() else f"{_absent(path)}; expected {ADDRESSES}"
 
 
 def _absent(path: Path) -> str:
@@ -279,6 +289,8 @@ def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: fl
     classes: dict[str, list[str]] = {}
     for name in source.names:
         classes.setdefault(Path(name).parts[0], []).append(name)
+    if loose := [name for name in source.names if len(Path(name).parts) == 1]:
+        raise ValueError(f"{folder}: {len(loose)} images lie in no class folder (first {loose[0]}); put them into one")
     draw = np.random.Generator(np.random.Philox(seed))
     chosen: list[str] = []
     for label in sorted(classes):

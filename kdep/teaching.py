@@ -56,7 +56,6 @@ def teacher_source(config: Config, student: Backbone, views: Views, run: RunFold
     teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last)
     refuse_impossible(config, student, teacher, len(views.source.names))
     grid = targets.grid_of(config, student)
-    run.bind()
     # Logits read no axes at all: a live teacher's classifier takes its features as they come.
     axes = 0 if config.loss.name == "logits" else targets.width_of(config, student)
     statistics = teacher_statistics(config, teacher, views, run, process, axes=axes)
@@ -88,7 +87,6 @@ def bank_source(config: Config, student: Backbone, views: Views, run: RunFolder,
     rows = 1 + targets.grid_of(config, student) ** 2
     # Of an earlier start, which may have had another bank.path: the run must go on with the same teacher.
     run.load_statistics(teacher=bank.statistics.teacher, data=bank.statistics.data)
-    run.bind()
     if process.is_first:
         run.save_statistics(bank.statistics.leading(targets.width_of(config, student)))
 
@@ -105,7 +103,6 @@ def bank_source(config: Config, student: Backbone, views: Views, run: RunFolder,
 def labels_source(config: Config, student: Backbone, views: Views, run: RunFolder, process: Process) -> Known:
     """Labels instead of a teacher: the supervised baseline on the same loop."""
     labels = torch.from_numpy(views.labels).to(process.device)
-    run.bind()
 
     def numbers(batch: Batch, images: torch.Tensor) -> torch.Tensor:
         return labels[batch.numbers.to(labels.device)][:, None]

@@ -35,7 +35,7 @@ def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:
         raise ValueError(f"{path}: no such {kind}; beside it: {', '.join(near) or 'none'}")
     try:
         content = yaml.load(path.read_text(), _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({error})") from error
     if content is None:
         return {}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdep.backbone import TAPS
 from kdep.checkpoint import LoadError, fingerprint, load_exactly, parse_student, read, save, write_atomically
 from kdep.checkpoint import write_student as write
 from kdep.weights import open_checkpoint
@@ -181,3 +182,6 @@ def test_a_score_belongs_to_the_weights_and_to_how_they_are_fed():
         dataclasses.replace(usual, resample=64),
     ]
     assert len({usual.identity, *(other.identity for other in others)}) == 5
+    # Probes look at `pre` and `post` of a network alike, and at neither where its last layers were never trained.
+    taps = {tap: dataclasses.replace(usual, tap=tap).identity for tap in TAPS}
+    assert taps["pre"] == taps["post"] == usual.sha256 != taps["before_head"]

@@ -443,6 +443,14 @@ def test_a_written_subset_takes_as_many_of_each_class_and_opens_as_a_source(tmp_
     assert (tmp_path / "a.txt").read_text() == (tmp_path / "b.txt").read_text()
 
 
+def test_a_subset_of_classes_leaves_no_image_out_in_silence(tmp_path):
+    pictures(tmp_path / "p", count=4)
+    (tmp_path / "p" / "c0" / "0.png").rename(tmp_path / "p" / "loose.png")
+    with pytest.raises(ValueError, match="p: 1 images lie in no class folder .first loose.png."):
+        write_subset(tmp_path / "p", tmp_path / "a.txt", per_class=2, fraction=None, seed=0)
+    assert not (tmp_path / "a.txt").exists()
+
+
 def test_a_written_subset_takes_a_fraction_of_each_class(tmp_path):
     pictures(tmp_path / "p", count=8)
     assert write_subset(tmp_path / "p", tmp_path / "a.txt", per_class=None, fraction=0.5, seed=0) == 4

@@ -6,15 +6,17 @@ import logging
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+import yaml
 from torch import nn
 
 from benchmarks.cli import guarded, main
 from kdep.checkpoint import LoadError, fingerprint, read, save, write_student
-from kdep.config import Loss
+from kdep.config import Loss, parse_config
 from kdep.data import load, once
 from kdep.device import Process
 from kdep.parts import make_pixels, open_student, open_teacher, open_views
@@ -232,6 +234,18 @@ def test_a_run_that_cannot_start_does_not_bind_its_name(tiny, override):
     assert not (folder(tiny()) / "config.yaml").exists()
 
 
+def test_a_run_that_proves_impossible_leaves_its_name_to_one_that_is_not(tiny, monkeypatch):
+    """The rank is known only when the teacher has looked at the images; what was written then binds nobody."""
+    with monkeypatch.context() as patched:
+        patched.setattr("kdep.align.numerical_rank", lambda statistics: 50)
+        with pytest.raises(ValueError, match="span at most 50 of their 256 dimensions .*teacher.tap: post"):
+            pretrain(tiny())
+    assert (folder(tiny()) / "statistics.pt").exists()
+    pretrain(tiny("teacher.source=random:test_efficientnet#1", "optim.epochs=1"))
+    with pytest.raises(ValueError, match="another configuration"):
+        pretrain(tiny())
+
+
 def lock_and_fork(config, ready, leave):
     run = RunFolder(config)
     worker = os.fork()
@@ -261,6 +275,7 @@ def test_a_run_is_locked_by_its_process_and_not_by_what_that_leaves_behind(tiny)
 def test_statistics_of_another_teacher_or_other_images_are_refused(tiny, key, what):
     config = tiny()
     run, views, teacher = RunFolder(config), open_views(config), open_teacher(config).eval()
+    run.bind()
     process = Process(torch.device("cpu"))
     statistics = teacher_statistics(config, teacher, views, run, process)
     run.save_statistics(dataclasses.replace(statistics, **{key: "0123456789"}))
@@ -364,3 +379,28 @@ def test_a_folder_that_may_not_be_written_is_named_and_other_errors_of_files_are
     assert capsys.readouterr().err.startswith("kdep: /banks/.lock: Permission denied; ")
     with pytest.raises(FileNotFoundError):
         guarded(absent, argparse.Namespace())
+
+
+def test_a_dry_run_prints_every_key_with_its_value_and_begins_nothing(tiny, tmp_path, capsys):
+    config = tiny("optim.lr=0.5")
+    assert main(["pretrain", str(tmp_path / "tiny.yaml"), "optim.lr=0.5", "--dry-run"]) == 0
+    assert parse_config(yaml.safe_load(capsys.readouterr().out), "printed") == config
+    assert not folder(config).exists()
+
+
+@pytest.mark.parametrize(("arch", "library"), [("resnet18", "mmseg"), ("test_resnet", "timm")])
+def test_after_a_run_its_next_commands_are_such_as_exist(tiny, tmp_path, capsys, monkeypatch, arch, library):
+    tiny()
+    monkeypatch.setattr("kdep.pretrain.pretrain", lambda config: tmp_path / "student.pth")
+    assert main(["pretrain", str(tmp_path / "tiny.yaml"), f"student.arch={arch}"]) == 0
+    said = capsys.readouterr().out
+    assert f"kdep transfer {tmp_path}/student.pth random:{arch} --suite probe --seeds 0,1,2\n" in said
+    assert f"kdep export {tmp_path}/student.pth --to {library}\n" in said
+
+
+def test_recipes_are_listed_by_paths_that_open_from_where_one_is(tmp_path, capsys, monkeypatch):
+    for place in (Path(__file__).parents[1], tmp_path):
+        monkeypatch.chdir(place)
+        assert main(["ls", "recipes"]) == 0
+        recipes = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
+        assert len(recipes) > 5 and all(Path(recipe).is_file() for recipe in recipes)

@@ -252,7 +252,10 @@ CANNOT_BE = [
         "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random.*none project=linear",
     ),
     (("align.name=pca",), "align.name 'pca': there are svd, top_variance"),
-    (("align.images=96",), "96 channels, but .* features span at most 95 of their 256 dimensions .96 images"),
+    (
+        ("align.images=96",),
+        "96 channels, but .* features span at most 95 of their 256 dimensions .96 images.*Use more images, or",
+    ),
     (("teacher.tap=pre",), "span at most 64 of their 256 dimensions .128 images.*teacher.tap: post"),
     (("scale.name=sm", "align.name=random", "student.arch=resnet10t"), "sm: the student's 512 .* teacher's 256"),
     (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),

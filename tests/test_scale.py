@@ -34,6 +34,7 @@ def test_pts_turns_a_std_ratio_into_its_cube_root():
         ("whiten", {"alpha": 0.5}, [4.0, 3.0]),  # 8 / sqrt(4), 3 / sqrt(1)
         ("unit", {"factor": 8.5**0.5}, [8.0, 3.0]),  # the mean variance is (16 + 1) / 2
         ("none", {}, [8.0, 3.0]),
+        ("none", {"factor": 2.0}, [16.0, 6.0]),
     ],
 )
 def test_a_scaler_gives_the_numbers_worked_out_by_hand(name, options, expected):

@@ -173,6 +173,7 @@ def test_runs_of_another_study_are_not_done_again(written, tmp_path, here, capsy
             ("bank.views: 1}", "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', loss.dense: 1}"),
             r"the feature map \(loss.dense\) is 'no' and 'that of test_resnet'",
         ),
+        (("live: {}", "live: {}\n  again: {scale.name: pts}"), "arms live and again are one configuration at every"),
         (("tasks: [photos-knn]", "tasks: [photos-cnn]"), "suite .* has photos-knn"),
     ],
 )
@@ -183,6 +184,14 @@ def test_a_study_that_cannot_be_is_refused_before_anything_runs(written, tmp_pat
     import re
 
     assert re.search(message, capsys.readouterr().err) and here.commands == []
+
+
+def test_images_that_are_not_there_are_named_in_the_plan_and_stop_what_trains_on_them(written, tmp_path, here, capsys):
+    written.write_text(written.read_text().replace("set: {", f"set: {{data.source: {tmp_path}/nowhere, "))
+    assert main([*command_of(written, tmp_path), "--dry-run"]) == 0
+    assert f"{tmp_path}/nowhere is not there" in capsys.readouterr().out
+    assert main(command_of(written, tmp_path)) == 2 and here.commands == []
+    assert f"{tmp_path}/nowhere is not there" in capsys.readouterr().err
 
 
 def test_data_that_is_not_there_stops_a_study_and_not_its_plan(written, tmp_path, here, capsys):

@@ -37,6 +37,12 @@ def test_something_else_is_refused_with_the_file(tmp_path, text, message):
         read(tmp_path / "a.yaml")
 
 
+def test_a_file_of_weights_is_no_yaml_and_is_named(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"PK\x03\x04\x80")
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}/a.pth: not YAML (")):
+        read(tmp_path / "a.pth")
+
+
 def test_an_absent_file_is_refused_with_its_neighbours(tmp_path):
     with pytest.raises(ValueError, match="b.yaml: no such recipe; beside it: none"):
         read(tmp_path / "folder" / "b.yaml")

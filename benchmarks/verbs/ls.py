@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from benchmarks.verbs.data import add_data_root, listing
 
@@ -14,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_root(parser)
 
 
+def shortest(path: Path) -> str:
+    """A path as `kdep pretrain` finds it from here: below this folder relative to it, else in full."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def run(args: argparse.Namespace) -> int:
     """Print names, a line each."""
     from benchmarks.tasks import CONFIGS, suite_names, task_names
@@ -22,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         "tasks": task_names(),
         "suites": suite_names(),
         "data": listing(args.data_root),
-        "recipes": [str(path.relative_to(CONFIGS.parent)) for path in sorted((CONFIGS / "pretrain").glob("*.yaml"))],
+        "recipes": [shortest(path) for path in sorted((CONFIGS / "pretrain").glob("*.yaml"))],
     }
     for what in (args.what,) if args.what else WHAT:
         sys.stdout.write(f"{what}:\n" + "".join(f"  {line}\n" for line in listings[what]))
