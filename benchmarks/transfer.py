@@ -21,7 +21,9 @@ from benchmarks.progress import Screen
 from benchmarks.report import write_leaderboard
 from benchmarks.results import Result, read_results
 from benchmarks.running import Limits, ended_like_ctrl_c, run_plan, visible_devices
+from benchmarks.settings import check_settings
 from benchmarks.tasks import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
+from kdep.device import find_device
 from kdep.weights import open_checkpoint
 
 
@@ -119,8 +121,9 @@ def choose_limits(args: argparse.Namespace) -> Limits:
     """Cells at once, their time, their GPUs.
 
     Raises:
-        ValueError: less than one cell, or no time.
+        ValueError: a device that is not there, less than one cell, or no time.
     """
+    find_device(args.device)
     devices = visible_devices(args.device)
     jobs = max(1, len(devices)) if args.jobs is None else args.jobs
     if jobs < 1:
@@ -137,21 +140,35 @@ def known_times(args: argparse.Namespace) -> Times:
 
 
 def choose_tasks(args: argparse.Namespace) -> list[Task]:
-    """Tasks of the suite, or those named.
+    """Tasks of the suite, or those named, with settings that their cells can read.
 
     Raises:
-        ValueError: neither was given, or a task is not in the suite.
+        ValueError: neither was given, a task is not in the suite, or a mistake in a file; names it.
     """
     names = [name for name in (args.tasks or "").split(",") if name]
     root, protocol = args.data_root.resolve(), args.protocol
     if args.suite is None:
         if not names:
             raise ValueError("say what to measure: --suite NAME or --tasks A,B")
-        return [load_task(name, root, protocol=protocol).at(args.budget) for name in names]
+        return [checked(load_task(name, root, protocol=protocol), "--tasks").at(args.budget) for name in names]
     tasks = load_suite(args.suite, root, protocol=protocol)
     if unknown := [name for name in names if name not in [task.name for task in tasks]]:
         raise ValueError(f"--tasks {unknown[0]}: suite {args.suite} has {', '.join(task.name for task in tasks)}")
-    return [task.at(args.budget) for task in tasks if not names or task.name in names]
+    chosen = [task for task in tasks if not names or task.name in names]
+    return [checked(task, f"suite {args.suite}").at(args.budget) for task in chosen]
+
+
+def checked(task: Task, source: str) -> Task:
+    """The task, once its settings have been read as its cell will read them.
+
+    Raises:
+        ValueError: names where the task comes from, the task, the key, and what would be right.
+    """
+    try:
+        check_settings(task)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return task
 
 
 def parse_seeds(text: str) -> list[int]:

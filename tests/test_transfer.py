@@ -102,13 +102,63 @@ def test_tasks_and_seeds_choose_cells(world, tmp_path, capsys):
 
 def test_a_failing_cell_is_reported_and_the_rest_goes_on(world, tmp_path, capsys):
     suite = yaml.safe_load((world / "suite.yaml").read_text())
-    suite["tasks"][0]["settings"]["sise"] = 3
+    suite["tasks"][0]["settings"]["k"] = 1000
     (world / "broken.yaml").write_text(yaml.safe_dump(suite))
     assert transfer(world, tmp_path, suite="broken.yaml") == 1
     out = capsys.readouterr().out
-    assert "FAILED with exit code 1" in out and "sise" in out
+    assert "FAILED with exit code 1" in out and "fit has only" in out
     done = [path for path in cells(tmp_path) if not path.endswith("failed.json")]
     assert len(done) == 1 and "colours-linear" in done[0]
+
+
+SEGMENT = {"config": "segment_fcn", "iterations": 2, "batch_size": 2, "lr": 0.01, "weight_decay": 0.0, "crop": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("knn", {"sise": 32}, "mine: settings: unknown key sise; knn has size, "),
+        ("knn", ["size"], "task mine: settings: expected keys such as size: 224, got ['size']"),
+        ("linear", {"size": "large"}, "mine: settings: size: "),
+        ("fewshot", {"size": 32}, "mine: settings: share is missing"),
+        ("finetune", {"precision": "int8"}, "mine: settings: precision: "),
+        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "weight_decay"}, "setting weight_decay is missing"),
+        ("segment", {**SEGMENT, "weight_decay": None}, "mine: weight_decay is None; a number of at least 0"),
+        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "crop"}, "mine: setting crop is missing"),
+        ("segment", {**SEGMENT, "scale": ["wide", 2]}, "mine: scale is ['wide', 2]; two positive numbers"),
+        ("segment", {**SEGMENT, "config": "segment_fnc"}, "mine: no config 'segment_fnc'; there are segment_fcn"),
+        ("detect", {"iterations": 2}, "mine: setting config is missing, setting batch_size is missing"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_settings_that_no_cell_could_read_stop_the_suite_before_anything_runs(
+    world, tmp_path, capsys, kind, settings, message, more
+):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    dataset = suite["tasks"][0]["dataset"]
+    if kind in ("segment", "detect"):
+        dataset = dataset | {"layout": "voc"}
+    suite["tasks"].append({"name": "mine", "kind": kind, "dataset": dataset, "settings": settings})
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", *more, suite=tmp_path / "wrong.yaml") == 2
+    said = capsys.readouterr()
+    assert message in said.err and str(tmp_path / "wrong.yaml") in said.err and said.err.count("\n") == 1
+    assert not said.out and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("gpu", "device 'gpu': there are auto, cpu, cuda"), ("cuda", "sees no CUDA device"), ("cuda:x", "'cuda:x'")],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_device_that_is_not_there_stops_the_suite_before_anything_runs(
+    world, tmp_path, capsys, monkeypatch, device, message, more
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert transfer(world, tmp_path / "results", "--device", device, *more) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1
+    assert not said.out and not (tmp_path / "results").exists()
 
 
 def test_a_few_shot_cell_is_measured_and_is_the_same_at_every_budget(world, tmp_path, capsys):
