@@ -63,7 +63,11 @@ class Planned:
 
 
 def look_up(dataset: datasets.Dataset) -> Found:
-    """Look at a data set on disk; once per suite, since a fingerprint reads every file's size."""
+    """Look at a data set on disk; once per suite, since a fingerprint reads every file's size.
+
+    Raises:
+        ValueError: its class folders, where it has such, are one only, or not the same in all splits.
+    """
     reason = datasets.absent(dataset)
     if reason is not None:
         return Found(None, None, reason)
@@ -71,6 +75,7 @@ def look_up(dataset: datasets.Dataset) -> Found:
     return Found(datasets.fingerprint(dataset), stamp)
 
 
+    datasets.check_class_folders(dataset)
 def plan_cell(cell: Cell, checkpoint: Checkpoint, reason: str) -> Planned:
     """Look up whether a cell can run and whether it is done.
 

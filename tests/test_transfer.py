@@ -183,6 +183,22 @@ def test_an_absent_data_set_is_listed_as_absent(tmp_path, capsys):
     assert all(f"absent  {name}: " in out for name in task_names())
 
 
+@pytest.mark.parametrize(
+    ("split", "gone", "message"),
+    [("*", (1, 2), "fit has one class only (class0)"), ("test", (2,), "fit has 3 classes and score 2")],
+)
+def test_class_folders_that_no_score_can_be_of_are_refused_before_anything_runs(
+    world, tmp_path, capsys, split, gone, message
+):
+    shutil.copytree(world, tmp_path / "world")
+    for label in gone:
+        for folder in (tmp_path / "world" / "colours").glob(f"{split}/class{label}"):
+            shutil.rmtree(folder)
+    assert transfer(tmp_path / "world", tmp_path / "results") == 2
+    said = capsys.readouterr()
+    assert f"data set colours: {message}" in said.err and not said.out
+
+
 def test_weights_that_do_not_fit_end_with_exit_code_3_and_no_row(world, tmp_path, capsys):
     weights = create_network("test_resnet").state_dict()
     weights.pop("conv1.weight" if "conv1.weight" in weights else next(iter(weights)))
