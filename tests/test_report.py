@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from benchmarks import report
+from benchmarks import cli, report
 from benchmarks.board import average_ranks, boards
 from benchmarks.costs import duration
 from benchmarks.curves import cost_panels, efficiency_panels, fitted_images, regularisation_path
@@ -585,6 +585,12 @@ def test_the_command_rebuilds_the_board_beside_the_results(tmp_path, capsys):
     first = (tmp_path / "one" / "leaderboard.html").read_bytes()
     assert report.run(parser.parse_args([str(tmp_path / "one"), str(tmp_path / "two")])) == 0
     assert (tmp_path / "one" / "leaderboard.html").read_bytes() == first
+
+
+def test_compare_behind_leaderboard_says_the_command_that_is_right(capsys):
+    words = ["leaderboard", "compare", "a", "random:resnet18", "--results", "demo/results"]
+    assert cli.main(words) == 2
+    assert "kdep compare a random:resnet18 --results demo/results\n" in capsys.readouterr().err
 
 
 def test_no_results_make_an_empty_board_not_an_error(tmp_path):
