@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cell import Cell
+from benchmarks.datasets import CARDS
 from benchmarks.leaderboard import terminal_table
 from benchmarks.locks import suite_in
 from benchmarks.plan import Planned, Times, describe_plan, look_up, measured_times, plan_cell
@@ -72,23 +73,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run what is missing, rebuild the board; 0 all done, 1 some cell failed, 3 weights did not load."""
+    """Plan, run what is missing, rebuild the board; 0 done, 1 a cell failed or no data, 3 weights did not load."""
     tasks, seeds, limits = choose_tasks(args), parse_seeds(args.seeds), choose_limits(args)
     plan = make_plan(args, tasks, seeds)
     times, screen = known_times(args), Screen(sys.stdout)
     screen.say(describe_plan(plan, times, jobs=limits.jobs, results=args.results))
+    if all(planned.state == "absent" for planned in plan):
+        sys.stderr.write(f"kdep: {nothing_there(args, tasks)}\n")
+        return 1
     if args.dry_run:
         return 0
     codes: list[int] = []
     if any(planned.state == "to run" for planned in plan):
         with suite_in(args.results), ended_like_ctrl_c():
             codes = run_plan(plan, limits, times, screen)
-    if any(planned.state != "absent" for planned in plan):
-        results = write_leaderboard(args.results, args.results)
-        screen.say("\n" + terminal_table(results).rstrip())
-        screen.say(f"\n{args.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
-        if said := missing_baselines(args, plan, results):
-            screen.say(f"\n{said}")
+    results = write_leaderboard(args.results, args.results)
+    screen.say("\n" + terminal_table(results).rstrip())
+    screen.say(f"\n{args.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
+    if said := missing_baselines(args, plan, results):
+        screen.say(f"\n{said}")
     return 3 if 3 in codes else int(any(codes))
 
 
@@ -184,6 +187,20 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"--seeds {text!r}: each seed once, none below 0")
     return seeds
+
+
+def nothing_there(args: argparse.Namespace, tasks: list[Task]) -> str:
+    """Where data sets were looked for when none is there, and how to say where they lie."""
+    own = next((task.dataset for task in tasks if task.dataset.name not in CARDS), None)
+    place = args.data_root.resolve()
+    text = f"nothing to measure: no data set of these tasks is below {place}; --data-root DIR says where"
+    if own is None:
+        return f"{text} they lie"
+    files = ", ".join(f"{role}: {value}" for role, value in own.files.items())
+    return (
+        f"{text} they lie. A suite's `root` starts there and its `files` at `root`: {own.name} was looked for in "
+        f"{own.root} with {files}"
+    )
 
 
 def missing_baselines(args: argparse.Namespace, plan: list[Planned], results: list[Result]) -> str:

@@ -177,10 +177,31 @@ def test_a_few_shot_cell_is_measured_and_is_the_same_at_every_budget(world, tmp_
 
 def test_an_absent_data_set_is_listed_as_absent(tmp_path, capsys):
     arguments = ["transfer", STUDENT, "--suite", "all", "--data-root", str(tmp_path), "--dry-run"]
-    assert cli.main(arguments) == 0
-    out = capsys.readouterr().out
-    assert "0 to run, 0 done" in out
-    assert all(f"absent  {name}: " in out for name in task_names())
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "0 to run, 0 done" in said.out
+    assert all(f"absent  {name}: " in said.out for name in task_names())
+    assert f"kdep: nothing to measure: no data set of these tasks is below {tmp_path}; --data-root DIR" in said.err
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_suite_without_any_data_fails_and_says_where_it_looked(world, tmp_path, capsys, more):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["dataset"]["root"] = "color"  # the tasks share it, as YAML's anchor
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", *more, suite=tmp_path / "typo.yaml") == 1
+    said = capsys.readouterr()
+    assert "0 to run, 0 done, 2 without data" in said.out and not (tmp_path / "results").exists()
+    assert f"colours was looked for in {world / 'color'} with fit: train, score: test\n" in said.err
+
+
+def test_a_suite_of_which_only_some_data_is_absent_does_what_it_can(world, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["dataset"] = suite["tasks"][0]["dataset"] | {"root": "color"}
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", "--dry-run", suite=tmp_path / "typo.yaml") == 0
+    said = capsys.readouterr()
+    assert "1 to run, 0 done, 1 without data" in said.out and not said.err
 
 
 @pytest.mark.parametrize(
