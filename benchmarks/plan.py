@@ -33,18 +33,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell and what is known of it before it runs: done, to run, or absent (with the reason)."""
+    """A cell and what is known of it before it runs: done, to run, or absent (with the reason).
+
+    `row` is the name of its row on the board, where that is not the checkpoint's.
+    """
 
     cell: Cell
     checkpoint: Checkpoint
     key: CellKey | None
     state: str
     reason: str = ""
+    row: str = ""
 
     @property
     def title(self) -> str:
         """How the cell is called on the terminal."""
-        return f"{self.checkpoint.name}  {self.cell.task.name}  seed {self.cell.seed}"
+        return f"{self.row or self.checkpoint.name}  {self.cell.task.name}  seed {self.cell.seed}"
 
     @property
     def path(self) -> Path:
@@ -71,11 +75,11 @@ def look_up(dataset: datasets.Dataset) -> Found:
     reason = datasets.absent(dataset)
     if reason is not None:
         return Found(None, None, reason)
+    datasets.check_class_folders(dataset)
     stamp = data_stamp(dataset)  # first: what changes while the fingerprint is taken must not go unseen
     return Found(datasets.fingerprint(dataset), stamp)
 
 
-    datasets.check_class_folders(dataset)
 def plan_cell(cell: Cell, checkpoint: Checkpoint, reason: str) -> Planned:
     """Look up whether a cell can run and whether it is done.
 

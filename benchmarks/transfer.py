@@ -9,6 +9,8 @@ from all results in the folder, also those of earlier calls.
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from benchmarks.cell import Cell
 from benchmarks.datasets import CARDS
 from benchmarks.leaderboard import terminal_table
 from benchmarks.locks import suite_in
+from benchmarks.names import board_names, first_names
 from benchmarks.plan import Planned, Times, describe_plan, look_up, measured_times, plan_cell
 from benchmarks.progress import Screen
 from benchmarks.report import write_leaderboard
@@ -24,6 +27,7 @@ from benchmarks.results import Result, read_results
 from benchmarks.running import Limits, ended_like_ctrl_c, run_plan, visible_devices
 from benchmarks.settings import check_settings
 from benchmarks.tasks import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
+from kdep.checkpoint import Checkpoint
 from kdep.device import find_device
 from kdep.weights import open_checkpoint
 
@@ -75,9 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan, run what is missing, rebuild the board; 0 done, 1 a cell failed or no data, 3 weights did not load."""
     tasks, seeds, limits = choose_tasks(args), parse_seeds(args.seeds), choose_limits(args)
-    plan = make_plan(args, tasks, seeds)
-    times, screen = known_times(args), Screen(sys.stdout)
-    screen.say(describe_plan(plan, times, jobs=limits.jobs, results=args.results))
+    before = read_results(args.results) if args.results.is_dir() else []
+    measured = first_names((result.checkpoint.sha256, result.checkpoint.name) for result in before)
+    opened, same = open_all(args, measured)
+    names, apart = row_names(opened, measured)
+    plan = make_plan(args, tasks, seeds, opened, names)
+    times, screen = known_times(args, before), Screen(sys.stdout)
+    screen.say("\n".join([*same, *apart, describe_plan(plan, times, jobs=limits.jobs, results=args.results)]))
     if all(planned.state == "absent" for planned in plan):
         sys.stderr.write(f"kdep: {nothing_there(args, tasks)}\n")
         return 1
@@ -95,13 +103,51 @@ def run(args: argparse.Namespace) -> int:
     return 3 if 3 in codes else int(any(codes))
 
 
-def make_plan(args: argparse.Namespace, tasks: list[Task], seeds: list[int]) -> list[Planned]:
-    """Every cell of checkpoints x tasks x seeds; each checkpoint is opened and each data set looked at once."""
-    checkpoints = [(spec, open_checkpoint(spec, arch=args.arch)) for spec in args.checkpoints]
+def open_all(args: argparse.Namespace, measured: Mapping[str, str]) -> tuple[dict[str, Checkpoint], list[str]]:
+    """Checkpoints by how they were asked for, none whose weights another has, and sentences on the names of rows.
+
+    Args:
+        args: of the command.
+        measured: sha256 -> name of what the folder of results has; that name stays the row's.
+    """
+    opened: dict[str, Checkpoint] = {}
+    said = []
+    for spec in args.checkpoints:
+        checkpoint = open_checkpoint(spec, arch=args.arch)
+        same = {other.identity: (first, other.name) for first, other in opened.items()}
+        if checkpoint.identity in same:
+            first, name = same[checkpoint.identity]
+            said.append(f"{spec} holds the same weights as {first}: one row on the board, named {name}")
+            continue
+        name = measured.get(checkpoint.identity, checkpoint.name)
+        if name != checkpoint.name:
+            said.append(f"{spec} holds the same weights as {name}, measured here before: one row, named {name}")
+        opened[spec] = replace(checkpoint, name=name)
+    return opened, said
+
+
+def row_names(opened: Mapping[str, Checkpoint], measured: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Identity -> name on the board once all is measured, and which checkpoint has digits behind it, in sentences."""
+    own = {checkpoint.identity: checkpoint.name for checkpoint in opened.values()}
+    names = board_names((dict(measured) | own).items())
+    apart = {spec: c for spec, c in opened.items() if names[c.identity] != c.name}
+    return names, [
+        f"{spec}: other weights are called {c.name} too; its row is {names[c.identity]}" for spec, c in apart.items()
+    ]
+
+
+def make_plan(
+    args: argparse.Namespace,
+    tasks: list[Task],
+    seeds: list[int],
+    opened: Mapping[str, Checkpoint],
+    names: Mapping[str, str],
+) -> list[Planned]:
+    """Every cell of checkpoints x tasks x seeds; each data set is looked at once."""
     sets = {repr(task.dataset): task.dataset for task in tasks}  # tasks share them
     data = {name: look_up(dataset) for name, dataset in sets.items()}
     plan = []
-    for spec, checkpoint in checkpoints:
+    for spec, checkpoint in opened.items():
         for task in tasks:
             found = data[repr(task.dataset)]
             for seed in seeds:
@@ -113,10 +159,11 @@ def make_plan(args: argparse.Namespace, tasks: list[Task], seeds: list[int]) -> 
                     device=args.device,
                     results=args.results.resolve(),
                     force=args.force,
+                    name=checkpoint.name,
                     data_fingerprint=found.fingerprint,
                     data_stamp=found.stamp,
                 )
-                plan.append(plan_cell(cell, checkpoint, found.reason))
+                plan.append(replace(plan_cell(cell, checkpoint, found.reason), row=names[checkpoint.identity]))
     return plan
 
 
@@ -136,10 +183,10 @@ def choose_limits(args: argparse.Namespace) -> Limits:
     return Limits(jobs, None if args.timeout is None else 60 * args.timeout, devices)
 
 
-def known_times(args: argparse.Namespace) -> Times:
+def known_times(args: argparse.Namespace, results: list[Result]) -> Times:
     """What cells in the folder of results have taken on this kind of device."""
     cpu = args.device == "cpu" or not torch.cuda.is_available()
-    return measured_times(read_results(args.results) if args.results.is_dir() else [], cpu=cpu)
+    return measured_times(results, cpu=cpu)
 
 
 def choose_tasks(args: argparse.Namespace) -> list[Task]:

@@ -72,9 +72,7 @@ def test_of_several_baselines_the_first_by_name_counts_whatever_the_order_of_the
     Random(shuffle).shuffle(results)
     assert rows_of(results)["s", "v1"]["share_of_gain"] == pytest.approx(100)  # of a1: (55 - 30) / (55 - 30)
     (note,) = [note for note in boards(results)[0].notes if "Gain shares" in note]
-    assert note.startswith("Gain shares of resnet18 go by timm:a1 (") and note.endswith(
-        "name of the 3 supervised rows."
-    )
+    assert note == "Gain shares of resnet18 go by timm:a1, the first by name of the 3 supervised rows."
 
 
 def test_a_row_with_a_failed_run_shows_its_scores_and_is_not_averaged():
@@ -330,7 +328,17 @@ def test_settings_that_a_task_fixes_are_noted_once():
 def test_two_checkpoints_of_one_name_stay_two_rows_and_are_noted():
     board = boards([result("a", score=1.0), result("a", score=2.0, sha256="f" * 64)])[0]
     assert [row.cells[0].mean for row in board.rows] == [2.0, 1.0]
-    assert "2 different checkpoints have this name" in board.notes[-1]
+    assert [row.checkpoint.name for row in board.rows] == ["a (ffffffff)", "a (61000000)"]
+    assert board.notes[-1] == (
+        "a (61000000), a (ffffffff): checkpoints of one name; the digits are the first of their sha256."
+    )
+
+
+def test_a_row_is_called_the_same_on_every_board_and_the_same_weights_have_one_name():
+    one = [result("tv", version=1, sha256="1" * 64), result("dino", version=2, sha256="1" * 64)]
+    other = result("dino", version=2, sha256="2" * 64)
+    found = [[row.checkpoint.name for row in board.rows] for board in boards([*one, other])]
+    assert found == [["dino (11111111)"], ["dino (11111111)", "dino (22222222)"]]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|x", "@SUM(A1)", "\tx", "\rx", "＝1", "+5", "--5", "-5-5"])

@@ -220,6 +220,48 @@ def test_class_folders_that_no_score_can_be_of_are_refused_before_anything_runs(
     assert f"data set colours: {message}" in said.err and not said.out
 
 
+def weights_file(path, shift):
+    """A file of test_resnet's weights, others for another shift."""
+    weights = {n: t + (t.is_floating_point() * shift) for n, t in open_checkpoint(STUDENT).weights.items()}
+    path.parent.mkdir(exist_ok=True)
+    torch.save(weights, path)
+    return str(path)
+
+
+ONE_TASK = ("--arch", "test_resnet", "--tasks", "colours-knn")
+
+
+def test_two_files_of_the_same_weights_are_one_row_and_that_is_said(world, tmp_path, capsys):
+    (tv, dino), results = (weights_file(tmp_path / f"{n}.pth", 0.01) for n in ("tv", "dino")), tmp_path / "results"
+    assert transfer(world, results, *ONE_TASK, checkpoints=(tv, dino)) == 0
+    out = capsys.readouterr().out
+    assert f"{dino} holds the same weights as {tv}: one row on the board, named tv\n1 cells: 1 to run" in out
+    assert "another suite" not in out
+    # later, and of another task: the row keeps its name
+    assert transfer(world, results, *ONE_TASK[:3], "colours-linear", checkpoints=(dino,)) == 0
+    out = capsys.readouterr().out
+    assert f"{dino} holds the same weights as tv, measured here before: one row, named tv\n" in out
+    names = {json.loads((results / path).read_text())["checkpoint"]["name"] for path in cells(results)}
+    assert names == {"tv"} and len(cells(results)) == 2
+
+
+def test_two_files_of_one_name_have_rows_that_are_told_apart_everywhere(world, tmp_path, capsys):
+    files = [weights_file(tmp_path / run / "last.pth", shift) for run, shift in (("r1", 0.01), ("r2", 0.02))]
+    rows = [f"last ({open_checkpoint(file, arch='test_resnet').identity[:8]})" for file in files]
+    assert transfer(world, tmp_path / "results", *ONE_TASK, checkpoints=files[:1]) == 0
+    assert rows[0] not in capsys.readouterr().out
+    assert transfer(world, tmp_path / "results", *ONE_TASK, checkpoints=files[1:]) == 0
+    out = capsys.readouterr().out
+    assert f"{files[1]}: other weights are called last too; its row is {rows[1]}\n" in out
+    assert f"to run  {rows[1]}  colours-knn  seed 0" in out
+    overview = out[out.index("overview") :].splitlines()
+    assert all(any(line.startswith(row) for line in overview) for row in rows)
+    board = (tmp_path / "results" / "leaderboard.md").read_text()
+    assert all(f"| {row} |" in board for row in rows)
+    assert cli.main(["compare", *rows, "--results", str(tmp_path / "results")]) == 0
+    assert rows[0] in capsys.readouterr().out
+
+
 def test_weights_that_do_not_fit_end_with_exit_code_3_and_no_row(world, tmp_path, capsys):
     weights = create_network("test_resnet").state_dict()
     weights.pop("conv1.weight" if "conv1.weight" in weights else next(iter(weights)))
