@@ -1,5 +1,6 @@
 """The command itself: a mistake about a path, or a pipe that ends first, is one line and an exit code."""
 
+import os
 import subprocess
 import sys
 
@@ -32,9 +33,12 @@ def test_a_path_that_cannot_be_written_is_one_line_that_names_it(command, name, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_reader_that_ends_first_is_one_line_and_no_traceback():
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # noticed at the end of the command, or at the first line
+def test_a_reader_that_ends_first_is_one_line_and_no_traceback(unbuffered):
     code = "import sys; from benchmarks import cli; sys.exit(cli.main(['data', 'ls']))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
     process.stdout.close()  # before anything is written
     said = process.stderr.read()
     assert process.wait() == 1
