@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from benchmarks.intervals import bootstrap_interval, half_width, mean, new_images_half_width, standard_deviation
+from benchmarks.names import board_names
 from benchmarks.notes import Note, baselines, notes_on
 from benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
 from benchmarks.ways import Way, is_measured, labels, way_of, with_known_settings
@@ -160,11 +161,13 @@ def boards(results: Iterable[Result]) -> list[Board]:
     """One board for each protocol, version and budget; a task on two versions of its data gets two columns.
 
     So does a task measured by two settings; results that do not say theirs join the others' where those agree.
+    A row has one name on all boards, see `benchmarks.names`; its results keep those they were measured by.
     """
     results = with_known_settings(results)
     named = labels(map(way_of, results))
+    names = board_names((result.checkpoint.sha256, result.checkpoint.name) for result in results)
     protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))
-    return [_board(p, [r for r in results if r.protocol == p], named) for p in protocols]
+    return [_board(p, [r for r in results if r.protocol == p], named, names) for p in protocols]
 
 
 def name_teachers(results: Iterable[Result]) -> list[Result]:
@@ -261,12 +264,12 @@ def average_ranks(board: Board) -> dict[str, Rank]:
     return {row.checkpoint.sha256: Rank(float(v), *ends) for row, v, *ends in zip(rows, values, low, high, strict=True)}
 
 
-def _board(protocol: Protocol, results: list[Result], named: dict[Way, str]) -> Board:
+def _board(protocol: Protocol, results: list[Result], named: dict[Way, str], names: dict[str, str]) -> Board:
     columns = _columns(results, named)
     rows = []
     for sha256 in sorted({result.checkpoint.sha256 for result in results}):
         own = tuple(result for result in results if result.checkpoint.sha256 == sha256)
-        card = min((result.checkpoint for result in own), key=lambda card: card.name)
+        card = replace(min((result.checkpoint for result in own), key=lambda card: card.name), name=names[sha256])
         rows.append(Row(card, own, columns, tuple(_cell(own, column) for column in columns)))
     rows.sort(key=_order)
     return Board(protocol, columns, tuple(rows), tuple(notes_on(columns, rows)))

@@ -41,6 +41,7 @@ class Cell:
     """What one process measures.
 
     Attributes:
+        name: under which the results in the folder know these weights, where it is not the checkpoint's own.
         data_fingerprint, data_stamp: of the data set, as the suite found it; see `data_stamp`.
         halved: why half the batch is tried, of a cell that did not fit into memory.
     """
@@ -52,6 +53,7 @@ class Cell:
     device: str
     results: Path
     force: bool = False
+    name: str | None = None
     data_fingerprint: str | None = None
     data_stamp: str | None = None
     halved: str = ""
@@ -93,6 +95,7 @@ def measure(cell: Cell) -> Result:
     """Run the task and put the result together."""
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     checkpoint = open_checkpoint(cell.spec, arch=cell.arch)
+    checkpoint = dataclasses.replace(checkpoint, name=cell.name or checkpoint.name)
     device = join(cell.device).device
     protocol = protocol_of(cell.task)
     work_dir = work_folder(cell, checkpoint.identity)

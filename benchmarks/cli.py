@@ -4,6 +4,8 @@ import argparse
 import errno
 import importlib
 import logging
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -29,6 +31,8 @@ VERBS: dict[str, tuple[str, str]] = {
 
 # A folder that may not be written, a full disk: the user's to mend.
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A path that leads nowhere, through a file, or to a folder where a file should be: likewise, but another path mends it.
+OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 EPILOG = """\
 the usual way:
@@ -59,15 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Turn expected errors into messages and exit codes."""
     try:
-        return run(args)
+        code = run(args)
+        sys.stdout.flush()  # here, where it is known what it means when nobody reads on
+        return code
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from here", 130)
     except ValueError as error:
         # By name: importing kdep.checkpoint for its LoadError would load torch for every verb.
         return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
-    except FileExistsError as error:
-        return fail(str(error), 1)
+    except BrokenPipeError:
+        if not reader_is_gone():
+            raise
+        return fail("nobody reads the output any more, so this stopped; the same command goes on from here", 1)
     except OSError as error:
+        path = error.filename2 or error.filename  # of two, the one that was asked for, not what is written beside it
+        if error.errno in OF_A_PATH and path:
+            return fail(f"{os.fsdecode(path)}: {error.strerror}", 1)
+        if error.errno is None and isinstance(error, FileExistsError):  # ours, a sentence already
+            return fail(str(error), 1)
         if error.errno not in OF_THE_DISK:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -76,6 +89,16 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
         if type(error).__name__ != "DivergedError":
             raise
         return fail(str(error), 1)
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output leads to a program that has ended, as behind `| head`; what is left for it is dropped."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # of no event but an end, which is always told
+    gone = bool(output.poll(0))
+    if gone:  # Python writes once more when it ends, and would complain then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def fail(message: str, code: int) -> int:

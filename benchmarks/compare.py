@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.intervals import half_width, mean, proportions_half_width, runs_needed, standard_deviation
+from benchmarks.names import board_names
 from benchmarks.results import Protocol, Result, read_results
 from benchmarks.ways import Way, describe_settings, labels, way_of, with_known_settings
 
@@ -44,7 +45,9 @@ class Difference:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep compare`."""
-    parser.add_argument("a", help="a checkpoint's name on the board, or the first digits of its sha256")
+    parser.add_argument(
+        "a", help="a checkpoint's name on the board or in its results, or the first digits of its sha256"
+    )
     parser.add_argument("b", help="the checkpoint to compare it with")
     parser.add_argument("--task", help="only this task")
     help_ = "folders of results [results]"
@@ -85,7 +88,7 @@ def compare(results: Iterable[Result], a: str, b: str, *, task: str | None = Non
     if first[0].checkpoint.sha256 == second[0].checkpoint.sha256:
         raise ValueError(f"{a} and {b} are the same checkpoint ({first[0].checkpoint.sha256[:8]})")
     pairs = _shared(first, second, task)
-    names = _names(first[0], second[0])
+    names = _names(finished, first[0], second[0])
     differences = []
     named = labels(pairs)
     for protocol in dict.fromkeys(way.protocol for way in pairs):
@@ -105,7 +108,7 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
     results = with_known_settings(results)
     finished = [result for result in results if result.status == "ok"]
     sides = [_of_checkpoint(finished, name) for name in (a, b)]
-    names = _names(sides[0][0], sides[1][0])
+    names = _names(finished, sides[0][0], sides[1][0])
     ways = [_by_way(side, task) for side in sides]
     differing = _differing(*ways)
     said = [f"{name}: measured in different ways, {first} against {second}." for name, first, second in differing]
@@ -215,7 +218,9 @@ def _advice(pairs: Sequence[float]) -> str:
 
 
 def _of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
-    found = [result for result in results if result.checkpoint.name == wanted]
+    """Every finished result of the weights meant, whatever name a file with them had when it was measured."""
+    names = _board_names(results)
+    found = [result for result in results if wanted in (result.checkpoint.name, names[result.checkpoint.sha256])]
     if not found and len(wanted) >= 4:
         found = [result for result in results if result.checkpoint.sha256.startswith(wanted)]
     known = sorted({f"{r.checkpoint.name} ({r.checkpoint.sha256[:8]})" for r in found or results})
@@ -225,14 +230,16 @@ def _of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
         )
     if len({result.checkpoint.sha256 for result in found}) > 1:
         raise ValueError(f"{wanted}: several checkpoints have this name: {', '.join(known)}; give the sha256's digits")
-    return found
+    return [result for result in results if result.checkpoint.sha256 == found[0].checkpoint.sha256]
 
 
-def _names(first: Result, second: Result) -> tuple[str, str]:
-    cards = first.checkpoint, second.checkpoint
-    if cards[0].name != cards[1].name:
-        return cards[0].name, cards[1].name
-    return f"{cards[0].name} ({cards[0].sha256[:8]})", f"{cards[1].name} ({cards[1].sha256[:8]})"
+def _names(results: Iterable[Result], first: Result, second: Result) -> tuple[str, str]:
+    names = _board_names(results)
+    return names[first.checkpoint.sha256], names[second.checkpoint.sha256]
+
+
+def _board_names(results: Iterable[Result]) -> dict[str, str]:
+    return board_names((result.checkpoint.sha256, result.checkpoint.name) for result in results)
 
 
 def _by_way(results: Iterable[Result], task: str | None) -> dict[Way, list[Result]]:

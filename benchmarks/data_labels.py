@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.data_findings import Finding
 from benchmarks.data_pictures import Picture, of_file
-from benchmarks.datasets import Dataset
+from benchmarks.datasets import Dataset, class_folders
 from benchmarks.huggingface import Rows
 from benchmarks.images import images_below
 from kdep.sources import SUFFIXES, Pack
@@ -41,6 +41,9 @@ def wrong_classes(splits: dict[str, Labels], dataset: Dataset, *, expected: int)
     fit = splits.get("fit")
     if fit is None:
         return
+    if len(fit.classes) < 2:
+        what = f"one only ({fit.classes[0]}), so every answer is right; two at least"
+        yield Finding("too few classes", f"classes of {dataset.files['fit']}", what)
     for role, split in splits.items():
         if odd := sorted(set(split.classes) ^ set(fit.classes)):
             yield Finding("classes differ", f"fit and {role}", f"{', '.join(odd[:5])} ({len(odd)}) only in one of them")
@@ -68,10 +71,7 @@ def _ignored(dataset: Dataset, folder: str) -> Iterator[Finding]:
 
 
 def _folders(dataset: Dataset, files: str) -> Labels:
-    root = dataset.root / files
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
-        raise ValueError(f"no class folder in {root}")
+    root, classes = dataset.root / files, class_folders(dataset, files)
     pictures, labels = [], []
     for label, name in enumerate(classes):
         below = sorted(images_below(root / name))

@@ -16,7 +16,8 @@ relative to the root:
 
 import hashlib
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,7 +104,7 @@ ADE20K_FILES = {
     "score_images": "images/validation",
     "score_masks": "annotations/validation",
 }
-SCENES = ("generated here", "drawn by benchmarks.scenes")
+SCENES = ("generated here", "benchmarks.scenes, which draws it")
 
 
 def _torchvision(name: str, images: dict[str, int], labels: int, licence: str, *, select: bool = False) -> Card:
@@ -274,9 +275,68 @@ def absent(dataset: Dataset) -> str | None:
     missing = next((path for path in paths(dataset) if not path.exists()), None)
     if missing is None:
         return None
-    if dataset.name not in CARDS:
-        return f"{missing} is not there"
-    return f"{missing} is not there; get it: kdep data prepare {dataset.name} (from {CARDS[dataset.name].get})"
+    for name in sorted(CARDS, key=lambda name: name != dataset.name):  # its own first
+        data_root = _data_root(dataset, name)
+        if data_root is not None:
+            command = shlex.join(["kdep", "data", "prepare", name, "--data-root", str(data_root)])
+            return f"{missing} is not there; get it: {command} (from {CARDS[name].get})"
+    return f"{missing} is not there"
+
+
+def _data_root(dataset: Dataset, name: str) -> Path | None:
+    """The data root below which a known set would lie where this one does; None where it never would."""
+    depth = len(Path(CARDS[name].folder).parts)
+    if depth > len(dataset.root.parts):
+        return None
+    data_root = dataset.root.parents[depth - 1]
+    there = known(name, data_root)
+    same = (there.layout, there.root, there.files) == (dataset.layout, dataset.root, dataset.files)
+    return data_root if same else None
+
+
+def class_folders(dataset: Dataset, files: str) -> list[str]:
+    """Names of the class folders of a split, sorted; hidden folders are none.
+
+    Raises:
+        ValueError: it is no folder, or holds none.
+    """
+    root = dataset.root / files
+    if not root.is_dir():
+        raise ValueError(f"data set {dataset.name}: {root} is not a folder of class folders")
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise ValueError(f"data set {dataset.name}: no class folder in {root}")
+    return found
+
+
+def check_classes(dataset: Dataset, fit: Sequence[str], other: Sequence[str], role: str) -> None:
+    """Refuse classes between which there is nothing to tell, and a split that has others than fit.
+
+    Raises:
+        ValueError: names the data set and the classes.
+    """
+    if len(fit) < 2:
+        raise ValueError(
+            f"data set {dataset.name}: fit has one class only ({fit[0]}), so every answer is right; two at least"
+        )
+    if tuple(fit) != tuple(other):
+        odd = sorted(set(fit) ^ set(other)) or ["their order"]
+        raise ValueError(
+            f"data set {dataset.name}: fit has {len(fit)} classes and {role} {len(other)}; they differ in "
+            f"{', '.join(odd[:5])}"
+        )
+
+
+def check_class_folders(dataset: Dataset) -> None:
+    """The same by the names of folders alone, for the layout that has a folder per class.
+
+    Raises:
+        ValueError: as `class_folders` and `check_classes`.
+    """
+    if dataset.layout == "imagefolder":
+        fit = class_folders(dataset, dataset.files["fit"])
+        for role, files in dataset.files.items():
+            check_classes(dataset, fit, class_folders(dataset, files), role)
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.datasets import Dataset
+from benchmarks.datasets import Dataset, check_classes, class_folders
 from benchmarks.huggingface import Rows
 from kdep.checkpoint import write_atomically
 from kdep.decode import UNREADABLE
@@ -170,17 +170,17 @@ def open_splits(dataset: Dataset, *, seed: int) -> Splits:
     """Open a data set's splits; without a select split of its own, a fifth of each class of fit is held out.
 
     Raises:
-        ValueError: splits of different classes, a class without images, or a file that is not there.
+        ValueError: one class only, splits of different classes, a class without images, or a file that is not there.
     """
     pool, score = open_split(dataset, "fit"), open_split(dataset, "score")
-    _check_classes(dataset, pool, score, "score")
+    check_classes(dataset, pool.classes, score.classes, "score")
     if "select" not in dataset.files:
         fit, select = hold_out(pool.labels, seed=seed)
         if not len(select):
             raise ValueError(f"data set {dataset.name}: one image per class in fit; choosing settings needs two")
         return Splits(pool, fit, select, score)
     select = open_split(dataset, "select")
-    _check_classes(dataset, pool, select, "select")
+    check_classes(dataset, pool.classes, select.classes, "select")
     labels = np.concatenate([pool.labels, select.labels])
     joined = Labelled(Joined(pool.source, select.source), labels, pool.classes, pool.where)
     positions = np.arange(len(joined))
@@ -206,24 +206,9 @@ def open_split(dataset: Dataset, role: str) -> Labelled:
     return LAYOUTS[dataset.layout](dataset, dataset.files[role])
 
 
-def _check_classes(dataset: Dataset, fit: Labelled, other: Labelled, role: str) -> None:
-    if fit.classes == other.classes:
-        return
-    odd = sorted(set(fit.classes) ^ set(other.classes)) or ["their order"]
-    raise ValueError(
-        f"data set {dataset.name}: fit has {len(fit.classes)} classes and {role} {len(other.classes)}; they differ in "
-        f"{', '.join(odd[:5])}"
-    )
-
-
 def _open_folders(dataset: Dataset, files: str) -> Labelled:
     """Class folders, sorted by name; images anywhere below them."""
-    root = dataset.root / files
-    if not root.is_dir():
-        raise ValueError(f"data set {dataset.name}: {root} is not a folder of class folders")
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
-        raise ValueError(f"data set {dataset.name}: no class folder in {root}")
+    root, classes = dataset.root / files, class_folders(dataset, files)
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

@@ -135,16 +135,17 @@ def _chosen_baselines(rows: Sequence["Row"]) -> Iterable[Note]:
         for role in ("random", "supervised"):
             if len(found := baselines(rows, role, arch)) > 1:
                 card = found[0].checkpoint
-                text = f"Gain shares of {arch} go by {card.name} ({card.sha256[:8]}), the first by name of the "
+                text = f"Gain shares of {arch} go by {card.name}, the first by name of the "
                 about = _about(row for row in rows if row.checkpoint.arch == arch)
                 yield Note(f"{text}{len(found)} {role} rows.", about)
 
 
 def _shared_names(rows: Sequence["Row"]) -> Iterable[Note]:
-    names = [row.checkpoint.name for row in rows]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        text = f"{name}: {names.count(name)} different checkpoints have this name; their sha256 tells them apart."
-        yield Note(text, _about(row for row in rows if row.checkpoint.name == name))
+    """Rows whose names had to be told apart."""
+    apart = [row for row in rows if row.checkpoint.name not in {result.checkpoint.name for result in row.results}]
+    if apart:
+        names = ", ".join(sorted(row.checkpoint.name for row in apart))
+        yield Note(f"{names}: checkpoints of one name; the digits are the first of their sha256.", _about(apart))
 
 
 def _measured(row: "Row") -> list[tuple["Column", "Cell"]]:

@@ -33,18 +33,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell and what is known of it before it runs: done, to run, or absent (with the reason)."""
+    """A cell and what is known of it before it runs: done, to run, or absent (with the reason).
+
+    `row` is the name of its row on the board, where that is not the checkpoint's.
+    """
 
     cell: Cell
     checkpoint: Checkpoint
     key: CellKey | None
     state: str
     reason: str = ""
+    row: str = ""
 
     @property
     def title(self) -> str:
         """How the cell is called on the terminal."""
-        return f"{self.checkpoint.name}  {self.cell.task.name}  seed {self.cell.seed}"
+        return f"{self.row or self.checkpoint.name}  {self.cell.task.name}  seed {self.cell.seed}"
 
     @property
     def path(self) -> Path:
@@ -63,10 +67,15 @@ class Planned:
 
 
 def look_up(dataset: datasets.Dataset) -> Found:
-    """Look at a data set on disk; once per suite, since a fingerprint reads every file's size."""
+    """Look at a data set on disk; once per suite, since a fingerprint reads every file's size.
+
+    Raises:
+        ValueError: its class folders, where it has such, are one only, or not the same in all splits.
+    """
     reason = datasets.absent(dataset)
     if reason is not None:
         return Found(None, None, reason)
+    datasets.check_class_folders(dataset)
     stamp = data_stamp(dataset)  # first: what changes while the fingerprint is taken must not go unseen
     return Found(datasets.fingerprint(dataset), stamp)
 

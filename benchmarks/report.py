@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -60,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--to is for export: kdep leaderboard export [DIR ...] --to {args.to}")
     if args.folders[0] == Path("merge"):
         return _run_merge(args)
+    if args.folders[0] == Path("compare"):
+        where = ["--results", str(args.results)] if args.results else []
+        command = shlex.join(["kdep", "compare", *map(str, args.folders[1:]), *where])
+        raise ValueError(f"compare is a verb of its own: {command}")
     if args.results is not None:
         raise ValueError("--results is for merge; the board of DIR is written to --out")
     results = write_leaderboard(args.folders, args.out or args.folders[0])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
 from benchmarks.tasks import Task
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -92,6 +93,7 @@ class Finetune(Pixels):
         return replace(self, epochs=max(1, round(share * self.epochs)), lr_step_epochs=steps)
 
 
+KINDS: dict[str, type[Pixels]] = {"knn": Knn, "linear": Linear, "fewshot": Fewshot, "finetune": Finetune}
 Kind = TypeVar("Kind", bound=Pixels)
 
 
@@ -110,7 +112,21 @@ def read_settings(kind: type[Kind], task: Task) -> Kind:
         raise ValueError(f"{task.name}: settings: {_explain(error.errors()[0])}") from error
 
 
+def check_settings(task: Task) -> None:
+    """Read a task's settings, of any kind, as its cell will read them: a mistake is found before anything runs.
+
+    Raises:
+        ValueError: names the task, the key, what was found and what would be right.
+    """
+    if task.kind in KINDS:
+        read_settings(KINDS[task.kind], task)
+    else:
+        read_toolbox_settings(task)
+
+
 def _explain(entry: Mapping[str, Any]) -> str:
+    if entry["type"] == "missing":
+        return f"{entry['loc'][0]} is missing"
     key = str(entry["loc"][0]) + ": " if entry["loc"] else ""
     found = f", got {entry['input']!r}" if entry["loc"] else ""
     return f"{key}{entry['msg'].removeprefix('Value error, ')}{found}"

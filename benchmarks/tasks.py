@@ -154,7 +154,10 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
         raise ValueError(f"{where}: {kind} reads {', '.join(LAYOUTS[KINDS[kind]])}, not {dataset.layout}")
     protocol = content.get("protocol", "fair")
     version = int(content.get("version", VERSIONS.get(protocol, 1)))
-    return Task(content["name"], kind, dataset, protocol, version, dict(content.get("settings") or {}))
+    settings = content.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where}: settings: expected keys such as size: 224, got {settings!r}")
+    return Task(content["name"], kind, dataset, protocol, version, dict(settings))
 
 
 def _having(protocol: str | None) -> list[str]:

@@ -9,19 +9,26 @@ from all results in the folder, also those of earlier calls.
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.cell import Cell
+from benchmarks.datasets import CARDS
 from benchmarks.leaderboard import terminal_table
 from benchmarks.locks import suite_in
+from benchmarks.names import board_names, first_names
 from benchmarks.plan import Planned, Times, describe_plan, look_up, measured_times, plan_cell
 from benchmarks.progress import Screen
 from benchmarks.report import write_leaderboard
 from benchmarks.results import Result, read_results
 from benchmarks.running import Limits, ended_like_ctrl_c, run_plan, visible_devices
+from benchmarks.settings import check_settings
 from benchmarks.tasks import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
+from kdep.checkpoint import Checkpoint
+from kdep.device import find_device
 from kdep.weights import open_checkpoint
 
 
@@ -70,33 +77,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run what is missing, rebuild the board; 0 all done, 1 some cell failed, 3 weights did not load."""
+    """Plan, run what is missing, rebuild the board; 0 done, 1 a cell failed or no data, 3 weights did not load."""
     tasks, seeds, limits = choose_tasks(args), parse_seeds(args.seeds), choose_limits(args)
-    plan = make_plan(args, tasks, seeds)
-    times, screen = known_times(args), Screen(sys.stdout)
-    screen.say(describe_plan(plan, times, jobs=limits.jobs, results=args.results))
+    before = read_results(args.results) if args.results.is_dir() else []
+    measured = first_names((result.checkpoint.sha256, result.checkpoint.name) for result in before)
+    opened, same = open_all(args, measured)
+    names, apart = row_names(opened, measured)
+    plan = make_plan(args, tasks, seeds, opened, names)
+    times, screen = known_times(args, before), Screen(sys.stdout)
+    screen.say("\n".join([*same, *apart, describe_plan(plan, times, jobs=limits.jobs, results=args.results)]))
+    if all(planned.state == "absent" for planned in plan):
+        sys.stderr.write(f"kdep: {nothing_there(args, tasks)}\n")
+        return 1
     if args.dry_run:
         return 0
     codes: list[int] = []
     if any(planned.state == "to run" for planned in plan):
         with suite_in(args.results), ended_like_ctrl_c():
             codes = run_plan(plan, limits, times, screen)
-    if any(planned.state != "absent" for planned in plan):
-        results = write_leaderboard(args.results, args.results)
-        screen.say("\n" + terminal_table(results).rstrip())
-        screen.say(f"\n{args.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
-        if said := missing_baselines(args, plan, results):
-            screen.say(f"\n{said}")
+    results = write_leaderboard(args.results, args.results)
+    screen.say("\n" + terminal_table(results).rstrip())
+    screen.say(f"\n{args.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
+    if said := missing_baselines(args, plan, results):
+        screen.say(f"\n{said}")
     return 3 if 3 in codes else int(any(codes))
 
 
-def make_plan(args: argparse.Namespace, tasks: list[Task], seeds: list[int]) -> list[Planned]:
-    """Every cell of checkpoints x tasks x seeds; each checkpoint is opened and each data set looked at once."""
-    checkpoints = [(spec, open_checkpoint(spec, arch=args.arch)) for spec in args.checkpoints]
+def open_all(args: argparse.Namespace, measured: Mapping[str, str]) -> tuple[dict[str, Checkpoint], list[str]]:
+    """Checkpoints by how they were asked for, none whose weights another has, and sentences on the names of rows.
+
+    Args:
+        args: of the command.
+        measured: sha256 -> name of what the folder of results has; that name stays the row's.
+    """
+    opened: dict[str, Checkpoint] = {}
+    said = []
+    for spec in args.checkpoints:
+        checkpoint = open_checkpoint(spec, arch=args.arch)
+        same = {other.identity: (first, other.name) for first, other in opened.items()}
+        if checkpoint.identity in same:
+            first, name = same[checkpoint.identity]
+            said.append(f"{spec} holds the same weights as {first}: one row on the board, named {name}")
+            continue
+        name = measured.get(checkpoint.identity, checkpoint.name)
+        if name != checkpoint.name:
+            said.append(f"{spec} holds the same weights as {name}, measured here before: one row, named {name}")
+        opened[spec] = replace(checkpoint, name=name)
+    return opened, said
+
+
+def row_names(opened: Mapping[str, Checkpoint], measured: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Identity -> name on the board once all is measured, and which checkpoint has digits behind it, in sentences."""
+    own = {checkpoint.identity: checkpoint.name for checkpoint in opened.values()}
+    names = board_names((dict(measured) | own).items())
+    apart = {spec: c for spec, c in opened.items() if names[c.identity] != c.name}
+    return names, [
+        f"{spec}: other weights are called {c.name} too; its row is {names[c.identity]}" for spec, c in apart.items()
+    ]
+
+
+def make_plan(
+    args: argparse.Namespace,
+    tasks: list[Task],
+    seeds: list[int],
+    opened: Mapping[str, Checkpoint],
+    names: Mapping[str, str],
+) -> list[Planned]:
+    """Every cell of checkpoints x tasks x seeds; each data set is looked at once."""
     sets = {repr(task.dataset): task.dataset for task in tasks}  # tasks share them
     data = {name: look_up(dataset) for name, dataset in sets.items()}
     plan = []
-    for spec, checkpoint in checkpoints:
+    for spec, checkpoint in opened.items():
         for task in tasks:
             found = data[repr(task.dataset)]
             for seed in seeds:
@@ -108,10 +159,11 @@ def make_plan(args: argparse.Namespace, tasks: list[Task], seeds: list[int]) -> 
                     device=args.device,
                     results=args.results.resolve(),
                     force=args.force,
+                    name=checkpoint.name,
                     data_fingerprint=found.fingerprint,
                     data_stamp=found.stamp,
                 )
-                plan.append(plan_cell(cell, checkpoint, found.reason))
+                plan.append(replace(plan_cell(cell, checkpoint, found.reason), row=names[checkpoint.identity]))
     return plan
 
 
@@ -119,8 +171,9 @@ def choose_limits(args: argparse.Namespace) -> Limits:
     """Cells at once, their time, their GPUs.
 
     Raises:
-        ValueError: less than one cell, or no time.
+        ValueError: a device that is not there, less than one cell, or no time.
     """
+    find_device(args.device)
     devices = visible_devices(args.device)
     jobs = max(1, len(devices)) if args.jobs is None else args.jobs
     if jobs < 1:
@@ -130,28 +183,42 @@ def choose_limits(args: argparse.Namespace) -> Limits:
     return Limits(jobs, None if args.timeout is None else 60 * args.timeout, devices)
 
 
-def known_times(args: argparse.Namespace) -> Times:
+def known_times(args: argparse.Namespace, results: list[Result]) -> Times:
     """What cells in the folder of results have taken on this kind of device."""
     cpu = args.device == "cpu" or not torch.cuda.is_available()
-    return measured_times(read_results(args.results) if args.results.is_dir() else [], cpu=cpu)
+    return measured_times(results, cpu=cpu)
 
 
 def choose_tasks(args: argparse.Namespace) -> list[Task]:
-    """Tasks of the suite, or those named.
+    """Tasks of the suite, or those named, with settings that their cells can read.
 
     Raises:
-        ValueError: neither was given, or a task is not in the suite.
+        ValueError: neither was given, a task is not in the suite, or a mistake in a file; names it.
     """
     names = [name for name in (args.tasks or "").split(",") if name]
     root, protocol = args.data_root.resolve(), args.protocol
     if args.suite is None:
         if not names:
             raise ValueError("say what to measure: --suite NAME or --tasks A,B")
-        return [load_task(name, root, protocol=protocol).at(args.budget) for name in names]
+        return [checked(load_task(name, root, protocol=protocol), "--tasks").at(args.budget) for name in names]
     tasks = load_suite(args.suite, root, protocol=protocol)
     if unknown := [name for name in names if name not in [task.name for task in tasks]]:
         raise ValueError(f"--tasks {unknown[0]}: suite {args.suite} has {', '.join(task.name for task in tasks)}")
-    return [task.at(args.budget) for task in tasks if not names or task.name in names]
+    chosen = [task for task in tasks if not names or task.name in names]
+    return [checked(task, f"suite {args.suite}").at(args.budget) for task in chosen]
+
+
+def checked(task: Task, source: str) -> Task:
+    """The task, once its settings have been read as its cell will read them.
+
+    Raises:
+        ValueError: names where the task comes from, the task, the key, and what would be right.
+    """
+    try:
+        check_settings(task)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return task
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -167,6 +234,20 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"--seeds {text!r}: each seed once, none below 0")
     return seeds
+
+
+def nothing_there(args: argparse.Namespace, tasks: list[Task]) -> str:
+    """Where data sets were looked for when none is there, and how to say where they lie."""
+    own = next((task.dataset for task in tasks if task.dataset.name not in CARDS), None)
+    place = args.data_root.resolve()
+    text = f"nothing to measure: no data set of these tasks is below {place}; --data-root DIR says where"
+    if own is None:
+        return f"{text} they lie"
+    files = ", ".join(f"{role}: {value}" for role, value in own.files.items())
+    return (
+        f"{text} they lie. A suite's `root` starts there and its `files` at `root`: {own.name} was looked for in "
+        f"{own.root} with {files}"
+    )
 
 
 def missing_baselines(args: argparse.Namespace, plan: list[Planned], results: list[Result]) -> str:

@@ -69,19 +69,32 @@ def gathered(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([part[: int(own)] for part, own in zip(parts, counts, strict=True)])
 
 
+def find_device(name: str) -> str:
+    """The device meant by a name; 'auto' is a GPU where torch sees one, else the CPU.
+
+    Raises:
+        ValueError: no such name, or a GPU that torch does not see.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device {name!r}: there are auto, cpu, cuda and, of several GPUs, cuda:0, cuda:1 and so on")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device {name}: torch {torch.__version__} sees no CUDA device; use cpu or auto")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise ValueError(f"device {name}: torch sees {torch.cuda.device_count()} GPUs, numbered from cuda:0")
+    return name
+
+
 def join(device: str) -> Process:
     """Find this process's place: torchrun's environment where there is one, else a single process.
 
     Raises:
-        ValueError: CUDA was asked for and there is none.
+        ValueError: as `find_device`.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if chosen.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"device {device}: torch {torch.__version__} sees no CUDA device; use device=cpu or device=auto"
-        )
+    chosen = find_device(device)
     if chosen == "cuda":
         chosen = f"cuda:{local}"
         torch.cuda.set_device(local)

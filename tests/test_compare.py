@@ -237,6 +237,18 @@ def test_a_checkpoint_is_found_by_name_or_digits_and_never_guessed():
     with pytest.raises(ValueError, match="are the same checkpoint"):
         compare(results, "beef", "beefbe")
     assert "A (41000000) from A (beefbeef)" in compare(results, "41000000", "beef")[-1].sentence
+    assert compare(results, "A (41000000)", "A (beefbeef)") == compare(results, "41000000", "beef")
+
+
+def test_results_of_the_same_weights_count_under_whatever_name_they_were_measured():
+    results = [
+        result("A", "x-linear", 0, 1.0),
+        result("B", "x-linear", 1, 2.0, sha256=b"A".hex().ljust(64, "0")),
+    ]
+    results += runs("C", "x-linear", [5.0, 6.0])
+    assert {compare(results, name, "C", task="x-linear")[0].n for name in ("A", "B")} == {2}
+    with pytest.raises(ValueError, match="A and B are the same checkpoint"):
+        compare(results, "A", "B")
 
 
 def test_nothing_in_common_says_what_each_has():

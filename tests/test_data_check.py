@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,14 @@ def truncated_jpeg(root):
     path = root / "train" / "bee" / "3.jpg"
     path.write_bytes(path.read_bytes()[:-40])
     return "image cannot be read", str(path)
+
+
+def test_a_set_of_one_class_is_a_defect(tmp_path):
+    dataset = folders(tmp_path)
+    for name in ("bee", "cow"):
+        for split in ("train", "test"):
+            shutil.rmtree(tmp_path / split / name)
+    assert defects(dataset) == [("too few classes", "classes of train")]
 
 
 def empty_class(root):

@@ -1,12 +1,14 @@
 """The fingerprint of a data set: other data has another one, and what no reader opens does not count."""
 
 import dataclasses
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from benchmarks.datasets import Dataset, absent, fingerprint
+from benchmarks.datasets import CARDS, Dataset, absent, fingerprint, known
+from benchmarks.tasks import load_task
 from tests import toolbox_trees as trees
 from tests.conftest import draw
 
@@ -76,6 +78,18 @@ def test_a_folder_of_the_hub_below_a_hidden_one_is_seen(tmp_path):
     full = fingerprint(dataset)
     (root / "cache-1.arrow").write_bytes(b"left by reading")
     assert empty != full == fingerprint(dataset)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_what_is_absent_is_got_by_the_command_that_puts_it_where_it_was_looked_for(name, tmp_path):
+    for data_root in (tmp_path / "my data", Path("here"), Path()):
+        command = absent(known(name, data_root)).partition("get it: kdep ")[2].rpartition(" (from ")[0]
+        assert shlex.split(command) == ["data", "prepare", name, "--data-root", str(data_root)]
+    assert absent(known("scenes", tmp_path)).endswith(" (from benchmarks.scenes, which draws it)")
+    shipped = load_task("scenes-segment", tmp_path).dataset
+    assert f"kdep data prepare scenes-ade20k --data-root {tmp_path} (from" in absent(shipped)
+    own = dataclasses.replace(known(name, tmp_path), root=tmp_path / "mine")
+    assert absent(own).endswith(" is not there")
 
 
 def test_a_voc_tree_without_its_images_or_masks_is_absent(tmp_path):

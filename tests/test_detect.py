@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from benchmarks.openmmlab import boxes, detect, looks
-from benchmarks.openmmlab.runner import CONFIGS, train
+from benchmarks.openmmlab.runner import train
+from benchmarks.openmmlab.settings import CONFIGS
 from kdep.checkpoint import LoadError
 from tests import toolbox_trees as trees
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdep import device
-from kdep.device import choose_precision, describe_cpu, join
+from kdep.device import choose_precision, describe_cpu, find_device, join
 
 SCRIPT = """
 import resource, torch
@@ -92,3 +92,18 @@ def test_processes_wait_for_hours_while_the_first_works(monkeypatch):
     monkeypatch.setattr("kdep.device.keep_freed_memory", lambda: None)
     assert join("cpu").rank == 1
     assert joined["timeout"].total_seconds() >= 12 * 3600
+
+
+def test_a_device_has_one_of_the_documented_names_and_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [find_device(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == ["cuda", "cpu", "cuda", "cuda:1"]
+    with pytest.raises(ValueError, match="device cuda:2: torch sees 2 GPUs, numbered from cuda:0"):
+        find_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="device cuda: .* sees no CUDA device; use cpu or auto"):
+        find_device("cuda")
+    for name in ("gpu", "cuda:", "cuda:one", "CPU"):
+        with pytest.raises(ValueError, match=f"device '{name}': there are auto, cpu, cuda"):
+            join(name)

@@ -98,6 +98,23 @@ def test_splits_of_different_classes_are_refused(folders, tmp_path):
         open_splits(folders, seed=0)
 
 
+def test_one_class_alone_is_refused_in_every_layout(folders, tmp_path):
+    for split in ("train", "test"):
+        for name in CLASSES[1:]:
+            shutil.rmtree(tmp_path / split / name)
+    with pytest.raises(ValueError, match=rf"data set zoo: fit has one class only \({CLASSES[0]}\)"):
+        open_splits(folders, seed=0)
+    blob = next(tmp_path.rglob("*.png")).read_bytes()
+    content = {}
+    for split in ("train", "test"):
+        content[f"{split}_blob"] = np.frombuffer(2 * blob, np.uint8)
+        content[f"{split}_offsets"] = np.array([0, len(blob), 2 * len(blob)])
+        content[f"{split}_labels"] = np.zeros(2, np.int16)
+    np.savez(tmp_path / "one.npz", **content)
+    with pytest.raises(ValueError, match="data set zoo: fit has one class only"):
+        open_splits(Dataset("zoo", "npz", tmp_path, {"fit": "one.npz:train", "score": "one.npz:test"}), seed=0)
+
+
 def test_a_class_without_an_image_is_named(folders, tmp_path):
     (tmp_path / "train" / "dog").mkdir()
     with pytest.raises(ValueError, match="class 'dog' has no image"):

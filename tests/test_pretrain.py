@@ -372,13 +372,13 @@ def test_a_folder_that_may_not_be_written_is_named_and_other_errors_of_files_are
     def denied(args):
         raise PermissionError(errno.EACCES, "Permission denied", "/banks/.lock")
 
-    def absent(args):
-        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/banks/0.npy")
+    def broken(args):
+        raise OSError(errno.EIO, "Input/output error", "/banks/0.npy")
 
     assert guarded(denied, argparse.Namespace()) == 1
     assert capsys.readouterr().err.startswith("kdep: /banks/.lock: Permission denied; ")
-    with pytest.raises(FileNotFoundError):
-        guarded(absent, argparse.Namespace())
+    with pytest.raises(OSError, match="Input/output error"):
+        guarded(broken, argparse.Namespace())
 
 
 def test_a_dry_run_prints_every_key_with_its_value_and_begins_nothing(tiny, tmp_path, capsys):

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from benchmarks import report
+from benchmarks import cli, report
 from benchmarks.board import average_ranks, boards
 from benchmarks.costs import duration
 from benchmarks.curves import cost_panels, efficiency_panels, fitted_images, regularisation_path
@@ -72,9 +72,7 @@ def test_of_several_baselines_the_first_by_name_counts_whatever_the_order_of_the
     Random(shuffle).shuffle(results)
     assert rows_of(results)["s", "v1"]["share_of_gain"] == pytest.approx(100)  # of a1: (55 - 30) / (55 - 30)
     (note,) = [note for note in boards(results)[0].notes if "Gain shares" in note]
-    assert note.startswith("Gain shares of resnet18 go by timm:a1 (") and note.endswith(
-        "name of the 3 supervised rows."
-    )
+    assert note == "Gain shares of resnet18 go by timm:a1, the first by name of the 3 supervised rows."
 
 
 def test_a_row_with_a_failed_run_shows_its_scores_and_is_not_averaged():
@@ -330,7 +328,17 @@ def test_settings_that_a_task_fixes_are_noted_once():
 def test_two_checkpoints_of_one_name_stay_two_rows_and_are_noted():
     board = boards([result("a", score=1.0), result("a", score=2.0, sha256="f" * 64)])[0]
     assert [row.cells[0].mean for row in board.rows] == [2.0, 1.0]
-    assert "2 different checkpoints have this name" in board.notes[-1]
+    assert [row.checkpoint.name for row in board.rows] == ["a (ffffffff)", "a (61000000)"]
+    assert board.notes[-1] == (
+        "a (61000000), a (ffffffff): checkpoints of one name; the digits are the first of their sha256."
+    )
+
+
+def test_a_row_is_called_the_same_on_every_board_and_the_same_weights_have_one_name():
+    one = [result("tv", version=1, sha256="1" * 64), result("dino", version=2, sha256="1" * 64)]
+    other = result("dino", version=2, sha256="2" * 64)
+    found = [[row.checkpoint.name for row in board.rows] for board in boards([*one, other])]
+    assert found == [["dino (11111111)"], ["dino (11111111)", "dino (22222222)"]]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|x", "@SUM(A1)", "\tx", "\rx", "＝1", "+5", "--5", "-5-5"])
@@ -585,6 +593,12 @@ def test_the_command_rebuilds_the_board_beside_the_results(tmp_path, capsys):
     first = (tmp_path / "one" / "leaderboard.html").read_bytes()
     assert report.run(parser.parse_args([str(tmp_path / "one"), str(tmp_path / "two")])) == 0
     assert (tmp_path / "one" / "leaderboard.html").read_bytes() == first
+
+
+def test_compare_behind_leaderboard_says_the_command_that_is_right(capsys):
+    words = ["leaderboard", "compare", "a", "random:resnet18", "--results", "demo/results"]
+    assert cli.main(words) == 2
+    assert "kdep compare a random:resnet18 --results demo/results\n" in capsys.readouterr().err
 
 
 def test_no_results_make_an_empty_board_not_an_error(tmp_path):

@@ -435,7 +435,7 @@ def test_the_plan_says_time_and_disk(suite, tmp_path):
 
 
 def test_a_cell_trusts_the_suites_fingerprint_while_the_data_stays_as_it_was(tmp_path, monkeypatch):
-    for folder in ("a/x", "b/x"):
+    for folder in ("a/x", "a/y", "b/x", "b/y"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "1.png").write_bytes(b"1")
     dataset = Dataset("d", "imagefolder", tmp_path, {"fit": "a", "score": "b"})

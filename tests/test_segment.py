@@ -13,8 +13,8 @@ from benchmarks.openmmlab import hooks, looks, segment
 from benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
 from benchmarks.openmmlab.masks import label_names, split_configs
 from benchmarks.openmmlab.resume import go_on
-from benchmarks.openmmlab.runner import CONFIGS, train
-from benchmarks.openmmlab.settings import read_settings
+from benchmarks.openmmlab.runner import train
+from benchmarks.openmmlab.settings import CONFIGS, read_settings
 from benchmarks.tasks import load_task
 from kdep.checkpoint import LoadError, fingerprint, load_exactly
 from tests import toolbox_trees as trees

@@ -5,7 +5,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.openmmlab import detect, segment
-from benchmarks.openmmlab.runner import CONFIGS
+from benchmarks.openmmlab.settings import CONFIGS
 from tests import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab

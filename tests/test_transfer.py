@@ -102,13 +102,63 @@ def test_tasks_and_seeds_choose_cells(world, tmp_path, capsys):
 
 def test_a_failing_cell_is_reported_and_the_rest_goes_on(world, tmp_path, capsys):
     suite = yaml.safe_load((world / "suite.yaml").read_text())
-    suite["tasks"][0]["settings"]["sise"] = 3
+    suite["tasks"][0]["settings"]["k"] = 1000
     (world / "broken.yaml").write_text(yaml.safe_dump(suite))
     assert transfer(world, tmp_path, suite="broken.yaml") == 1
     out = capsys.readouterr().out
-    assert "FAILED with exit code 1" in out and "sise" in out
+    assert "FAILED with exit code 1" in out and "fit has only" in out
     done = [path for path in cells(tmp_path) if not path.endswith("failed.json")]
     assert len(done) == 1 and "colours-linear" in done[0]
+
+
+SEGMENT = {"config": "segment_fcn", "iterations": 2, "batch_size": 2, "lr": 0.01, "weight_decay": 0.0, "crop": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("knn", {"sise": 32}, "mine: settings: unknown key sise; knn has size, "),
+        ("knn", ["size"], "task mine: settings: expected keys such as size: 224, got ['size']"),
+        ("linear", {"size": "large"}, "mine: settings: size: "),
+        ("fewshot", {"size": 32}, "mine: settings: share is missing"),
+        ("finetune", {"precision": "int8"}, "mine: settings: precision: "),
+        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "weight_decay"}, "setting weight_decay is missing"),
+        ("segment", {**SEGMENT, "weight_decay": None}, "mine: weight_decay is None; a number of at least 0"),
+        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "crop"}, "mine: setting crop is missing"),
+        ("segment", {**SEGMENT, "scale": ["wide", 2]}, "mine: scale is ['wide', 2]; two positive numbers"),
+        ("segment", {**SEGMENT, "config": "segment_fnc"}, "mine: no config 'segment_fnc'; there are segment_fcn"),
+        ("detect", {"iterations": 2}, "mine: setting config is missing, setting batch_size is missing"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_settings_that_no_cell_could_read_stop_the_suite_before_anything_runs(
+    world, tmp_path, capsys, kind, settings, message, more
+):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    dataset = suite["tasks"][0]["dataset"]
+    if kind in ("segment", "detect"):
+        dataset = dataset | {"layout": "voc"}
+    suite["tasks"].append({"name": "mine", "kind": kind, "dataset": dataset, "settings": settings})
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", *more, suite=tmp_path / "wrong.yaml") == 2
+    said = capsys.readouterr()
+    assert message in said.err and str(tmp_path / "wrong.yaml") in said.err and said.err.count("\n") == 1
+    assert not said.out and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("gpu", "device 'gpu': there are auto, cpu, cuda"), ("cuda", "sees no CUDA device"), ("cuda:x", "'cuda:x'")],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_device_that_is_not_there_stops_the_suite_before_anything_runs(
+    world, tmp_path, capsys, monkeypatch, device, message, more
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert transfer(world, tmp_path / "results", "--device", device, *more) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1
+    assert not said.out and not (tmp_path / "results").exists()
 
 
 def test_a_few_shot_cell_is_measured_and_is_the_same_at_every_budget(world, tmp_path, capsys):
@@ -127,10 +177,89 @@ def test_a_few_shot_cell_is_measured_and_is_the_same_at_every_budget(world, tmp_
 
 def test_an_absent_data_set_is_listed_as_absent(tmp_path, capsys):
     arguments = ["transfer", STUDENT, "--suite", "all", "--data-root", str(tmp_path), "--dry-run"]
-    assert cli.main(arguments) == 0
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "0 to run, 0 done" in said.out
+    assert all(f"absent  {name}: " in said.out for name in task_names())
+    assert f"kdep: nothing to measure: no data set of these tasks is below {tmp_path}; --data-root DIR" in said.err
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_suite_without_any_data_fails_and_says_where_it_looked(world, tmp_path, capsys, more):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["dataset"]["root"] = "color"  # the tasks share it, as YAML's anchor
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", *more, suite=tmp_path / "typo.yaml") == 1
+    said = capsys.readouterr()
+    assert "0 to run, 0 done, 2 without data" in said.out and not (tmp_path / "results").exists()
+    assert f"colours was looked for in {world / 'color'} with fit: train, score: test\n" in said.err
+
+
+def test_a_suite_of_which_only_some_data_is_absent_does_what_it_can(world, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["dataset"] = suite["tasks"][0]["dataset"] | {"root": "color"}
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", "--dry-run", suite=tmp_path / "typo.yaml") == 0
+    said = capsys.readouterr()
+    assert "1 to run, 0 done, 1 without data" in said.out and not said.err
+
+
+@pytest.mark.parametrize(
+    ("split", "gone", "message"),
+    [("*", (1, 2), "fit has one class only (class0)"), ("test", (2,), "fit has 3 classes and score 2")],
+)
+def test_class_folders_that_no_score_can_be_of_are_refused_before_anything_runs(
+    world, tmp_path, capsys, split, gone, message
+):
+    shutil.copytree(world, tmp_path / "world")
+    for label in gone:
+        for folder in (tmp_path / "world" / "colours").glob(f"{split}/class{label}"):
+            shutil.rmtree(folder)
+    assert transfer(tmp_path / "world", tmp_path / "results") == 2
+    said = capsys.readouterr()
+    assert f"data set colours: {message}" in said.err and not said.out
+
+
+def weights_file(path, shift):
+    """A file of test_resnet's weights, others for another shift."""
+    weights = {n: t + (t.is_floating_point() * shift) for n, t in open_checkpoint(STUDENT).weights.items()}
+    path.parent.mkdir(exist_ok=True)
+    torch.save(weights, path)
+    return str(path)
+
+
+ONE_TASK = ("--arch", "test_resnet", "--tasks", "colours-knn")
+
+
+def test_two_files_of_the_same_weights_are_one_row_and_that_is_said(world, tmp_path, capsys):
+    (tv, dino), results = (weights_file(tmp_path / f"{n}.pth", 0.01) for n in ("tv", "dino")), tmp_path / "results"
+    assert transfer(world, results, *ONE_TASK, checkpoints=(tv, dino)) == 0
     out = capsys.readouterr().out
-    assert "0 to run, 0 done" in out
-    assert all(f"absent  {name}: " in out for name in task_names())
+    assert f"{dino} holds the same weights as {tv}: one row on the board, named tv\n1 cells: 1 to run" in out
+    assert "another suite" not in out
+    # later, and of another task: the row keeps its name
+    assert transfer(world, results, *ONE_TASK[:3], "colours-linear", checkpoints=(dino,)) == 0
+    out = capsys.readouterr().out
+    assert f"{dino} holds the same weights as tv, measured here before: one row, named tv\n" in out
+    names = {json.loads((results / path).read_text())["checkpoint"]["name"] for path in cells(results)}
+    assert names == {"tv"} and len(cells(results)) == 2
+
+
+def test_two_files_of_one_name_have_rows_that_are_told_apart_everywhere(world, tmp_path, capsys):
+    files = [weights_file(tmp_path / run / "last.pth", shift) for run, shift in (("r1", 0.01), ("r2", 0.02))]
+    rows = [f"last ({open_checkpoint(file, arch='test_resnet').identity[:8]})" for file in files]
+    assert transfer(world, tmp_path / "results", *ONE_TASK, checkpoints=files[:1]) == 0
+    assert rows[0] not in capsys.readouterr().out
+    assert transfer(world, tmp_path / "results", *ONE_TASK, checkpoints=files[1:]) == 0
+    out = capsys.readouterr().out
+    assert f"{files[1]}: other weights are called last too; its row is {rows[1]}\n" in out
+    assert f"to run  {rows[1]}  colours-knn  seed 0" in out
+    overview = out[out.index("overview") :].splitlines()
+    assert all(any(line.startswith(row) for line in overview) for row in rows)
+    board = (tmp_path / "results" / "leaderboard.md").read_text()
+    assert all(f"| {row} |" in board for row in rows)
+    assert cli.main(["compare", *rows, "--results", str(tmp_path / "results")]) == 0
+    assert rows[0] in capsys.readouterr().out
 
 
 def test_weights_that_do_not_fit_end_with_exit_code_3_and_no_row(world, tmp_path, capsys):

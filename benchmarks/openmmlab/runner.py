@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.openmmlab import compat
 from benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
-from benchmarks.openmmlab.settings import Settings
+from benchmarks.openmmlab.settings import Settings, config_file
 from benchmarks.tasks import Task
 from benchmarks.unfinished import LAST, forget_others
 from kdep.checkpoint import Checkpoint
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
     from torch.utils.data import DataLoader
-
-CONFIGS = Path(__file__).parents[2] / "configs" / "transfer"
 
 
 class Cell(NamedTuple):
@@ -58,14 +56,10 @@ def read_config(cell: Cell, *, toolbox: str) -> "Config":
     compat.prepare()
     from mmengine.config import Config
 
-    task, name = cell.task, cell.settings.config
-    path = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
-    if not path.is_file():
-        names = sorted(found.stem for found in CONFIGS.glob(f"{task.kind}_*.py"))
-        raise ValueError(f"{task.name}: no config {name!r}; there are {', '.join(names)}, or the path of your own")
+    path = config_file(cell.task, cell.settings.config)
     config = Config.fromfile(path)
     if config.get("default_scope") != toolbox:
-        raise ValueError(f"{path}: a config of {config.get('default_scope')}; {task.kind} needs one of {toolbox}")
+        raise ValueError(f"{path}: a config of {config.get('default_scope')}; {cell.task.kind} needs one of {toolbox}")
     _set_backbone(config, cell, toolbox)
     # The toolboxes' raw images are 0..255. Another normalisation than the student's costs accuracy at once.
     mean, std = ([255 * value for value in values] for values in (cell.checkpoint.mean, cell.checkpoint.std))

@@ -1,9 +1,13 @@
 """Settings of segmentation and detection tasks: the keys of their YAML, checked."""
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
+from benchmarks import tasks
 from benchmarks.tasks import Task
+
+CONFIGS = tasks.CONFIGS / "transfer"
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ def _checked(task: Task, name: str, value: Any) -> Any:
         right = type(value) in (int, float) and value >= REAL[name]
         expected = f"a number of at least {REAL[name]}"
     elif name in PAIRS:
-        right = isinstance(value, list | tuple) and len(value) == 2 and all(number > 0 for number in value)
+        right = isinstance(value, list | tuple) and len(value) == 2
+        right = right and all(type(number) in (int, float) and number > 0 for number in value)
         right = right and (name == "scale" or value[0] <= value[1])
         right = right and (name != "drops" or value[1] <= 1)
         expected, value = PAIRS[name], tuple(value) if right else value
@@ -119,4 +124,19 @@ def _checked(task: Task, name: str, value: Any) -> Any:
         expected = "a name or a path" if name == "config" else "true or false"
     if not right:
         raise ValueError(f"{task.name}: {name} is {value!r}; {expected} is right")
+    if name == "config":
+        config_file(task, value)
     return value
+
+
+def config_file(task: Task, name: str) -> Path:
+    """The mmengine config that a task names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
+    if not path.is_file():
+        names = sorted(found.stem for found in CONFIGS.glob(f"{task.kind}_*.py"))
+        raise ValueError(f"{task.name}: no config {name!r}; there are {', '.join(names)}, or the path of your own")
+    return path
