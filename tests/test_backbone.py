@@ -167,10 +167,10 @@ def test_a_plain_state_dict_opens_with_its_architecture_and_without_its_classifi
     assert all(torch.equal(weights[name], tensor) for name, tensor in checkpoint.weights.items())
 
 
-def test_a_state_dict_under_a_wrong_prefix_is_refused_with_the_names(tmp_path):
+def test_a_state_dict_under_wrong_names_is_refused_with_the_names(tmp_path):
     weights = create_network("test_resnet").state_dict()
-    save({f"net.{name}": tensor for name, tensor in weights.items()}, tmp_path / "w.pth")
-    with pytest.raises(LoadError, match=rf"{len(weights)} missing .first \['conv1.*unexpected .first \['net.conv1"):
+    save({f"net_{name}": tensor for name, tensor in weights.items()}, tmp_path / "w.pth")
+    with pytest.raises(LoadError, match=rf"{len(weights)} missing .first \['conv1.*unexpected .first \['net_conv1"):
         open_checkpoint(str(tmp_path / "w.pth"), arch="test_resnet")
 
 
