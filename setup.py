@@ -5,8 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 REQUIRED = [
-    "torch>=2.4",  # torch.serialization.add_safe_globals; fused optimizers on the CPU
-    "torchvision>=0.19",  # the release that goes with torch 2.4; its ops stand in for mmcv's
+    "torch>=2.5",  # the safe reader makes objects of classes that it is given; fused optimizers on the CPU
+    "torchvision>=0.20",  # the release that goes with torch 2.5; its ops stand in for mmcv's
     "timm>=1.0.12,<2",  # head_hidden_size, is_model_in_modules; 2 may rename tensors
     "numpy>=1.24",  # Generator(Philox) with a counter, wheels for Python 3.10 to 3.13
     "pillow>=10.1",  # Image.Resampling; fixes for truncated files

@@ -2,8 +2,8 @@
 
     python -m benchmarks.check_refusals OUT.json
 
-A wrong prefix, one missing tensor, a ResNetV1c target, a file that is no checkpoint, and a pickle that would run code.
-None may run, none may leave a row.
+Two networks of which none is named, one missing tensor, a ResNetV1c target, a file that is no checkpoint, and a pickle
+that would run code. None may run, none may leave a row.
 """
 
 import argparse
@@ -25,11 +25,13 @@ from kdep.export import export_weights
 ARCH = "resnet18"
 
 
-def wrong_prefix(folder: Path) -> list[str]:
-    """Weights under a name that no loader knows."""
-    weights = {f"net.{name}": tensor for name, tensor in create_network(ARCH).state_dict().items()}
-    torch.save(weights, folder / "wrong_prefix.pth")
-    return transfer(folder, "wrong_prefix.pth")
+def unnamed_networks(folder: Path) -> list[str]:
+    """Two networks under names that say nothing."""
+    own = create_network(ARCH).state_dict().items()
+    torch.save(
+        {f"{word}.{name}": tensor for word in ("a", "b") for name, tensor in own}, folder / "unnamed_networks.pth"
+    )
+    return transfer(folder, "unnamed_networks.pth")
 
 
 def missing_tensor(folder: Path) -> list[str]:
@@ -84,7 +86,7 @@ def transfer(folder: Path, name: str) -> list[str]:
     return [*command, "--suite", "demo", "--data-root", str(folder), "--results", str(folder / "results")]
 
 
-CASES = (wrong_prefix, missing_tensor, resnet_v1c, not_a_checkpoint, pickle_with_code)
+CASES = (unnamed_networks, missing_tensor, resnet_v1c, not_a_checkpoint, pickle_with_code)
 
 
 def check() -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ convolution has inputs (320 of 1280). Hence the default is per architecture, and
 """
 
 import copy
+import difflib
 from collections.abc import Sequence
 
 import timm
@@ -190,14 +191,28 @@ def create_network(arch: str) -> nn.Module:
         ValueError: timm has no such network; names close ones.
     """
     if not timm.is_model(arch):
-        close = timm.list_models(f"*{arch}*")[:5]
-        raise ValueError(
-            f"{arch!r} is not a timm network; close: {', '.join(close) or 'none'}; `timm.list_models()` has all"
-        )
+        close = ", ".join(close_names(arch)) or "none"
+        raise ValueError(f"{arch!r} is not a timm network; close: {close}; `timm.list_models()` has all")
     options = {"zero_init_last": False} if timm.models.is_model_in_modules(arch, {"resnet"}) else {}
     family = timm.model_entrypoint(arch).__module__.rpartition(".")[2]
     options |= OTHER_SIZES.get(family, {})
     return timm.create_model(arch, pretrained=False, num_classes=0, **options)
+
+
+def close_names(arch: str) -> list[str]:
+    """Timm's networks of such a name, those that begin with it or hold it first; case, - and _ do not count."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "").replace("_", "")
+
+    names: dict[str, list[str]] = {}
+    for name in timm.list_models():
+        names.setdefault(plain(name), []).append(name)
+    wanted = plain(arch)
+    holding = [spelling for spelling in names if wanted in spelling]
+    holding.sort(key=lambda spelling: (not spelling.startswith(wanted), len(spelling)))
+    alike = difflib.get_close_matches(wanted, names, n=5, cutoff=0.75)
+    return [name for spelling in dict.fromkeys((*holding[:3], *alike)) for name in names[spelling]][:5]
 
 
 def build_backbone(checkpoint: Checkpoint, *, tap: str | None = None) -> Backbone:

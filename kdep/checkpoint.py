@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdep import stand_ins
+
 StateDict = dict[str, torch.Tensor]
 
 STUDENT_FORMAT = 1
@@ -105,6 +107,8 @@ def save(content: Mapping[str, Any], path: Path) -> None:
 def read(path: Path) -> Any:
     """Open a .pth or .safetensors file without running anything in it.
 
+    Objects that training tools leave beside the weights come as empty stand-ins (`kdep.stand_ins`).
+
     Raises:
         ValueError: no such file, or not a file of weights.
         LoadError: the file holds objects whose loading would run code.
@@ -117,13 +121,14 @@ def read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return stand_ins.load(path)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):
             name = str(error).partition("GLOBAL ")[2].split(" ")[0] or "an object"
             raise LoadError(
-                f"{path}: refused, it holds {name}, whose loading can run code; only plain tensors, numbers and "
-                "strings are read. Save the state_dict alone: torch.save(model.state_dict(), path)"
+                f"{path}: refused, it holds {name}, whose loading can run code; only tensors, plain values and what "
+                "known training tools put beside them are read. Save the state_dict alone: "
+                "torch.save(model.state_dict(), path)"
             ) from error
         # torch's own words would advise to load it unsafely.
         raise LoadError(f"{path}: refused, a pickle of more than plain tensors, numbers and strings") from error

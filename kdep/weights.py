@@ -40,6 +40,11 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
     origin, _, name = spec.partition(":")
     if name and origin in SOURCES and not Path(spec).exists():
         checkpoint = SOURCES[origin](name)
+    elif not Path(spec).exists() and timm.is_model(spec.partition(".")[0]):
+        raise ValueError(
+            f"{spec}: no such file; the network of this name is timm:{spec} with published weights, "
+            f"random:{spec.partition('.')[0]} without"
+        )
     else:
         checkpoint = _open_file(Path(spec), arch)
     if resample is None:
@@ -245,7 +250,8 @@ def _open_file(path: Path, arch: str | None) -> Checkpoint:
         return student
     if arch is None:
         raise ValueError(
-            f"{path}: a plain state dict; say which network it is with --arch, a timm name such as resnet18"
+            f"{path}: a plain state dict; say which network it is, by timm's name such as resnet18: --arch, or "
+            "teacher.arch in a recipe. A checkpoint among a study's arms is a student.pth, which says it itself"
         )
     refuse_other_activation(arch)
     network = create_network(arch)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdep.backbone import Backbone, build_backbone, create_network, default_tap
+from kdep.backbone import Backbone, build_backbone, close_names, create_network, default_tap
 from kdep.checkpoint import Checkpoint, LoadError, fingerprint, save, write_student
 from kdep.statistics import Moments, finish, numerical_rank
 from kdep.weights import open_checkpoint
@@ -167,10 +167,10 @@ def test_a_plain_state_dict_opens_with_its_architecture_and_without_its_classifi
     assert all(torch.equal(weights[name], tensor) for name, tensor in checkpoint.weights.items())
 
 
-def test_a_state_dict_under_a_wrong_prefix_is_refused_with_the_names(tmp_path):
+def test_a_state_dict_under_wrong_names_is_refused_with_the_names(tmp_path):
     weights = create_network("test_resnet").state_dict()
-    save({f"net.{name}": tensor for name, tensor in weights.items()}, tmp_path / "w.pth")
-    with pytest.raises(LoadError, match=rf"{len(weights)} missing .first \['conv1.*unexpected .first \['net.conv1"):
+    save({f"net_{name}": tensor for name, tensor in weights.items()}, tmp_path / "w.pth")
+    with pytest.raises(LoadError, match=rf"{len(weights)} missing .first \['conv1.*unexpected .first \['net_conv1"):
         open_checkpoint(str(tmp_path / "w.pth"), arch="test_resnet")
 
 
@@ -188,13 +188,35 @@ def test_one_missing_tensor_is_named(tmp_path, kind):
 
 def test_a_plain_state_dict_without_its_architecture_is_refused(tmp_path):
     save(create_network("test_resnet").state_dict(), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="plain state dict; say which network it is with --arch"):
+    with pytest.raises(
+        ValueError, match="plain state dict; say which network it is.* --arch, or teacher.arch in a recipe"
+    ):
         open_checkpoint(str(tmp_path / "w.pth"))
 
 
 def test_an_unknown_architecture_is_refused_with_close_names():
     with pytest.raises(ValueError, match="'resnet1' is not a timm network; close: .*resnet18"):
         open_checkpoint("random:resnet1")
+
+
+@pytest.mark.parametrize("typed", ["resnet-18", "resnet_18", "ResNet18"])
+def test_a_name_in_another_spelling_is_told_timms_first(typed):
+    with pytest.raises(ValueError, match=f"'{typed}' is not a timm network; close: resnet18, "):
+        create_network(typed)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("resnet19", "resnet18"), ("deit-tiny", "deit_tiny_patch16_224")])
+def test_a_name_that_is_not_there_is_told_its_neighbours(typed, meant):
+    assert meant in close_names(typed)
+
+
+@pytest.mark.parametrize("typed", ["test_resnet", "test_resnet.r160_in1k"])
+def test_a_networks_name_where_a_file_was_expected_is_told_how_to_say_it(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{typed}: no such file.* timm:{typed} with.* random:test_resnet without"):
+        open_checkpoint(typed)
+    save(open_checkpoint("random:test_resnet").weights, tmp_path / typed)  # a file of that name is a file
+    assert open_checkpoint(typed, arch="test_resnet").arch == "test_resnet"
 
 
 def test_a_built_network_starts_with_an_ordinary_last_batchnorm():

@@ -87,6 +87,17 @@ LAYOUTS = {
         {"state_dict": {**under("backbone.", OWN), **under("rpn_head.", FC), **under("roi_head.bbox_head.", FC)}},
         ["rpn_head", "roi_head"],
     ),
+    "lightning": (
+        {
+            "state_dict": {**under("net.", OWN), **{f"loss.{name}": tensor for name, tensor in FC.items()}},
+            "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(2)}}}],
+            "hyper_parameters": {"lr": 0.1},
+        },
+        ["loss"],
+    ),
+    "classifier beside the attribute": ({"state_dict": {**under("lit.net.", OWN), **under("lit.", FC)}}, ["fc"]),
+    "unknown heads": ({**OWN, **under("depth_head.", MLP), **under("momentum.", OTHER)}, ["depth_head", "momentum"]),
+    "unknown heads under an unknown name": (under("net.", {**OWN, **under("depth_head.", MLP)}), ["depth_head"]),
 }
 
 
@@ -111,6 +122,8 @@ PLACES = {
     "solo-learn": ["state_dict", "backbone."],
     "robustness": ["model", "module.model."],
     "moco": ["state_dict", "module.encoder_q."],
+    "lightning": ["state_dict", "net."],
+    "unknown heads": [],
 }
 
 
@@ -135,6 +148,74 @@ def test_a_backbone_that_fits_only_in_part_is_refused_with_the_tensors_name(tmp_
         open_checkpoint(str(tmp_path / "w.pth"), arch=ARCH)
 
 
+def refused(tmp_path, content, message):
+    save(content, tmp_path / "w.pth")
+    with pytest.raises(LoadError, match=message):
+        open_checkpoint(str(tmp_path / "w.pth"), arch=ARCH)
+
+
+@pytest.mark.parametrize(
+    "name", ["layer1.0.extra.weight", "layer5.0.conv1.weight", "conv2.weight", "maxpool.0.weight", "reg_token"]
+)
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_what_changes_the_network_is_not_taken_for_a_head(tmp_path, prefix, name):
+    content = under(prefix, {**OWN, name: torch.ones(1, 3), **under("depth_head.", MLP)})
+    refused(tmp_path, content, rf"ResNet .\d+ tensors.: 1 unexpected .first \['{name}'\]")
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_a_network_with_another_stem_is_refused(tmp_path, prefix):
+    """As ResNetV1c, whose three convolutions stand for the one of a plain ResNet."""
+    weights = {f"stem{name[5:]}" if name.startswith("conv1.") else name: tensor for name, tensor in OWN.items()}
+    refused(
+        tmp_path,
+        under(prefix, weights),
+        r"missing .first \['conv1.0.weight', .*unexpected .first \['stem.0.weight', ",
+    )
+
+
+def test_two_networks_under_unknown_names_are_refused_with_both(tmp_path):
+    content = {"state_dict": {**under("net.", OWN), **under("net_ema.", OTHER)}}
+    refused(tmp_path, content, r"under 'state_dict.net.', 'state_dict.net_ema.', and no word that is known says which")
+
+
+def test_a_damaged_network_under_an_unknown_name_does_not_give_way_to_the_one_beside_it(tmp_path):
+    damaged = {name: tensor for name, tensor in OWN.items() if name != "layer1.0.bn1.running_var"}
+    refused(
+        tmp_path, {**under("net.", damaged), **under("net_ema.", OTHER)}, "holds test_resnet, or nearly, under 'net"
+    )
+    refused(tmp_path, {**under("model.", damaged), **under("ema.", OTHER)}, r"closest under 'model.', .* 1 missing")
+
+
+@pytest.mark.parametrize(
+    ("meant", "other"),
+    [
+        ("lit.teacher.net.", "lit.student.net."),
+        ("lit.backbone.", "lit.momentum_backbone."),
+        ("student.", "teacher.net."),  # what known words alone hold comes before all others
+        ("encoder.", "a_net."),
+    ],
+)
+def test_a_known_word_says_which_of_two_networks_is_meant(tmp_path, meant, other):
+    save({**under(other, OTHER), **under(meant, OWN)}, tmp_path / "w.pth")
+    weights = open_checkpoint(str(tmp_path / "w.pth"), arch=ARCH).weights
+    assert all(torch.equal(OWN[name], tensor) for name, tensor in weights.items())
+
+
+def test_a_student_is_found_under_an_unknown_name_beside_a_teacher_of_another_width(tmp_path):
+    wide = {name: torch.cat([tensor, tensor]) if tensor.ndim else tensor for name, tensor in OTHER.items()}
+    save({"state_dict": {**under("teacher.", wide), **under("net.", OWN)}}, tmp_path / "w.pth")
+    checkpoint = open_checkpoint(str(tmp_path / "w.pth"), arch=ARCH)
+    assert all(torch.equal(OWN[name], tensor) for name, tensor in checkpoint.weights.items())
+    assert checkpoint.provenance["left_out"] == ["teacher"]
+
+
+def test_a_file_of_another_network_is_refused_under_the_words_that_hold_it(tmp_path):
+    save(under("net.", create_network("resnet10t").state_dict()), tmp_path / "w.pth")
+    with pytest.raises(LoadError, match=r"w.pth, closest under 'net.', does not fit ResNet .*of another shape"):
+        open_checkpoint(str(tmp_path / "w.pth"), arch=ARCH)
+
+
 def test_a_larger_network_that_holds_all_of_the_students_names_and_shapes_is_not_taken_for_it(tmp_path):
     """As ResNet-34 holds ResNet-18's."""
     larger = {**OTHER, "layer4.1.conv1.weight": torch.ones(96, 96, 3, 3)}
@@ -150,12 +231,13 @@ def test_the_normaliser_in_a_file_of_the_robustness_library_feeds_its_network(tm
     assert checkpoint.mean == (0.4, 0.5, 0.6) and checkpoint.std == (0.1, 0.2, 0.3)
 
 
-def test_torchvisions_mobilenet_opens_under_a_prefix_and_without_counters(tmp_path):
+@pytest.mark.parametrize("prefix", ["module.", "net."])
+def test_torchvisions_mobilenet_opens_under_a_prefix_and_without_counters(tmp_path, prefix):
     import torchvision
 
     theirs = torchvision.models.mobilenet_v2().state_dict()
     theirs = {name: tensor for name, tensor in theirs.items() if not name.endswith("num_batches_tracked")}
-    save({"state_dict": under("module.", theirs)}, tmp_path / "w.pth")
+    save({"state_dict": under(prefix, {**theirs, **under("depth_head.", MLP)})}, tmp_path / "w.pth")
     weights = open_checkpoint(str(tmp_path / "w.pth"), arch="mobilenetv2_100").weights
     assert torch.equal(weights["conv_stem.weight"], theirs["features.0.0.weight"])
 
