@@ -19,7 +19,7 @@ from kdep.statistics import Statistics, std_ratio
 
 # Std ratio after a scaler, from the ratio r before it and the scaler's options; a scaler that is not here has no law.
 LAWS: dict[str, Callable[..., float]] = {
-    "none": lambda r: r,
+    "none": lambda r, factor: r,
     "unit": lambda r, factor: r,
     "sn": lambda r, factor: 1.0,
     "whiten": lambda r, alpha: r ** (1 - alpha),

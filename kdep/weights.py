@@ -40,7 +40,7 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
     origin, _, name = spec.partition(":")
     if name and origin in SOURCES and not Path(spec).exists():
         checkpoint = SOURCES[origin](name)
-    elif not Path(spec).exists() and timm.is_model(spec.partition(".")[0]):
+    elif not Path(spec).exists() and (spec in timm.list_pretrained() if "." in spec else timm.is_model(spec)):
         raise ValueError(
             f"{spec}: no such file; the network of this name is timm:{spec} with published weights, "
             f"random:{spec.partition('.')[0]} without"

@@ -102,7 +102,7 @@ def test_the_tap_is_the_better_one_on_select_in_the_mean(checkpoint, colours, tm
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "share: Field required"),
+        ({}, "share is missing"),
         ({"share": 1.0}, "share: Input should be less than 1"),
         ({"share": 0.1, "draws": 4}, "draws: Input should be greater than or equal to 5"),
     ],
