@@ -1,7 +1,7 @@
 """What is wrong with a study, found before its first run starts and not hours later."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +23,30 @@ def check(study: Study, runs: Path) -> None:
     """
     load_tasks(study)
     banks: dict[Path, tuple[Run, dict[str, Any]]] = {}
+    arms: dict[str, list[Any]] = {}
     for planned in study.runs:
-        if planned.checkpoint is None:
+        own = arms.setdefault(planned.arm, [])
+        if planned.checkpoint is not None:
+            own.append(planned.checkpoint)
+        else:
             config = study.config(planned)
+            own.append(identity(config))
             check_names(planned, config)
             if config.bank is not None:
                 first = banks.setdefault(config.bank.path, (planned, bank_content(config)))
                 refuse_shared(config.bank.path, first, (planned, bank_content(config)))
             refuse_another(config, runs / planned.name / "student.pth")
-    refuse_equal_arms(study)
+    refuse_equal_arms(study, arms)
 
 
-def refuse_equal_arms(study: Study) -> None:
-    """Raise a ValueError where two arms are one: all their runs would be alike, and the answer "no difference"."""
-    kept: dict[str, list[Any]] = {}
-    for planned in study.runs:
-        what = planned.checkpoint or identity(study.config(planned))
-        kept.setdefault(planned.arm, []).append(what)
-    for (one, runs), (other, more) in itertools.combinations(kept.items(), 2):
+def refuse_equal_arms(study: Study, arms: Mapping[str, Sequence[Any]]) -> None:
+    """Raise a ValueError where two arms are one: all their runs would be alike, and the answer "no difference".
+
+    Args:
+        study: whose arms they are.
+        arms: arm -> what decides the result of each of its runs.
+    """
+    for (one, runs), (other, more) in itertools.combinations(arms.items(), 2):
         if runs == more:
             raise ValueError(
                 f"arms {one} and {other} are one configuration at every value and seed: what they ask for, the recipe "

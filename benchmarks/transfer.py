@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from benchmarks.cell import Cell
 from benchmarks.datasets import CARDS
 from benchmarks.leaderboard import terminal_table
@@ -185,8 +183,7 @@ def choose_limits(args: argparse.Namespace) -> Limits:
 
 def known_times(args: argparse.Namespace, results: list[Result]) -> Times:
     """What cells in the folder of results have taken on this kind of device."""
-    cpu = args.device == "cpu" or not torch.cuda.is_available()
-    return measured_times(results, cpu=cpu)
+    return measured_times(results, cpu=find_device(args.device) == "cpu")
 
 
 def choose_tasks(args: argparse.Namespace) -> list[Task]:

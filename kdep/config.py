@@ -90,7 +90,6 @@ class Align(_Section):
     images: int | None = Field(None, ge=2)  # statistics from this many images; None: all
 
 
-CLASSIFYING = ("logits", "labels")
 # Options -> the losses that read them. With another one they would be lost, such as a temperature meant for PTS.
 LOSS_OPTIONS = {"beta": ("smooth_l1",), "temperature": ("queue_kl", "logits"), "queue": ("queue_kl",)}
 
@@ -109,7 +108,7 @@ class Loss(_Section):
     @property
     def classifies(self) -> bool:
         """Whether the student learns classes through a classifier, not the teacher's features."""
-        return self.name in CLASSIFYING
+        return self.name in ("logits", "labels")
 
     @property
     def factor(self) -> float:

@@ -55,13 +55,13 @@ class RunFolder:
             check_installed(name)
         self.path = config.runs / config.name
         self.path.mkdir(parents=True, exist_ok=True)
+        self._bound = self.path / "config.yaml"
         self.student, self.checkpoint = self.path / "student.pth", self.path / "run.pt"
         self.log, self.unreadable_list = self.path / "log.jsonl", self.path / "unreadable.txt"
         self._lock = take_lock(self.path, "take another name (name=...)") if is_first else None
         resolved = config.model_dump(mode="json")
-        file = self.path / "config.yaml"
-        if file.exists():
-            changed = differences(yaml.safe_load(file.read_text()), resolved)
+        if self._bound.exists():
+            changed = differences(yaml.safe_load(self._bound.read_text()), resolved)
             if changed:
                 raise ValueError(
                     f"{self.path} was started with another configuration and cannot go on with this one:\n  "
@@ -73,9 +73,8 @@ class RunFolder:
 
     def bind(self) -> None:
         """Keep the configuration, from now on the only one of this run: not before it is known to be possible."""
-        file = self.path / "config.yaml"
-        if self._lock is not None and not file.exists():
-            write_atomically(file, lambda part: part.write_text(self._text))
+        if self._lock is not None and not self._bound.exists():
+            write_atomically(self._bound, lambda part: part.write_text(self._text))
 
     def diverged(self, what: str) -> DivergedError:
         """Say what happened, what is left, and what to try."""
@@ -106,9 +105,9 @@ class RunFolder:
             return None
         statistics = Statistics(**read(path))
         for what, own, now in (("teacher", statistics.teacher, teacher), ("images", statistics.data, data)):
-            if own != now and not (self.path / "config.yaml").exists():
-                return None
             if own != now:
+                if not self._bound.exists():
+                    return None
                 raise ValueError(f"{path}: made with other {what} ({own[:8]}, now {now[:8]}); remove it, or the run")
         return statistics
 

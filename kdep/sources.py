@@ -269,8 +269,11 @@ def absent_address(spec: str) -> str | None:
     if spec.startswith("torchvision:"):
         return None
     file = spec.rpartition(":")[0]
-    path = Path(file if file.endswith(".npz") else spec)
-    return None if path.exists() else f"{_absent(path)}; expected {ADDRESSES}"
+    if file.endswith(".npz"):
+        path, there = Path(file), Path(file).is_file()
+    else:
+        path, there = Path(spec), Path(spec).exists()
+    return None if there else f"{_absent(path)}; expected {ADDRESSES}"
 
 
 def _absent(path: Path) -> str:
