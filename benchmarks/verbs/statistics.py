@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "teachers",
         nargs="+",
         metavar="TEACHER",
-        help="timm:NAME, torchvision:NAME, pypi:efficientnet_lite0, random:NAME or a file; TEACHER@128 resamples its "
-        "input to that side. Several are ranked",
+        help="timm:NAME, torchvision:NAME, pypi:efficientnet_lite0, npm:resnet50, random:NAME or a file; TEACHER@128 "
+        "resamples its input to that side. Several are ranked",
     )
     parser.add_argument(
         "--images", required=True, metavar="SOURCE", help="a folder, a .txt list, FILE.npz:SPLIT or torchvision:NAME"
