@@ -9,6 +9,7 @@ from benchmarks.results import write_text
 from benchmarks.study_claims import (
     Measure,
     Scores,
+    against_all_images,
     against_baseline,
     against_best,
     asked_for,
@@ -58,6 +59,10 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
         for title, said in (*own, (picked, against_best(study, scores, value))):
             lines += [title, ""] if title and said else []
             lines += [f"- {one.sentence}" for one in said] + ([""] if said else [])
+    if said := against_all_images(study, scores):
+        tested += sum(one.tested for one in said)
+        lines += [f"## Along {study.axis['key']}: what fewer images cost", ""]
+        lines += [*(f"- {one.sentence}" for one in said), ""]
     for measure in measures(study):
         if sentences := savings(study, scores, rows, measure):
             lines += [f"## Along {study.axis['key']}: {measure.what}", ""]

@@ -61,6 +61,22 @@ def asked_for(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     return _compare_all(study, scores, value, study.pairs)
 
 
+def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
+    """Each arm with fewer images against itself with the most; nothing along an axis that is no share of the data."""
+    if not study.axis or study.axis["key"] != SHARE:
+        return []
+    *fewer, most = sorted(study.values)
+    said = []
+    for arm, given in study.arms.items():
+        found = {value: over_tasks(study, scores, arm, value) for value in study.values}
+        named = {value: f"{arm}, {value:,} images" for value in study.values}
+        by_name = {named[value]: own for value, own in found.items()}
+        for value in fewer if not isinstance(given, str) else []:
+            if differences(found[value], found[most]):
+                said.append(compared(study, named[value], named[most], by_name))
+    return said
+
+
 def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Sequence[str]]) -> list[Comparison]:
     found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
     return [compared(study, arm, other, found) for arm, other in pairs if set(found[arm]) & set(found[other])]

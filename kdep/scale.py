@@ -111,7 +111,7 @@ def make_scaler(name: str, options: dict[str, Any]) -> Scaler:
     """Bind a scaler's options.
 
     Raises:
-        ValueError: unknown scaler or option, or an option that is not a positive number.
+        ValueError: unknown scaler or option, or an option that is not a positive number, or turns its scaler round.
     """
     if name not in SCALERS:
         raise ValueError(f"scale.name {name!r}: there are {', '.join(SCALERS)}")
@@ -123,6 +123,10 @@ def make_scaler(name: str, options: dict[str, Any]) -> Scaler:
             raise ValueError(f"scale.{key}: {name} takes {', '.join(known) or 'no options'}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ValueError(f"scale.{key}: expected a positive number, got {value!r}")
+    if options.get("alpha", 0) > 1:
+        raise ValueError(f"scale.alpha: expected at most 1, got {options['alpha']}; beyond it the least axes lead")
+    if options.get("exponent", 1) < 1:
+        raise ValueError(f"scale.exponent: expected at least 1, got {options['exponent']}; below it std ratios grow")
     reads_channels = "channels" in inspect.signature(SCALERS[name]).parameters
 
     def scaler(features: torch.Tensor, std: torch.Tensor, channels: torch.Tensor | None = None) -> torch.Tensor:

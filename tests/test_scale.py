@@ -32,6 +32,8 @@ def test_pts_turns_a_std_ratio_into_its_cube_root():
         ("sn", {}, [2.0, 3.0]),  # 8 / 4, 3 / 1
         ("sn", {"factor": 1.5}, [3.0, 4.5]),
         ("whiten", {"alpha": 0.5}, [4.0, 3.0]),  # 8 / sqrt(4), 3 / sqrt(1)
+        ("whiten", {"alpha": 0.25}, [8 / 2**0.5, 3.0]),
+        ("whiten", {"alpha": 1}, [2.0, 3.0]),  # as sn
         ("unit", {"factor": 8.5**0.5}, [8.0, 3.0]),  # the mean variance is (16 + 1) / 2
         ("none", {}, [8.0, 3.0]),
         ("none", {"factor": 2.0}, [16.0, 6.0]),
@@ -55,6 +57,13 @@ def test_an_option_of_another_scaler_is_refused():
 def test_an_option_must_be_a_positive_number(value):
     with pytest.raises(ValueError, match="scale.temperature: expected a positive number"):
         make_scaler("pts", {"temperature": value})
+
+
+def test_an_option_that_turns_its_scaler_round_is_refused():
+    with pytest.raises(ValueError, match=r"scale.alpha: expected at most 1, got 2; beyond it the least axes lead"):
+        make_scaler("whiten", {"alpha": 2})
+    with pytest.raises(ValueError, match=r"scale.exponent: expected at least 1, got 0.5; below it std ratios grow"):
+        make_scaler("pts", {"exponent": 0.5})
 
 
 CHANNELS = torch.tensor([6.0, 3.0, 2.0])  # deviations of the teacher's own channels, largest first

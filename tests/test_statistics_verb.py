@@ -136,6 +136,10 @@ def test_nearest_neighbour_score_is_that_of_loops_over_the_folds():
 # Laws
 
 
+def test_the_law_of_partial_whitening_is_no_square_root():
+    assert std_ratios.LAWS["whiten"](16.0, alpha=0.25) == 8.0  # 16^(3/4)
+
+
 def test_std_ratio_law_is_exact_for_channels_of_one_shape_and_not_for_others():
     shape = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
     shape = torch.cat([shape, -shape])

@@ -8,6 +8,7 @@ from benchmarks.study_claims import (
     IMAGES,
     IMAGES_SEEN,
     SECONDS,
+    against_all_images,
     against_baseline,
     against_best,
     asked_for,
@@ -216,6 +217,24 @@ def test_along_the_images_of_a_source_their_number_counts_and_not_the_views():
     )
     assert measures(study) == [IMAGES]
     assert measures(along("optim.lr", [10, 1000], arms, images={10: 7, 1000: 7})[0]) == []
+
+
+def test_what_fewer_images_cost_is_paired_by_seed_against_the_most():
+    # Differences -2, -2.5, -3: sd 0.5, and t(2) 0.5 / sqrt(3) = 1.24. Unpaired, seeds ten points apart would hide them.
+    arms = {
+        "new": {1000: [40, 50, 60], 10: [38, 47.5, 57], 100: [40, 51, 59]},
+        "old": {1000: [30, 40, 50], 10: [30, 40, 50], 100: [30, 41]},
+    }
+    study, rows = along("data.limit", [1000, 10, 100], arms, images={10: 7, 100: 7, 1000: 7})
+    assert sentences(against_all_images(study, by_cell(rows))) == [
+        "`new, 10 images` is worse than `new, 1,000 images` (-2.50 ± 1.24, n = 3).",
+        "`new, 100 images` shows no difference to `new, 1,000 images` (+0.00 ± 2.48, n = 3).",
+        "`old, 10 images` shows no difference to `old, 1,000 images` (+0.00, n = 3).",
+        "`old, 100 images` has not enough runs to be told from `old, 1,000 images` (+0.50 ± 6.35, n = 2).",
+    ]
+    assert "## Along data.limit: what fewer images cost\n" in as_markdown(study, rows)
+    study, rows = along("optim.epochs", [1000, 10, 100], arms, images={10: 7, 100: 7, 1000: 7})
+    assert against_all_images(study, by_cell(rows)) == []
 
 
 def test_a_score_that_only_some_runs_reach_is_not_reached():
