@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.costs import duration
-from benchmarks.running import cores, ended_like_ctrl_c, visible_devices
+from benchmarks.running import cores, ended_like_ctrl_c, last_lines, visible_devices
 from benchmarks.study_file import Run, Study
 from benchmarks.study_plan import DONE, TO_TRAIN, Item
 
@@ -137,7 +137,7 @@ def make_banks(crew: Crew, study: Study, plan: Sequence[Item], runs: Path) -> se
         command = ["targets", str(study.pretrain), *largest.overrides, "precision=float32"]
         log = runs / f"{largest.name}.bank.log"
         code = crew.run(command, log, threads=threads_for(1))
-        say(f"{_ended(code, log)}: bank {path}")
+        say(_ended(code, log, f"bank {path}"))
         if code:
             without |= {item.run.name for item in plan if item.state == TO_TRAIN and bank_of(study, item.run) == path}
     return without
@@ -180,12 +180,12 @@ def item_done(crew: Crew, study: Study, item: Item, runs: Path, results: Path) -
         if item.state == TO_TRAIN:
             command, log = pretrain_command(study, item.run, runs), runs / f"{name}.log"
             code = crew.run(command, log, threads=threads, device=device)
-            say(f"{_ended(code, log)}: pretrain {name}")
+            say(_ended(code, log, f"pretrain {name}"))
             if code:
                 return 1
         command, log = score_command(study, item, runs, results), results / f"{name}.log"
         code = crew.run(command, log, threads=threads, device=device)
-        say(f"{_ended(code, log)}: score {name}")
+        say(_ended(code, log, f"score {name}"))
         return int(code != 0)
     finally:
         if device is not None:
@@ -207,8 +207,12 @@ def score_command(study: Study, item: Item, runs: Path, results: Path) -> list[s
     return command
 
 
-def _ended(code: int, log: Path) -> str:
-    return "done" if code == 0 else f"FAILED ({code}), see {log}"
+def _ended(code: int, log: Path, what: str) -> str:
+    """How a command ended; of a failed one the last line that it wrote, which says why."""
+    if code == 0:
+        return f"done: {what}"
+    said = last_lines(log).splitlines()[-1:] if log.exists() else []
+    return "\n".join([f"FAILED ({code}), see {log}: {what}", *said])
 
 
 def say(text: str) -> None:

@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import subprocess
 import threading
 import time
@@ -83,6 +84,16 @@ def test_a_run_that_fails_stops_no_other_and_the_answer_has_the_rest(written, tm
     answer = (tmp_path / "results" / "tiny_study.md").read_text()
     assert "Unfinished: 1 of 3 scores are still to come." in answer and "| live | - | - |" in answer
     assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["from a bank", "random"]
+
+
+def test_a_failure_is_told_with_the_last_line_of_its_log(written, tmp_path, capsys):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(recipe.read_text().replace("random:test_efficientnet", "npm:resnet51"))
+    assert main([*command_of(written, tmp_path), "--arm", "from a bank"]) == 1
+    told = capsys.readouterr().out
+    assert re.search(
+        r"FAILED \(2\), see \S+bank.log: bank \S+bank-0\n    kdep: npm:resnet51: there is resnet50\n", told
+    )
 
 
 def test_runs_whose_bank_failed_are_not_tried(written, tmp_path, here):
