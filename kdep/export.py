@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 
+from kdep import keras_resnet
 from kdep.backbone import create_network
 from kdep.checkpoint import Checkpoint, LoadError, StateDict, load_exactly, read, save, write_atomically
 from kdep.snippets import SNIPPETS
@@ -97,7 +98,7 @@ def export_weights(arch: str, weights: Mapping[str, torch.Tensor], target: str) 
     if target not in TARGETS:
         raise ValueError(f"export target {target!r}: there are {', '.join(TARGETS)}")
     if target == "timm":
-        if not timm.is_model(arch) or arch == "caffe_resnet50":  # which kdep adds to timm's
+        if not timm.is_model(arch) or arch == keras_resnet.ARCH:  # which kdep adds to timm's
             raise ValueError(f"export to timm: timm has no network {arch!r}")
         return dict(weights)
     if arch not in TORCHVISION_NAMES:

