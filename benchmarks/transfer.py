@@ -1,9 +1,8 @@
 """`kdep transfer`: tasks, checkpoints and seeds -> a plan -> processes -> one result file per cell -> the leaderboard.
 
-What happens here is the choice and the order. `benchmarks.plan` says what is done, absent or to run and how long it may
-take; `benchmarks.running` starts each cell in a process of its own, so that a failing one takes nothing down;
-`benchmarks.cell` is that process: it measures by the kind of its task and writes the result. The board is read anew
-from all results in the folder, also those of earlier calls.
+`jobs.plan` says which cells are done, absent or to run. `jobs.local` starts each cell in a process of its own, so that
+a failing cell takes nothing down. `jobs.cell` is that process: it measures one task and writes the result. The board is
+then rebuilt from all results in the folder, including those of earlier calls.
 """
 
 import argparse
@@ -13,21 +12,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.cell import Cell
-from benchmarks.datasets import CARDS
-from benchmarks.leaderboard import terminal_table
-from benchmarks.locks import suite_in
-from benchmarks.names import board_names, first_names
-from benchmarks.plan import Planned, Times, describe_plan, look_up, measured_times, plan_cell
-from benchmarks.progress import Screen
-from benchmarks.report import write_leaderboard
-from benchmarks.results import Result, read_results
-from benchmarks.running import Limits, ended_like_ctrl_c, run_plan, visible_devices
-from benchmarks.settings import check_settings
-from benchmarks.tasks import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
-from kdep.checkpoint import Checkpoint
-from kdep.device import find_device
-from kdep.weights import open_checkpoint
+from kdep_benchmarks.board.leaderboard import terminal_table
+from kdep_benchmarks.board.names import board_names, first_names
+from kdep_benchmarks.board.report import write_leaderboard
+from kdep_benchmarks.data.cards import CARDS
+from kdep_benchmarks.jobs.cell import Cell
+from kdep_benchmarks.jobs.local import Limits, ended_like_ctrl_c, run_plan, visible_devices
+from kdep_benchmarks.jobs.locks import suite_in
+from kdep_benchmarks.jobs.plan import Planned, Times, describe_plan, look_up, measured_times, plan_cell
+from kdep_benchmarks.jobs.progress import Screen
+from kdep_benchmarks.results import Result, read_results
+from kdep_benchmarks.tasks.settings import check_settings
+from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
+
+from kdep.models.checkpoint import Checkpoint
+from kdep.models.weights import open_checkpoint
+from kdep.run.device import find_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

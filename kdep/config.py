@@ -163,7 +163,7 @@ class Log(_Section):
 
     every: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # see kdep.trackers
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # see kdep.run.trackers
 
 
 class Config(_Section):
@@ -187,7 +187,7 @@ class Config(_Section):
     optim: Optim
     log: Log = Log()
     device: str = "auto"
-    tune: bool | Literal["compile"] = True  # measure which form of the networks is fastest here; see kdep.forms
+    tune: bool | Literal["compile"] = True  # measure which form of the networks is fastest here; see kdep.models.forms
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # as tune measures it
     runs: Path = Path("runs")  # the run folder is runs/name
 

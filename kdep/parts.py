@@ -7,17 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from kdep.align import refuse_classifier, refuse_widths
-from kdep.backbone import TAPS, Backbone, Teachers, available_taps, build_backbone, create_network, default_tap
-from kdep.cache import open_cache
-from kdep.checkpoint import fingerprint, load_exactly
 from kdep.config import Config
-from kdep.data import Augmentation, Batch, Views, recolour
-from kdep.decode import PIXELS
-from kdep.device import Process
-from kdep.loss import PROJECTORS
-from kdep.sources import labels_of, open_source
-from kdep.weights import open_checkpoint, open_classifier
+from kdep.data.cache import open_cache
+from kdep.data.decode import PIXELS
+from kdep.data.sources import labels_of, open_source
+from kdep.data.views import Augmentation, Batch, Views, recolour
+from kdep.method.align import refuse_classifier, refuse_widths
+from kdep.method.loss import PROJECTORS
+from kdep.models.backbone import TAPS, Backbone, Teachers, available_taps, build_backbone, create_network, default_tap
+from kdep.models.checkpoint import fingerprint, load_exactly
+from kdep.models.weights import open_checkpoint, open_classifier
+from kdep.run.device import Process
 
 logger = logging.getLogger("kdep")
 

@@ -8,19 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdep.checkpoint import write_student
 from kdep.config import Config, Loss
-from kdep.data import Order, Views, load, mix
-from kdep.device import Process, choose_precision, computing_in, join
-from kdep.forms import choose_student, sample
-from kdep.journal import Journal
-from kdep.loss import Learner, make_head, make_loss, mse
-from kdep.optim import learning_rate, make_optimizer
+from kdep.data.views import Order, Views, load, mix
+from kdep.method.loss import Learner, make_head, make_loss, mse
+from kdep.method.scale import make_scaler
+from kdep.models.checkpoint import write_student
+from kdep.models.forms import choose_student, sample
 from kdep.parts import make_pixels, open_student, open_views
-from kdep.provenance import as_checkpoint, report
-from kdep.resume import Training, resume, save_run
-from kdep.run import RunFolder
-from kdep.scale import make_scaler
+from kdep.run.device import Process, choose_precision, computing_in, join
+from kdep.run.folder import RunFolder
+from kdep.run.journal import Journal
+from kdep.run.optim import learning_rate, make_optimizer
+from kdep.run.provenance import as_checkpoint, report
+from kdep.run.resume import Training, resume, save_run
 from kdep.teaching import Known, bank_source, labels_source, make_target, match_student, teacher_source, without_match
 
 logger = logging.getLogger("kdep")
@@ -77,7 +77,7 @@ def distill_loss(
         targets: (B, 1 + positions, D), pooled first; or class numbers (B, 1).
         images: (B, 3, S, S).
         loss: weights of the pooled and of the dense term.
-        compare: of `kdep.loss`.
+        compare: of `kdep.method.loss`.
     """
     if targets.shape[1] == 1:
         return loss.factor * compare(learner(images).float(), targets[:, 0])

@@ -10,20 +10,20 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from kdep import targets
-from kdep.align import Logits, Target, map_on_grid
-from kdep.backbone import Backbone
-from kdep.bank import Bank
+from kdep.bank import prepare as targets
+from kdep.bank.read import Bank
+from kdep.bank.write import exactly
 from kdep.config import Config, Named
-from kdep.data import Batch, Views, load, once
-from kdep.device import Process
-from kdep.forms import choose_frozen, sample
+from kdep.data.views import Batch, Views, load, once
+from kdep.method.align import Logits, Target, map_on_grid
+from kdep.method.scale import Scaler
+from kdep.method.statistics import Moments, Statistics, finish, merged
+from kdep.models.backbone import Backbone
+from kdep.models.forms import choose_frozen, sample
+from kdep.models.weights import open_classifier
 from kdep.parts import data_identity, make_pixels, open_teacher, refuse_impossible, teacher_identity
-from kdep.run import RunFolder
-from kdep.scale import Scaler
-from kdep.statistics import Moments, Statistics, finish, merged
-from kdep.target_writer import exactly
-from kdep.weights import open_classifier
+from kdep.run.device import Process
+from kdep.run.folder import RunFolder
 
 logger = logging.getLogger("kdep")
 

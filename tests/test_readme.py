@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from benchmarks.tasks import load_suite
+from kdep_benchmarks.tasks.task import load_suite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,7 +19,7 @@ COMMANDS = [
     for command in block.replace("\\\n", "").splitlines()
 ]
 # Cannot run inside itself: it is started far enough to find the tests.
-SELF = {"tools/test.sh": "tools/test.sh --collect-only -q tests/test_scale.py"}
+SELF = {"tools/test.sh": "tools/test.sh --collect-only -q tests/kdep/method/test_scale.py"}
 
 
 def shrink(copy):

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PYTHON = sorted(path for folder in ("kdep", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py"))
-OURS = [path for path in PYTHON if "tests" not in path.parts]
+PYTHON = sorted(path for folder in ("kdep", "benchmarks", "tools", "tests") for path in (ROOT / folder).rglob("*.py"))
+OURS = [path for path in PYTHON if path.relative_to(ROOT).parts[0] in ("kdep", "benchmarks")]
 SCRIPTS = sorted((ROOT / "tools").glob("*.sh"))
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
 # Modules that import nothing of ours but what stands beside them; sources need checkpoint to write a list of paths.
 LEAVES = {
-    "kdep.statistics": set(),
+    "kdep.method.statistics": set(),
     "kdep.config": {"kdep.yaml_file"},
     "kdep.yaml_file": set(),
-    "kdep.decode": set(),
-    "kdep.sources": {"kdep.decode", "kdep.checkpoint"},
-    "kdep.data": {"kdep.decode", "kdep.sources"},
-    "benchmarks.results": set(),
+    "kdep.data.decode": set(),
+    "kdep.data.sources": {"kdep.data.decode", "kdep.models.checkpoint"},
+    "kdep.data.views": {"kdep.data.decode", "kdep.data.sources"},
+    "kdep_benchmarks.results": set(),
 }
 
 
@@ -46,9 +46,9 @@ def ids(path):
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", [p for p in OURS if "kdep" in p.relative_to(ROOT).parts], ids=ids)
+@pytest.mark.parametrize("path", [p for p in OURS if p.relative_to(ROOT).parts[0] == "kdep"], ids=ids)
 def test_the_method_imports_neither_the_benchmarks_nor_openmmlab(path):
-    assert not roots(path) & {"benchmarks", "tests", *OPENMMLAB}
+    assert not roots(path) & {"kdep_benchmarks", "tools", "tests", *OPENMMLAB}
 
 
 @pytest.mark.parametrize("path", OURS, ids=ids)
@@ -58,20 +58,20 @@ def test_only_the_openmmlab_folder_imports_openmmlab(path):
 
 @pytest.mark.parametrize("module", LEAVES)
 def test_a_leaf_of_the_import_tree_imports_nothing_of_ours(module):
-    path = ROOT / f"{module.replace('.', '/')}.py"
-    modules = {m for m in imported(ast.parse(path.read_text())) if m.startswith(("kdep", "benchmarks"))}
+    path = ROOT / f"{module.replace('kdep_benchmarks', 'benchmarks').replace('.', '/')}.py"
+    modules = {m for m in imported(ast.parse(path.read_text())) if m.startswith("kdep")}
     assert {m for m in modules if not any(m.startswith(allowed) for allowed in LEAVES[module])} == set()
 
 
 def test_sources_import_checkpoint_only_where_they_write_a_list():
-    tree = ast.parse((ROOT / "kdep" / "sources.py").read_text())
+    tree = ast.parse((ROOT / "kdep" / "data" / "sources.py").read_text())
     top = {module for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for module in imported(node)}
-    assert not any(module.startswith("kdep.checkpoint") for module in top)
+    assert not any(module.startswith("kdep.models.checkpoint") for module in top)
 
 
 def test_aligners_and_scalers_know_only_statistics():
-    for name, allowed in (("align", {"kdep.scale", "kdep.statistics"}), ("scale", set())):
-        tree = ast.parse((ROOT / "kdep" / f"{name}.py").read_text())
+    for name, allowed in (("align", {"kdep.method.scale", "kdep.method.statistics"}), ("scale", set())):
+        tree = ast.parse((ROOT / "kdep" / "method" / f"{name}.py").read_text())
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {module for module in modules if module.startswith("kdep")} == allowed
 
@@ -140,8 +140,10 @@ def test_every_test_that_a_page_names_is_there():
     ]
     assert len(named) > 20
     for page, module, function in named:
-        file = ROOT / "tests" / f"{module}.py"
-        assert file.is_file() and f"\ndef {function}(" in file.read_text(), f"{page}: {module}::{function}"
+        files = list((ROOT / "tests").rglob(f"{module}.py"))
+        assert len(files) == 1, f"{page}: {module}"
+        (file,) = files
+        assert f"\ndef {function}(" in file.read_text(), f"{page}: {module}::{function}"
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=ids)

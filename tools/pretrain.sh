@@ -6,6 +6,6 @@ set -euo pipefail
 source "$(dirname "$0")/venv.sh"
 if [[ "${GPUS:-1}" -gt 1 || "${NNODES:-1}" -gt 1 ]]; then
   exec .venv/bin/torchrun --nproc_per_node "${GPUS:-1}" --nnodes "${NNODES:-1}" --node_rank "${NODE_RANK:-0}" \
-    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" -m benchmarks.cli pretrain "$@"
+    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" -m kdep.cli pretrain "$@"
 fi
 exec .venv/bin/kdep pretrain "$@"

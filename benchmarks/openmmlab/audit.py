@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.openmmlab.backbones import TOOLBOXES, backbone_config, build_module, undilated
-from kdep.audit import Audit, complete_audit, fixed_batch, stage_outputs, student_stages
-from kdep.checkpoint import Checkpoint, StateDict, load_exactly
-from kdep.export import HEAD, WITHOUT_HEAD, export_weights, read_export
+from kdep_benchmarks.openmmlab.backbones import TOOLBOXES, backbone_config, build_module, undilated
+
+from kdep.export.audit import Audit, complete_audit, fixed_batch, stage_outputs, student_stages
+from kdep.export.names import HEAD, WITHOUT_HEAD, export_weights, read_export
+from kdep.models.checkpoint import Checkpoint, StateDict, load_exactly
 
 
 def audit_openmmlab(
@@ -32,7 +33,7 @@ def audit_openmmlab(
         ValueError: the target is unknown, or has no such network of its own.
     """
     if target not in TOOLBOXES:
-        raise ValueError(f"audit for {target!r}: there are {', '.join(TOOLBOXES)} here; the others in kdep.audit")
+        raise ValueError(f"audit for {target!r}: there are {', '.join(TOOLBOXES)} here; others in kdep.export.audit")
     weights = export_weights(checkpoint.arch, checkpoint.weights, target) if weights is None else weights
     network = build_module(undilated(backbone or backbone_config(checkpoint.arch, target)), target)
     load_exactly(network, weights, f"{checkpoint.name} for {target}")

@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdep_benchmarks.data.cards import Dataset
 from PIL import Image
 
-from benchmarks.datasets import Dataset
-from kdep.checkpoint import write_atomically
+from kdep.models.checkpoint import write_atomically
 
 
 class Split(NamedTuple):

@@ -1,6 +1,6 @@
 """Can both toolboxes be imported here? Asked by `kdep doctor`."""
 
-from benchmarks.openmmlab import compat, ops
+from kdep_benchmarks.openmmlab import compat, ops
 
 
 def import_toolboxes() -> str:

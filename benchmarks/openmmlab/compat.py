@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.openmmlab import ops
+from kdep_benchmarks.openmmlab import ops
 
 # Known and harmless; each would be printed once per process into every cell's log.
 NOISE = (

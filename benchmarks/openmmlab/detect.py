@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from kdep_benchmarks.openmmlab.backbones import channels
+from kdep_benchmarks.openmmlab.boxes import Split, class_names, write_split
+from kdep_benchmarks.openmmlab.looks import draw_boxes
+from kdep_benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
+from kdep_benchmarks.openmmlab.settings import Settings, read_settings
+from kdep_benchmarks.openmmlab.sheets import ROWS
+from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.tasks.task import Task
 
-from benchmarks.openmmlab.backbones import channels
-from benchmarks.openmmlab.boxes import Split, class_names, write_split
-from benchmarks.openmmlab.looks import draw_boxes
-from benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
-from benchmarks.openmmlab.settings import Settings, read_settings
-from benchmarks.results import Outcome
-from benchmarks.sheets import ROWS
-from benchmarks.tasks import Task
-from kdep.checkpoint import Checkpoint
+from kdep.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from mmengine.config import Config

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kdep_benchmarks.openmmlab.masks import IGNORED
+from kdep_benchmarks.openmmlab.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
 from PIL import Image
-
-from benchmarks.openmmlab.masks import IGNORED
-from benchmarks.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
 
 LOG = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kdep_benchmarks.data.cards import Dataset
 from PIL import Image
-
-from benchmarks.datasets import Dataset
 
 IGNORED = 255
 SUFFIXES = (".jpg", ".jpeg", ".png")

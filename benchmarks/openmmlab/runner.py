@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from kdep_benchmarks.openmmlab import compat
+from kdep_benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
+from kdep_benchmarks.openmmlab.settings import Settings, config_file
+from kdep_benchmarks.tasks.task import Task
+from kdep_benchmarks.tasks.training_state import LAST, forget_others
 
-from benchmarks.openmmlab import compat
-from benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
-from benchmarks.openmmlab.settings import Settings, config_file
-from benchmarks.tasks import Task
-from benchmarks.unfinished import LAST, forget_others
-from kdep.checkpoint import Checkpoint
+from kdep.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -118,10 +118,9 @@ def train(config: "Config", cell: Cell) -> Trained:
         FloatingPointError: the loss is no longer finite.
     """
     import mmengine.device.utils
+    from kdep_benchmarks.openmmlab.hooks import KeepLast, LoadExactly, WatchClock, WatchLoss
+    from kdep_benchmarks.openmmlab.resume import go_on
     from mmengine.runner import Runner
-
-    from benchmarks.openmmlab.hooks import KeepLast, LoadExactly, WatchClock, WatchLoss
-    from benchmarks.openmmlab.resume import go_on
 
     # mmengine takes a GPU when it sees one, whatever it is told; which one is torch's current device.
     mmengine.device.utils.DEVICE = cell.device.type

@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tasks
-from benchmarks.tasks import Task
+from kdep_benchmarks.tasks import task as tasks
+from kdep_benchmarks.tasks.task import Task
 
 CONFIGS = tasks.CONFIGS / "transfer"
 

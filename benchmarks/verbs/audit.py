@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdep.checkpoint import Checkpoint
+    from kdep.models.checkpoint import Checkpoint
 
 OPENMMLAB = ("mmseg", "mmdet")
 
@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per target; a load that is not complete ends with exit code 3."""
-    from kdep.export import TARGETS, TORCHVISION_NAMES
-    from kdep.weights import open_checkpoint
+    from kdep.export.names import TARGETS, TORCHVISION_NAMES
+    from kdep.models.weights import open_checkpoint
 
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
     everywhere = checkpoint.arch in TORCHVISION_NAMES
@@ -36,11 +36,11 @@ def audit_target(checkpoint: "Checkpoint", target: str) -> str:
         LoadError: a tensor does not load or an output differs.
     """
     if target in OPENMMLAB:
-        from benchmarks.openmmlab.audit import audit_openmmlab
+        from kdep_benchmarks.openmmlab.audit import audit_openmmlab
 
         found = audit_openmmlab(checkpoint, target)
     else:
-        from kdep.audit import audit
+        from kdep.export.audit import audit
 
         found = audit(checkpoint, target)
     line = f"{target:12s} {found.tensors} of {found.expected} tensors"

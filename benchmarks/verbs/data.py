@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.data_check import Report
+    from kdep_benchmarks.data.check import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def listing(data_root: Path) -> list[str]:
     """One line per known data set."""
-    from benchmarks.datasets import CARDS, absent, known
+    from kdep_benchmarks.data.cards import CARDS, absent, known
 
     lines = []
     for name, card in CARDS.items():
@@ -85,9 +85,9 @@ def _ls(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from benchmarks.data_check import check, subjects
-    from benchmarks.data_findings import lines
-    from benchmarks.datasets import absent, fingerprint
+    from kdep_benchmarks.data.cards import absent, fingerprint
+    from kdep_benchmarks.data.check import check, subjects
+    from kdep_benchmarks.data.findings import lines
 
     reports = []
     for subject in subjects(args.name, args.data_root):
@@ -108,7 +108,7 @@ def _check(args: argparse.Namespace) -> int:
 def _write_json(reports: "list[Report]", path: Path) -> None:
     import dataclasses
 
-    from kdep.checkpoint import write_atomically
+    from kdep.models.checkpoint import write_atomically
 
     content = [
         {
@@ -125,7 +125,7 @@ def _write_json(reports: "list[Report]", path: Path) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from benchmarks.data_prepare import NotPrepared, prepare
+    from kdep_benchmarks.data.prepare import NotPrepared, prepare
 
     try:
         prepare(args.name, args.data_root, seed=args.seed, show=sys.stderr.isatty())
@@ -137,8 +137,8 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _overlap(args: argparse.Namespace) -> int:
-    from benchmarks.overlap import find_overlap, lines, write_overlap
-    from benchmarks.tasks import load_suite
+    from kdep_benchmarks.data.overlap import find_overlap, lines, write_overlap
+    from kdep_benchmarks.tasks.task import load_suite
 
     tasks, show = load_suite(args.suite, args.data_root), sys.stderr.isatty()
     found = find_overlap(args.source, tasks, root=args.root, checkpoints=args.checkpoint, show=show)

@@ -19,9 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit the export, write it, print what to paste."""
-    from benchmarks.verbs.audit import audit_target
-    from kdep.export import write_export
-    from kdep.weights import open_checkpoint
+    from kdep_benchmarks.verbs.audit import audit_target
+
+    from kdep.export.names import write_export
+    from kdep.models.weights import open_checkpoint
 
     results = _results(args)
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {out} is the checkpoint itself")
     card = out.with_name("README.md")
     if args.card:
-        from benchmarks.model_card import check_place, write_card
+        from kdep_benchmarks.board.model_card import check_place, write_card
 
         check_place(card, args.license)
     report = audit_target(checkpoint, args.to)
@@ -54,8 +55,8 @@ def _results(args: argparse.Namespace) -> list:
         return []
     if args.to != "timm":
         raise ValueError(f"--card describes an export for timm, not {args.to}: --to timm")
-    from benchmarks.board import name_teachers
-    from benchmarks.overlap import read_overlaps, with_overlap
-    from benchmarks.results import read_results
+    from kdep_benchmarks.board.table import name_teachers
+    from kdep_benchmarks.data.overlap import read_overlaps, with_overlap
+    from kdep_benchmarks.results import read_results
 
     return with_overlap(name_teachers(read_results(args.results)), read_overlaps(args.results))

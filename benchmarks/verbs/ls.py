@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.verbs.data import add_data_root, listing
+from kdep_benchmarks.verbs.data import add_data_root, listing
 
 WHAT = ("tasks", "suites", "data", "recipes")
 
@@ -22,7 +22,7 @@ def shortest(path: Path) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Print names, a line each."""
-    from benchmarks.tasks import CONFIGS, suite_names, task_names
+    from kdep_benchmarks.tasks.task import CONFIGS, suite_names, task_names
 
     listings = {
         "tasks": task_names(),

@@ -1,0 +1,1 @@
+"""The scoreboard: tables, intervals, comparison, page."""

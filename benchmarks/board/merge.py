@@ -1,0 +1,97 @@
+"""Results of several machines into one folder: all of them, or nothing and the names of two files that disagree."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kdep_benchmarks.results import Result, read_result, result_paths, write_bytes
+
+Found = tuple[Result, Path]
+# What two files of one cell must agree in. Time, memory, device and versions may differ: the earlier one is kept.
+NUMBERS = ("data_fingerprint", "settings", "status", "metrics", "counts", "chosen")
+
+
+def merge(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Bring the results below several folders together in one, with the sheets and overlap files beside them.
+
+    What `out` holds already takes part like any other folder, so that a merge can be repeated. A success replaces a
+    failure of its cell; of two failures the later one is kept. Files are copied byte for byte.
+
+    Returns:
+        The files that were written; those that `out` had already are not among them.
+
+    Raises:
+        ValueError: no such folder, a file that is no result, or two files of one cell with other scores, counts,
+            choices, settings or data; names both files. Nothing is written then.
+    """
+    out = Path(out)
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder of results")
+    sources = [folder for folder in (out, *map(Path, folders)) if folder.is_dir()]
+    cells: dict[Path, Found] = {}
+    for path in dict.fromkeys(path.resolve() for folder in sources for path in result_paths(folder)):
+        found = (read_result(path), path)
+        place = found[0].key.path(out)
+        cells[place] = chosen(cells[place], found) if place in cells else found
+    beside = _beside(sources, out, cells)
+    copies = {result.key.path(out, result.status): path for result, path in cells.values()} | beside
+    return [place for place, path in copies.items() if _copy(path, place)]
+
+
+def chosen(first: Found, second: Found) -> Found:
+    """Which of two files of one cell stays.
+
+    Raises:
+        ValueError: they disagree, or are of two checkpoints whose sha256 begin alike.
+    """
+    (a, path), (b, other) = first, second
+    if a.checkpoint.sha256 != b.checkpoint.sha256:
+        raise ValueError(
+            f"{path} and {other}: two checkpoints ({a.checkpoint.sha256[:12]}, {b.checkpoint.sha256[:12]}) whose "
+            "results have the same place; keep them in two folders"
+        )
+    if a.status != b.status:
+        return first if a.status == "ok" else second
+    if a.status == "failed":
+        return max(first, second, key=lambda found: found[0].started)
+    for name in NUMBERS:
+        if name == "settings" and None in (a.settings, b.settings):
+            continue  # one of them is of a version that did not write them
+        if getattr(a, name) != getattr(b, name):
+            raise ValueError(
+                f"{path} and {other}: the same cell with different {name.replace('_', ' ')} "
+                f"({_short(getattr(a, name))} and {_short(getattr(b, name))}); nothing was merged, keep one of them"
+            )
+    return min(first, second, key=lambda found: found[0].started)
+
+
+def _beside(sources: Iterable[Path], out: Path, cells: dict[Path, Found]) -> dict[Path, Path]:
+    """Sheets of the results that are kept, and the files of overlap: place in `out` -> file."""
+    files = {}
+    for place, (result, path) in cells.items():
+        sheet = path.with_name(f"seed{result.seed}.sheet.png")
+        if result.status == "ok" and sheet.is_file():
+            files[place.with_name(sheet.name)] = sheet
+    for path in (path for folder in sources for path in sorted((folder / "overlap").glob("*.json"))):
+        place = out / "overlap" / path.name
+        if place in files and files[place].read_bytes() != path.read_bytes():
+            raise ValueError(f"{files[place]} and {path}: overlap files that differ; nothing was merged, rename one")
+        files.setdefault(place, path)
+    return files
+
+
+def _copy(path: Path, place: Path) -> bool:
+    """Whether the file had to be written."""
+    content = path.read_bytes()
+    failure = place.with_name(f"{place.stem}.failed.json")
+    written = not place.is_file() or place.read_bytes() != content
+    if written:
+        write_bytes(place, content)
+    if place.name.startswith("seed") and place.suffix == ".json" and not place.name.endswith(".failed.json"):
+        failure.unlink(missing_ok=True)
+    return written
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,224 @@
+"""Archives of data sets: found in the data root or downloaded into it, and unpacked such that a killed run goes on."""
+
+import hashlib
+import http.client
+import logging
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from tqdm import tqdm
+
+from kdep.models.checkpoint import write_atomically
+
+LOG = logging.getLogger(__name__)
+BLOCK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError)
+
+
+class NotPrepared(RuntimeError):  # noqa: N818  it is an answer to a question, not a fault in the program
+    """A set cannot be prepared here; the text says which file to place where."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An owner's file.
+
+    Attributes:
+        name: under which it is looked for in the data root.
+        page: where people get it.
+        url: where it can be downloaded without registration.
+        md5: of the owner's file; what people placed there by hand is not held against it.
+    """
+
+    name: str
+    page: str
+    url: str = ""
+    md5: str = ""
+
+
+class Stream:
+    """Bytes of a file in an archive; what is damaged shows only when it is read."""
+
+    def __init__(self, stream: IO[bytes], archive: Path) -> None:
+        self._stream, self._archive = stream, archive
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, or all that are left."""
+        try:
+            return self._stream.read(size)
+        except DAMAGED as error:
+            raise _damaged(self._archive, error) from error
+
+
+class Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str
+    size: int
+    stream: Stream
+
+
+def _damaged(path: Path, error: Exception) -> NotPrepared:
+    return NotPrepared(f"{path}: not an archive, or a damaged one ({type(error).__name__}: {error}); get it anew")
+
+
+def obtain(archives: tuple[Archive, ...], data_root: Path, *, show: bool) -> list[Path]:
+    """Paths of archives in the data root, downloaded where need be.
+
+    Raises:
+        NotPrepared: some are neither there nor to be had.
+    """
+    closed = [archive for archive in archives if not archive.url and not (data_root / archive.name).is_file()]
+    if closed:
+        places = "; ".join(f"{data_root / archive.name} (from {archive.page})" for archive in closed)
+        raise NotPrepared(f"its owner asks for registration, so place by hand: {places}; then run this again")
+    return [_fetched(archive, data_root, show) for archive in archives]
+
+
+def _fetched(archive: Archive, data_root: Path, show: bool) -> Path:
+    path = data_root / archive.name
+    if path.is_file():
+        LOG.info("%s: already here", path)
+        return path
+    part = path.with_name(f"{archive.name}.part")
+    data_root.mkdir(parents=True, exist_ok=True)
+    try:
+        download(archive.url, part, show=show)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise NotPrepared(
+            f"{archive.name} cannot be downloaded ({error}); place it at {path} (from {archive.page}), then run this "
+            "again; a download that was cut off goes on where it stopped"
+        ) from error
+    if archive.md5 and (found := md5_of(part)) != archive.md5:
+        part.unlink()
+        raise NotPrepared(f"{archive.url}: what came has md5 {found}, the owner's file {archive.md5}; run this again")
+    part.replace(path)
+    return path
+
+
+def download(url: str, part: Path, *, show: bool) -> None:
+    """Fetch a file, going on behind what `part` already holds.
+
+    Raises:
+        OSError: no connection, or it broke; part keeps what came.
+    """
+    held = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={held}-"} if held else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and held:  # nothing behind the end: it was complete
+            return
+        raise
+    with answer, part.open("ab" if answer.status == 206 else "wb") as file:
+        held = held if answer.status == 206 else 0
+        length = answer.headers.get("Content-Length")
+        total = held + int(length) if length else None
+        bar = tqdm(total=total, initial=held, unit="B", unit_scale=True, desc=part.stem, disable=not show)
+        with bar:
+            while block := answer.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    if total is not None and part.stat().st_size != total:
+        raise OSError(f"the connection broke after {part.stat().st_size} of {total} bytes")
+
+
+def md5_of(path: Path) -> str:
+    """A file's md5, as owners publish it."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def members(path: Path) -> Iterator[Member]:
+    """Files of a tar, compressed or not, or of a zip, in order; a stream is to be read before the next is asked for.
+
+    Raises:
+        NotPrepared: it is no archive, or a damaged one.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    if not info.is_dir():
+                        with archive.open(info) as stream:
+                            yield Member(info.filename, info.file_size, Stream(stream, path))
+        else:
+            with tarfile.open(path) as archive:
+                for entry in archive:
+                    stream = archive.extractfile(entry) if entry.isfile() else None
+                    if stream is not None:
+                        yield Member(entry.name, entry.size, Stream(stream, path))
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def unpack(path: Path, into: Path, place: Callable[[str], str | None], *, show: bool) -> int:
+    """Write an archive's files below `into`, each under the path that `place` gives for its name; None leaves it out.
+
+    Files that are there with their full size stay, so that a killed run goes on.
+
+    Returns:
+        The number of files placed.
+
+    Raises:
+        NotPrepared: the archive is damaged, or a name leads out of `into`.
+    """
+    count = 0
+    for member in tqdm(members(path), desc=path.name, unit="file", mininterval=1, disable=not show):
+        target = place(member.name)
+        if target is None:
+            continue
+        if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
+            raise NotPrepared(f"{path}: the name {member.name} leads out of the folder")
+        count += 1
+        file = into / target
+        if not file.is_file() or file.stat().st_size != member.size:
+            write_atomically(file, lambda part, stream=member.stream: _copy(stream, part))
+    return count
+
+
+def _copy(stream: Stream, path: Path) -> None:
+    with path.open("wb") as file:
+        shutil.copyfileobj(stream, file, BLOCK)
+
+
+def without_first(name: str) -> str:
+    """A member's path without its first folder."""
+    return "/".join(PurePosixPath(name).parts[1:])
+
+
+def build(place: Path, archives: list[Path], make: Callable[[list[Path], Path], None]) -> None:
+    """Make a folder in a hidden neighbour and rename it when it is complete; a folder that is there stays.
+
+    The neighbour is kept when making is interrupted, and goes with the archives it is made from: others start anew.
+    """
+    if filled(place):
+        LOG.info("%s: already there", place)
+        return
+    stamps = "|".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in archives)
+    stamp = hashlib.sha256(stamps.encode()).hexdigest()[:8]
+    into = place.with_name(f".{place.name}.{stamp}.partial")
+    for other in place.parent.glob(f".{place.name}.*.partial"):
+        if other != into:
+            shutil.rmtree(other)
+    into.mkdir(parents=True, exist_ok=True)
+    make(archives, into)
+    into.rename(place)  # onto an empty folder too
+    LOG.info("%s: made", place)
+
+
+def filled(place: Path) -> bool:
+    """Whether a folder is there with something in it."""
+    return place.is_dir() and any(place.iterdir())

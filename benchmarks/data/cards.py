@@ -1,0 +1,393 @@
+"""Data set cards: layout, where it lies below the data root, split files, classes, licence, how to get it.
+
+A card is turned into a `Dataset` at a root; a user's own set is a `Dataset` written in a suite file. `files` by layout,
+relative to the root:
+
+    imagefolder  fit, score, optional select: folders of class folders
+    npz          fit, score, optional select: FILE.npz:SPLIT (see kdep.data.sources.Pack)
+    torchvision  fit, score, optional select: CLASS:SPLIT, such as CIFAR10:train
+    huggingface  fit, score, optional select: SPLIT of the set saved at the root, or NAME:SPLIT of one below it or on
+                 the hub (downloaded into the root); optional image, label: columns, where they are not evident
+    voc          fit, score: lists such as VOC2012/ImageSets/Main/train.txt (several joined by commas)
+    ade20k       fit_images, fit_masks, score_images, score_masks: folders; masks 0 = unlabelled, 1..N
+    cityscapes   the same keys, in Cityscapes' own naming; masks are labelTrainIds
+    coco         fit, score: json; fit_images, score_images: folders
+"""
+
+import hashlib
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "imagefolder": ("fit", "score"),
+    "npz": ("fit", "score"),
+    "torchvision": ("fit", "score"),
+    "huggingface": ("fit", "score"),
+    "voc": ("fit", "score"),
+    "ade20k": ("fit_images", "fit_masks", "score_images", "score_masks"),
+    "cityscapes": ("fit_images", "fit_masks", "score_images", "score_masks"),
+    "coco": ("fit", "fit_images", "score", "score_images"),
+}
+CLASSIFICATION = ("imagefolder", "npz", "torchvision", "huggingface")
+COLUMNS = ("image", "label")
+ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}  # torchvision's download leaves them beside what it unpacks
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set at a place on disk.
+
+    Raises:
+        ValueError: unknown layout, or split files that the layout does not have or that are missing.
+    """
+
+    name: str
+    layout: str
+    root: Path
+    files: dict[str, str]
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.layout not in KEYS:
+            raise ValueError(f"data set {self.name}: layout {self.layout!r}; there are {', '.join(KEYS)}")
+        needed = set(KEYS[self.layout])
+        allowed = needed | ({"select"} if self.layout in CLASSIFICATION else set())
+        allowed |= set(COLUMNS) if self.layout == "huggingface" else set()
+        if not needed <= set(self.files) <= allowed:
+            raise ValueError(f"data set {self.name}: files {sorted(self.files)}; {self.layout} needs {sorted(needed)}")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A known data set, independent of where it lies.
+
+    Attributes:
+        folder: below the data root.
+        get: where its files come from, for people.
+        images: by role, as published; empty where it depends on how the set was made.
+        labels: number of classes, the background not counted.
+    """
+
+    layout: str
+    folder: str
+    files: dict[str, str]
+    licence: str
+    get: str
+    classes: tuple[str, ...] = ()
+    images: dict[str, int] = field(default_factory=dict)
+    labels: int = 0
+
+
+# fmt: off
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+CITYSCAPES_CLASSES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)
+SCENES_CLASSES = (
+    "disc", "ring", "square", "triangle", "star", "cross", "gear", "crescent", "arrow", "heart", "striped_ellipse",
+    "dotted_ellipse",
+)
+SCENES_STUFF = (
+    "noise", "stripes", "checks", "gradient", "leaves", "wood",
+)
+# fmt: on
+ADE20K_FILES = {
+    "fit_images": "images/training",
+    "fit_masks": "annotations/training",
+    "score_images": "images/validation",
+    "score_masks": "annotations/validation",
+}
+SCENES = ("generated here", "kdep_benchmarks.data.scenes.make, which draws it")
+
+
+def _torchvision(name: str, images: dict[str, int], labels: int, licence: str, *, select: bool = False) -> Card:
+    files = {"fit": f"{name}:train", "score": f"{name}:test"} | ({"select": f"{name}:val"} if select else {})
+    return Card(
+        "torchvision", name.lower(), files, licence, f"torchvision.datasets.{name}", images=images, labels=labels
+    )
+
+
+def _folders(
+    folder: str, images: dict[str, int], labels: int, licence: str, get: str, *, score: str = "test", select: str = ""
+) -> Card:
+    files = {"fit": "train", "score": score} | ({"select": select} if select else {})
+    return Card("imagefolder", folder, files, licence, get, images=images, labels=labels)
+
+
+def _voc_segmentation(fit: str, images: int, get: str) -> Card:
+    files = {role: f"VOC2012/ImageSets/Segmentation/{name}.txt" for role, name in (("fit", fit), ("score", "val"))}
+    return Card("voc", "VOCdevkit", files, "Flickr terms", get, VOC_CLASSES, {"fit": images, "score": 1449}, 20)
+
+
+def _voc_detection(
+    folder: str, fit: str, score: str, terms: tuple[str, str], classes: tuple[str, ...], images: dict[str, int]
+) -> Card:
+    return Card("voc", folder, {"fit": fit, "score": score}, *terms, classes, images, len(classes))
+
+
+VOC2012 = "host.robots.ox.ac.uk/pascal/VOC/voc2012"
+
+CARDS: dict[str, Card] = {
+    "cifar10": _torchvision("CIFAR10", {"fit": 50000, "score": 10000}, 10, "cite Krizhevsky 2009"),
+    "cifar100": _torchvision("CIFAR100", {"fit": 50000, "score": 10000}, 100, "cite Krizhevsky 2009"),
+    "dtd": _torchvision("DTD", {"fit": 1880, "select": 1880, "score": 1880}, 47, "research", select=True),
+    "caltech256": _folders(
+        "caltech256",
+        {"fit": 15420, "score": 15187},
+        257,
+        "CC BY 4.0",
+        "data.caltech.edu/records/nyy15-4j048",
+    ),
+    "cub200": _folders(
+        "cub200",
+        {"fit": 5994, "score": 5794},
+        200,
+        "non-commercial research",
+        "data.caltech.edu/records/65de6-vp158",
+    ),
+    "imagenet1k": _folders(
+        "imagenet",
+        {"fit": 1281167, "score": 50000},
+        1000,
+        "non-commercial research",
+        "image-net.org, after registration",
+        score="val",
+    ),
+    "voc2012": _voc_segmentation("train", 1464, VOC2012),
+    "voc2012aug": _voc_segmentation(
+        "trainaug",
+        10582,
+        f"{VOC2012} and SBD (Hariharan et al. 2011), whose masks go to VOCdevkit/VOC2012/SegmentationClassAug",
+    ),
+    "ade20k": Card(
+        "ade20k",
+        "ade/ADEChallengeData2016",
+        ADE20K_FILES,
+        "non-commercial research",
+        "data.csail.mit.edu/places/ADEchallenge, not the full ADE20K",
+        ("@objectInfo150.txt",),
+        {"fit": 20210, "score": 2000},
+        150,
+    ),
+    "cityscapes": Card(
+        "cityscapes",
+        "cityscapes",
+        {
+            "fit_images": "leftImg8bit/train",
+            "fit_masks": "gtFine/train",
+            "score_images": "leftImg8bit/val",
+            "score_masks": "gtFine/val",
+        },
+        "non-commercial research",
+        "cityscapes-dataset.com, after registration",
+        CITYSCAPES_CLASSES,
+        {"fit": 2975, "score": 500},
+        19,
+    ),
+    "voc0712": _voc_detection(
+        "VOCdevkit",
+        "VOC2007/ImageSets/Main/trainval.txt,VOC2012/ImageSets/Main/trainval.txt",
+        "VOC2007/ImageSets/Main/test.txt",
+        (
+            "Flickr terms",
+            "host.robots.ox.ac.uk/pascal/VOC, 2007 and 2012",
+        ),
+        VOC_CLASSES,
+        {"fit": 16551, "score": 4952},
+    ),
+    "coco": Card(
+        "coco",
+        "coco",
+        {
+            "fit": "annotations/instances_train2017.json",
+            "fit_images": "train2017",
+            "score": "annotations/instances_val2017.json",
+            "score_images": "val2017",
+        },
+        "annotations CC BY 4.0, images under Flickr terms",
+        "cocodataset.org",
+        images={"fit": 118287, "score": 5000},
+        labels=80,
+    ),
+    "scenes": _folders("scenes/classification", {}, 12, *SCENES),
+    "scenes-voc": _voc_detection(
+        "scenes", "VOC2012/ImageSets/Main/train.txt", "VOC2012/ImageSets/Main/val.txt", SCENES, SCENES_CLASSES, {}
+    ),
+    "scenes-ade20k": Card("ade20k", "scenes/ade20k", ADE20K_FILES, *SCENES, SCENES_CLASSES + SCENES_STUFF, labels=18),
+    "scenes-coco": Card(
+        "coco",
+        "scenes/coco",
+        {
+            "fit": "annotations/instances_train.json",
+            "fit_images": "train",
+            "score": "annotations/instances_val.json",
+            "score_images": "val",
+        },
+        *SCENES,
+        labels=12,
+    ),
+}
+
+
+def known(name: str, data_root: Path) -> Dataset:
+    """A known data set below the data root; it need not be there.
+
+    Raises:
+        ValueError: no card of that name.
+    """
+    if name not in CARDS:
+        raise ValueError(
+            f"data set {name!r}: there are {', '.join(CARDS)}; a set of your own is written out in a suite file"
+        )
+    card = CARDS[name]
+    return Dataset(name, card.layout, data_root / card.folder, card.files, card.classes)
+
+
+def paths(dataset: Dataset) -> Iterator[Path]:
+    """Files and folders that must be there for the set to be present."""
+    if dataset.layout in ("torchvision", "huggingface"):
+        yield dataset.root
+        return
+    for value in dataset.files.values():
+        for part in value.split(","):
+            path = dataset.root / (part.rpartition(":")[0] if dataset.layout == "npz" else part.strip())
+            yield path
+            if dataset.layout == "voc":
+                yield path.parents[2] / "JPEGImages"
+                if path.parent.name == "Segmentation":
+                    yield path.parents[2] / masks_of(path)
+
+
+def masks_of(split: Path) -> str:
+    """Folder of the masks of a VOC list: those of `trainaug` (Hariharan et al. 2011) lie in one of their own."""
+    return "SegmentationClassAug" if split.stem in ("aug", "trainaug") else "SegmentationClass"
+
+
+def absent(dataset: Dataset) -> str | None:
+    """Why a data set cannot be used, in one sentence; None where it is there."""
+    missing = next((path for path in paths(dataset) if not path.exists()), None)
+    if missing is None:
+        return None
+    for name in sorted(CARDS, key=lambda name: name != dataset.name):  # its own first
+        data_root = _data_root(dataset, name)
+        if data_root is not None:
+            command = shlex.join(["kdep", "data", "prepare", name, "--data-root", str(data_root)])
+            return f"{missing} is not there; get it: {command} (from {CARDS[name].get})"
+    return f"{missing} is not there"
+
+
+def _data_root(dataset: Dataset, name: str) -> Path | None:
+    """The data root below which a known set would lie where this one does; None where it never would."""
+    depth = len(Path(CARDS[name].folder).parts)
+    if depth > len(dataset.root.parts):
+        return None
+    data_root = dataset.root.parents[depth - 1]
+    there = known(name, data_root)
+    same = (there.layout, there.root, there.files) == (dataset.layout, dataset.root, dataset.files)
+    return data_root if same else None
+
+
+def class_folders(dataset: Dataset, files: str) -> list[str]:
+    """Names of the class folders of a split, sorted; hidden folders are none.
+
+    Raises:
+        ValueError: it is no folder, or holds none.
+    """
+    root = dataset.root / files
+    if not root.is_dir():
+        raise ValueError(f"data set {dataset.name}: {root} is not a folder of class folders")
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise ValueError(f"data set {dataset.name}: no class folder in {root}")
+    return found
+
+
+def check_classes(dataset: Dataset, fit: Sequence[str], other: Sequence[str], role: str) -> None:
+    """Refuse classes between which there is nothing to tell, and a split that has others than fit.
+
+    Raises:
+        ValueError: names the data set and the classes.
+    """
+    if len(fit) < 2:
+        raise ValueError(
+            f"data set {dataset.name}: fit has one class only ({fit[0]}), so every answer is right; two at least"
+        )
+    if tuple(fit) != tuple(other):
+        odd = sorted(set(fit) ^ set(other)) or ["their order"]
+        raise ValueError(
+            f"data set {dataset.name}: fit has {len(fit)} classes and {role} {len(other)}; they differ in "
+            f"{', '.join(odd[:5])}"
+        )
+
+
+def check_class_folders(dataset: Dataset) -> None:
+    """The same by the names of folders alone, for the layout that has a folder per class.
+
+    Raises:
+        ValueError: as `class_folders` and `check_classes`.
+    """
+    if dataset.layout == "imagefolder":
+        fit = class_folders(dataset, dataset.files["fit"])
+        for role, files in dataset.files.items():
+            check_classes(dataset, fit, class_folders(dataset, files), role)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Hash of the set as it lies on disk: lists, json, packs, masks and boxes by content, images by name and size.
+
+    Two results are compared only where it is equal. Files that no reader opens (hidden ones, archives that a download
+    leaves, texts beside images) do not count.
+    """
+    digest = hashlib.sha256(f"{dataset.layout}|{sorted(dataset.files.items())}|{dataset.classes}".encode())
+    masks = {dataset.root / value for role, value in dataset.files.items() if role.endswith("_masks")}
+    for path in sorted(set(paths(dataset))):
+        images: list[Path] = []
+        labels: list[Path] = []
+        if path.is_file():
+            digest.update(path.read_bytes())
+            if dataset.layout == "voc":
+                images, labels = _listed(path)
+        elif path in masks:
+            labels = _read_below(path, dataset.layout)
+        elif dataset.layout != "voc":
+            images = _read_below(path, dataset.layout)
+        for file in images + labels:
+            digest.update(f"{file.relative_to(dataset.root)}|{file.stat().st_size}\n".encode())
+        for file in labels:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _listed(split: Path) -> tuple[list[Path], list[Path]]:
+    """Images of a list of a VOC tree, and the boxes and masks that are there for them."""
+    year = split.parents[2]
+    names = [line.split()[0] for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
+    found = {path.stem: path for path in (year / "JPEGImages").glob("*") if not path.name.startswith(".")}
+    labels = [year / masks_of(split) / f"{name}.png" for name in names]
+    if split.parent.name != "Segmentation":
+        labels += [year / "Annotations" / f"{name}.xml" for name in names]
+    return [found[name] for name in names if name in found], [path for path in labels if path.is_file()]
+
+
+def _read_below(folder: Path, layout: str) -> list[Path]:
+    """Files below a folder that a reader of the layout may open, sorted; links are followed."""
+    from kdep.data.sources import SUFFIXES  # here: it needs torch, and the boards read this module without it
+
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    if layout == "torchvision":
+        found = [path for path in found if path.suffix.lower() not in ARCHIVES]
+    elif layout == "huggingface":  # cache-*: what the library leaves behind when it reads
+        found = [path for path in found if not path.name.startswith("cache-")]
+    else:
+        found = [path for path in found if path.suffix.lower() in SUFFIXES]
+    return sorted(found)

@@ -1,0 +1,116 @@
+"""Images that two splits share: the same bytes, or the same picture resized or compressed again."""
+
+import io
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from kdep_benchmarks.data.findings import Finding
+from kdep_benchmarks.data.pictures import Look, Picture, small_grey
+
+BITS = 64
+# Of 64 bits; pictures of different things differ in 32 on average. Beyond it near duplicates go unfound.
+NEAR = 5
+# Mean difference of two grey thumbnails, of 255, up to which close hashes are taken for the same picture: flat images
+# and those of one template have close hashes too.
+ALIKE = 6.0
+AT_ONCE = 4_000_000  # pairs compared together
+ONES = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
+
+
+def overlap(
+    first: tuple[str, Sequence[Picture], Sequence[Look]], second: tuple[str, Sequence[Picture], Sequence[Look]]
+) -> Iterator[Finding]:
+    """What of `second` (role, pictures, looks) also stands in `first`.
+
+    The same bytes are a defect. The same look is a note, since a hash is a suspicion: have a look at both.
+    """
+    (role, pictures, looks), (other, others, other_looks) = first, second
+    bytes_of = {look.digest: index for index, look in reversed(list(enumerate(looks))) if not look.problem}
+    rest = []
+    for index, look in enumerate(other_looks):
+        if look.problem:
+            continue
+        if look.digest in bytes_of:
+            what = f"in {other}, has the bytes of {pictures[bytes_of[look.digest]].where} in {role}"
+            yield Finding(f"image both in {role} and in {other}", others[index].where, what)
+        else:
+            rest.append(index)
+    readable = [index for index, look in enumerate(looks) if not look.problem]
+    hashes = np.array([looks[index].appearance for index in readable], dtype=np.uint64)
+    asked = np.array([other_looks[index].appearance for index in rest], dtype=np.uint64)
+    for at, candidate, distance in nearest(hashes, asked, within=NEAR):
+        a, b = pictures[readable[candidate]], others[rest[at]]
+        if alike(a, b):
+            what = f"in {other}, looks like {a.where} in {role} ({distance} of {BITS} bits differ)"
+            yield Finding(f"image in {other} that looks like one in {role}", b.where, what, defect=False)
+
+
+def repeated(role: str, pictures: Sequence[Picture], looks: Sequence[Look]) -> Iterator[Finding]:
+    """Images that stand more than once in one split."""
+    seen: dict[bytes, int] = {}
+    for index, look in enumerate(looks):
+        if look.problem:
+            continue
+        if look.digest in seen:
+            what = f"has the bytes of {pictures[seen[look.digest]].where}"
+            yield Finding(f"image twice in {role}", pictures[index].where, what, defect=False)
+        seen.setdefault(look.digest, index)
+
+
+def nearest(hashes: np.ndarray, asked: np.ndarray, *, within: int) -> list[tuple[int, int, int]]:
+    """The nearest hash of each one asked about, where one is within so many bits.
+
+    Two numbers that differ in at most `within` bits agree in at least one of `within + 1` pieces, so only numbers that
+    share a piece are compared: exact, and quick for millions.
+
+    Args:
+        hashes: (N,) uint64.
+        asked: (M,) uint64.
+        within: number of differing bits allowed.
+
+    Returns:
+        (index into asked, index into hashes, bits that differ), by the first; of equally near ones the first.
+    """
+    if not len(hashes) or not len(asked):
+        return []
+    values, first_at = np.unique(hashes, return_index=True)
+    best = np.full(len(asked), (within + 1) << 32, dtype=np.int64)  # distance, then index: the least is the answer
+    edges = [round(BITS * piece / (within + 1)) for piece in range(within + 2)]
+    for low, high in zip(edges, edges[1:], strict=False):
+        mask = np.uint64((1 << (high - low)) - 1)
+        keys, wanted = (values >> np.uint64(low)) & mask, (asked >> np.uint64(low)) & mask
+        order = np.argsort(keys, kind="stable")
+        starts = np.searchsorted(keys[order], wanted, side="left")
+        counts = np.searchsorted(keys[order], wanted, side="right") - starts
+        for rows in _parts(counts):
+            row = np.repeat(rows, counts[rows])
+            within_row = np.arange(len(row)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
+            column = order[starts[row] + within_row]
+            distance = differing_bits(values[column], asked[row]).astype(np.int64)
+            np.minimum.at(best, row, distance << 32 | first_at[column])
+    found = np.flatnonzero(best >> 32 <= within)
+    return [(int(at), int(best[at] & 0xFFFFFFFF), int(best[at] >> 32)) for at in found]
+
+
+def _parts(counts: np.ndarray) -> list[np.ndarray]:
+    """Positions, divided so that the counts of each part sum to about AT_ONCE at most."""
+    part = np.cumsum(counts) // AT_ONCE
+    return np.split(np.arange(len(counts)), np.flatnonzero(np.diff(part)) + 1)
+
+
+def differing_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Number of bits in which uint64 numbers differ, elementwise."""
+    pieces = np.ascontiguousarray(a ^ b).view(np.uint16).reshape(-1, 4)
+    return ONES[pieces].sum(axis=1)
+
+
+def alike(a: Picture, b: Picture) -> bool:
+    """Whether two images are the same at 32 x 32, up to what resizing and compressing change."""
+    return bool(np.abs(_thumbnail(a) - _thumbnail(b)).mean() <= ALIKE)
+
+
+def _thumbnail(picture: Picture) -> np.ndarray:
+    content = picture.content()
+    return small_grey(Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content)

@@ -1,0 +1,288 @@
+"""Labelled images of a data set's classification layouts, and their division into fit, select and score."""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from kdep_benchmarks.data.cards import Dataset, check_classes, class_folders
+from kdep_benchmarks.data.huggingface import Rows
+from kdep.models.checkpoint import write_atomically
+from kdep.data.decode import UNREADABLE
+from kdep.data.sources import SUFFIXES, Files, Names, Pack, Source, torchvision_split
+
+SELECT_SHARE = 0.2
+
+
+class Labelled:
+    """Images with a label each, by number.
+
+    Raises:
+        ValueError: a class without an image, or a label without a class.
+    """
+
+    def __init__(self, source: Source, labels: Sequence[int] | np.ndarray, classes: Sequence[str], where: str) -> None:
+        self.source, self.labels, self.classes = source, np.asarray(labels, dtype=np.int64), tuple(classes)
+        self.names, self.where = source.names, where
+        if len(self.labels) != len(source.names):
+            raise ValueError(f"{where}: {len(self.labels)} labels for {len(source.names)} images")
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(classes):
+            raise ValueError(f"{where}: labels {self.labels.min()} to {self.labels.max()} for {len(classes)} classes")
+        self.per_class = np.bincount(self.labels, minlength=len(classes))
+        if empty := [name for name, n in zip(classes, self.per_class, strict=True) if not n]:
+            raise ValueError(f"{where}: class {empty[0]!r} has no image ({len(empty)} of {len(classes)} are empty)")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB.
+
+        Raises:
+            ValueError: it cannot be read; a score over fewer images than the split has would not be a score.
+        """
+        try:
+            return self.source.read(index)
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{self.where}: image {self.names[index]} cannot be read ({type(error).__name__}: {error}); every "
+                "image of a split is scored, so repair it, or remove it from the data set"
+            ) from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of labels, class names, and the images' bytes in order."""
+        digest = hashlib.sha256(f"{self.classes}|{len(self)}|".encode() + self.labels.tobytes())
+        for content in _contents(self.source):
+            digest.update(f"{len(content)}|".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+    def remembered_fingerprint(self, folder: Path) -> str:
+        """The fingerprint, kept in a file of `folder` for as long as the images' files are untouched.
+
+        Untouched means: same name, size, and times of the last change of content and of the entry itself. The latter
+        cannot be set back, so that a file which was written over is read again whatever its date says.
+        """
+        files = list(_files(self.source))
+        if len(files) < len(self):  # not in files of their own: they are in memory, and quick to hash
+            return self.fingerprint
+        digest = hashlib.sha256(f"{self.classes}|".encode() + self.labels.tobytes())
+        for path in files:
+            found = path.stat()
+            digest.update(f"{path}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}\n".encode())
+        known = folder / f"{digest.hexdigest()[:32]}.fingerprint"
+        if not known.is_file():
+            write_atomically(known, lambda part: part.write_text(self.fingerprint))
+        return known.read_text()
+
+
+class TorchvisionSplit:
+    """Images of an opened torchvision data set."""
+
+    def __init__(self, images: Any, name: str) -> None:
+        self.images = images
+        self.names = [f"{name}:{index}" for index in range(len(images))]
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        return self.images[index][0].convert("RGB")
+
+    @property
+    def files(self) -> list[Path] | None:
+        """The images' files in order, under any name that torchvision's classes have for them; None without files."""
+        for name in ("_image_files", "_images", "samples", "_samples"):
+            entries = getattr(self.images, name, ())
+            paths = [entry[0] if isinstance(entry, tuple | list) else entry for entry in entries]
+            if len(paths) == len(self.names) and all(isinstance(path, str | Path) for path in paths):
+                return [Path(path).absolute() for path in paths]
+        return None
+
+
+class Joined:
+    """The images of one source, then those of another."""
+
+    def __init__(self, first: Source, second: Source) -> None:
+        self.first, self.second = first, second
+        self.names = Names(itertools.chain(first.names, second.names))
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        count = len(self.first.names)
+        return self.first.read(index) if index < count else self.second.read(index - count)
+
+
+def _files(source: Any) -> Iterator[Path]:
+    if isinstance(source, Joined):
+        yield from _files(source.first)
+        yield from _files(source.second)
+    elif isinstance(source, Files):
+        yield from (Path(source.root).absolute() / name for name in source.names)
+    elif isinstance(source, TorchvisionSplit):
+        yield from source.files or []
+
+
+def _contents(source: Any) -> Iterator[bytes]:
+    """The bytes that make up each image: encoded where they lie in files, else pixels."""
+    if isinstance(source, Joined):
+        yield from _contents(source.first)
+        yield from _contents(source.second)
+    elif isinstance(source, Files):
+        for name in source.names:
+            yield (source.root / name).read_bytes()
+    elif isinstance(source, Rows):
+        yield from (source.encoded(index) for index in range(len(source.names)))
+    elif isinstance(source, Pack):
+        yield source.fingerprint.encode()
+    elif source.files is not None:
+        yield from (path.read_bytes() for path in source.files)
+    elif isinstance(getattr(source.images, "data", None), np.ndarray):
+        yield source.images.data.tobytes()
+    else:
+        for index in range(len(source.names)):
+            image = source.read(index)
+            yield f"{image.size}".encode() + image.tobytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Positions `fit` and `select` in `pool`, which holds the images of both; `score` is apart."""
+
+    pool: Labelled
+    fit: np.ndarray
+    select: np.ndarray
+    score: Labelled
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images per role."""
+        return {"fit": len(self.fit), "select": len(self.select), "score": len(self.score)}
+
+
+def open_splits(dataset: Dataset, *, seed: int) -> Splits:
+    """Open a data set's splits; without a select split of its own, a fifth of each class of fit is held out.
+
+    Raises:
+        ValueError: one class only, splits of different classes, a class without images, or a file that is not there.
+    """
+    pool, score = open_split(dataset, "fit"), open_split(dataset, "score")
+    check_classes(dataset, pool.classes, score.classes, "score")
+    if "select" not in dataset.files:
+        fit, select = hold_out(pool.labels, seed=seed)
+        if not len(select):
+            raise ValueError(f"data set {dataset.name}: one image per class in fit; choosing settings needs two")
+        return Splits(pool, fit, select, score)
+    select = open_split(dataset, "select")
+    check_classes(dataset, pool.classes, select.classes, "select")
+    labels = np.concatenate([pool.labels, select.labels])
+    joined = Labelled(Joined(pool.source, select.source), labels, pool.classes, pool.where)
+    positions = np.arange(len(joined))
+    return Splits(joined, positions[: len(pool)], positions[len(pool) :], score)
+
+
+def hold_out(labels: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide positions into four fifths and one fifth of every class, ascending.
+
+    A class gives at least one image to each part, a class of one image keeps it in the first.
+    """
+    draw = np.random.Generator(np.random.Philox(seed))
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        positions = draw.permutation(np.flatnonzero(labels == label))
+        count = max(1, round(SELECT_SHARE * len(positions))) if len(positions) > 1 else 0
+        chosen[positions[:count]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def open_split(dataset: Dataset, role: str) -> Labelled:
+    """Open the images of one role: fit, select or score."""
+    return LAYOUTS[dataset.layout](dataset, dataset.files[role])
+
+
+def _open_folders(dataset: Dataset, files: str) -> Labelled:
+    """Class folders, sorted by name; images anywhere below them."""
+    root, classes = dataset.root / files, class_folders(dataset, files)
+    names: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(images_below(root / name))
+        names += [str(path.relative_to(root)) for path in found]
+        labels += [label] * len(found)
+    _check_named(dataset, classes)
+    return Labelled(Files(root, names), labels, classes, str(root))
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """Image files anywhere below a folder, links followed."""
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(parent) / name for name in names if Path(name).suffix.lower() in SUFFIXES)
+
+
+def _open_pack(dataset: Dataset, files: str) -> Labelled:
+    file, _, split = files.rpartition(":")
+    path = dataset.root / file
+    if not path.is_file():
+        raise ValueError(f"data set {dataset.name}: {path} is not there; an npz split is written FILE.npz:SPLIT")
+    pack = Pack(path, split)
+    if pack.labels is None:
+        raise ValueError(f"data set {dataset.name}: {path} has no {split}_labels")
+    classes = pack.classes or tuple(str(label) for label in range(int(pack.labels.max()) + 1))
+    if not dataset.classes or not pack.classes:
+        classes = dataset.classes or classes
+    else:
+        _check_named(dataset, classes)
+    return Labelled(pack, pack.labels, classes, f"{path}:{split}")
+
+
+def _open_torchvision(dataset: Dataset, files: str) -> Labelled:
+    name, _, split = files.partition(":")
+    images = torchvision_images(name, split, dataset.root)
+    labels = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
+    if labels is None and (samples := getattr(images, "_samples", None)):
+        labels = [int(sample[1]) for sample in samples]  # pairs of image and label, not decoded
+    if labels is None:
+        labels = [int(images[index][1]) for index in range(len(images))]
+    labels = np.asarray(labels, dtype=np.int64)
+    classes = getattr(images, "classes", None) or [str(label) for label in range(int(labels.max()) + 1)]
+    return Labelled(TorchvisionSplit(images, files), labels, [str(label) for label in classes], f"torchvision {files}")
+
+
+def torchvision_images(name: str, split: str, root: Path) -> Any:
+    """Open (or download) one split of a torchvision set, an indexable of (image, label)."""
+    if split in ("train", "test"):
+        return torchvision_split(name, root, train=split == "train")
+    import torchvision
+
+    if split != "val" or not hasattr(torchvision.datasets, name):
+        raise ValueError(f"torchvision:{name}:{split}: a split is CLASS:train, CLASS:val or CLASS:test")
+    try:
+        return getattr(torchvision.datasets, name)(root, split=split, download=True)
+    except (TypeError, OSError, RuntimeError) as error:
+        raise ValueError(f"torchvision:{name}:{split}: not in {root} and not downloadable ({error})") from error
+
+
+def _open_huggingface(dataset: Dataset, files: str) -> Labelled:
+    rows = Rows(dataset.root, files, dataset.files)
+    _check_named(dataset, rows.classes)
+    return Labelled(rows, rows.labels, rows.classes, f"huggingface {files}")
+
+
+def _check_named(dataset: Dataset, found: Sequence[str]) -> None:
+    if dataset.classes and set(dataset.classes) != set(found):
+        odd = sorted(set(dataset.classes) ^ set(found))
+        raise ValueError(f"data set {dataset.name}: classes named and classes found differ in {', '.join(odd[:5])}")
+
+
+LAYOUTS = {
+    "imagefolder": _open_folders,
+    "npz": _open_pack,
+    "torchvision": _open_torchvision,
+    "huggingface": _open_huggingface,
+}

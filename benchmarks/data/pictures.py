@@ -1,0 +1,103 @@
+"""Every image of a data set, decoded once: its size, the hash of its bytes and a hash of how it looks."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from kdep_benchmarks.data.findings import Finding
+from kdep.data.decode import UNREADABLE
+
+SIDE, LOW = 32, 8
+# Rows are the 8 lowest frequencies of a discrete cosine transform of 32 values.
+COSINES = np.cos(np.pi / (2 * SIDE) * np.outer(np.arange(LOW), 2 * np.arange(SIDE) + 1))
+AT_ONCE = 1024  # tasks handed to the threads together: the queue of all of ImageNet would take gigabytes
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+class Picture(NamedTuple):
+    """An image that can be opened, by a name that people can find it under.
+
+    `content` gives its file's bytes, or, where there is no file, the image.
+    """
+
+    where: str
+    content: Callable[[], bytes | Image.Image]
+
+
+class Look(NamedTuple):
+    """What one decoding says; `problem` instead of all else where the image cannot be read."""
+
+    digest: bytes = b""
+    appearance: int = 0
+    size: tuple[int, int] = (0, 0)
+    problem: str | None = None
+
+
+def of_file(path: Path, where: str | None = None) -> Picture:
+    """An image file."""
+    return Picture(where or str(path), partial(Path.read_bytes, path))
+
+
+def look(picture: Picture) -> Look:
+    """Decode all of an image; a file cut short is found only so."""
+    try:
+        content = picture.content()
+        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
+        data = content if isinstance(content, bytes) else f"{image.mode}{image.size}".encode() + image.tobytes()
+        # The hash of appearance decodes every pixel, whatever the file's size.
+        return Look(hashlib.blake2b(data, digest_size=16).digest(), appearance(image), image.size)
+    except UNREADABLE as error:
+        return Look(problem=f"cannot be read ({type(error).__name__}: {error})")
+
+
+def appearance(image: Image.Image) -> int:
+    """64 bits that hardly change when an image is resized or compressed again: the usual perceptual hash (pHash).
+
+    Bit k says whether the k-th of the 8 x 8 lowest frequencies of the grey image at 32 x 32 is above their median; the
+    first frequency is the highest bit. The bits are those of `imagehash.phash`, which would bring PyWavelets to every
+    installation; as plain integers a million of them can be compared.
+    """
+    grey = small_grey(image)
+    frequencies = (COSINES @ grey @ COSINES.T).ravel()
+    bits = frequencies > np.median(frequencies)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def small_grey(image: Image.Image) -> np.ndarray:
+    """(32, 32) float64, 0 to 255."""
+    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
+
+
+def look_at(pictures: Sequence[Picture], name: str, *, show: bool) -> list[Look]:
+    """Decode pictures in threads; Pillow lets go of the interpreter while it decodes."""
+    return list(in_threads(look, pictures, name, show=show))
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T], name: str, *, show: bool) -> Iterator[R]:
+    """Map in order, with a progress bar where `show`."""
+    workers = min(16, os.cpu_count() or 1)
+    bar = tqdm(total=len(items), desc=name, unit="img", mininterval=1, disable=not show)
+    with ThreadPoolExecutor(workers) as pool, bar:
+        for start in range(0, len(items), AT_ONCE):
+            for result in pool.map(function, items[start : start + AT_ONCE]):
+                bar.update()
+                yield result
+
+
+def unreadable(pictures: Sequence[Picture], looks: Sequence[Look]) -> list[Finding]:
+    """Images that do not open and decode."""
+    return [
+        Finding("image cannot be read", picture.where, look.problem)
+        for picture, look in zip(pictures, looks, strict=True)
+        if look.problem is not None
+    ]

@@ -1,0 +1,309 @@
+"""Bring known data sets into the layout of their cards, from their owners' archives."""
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from kdep_benchmarks.data.archives import Archive, NotPrepared, build, filled, md5_of, members, obtain, unpack, without_first
+from kdep_benchmarks.data.masks import FULL_ADE20K, full_ade20k
+from kdep_benchmarks.data.masks_made import voc_mask, write_train_ids
+from kdep_benchmarks.data.cards import CARDS, absent, known
+from kdep.models.checkpoint import write_atomically
+
+PER_CLASS = 60  # training images of each class of Caltech-256, as in the paper's code
+CALTECH256 = Archive(
+    "256_ObjectCategories.tar",
+    "data.caltech.edu/records/nyy15-4j048",
+    "https://data.caltech.edu/records/nyy15-4j048/files/256_ObjectCategories.tar",
+    "67b4f42ca05d46448c6bb8ecd2220f6d",
+)
+CUB200 = Archive(
+    "CUB_200_2011.tgz",
+    "data.caltech.edu/records/65de6-vp158",
+    "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+    "97eceeb196236b17998738112f37df78",
+)
+ADE20K = Archive(
+    "ADEChallengeData2016.zip",
+    "data.csail.mit.edu/places/ADEchallenge",
+    "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+)
+COCO = tuple(
+    Archive(name, "cocodataset.org", f"http://images.cocodataset.org/{folder}/{name}")
+    for folder, name in (
+        ("zips", "train2017.zip"),
+        ("zips", "val2017.zip"),
+        ("annotations", "annotations_trainval2017.zip"),
+    )
+)
+CITYSCAPES = tuple(
+    Archive(name, "www.cityscapes-dataset.com/downloads, after registration")
+    for name in ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
+)
+IMAGENET = tuple(
+    Archive(name, "image-net.org/challenges/LSVRC/2012, after registration")
+    for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+)
+
+
+def prepare(name: str, data_root: Path, *, seed: int | None = None, show: bool = False) -> None:
+    """Make a known data set below the data root, unless it is there.
+
+    Archives lying in the data root are used, whoever placed them there; the others are downloaded into it. A download
+    goes on where it was cut off, and so does unpacking; a folder appears under its name only when it is complete.
+
+    Args:
+        name: of a card.
+        data_root: where data sets and archives lie.
+        seed: draws the training images of Caltech-256 instead of taking the first of each class by name.
+        show: progress bars.
+
+    Raises:
+        ValueError: no such set, or a seed for another set than Caltech-256.
+        NotPrepared: an archive is missing or wrong; says which file to place where.
+    """
+    dataset = known(name, data_root)
+    if seed is not None and name != "caltech256":
+        raise ValueError(f"data set {name}: its owner divides it; a seed is for caltech256")
+    if name == "caltech256":
+        _from_archives(data_root, "caltech256", (CALTECH256,), partial(_caltech256, seed=seed), show)
+    else:
+        RECIPES[name](data_root, show)
+    if reason := absent(dataset):
+        raise NotPrepared(f"{name}: what is there is not complete: {reason}")
+
+
+def _from_archives(
+    data_root: Path,
+    place: str,
+    archives: tuple[Archive, ...],
+    make: Callable[..., None],
+    show: bool,
+) -> None:
+    if not filled(data_root / place):
+        found = obtain(archives, data_root, show=show)
+        build(data_root / place, found, partial(make, show=show))
+
+
+def _placed(path: Path, into: Path, place: Callable[[str], str | None], owner: str, show: bool) -> None:
+    if not unpack(path, into, place, show=show):
+        raise NotPrepared(f"{path}: holds nothing of the owner's {owner}; get it anew")
+
+
+def _caltech256(archives: list[Path], into: Path, *, seed: int | None, show: bool) -> None:
+    classes: dict[str, list[str]] = defaultdict(list)
+    for member in members(archives[0]):
+        parts = PurePosixPath(member.name).parts
+        if len(parts) == 3 and parts[2].endswith(".jpg"):
+            classes[parts[1]].append(parts[2])
+    draw = None if seed is None else np.random.Generator(np.random.Philox(seed))
+    fit = set()
+    for name in sorted(classes):
+        images = sorted(classes[name])
+        fit |= {(name, image) for image in (images if draw is None else draw.permutation(images))[:PER_CLASS]}
+
+    def place(name: str) -> str | None:
+        parts = PurePosixPath(name).parts
+        if len(parts) != 3 or not parts[2].endswith(".jpg"):
+            return None
+        return "/".join(("train" if parts[1:] in fit else "test", *parts[1:]))
+
+    _placed(archives[0], into, place, "256_ObjectCategories/CLASS/IMAGE.jpg", show)
+
+
+def _cub200(archives: list[Path], into: Path, *, show: bool) -> None:
+    lists = {"images.txt": {}, "train_test_split.txt": {}}
+    for member in members(archives[0]):
+        if member.name.count("/") == 1 and (name := without_first(member.name)) in lists:
+            lists[name] = dict(line.split() for line in member.stream.read().decode().splitlines())
+    fit = lists["train_test_split.txt"]
+    split_of = {
+        image: "train" if fit[number] == "1" else "test"
+        for number, image in lists["images.txt"].items()
+        if number in fit
+    }
+
+    def place(name: str) -> str | None:
+        image = without_first(name).removeprefix("images/")
+        return f"{split_of[image]}/{image}" if image in split_of else None
+
+    _placed(archives[0], into, place, "images listed in images.txt and train_test_split.txt", show)
+
+
+def _ade20k(data_root: Path, show: bool) -> None:
+    place = CARDS["ade20k"].folder
+    for folder in (data_root, data_root / "ade"):
+        full = full_ade20k(folder)
+        if full is not None and not filled(data_root / place) and not (data_root / ADE20K.name).is_file():
+            raise NotPrepared(FULL_ADE20K.format(place=full) + f" downloads it, or takes it from {data_root}")
+    _from_archives(data_root, place, (ADE20K,), partial(_below, "ADEChallengeData2016"), show)
+
+
+def _below(folder: str, archives: list[Path], into: Path, *, show: bool) -> None:
+    """Unpack what lies below one folder of each archive."""
+
+    def place(name: str) -> str | None:
+        return name.removeprefix(f"{folder}/") if name.startswith(f"{folder}/") else None
+
+    for path in archives:
+        _placed(path, into, place, f"{folder}/", show)
+
+
+def _voc(years: tuple[str, ...], data_root: Path, show: bool) -> None:
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # addresses and md5 of the owner's files
+
+    for year in years:
+        keys = ("2007", "2007-test") if year == "2007" else (year,)
+        said = [DATASET_YEAR_DICT[key] for key in keys]
+        page = f"host.robots.ox.ac.uk/pascal/VOC/voc{year}"
+        archives = tuple(Archive(entry["filename"], page, entry["url"], entry["md5"]) for entry in said)
+        folder = f"VOCdevkit/VOC{year}"
+        _from_archives(data_root, folder, archives, partial(_below, folder), show)
+
+
+def _voc2012aug(data_root: Path, show: bool) -> None:
+    """SBD's masks for its train and val images less VOC's val, VOC's own for VOC's train: 10,582, as is usual.
+
+    Masks that somebody has placed are used; among them there may be those of VOC's val, which are not listed.
+    """
+    from torchvision.datasets import SBDataset
+
+    _voc(("2012",), data_root, show)
+    year = data_root / "VOCdevkit" / "VOC2012"
+    if not (year / "ImageSets" / "Segmentation" / "val.txt").is_file():
+        raise NotPrepared(
+            f"{year}: is there, but not VOC 2012; move it away, and put it back when VOC 2012 is unpacked"
+        )
+    sbd = Archive("benchmark.tgz", "home.bharathh.info/pubs/codes/SBD/download.html", SBDataset.url, SBDataset.md5)
+    folder = "VOCdevkit/VOC2012/SegmentationClassAug"
+    _from_archives(data_root, folder, (sbd,), partial(_augmented, year), show)
+    # From the folder, so that the list can be made again after a kill.
+    lists = year / "ImageSets" / "Segmentation"
+    names = {path.stem for path in (data_root / folder).glob("*.png")} - set((lists / "val.txt").read_text().split())
+    text = "".join(f"{name}\n" for name in sorted(names))
+    write_atomically(lists / "trainaug.txt", lambda part: part.write_text(text))
+
+
+def _augmented(year: Path, archives: list[Path], into: Path, *, show: bool) -> None:
+    lists = {part: (year / f"ImageSets/Segmentation/{part}.txt").read_text().split() for part in ("train", "val")}
+    listed: set[str] = set()
+    for member in members(archives[0]):
+        if member.name.endswith(("dataset/train.txt", "dataset/val.txt")):
+            listed |= set(member.stream.read().decode().split())
+    wanted = listed - set(lists["val"]) - set(lists["train"])
+    for member in members(archives[0]):
+        path = PurePosixPath(member.name)
+        if path.parent.name == "cls" and path.stem in wanted and not (into / f"{path.stem}.png").is_file():
+            mask = voc_mask(member.stream.read())
+            write_atomically(into / f"{path.stem}.png", lambda part, mask=mask: mask.save(part, "PNG"))
+    if missing := sorted(name for name in wanted if not (into / f"{name}.png").is_file()):
+        raise NotPrepared(f"{archives[0]}: lists {len(missing)} images without a mask, such as {missing[0]}")
+    if not wanted:
+        raise NotPrepared(f"{archives[0]}: holds nothing of the owner's benchmark_RELEASE/dataset; get it anew")
+    for name in lists["train"]:
+        source = year / "SegmentationClass" / f"{name}.png"
+        write_atomically(into / f"{name}.png", lambda part, source=source: shutil.copyfile(source, part))
+
+
+def _cityscapes(data_root: Path, show: bool) -> None:
+    _from_archives(data_root, "cityscapes", CITYSCAPES, _cityscapes_trees, show)
+    write_train_ids(data_root / "cityscapes" / "gtFine", show=show)
+
+
+def _cityscapes_trees(archives: list[Path], into: Path, *, show: bool) -> None:
+    ends = {"leftImg8bit": "_leftImg8bit.png", "gtFine": "_gtFine_labelIds.png"}
+    for path, (folder, end) in zip(archives, ends.items(), strict=True):
+        below = (f"{folder}/train/", f"{folder}/val/")
+
+        def place(name: str, below: tuple[str, str] = below, end: str = end) -> str | None:
+            return name if name.startswith(below) and name.endswith(end) else None
+
+        _placed(path, into, place, " and ".join(below), show)
+
+
+def _coco(data_root: Path, show: bool) -> None:
+    _from_archives(data_root, "coco", COCO, _coco_trees, show)
+
+
+def _coco_trees(archives: list[Path], into: Path, *, show: bool) -> None:
+    kept = ("train2017/", "val2017/", "annotations/instances_")
+    for path in archives:
+        _placed(path, into, lambda name: name if name.startswith(kept) else None, ", ".join(kept), show)
+
+
+def _imagenet(data_root: Path, show: bool) -> None:
+    _from_archives(data_root, "imagenet", IMAGENET, _imagenet_trees, show)
+
+
+def _imagenet_trees(archives: list[Path], into: Path, *, show: bool) -> None:
+    """By torchvision's own reader; it cannot go on in the middle, so it begins anew."""
+    from torchvision.datasets import imagenet
+
+    shutil.rmtree(into)
+    into.mkdir()
+    links = [into / path.name for path in archives]
+    for link, path in zip(links, archives, strict=True):
+        link.symlink_to(path.resolve())
+    try:
+        imagenet.parse_devkit_archive(into)
+        imagenet.parse_train_archive(into)
+        imagenet.parse_val_archive(into)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise NotPrepared(f"{archives[0].parent}: torchvision cannot read the archives ({error})") from error
+    for link in links:
+        link.unlink()
+    (into / imagenet.META_FILE).unlink()
+
+
+def _torchvision(name: str, data_root: Path, show: bool) -> None:
+    import torchvision
+
+    kind = CARDS[name].files["fit"].partition(":")[0]
+    make = getattr(torchvision.datasets, kind)
+    url, md5 = (make._URL, make._MD5) if kind == "DTD" else (make.url, make.tgz_md5)
+    archive = Archive(url.rpartition("/")[2], url, url, md5)
+    _from_archives(data_root, CARDS[name].folder, (archive,), partial(_by_torchvision, make, md5), show)
+
+
+def _by_torchvision(make: Any, md5: str, archives: list[Path], into: Path, *, show: bool) -> None:
+    path = archives[0]
+    # torchvision downloads over an archive it does not know: it must not meet one.
+    if (found := md5_of(path)) != md5:
+        raise NotPrepared(f"{path}: has md5 {found}, the owner's file {md5}; remove it and run this again")
+    folder = into / "dtd" if make.__name__ == "DTD" else into
+    folder.mkdir(exist_ok=True)
+    copy = folder / path.name
+    copy.unlink(missing_ok=True)
+    try:
+        os.link(path, copy)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(path, copy)
+    make(into, download=True)
+    copy.unlink()
+
+
+def _scenes(data_root: Path, show: bool) -> None:
+    from kdep_benchmarks.data.scenes.make import MARKER, write_scenes
+
+    if not (data_root / "scenes" / MARKER).is_file():
+        write_scenes(data_root / "scenes")
+
+
+RECIPES: dict[str, Callable[[Path, bool], None]] = {
+    **{name: partial(_torchvision, name) for name in ("cifar10", "cifar100", "dtd")},
+    "cub200": lambda root, show: _from_archives(root, "cub200", (CUB200,), _cub200, show),
+    "imagenet1k": _imagenet,
+    "voc2012": partial(_voc, ("2012",)),
+    "voc2012aug": _voc2012aug,
+    "ade20k": _ade20k,
+    "cityscapes": _cityscapes,
+    "voc0712": partial(_voc, ("2007", "2012")),
+    "coco": _coco,
+    **{name: _scenes for name in CARDS if name.startswith("scenes")},
+}

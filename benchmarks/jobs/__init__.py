@@ -1,0 +1,1 @@
+"""Cells of a suite: plan, run, lock, retry."""

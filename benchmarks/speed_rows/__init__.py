@@ -1,1 +1,0 @@
-"""The rows of `benchmarks.speed`: each module measures one thing against its rival, in one run."""

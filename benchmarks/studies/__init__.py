@@ -1,0 +1,1 @@
+"""Studies: arms x values x seeds of pretraining runs, scored on the same tasks."""

@@ -1,0 +1,185 @@
+"""What a study has found: a CSV of its rows, means with intervals and the sentences they allow, a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdep_benchmarks.board.intervals import half_width, mean
+from kdep_benchmarks.results import write_text
+from kdep_benchmarks.studies.claims import (
+    Measure,
+    Scores,
+    against_all_images,
+    against_baseline,
+    against_best,
+    asked_for,
+    by_cell,
+    chosen_on_select,
+    measures,
+    over_tasks,
+    savings,
+    spent,
+)
+from kdep_benchmarks.studies.file import Study
+from kdep_benchmarks.studies.rows import Row, write_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
+
+
+def answer(study: Study, rows: Sequence[Row], out: Path) -> str:
+    """Write NAME.csv, NAME.md and NAME.png of at least one row below `out`, and return the text of NAME.md."""
+    write_rows(rows, out / f"{study.name}.csv")
+    text = as_markdown(study, rows)
+    write_text(out / f"{study.name}.md", text)
+    draw(study, rows, out / f"{study.name}.png")
+    return text
+
+
+def as_markdown(study: Study, rows: Sequence[Row]) -> str:
+    """Tables of means and a sentence per comparison."""
+    scores, select, tested = by_cell(rows), by_cell(rows, "select"), 0
+    lines = [f"# {study.question}", "", f"Seeds {study.seeds}; mean ± half the 95 % interval over seeds.", ""]
+    missing = len(study.runs) * len(study.tasks) - len(rows)
+    if missing:
+        lines += [f"Unfinished: {missing} of {missing + len(rows)} scores are still to come.", ""]
+    for value in study.values:
+        if study.axis:
+            lines += [f"## {study.axis['key']} = {value}", ""]
+        lines += [*table(study, scores, value), ""]
+        own = [
+            ("", against_baseline(study, scores, value)),
+            ("Pairs that the study asks for:", asked_for(study, scores, value)),
+            ("Chosen on select:", chosen_on_select(study, scores, select, value)),
+        ]
+        tested += len({frozenset((one.arm, one.other)) for _, said in own for one in said if one.tested})
+        picked = "Against the best other arm, picked by the same scores, so that more than 5 % of these err:"
+        for title, said in (*own, (picked, against_best(study, scores, value))):
+            lines += [title, ""] if title and said else []
+            lines += [f"- {one.sentence}" for one in said] + ([""] if said else [])
+    if said := against_all_images(study, scores):
+        tested += sum(one.tested for one in said)
+        lines += [f"## Along {study.axis['key']}: what fewer images cost", ""]
+        lines += [*(f"- {one.sentence}" for one in said), ""]
+    for measure in measures(study):
+        if sentences := savings(study, scores, rows, measure):
+            lines += [f"## Along {study.axis['key']}: {measure.what}", ""]
+            lines += [*([measure.note, ""] if measure.note else []), *(f"- {sentence}" for sentence in sentences), ""]
+    if tested > 5:
+        lines += [
+            "Each comparison with an interval, of arms that these scores have not picked, is a 95 % statement of its "
+            f"own: of {tested}, about {0.05 * tested:.1f} err by chance.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def table(study: Study, scores: Scores, value: Any) -> list[str]:
+    """A row per arm: its score on each task, and their mean."""
+    lines = [f"| arm | {' | '.join(study.tasks)} | mean |", "|---" * (len(study.tasks) + 2) + "|"]
+    for arm in study.arms:
+        cells = [shown(list(scores.get((arm, value, task), {}).values())) for task in study.tasks]
+        means = shown(list(over_tasks(study, scores, arm, value).values()))
+        lines.append(f"| {arm} | {' | '.join(cells)} | {means} |")
+    return lines
+
+
+def shown(values: list[float]) -> str:
+    """`65.4 ± 1.2`, without an interval for a single value or equal ones."""
+    if not values:
+        return "-"
+    half = half_width(values)
+    return f"{mean(values):.2f}" + (f" ± {half:.2f}" if half else "")
+
+
+def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
+    """A panel per task and one of their mean: dots per arm, or curves over what the axis spends, with intervals.
+
+    Along a number of epochs there is a row of panels over the images seen, and one over the seconds of training.
+    """
+    from matplotlib.figure import Figure
+
+    from kdep.models.checkpoint import write_atomically
+
+    scores = by_cell(rows)
+    panels = {
+        task: {key[:2]: list(cell.values()) for key, cell in scores.items() if key[2] == task} for task in study.tasks
+    }
+    if len(panels) > 1:
+        means = {(arm, v): list(over_tasks(study, scores, arm, v).values()) for arm in study.arms for v in study.values}
+        panels["mean over tasks"] = {key: found for key, found in means.items() if found}
+    counted = [measure for measure in measures(study) if measure.column] or [None]
+    size = (4 * len(panels) + 1, (0.35 * len(study.arms) + 2.4) * len(counted))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(counted), len(panels), squeeze=False)
+    for line, measure in zip(grid, counted, strict=True):
+        places = places_of(study, rows, measure)
+        for axes, (title, found) in zip(line, panels.items(), strict=True):
+            for number, arm in enumerate(study.arms):
+                if study.axis:
+                    draw_line(axes, study, number, arm, found, places)
+                else:
+                    draw_dot(axes, study, number, arm, found)
+            axes.set_title(title)
+            axes.grid(alpha=0.3)
+            if study.axis:
+                axes.set_xlabel(measure.what if measure else study.axis["key"])
+                if all(isinstance(place, int | float) and place > 0 for place in places.values()):
+                    axes.set_xscale("log")
+                    ticks = [places[point] for value in study.values if (point := (study.baseline, value)) in places]
+                    axes.set_xticks(ticks, [f"{tick:,.0f}" if tick >= 100 else f"{tick:.3g}" for tick in ticks])
+                    axes.set_xticks([], minor=True)
+            else:
+                axes.set_yticks(
+                    range(len(study.arms)), list(study.arms) if axes is figure.axes[0] else [""] * len(study.arms)
+                )
+                axes.set_ylim(len(study.arms) - 0.5, -0.5)
+    if study.axis:
+        figure.axes[0].legend()
+    figure.suptitle(study.question)
+    write_atomically(path, lambda part: figure.savefig(part, dpi=120, format="png"))
+
+
+def places_of(study: Study, rows: Sequence[Row], measure: Measure | None) -> dict[tuple[str, Any], Any]:
+    """Where each arm and value stands on the horizontal axis: at what it spent, mean over seeds, or at the value."""
+    if measure is None:
+        numbers = all(isinstance(value, int | float) for value in study.values)
+        own = {value: value if numbers else str(value) for value in study.values}
+        return {(arm, value): place for arm in study.arms for value, place in own.items()}
+    found: dict[tuple[str, Any], list[float]] = {}
+    for (arm, value, _), amount in spent(rows, measure).items():
+        found.setdefault((arm, value), []).append(amount)
+    return {key: mean(amounts) for key, amounts in found.items()}
+
+
+def draw_line(
+    axes: "Axes",
+    study: Study,
+    number: int,
+    arm: str,
+    found: dict[tuple[str, Any], list[float]],
+    places: dict[tuple[str, Any], Any],
+) -> None:
+    """An arm's means along the axis; a checkpoint's, which has spent nothing, as a level."""
+    points = [(arm, value) for value in study.values if (arm, value) in found]
+    colour = COLOURS[number % len(COLOURS)]
+    if points and not any(point in places for point in points):
+        axes.axhline(mean(found[points[0]]), label=arm, color=colour, linestyle="--")
+        return
+    points = [point for point in points if point in places]
+    reach = [half_width(found[point]) or 0 for point in points]
+    means = [mean(found[point]) for point in points]
+    axes.errorbar([places[p] for p in points], means, reach, label=arm, color=colour, marker="o", capsize=3)
+
+
+def draw_dot(axes: "Axes", study: Study, number: int, arm: str, found: dict[tuple[str, Any], list[float]]) -> None:
+    """An arm's mean, with a tick per run; the baseline's is also a line to hold the others against."""
+    scores, is_baseline = found.get((arm, None)), arm == study.baseline
+    if scores:
+        colour = COLOURS[0] if is_baseline else COLOURS[-1]
+        if is_baseline:
+            axes.axvline(mean(scores), color=colour, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
+        axes.errorbar([mean(scores)], [number], xerr=[half_width(scores) or 0], color=colour, marker="o", capsize=3)
+        axes.plot(scores, [number] * len(scores), "|", color=colour, alpha=0.6)

@@ -1,0 +1,135 @@
+"""What is wrong with a study, found before its first run starts and not hours later."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdep_benchmarks.studies.file import Run, Study
+from kdep_benchmarks.studies.rows import identity, load_tasks, student_card
+
+if TYPE_CHECKING:
+    from kdep.config import Config
+
+# Keys of the data that a bank of targets does not depend on; the seed of the views is looked at by itself.
+NOT_OF_A_BANK = ("data.cache", "data.workers", "data.max_unreadable", "data.seed", "data.mixup")
+
+
+def check(study: Study, runs: Path) -> None:
+    """Look at every run: its configuration, the bank it shares, the student that lies in its folder.
+
+    Raises:
+        ValueError: a run that cannot be, or a student of another configuration than the study's now.
+    """
+    load_tasks(study)
+    banks: dict[Path, tuple[Run, dict[str, Any]]] = {}
+    arms: dict[str, list[Any]] = {}
+    for planned in study.runs:
+        own = arms.setdefault(planned.arm, [])
+        if planned.checkpoint is not None:
+            own.append(planned.checkpoint)
+        else:
+            config = study.config(planned)
+            own.append(identity(config))
+            check_names(planned, config)
+            if config.bank is not None:
+                first = banks.setdefault(config.bank.path, (planned, bank_content(config)))
+                refuse_shared(config.bank.path, first, (planned, bank_content(config)))
+            refuse_another(config, runs / planned.name / "student.pth")
+    refuse_equal_arms(study, arms)
+
+
+def refuse_equal_arms(study: Study, arms: Mapping[str, Sequence[Any]]) -> None:
+    """Raise a ValueError where two arms are one: all their runs would be alike, and the answer "no difference".
+
+    Args:
+        study: whose arms they are.
+        arms: arm -> what decides the result of each of its runs.
+    """
+    for (one, runs), (other, more) in itertools.combinations(arms.items(), 2):
+        if runs == more:
+            raise ValueError(
+                f"arms {one} and {other} are one configuration at every value and seed: what they ask for, the recipe "
+                f"{study.pretrain} may have already; change or leave out one"
+            )
+
+
+def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
+    """A sentence for every data set of the study's tasks, and for the images of runs to train, that is not there."""
+    from kdep_benchmarks.data.cards import absent
+
+    from kdep.data.sources import absent_address
+
+    images = {study.config(run).data.source for run in to_train}
+    reasons = [*(absent(task.dataset) for task in load_tasks(study)), *map(absent_address, images)]
+    return sorted({reason for reason in reasons if reason is not None})
+
+
+def check_names(planned: Run, config: "Config") -> None:
+    """Names that pretraining looks up only when it has come so far."""
+    import timm
+
+    from kdep.method.align import ALIGNERS
+    from kdep.method.loss import PROJECTORS
+    from kdep.method.scale import make_scaler
+    from kdep.teaching import without_match
+
+    arm, scaler = f"arm {planned.arm}", config.scale.name
+    try:
+        make_scaler(scaler, without_match(config.scale))
+    except ValueError as error:
+        raise ValueError(
+            f"{arm}: {error}. To leave the recipe's options of another scaler, name the whole section, as in "
+            f"`scale: {{name: {scaler}}}` for `scale.name: {scaler}`"
+        ) from error
+    if config.align.name not in ALIGNERS:
+        raise ValueError(f"{arm}: align.name {config.align.name!r}: there are {', '.join(ALIGNERS)}")
+    if config.project is not None and config.project not in PROJECTORS:
+        raise ValueError(f"{arm}: project {config.project!r}: there are {', '.join(PROJECTORS)}")
+    if not timm.is_model(config.student.arch):
+        raise ValueError(f"{arm}: student.arch {config.student.arch!r} is not a network of timm")
+
+
+def bank_content(config: "Config") -> dict[str, Any]:
+    """Of a configuration, what its bank of targets depends on."""
+    from kdep.config import flatten
+    from kdep.method.align import LEADING
+
+    content = config.model_dump(mode="json")
+    own = flatten({"teacher": content["teacher"], "data": content["data"]})
+    own = {key: value for key, value in own.items() if key not in NOT_OF_A_BANK}
+    student = f"as many as {config.student.arch} has channels"
+    width = student if config.align.name in LEADING and config.loss.name != "logits" else "all"
+    rest = {"seed of the views": config.view_seed, "align.images": config.align.images, "bank.code": config.bank.code}
+    maps = f"that of {config.student.arch}" if config.loss.dense else "no"
+    return own | rest | {"bank.axes": config.bank.axes or width, "the feature map (loss.dense)": maps}
+
+
+def refuse_shared(path: Path, first: tuple[Run, dict[str, Any]], second: tuple[Run, dict[str, Any]]) -> None:
+    """Raise a ValueError where two runs name one bank and mean two."""
+    (one, content), (other, now) = first, second
+    keys = [key for key in content if content[key] != now[key]]
+    if keys:
+        said = "; ".join(f"{key} is {content[key]!r} and {now[key]!r}" for key in keys)
+        raise ValueError(
+            f"{one.name} and {other.name} cannot share the bank {path}: {said}. Give them banks of their own ({{seed}} "
+            "in bank.path is replaced). Where only the seed differs, data.seed lets all seeds see the same views; "
+            "where only the axes do, set bank.axes to the most that one of the runs reads"
+        )
+
+
+def refuse_another(config: "Config", student: Path) -> None:
+    """Raise a ValueError where a run's student was trained with another configuration than the study's now."""
+    if not student.exists():
+        return
+    from kdep.config import parse_config
+
+    _, content = student_card(student, student.stat().st_mtime_ns)
+    there, now = identity(parse_config(content, str(student))), identity(config)
+    keys = sorted(key for key in {**there, **now} if there.get(key) != now.get(key))
+    if keys:
+        found = ", ".join(f"{key}: {there.get(key)!r} there, {now.get(key)!r} now" for key in keys)
+        raise ValueError(
+            f"{student}: trained with another configuration than the study's now ({found}; None: the default). Take "
+            f"another name for the study, or remove {student.parent} to train it anew"
+        )

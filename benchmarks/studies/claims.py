@@ -1,0 +1,291 @@
+"""The sentences of a study's answer: who is better than whom, and with how many times fewer images or seconds.
+
+All of them are about the mean over tasks, paired by seed of pretraining, and stand on the seeds that both arms have.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdep_benchmarks.board.compare import MIN_RUNS, judge
+from kdep_benchmarks.board.intervals import half_width, mean
+from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
+from kdep_benchmarks.studies.rows import Row
+
+WORDS = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "no difference": "shows no difference to",
+    "not enough": "has not enough runs to be told from",
+    "same every run": "scores higher than",
+}
+Cell = tuple[str, Any, str]  # arm, value of the axis, task
+Scores = dict[Cell, dict[int, float]]  # score by seed
+Curve = list[tuple[float, float]]  # (what was spent, score), in the order of the axis's values
+
+
+def by_cell(rows: Sequence[Row], column: str = "score") -> Scores:
+    """Score by seed, for every arm, value and task; or another column, where a row has it."""
+    scores: Scores = {}
+    for row in rows:
+        if row[column] is not None:
+            scores.setdefault((row["arm"], row["value"], row["task"]), {})[row["seed"]] = row[column]
+    return scores
+
+
+def over_tasks(study: Study, scores: Scores, arm: str, value: Any) -> dict[int, float]:
+    """Mean over tasks by seed, of the seeds that all tasks have."""
+    cells = [scores.get((arm, value, task), {}) for task in study.tasks]
+    shared = set.intersection(*(set(cell) for cell in cells))
+    return {seed: mean([cell[seed] for cell in cells]) for seed in sorted(shared)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm held against another; `tested` where an interval stands behind the sentence."""
+
+    arm: str
+    other: str
+    sentence: str
+    tested: bool
+
+
+def against_baseline(study: Study, scores: Scores, value: Any) -> list[Comparison]:
+    """Each arm against the baseline."""
+    return _compare_all(study, scores, value, [(arm, study.baseline) for arm in study.arms if arm != study.baseline])
+
+
+def asked_for(study: Study, scores: Scores, value: Any) -> list[Comparison]:
+    """The pairs of arms that the study file names."""
+    return _compare_all(study, scores, value, study.pairs)
+
+
+def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
+    """Each arm with fewer images against itself with the most; nothing along an axis that is no share of the data."""
+    if not study.axis or study.axis["key"] != SHARE:
+        return []
+    said = []
+    for arm in [arm for arm, given in study.arms.items() if not isinstance(given, str)]:  # a checkpoint has seen none
+        found = {f"{arm}, {value:,} images": over_tasks(study, scores, arm, value) for value in sorted(study.values)}
+        *fewer, most = found
+        said += [compared(study, name, most, found) for name in fewer if set(found[name]) & set(found[most])]
+    return said
+
+
+def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Sequence[str]]) -> list[Comparison]:
+    found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
+    return [compared(study, arm, other, found) for arm, other in pairs if set(found[arm]) & set(found[other])]
+
+
+def against_best(study: Study, scores: Scores, value: Any) -> list[Comparison]:
+    """Each arm against the best other one, where that is not the baseline: against which it does worst."""
+    found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
+    said = []
+    for arm, own in found.items():
+        pairs = {other: differences(own, found[other]) for other in study.arms if other != arm}
+        pairs = {other: values for other, values in pairs.items() if values}
+        if pairs:
+            best = min(pairs, key=lambda other: (-len(pairs[other]), mean(pairs[other])))
+            if best != study.baseline:
+                said.append(compared(study, arm, best, found))
+    return said
+
+
+def chosen_on_select(study: Study, scores: Scores, select: Scores, value: Any) -> list[Comparison]:
+    """The arm that is best on select; and for each seed the one that the other seeds choose, against the baseline.
+
+    Score images are not those of the choice, but the students are: a lucky one is lucky on both. So what is held
+    against the baseline at a seed was chosen without that seed. Nothing before all arms have all seeds on select: the
+    best of those that are done is another question.
+    """
+    found = {arm: over_tasks(study, select, arm, value) for arm in study.arms}
+    own = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
+    if any(set(by_seed) != set(study.seeds) for by_seed in (*found.values(), *own.values())):
+        return []
+    best = best_without(found, None)
+    said = f"On the select split `{best}` is the best ({mean(list(found[best].values())):.2f})"
+    if len(study.seeds) < 2:
+        return [Comparison(best, study.baseline, f"{said}; one seed, so no other to choose by.", tested=False)]
+    chosen = {seed: best_without(found, seed) for seed in study.seeds}
+    if {best, *chosen.values()} == {study.baseline}:
+        sentence = f"{said}, whichever seed is left out: no arm is above the baseline."
+        return [Comparison(best, study.baseline, sentence, tested=False)]
+    picks = {"chosen": {seed: own[arm][seed] for seed, arm in chosen.items()}, study.baseline: own[study.baseline]}
+    result = compared(study, "chosen", study.baseline, picks)
+    arms = list(dict.fromkeys(chosen.values()))
+    named = f"`{arms[0]}` each time" if len(arms) == 1 else ", ".join(f"`{arm}`" for arm in chosen.values())
+    sentence = result.sentence.replace("`chosen`", f"what is so chosen ({named})", 1)
+    return [replace(result, sentence=f"{said}. Chosen for each seed by the select of the others, {sentence}")]
+
+
+def best_without(select: dict[str, dict[int, float]], left_out: int | None) -> str:
+    """The arm whose mean on select is the highest, without one seed; the first of equals."""
+    kept = {arm: [score for seed, score in found.items() if seed != left_out] for arm, found in select.items()}
+    return max(kept, key=lambda arm: mean(kept[arm]))
+
+
+def differences(own: dict[int, float], other: dict[int, float]) -> list[float]:
+    """Paired by seed."""
+    return [own[seed] - other[seed] for seed in sorted(set(own) & set(other))]
+
+
+def compared(study: Study, arm: str, other: str, found: dict[str, dict[int, float]]) -> Comparison:
+    """One sentence about two arms that share a seed; two checkpoints that no seed changes are one measurement."""
+    pairs = differences(found[arm], found[other])
+    if all(isinstance(given := study.arms.get(name), str) and "{seed}" not in given for name in (arm, other)):
+        pairs = pairs[:1]
+    verdict, half = judge(pairs)
+    known = f"{mean(pairs):+.2f}" + (f" ± {half:.2f}" if half is not None else "") + f", n = {len(pairs)}"
+    words = WORDS[verdict] if pairs[0] >= 0 or verdict != "same every run" else "scores lower than"
+    every = " in every run" if verdict == "same every run" else ""
+    return Comparison(arm, other, f"`{arm}` {words} `{other}`{every} ({known}).", tested=half is not None)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What an arm spends along an axis.
+
+    Attributes:
+        column: of a row; None: the axis's own value.
+        what: is counted, in words.
+        note: what one must know to read the sentences.
+    """
+
+    column: str | None
+    what: str
+    note: str = ""
+
+
+IMAGES, IMAGES_SEEN = Measure(None, "images"), Measure("images_seen", "images seen")
+SECONDS = Measure(
+    "pretrain_seconds",
+    "seconds of training",
+    "Seconds are those of the run itself, on the machine as it was then. What the making of a bank of targets took is "
+    "not among them.",
+)
+
+
+def measures(study: Study) -> list[Measure]:
+    """What is saved along the study's axis; nothing along one that is no budget."""
+    along = {BUDGET: [IMAGES_SEEN, SECONDS], SHARE: [IMAGES]}
+    return along.get(study.axis["key"], []) if study.axis else []
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The best score of an arm along the axis: at the value whose mean over seeds is highest.
+
+    Attributes:
+        spent: up to this value, by seed.
+        scores: by seed.
+    """
+
+    spent: dict[int, float]
+    scores: dict[int, float]
+
+
+def savings(study: Study, scores: Scores, rows: Sequence[Row], measure: Measure) -> list[str]:
+    """The baseline against the best score of each other arm along the axis, and the other way round."""
+    curves = {arm: curves_of(study, scores, rows, arm, measure) for arm in study.arms}
+    said = []
+    for other in study.arms:
+        for arm, goal in ((study.baseline, other), (other, study.baseline)):
+            if other != study.baseline and curves[arm] and curves[goal]:
+                said.append(saving(measure.what, arm, goal, curves[arm], best_of(curves[goal])))
+    return [sentence for sentence in said if sentence]
+
+
+def spent(rows: Sequence[Row], measure: Measure) -> dict[tuple[str, Any, int], float]:
+    """What each run has spent, by arm, value and seed; nothing of a checkpoint, which was not trained here."""
+    return {
+        (row["arm"], row["value"], row["seed"]): row["value"] if measure.column is None else row[measure.column]
+        for row in rows
+        if row["images_seen"] and (measure.column is None or row[measure.column])
+    }
+
+
+def curves_of(study: Study, scores: Scores, rows: Sequence[Row], arm: str, measure: Measure) -> dict[int, Curve]:
+    """An arm's curve by seed, of the mean over tasks; only of seeds that have every value. None of a checkpoint's."""
+    known = spent(rows, measure)
+    curves: dict[int, Curve] = {}
+    for value in sorted(study.values):
+        for seed, score in over_tasks(study, scores, arm, value).items():
+            if (arm, value, seed) in known:
+                curves.setdefault(seed, []).append((known[arm, value, seed], score))
+    return {seed: curve for seed, curve in curves.items() if len(curve) == len(study.values) > 1}
+
+
+def best_of(curves: dict[int, Curve]) -> Goal:
+    """The best score along the curves, which have their points at the same values."""
+    columns = list(zip(*curves.values(), strict=True))
+    best = max(columns, key=lambda column: mean([score for _, score in column]))
+    at = dict(zip(curves, best, strict=True))
+    return Goal({seed: point[0] for seed, point in at.items()}, {seed: point[1] for seed, point in at.items()})
+
+
+def reached(curve: Curve, goal: float) -> float | None:
+    """What is spent when a curve, straight between its points over the logarithm, first has the score; None if never.
+
+    Its points are taken in the order of what was spent: on a busy machine fewer epochs may have taken more seconds.
+    """
+    (before, low), *rest = sorted(curve)
+    if low >= goal:
+        return before
+    for there, score in rest:
+        if score >= goal:
+            share = (goal - low) / (score - low)
+            return math.exp(math.log(before) + share * (math.log(there) - math.log(before)))
+        before, low = there, score
+    return None
+
+
+def saving(what: str, arm: str, other: str, curves: dict[int, Curve], goal: Goal) -> str | None:
+    """With how many times fewer images an arm has another's best score, or that it has not; None without a shared seed.
+
+    The factor is a geometric mean over seeds, with Student's interval of its logarithm.
+    """
+    seeds = sorted(set(curves) & set(goal.scores))
+    if not seeds:
+        return None
+    height, at = mean([goal.scores[seed] for seed in seeds]), mean([goal.spent[seed] for seed in seeds])
+    best = f"the best score of `{other}` ({height:.2f} with {at:,.0f} {what})"
+    found = {seed: reached(curves[seed], goal.scores[seed]) for seed in seeds}
+    there = {seed: amount for seed, amount in found.items() if amount is not None}
+    most = max(amount for curve in curves.values() for amount, _ in curve)
+    if not there:
+        return f"`{arm}` does not reach {best} within {most:,.0f} {what} in any run (n = {len(seeds)})."
+    if len(there) < len(seeds):
+        return (
+            f"`{arm}` does not reach {best} within {most:,.0f} {what} in {len(seeds) - len(there)} of "
+            f"{len(seeds)} runs."
+        )
+    logs = [math.log(goal.spent[seed] / amount) for seed, amount in there.items()]
+    early = sum(min(curves[seed])[1] >= goal.scores[seed] for seed in seeds)
+    return f"`{arm}` reaches {best} {in_words(logs, early, what)}."
+
+
+def in_words(logs: Sequence[float], early: int, what: str) -> str:
+    """`with 3.2 times fewer images seen (2.1 to 4.9, n = 3)`; `early` runs had the score at their first point already.
+
+    Args:
+        logs: natural logarithm of the factor of each seed.
+        early: of how many it is only a lower bound: less may have done.
+        what: is counted.
+    """
+    factor, half, n = math.exp(mean(logs)), half_width(logs), f"n = {len(logs)}"
+    if early:
+        bound = "at least" if factor >= 1 else "at most"  # `1.25 times as many` is from above
+        return f"with {bound} {times(factor, what)} ({early} of {len(logs)} runs have it at the smallest value already)"
+    if len(logs) < MIN_RUNS or half is None:
+        return f"with {times(factor, what)} ({n}: not enough runs for an interval)"
+    low, high = math.exp(mean(logs) - half), math.exp(mean(logs) + half)
+    fewer = factor >= 1
+    ends = (low, high) if fewer else (1 / high, 1 / low)
+    shown = "" if low > 1 or high < 1 else "; a difference is not shown"
+    return f"with {times(factor, what)} ({ends[0]:.2f} to {ends[1]:.2f}, {n}{shown})"
+
+
+def times(factor: float, what: str) -> str:
+    """`3.20 times fewer images seen`, or for a factor below 1 `1.25 times as many`."""
+    return f"{factor:.2f} times fewer {what}" if factor >= 1 else f"{1 / factor:.2f} times as many {what}"

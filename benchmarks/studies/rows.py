@@ -1,0 +1,337 @@
+"""The rows of a study's answer: a score of a run on a task, from results or from rows that were published before.
+
+A row carries the fingerprint of its run's configuration, so that rows of an unfinished study can be taken up elsewhere
+and rows of another study cannot.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdep_benchmarks.board.intervals import mean
+from kdep_benchmarks.results import Protocol, Result
+from kdep_benchmarks.studies.file import Run, Study
+
+if TYPE_CHECKING:
+    from kdep_benchmarks.tasks.task import Task
+
+    from kdep.config import Config
+
+COLUMNS = (
+    *("arm", "value", "seed", "task", "metric", "score", "select", "images_seen", "pretrain_seconds"),
+    *("checkpoint", "protocol", "data", "run"),
+)
+NUMBERS = ("score", "select", "images_seen", "pretrain_seconds")
+Row = dict[str, Any]
+
+
+def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence[Row] = ()) -> list[Row]:
+    """A row per run and task whose seeds have all been scored; the mean over these seeds.
+
+    Rows of a run are of one student: the one here, or the one of the published rows where that has more scores.
+
+    Raises:
+        ValueError: scores of one task on different data.
+    """
+    finished, rows = [result for result in results if result.status == "ok"], []
+    protocols = protocols_of(study)
+    for planned in study.runs:
+        own = own_rows(study, planned, runs, finished, protocols)
+        published = [row for row in known if row_of(row, planned)]
+        rows += one_student(study, own, published)
+    for task in study.tasks:
+        data = sorted({row["data"] for row in rows if row["task"] == task})
+        if len(data) > 1:
+            raise ValueError(
+                f"{task}: scored on different data ({', '.join(data)}), and such scores are not comparable; score all "
+                "students on the same data, in another --results folder"
+            )
+    return rows
+
+
+def one_student(study: Study, own: list[Row], published: list[Row]) -> list[Row]:
+    """A run's rows from both: together where they are of the same weights, else the more complete."""
+    if {row["checkpoint"] for row in own} == {row["checkpoint"] for row in published}:
+        by_task = {row["task"]: row for row in (*published, *own)}
+        return [by_task[task] for task in study.tasks if task in by_task]
+    return published if len(published) > len(own) else own
+
+
+def own_rows(
+    study: Study, planned: Run, runs: Path, finished: list[Result], protocols: dict[str, Protocol]
+) -> list[Row]:
+    """Rows of the student that lies here, or of a checkpoint."""
+    sha256 = student_here(planned, runs)
+    if sha256 is None and is_file(planned):
+        return []
+    scored = [result for result in finished if belongs(result, planned, sha256)]
+    if sha256 is None and scored:  # published weights may change; the latest count
+        sha256 = max(scored, key=lambda result: result.started).checkpoint.sha256
+    rows, spent = [], cost(runs / planned.name)
+    for task in study.tasks:
+        same = [r for r in scored if r.checkpoint.sha256 == sha256 and r.protocol == protocols[task]]
+        own = {result.seed: result for result in same if result.task.name == task}
+        if set(study.score_seeds) <= set(own):
+            cells = [own[seed] for seed in study.score_seeds]
+            rows.append(
+                {
+                    **planned.place,
+                    "task": task,
+                    "metric": cells[0].main_metric,
+                    "score": round(mean([cell.score for cell in cells]), 4),
+                    "select": on_select(cells),
+                    **spent,
+                    "checkpoint": sha256[:8],
+                    "protocol": str(cells[0].protocol),
+                    "data": _agreed(cells, task),
+                    "run": fingerprint(study, planned),
+                }
+            )
+    return rows
+
+
+def on_select(cells: list[Result]) -> float | None:
+    """What the cells' choice of hyper-parameters saw: mean score on the select split; None where nothing was chosen.
+
+    An arm that is chosen by it can be held against another by `score`, whose images the choice has not seen. A few-shot
+    probe has chosen in every draw, so its number is their mean; every other kind has chosen the highest of its curve.
+    """
+    best = []
+    for cell in cells:
+        curve = cell.curves.get(str(cell.chosen.get("tap")), cell.curves).get("select_top1") or []
+        known = [value for value in curve if value is not None]
+        if not known:
+            return None
+        best.append(mean(known) if cell.task.kind == "fewshot" else max(known))
+    return round(mean(best), 4)
+
+
+def row_of(row: Row, planned: Run) -> bool:
+    """Is this a row of this run?"""
+    return all(row[column] == value for column, value in planned.place.items())
+
+
+def _agreed(cells: list[Result], task: str) -> str:
+    data = {cell.data_fingerprint[:8] for cell in cells}
+    if len(data) > 1:
+        raise ValueError(f"{task}: its seeds were scored on different data ({', '.join(sorted(data))})")
+    return data.pop()
+
+
+def belongs(result: Result, planned: Run, sha256: str | None) -> bool:
+    """Is this a score of this student, or of this checkpoint?
+
+    A file is known by its weights; what has a name, such as `timm:resnet18`, by that.
+    """
+    card = result.checkpoint
+    if is_file(planned):
+        return card.sha256 == sha256
+    spec, _, size = str(planned.checkpoint).partition("@")
+    same_source = card.summary.get("source") == spec and card.name.partition("@")[2] == size
+    return same_source or card.name == planned.checkpoint
+
+
+def is_file(planned: Run) -> bool:
+    """Are its weights in a file, that of its own run or that of a checkpoint?"""
+    from kdep.models.weights import SOURCES
+
+    return planned.checkpoint is None or planned.checkpoint.partition(":")[0] not in SOURCES
+
+
+def protocols_of(study: Study) -> dict[str, Protocol]:
+    """Task -> the protocol by which it is scored now."""
+    from kdep_benchmarks.jobs.cell import protocol_of
+
+    return {task.name: protocol_of(task) for task in load_tasks(study)}
+
+
+def load_tasks(study: Study) -> "list[Task]":
+    """The tasks of a study; their data need not be there.
+
+    Raises:
+        ValueError: no such suite or task, or the protocol has no recipe for it.
+    """
+    from argparse import Namespace
+
+    from kdep_benchmarks.transfer import choose_tasks
+
+    score = study.score
+    return choose_tasks(
+        Namespace(
+            tasks=",".join(score["tasks"]),
+            suite=str(score["suite"]),
+            data_root=Path(score["data_root"]),
+            protocol=score.get("protocol"),
+            budget=score.get("budget", "full"),
+        )
+    )
+
+
+def fingerprint(study: Study, planned: Run) -> str:
+    """What a run is and how often it is scored, in 12 hex digits; its name and where its bank lies do not count."""
+    if planned.checkpoint is not None:
+        return _digest({"checkpoint": planned.checkpoint}, study)
+    return _digest(identity(study.config(planned)), study)
+
+
+def identity(config: "Config") -> dict[str, Any]:
+    """What decides a run's result. Defaults are left out: a key that a later version adds makes no other run."""
+    from kdep.config import NEUTRAL, flatten
+
+    content = flatten(config.model_dump(mode="json", exclude_defaults=True))
+    content = {key: value for key, value in content.items() if key not in (*NEUTRAL, "name")}
+    if config.bank is not None and not any(key.startswith("bank.") for key in content):
+        content["bank"] = True  # one whose options are all defaults is still no live teacher
+    return content
+
+
+def _digest(content: dict[str, Any], study: Study) -> str:
+    text = json.dumps([content, study.score_seeds], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=4096)
+def student_card(path: Path, changed: int) -> tuple[str, dict[str, Any]]:
+    """Identity of a student, and the configuration it was trained with; `changed` is the file's time."""
+    from kdep.models.checkpoint import parse_student, read
+
+    student = parse_student(read(path), str(path))
+    return student.identity, student.provenance.get("config", {})
+
+
+def student_here(planned: Run, runs: Path) -> str | None:
+    """Fingerprint of a run's student, or of a checkpoint's file; None where there is none, or it is no file."""
+    spec = planned.student(runs)
+    path = Path(re.sub(r"@\d+$", "", spec))
+    if not is_file(planned) or not path.exists():
+        return None
+    changed = path.stat().st_mtime_ns
+    return student_card(path, changed)[0] if planned.checkpoint is None else identity_of(spec, changed)
+
+
+@functools.lru_cache(maxsize=4096)
+def identity_of(spec: str, changed: int) -> str:
+    """Identity of the checkpoint in a file, as its scores have it; `changed` is the file's time."""
+    from kdep.models.weights import open_checkpoint
+
+    return open_checkpoint(spec).identity
+
+
+def cost(folder: Path) -> dict[str, Any]:
+    """Images seen and seconds of a run, from its log."""
+    log = folder / "log.jsonl"
+    images, seconds = 0, 0.0
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # a last line that a kill cut short
+            break
+        seconds += (record["images"] - images) / record["images_per_second"]
+        images = record["images"]
+    return {"images_seen": images, "pretrain_seconds": round(seconds, 1)}
+
+
+def read_known(paths: Iterable[Path], study: Study) -> list[Row]:
+    """Rows of earlier, unfinished answers of this study.
+
+    Raises:
+        ValueError: a file is no such answer, or one of another study; names the line.
+    """
+    places = {planned.key: planned for planned in study.runs}
+    protocols = protocols_of(study)
+    prints: dict[tuple[str, str, str], str] = {}
+    rows: dict[tuple[Any, ...], Row] = {}
+    for path in paths:
+        for number, text in enumerate(_read_table(path), 2):
+            key, where = (text["arm"], text["value"], text["seed"]), f"{path}, line {number}"
+            if key not in places or text["task"] not in protocols:
+                raise ValueError(f"{where}: {' '.join(filter(None, key))} on {text['task']} is not in {study.name}")
+            prints.setdefault(key, fingerprint(study, places[key]))
+            for what, there, now in (
+                ("run", text["run"], prints[key]),
+                ("protocol", text["protocol"], str(protocols[text["task"]])),
+            ):
+                if there != now:
+                    raise ValueError(
+                        f"{where}: {what} {there}, in this study {now}: a row of another study, or of this one before "
+                        "it was changed. Leave the file out, or go back to the study that it is of"
+                    )
+            row = {**text, **places[key].place}
+            row |= {column: _number(text[column], column, where) for column in NUMBERS}
+            earlier = rows.setdefault((*key, text["task"]), row)
+            if earlier["score"] != row["score"]:
+                raise ValueError(f"{where}: another file says {earlier['score']} of the same score; keep one of them")
+    return list(rows.values())
+
+
+def read_shared(paths: Iterable[Path], study: Study, known: Sequence[Row] = ()) -> list[Row]:
+    """Rows of other studies' answers whose runs are the same as some of this one's and have no rows in `known`.
+
+    A run is the same where all that decides its result is, whatever its arm is called there, and a task where its name
+    and protocol are. Its rows are of one student: the one with most scores, of the earlier file where two have as many.
+
+    Raises:
+        ValueError: a file is no such answer.
+    """
+    runs: dict[str, list[Run]] = {}
+    for planned in study.runs:
+        if not any(row_of(row, planned) for row in known):
+            runs.setdefault(fingerprint(study, planned), []).append(planned)
+    protocols = {task: str(protocol) for task, protocol in protocols_of(study).items()}
+    students: dict[str, dict[tuple[Path, str], dict[str, Row]]] = {}
+    for path in paths:
+        for number, text in enumerate(_read_table(path), 2):
+            if text["run"] in runs and protocols.get(text["task"]) == text["protocol"]:
+                row = text | {column: _number(text[column], column, f"{path}, line {number}") for column in NUMBERS}
+                of_run = students.setdefault(text["run"], {})
+                of_run.setdefault((path, text["checkpoint"]), {})[text["task"]] = row
+    found: list[Row] = []
+    for same, by_student in students.items():
+        rows = max(by_student.values(), key=len).values()
+        found += [{**row, **planned.place} for planned in runs[same] for row in rows]
+    return found
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file; expected the CSV of a study's answer")
+    with Path(path).open(newline="") as file:
+        reader = csv.DictReader(file)
+        lacking = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        if lacking:
+            raise ValueError(
+                f"{path}: no column {', '.join(lacking)}; not a study's answer, or one of a version that kept no "
+                "fingerprints, whose rows cannot be told from another study's"
+            )
+        return list(reader)
+
+
+def _number(text: str, column: str, where: str) -> float | None:
+    if column == "select" and not text:
+        return None
+    try:
+        number = float(text) if column != "images_seen" else int(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {column} is {text!r}, not a number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: {column} is {text!r}, expected a finite number")
+    return number
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write a CSV in one go."""
+    from kdep.models.checkpoint import write_atomically
+
+    def into(part: Path) -> None:
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, into)

@@ -1,0 +1,1 @@
+"""Tasks and the classification kinds: kNN, linear, few-shot, fine-tuning."""

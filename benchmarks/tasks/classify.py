@@ -1,0 +1,241 @@
+"""Classification: k nearest neighbours and linear probe on frozen features, and fine-tuning of the whole network.
+
+All three choose on select and touch score once. What the seed draws: the select split, where the data set has none of
+its own, and in fine-tuning also the new classifier, the order of the images and their views. The fit images of a probe
+are what they are and its optimum is unique, so the spread of a probe over seeds is that of the choice of its
+hyper-parameters alone; it says nothing of what other images would have given.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from kdep_benchmarks.data.images import Splits, open_splits
+from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.tasks.features import extract, feature_folder
+from kdep_benchmarks.tasks.knn import vote
+from kdep_benchmarks.tasks.linear import fit_path, measure_path, walk_path
+from kdep_benchmarks.tasks.settings import Finetune, Knn, Linear, Pixels, read_settings
+from kdep_benchmarks.tasks.task import Task
+
+from kdep.models.checkpoint import Checkpoint
+from kdep.models.outline import outline
+
+PATIENCE = 3  # penalties in a row of a linear probe's path that may be no better than what came before
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe gives at one tap: its score on select, and its answers on score after the refit."""
+
+    select_top1: float
+    select_loss: float
+    predicted: torch.Tensor
+    chosen: dict[str, Any]
+    curves: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Features of one tap, with labels; `fit` and `select` are positions in `pool`.
+
+    Features stay where they are, in memory or in a memory-mapped file; what is computed with is brought to `device`.
+    """
+
+    pool: torch.Tensor
+    labels: torch.Tensor
+    fit: torch.Tensor
+    select: torch.Tensor
+    score: torch.Tensor
+    classes: int
+    device: torch.device = torch.device("cpu")
+
+
+def run_knn(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Ask the nearest neighbours among frozen features; k, temperature and tap chosen on select.
+
+    Raises:
+        ValueError: unknown settings, or data that cannot be.
+        LoadError: weights that do not load completely.
+    """
+    settings = read_settings(Knn, task)
+
+    def probe(data: Data) -> Probed:
+        usable = tuple(k for k in settings.k if k <= len(data.fit))
+        if not usable:
+            raise ValueError(f"{task.name}: settings: k: {list(settings.k)}, but fit has only {len(data.fit)} images")
+        return probe_knn(data, ks=usable, temperatures=settings.temperature)
+
+    return _probe(checkpoint, task, settings, probe, seed=seed, work_dir=work_dir, device=device)
+
+
+def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Logistic regression on frozen features; penalty and tap chosen on select.
+
+    Raises:
+        ValueError: unknown settings, or data that cannot be.
+        LoadError: weights that do not load completely.
+    """
+    settings = read_settings(Linear, task)
+
+    def probe(data: Data) -> Probed:
+        return probe_linear(data, path=settings.path)
+
+    return _probe(checkpoint, task, settings, probe, seed=seed, work_dir=work_dir, device=device)
+
+
+def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Train the whole network with a new classifier; learning rate and weight decay chosen on select.
+
+    The last epoch is scored. With one learning rate and one weight decay nothing is chosen and nothing held out; what
+    the task has fixed is flagged as such.
+    Interrupted and called again with the same arguments, it goes on behind the last epoch that it had finished.
+
+    Raises:
+        ValueError: unknown settings, data that cannot be, or a loss that diverges at every learning rate.
+        LoadError: weights that do not load completely.
+    """
+    from kdep_benchmarks.tasks.finetune import choose, flagged, going_on, train_and_predict
+
+    settings = read_settings(Finetune, task).scaled(task.share)
+    splits = open_splits(task.dataset, seed=seed)
+    grid = [(lr, decay) for lr in settings.lr for decay in settings.weight_decay]
+    chosen, curves, counts = flagged(grid[0], settings), {}, splits.counts
+    own = {"seed": seed, "device": device}
+    with going_on(checkpoint, task, splits, settings, points=len(grid), work_dir=work_dir, **own) as work:
+        if len(grid) > 1:
+            chosen, curves = choose(checkpoint, splits, settings, grid=grid, work=work, **own)
+        else:
+            counts = {**counts, "fit": len(splits.pool), "select": 0}
+        final = (chosen["lr"], chosen["weight_decay"])
+        scores, speed = train_and_predict(checkpoint, splits, settings, final, final=True, work=work, **own)
+    metrics = accuracy(scores.argmax(1), torch.from_numpy(splits.score.labels), classes=len(splits.pool.classes))
+    return Outcome(metrics, counts, chosen, curves, load_report(checkpoint), {"images_per_second": speed})
+
+
+def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Probed:
+    """Choose k and temperature on select, then ask fit and select together; ties go to the first of the grid."""
+    grid = [(k, temperature) for k in ks for temperature in temperatures]
+    labels = data.labels.to(data.device)
+    fit, select = (data.pool[positions].to(data.device) for positions in (data.fit, data.select))
+    answers = vote(select, fit, labels[data.fit.to(data.device)], grid=grid)
+    del fit, select
+    curve = [_share(answer.cpu() == data.labels[data.select]) for answer in answers]
+    best = max(range(len(grid)), key=lambda number: curve[number])
+    k, temperature = grid[best]
+    bank, queries = data.pool.to(data.device), data.score.to(data.device)
+    (predicted,) = vote(queries, bank, labels, grid=[grid[best]])
+    chosen = {"k": k, "temperature": temperature} | at_edge("temperature", temperature, temperatures)
+    chosen["k_at_edge"] = len(ks) > 1 and k == max(ks)  # one neighbour is an end of its own
+    curves = {"k": [k for k, _ in grid], "temperature": [t for _, t in grid], "select_top1": curve}
+    return Probed(curve[best], 0.0, predicted, chosen, curves)
+
+
+def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
+    """Choose the penalty on select, among equals by cross-entropy, then refit on fit and select together.
+
+    Penalties are tried from the strongest to the weakest, as long as that promises anything: see `gives_up`.
+    """
+    known = {"classes": data.classes, "device": data.device}
+    tried, top1, loss = [], [], []
+    for solution in walk_path(data.pool, data.labels, rows=data.fit, penalties=path, **known):
+        (right,), (entropy,) = measure_path([solution], data.pool, data.labels, rows=data.select)
+        tried.append(solution.penalty)
+        top1.append(right)
+        loss.append(entropy)
+        if gives_up(top1, loss):
+            break
+    best = best_on_select(top1, loss)
+    (refitted,) = fit_path(data.pool, data.labels, penalties=[tried[best]], **known)
+    chosen = {"lambda": tried[best]} | at_edge("lambda", tried[best], path)
+    curves = {"lambda": tried[::-1], "select_top1": top1[::-1], "select_loss": loss[::-1]}
+    return Probed(top1[best], loss[best], refitted.predict(data.score), chosen, curves)
+
+
+def best_on_select(top1: Sequence[float], loss: Sequence[float]) -> int:
+    """Position of the best top-1, among equals of the lowest cross-entropy."""
+    return max(range(len(top1)), key=lambda number: (top1[number], -loss[number]))
+
+
+def gives_up(top1: Sequence[float], loss: Sequence[float]) -> bool:
+    """Whether the last PATIENCE penalties gave neither a better top-1 on select nor a lower cross-entropy than before.
+
+    Weaker ones would fit the images still closer, in most of the time that the whole path takes (decision 0014).
+    """
+    before = len(top1) - PATIENCE
+    if before < 1:
+        return False
+    return max(top1[before:]) <= max(top1[:before]) and min(loss[before:]) >= min(loss[:before])
+
+
+def open_taps(
+    checkpoint: Checkpoint, splits: Splits, pixels: Pixels, *, work_dir: Path, device: torch.device
+) -> tuple[dict[str, Data], dict[str, float]]:
+    """Features at every tap that one forward gives, `pre` before `post`; extracted once per checkpoint and images.
+
+    Returns:
+        Taps, and the images_per_second of what was extracted here, if anything was.
+    """
+    cache = feature_folder(work_dir, checkpoint)
+    parts = (splits.pool, splits.score)
+    found = [extract(checkpoint, images, pixels=pixels, cache=cache, device=device) for images in parts]
+    (pool, score), took = (part.taps for part in found), [part.seconds for part in found]
+    done = sum(len(images) for images, seconds in zip(parts, took, strict=True) if seconds is not None)
+    cost = {"images_per_second": done / sum(filter(None, took))} if done else {}
+    labels, fit, select = (torch.from_numpy(a) for a in (splits.pool.labels, splits.fit, splits.select))
+    classes = len(splits.pool.classes)
+    taps = {tap: Data(pool[tap], labels, fit, select, score[tap], classes, device) for tap in sorted(pool)[::-1]}
+    return taps, cost
+
+
+def _probe(
+    checkpoint: Checkpoint,
+    task: Task,
+    pixels: Pixels,
+    probe: Callable[[Data], Probed],
+    *,
+    seed: int,
+    work_dir: Path,
+    device: torch.device,
+) -> Outcome:
+    """Probe every tap; the one that is best on select gives the score, and the scores of all stand beside it."""
+    splits = open_splits(task.dataset, seed=seed)
+    taps, cost = open_taps(checkpoint, splits, pixels, work_dir=work_dir, device=device)
+    probed = {tap: probe(data) for tap, data in taps.items()}
+    best = max(probed, key=lambda tap: (probed[tap].select_top1, -probed[tap].select_loss))
+    truth, classes = torch.from_numpy(splits.score.labels), len(splits.pool.classes)
+    scored = {tap: accuracy(result.predicted.cpu(), truth, classes=classes) for tap, result in probed.items()}
+    return Outcome(
+        metrics=scored[best] | {f"top1_{tap}": scored[tap]["top1"] for tap in scored},
+        counts=splits.counts,
+        chosen={"tap": best} | probed[best].chosen,
+        curves={tap: {"chosen": result.chosen, **result.curves} for tap, result in probed.items()},
+        load=load_report(checkpoint),
+        cost=cost,
+    )
+
+
+def accuracy(predicted: torch.Tensor, truth: torch.Tensor, *, classes: int) -> dict[str, float]:
+    """Percent of the images, and the mean over classes of the percent of each, from counts per class."""
+    images = torch.bincount(truth, minlength=classes)
+    correct = torch.bincount(truth[predicted == truth], minlength=classes)
+    per_class = correct.double() / images
+    return {"top1": 100.0 * int(correct.sum()) / int(images.sum()), "top1_macro": 100.0 * float(per_class.mean())}
+
+
+def load_report(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How many tensors went into the network: all, since `build_backbone` raises otherwise."""
+    expected = len(outline(checkpoint.arch).state_dict())
+    tensors = len(checkpoint.weights)
+    return {"tensors": tensors, "expected": expected, "coverage": 100.0 * tensors / expected}
+
+
+def at_edge(name: str, value: float, grid: tuple[float, ...]) -> dict[str, bool]:
+    """Whether the best value was an end of its grid, so that a better one may lie beyond."""
+    return {f"{name}_at_edge": len(grid) > 1 and value in (min(grid), max(grid))}
+
+
+def _share(correct: torch.Tensor) -> float:
+    return 100.0 * int(correct.sum()) / len(correct)

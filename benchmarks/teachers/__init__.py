@@ -1,0 +1,1 @@
+"""Statistics and ranking of teachers: `kdep statistics`."""

@@ -1,0 +1,114 @@
+"""The figures of a teacher's features, as plain values for its JSON."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from kdep_benchmarks.teachers.geometry import class_distances, folds, knn_accuracy, nc1, participation_ratio, tsne
+from kdep_benchmarks.teachers.std_ratios import ratio_or_none
+
+from kdep.method.statistics import Moments, Statistics, effective_rank, explained, finish, numerical_rank
+
+SHOWN_WIDTH = 512  # the width at which single axes are shown, or the nearest one there is
+PICTURED_CLASSES, PICTURED_IMAGES, PICTURED_AXES = 10, 2000, 50
+
+
+def shown_width(statistics: Statistics, widths: Sequence[int]) -> int:
+    """Of the widths that the rank allows, the one nearest to 512; the rank where it allows none."""
+    rank = numerical_rank(statistics)
+    return min((width for width in widths if width <= rank), key=lambda width: abs(width - SHOWN_WIDTH), default=rank)
+
+
+def spectrum_figures(statistics: Statistics) -> dict[str, Any]:
+    """Rank and spread of the features at a tap; `std` is along the principal axes, descending.
+
+    `limited_by_images`: so few images cannot span more axes, so the rank is theirs and not the network's.
+    """
+    rank = numerical_rank(statistics)
+    return {
+        "dim": len(statistics.mean),
+        "numerical_rank": rank,
+        "limited_by_images": statistics.count - 1 <= rank < len(statistics.mean),
+        "effective_rank": effective_rank(statistics),
+        "participation_ratio": participation_ratio(statistics.variances),
+        "std_ratio": ratio_or_none(statistics.channel_variances.sqrt()),
+        "channel_std": statistics.channel_variances.sqrt().sort(descending=True).values.tolist(),
+        "std": statistics.variances.sqrt().tolist(),
+    }
+
+
+def width_figures(statistics: Statistics, width: int) -> dict[str, Any]:
+    """What a student of this width gets: its share of the variance and the std ratio of its axes.
+
+    None where the teacher is narrower; no ratio beyond the numerical rank, where it would be one of noise.
+    """
+    if width > len(statistics.mean):
+        return {"width": width, "explained": None, "std_ratio": None}
+    std = statistics.variances[:width].sqrt()
+    ratio = ratio_or_none(std) if width <= numerical_rank(statistics) else None
+    return {"width": width, "explained": explained(statistics, width), "std_ratio": ratio}
+
+
+def class_figures(features: torch.Tensor, labels: torch.Tensor, *, seed: int) -> dict[str, Any]:
+    """How classes lie in the features: distances within and between, NC1, nearest neighbours."""
+    within, between = class_distances(features, labels)
+    return {
+        "classes": len(labels.unique()),
+        "images": len(labels),
+        "intra": within,
+        "inter": between,
+        "intra_inter": within / between,
+        "nc1": nc1(features, labels),
+        "knn": knn_accuracy(features, labels, seed=seed),
+    }
+
+
+def halves(features: torch.Tensor, labels: torch.Tensor | None, *, seed: int) -> list[dict[str, float]]:
+    """The measures of diversity on one half of the images and on the other: what another draw of them would change.
+
+    Every class is halved; empty where a half would hold fewer than two images of some class.
+    """
+    numbers = np.zeros(len(features), dtype=np.int64) if labels is None else labels.numpy()
+    if np.unique(numbers, return_counts=True)[1].min() < 4:
+        return []
+    found = []
+    for _, half in folds(numbers, seed=seed, count=2):
+        moments = Moments(features.shape[1])
+        moments.add(features[half])
+        statistics = finish(moments, teacher="", data="")
+        figures = {
+            "effective_rank": effective_rank(statistics),
+            "participation_ratio": participation_ratio(statistics.variances),
+        }
+        if labels is not None:
+            within, between = class_distances(features[half], labels[half])
+            figures |= {"intra_inter": within / between, "nc1": nc1(features[half], labels[half])}
+        found.append(figures)
+    return found
+
+
+def picture(aligned: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], *, seed: int) -> dict[str, Any]:
+    """The paper's picture: t-SNE of a few seeded classes, on the leading axes, which hold what distances see."""
+    present = labels.unique().numpy()
+    draw = np.random.Generator(np.random.Philox(seed))
+    chosen = np.sort(draw.permutation(present)[:PICTURED_CLASSES])
+    positions = np.flatnonzero(np.isin(labels.numpy(), chosen))
+    positions = np.sort(draw.permutation(positions)[:PICTURED_IMAGES])
+    return {
+        "classes": [classes[label] for label in chosen],
+        "labels": np.searchsorted(chosen, labels.numpy()[positions]).tolist(),
+        "points": tsne(aligned[positions, :PICTURED_AXES], seed=seed).tolist(),
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Plain values with six significant digits; NaN, which JSON has not, becomes None."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(entry) for entry in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,219 @@
+"""One pass of a teacher over images -> everything about its features that bears on distilling them, as plain values.
+
+Moments are streamed at every tap, so their cost does not grow with the images. What moments cannot give (tails along
+the axes, classes, scaled targets) is measured on a seeded part of the images, whose features are kept at one tap.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from kdep_benchmarks.tasks.features import as_input, frames, frozen
+from kdep_benchmarks.tasks.settings import Pixels
+from kdep_benchmarks.teachers.figures import (
+    class_figures,
+    halves,
+    picture,
+    rounded,
+    shown_width,
+    spectrum_figures,
+    width_figures,
+)
+from kdep_benchmarks.teachers.images import Pictures, seeded_order
+from kdep_benchmarks.teachers.std_ratios import axes_figures, std_ratio_rows, theorem_1
+from tqdm import tqdm
+
+from kdep.method.align import ALIGNERS, Target
+from kdep.method.scale import SCALERS, make_scaler
+from kdep.method.statistics import Moments, finish
+from kdep.models.backbone import Backbone, build_backbone
+from kdep.models.checkpoint import Checkpoint, write_atomically
+from kdep.run.device import without_tf32
+
+FORMAT = 1  # raised when the same inputs would give other numbers
+NEWLINE = r"\n\s*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How teachers are looked at: the same for all that are ranked together.
+
+    Attributes:
+        pixels: how an image is shown.
+        widths: of students.
+        tap: where features are taken, None for each teacher's own.
+        limit: images seen, None for all.
+        keep: images whose features are kept.
+        seed: of the choice of images, folds and pictures.
+    """
+
+    pixels: Pixels
+    widths: tuple[int, ...] = (320, 512, 1280)
+    tap: str | None = None
+    limit: int | None = None
+    keep: int = 10_000
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """What one pass leaves: moments per tap, features (K, D) float32 of the kept images and their positions (K,)."""
+
+    moments: dict[str, Moments]
+    features: torch.Tensor
+    kept: np.ndarray
+
+
+def inputs_of(checkpoint: Checkpoint, images: Pictures, look: Look) -> dict[str, Any]:
+    """Everything that shapes the figures; where it is equal, they need not be measured again."""
+    labels = images.labels
+    tap = look.tap or checkpoint.tap
+    return {
+        "format": FORMAT,
+        "teacher": checkpoint.name,
+        "arch": checkpoint.arch,
+        "sha256": checkpoint.sha256,
+        "tap": tap,
+        "input": {"mean": checkpoint.mean, "std": checkpoint.std, "resample": checkpoint.resample},
+        "images": images.source,
+        "fingerprint": images.fingerprint,
+        "labels": None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()[:16],
+        "size": look.pixels.size,
+        "resize": look.pixels.resize,
+        "seen": min(look.limit or len(images), len(images)),
+        "keep": look.keep,
+        "widths": look.widths,
+        "seed": look.seed,
+        "aligners": list(ALIGNERS),
+        "scalers": list(SCALERS),
+    }
+
+
+def study(checkpoint: Checkpoint, images: Pictures, look: Look, *, device: torch.device) -> dict[str, Any]:
+    """Measure a teacher: a dict of plain values that JSON can hold, with `inputs` as `inputs_of` has them.
+
+    Raises:
+        ValueError: a tap that the teacher has not, fewer than two images of some class, or an unreadable image.
+        LoadError: the weights do not fit their architecture.
+    """
+    inputs = inputs_of(checkpoint, images, look)
+    order = seeded_order(images, seed=look.seed)[: look.limit]
+    _check_classes(images, order[: look.keep])
+    backbone = build_backbone(checkpoint, tap="post").to(device, memory_format=torch.channels_last)
+    if inputs["tap"] not in backbone.taps:
+        raise ValueError(f"--tap {inputs['tap']}: {checkpoint.name} offers {', '.join(backbone.taps)}")
+    found = run_once(backbone, images, order, look, tap=inputs["tap"], device=device)
+    seen = images.fingerprint
+    statistics = {tap: finish(moments, teacher=checkpoint.sha256, data=seen) for tap, moments in found.moments.items()}
+    at = statistics[inputs["tap"]]
+    shown = shown_width(at, look.widths)
+    aligned = Target(at, shown, aligner="svd", scaler=make_scaler("none", {}))(found.features)
+    report = {
+        "inputs": inputs,
+        "taps": {tap: spectrum_figures(entry) for tap, entry in statistics.items()},
+        "widths": [width_figures(at, width) for width in look.widths],
+        "kept": len(found.kept),
+        "std_ratios": list(std_ratio_rows(at, found.features, look.widths)),
+        "shown_width": shown,
+        "axes": axes_figures(aligned),
+        "theorem_1": theorem_1(aligned, seed=look.seed),
+        "classes": None,
+    }
+    labels = None if images.labels is None else torch.from_numpy(images.labels[found.kept])
+    report["halves"] = halves(found.features, labels, seed=look.seed)
+    if labels is not None:
+        report["classes"] = class_figures(found.features, labels, seed=look.seed)
+        report["picture"] = picture(aligned, labels, images.classes, seed=look.seed)
+    return rounded(report)
+
+
+def _check_classes(images: Pictures, kept: np.ndarray) -> None:
+    if images.labels is None:
+        return
+    counts = np.bincount(images.labels[kept], minlength=len(images.classes))
+    if counts.min() < 2:
+        raise ValueError(
+            f"--labels: class {images.classes[counts.argmin()]!r} is seen in {counts.min()} of {len(kept)} images; "
+            f"distances within a class need 2. Raise --limit or --keep to {2 * len(images.classes)} or more"
+        )
+
+
+def run_once(
+    backbone: Backbone, images: Pictures, order: np.ndarray, look: Look, *, tap: str, device: torch.device
+) -> Pass:
+    """Moments of all images in `order` at every tap, features at `tap` of the first `look.keep` of them.
+
+    Images are read in ascending order of their positions, which a pack or a disk likes best.
+    """
+    positions, kept = np.sort(order), np.sort(order[: look.keep])
+    batches = frames(images, positions, pixels=look.pixels)
+    moments: dict[str, Moments] = {}
+    features: list[torch.Tensor] = []
+    with frozen(backbone), torch.no_grad(), without_tf32(), tqdm(total=len(order), unit="img", mininterval=1) as bar:
+        for batch in batches:
+            here, positions = positions[: len(batch)], positions[len(batch) :]
+            taps = every_tap(backbone, as_input(batch, device))
+            for name, values in taps.items():
+                moments.setdefault(name, Moments(values.shape[1])).add(values)
+            features.append(taps[tap].float().cpu()[torch.from_numpy(np.isin(here, kept))])
+            bar.update(len(batch))
+    return Pass(moments, torch.cat(features), kept)
+
+
+def every_tap(backbone: Backbone, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Pooled features at every tap that the network has, from one forward: tap -> (B, dim)."""
+    taps: dict[str, torch.Tensor] = {}
+    if "before_head" not in backbone.taps:
+        return backbone.pooled_taps(images)
+
+    def keep(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        taps["before_head"] = given[0].float().mean((2, 3))
+
+    hook = backbone.network.conv_head.register_forward_pre_hook(keep)
+    try:
+        taps.update(backbone.pooled_taps(images))
+    finally:
+        hook.remove()
+    return taps
+
+
+def file_stems(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A file name for each teacher: its own name, with its hash where two share one.
+
+    Raises:
+        ValueError: the same teacher twice.
+    """
+    stems = [re.sub(r"[^\w.@-]+", "_", checkpoint.name) for checkpoint in checkpoints]
+    full = [f"{stem}-{checkpoint.sha256[:8]}" for stem, checkpoint in zip(stems, checkpoints, strict=True)]
+    if twice := [stem for stem in full if full.count(stem) > 1]:
+        raise ValueError(f"the teacher {twice[0]} is named twice")
+    return [stem if stems.count(stem) == 1 else longer for stem, longer in zip(stems, full, strict=True)]
+
+
+def study_or_read(
+    checkpoint: Checkpoint, images: Pictures, look: Look, *, device: torch.device, path: Path
+) -> dict[str, Any]:
+    """Measure a teacher and write its figures to `path`, or read them there if they are of the same inputs."""
+    inputs = rounded(inputs_of(checkpoint, images, look))
+    if path.is_file():
+        try:
+            report = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not JSON ({error}); remove it or choose another --out") from error
+        if isinstance(report, dict) and report.get("inputs") == inputs:
+            return report
+    report = study(checkpoint, images, look, device=device)
+    # Lists of numbers on one line each: a file that a person can open and git can compare.
+    text = re.sub(
+        r"\[\n\s+([^\[\]{}]*?)\n\s+\]",
+        lambda found: f"[{re.sub(NEWLINE, ' ', found[1])}]",
+        json.dumps(report, indent=1),
+    )
+    write_atomically(path, lambda neighbour: neighbour.write_text(text + "\n"))
+    return report

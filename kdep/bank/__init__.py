@@ -1,0 +1,1 @@
+"""The target bank: teacher targets computed once, read in every epoch."""

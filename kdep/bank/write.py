@@ -1,0 +1,255 @@
+"""Running the teacher over views and writing what it says, file by file.
+
+The first view is kept as it came until its statistics give the axes, so that the teacher sees no image twice.
+"""
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kdep.bank.read import (
+    ABSENT,
+    HEADROOM,
+    PRECISION,
+    SHARD,
+    Bank,
+    Description,
+    encode,
+    missing,
+    project,
+    shard_path,
+    share_of,
+)
+from kdep.config import Config
+from kdep.data.sources import choose
+from kdep.data.views import Views, load
+from kdep.method.align import map_on_grid
+from kdep.method.statistics import Moments, Statistics, finish, merged
+from kdep.models.backbone import Backbone
+from kdep.models.checkpoint import write_atomically
+from kdep.models.forms import Chosen, choose_frozen, sample
+from kdep.parts import make_pixels
+from kdep.run.device import Process, computing_in, without_tf32
+
+logger = logging.getLogger("kdep")
+
+
+@contextlib.contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """The context of the teacher's statistics, and of a bank's targets and their check: float32, whatever the run's.
+
+    Under half precision or TF32 the small axes would drown in rounding noise, which hides a teacher's missing rank.
+    """
+    with torch.no_grad(), computing_in(torch.float32, device), without_tf32():
+        yield
+
+
+class Writer:
+    """Runs the teacher over files' worth of views and writes them."""
+
+    def __init__(
+        self, config: Config, description: Description, teacher: Backbone, views: Views, process: Process
+    ) -> None:
+        assert config.bank is not None
+        self.config, self.description, self.views, self.process = config, description, views, process
+        self.path = config.bank.path
+        self.teacher = teacher
+        self.chosen = Chosen(teacher, torch.float32)
+        self.pixels = make_pixels(views.augmentation, process.device)
+        self.for_axes = chosen_for_axes(description.images, config.align.images, config.view_seed)
+
+    def raw_files(self) -> list[tuple[int, int]]:
+        """Files of raw features that are not there: all, or under a grid those with images that the axes need."""
+        files = missing(self.description, self.path, [-1])
+        return [file for file in files if self.plan([file]).images > 0]
+
+    def plan(self, files: list[tuple[int, int]]) -> "Plan":
+        """What to compute for these files."""
+        return Plan(files, self.description, self.config.optim.batch_size, self.for_axes)
+
+    def announce(self, files: list[tuple[int, int]]) -> None:
+        """Say what it will take, and stop where the disk has no room.
+
+        Raises:
+            ValueError: less free space than the bank needs.
+        """
+        # What the first process saw: others may look later, and all must take part in the choice of a form.
+        files = self.process.gather(files)[0]
+        if not files:
+            return
+        if self.process.is_first:
+            size = self.find_room(files)
+        rate = self.measure()
+        if self.process.is_first:
+            images = self.plan(files).images
+            logger.info(
+                "bank %s: %d views of %d images to compute, %.2f GB, about %s at %.0f images/s",
+                self.path,
+                images,
+                self.description.images,
+                size / 1e9,
+                tqdm.format_interval(images / rate / self.process.world),
+                rate,
+            )
+
+    def find_room(self, files: list[tuple[int, int]]) -> int:
+        """Bytes that these files take.
+
+        Raises:
+            ValueError: the disk has less.
+        """
+        about, size = self.description, 0
+        for number, shard in files:
+            stored = int(np.prod(about.row)) * ABSENT[about.code].dtype.itemsize
+            size += about.images_in(shard) * (4 * self.teacher.dim if number < 0 else stored)
+        free = shutil.disk_usage(self.path).free
+        if size > free:
+            raise ValueError(
+                f"{self.path}: the bank needs {size / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB; fewer "
+                "bank.views, fewer bank.axes or bank.code=int8 make it smaller"
+            )
+        return size
+
+    def measure(self) -> float:
+        """Images per second of the teacher on this device, in the form that is fastest here."""
+        images = sample(self.config.optim.batch_size, self.config.data.size, self.process.device)
+        with exactly(self.process.device):
+            self.chosen = choose_frozen(
+                "teacher", self.teacher, images, precision=PRECISION, tune=self.config.tune, process=self.process
+            )
+            began = time.perf_counter()
+            for _ in range(2):
+                float(self.chosen.network(images).sum())
+        return 2 * len(images) / (time.perf_counter() - began)
+
+    def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
+        """Compute these files: raw features without a projection, encoded targets with it."""
+        files = share_of(files, self.description.shards, self.process)
+        if not files:
+            return
+        about, plan = self.description, self.plan(files)
+        width = (self.teacher.dim,) if projection is None else about.row
+        bar = tqdm(total=plan.images, unit="img", desc="targets", disable=not self.process.is_first, smoothing=0.1)
+        rows: dict[tuple[int, int], torch.Tensor] = {}
+        loader = load(self.views, plan, workers=self.config.data.workers, pin=self.process.device.type == "cuda")
+        with exactly(self.process.device), bar:
+            for (file, numbers), views in zip(plan.steps(), loader, strict=True):
+                start = file[1] * SHARD
+                shape = (about.images_in(file[1]), *width)
+                target = rows.setdefault(file, torch.full(shape, float("nan")))
+                for name, reason in views.unreadable:
+                    logger.warning("no target for an unreadable image: %s (%s)", name, reason)
+                if views.images is not None:
+                    target[views.numbers - start] = self.compute(self.pixels(views), projection).cpu()
+                if numbers[-1] == plan.images_of(file)[-1]:
+                    self.write(file, rows.pop(file), projection)
+                bar.update(len(numbers))
+
+    def compute(self, images: torch.Tensor, projection: Bank | None) -> torch.Tensor:
+        """What is kept of a batch of images: (B, D_t) raw, or (B, 1 + grid^2, axes)."""
+        if projection is None:
+            return self.teacher(images)
+        network = self.chosen.network
+        if self.description.grid == 0:
+            return project(network(images), projection)[:, None]
+        pooled, maps = network(images, with_map=True)
+        return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
+
+    def write(self, file: tuple[int, int], rows: torch.Tensor, bank: Bank | None) -> None:
+        """Write one file."""
+        array = rows.numpy() if bank is None else encode(rows, self.description.code, bank.peaks)
+
+        def into(part: Path) -> None:
+            with part.open("wb") as handle:
+                np.save(handle, array)
+
+        write_atomically(Path(shard_path(self.path, *file)), into)
+
+    def own_raw(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """This process's share of the raw features, file by file."""
+        shards = self.description.shards
+        for _, shard in share_of([(-1, shard) for shard in range(shards)], shards, self.process):
+            path = Path(shard_path(self.path, -1, shard))
+            if path.exists():
+                yield shard, torch.from_numpy(np.load(path))
+
+    def statistics(self) -> tuple[Statistics, torch.Tensor]:
+        """Statistics of the raw features of all processes, and the largest |z| on each kept axis."""
+        self.process.wait()
+        about, moments = self.description, Moments(self.teacher.dim)
+        for shard, raw in self.own_raw():
+            # As in training from a live teacher, an unreadable image counts nowhere.
+            kept = raw[~raw[:, 0].isnan() & self.for_axes[shard * SHARD : shard * SHARD + len(raw)]]
+            for part in kept.split(self.config.optim.batch_size):
+                moments.add(part)
+        identity = {"teacher": about.teacher["sha256"], "data": about.data["identity"]}
+        statistics = finish(merged(self.process.gather(moments)), **identity, widths=self.teacher.widths)
+        peaks = torch.zeros(about.axes)
+        for _, raw in self.own_raw():
+            z = (raw - statistics.mean.float()) @ statistics.basis[:, : about.axes].float()
+            # Beside the peaks so far: of this file's images none may have been readable.
+            peaks = torch.cat([peaks[None], z[~raw[:, 0].isnan()].abs()]).amax(0)
+        peaks = torch.stack(self.process.gather(peaks)).amax(0)
+        return statistics, (peaks * HEADROOM).clamp_min(1e-12)
+
+    def project_raw(self, bank: Bank) -> None:
+        """Turn raw features into the first view's targets."""
+        for shard, raw in self.own_raw():
+            file = Path(shard_path(self.path, 0, shard))
+            if not file.exists() and self.description.grid == 0:
+                self.write((0, shard), project(raw, bank)[:, None], bank)
+            Path(shard_path(self.path, -1, shard)).unlink()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Batches of (image, view), file after file; none crosses from one file into the next.
+
+    Of raw features under a grid, which become no targets, there are only those of the images `for_axes` (N,) bool.
+    """
+
+    files: list[tuple[int, int]]
+    description: Description
+    batch_size: int
+    for_axes: torch.Tensor
+
+    @property
+    def images(self) -> int:
+        """Views to compute."""
+        return sum(len(self.images_of(file)) for file in self.files)
+
+    def images_of(self, file: tuple[int, int]) -> Sequence[int]:
+        """Images of a file that are computed, ascending."""
+        number, shard = file
+        start, end = shard * SHARD, shard * SHARD + self.description.images_in(shard)
+        if number < 0 and self.description.grid:
+            return (self.for_axes[start:end].nonzero()[:, 0] + start).tolist()
+        return range(start, end)
+
+    def steps(self) -> Iterator[tuple[tuple[int, int], Sequence[int]]]:
+        """(file, images) of every batch."""
+        for file in self.files:
+            images = self.images_of(file)
+            for start in range(0, len(images), self.batch_size):
+                yield file, images[start : start + self.batch_size]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for (number, _), images in self.steps():
+            yield [(index, max(number, 0)) for index in images]
+
+
+def chosen_for_axes(images: int, count: int | None, seed: int) -> torch.Tensor:
+    """Mask of the images whose features give the axes; the same choice as `kdep.data.views.once`."""
+    if count is None or count >= images:
+        return torch.ones(images, dtype=torch.bool)
+    mask = torch.zeros(images, dtype=torch.bool)
+    mask[torch.from_numpy(choose(images, count, seed))] = True
+    return mask

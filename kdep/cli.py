@@ -1,0 +1,123 @@
+"""The console command `kdep`: every verb of the project, each imported when it is asked for."""
+
+import argparse
+import errno
+import importlib
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable, Sequence
+
+# verb -> (module with add_arguments and run, one line of help)
+VERBS: dict[str, tuple[str, str]] = {
+    "targets": ("kdep.verbs.targets", "compute a bank of teacher targets once: CONFIG [key.sub=value ...]"),
+    "pretrain": ("kdep.verbs.pretrain", "distil a teacher into a student: CONFIG [key.sub=value ...]"),
+    "export": (
+        "kdep_benchmarks.verbs.export",
+        "write a student under the names of timm, torchvision, mmseg, mmdet, detectron2",
+    ),
+    "statistics": (
+        "kdep_benchmarks.verbs.statistics",
+        "describe a teacher, or rank several: TEACHER ...",
+    ),
+    "audit": (
+        "kdep_benchmarks.verbs.audit",
+        "check that a library's backbone computes what the student computes",
+    ),
+    "transfer": ("kdep_benchmarks.transfer", "measure checkpoints on a suite of tasks"),
+    "leaderboard": ("kdep_benchmarks.board.report", "rebuild leaderboard.csv, .md, .html from results; merge DIR ..."),
+    "compare": ("kdep_benchmarks.board.compare", "say whether the difference of two checkpoints is real"),
+    "study": (
+        "kdep_benchmarks.studies.study",
+        "arms x values x seeds of runs, scored on the same tasks",
+    ),
+    "subset": ("kdep.verbs.subset", "write a seeded list of image paths, such as a tenth of ImageNet"),
+    "ls": ("kdep_benchmarks.verbs.ls", "list tasks, suites, data sets, recipes"),
+    "data": (
+        "kdep_benchmarks.verbs.data",
+        "data sets: ls, check NAME, prepare NAME, overlap SOURCE",
+    ),
+    "doctor": ("kdep_benchmarks.verbs.doctor", "versions, mmcv ops, device, disk, data sets found"),
+}
+
+# A folder that may not be written, a full disk: the user's to mend.
+OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A path that leads nowhere, through a file, or to a folder where a file should be: likewise, but another path mends it.
+OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+
+EPILOG = """\
+the usual way:
+  kdep data prepare scenes --data-root demo            # small generated sets
+  kdep pretrain configs/pretrain/demo.yaml             # -> runs/demo/student.pth
+  kdep transfer runs/demo/student.pth random:resnet18 --suite demo --data-root demo --seeds 0,1,2
+  kdep compare demo random:resnet18
+exit codes: 0 done, 1 something failed, 2 usage, 3 weights did not load
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; a mistake of the user's is one clear message, not a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        "kdep", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, (module, help_) in VERBS.items():
+        verb = verbs.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
+        if name in arguments[:1]:  # only the verb that runs is imported: --help stays fast
+            importlib.import_module(module).add_arguments(verb)
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return guarded(importlib.import_module(VERBS[args.verb][0]).run, args)
+
+
+def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Turn expected errors into messages and exit codes."""
+    try:
+        code = run(args)
+        sys.stdout.flush()  # here, where it is known what it means when nobody reads on
+        return code
+    except KeyboardInterrupt:
+        return fail("interrupted; the same command goes on from here", 130)
+    except ValueError as error:
+        # By name: importing kdep.models.checkpoint for its LoadError would load torch for every verb.
+        return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
+    except BrokenPipeError:
+        if not reader_is_gone():
+            raise
+        return fail("nobody reads the output any more, so this stopped; the same command goes on from here", 1)
+    except OSError as error:
+        path = error.filename2 or error.filename  # of two, the one that was asked for, not what is written beside it
+        if error.errno in OF_A_PATH and path:
+            return fail(f"{os.fsdecode(path)}: {error.strerror}", 1)
+        if error.errno is None and isinstance(error, FileExistsError):  # ours, a sentence already
+            return fail(str(error), 1)
+        if error.errno not in OF_THE_DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(f"{where}{error.strerror}; nothing half-written is left, the same command goes on from here", 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "DivergedError":
+            raise
+        return fail(str(error), 1)
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output leads to a program that has ended, as behind `| head`; what is left for it is dropped."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # of no event but an end, which is always told
+    gone = bool(output.poll(0))
+    if gone:  # Python writes once more when it ends, and would complain then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
+
+
+def fail(message: str, code: int) -> int:
+    """Print to stderr and return the code."""
+    sys.stderr.write(f"kdep: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

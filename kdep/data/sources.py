@@ -1,0 +1,316 @@
+"""Image sources: folders, lists, packs of encoded images and torchvision's data sets, opened by their address."""
+
+import hashlib
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from kdep.data.decode import Encoded, Picture, Pixels, as_tensor
+
+ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT or torchvision:NAME"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+
+
+class Names(Sequence[str]):
+    """Names in one buffer, decoded when asked for: the same to read as a list of them, and equal to it.
+
+    A worker that is forked shares the pages of its parent until it writes to them, and it writes a reference count into
+    every string of a list that it reads.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        # File names that are not UTF-8 come from the system with surrogates, and go back as they came.
+        parts = [name.encode("utf-8", "surrogateescape") for name in names]
+        self._buffer, self._ends = b"".join(parts), np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]  # negative ones count from the end, too large ones are an IndexError
+        start = self._ends[number - 1] if number else 0
+        return self._buffer[start : self._ends[number]].decode("utf-8", "surrogateescape")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Names):
+            return self._buffer == other._buffer and np.array_equal(self._ends, other._ends)
+        return list(self) == list(other) if isinstance(other, list | tuple) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Names({len(self)}: {self[0]} ... {self[-1]})" if len(self) else "Names(0)"
+
+
+class Source(Protocol):
+    """Images by number; those that train a student are also opened undecoded, by `open(index) -> Picture`."""
+
+    names: Sequence[str]
+    fingerprint: str
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        ...
+
+
+class Files:
+    """Image files, in the order given; the fingerprint covers relative names and sizes in bytes."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, Names(names)
+        lines = (f"{name}|{(root / name).stat().st_size if (root / name).exists() else -1}\n" for name in names)
+        self.fingerprint = _hash(line.encode() for line in lines)
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        with Image.open(self.root / self.names[index]) as image:
+            return image.convert("RGB")
+
+    def open(self, index: int) -> Picture:
+        """Image `index`, not decoded yet."""
+        name = os.path.join(self.root, self.names[index])  # noqa: PTH118 - a Path takes as long as reading the file
+        with open(name, "rb") as file:  # noqa: PTH123 - likewise
+            return Encoded(file.read())
+
+
+class Pack:
+    """Encoded images end to end in an .npz: SPLIT_blob, SPLIT_offsets (n + 1), optional SPLIT_labels and classes."""
+
+    def __init__(self, path: Path, split: str) -> None:
+        try:
+            self._read(path, split)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{path}: damaged, or no .npz archive at all ({error}); copy it again") from error
+        if len(self._offsets) < 2 or self._offsets[-1] != len(self._blob) or (np.diff(self._offsets) < 0).any():
+            raise ValueError(f"{path}: {split}_offsets do not cover {split}_blob")
+        self.names = Names(f"{path.name}:{split}:{index}" for index in range(len(self._offsets) - 1))
+        self.fingerprint = _hash([self._blob.tobytes(), self._offsets.tobytes()])
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        return Image.open(io.BytesIO(self._bytes(index))).convert("RGB")
+
+    def open(self, index: int) -> Picture:
+        """Image `index`, not decoded yet."""
+        return Encoded(self._bytes(index))
+
+    def _read(self, path: Path, split: str) -> None:
+        with _archive(path) as content:
+            names = [key.removesuffix("_blob") for key in content.files if key.endswith("_blob")]
+            splits = [name for name in names if f"{name}_offsets" in content.files]
+            if split not in splits:
+                raise ValueError(f"{path}: no split {split!r}; expected {path}:SPLIT, of {', '.join(splits) or 'none'}")
+            self._blob, self._offsets = content[f"{split}_blob"], content[f"{split}_offsets"].astype(np.int64)
+            labels = f"{split}_labels"
+            self.labels = content[labels].astype(np.int64) if labels in content.files else None
+            self.classes = tuple(str(name) for name in content["classes"]) if "classes" in content.files else ()
+
+    def _bytes(self, index: int) -> bytes:
+        return self._blob[self._offsets[index] : self._offsets[index + 1]].tobytes()
+
+
+def _archive(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
+        raise zipfile.BadZipFile("it has no directory of a zip file")
+    return np.load(path, allow_pickle=False)
+
+
+class Torchvision:
+    """A torchvision data set by class name, its training split."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self._images = torchvision_split(name, root, train=True)
+        self.names = Names(f"{name}:{index}" for index in range(len(self._images)))
+        self.fingerprint = _hash([f"torchvision:{name}:train:{len(self.names)}".encode()])
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        return self._images[index][0].convert("RGB")
+
+    def open(self, index: int) -> Picture:
+        """Image `index`, decoded by torchvision's data set."""
+        return Pixels(as_tensor(self.read(index)))
+
+
+def choose(total: int, count: int, seed: int) -> np.ndarray:
+    """A seeded choice of `count` of the numbers below `total`, in ascending order."""
+    return np.sort(np.random.Generator(np.random.Philox(seed)).permutation(total)[:count])
+
+
+class Subset:
+    """A seeded choice of another source's images, in ascending order."""
+
+    def __init__(self, source: Source, count: int, seed: int) -> None:
+        self._source, self._chosen = source, choose(len(source.names), count, seed)
+        self.names = Names(source.names[index] for index in self._chosen)
+        self.fingerprint = _hash([source.fingerprint.encode(), self._chosen.astype(np.int64).tobytes()])
+
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        return self._source.read(self._chosen[index])
+
+    def open(self, index: int) -> Picture:
+        """Image `index`, as the whole source opens it."""
+        return self._source.open(self._chosen[index])
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """Class numbers (N,) int64, for the supervised baseline.
+
+    Those of a pack or of torchvision's set; in a folder or a list, the first folder of each path, in order.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if isinstance(source, Subset):
+        return labels_of(source._source)[source._chosen]
+    if isinstance(source, Files):
+        parts = [Path(name).parts for name in source.names]
+        if any(len(part) < 2 for part in parts):
+            raise ValueError(
+                f"{source.root}: loss.name labels needs a folder per class; {source.names[0]} lies in none"
+            )
+        return np.unique([part[0] for part in parts], return_inverse=True)[1].astype(np.int64)
+    found = getattr(source, "labels", None)
+    if found is None and isinstance(source, Torchvision):
+        images = source._images
+        found = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
+    if found is None:
+        raise ValueError(f"{source.names[0]}: loss.name labels needs labels, and this source has none")
+    return np.asarray(found, dtype=np.int64)
+
+
+def torchvision_split(name: str, root: Path, *, train: bool) -> Any:
+    """Open (or download) a torchvision classification data set.
+
+    Raises:
+        ValueError: no such set, or it is not in `root` and cannot be downloaded.
+    """
+    import inspect
+
+    import torchvision
+
+    if not hasattr(torchvision.datasets, name):
+        raise ValueError(
+            f"torchvision:{name}: torchvision.datasets has no such class; examples are CIFAR10, DTD, STL10"
+        )
+    make = getattr(torchvision.datasets, name)
+    accepted = inspect.signature(make).parameters
+    options = {"train": train} if "train" in accepted else {"split": "train" if train else "test"}
+    if "download" in accepted:
+        options["download"] = True
+    try:
+        return make(root, **options)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"torchvision:{name}: not in {root} and not downloadable here ({error}); place its files in {root} as "
+            f"torchvision.datasets.{name} lays them out"
+        ) from error
+
+
+def open_source(spec: str, *, root: Path | None = None, limit: int | None = None, seed: int = 0) -> Source:
+    """Open images by their address.
+
+    Args:
+        spec: a folder (searched recursively, labels ignored), a .txt list of paths, FILE.npz:SPLIT, torchvision:NAME.
+        root: where relative paths of a list start (default: the list's folder), or where torchvision's files are.
+        limit: take a subset of this many images.
+        seed: of the subset.
+
+    Raises:
+        ValueError: nothing there; says what was looked for.
+    """
+    source = _open(str(spec), root)
+    if limit is not None and limit > len(source.names):
+        raise ValueError(f"{spec}: data.limit {limit}, but there are only {len(source.names)} images")
+    return source if limit is None else Subset(source, limit, seed)
+
+
+def _open(spec: str, root: Path | None) -> Source:
+    if spec.startswith("torchvision:"):
+        return Torchvision(spec.partition(":")[2], root or Path("data"))
+    if reason := absent_address(spec):
+        raise ValueError(reason)
+    file, _, split = spec.rpartition(":")
+    if file.endswith(".npz"):
+        return Pack(Path(file), split)
+    path = Path(spec)
+    if path.is_dir():
+        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not names:
+            raise ValueError(f"{path}: no image below it ({', '.join(sorted(SUFFIXES))})")
+        return Files(path, names)
+    if path.suffix == ".npz":
+        return Pack(path, "")  # says which splits there are
+    if path.suffix == ".txt":
+        if root is not None and not root.is_dir():
+            raise ValueError(f"{_absent(root)}; expected the folder where the paths of {spec} start")
+        names = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        if not names:
+            raise ValueError(f"{path}: an empty list")
+        return Files(root or path.parent, names)
+    raise ValueError(f"{spec}: a file of another kind; expected {ADDRESSES}")
+
+
+def absent_address(spec: str) -> str | None:
+    """A sentence where nothing lies at an address; None where something does, which is not looked into.
+
+    torchvision's sets say themselves what they lack when they are opened.
+    """
+    if spec.startswith("torchvision:"):
+        return None
+    file = spec.rpartition(":")[0]
+    if file.endswith(".npz"):
+        path, there = Path(file), Path(file).is_file()
+    else:
+        path, there = Path(spec), Path(spec).exists()
+    return None if there else f"{_absent(path)}; expected {ADDRESSES}"
+
+
+def _absent(path: Path) -> str:
+    """Say that nothing is there, and up to which folder something is: a typing error lies behind it."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    return f"{path} is not there (no {path.absolute().relative_to(there).parts[0]} in {there})"
+
+
+def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: float | None, seed: int) -> int:
+    """Write a seeded list of image paths relative to `folder`; a class is a path's first folder.
+
+    Returns:
+        The number of images listed.
+    """
+    source = _open(str(folder), None)
+    classes: dict[str, list[str]] = {}
+    for name in source.names:
+        classes.setdefault(Path(name).parts[0], []).append(name)
+    if loose := [name for name in source.names if len(Path(name).parts) == 1]:
+        raise ValueError(f"{folder}: {len(loose)} images lie in no class folder (first {loose[0]}); put them into one")
+    draw = np.random.Generator(np.random.Philox(seed))
+    chosen: list[str] = []
+    for label in sorted(classes):
+        names = classes[label]
+        count = per_class if per_class is not None else round(len(names) * float(fraction or 1.0))
+        chosen += [names[i] for i in sorted(draw.permutation(len(names))[:count])]
+    from kdep.models.checkpoint import write_atomically
+
+    header = (
+        f"# {len(chosen)} of {len(source.names)} images of {Path(folder).name}, seed {seed}, relative to that folder\n"
+    )
+    write_atomically(out, lambda neighbour: neighbour.write_text(header + "\n".join(chosen) + "\n"))
+    return len(chosen)
+
+
+def _hash(parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

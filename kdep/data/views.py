@@ -1,0 +1,309 @@
+"""Image sources -> deterministic views; the same pixels for teacher and student.
+
+View v of image i is a function of (seed, i, v) alone, and the order of an epoch is a function of (seed, epoch):
+whatever the number of workers or processes, and wherever a run was interrupted, the same images come in the same order.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import threadpoolctl
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from kdep.data.decode import UNREADABLE, Picture, as_tensor, reason
+from kdep.data.sources import Source, choose
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What a view draws; see `kdep.config.Data`."""
+
+    size: int
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    jitter: float = 0.0
+    lighting: float = 0.0
+
+
+def view(
+    image: Picture | Image.Image, augmentation: Augmentation, *, seed: int, index: int, number: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw view `number` of image `index`; a whole image of Pillow's is resampled by Pillow.
+
+    Returns:
+        (3, size, size) uint8 RGB, and (6,) float32: factors of brightness, contrast, saturation, three colour shifts.
+    """
+    pixels, flip, colour = _draw(image, augmentation, seed=seed, index=index, number=number)
+    return (pixels.flip(-1) if flip else pixels).contiguous(), torch.from_numpy(colour)
+
+
+def _draw(
+    image: Picture | Image.Image, augmentation: Augmentation, *, seed: int, index: int, number: int
+) -> tuple[torch.Tensor, bool, np.ndarray]:
+    """A view before its flip, whether to flip it, and its colour."""
+    draw = np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, index]))
+    box = _crop_box(draw, *image.size, augmentation.crop_scale)
+    flip = augmentation.flip & (draw.random() < 0.5)  # drawn in any case
+    colour = np.empty(6, np.float32)
+    colour[:3] = draw.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, 3)
+    colour[3:] = draw.normal(0, 1, 3) * augmentation.lighting
+    size = (augmentation.size, augmentation.size)
+    if isinstance(image, Image.Image):
+        return as_tensor(image.resize(size, Image.Resampling.BILINEAR, box=box)), flip, colour
+    return image.crop(box, size), flip, colour
+
+
+LOG_ASPECT = (np.log(3 / 4), np.log(4 / 3))
+
+
+def _crop_box(
+    draw: np.random.Generator, width: int, height: int, scale: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Random resized crop: area share uniform, aspect log-uniform in [3/4, 4/3]; the whole image after 10 misses."""
+    for _ in range(10):
+        area = width * height * draw.uniform(*scale)
+        aspect = float(np.exp(draw.uniform(*LOG_ASPECT)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(draw.integers(0, width - w + 1)), int(draw.integers(0, height - h + 1))
+            return (x, y, x + w, y + h)
+    return (0, 0, width, height)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of one step, and what could not be read.
+
+    Attributes:
+        images: (B, 3, S, S) uint8 RGB; None where no image of the step could be read.
+        colour: (B, 6) float32, see `view`.
+        unreadable: (name, reason).
+        numbers: (B,) int64, the images' numbers in their source.
+        stored: what `Views.stored` holds for these views (B, ...), None without it.
+    """
+
+    images: torch.Tensor | None
+    colour: torch.Tensor | None
+    unreadable: list[tuple[str, str]]
+    numbers: torch.Tensor | None = None
+    stored: torch.Tensor | None = None
+
+    def pin_memory(self) -> "Batch":
+        """Called by the DataLoader for a GPU."""
+        pinned = {
+            entry.name: value.pin_memory()
+            for entry in fields(self)
+            if isinstance(value := getattr(self, entry.name), torch.Tensor)
+        }
+        return replace(self, **pinned)
+
+
+class Stored(Protocol):
+    """Something kept per view, such as targets of a bank."""
+
+    def read(self, index: int, number: int) -> torch.Tensor | None:
+        """What is kept for view `number` of image `index`, if anything."""
+        ...
+
+
+class Views(Dataset):
+    """Views by (image, number of the view), each with what is stored for it."""
+
+    def __init__(self, source: Source, augmentation: Augmentation, seed: int, *, stored: Stored | None = None) -> None:
+        self.source, self.augmentation, self.seed, self.stored = source, augmentation, seed, stored
+        self.labels: np.ndarray | None = None  # class numbers (N,), where a run learns from them
+
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Any, ...]:
+        index, number = at
+        # Fine-tuning reads whole images: its protocol has the pixels of Pillow.
+        open_image = getattr(self.source, "open", self.source.read)
+        try:
+            entry = _draw(open_image(index), self.augmentation, seed=self.seed, index=index, number=number)
+        except UNREADABLE as error:
+            return self.source.names[index], reason(error)
+        if self.stored is None:
+            return (*entry, index)
+        kept = self.stored.read(index, number)
+        if kept is None:
+            return self.source.names[index], "nothing is stored for it: it was unreadable when its targets were made"
+        return (*entry, index, kept)
+
+
+def collate(entries: list[tuple[Any, ...]]) -> Batch:
+    """Stack what was read, flipping it where that was drawn; keep apart what was not read."""
+    views = [entry for entry in entries if isinstance(entry[0], torch.Tensor)]
+    unreadable = [entry for entry in entries if not isinstance(entry[0], torch.Tensor)]
+    if not views:
+        return Batch(None, None, unreadable)
+    pixels, flips, colours, numbers, *stored = zip(*views, strict=True)
+    images = torch.empty((len(views), *pixels[0].shape), dtype=torch.uint8)
+    for row, part, flip in zip(images, pixels, flips, strict=True):
+        row.copy_(part.flip(-1) if flip else part)
+    colour = torch.from_numpy(np.stack(colours))
+    return Batch(images, colour, unreadable, torch.tensor(numbers), *(torch.stack(part) for part in stored))
+
+
+def mix(images: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
+    """MixUp in pairs: lambda x_i + (1 - lambda) x_j with lambda uniform in [0, 1], one for the batch.
+
+    A function of (seed, step): a resumed run draws the same.
+    """
+    draw = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 2, 0]))
+    share, other = float(draw.random()), torch.from_numpy(draw.permutation(len(images)))
+    other = other.to(images.device, non_blocking=True)  # a GPU need not be waited for
+    return share * images + (1 - share) * images[other]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Batches of (image, view) from step `start` on: epoch e shows view e of every image, in an order of its own.
+
+    The last, incomplete batch of an epoch is dropped. With several processes each takes its share of every batch. With
+    fewer `views` than epochs, epoch e shows view e modulo views.
+    """
+
+    images: int
+    batch_size: int
+    epochs: int
+    seed: int
+    start: int = 0
+    rank: int = 0
+    world: int = 1
+    views: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return self.images // self.batch_size
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps_per_epoch - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first, skip = divmod(self.start, self.steps_per_epoch)
+        for epoch in range(first, self.epochs):
+            draw = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 1, 0]))
+            order = draw.permutation(self.images)
+            for step in range(skip, self.steps_per_epoch):
+                batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+                yield [(int(index), epoch % (self.views or self.epochs)) for index in batch[self.rank :: self.world]]
+            skip = 0
+
+
+def once(
+    images: int, batch_size: int, *, count: int | None = None, seed: int = 0, rank: int = 0, world: int = 1
+) -> list[list[tuple[int, int]]]:
+    """Batches that show the first view of every image once, or of a seeded choice of `count`, for the statistics."""
+    chosen = range(images)
+    if count is not None and count < images:
+        # Not the first ones: files sorted by folder would show a few classes only.
+        chosen = choose(images, count, seed).tolist()
+    share = [(index, 0) for index in chosen[rank::world]]
+    return [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
+
+
+class Threaded:
+    """Batches that threads of this process decode when they are asked for, while the training waits.
+
+    On a CPU the step keeps every core busy: a worker beside it takes a core away in the middle of its work, and all
+    other cores wait for that one. Between two steps all of them decode.
+    """
+
+    def __init__(self, views: Views, batches: Any, threads: int) -> None:
+        self._views, self._batches, self._threads = views, batches, threads
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with ThreadPoolExecutor(self._threads, initializer=_compute_alone) as pool:
+            for batch in self._batches:
+                size = -(-len(batch) // self._threads)
+                shares = [batch[start : start + size] for start in range(0, len(batch), size)]
+                yield collate([entry for entries in pool.map(self._decode, shares) for entry in entries])
+
+    def _decode(self, share: list[tuple[int, int]]) -> list[tuple[Any, ...]]:
+        return [self._views[at] for at in share]
+
+
+def _compute_alone() -> None:
+    """Keep torch from starting a team of threads of its own in the thread that calls this.
+
+    With more threads than cores OpenMP stops waiting actively, in all teams and for good: the training step, which is
+    none of a decoding thread's business, then takes a tenth longer.
+    """
+    torch.get_num_threads()  # sets the thread up, which would later take the limit back
+    threadpoolctl.threadpool_limits(1, user_api="openmp")
+
+
+def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -> DataLoader | Threaded:
+    """Decode batches of (image, view) in so many worker processes.
+
+    'auto' is a process per core but one beside a GPU, and on a CPU, where nothing is pinned, the threads of torch
+    between the steps.
+    """
+    if workers == "auto":
+        if not pin:
+            return Threaded(views, batches, torch.get_num_threads())
+        workers = min(16, max(1, (os.cpu_count() or 2) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
+    return DataLoader(
+        views,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        # Its own, or every start of a loader would draw from the random state that a resumed run restores.
+        generator=torch.Generator(),
+    )
+
+
+# Principal axes of the RGB values of ImageNet and their standard deviations (Krizhevsky et al. 2012).
+LIGHT_STD = (0.2175, 0.0188, 0.0045)
+LIGHT_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+GREY = (0.299, 0.587, 0.114)
+# Values that one pass handles on a CPU: a part stays in a core's cache while a dozen operations go over it.
+PART = 2**17
+
+
+@cache
+def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """LIGHT_STD, LIGHT_AXES and GREY on a device, once: each copy from Python's memory to a GPU waits for its queue."""
+    return tuple(torch.tensor(values, dtype=torch.float32, device=device) for values in (LIGHT_STD, LIGHT_AXES, GREY))
+
+
+def recolour(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+    """uint8 views -> float32 in [0, 1] with their brightness, contrast, saturation and colour noise.
+
+    In this fixed order, where torchvision draws one per image. No matrix product, which autocast would round.
+
+    Shape:
+        (B, 3, S, S) uint8, (B, 6) -> (B, 3, S, S).
+    """
+    deviation, axes, _ = _constants(colour.device)
+    shift = (colour[:, None, 3:] * deviation * axes).sum(2)
+    out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    share = max(1, PART // images[0].numel()) if images.device.type == "cpu" else len(images)
+    parts = (part.split(share) for part in (images.flatten(2), colour[:, :3], shift[:, :, None], out.flatten(2)))
+    for part in zip(*parts, strict=True):
+        _recolour_part(*part)
+    return out
+
+
+def _recolour_part(images: torch.Tensor, factors: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
+    """(b, 3, S * S) uint8 -> the same in `out`, in place."""
+    brightness, contrast, saturation = factors.T.reshape(3, -1, 1, 1)
+    weights = _constants(out.device)[2].view(1, 3, 1)
+    out.copy_(images).mul_(brightness / 255).clamp_(max=1)
+    mean = (out.mean(2, keepdim=True) * weights).sum(1, keepdim=True)
+    out.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
+    red, green, blue = ((1 - saturation) * weights).split(1, dim=1)
+    grey = (out[:, :1] * red).addcmul_(out[:, 1:2], green).addcmul_(out[:, 2:], blue)
+    out.mul_(saturation).add_(grey).clamp_(0, 1).add_(shift).clamp_(0, 1)

@@ -1,0 +1,1 @@
+"""Exports: tensor names of other libraries, code to paste, audit."""

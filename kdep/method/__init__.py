@@ -1,0 +1,1 @@
+"""The mathematics of the method: statistics, aligner, scaler, loss."""

@@ -1,0 +1,1 @@
+"""Networks and weights: backbones, checkpoints, teachers that package registries carry."""

@@ -1,0 +1,211 @@
+"""The file formats: written atomically, read safely, loaded completely or not at all."""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdep.models import stand_ins
+
+StateDict = dict[str, torch.Tensor]
+
+STUDENT_FORMAT = 1
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std, RGB
+
+
+class LoadError(ValueError):
+    """Weights did not load completely; commands exit with code 3."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A backbone's weights with all that is needed to run them.
+
+    Attributes:
+        name: what the scoreboard shows.
+        arch: timm's name of the architecture.
+        weights: timm's tensor names, no classifier.
+        mean, std: the input normalisation, RGB in [0, 1].
+        size: input side in pixels at which the weights were trained.
+        tap: where features are taken, see `kdep.models.backbone.TAPS`.
+        resample: side in pixels to which the network resamples its input itself, None to take it as it comes.
+        sha256: of the weights, hex.
+        provenance: where the weights come from; plain values only.
+    """
+
+    name: str
+    arch: str
+    weights: StateDict
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    tap: str
+    sha256: str
+    resample: int | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What a score is of: the weights and how they are fed and read, hex; the weights' own hash where as usual.
+
+        Probes choose between `pre` and `post` on select; a checkpoint has both of them or, with `before_head`, neither.
+        """
+        mean, std = ([round(value, 5) for value in values] for values in (self.mean, self.std))
+        how = [mean, std, self.resample, *([self.tap] if self.tap == "before_head" else [])]
+        if how == [*IMAGENET, None]:
+            return self.sha256
+        return hashlib.sha256(json.dumps([self.sha256, *how]).encode()).hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write to a neighbour and rename, so that a reader never sees half a file.
+
+    Raises:
+        OSError: names the file: the disk is full, or it may not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(neighbour)
+        neighbour.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Save plain tensors and values atomically, such that `read` opens them.
+
+    Raises:
+        OSError: names the file: the disk is full, or it may not be written.
+    """
+
+    def into(neighbour: Path) -> None:
+        try:
+            # Into an open file: given a path, torch forgets what the disk said.
+            with neighbour.open("wb") as file:
+                torch.save(dict(content), file)
+        except RuntimeError as error:
+            cause = error.__context__
+            if isinstance(cause, OSError):  # which torch calls an "unexpected pos"
+                raise OSError(cause.errno, cause.strerror) from error
+            raise
+
+    write_atomically(path, into)
+
+
+def read(path: Path) -> Any:
+    """Open a .pth or .safetensors file without running anything in it.
+
+    Objects that training tools leave beside the weights come as empty stand-ins (`kdep.models.stand_ins`).
+
+    Raises:
+        ValueError: no such file, or not a file of weights.
+        LoadError: the file holds objects whose loading would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'a folder, expected a file of weights' if path.is_dir() else 'no such file'}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return stand_ins.load(path)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            name = str(error).partition("GLOBAL ")[2].split(" ")[0] or "an object"
+            raise LoadError(
+                f"{path}: refused, it holds {name}, whose loading can run code; only tensors, plain values and what "
+                "known training tools put beside them are read. Save the state_dict alone: "
+                "torch.save(model.state_dict(), path)"
+            ) from error
+        # torch's own words would advise to load it unsafely.
+        raise LoadError(f"{path}: refused, a pickle of more than plain tensors, numbers and strings") from error
+    except Exception as error:  # torch and safetensors raise a dozen types on bytes that are not theirs
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"{path}: not a checkpoint, or a damaged one ({reason})") from error
+
+
+def load_exactly(module: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load every tensor or none.
+
+    A partial load trains fine and scores badly; only this catches it.
+
+    Raises:
+        LoadError: some tensor is missing, unexpected, or of another shape; names the first of each.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in weights]
+    unexpected = [name for name in weights if name not in own]
+    reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    if missing or unexpected or reshaped:
+        parts = [
+            f"{len(names)} {what} (first {names[:3]})"
+            for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+            if names
+        ]
+        raise LoadError(f"{source} does not fit {type(module).__name__} ({len(own)} tensors): {', '.join(parts)}")
+    module.load_state_dict(weights)
+
+
+def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """Hash names, types, shapes and bytes of the tensors; the same for any file they are stored in."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_student(checkpoint: Checkpoint, path: Path) -> None:
+    """Write student.pth: plain tensors and values, no teacher, no aligner, no optimizer."""
+    save(
+        {
+            "format": STUDENT_FORMAT,
+            "name": checkpoint.name,
+            "arch": checkpoint.arch,
+            "tap": checkpoint.tap,
+            "state_dict": {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()},
+            "input": {"mean": list(checkpoint.mean), "std": list(checkpoint.std), "size": checkpoint.size},
+            "provenance": checkpoint.provenance,
+        },
+        path,
+    )
+
+
+def parse_student(content: Mapping[str, Any], source: str) -> Checkpoint:
+    """Read what `write_student` wrote.
+
+    Raises:
+        ValueError: an unknown format version, or a key is missing.
+    """
+    if content.get("format") != STUDENT_FORMAT:
+        raise ValueError(f"{source}: student format {content.get('format')!r}; this version reads {STUDENT_FORMAT}")
+    try:
+        weights, given = dict(content["state_dict"]), content["input"]
+        mean, std, size = given["mean"], given["std"], given["size"]
+        return Checkpoint(
+            name=content["name"],
+            arch=content["arch"],
+            weights=weights,
+            mean=tuple(mean),
+            std=tuple(std),
+            size=size,
+            tap=content["tap"],
+            sha256=fingerprint(weights),
+            provenance=dict(content["provenance"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"{source}: not a complete student file, it lacks {error}") from error

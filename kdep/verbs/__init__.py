@@ -1,0 +1,1 @@
+"""Commands of `kdep` that only need the method."""

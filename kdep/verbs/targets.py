@@ -1,0 +1,33 @@
+"""`kdep targets CONFIG [key.sub=value ...]`."""
+
+import argparse
+import sys
+
+from kdep.verbs.pretrain import add_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep targets`."""
+    add_config(
+        parser,
+        "a YAML file such as configs/pretrain/demo.yaml, with a bank: section or bank.path=FOLDER behind it",
+        "change a key of it, such as bank.path=banks/lite0 bank.views=5; the same command after an interruption "
+        "goes on at the missing files, and with more views adds them",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the bank, and say what it serves."""
+    from kdep.bank.prepare import build
+    from kdep.bank.read import Bank
+    from kdep.config import load_config
+
+    path = build(load_config(args.config, args.overrides))
+    about = Bank(path).description
+    views = len(list(path.glob("view*")))
+    size = sum(file.stat().st_size for file in path.rglob("*.npy"))
+    sys.stdout.write(
+        f"{path}: {views} view(s) of {about.images} images on {about.axes} axes, {about.code}, {size / 1e6:.1f} MB\n"
+        f"  any student up to {about.axes} channels, any scaler:  kdep pretrain CONFIG bank.path={path}\n"
+    )
+    return 0

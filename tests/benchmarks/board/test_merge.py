@@ -1,0 +1,124 @@
+"""Results of several machines come together whole, or not at all."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from kdep_benchmarks.board import report
+from kdep_benchmarks.board.merge import merge
+from kdep_benchmarks.results import read_results, write_result
+
+from tests.helpers.made_results import failure, result
+
+
+def folder(root, name, *results):
+    for one in results:
+        write_result(one, root / name)
+    return root / name
+
+
+def test_two_machines_make_one_folder_and_one_board(tmp_path, capsys):
+    one = folder(tmp_path, "one", result("a", seed=0, score=60.0), result("a", seed=1, score=62.0))
+    two = folder(tmp_path, "two", result("b", seed=0, score=50.0))
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    assert report.run(parser.parse_args(["merge", str(one), str(two), "--results", str(tmp_path / "all")])) == 0
+    assert "3 files new" in capsys.readouterr().out
+    assert [(r.checkpoint.name, r.score) for r in read_results(tmp_path / "all")] == [
+        ("a", 60.0),
+        ("a", 62.0),
+        ("b", 50.0),
+    ]
+    assert "61.00" in (tmp_path / "all" / "leaderboard.md").read_text()
+
+
+def test_files_are_copied_byte_for_byte_and_a_second_merge_writes_nothing(tmp_path):
+    one = folder(tmp_path, "one", result("a"))
+    (written,) = merge([one], tmp_path / "all")
+    assert written.read_bytes() == (one / written.relative_to(tmp_path / "all")).read_bytes()
+    assert merge([one, tmp_path / "all"], tmp_path / "all") == []
+
+
+def test_the_same_cell_twice_is_fine_and_the_earlier_is_kept(tmp_path):
+    late, early = "2026-03-01T00:00:00Z", "2026-02-01T00:00:00Z"
+    one = folder(tmp_path, "one", result("a", started=late, cost={"seconds": 9.0}))
+    two = folder(tmp_path, "two", result("a", started=early, cost={"seconds": 7.0}))
+    merge([one, two], tmp_path / "all")
+    assert [r.cost for r in read_results(tmp_path / "all")] == [{"seconds": 7.0}]
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"score": 50.001}, "metrics"),
+        ({"data": "e" * 64}, "data fingerprint"),
+        ({"counts": {"score": 99}}, "counts"),
+        ({"chosen": {"k": 5}}, "chosen"),
+        ({"settings": {"size": 128}}, "settings"),
+        ({"sha256": "61".ljust(63, "0") + "1"}, "two checkpoints"),
+    ],
+)
+def test_a_conflict_names_both_files_and_writes_nothing(tmp_path, other, what):
+    one = folder(tmp_path, "one", result("a", settings={"size": 64}), result("z"))
+    two = folder(tmp_path, "two", result("a", **{"settings": {"size": 64}} | other))
+    places = [next(path.glob("61000000/**/seed0.json")) for path in (one, two)]
+    with pytest.raises(ValueError, match=what) as error:
+        merge([one, two], tmp_path / "all")
+    assert all(str(path) in str(error.value) for path in places)
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_conflict_with_what_is_there_already_changes_nothing(tmp_path):
+    everything = folder(tmp_path, "all", result("a", score=1.0))
+    before = {path: path.read_bytes() for path in everything.rglob("*.json")}
+    with pytest.raises(ValueError, match="different metrics"):
+        merge([folder(tmp_path, "one", result("a", score=2.0), result("b"))], everything)
+    assert {path: path.read_bytes() for path in everything.rglob("*.json")} == before
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+def test_a_success_replaces_a_failure_in_either_order(tmp_path, order):
+    folder(tmp_path, "one", failure("a"))
+    folder(tmp_path, "two", result("a"))
+    merge([tmp_path / name for name in order], tmp_path / "all")
+    assert [path.name for path in (tmp_path / "all").rglob("seed*")] == ["seed0.json"]
+
+
+def test_a_success_takes_away_the_failure_that_was_merged_before(tmp_path):
+    merge([folder(tmp_path, "one", failure("a"))], tmp_path / "all")
+    merge([folder(tmp_path, "two", result("a"))], tmp_path / "all")
+    assert [path.name for path in (tmp_path / "all").rglob("seed*")] == ["seed0.json"]
+
+
+def test_of_two_failures_the_later_is_kept(tmp_path):
+    late = failure("a", started="2026-03-01T00:00:00Z", cost={"seconds": 3.0})
+    merge([folder(tmp_path, "one", late), folder(tmp_path, "two", failure("a"))], tmp_path / "all")
+    assert [r.cost for r in read_results(tmp_path / "all")] == [{"seconds": 3.0}]
+
+
+def test_sheets_and_overlap_files_come_along(tmp_path):
+    one = folder(tmp_path, "one", result("a", "v-segment"))
+    sheet = next(one.rglob("seed0.json")).with_name("seed0.sheet.png")
+    sheet.write_bytes(b"a picture")
+    (one / "overlap").mkdir()
+    (one / "overlap" / "tiny.json").write_text("{}")
+    merge([one], tmp_path / "all")
+    kept = tmp_path / "all" / sheet.relative_to(one)
+    assert kept.read_bytes() == b"a picture"
+    assert (tmp_path / "all" / "overlap" / "tiny.json").read_text() == "{}"
+    (one / "overlap" / "tiny.json").write_text("[]")
+    with pytest.raises(ValueError, match="overlap files that differ"):
+        merge([one], tmp_path / "all")
+
+
+def test_what_cannot_be_merged_is_said(tmp_path):
+    with pytest.raises(ValueError, match="absent: no such folder of results"):
+        merge([tmp_path / "absent"], tmp_path / "all")
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    with pytest.raises(ValueError, match="merge needs folders and --results"):
+        report.run(parser.parse_args(["merge", str(tmp_path)]))
+    with pytest.raises(ValueError, match="merge needs folders and --results"):
+        report.run(parser.parse_args(["merge", "--results", str(tmp_path)]))
+    with pytest.raises(ValueError, match="--results is for merge; "):
+        report.run(parser.parse_args([str(tmp_path), "--results", str(Path("x"))]))

@@ -1,0 +1,105 @@
+"""The fingerprint of a data set: other data has another one, and what no reader opens does not count."""
+
+import dataclasses
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdep_benchmarks.data.cards import CARDS, Dataset, absent, fingerprint, known
+from kdep_benchmarks.tasks.task import load_task
+from tests.helpers import toolbox_trees as trees
+from tests.conftest import draw
+
+
+def folders(root: Path) -> Dataset:
+    for number, split in enumerate(("train", "test")):
+        (root / split / "a").mkdir(parents=True)
+        draw(root / split / "a" / "1.png", number)
+    return Dataset("mine", "imagefolder", root, {"fit": "train", "score": "test"})
+
+
+def downloaded(root: Path) -> Dataset:
+    (root / "cifar-10-batches-py").mkdir(parents=True)
+    (root / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"pixels")
+    return Dataset("cifar10", "torchvision", root, {"fit": "CIFAR10:train", "score": "CIFAR10:test"})
+
+
+def same_length(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (trees.voc, lambda root: same_length(root / "VOC2012/SegmentationClass/score_4.png")),
+        (trees.voc, lambda root: same_length(root / "VOC2012/Annotations/score_4.xml")),
+        (trees.voc, lambda root: (root / "VOC2012/JPEGImages/fit_0.jpg").write_bytes(b"another image")),
+        (trees.voc, lambda root: shutil.rmtree(root / "VOC2012/SegmentationClass")),
+        (trees.ade20k, lambda root: same_length(root / "masks/score/4.png")),
+        (trees.coco, lambda root: (root / "score/4.jpg").unlink()),
+        (folders, lambda root: draw(root / "test/a/2.png", 5)),
+        (downloaded, lambda root: (root / "cifar-10-batches-py/data_batch_1").write_bytes(b"more pixels")),
+    ],
+)
+def test_other_data_has_another_fingerprint(tmp_path, make, change):
+    dataset = make(tmp_path)
+    before = fingerprint(dataset)
+    change(tmp_path)
+    assert fingerprint(dataset) != before
+
+
+@pytest.mark.parametrize(
+    ("make", "extra"),
+    [
+        (folders, "train/.DS_Store"),
+        (folders, "train/a/.1.png.part"),
+        (folders, "train/a/readme.txt"),
+        (trees.voc, "VOC2012/JPEGImages/of_another_list.jpg"),
+        (trees.ade20k, "masks/score/Thumbs.db"),
+        (downloaded, "cifar-10-python.tar.gz"),  # torchvision leaves it, `kdep data prepare` does not
+    ],
+)
+def test_what_no_reader_opens_does_not_count(tmp_path, make, extra):
+    dataset = make(tmp_path)
+    before = fingerprint(dataset)
+    (tmp_path / extra).write_bytes(b"something")
+    assert fingerprint(dataset) == before
+
+
+def test_a_folder_of_the_hub_below_a_hidden_one_is_seen(tmp_path):
+    root = tmp_path / ".cache" / "set"
+    root.mkdir(parents=True)
+    dataset = Dataset("set", "huggingface", root, {"fit": "train", "score": "test"})
+    empty = fingerprint(dataset)
+    (root / "data.arrow").write_bytes(b"rows")
+    full = fingerprint(dataset)
+    (root / "cache-1.arrow").write_bytes(b"left by reading")
+    assert empty != full == fingerprint(dataset)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_what_is_absent_is_got_by_the_command_that_puts_it_where_it_was_looked_for(name, tmp_path):
+    for data_root in (tmp_path / "my data", Path("here"), Path()):
+        command = absent(known(name, data_root)).partition("get it: kdep ")[2].rpartition(" (from ")[0]
+        assert shlex.split(command) == ["data", "prepare", name, "--data-root", str(data_root)]
+    assert absent(known("scenes", tmp_path)).endswith(" (from kdep_benchmarks.data.scenes.make, which draws it)")
+    shipped = load_task("scenes-segment", tmp_path).dataset
+    assert f"kdep data prepare scenes-ade20k --data-root {tmp_path} (from" in absent(shipped)
+    own = dataclasses.replace(known(name, tmp_path), root=tmp_path / "mine")
+    assert absent(own).endswith(" is not there")
+
+
+def test_a_voc_tree_without_its_images_or_masks_is_absent(tmp_path):
+    dataset = trees.voc(tmp_path)
+    year = tmp_path / "VOC2012"
+    (year / "ImageSets/Main").rename(year / "ImageSets/Segmentation")
+    files = {role: f"VOC2012/ImageSets/Segmentation/{role}.txt" for role in ("fit", "score")}
+    dataset = dataclasses.replace(dataset, files=files)
+    assert absent(dataset) is None
+    shutil.rmtree(year / "SegmentationClass")
+    assert absent(dataset) == f"{year / 'SegmentationClass'} is not there"
+    shutil.rmtree(year / "JPEGImages")
+    assert absent(dataset) == f"{year / 'JPEGImages'} is not there"

@@ -1,0 +1,628 @@
+"""Planted defects are each found, by name and place; a clean set has none."""
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdep import cli
+from kdep_benchmarks.data.check import Subject, check, family_of, subjects
+from kdep_benchmarks.data.findings import Finding, lines
+from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, overlap
+from kdep_benchmarks.data.pictures import appearance, look_at, of_file
+from kdep_benchmarks.data.cards import CARDS, Card, Dataset
+from kdep_benchmarks.data.images import open_splits
+from tests.helpers import toolbox_trees as trees
+from tests.conftest import draw
+
+SUITE = """
+tasks:
+  - name: zoo-linear
+    kind: linear
+    dataset: {{name: zoo, layout: {layout}, root: {root}, files: {{fit: {fit}, score: {score}}}}}
+"""
+
+
+def folders(root):
+    """Six fit and two score pictures, all different, in each of three class folders."""
+    for split, count in (("train", 6), ("test", 2)):
+        for label, name in enumerate(("ant", "bee", "cow")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                draw(root / split / name / f"{number}.jpg", 100 * label + 10 * count + number)
+    return Dataset("zoo", "imagefolder", root, {"fit": "train", "score": "test"})
+
+
+def voc(root):
+    """A tree of boxes and masks without a mistake: the objects that should not be there are taken out."""
+    dataset = trees.voc(root)
+    path = root / "VOC2012" / "Annotations" / "score_4.xml"
+    path.write_text(f"<annotation>{''.join(trees.xml_object(*box) for box in trees.picture(4)[2])}</annotation>")
+    return dataset
+
+
+def coco(root):
+    """A tree without a mistake: the box without area is taken out."""
+    dataset = trees.coco(root)
+    for role in trees.COUNTS:
+        with rewritten(root / f"{role}.json") as content:
+            content["annotations"] = [item for item in content["annotations"] if min(item["bbox"][2:]) > 0]
+    return dataset
+
+
+class rewritten:  # noqa: N801  reads as a verb
+    """Change a json in place."""
+
+    def __init__(self, path):
+        self.path, self.content = path, json.loads(path.read_text())
+
+    def __enter__(self):
+        return self.content
+
+    def __exit__(self, *_):
+        self.path.write_text(json.dumps(self.content))
+
+
+CLEAN = {"folders": folders, "voc": voc, "coco": coco, "ade20k": trees.ade20k, "voc masks": voc}
+
+
+def looked_over(dataset, *, family=None, card=None):
+    return check(Subject(dataset, family or family_of(dataset), card))
+
+
+def defects(dataset, **options):
+    return [(finding.kind, finding.where) for finding in looked_over(dataset, **options).findings if finding.defect]
+
+
+@pytest.mark.parametrize("kind", CLEAN)
+def test_a_clean_set_has_no_defects(tmp_path, kind):
+    report = looked_over(CLEAN[kind](tmp_path), family="segmentation" if kind == "voc masks" else None)
+    assert (report.defects, [f for f in report.findings if f.defect]) == (0, [])
+    assert report.images == ({"fit": 18, "score": 6} if kind == "folders" else trees.COUNTS)
+
+
+# The planted defects. Each function damages a clean tree and returns what must be found: kind and place.
+
+
+def truncated_jpeg(root):
+    path = root / "train" / "bee" / "3.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
+    return "image cannot be read", str(path)
+
+
+def test_a_set_of_one_class_is_a_defect(tmp_path):
+    dataset = folders(tmp_path)
+    for name in ("bee", "cow"):
+        for split in ("train", "test"):
+            shutil.rmtree(tmp_path / split / name)
+    assert defects(dataset) == [("too few classes", "classes of train")]
+
+
+def empty_class(root):
+    for split in ("train", "test"):
+        (root / split / "dog").mkdir()
+    draw(root / "test" / "dog" / "0.jpg", 900)
+    return "empty class", "class 'dog' of fit"
+
+
+def class_missing_in_score(root):
+    (root / "train" / "dog").mkdir()
+    draw(root / "train" / "dog" / "0.jpg", 901)
+    return "classes differ", "fit and score"
+
+
+def duplicate(root):
+    path = root / "test" / "cow" / "copied.jpg"
+    path.write_bytes((root / "train" / "ant" / "2.jpg").read_bytes())
+    return "image both in fit and in score", str(path)
+
+
+def mask_value(root):
+    return "mask value out of range", change_mask(root / "masks" / "fit" / "2.png", lambda mask: mask.__setitem__(0, 3))
+
+
+def mask_size(root):
+    path = root / "masks" / "score" / "5.png"
+    Image.open(path).resize((79, 72), Image.Resampling.NEAREST).save(path)
+    return "mask of another size", str(path)
+
+
+def mask_of_colours(root):
+    path = root / "masks" / "score" / "5.png"
+    Image.open(path).convert("RGB").save(path)
+    return "mask with colours", str(path)
+
+
+def mask_missing(root):
+    (root / "masks" / "fit" / "1.png").unlink()
+    return "mask is missing", str(root / "images" / "fit" / "1.png")
+
+
+def mask_cut_short(root):
+    path = root / "masks" / "fit" / "1.png"
+    path.write_bytes(path.read_bytes()[:80])
+    return "mask cannot be read", str(path)
+
+
+def change_mask(path, change):
+    mask = np.array(Image.open(path))
+    change(mask)
+    Image.fromarray(mask).save(path)
+    return str(path)
+
+
+def json_box(root, bbox):
+    path = root / "score.json"
+    with rewritten(path) as content:
+        content["annotations"][3] |= {"bbox": bbox}
+        number = content["annotations"][3]["id"]
+    return f"{path}, annotation {number} (5.jpg)"
+
+
+def box_outside(root):
+    return "box outside its image", json_box(root, [70, 60, 12, 10])  # the image is 80 x 72
+
+
+def box_above(root):
+    return "box outside its image", json_box(root, [5, -3, 12, 10])
+
+
+def box_without_area(root):
+    return "box without area", json_box(root, [5, 5, 0, 10])
+
+
+def box_not_finite(root):
+    return "box without numbers", json_box(root, [5, 5, math.nan, 10])
+
+
+def category_of_a_box(root):
+    with rewritten(root / "fit.json") as content:
+        content["annotations"][1]["category_id"] = 99
+        number = content["annotations"][1]["id"]
+    return "category is missing", f"{root / 'fit.json'}, annotation {number}"
+
+
+def category_of_a_split(root):
+    with rewritten(root / "score.json") as content:
+        content["categories"] = [item for item in content["categories"] if item["name"] != "green"]
+        content["annotations"] = [item for item in content["annotations"] if item["category_id"] != 9]
+    return "category is missing", str(root / "score.json")
+
+
+def image_number_twice(root):
+    with rewritten(root / "fit.json") as content:
+        content["images"].append({**content["images"][0], "file_name": "1.jpg"})
+    return "number given twice", f"{root / 'fit.json'}, image 0"
+
+
+def box_without_image(root):
+    with rewritten(root / "fit.json") as content:
+        content["annotations"].append({"id": 77, "image_id": 50, "bbox": [1, 1, 5, 5], "category_id": 7})
+    return "box without an image", f"{root / 'fit.json'}, annotation 77"
+
+
+def image_of_another_size(root):
+    with rewritten(root / "fit.json") as content:
+        content["images"][2]["width"] = 90
+    return "image of another size", f"{root / 'fit.json'}, image 2"
+
+
+def broken_xml_box(root, text):
+    path = root / "VOC2012" / "Annotations" / "fit_2.xml"
+    path.write_text(path.read_text().replace("</annotation>", f"{text}</annotation>"))
+    return f"{path}, object 3"
+
+
+def voc_box_without_area(root):
+    return "box without area", broken_xml_box(root, trees.xml_object("red", 9, 9, 9, 9))
+
+
+def voc_box_outside(root):
+    return "box outside its image", broken_xml_box(root, trees.xml_object("red", 70, 60, 82, 70))
+
+
+def voc_image_missing(root):
+    (root / "VOC2012" / "JPEGImages" / "fit_2.jpg").unlink()
+    return "image is missing", f"{root / 'VOC2012' / 'ImageSets' / 'Main' / 'fit.txt'}, line 3"
+
+
+def voc_listed_twice(root):
+    path = root / "VOC2012" / "ImageSets" / "Main" / "fit.txt"
+    path.write_text(path.read_text() + "fit_0\n")
+    return "listed twice", f"{path}, line 5"
+
+
+PLANTED = [
+    ("folders", truncated_jpeg),
+    ("folders", empty_class),
+    ("folders", class_missing_in_score),
+    ("folders", duplicate),
+    ("ade20k", mask_value),
+    ("ade20k", mask_size),
+    ("ade20k", mask_of_colours),
+    ("ade20k", mask_missing),
+    ("ade20k", mask_cut_short),
+    ("coco", box_outside),
+    ("coco", box_above),
+    ("coco", box_without_area),
+    ("coco", box_not_finite),
+    ("coco", category_of_a_box),
+    ("coco", category_of_a_split),
+    ("coco", image_number_twice),
+    ("coco", box_without_image),
+    ("coco", image_of_another_size),
+    ("voc", voc_box_without_area),
+    ("voc", voc_box_outside),
+    ("voc", voc_image_missing),
+    ("voc", voc_listed_twice),
+]
+
+
+@pytest.mark.parametrize(("kind", "plant"), PLANTED, ids=[plant.__name__ for _, plant in PLANTED])
+def test_a_planted_defect_is_found_where_it_is_and_nothing_else_is(tmp_path, kind, plant):
+    dataset = CLEAN[kind](tmp_path)
+    expected = plant(tmp_path)
+    assert defects(dataset) == [expected]
+
+
+def test_a_wrong_count_of_images_or_classes_is_found(tmp_path):
+    dataset = folders(tmp_path)
+    card = Card("imagefolder", "", dataset.files, "", "", images={"fit": 18, "score": 7}, labels=4)
+    assert defects(dataset, card=card) == [("wrong count", "classes of train"), ("wrong count", "images of score")]
+    right = dataclasses.replace(card, images={"fit": 18, "score": 6}, labels=3)
+    assert defects(dataset, card=right) == []
+
+
+@pytest.mark.parametrize(("label", "place"), [(3, "zoo.npz:train:1"), (-1, "zoo.npz:train:1")])
+def test_a_label_without_a_class_is_found(tmp_path, label, place):
+    content = {"classes": np.array(["ant", "bee", "cow"])}
+    for split, first in (("train", 0), ("test", 10)):
+        data = []
+        for number in range(4):
+            draw(tmp_path / "x.jpg", first + number)
+            data.append((tmp_path / "x.jpg").read_bytes())
+        content[f"{split}_blob"] = np.frombuffer(b"".join(data), np.uint8)
+        content[f"{split}_offsets"] = np.cumsum([0, *map(len, data)])
+        content[f"{split}_labels"] = np.array([0, 1, 2, 1])
+    dataset = Dataset("zoo", "npz", tmp_path, {"fit": "zoo.npz:train", "score": "zoo.npz:test"})
+    np.savez(tmp_path / "zoo.npz", **content)
+    assert defects(dataset) == []
+    content["train_labels"][1] = label
+    np.savez(tmp_path / "zoo.npz", **content)
+    assert defects(dataset) == [("label out of range", place)]
+
+
+def test_a_picture_resized_and_compressed_again_is_a_note_and_names_both(tmp_path):
+    dataset = folders(tmp_path)
+    path = tmp_path / "test" / "cow" / "again.jpg"
+    original = tmp_path / "train" / "ant" / "2.jpg"
+    noise = np.random.default_rng(1).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC).save(original)
+    Image.open(original).resize((96, 72)).save(path, quality=60)
+    found = [f for f in looked_over(dataset).findings if "looks like" in f.kind]
+    assert [(f.where, f.defect) for f in found] == [(str(path), False)] and str(original) in found[0].what
+
+
+def test_pictures_with_equal_hashes_that_differ_are_not_called_alike(tmp_path):
+    """The hash does not see contrast: a pattern in black and white and the same in two greys have the same bits."""
+    dataset = folders(tmp_path)
+    pattern = np.kron(np.random.default_rng(4).integers(0, 2, (8, 8)), np.ones((8, 8))).astype(np.uint8)
+    images = [Image.fromarray(pattern * 255), Image.fromarray(100 + pattern * 40)]
+    for image, split in zip(images, ("train", "test"), strict=True):
+        image.save(tmp_path / split / "ant" / "pattern.png")
+    assert bin(appearance(images[0]) ^ appearance(images[1])).count("1") <= 1  # the mean alone may differ
+    assert [f for f in looked_over(dataset).findings if "looks like" in f.kind] == []
+
+
+def test_crowds_and_images_without_boxes_are_notes(tmp_path):
+    dataset = coco(tmp_path)
+    with rewritten(tmp_path / "score.json") as content:
+        content["annotations"][0]["iscrowd"] = 1
+        content["annotations"] = [item for item in content["annotations"] if item["image_id"] != 6]
+    report = looked_over(dataset)
+    assert report.defects == 0
+    assert {f.kind: f.what.split()[0] for f in report.findings} == {"crowds": "1", "images without boxes": "1"}
+
+
+@pytest.mark.parametrize("role", ["fit", "score"])
+def test_without_named_classes_the_splits_categories_are_compared(tmp_path, role):
+    dataset = dataclasses.replace(coco(tmp_path), classes=())
+    assert defects(dataset) == []
+    with rewritten(tmp_path / f"{role}.json") as content:
+        content["categories"].append({"id": 50, "name": "blue"})
+    lacks = "score" if role == "fit" else "fit"
+    found = [item for item in defects(dataset) if item[0] == "category is missing"]
+    assert found == [("category is missing", str(tmp_path / f"{lacks}.json"))]
+
+
+def test_a_class_that_only_crowds_have_is_empty(tmp_path):
+    dataset = coco(tmp_path)
+    with rewritten(tmp_path / "fit.json") as content:
+        for item in content["annotations"]:
+            item["iscrowd"] = int(item["category_id"] == 3)
+    assert defects(dataset) == [("empty class", "class 'green' of fit")]
+
+
+def test_a_class_without_a_pixel_is_a_defect_in_fit_and_a_note_in_score(tmp_path):
+    dataset = trees.ade20k(tmp_path)
+    for number in (4, 5, 6):
+        change_mask(tmp_path / "masks" / "score" / f"{number}.png", lambda mask: mask.__setitem__(mask == 2, 0))
+    report = looked_over(dataset)
+    assert [(f.where, f.defect) for f in report.findings] == [("class 'green' of score", False)]
+    for number in range(4):
+        change_mask(tmp_path / "masks" / "fit" / f"{number}.png", lambda mask: mask.__setitem__(mask == 1, 255))
+    assert defects(dataset) == [("empty class", "class 'red' of fit")]
+
+
+def test_the_full_ade20k_is_refused_with_a_sentence(tmp_path):
+    dataset = trees.ade20k(tmp_path)
+    (tmp_path / "ADE20K_2021_17_01").mkdir()
+    findings = looked_over(dataset).findings
+    assert "is the full ADE20K; tasks read SceneParse150" in findings[0].what
+
+
+def test_a_json_that_does_not_parse_is_told_by_its_line(tmp_path):
+    dataset = coco(tmp_path)
+    (tmp_path / "score.json").write_text('{"images": [],\n "annotations": [,]}')
+    assert ("json cannot be read", f"{tmp_path / 'score.json'}, line 2") in defects(dataset)
+
+
+def test_an_absent_set_is_one_defect_that_says_how_to_get_it(tmp_path):
+    report = check(subjects("cub200", tmp_path)[0])
+    assert [f.kind for f in report.findings] == ["not there"] and "data.caltech.edu" in report.findings[0].what
+
+
+def test_an_empty_torchvision_folder_is_a_defect_and_nothing_is_downloaded(tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    report = check(subjects("cifar10", tmp_path)[0])
+    assert "torchvision finds no complete CIFAR10" in report.findings[0].what
+    assert list((tmp_path / "cifar10").iterdir()) == []
+
+
+# Perceptual hash.
+
+
+def test_the_hash_of_appearance_is_that_of_the_cosine_transform_written_out():
+    pixels = np.random.default_rng(3).integers(0, 256, (32, 32), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    values = []
+    for u in range(8):
+        for v in range(8):
+            total = 0.0
+            for y in range(32):
+                for x in range(32):
+                    wave = math.cos(math.pi * u * (2 * y + 1) / 64) * math.cos(math.pi * v * (2 * x + 1) / 64)
+                    total += float(pixels[y, x]) * wave
+            values.append(total)
+    median = (sorted(values)[31] + sorted(values)[32]) / 2
+    assert f"{appearance(image):064b}" == "".join(str(int(value > median)) for value in values)
+
+
+def test_the_bits_are_those_of_imagehash(tmp_path):
+    imagehash = pytest.importorskip("imagehash", reason="imagehash is no dependency; compared where it is installed")
+    draw(tmp_path / "x.jpg", 5)
+    image = Image.open(tmp_path / "x.jpg")
+    assert f"{appearance(image):016x}" == str(imagehash.phash(image))
+
+
+@pytest.mark.parametrize(("within", "at_once"), [(0, 10**6), (3, 10**6), (NEAR, 10**6), (NEAR, 5)])
+def test_the_nearest_hashes_are_those_of_comparing_all_pairs(within, at_once, monkeypatch):
+    monkeypatch.setattr("kdep_benchmarks.data.duplicates.AT_ONCE", at_once)
+    generator = np.random.default_rng(within)
+    hashes = generator.integers(0, 1 << 63, 300, dtype=np.uint64)
+    hashes[100:110] = hashes[5]  # of equal ones the first is named
+    asked = generator.integers(0, 1 << 63, 200, dtype=np.uint64)
+    for index in range(150):  # relatives, with 0 to 8 bits changed
+        bits = generator.choice(64, index % 9, replace=False)
+        asked[index] = hashes[index] ^ np.bitwise_or.reduce(
+            np.uint64(1) << bits.astype(np.uint64), initial=np.uint64(0)
+        )
+    expected = []
+    for at, value in enumerate(asked.tolist()):
+        distances = [bin(value ^ other).count("1") for other in hashes.tolist()]
+        if min(distances) <= within:
+            expected.append((at, distances.index(min(distances)), min(distances)))
+    assert nearest(hashes, asked, within=within) == expected and len(expected) > 10
+    assert nearest(hashes[:0], asked, within=within) == nearest(hashes, asked[:0], within=within) == []
+
+
+def test_bits_that_differ_are_counted():
+    a, b = np.array([0, 5, 2**64 - 1], dtype=np.uint64), np.array([0, 6, 0], dtype=np.uint64)
+    assert differing_bits(a, b).tolist() == [0, 2, 64]
+
+
+def test_real_photographs_that_two_sets_share_are_found_by_their_look(shared):
+    """Three images of coco_mini are also in coco128, there compressed again."""
+    folders = shared / "VOCdevkit_coco128/VOC2012/JPEGImages", shared / "detection/coco_mini/val2017"
+    pictures = [[of_file(path) for path in sorted(folder.glob("*.jpg"))] for folder in folders]
+    looks = [look_at(part, "", show=False) for part in pictures]
+    found = list(overlap(("coco128", pictures[0], looks[0]), ("mini", pictures[1], looks[1])))
+    assert [(Path(f.where).stem, f.defect) for f in found] == [
+        (name, False) for name in ("000000000139", "000000000802", "000000011813")
+    ]
+
+
+def test_the_crowds_of_real_annotations_are_counted_and_are_no_defect(shared):
+    roles = (("fit", "train"), ("score", "val"))
+    files = {role: f"annotations/instances_{split}2017.json" for role, split in roles}
+    files |= {f"{role}_images": f"{split}2017" for role, split in roles}
+    report = looked_over(Dataset("mini", "coco", shared / "detection" / "coco_mini", files))
+    crowds = [int(f.what.split()[0]) for f in report.findings if f.kind == "crowds"]
+    assert (report.defects, crowds, report.images) == (0, [8, 5], {"fit": 80, "score": 79})
+
+
+# What is meant by a name, and how it is told.
+
+
+def test_findings_are_grouped_defects_first_and_counted_beyond_the_first_few():
+    found = [Finding("b", "f", "w", defect=False), *(Finding("a", f"p{n}", "w") for n in range(4))]
+    assert lines(found, shown=2) == ["defect: a (4)", "  p0: w", "  p1: w", "  and 2 more", "note: b (1)", "  f: w"]
+
+
+def suite(tmp_path, **parts):
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE.format(**({"layout": "imagefolder", "root": "zoo", "fit": "train", "score": "test"} | parts)))
+    return path
+
+
+def test_an_own_set_in_a_suite_file_is_checked_by_suite_set_or_task(tmp_path):
+    folders(tmp_path / "zoo")
+    path = suite(tmp_path)
+    for name in (f"{path}", f"{path}:zoo", f"{path}:zoo-linear"):
+        (subject,) = subjects(name, tmp_path)
+        assert (subject.dataset.root, subject.family, subject.card) == (tmp_path / "zoo", "classification", None)
+    with pytest.raises(ValueError, match=r"no data set or task 'bear'; there are zoo, zoo-linear"):
+        subjects(f"{path}:bear", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"), [("voc", "detect"), ("voc", "segment"), ("ade20k", "segment"), ("coco", "detect")]
+)
+def test_own_trees_of_boxes_and_masks_are_described_in_a_suite_file(tmp_path, kind, task):
+    made = CLEAN[kind](tmp_path / "mine")
+    dataset = {"name": "mine", "layout": kind, "root": "mine", "files": made.files, "classes": list(made.classes)}
+    content = {"tasks": [{"name": f"mine-{task}", "kind": task, "dataset": dataset}]}
+    (tmp_path / "mine.yaml").write_text(json.dumps(content))  # which is YAML too
+    (subject,) = subjects(str(tmp_path / "mine.yaml"), tmp_path)
+    report = check(subject)
+    assert subject.family == {"detect": "detection", "segment": "segmentation"}[task]
+    assert (report.defects, report.images) == (0, trees.COUNTS)
+
+
+def test_a_known_set_in_a_suite_is_held_against_its_card(tmp_path):
+    (tmp_path / "mine.yaml").write_text("tasks: [cub200-knn, cub200-linear]\n")
+    (subject,) = subjects(f"{tmp_path / 'mine.yaml'}:cub200", tmp_path)
+    assert subject.card is CARDS["cub200"]
+
+
+def test_the_command_ends_with_0_1_or_2_and_writes_all_findings(tmp_path, capsys):
+    folders(tmp_path / "zoo")
+    name, out = str(suite(tmp_path)), tmp_path / "out" / "found.json"
+    assert cli.main(["data", "check", name, "--data-root", str(tmp_path)]) == 0
+    assert "zoo (classification, imagefolder): 18 fit, 6 score; no defects" in capsys.readouterr().out
+    kind, where = truncated_jpeg(tmp_path / "zoo")
+    assert cli.main(["data", "check", name, "--data-root", str(tmp_path), "--json", str(out)]) == 1
+    assert f"defect: {kind} (1)\n    {where}: cannot be read" in capsys.readouterr().out
+    (report,) = json.loads(out.read_text())
+    assert report["defects"] == 1 and report["findings"][0]["where"] == where
+    assert cli.main(["data", "check", "zebra", "--data-root", str(tmp_path)]) == 2
+    assert "there are cifar10" in capsys.readouterr().err
+
+
+def test_the_list_names_every_card_once_with_its_counts_and_whether_it_is_there(tmp_path, capsys):
+    folders(tmp_path / "cub200")
+    for command in (["data", "ls"], ["ls", "data"]):
+        assert cli.main([*command, "--data-root", str(tmp_path)]) == 0
+        printed = capsys.readouterr().out
+        rows = {line.split()[0]: line for line in printed.splitlines()}
+        assert set(CARDS) <= set(rows)
+        assert rows["cub200"].split()[1:3] == ["there", "imagefolder"] and "5,994 + 5,794" in rows["cub200"]
+        assert rows["coco"].split()[1] == "absent"
+
+
+# Hugging Face.
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """The folders as a Hugging Face data set saved to disk, labels as class numbers."""
+    datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
+    zoo, parts = folders(tmp_path / "plain"), {}
+    for split in ("train", "test"):
+        paths = sorted((zoo.root / split).glob("*/*.jpg"))
+        names = ["ant", "bee", "cow"]
+        features = datasets.Features({"photo": datasets.Image(), "kind": datasets.ClassLabel(names=names)})
+        rows = {"photo": list(map(str, paths)), "kind": [names.index(path.parent.name) for path in paths]}
+        parts[split] = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    return tmp_path
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["saved", "folder"])
+def test_a_hugging_face_set_is_read_like_the_folders_it_is_made_of(hub, saved):
+    plain = open_splits(Dataset("zoo", "imagefolder", hub / "plain", {"fit": "train", "score": "test"}), seed=0)
+    path = suite(hub, layout="huggingface", root="saved" if saved else "plain")
+    (subject,) = subjects(str(path), hub)
+    splits = open_splits(subject.dataset, seed=0)
+    assert splits.pool.classes == plain.pool.classes and splits.counts == plain.counts
+    assert splits.pool.labels.tolist() == plain.pool.labels.tolist()
+    assert splits.score.read(4).tobytes() == plain.score.read(4).tobytes()
+    assert splits.pool.fingerprint == plain.pool.fingerprint  # of the files' bytes
+    assert check(subject).defects == 0 and check(subject).images == {"fit": 18, "score": 6}
+
+
+def test_a_split_below_the_root_is_named_with_its_folder_and_columns_can_be_named(hub):
+    files = {"fit": "saved:train", "score": "saved:test", "image": "photo", "label": "kind"}
+    assert len(open_splits(Dataset("zoo", "huggingface", hub, files), seed=0).score) == 6
+    with pytest.raises(ValueError, match="no column 'picture'; there are photo, kind"):
+        open_splits(Dataset("zoo", "huggingface", hub, files | {"image": "picture"}), seed=0)
+    with pytest.raises(ValueError, match="no split 'dev'; there are train, test"):
+        open_splits(Dataset("zoo", "huggingface", hub, files | {"score": "saved:dev"}), seed=0)
+
+
+def test_where_two_columns_could_be_the_label_it_has_to_be_named(hub):
+    import datasets
+
+    found = datasets.load_from_disk(hub / "saved")
+    coarse = datasets.ClassLabel(names=["insect", "mammal"])
+    for split, part in found.items():
+        values = [int(kind == 2) for kind in part["kind"]]
+        found[split] = part.add_column("coarse", values).cast_column("coarse", coarse)
+    found.save_to_disk(hub / "two")
+    dataset = Dataset("zoo", "huggingface", hub / "two", {"fit": "train", "score": "test"})
+    assert "2 columns could be the label (kind, coarse); name one as label: among the files" in str(
+        looked_over(dataset).findings[0].what
+    )
+    named = dataclasses.replace(dataset, files=dataset.files | {"label": "coarse"})
+    assert open_splits(named, seed=0).pool.classes == ("insect", "mammal") and defects(named) == []
+
+
+def test_defects_of_a_hugging_face_set_are_found(hub):
+    import datasets
+
+    found = datasets.load_from_disk(hub / "saved")
+    files = [row["bytes"] for row in found["train"].cast_column("photo", datasets.Image(decode=False))["photo"]]
+    names = ["ant", "bee", "cow", "dog"]
+    features = datasets.Features({"photo": datasets.Image(), "kind": datasets.ClassLabel(names=names)})
+    files[4] = files[4][:-40]
+    rows = {"photo": [{"bytes": file, "path": None} for file in files], "kind": found["train"]["kind"]}
+    found["train"] = datasets.Dataset.from_dict(rows, features=features)
+    found.save_to_disk(hub / "damaged")
+    dataset = Dataset("zoo", "huggingface", hub / "damaged", {"fit": "train", "score": "test"})
+    expected = [("empty class", "class 'dog' of fit"), ("classes differ", "fit and score")]
+    assert defects(dataset) == [*expected, ("image cannot be read", "train:4")]
+
+
+# Training bears what a check calls a defect or a note.
+
+
+@pytest.mark.openmmlab
+@pytest.mark.parametrize("config", ["detect_faster_rcnn", "detect_retinanet"])
+def test_images_without_a_usable_box_do_not_stop_detection_training(tmp_path, config):
+    """In fit: only a box without area, only a crowd, only a box that lies outside; one image is as it should be."""
+    from kdep_benchmarks.openmmlab import detect
+
+    dataset = coco(tmp_path / "data")
+    only = {1: {"bbox": [5, 5, 0, 9]}, 2: {"iscrowd": 1}, 3: {"bbox": [200, 200, 9, 9]}}
+    with rewritten(tmp_path / "data" / "fit.json") as content:
+        content["annotations"] = [
+            {**item, **only.get(item["image_id"], {})}
+            for item in content["annotations"]
+            if item["image_id"] not in only or item["category_id"] == 7
+        ]
+    with rewritten(tmp_path / "data" / "score.json") as content:
+        content["annotations"] = [item for item in content["annotations"] if item["image_id"] != 6]
+    kinds = [kind for kind, _ in defects(dataset)]
+    assert kinds == ["box without area", "box outside its image"]
+    task = trees.task("detect", dataset, config, iterations=3, batch_size=1)
+    outcome = detect.run_detect(
+        trees.student("test_resnet"), task, seed=0, work_dir=tmp_path / "work", device=trees.CPU
+    )
+    # The image of the box without area is left out; the two others reach the network with nothing to find.
+    assert outcome.counts == {"fit": 3, "score": 3} and outcome.curves["iteration"] == [1, 2, 3]
+    assert np.isfinite(outcome.curves["loss"]).all()

@@ -1,0 +1,179 @@
+"""Pretraining images that are scored on are found, counted once, and shown on the board."""
+
+import argparse
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdep_benchmarks.board.table import boards
+from kdep_benchmarks.board.leaderboard import leaderboard_rows, result_rows, tables
+from kdep_benchmarks.data.overlap import (
+    Match,
+    Overlap,
+    SetOverlap,
+    find_overlap,
+    read_overlap,
+    read_overlaps,
+    with_overlap,
+    write_overlap,
+)
+from kdep_benchmarks.board.report import write_leaderboard
+from kdep_benchmarks.results import write_result
+from kdep_benchmarks.tasks.task import load_suite
+from kdep_benchmarks.verbs import data
+from tests.conftest import draw
+from tests.helpers.made_results import failure, result, runs
+
+SUITE = """
+tasks:
+  - name: made-knn
+    kind: knn
+    dataset: {name: made, layout: imagefolder, root: made, files: {fit: train, score: test}}
+  - name: made-linear
+    kind: linear
+    dataset: {name: made, layout: imagefolder, root: made, files: {fit: train, score: test}}
+  - name: gone-knn
+    kind: knn
+    dataset: {name: gone, layout: imagefolder, root: gone, files: {fit: train, score: test}}
+"""
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Pretraining photos 0 to 9; score images: 3 copied, 4 saved anew as PNG, 5 compressed again, 20 and 21 new."""
+    for number in range(10):
+        place = tmp_path / "photos" / "any" / f"{number}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draw(place, number)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
+    photos = tmp_path / "photos" / "any"
+    for role, numbers in (("train", (6, 7)), ("test", (20, 21))):
+        for number, label in zip(numbers, "ab", strict=True):
+            (tmp_path / "made" / role / label).mkdir(parents=True)
+            draw(tmp_path / "made" / role / label / f"{number}.jpg", number)
+    test = tmp_path / "made" / "test" / "a"
+    shutil.copy(photos / "3.jpg", test / "copied.jpg")
+    Image.open(photos / "4.jpg").save(test / "saved.png")
+    Image.open(photos / "5.jpg").resize((96, 80), Image.Resampling.BICUBIC).save(test / "again.jpg", quality=70)
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    return tmp_path
+
+
+def test_copies_equal_pixels_and_pictures_compressed_again_are_found_and_others_are_not(world):
+    found = find_overlap(str(world / "photos"), load_suite(str(world / "suite.yaml"), world))
+    (one,) = found.sets
+    matches = {(match.score.rpartition("/")[2], match.pretraining, match.how) for match in one.matches}
+    assert matches == {
+        ("copied.jpg", "any/3.jpg", "bytes"),
+        ("saved.png", "any/4.jpg", "pixels"),
+        ("again.jpg", "any/5.jpg", "look"),
+    }
+    assert (one.dataset, one.images, one.exact, found.images, found.unreadable) == ("made", 5, 2, 11, 1)
+    assert list(found.absent) == ["gone"]
+
+
+def test_a_list_and_a_pack_are_sources_too(world):
+    names = [f"photos/any/{number}.jpg" for number in (3, 8)]
+    (world / "list.txt").write_text("\n".join(names))
+    tasks = load_suite(str(world / "suite.yaml"), world)
+    assert [match.how for match in find_overlap(str(world / "list.txt"), tasks).sets[0].matches] == ["bytes"]
+    encoded = [(world / name).read_bytes() for name in names]
+    blob = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    offsets = np.cumsum([0, *map(len, encoded)])
+    np.savez(world / "pack.npz", train_blob=blob, train_offsets=offsets)
+    found = find_overlap(f"{world / 'pack.npz'}:train", tasks)
+    assert [(match.how, match.pretraining) for match in found.sets[0].matches] == [("pixels", "pack.npz:train:0")]
+
+
+def test_the_command_writes_a_file_that_puts_the_overlap_on_the_board(world, capsys):
+    parser = argparse.ArgumentParser()
+    data.add_arguments(parser)
+    file, source = world / "results" / "overlap" / "photos.json", str(world / "photos")
+    words = ["overlap", source, "--suite", str(world / "suite.yaml"), "--data-root", str(world), "--json", str(file)]
+    assert data.run(parser.parse_args(words)) == 0
+    said = capsys.readouterr().out
+    assert "11 images, 1 of them unreadable" in said and "made: 2 exact and 1 by look, of 5 score images" in said
+    assert "gone: not looked at" in said
+    known = read_overlap(file).sets[0].data_fingerprint
+    student = result("s", "made-knn", data=known, counts={"score": 5})
+    student.checkpoint.summary["pretrain_data"] = source
+    write_result(student, world / "results")
+    write_leaderboard(world / "results", world / "results")
+    assert (
+        "s: 3 of the 5 images that made is scored on also stand in its pretraining data"
+        in (world / "results" / "leaderboard.md").read_text()
+    )
+
+
+def overlap(*matches, source="photos", fingerprint="f" * 64, data="d" * 64, checkpoints=(), images=1000):
+    sets = (SetOverlap("cifar", data, images, tuple(Match(*match) for match in matches)),)
+    return Overlap(source, fingerprint, 10, 0, sets, {}, tuple(checkpoints))
+
+
+def student(name="s", task="cifar-linear", score=1000, seed=0, **summary):
+    one = result(name, task, seed, counts={"score": score}, data=summary.pop("data", "d" * 64))
+    one.checkpoint.summary.update(summary)
+    return one
+
+
+BOTH = (("x.jpg", "1.jpg", "bytes"), ("y.jpg", "2.jpg", "look"))
+
+
+@pytest.mark.parametrize(
+    ("of", "counted"),
+    [
+        ({"pretrain_data": "photos"}, True),
+        ({"pretrain_fingerprint": "f" * 64, "pretrain_data": "elsewhere/photos"}, True),
+        ({"name": "named"}, True),
+        ({"pretrain_data": "other"}, False),
+        ({}, False),
+        ({"pretrain_data": "photos", "data": "e" * 64}, False),  # another version of the data
+    ],
+)
+def test_a_file_counts_for_its_own_checkpoints_and_data_only(of, counted):
+    (found,) = with_overlap([student(**of)], [overlap(*BOTH, checkpoints=["named"])])
+    assert found.counts == {"score": 1000} | ({"overlap": 2, "overlap_exact": 1} if counted else {})
+
+
+def test_an_image_that_two_sources_hold_counts_once():
+    second = overlap(("y.jpg", "9.jpg", "pixels"), source="more", checkpoints=["s"])
+    (found,) = with_overlap([student(pretrain_data="photos")], [overlap(*BOTH), second])
+    assert found.counts == {"score": 1000, "overlap": 2, "overlap_exact": 2}
+
+
+def test_the_board_counts_a_data_set_once_and_says_how_many_were_looked_at():
+    results = [
+        student(task=task, seed=seed, pretrain_data="photos")
+        for task in ("cifar-linear", "cifar-knn")
+        for seed in (0, 1)
+    ]
+    results += [student(task="dtd-knn", score=500, data="e" * 64, pretrain_data="photos"), *runs("b", "dtd-knn", [1.0])]
+    results = with_overlap(results, [overlap(*BOTH)])
+    rows = {row["name"]: row for row in leaderboard_rows(results)[1]}
+    assert [rows["s"][f"overlap_{name}"] for name in ("percent", "images", "exact")] == [0.2, 2, 1]
+    assert rows["b"]["overlap_percent"] is None  # nobody looked: no zero
+    assert result_rows(results)[1][0]["images_overlap"] == 2
+    table = tables(boards(results)[0])[0]
+    column = table.header.index("overlap")
+    assert {line[0].text: line[column].text for line in table.rows} == {"s": "0.20 % (1 of 2 sets)", "b": "-"}
+
+
+def test_where_somebody_looked_and_found_nothing_it_is_zero():
+    (found,) = with_overlap([student(pretrain_data="photos")], [overlap()])
+    assert leaderboard_rows([found])[1][0]["overlap_percent"] == 0.0
+    assert not [note for note in boards([found])[0].notes if "pretraining" in note]
+
+
+def test_a_failed_run_has_no_overlap():
+    assert boards(with_overlap([failure("s")], [overlap(checkpoints=["s"])]))[0].rows[0].overlap is None
+
+
+def test_a_file_reads_back_and_another_is_refused_by_name(tmp_path):
+    written = overlap(*BOTH, checkpoints=["a"])
+    write_overlap(written, tmp_path / "overlap" / "one.json")
+    assert read_overlaps([tmp_path, tmp_path / "none"]) == [written]
+    (tmp_path / "overlap" / "two.json").write_text('{"format": 1, "sets": 3}')
+    with pytest.raises(ValueError, match=r"two.json: not a file of `kdep data overlap`"):
+        read_overlaps([tmp_path])

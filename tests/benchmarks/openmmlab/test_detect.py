@@ -1,0 +1,256 @@
+"""Real mmdet on tiny trees: both layouts give the same boxes, both detectors train the student, COCO scores them."""
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from kdep_benchmarks.openmmlab import boxes, detect, looks
+from kdep_benchmarks.openmmlab.runner import train
+from kdep_benchmarks.openmmlab.settings import CONFIGS
+from PIL import Image
+
+from kdep.models.checkpoint import LoadError
+from tests.helpers import toolbox_trees as trees
+
+pytestmark = pytest.mark.openmmlab
+
+
+def run(checkpoint, task, work_dir, *, seed=0):
+    return detect.run_detect(checkpoint, task, seed=seed, work_dir=work_dir, device=trees.CPU)
+
+
+def split_of(dataset, role, tmp_path):
+    split = boxes.write_split(dataset, role, boxes.class_names(dataset), tmp_path / f"{role}.json")
+    return split, json.loads(split.path.read_text())
+
+
+def named_boxes(content):
+    names = {item["id"]: item["name"] for item in content["categories"]}
+    files = {item["id"]: item["file_name"] for item in content["images"]}
+    return [(files[item["image_id"]], names[item["category_id"]], item["bbox"]) for item in content["annotations"]]
+
+
+def test_voc_boxes_start_at_0_and_difficult_ones_are_crowds(tmp_path):
+    split, content = split_of(trees.voc(tmp_path), "score", tmp_path)
+    name, x1, y1, x2, y2 = trees.picture(4)[2][0]
+    assert named_boxes(content)[0] == ("VOC2012/JPEGImages/score_4.jpg", name, [x1, y1, x2 - x1, y2 - y1])
+    assert [item["bbox"] for item in content["annotations"] if item["iscrowd"]] == [[60, 50, 10, 10]]
+    # Three images of two boxes, less the image without boxes; one box of another class, one without area.
+    assert (split.count, split.boxes) == (3, 4)
+    assert split.left_out == {"boxes_without_area": 1, "boxes_of_other_classes": 1}
+
+
+def test_coco_categories_keep_their_names_when_splits_number_them_differently(tmp_path):
+    dataset = trees.coco(tmp_path)
+    for role in ("fit", "score"):
+        split, content = split_of(dataset, role, tmp_path / "work")
+        assert [item["name"] for item in content["categories"]] == list(trees.CLASSES)
+        expected = [(b[0], *b[1:]) for image in content["images"] for b in trees.picture(image["id"])[2]]
+        found = [(name, x, y, x + w, y + h) for _, name, (x, y, w, h) in named_boxes(content)]
+        assert found == expected
+        assert split.left_out == {"boxes_without_area": 1}
+        assert all(item["area"] == 18 * 24 and item["iscrowd"] == 0 for item in content["annotations"])
+
+
+def test_unnamed_coco_classes_are_the_fit_splits_categories_by_id(tmp_path):
+    dataset = dataclasses.replace(trees.coco(tmp_path), classes=())
+    assert boxes.class_names(dataset) == ("green", "red")
+    with pytest.raises(ValueError, match="has no category 'gren'; it has green, red"):
+        boxes.class_names(dataclasses.replace(dataset, classes=("gren",)))
+
+
+def test_splits_that_cannot_be_scored_are_refused(tmp_path):
+    dataset = trees.voc(tmp_path)
+    with pytest.raises(ValueError, match="the score split has no box of purple"):
+        boxes.write_split(dataset, "score", ("purple",), tmp_path / "score.json")
+    (tmp_path / "VOC2012" / "Annotations" / "score_5.xml").unlink()
+    with pytest.raises(ValueError, match="an annotation of score_5 is missing"):
+        boxes.write_split(dataset, "score", trees.CLASSES, tmp_path / "score.json")
+
+
+def detections_of(content, *, shift=0.0):
+    keep = ("image_id", "category_id")
+    for item in content["annotations"]:
+        x, y, width, height = item["bbox"]
+        if not item["iscrowd"]:
+            yield {**{key: item[key] for key in keep}, "bbox": [x + shift, y, width, height], "score": 0.9}
+
+
+def test_ap_is_100_for_the_boxes_themselves_and_0_for_none(tmp_path):
+    split, content = split_of(trees.voc(tmp_path), "score", tmp_path)
+    perfect = {"AP": 100.0, "AP50": 100.0, "AP75": 100.0}
+    assert detect.average_precision(split.path, list(detections_of(content))) == pytest.approx(perfect)
+    assert detect.average_precision(split.path, []) == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+
+
+def test_ap_averages_over_ten_overlaps(tmp_path):
+    # Boxes 18 wide shifted by 3 overlap by 15 / 21 = 0.714: right at 0.50, 0.55, ..., 0.70, five of ten thresholds.
+    split, content = split_of(trees.coco(tmp_path), "score", tmp_path / "work")
+    scores = detect.average_precision(split.path, list(detections_of(content, shift=3.0)))
+    assert scores == pytest.approx({"AP": 50.0, "AP50": 100.0, "AP75": 0.0})
+
+
+@pytest.mark.parametrize("config", ["detect_faster_rcnn", "detect_retinanet"])
+def test_the_student_arrives_whole_and_all_of_it_trains(tmp_path, config):
+    checkpoint = trees.student()
+    still = trees.task("detect", trees.coco(tmp_path / "data"), config, lr=0, weight_decay=0, iterations=1)
+    moving = trees.task("detect", still.dataset, config, iterations=1, warmup=0)
+    for task in (still, moving):
+        cell = trees.cell(checkpoint, task, tmp_path / str(task.settings["lr"]))
+        backbone = train(detect.fit_config(cell), cell).model.backbone
+        equal = [torch.equal(value, checkpoint.weights[name]) for name, value in backbone.named_parameters()]
+        assert len(equal) == 60 and (all(equal) if task is still else not any(equal))
+    assert not torch.equal(backbone.bn1.running_mean, checkpoint.weights["bn1.running_mean"])
+
+
+def check_outcome(outcome):
+    assert list(outcome.metrics) == ["AP", "AP50", "AP75"]
+    assert all(0 <= value <= 100 for value in outcome.metrics.values())
+    assert outcome.counts == trees.COUNTS
+    assert outcome.chosen.get("no_detections", False) == (outcome.chosen["detections"] == 0)
+    assert outcome.load["coverage"] == 100 and outcome.load["max_difference"] < 1e-4
+
+
+@pytest.mark.parametrize(("arch", "tensors"), [("mobilenetv2_100", 312), ("mobilenetv3_small_050", 240)])
+def test_retinanet_takes_other_networks_on_a_voc_tree(tmp_path, arch, tensors):
+    task = trees.task("detect", trees.voc(tmp_path / "data"), "detect_retinanet", clip_grad=10.0)
+    outcome = run(trees.student(arch), task, tmp_path / "work")
+    check_outcome(outcome)
+    assert outcome.load["tensors"] == tensors
+    assert outcome.chosen["boxes_of_other_classes"] == 1
+
+
+def test_faster_rcnn_trains_stops_goes_on_and_is_scored(tmp_path):
+    task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_faster_rcnn", save_every=1)
+    cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
+    with pytest.raises(KeyboardInterrupt):
+        train(trees.stopping(detect.fit_config(cell), at=1), cell)
+    assert torch.load(cell.last, weights_only=True)["meta"]["iter"] == 1
+    outcome = run(cell.checkpoint, task, cell.work_dir)
+    check_outcome(outcome)
+    assert outcome.curves["iteration"] == [1, 2] and cell.last.exists()  # until the result is written
+    with Image.open(tmp_path / "work.sheet.png") as sheet:
+        assert sheet.width == 3 * 240 + 4 * 6
+
+
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_batches_of_like_images_go_on_behind_those_that_were_drawn(first):
+    from kdep_benchmarks.openmmlab.resume import FromBatch
+    from mmdet.datasets.samplers import AspectRatioBatchSampler
+    from mmengine.dataset import InfiniteSampler
+    from mmengine.registry import init_default_scope
+
+    class Sizes:
+        def __len__(self):
+            return 11
+
+        def get_data_info(self, index):
+            return {"width": 10, "height": 20 if index % 3 else 5}
+
+    init_default_scope("mmdet")
+    through = list(itertools.islice(AspectRatioBatchSampler(InfiniteSampler(Sizes(), seed=3), 2), 9))
+    batches = {"type": "AspectRatioBatchSampler"}
+    resumed = FromBatch(InfiniteSampler(Sizes(), seed=3), 2, first=first, batches=batches)
+    assert list(itertools.islice(resumed, 9 - first)) == through[first:]
+
+
+def test_true_boxes_are_drawn_where_they_are(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(looks, "detection_sheet", lambda images, truths, found, path, **_: seen.update(truths=truths))
+    truth, content = split_of(trees.voc(tmp_path), "score", tmp_path)
+    first = content["images"][0]
+
+    class Sample:
+        img_id, img_path = first["id"], truth.images / first["file_name"]
+
+    monkeypatch.setattr(looks, "_predicted", lambda sample: None)
+    looks.draw_boxes([Sample], truth.path, trees.CLASSES, tmp_path / "work")
+    expected = [list(box[1:]) for box in trees.picture(4)[2]]  # without the crowd, which is neither right nor wrong
+    assert seen["truths"][0].corners.tolist() == expected and seen["truths"][0].labels.tolist() == [0, 1]
+
+
+def test_warm_up_is_of_optimizer_steps_however_many_passes_each_takes(tmp_path):
+    options = {"iterations": 20, "warmup": 4}
+    for accumulate in (1, 3):
+        task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet", accumulate=accumulate, **options)
+        ramp, steps = detect.fit_config(trees.cell(trees.student(), task, tmp_path / "work")).param_scheduler
+        assert ramp["end"] == 4 * accumulate and steps["milestones"][0] == round(20 * accumulate * 8 / 12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["annotations"][2].update(category_id=12), "annotation 3 has category 12, which"),
+        (lambda content: content["images"][1].pop("width"), "image 5 has no width; see kdep data check"),
+    ],
+)
+def test_a_json_that_does_not_fit_itself_is_refused_by_its_place(tmp_path, change, message):
+    dataset = trees.coco(tmp_path)
+    content = json.loads((tmp_path / "score.json").read_text())
+    change(content)
+    (tmp_path / "score.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"score.json: {message}"):
+        split_of(dataset, "score", tmp_path)
+
+
+def test_without_a_detection_ap_is_0_and_said_so(tmp_path):
+    config = tmp_path / "mine.py"
+    base = CONFIGS / "detect_retinanet.py"
+    config.write_text(f"_base_ = '{base}'\nmodel = dict(test_cfg=dict(score_thr=1.0))\n")
+    task = trees.task("detect", trees.coco(tmp_path / "data"), str(config), iterations=1)
+    outcome = run(trees.student("test_resnet"), task, tmp_path / "work")
+    assert outcome.metrics == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    assert outcome.chosen["no_detections"] and outcome.counts["score"] == 3
+
+
+def test_a_missing_tensor_is_refused(tmp_path):
+    checkpoint = trees.student("mobilenetv2_100")
+    checkpoint.weights.pop("blocks.2.1.bn2.running_var")
+    task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet")
+    with pytest.raises(LoadError, match="1 missing.*layer3.1.depthwise_conv.bn.running_var"):
+        run(checkpoint, task, tmp_path / "work")
+
+
+def test_a_diverged_loss_stops_the_run_with_advice(tmp_path):
+    task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet", lr=1e30, iterations=3, warmup=0)
+    with pytest.raises(FloatingPointError, match="loss is (nan|inf) at iteration [23]; a lower lr"):
+        run(trees.student("test_resnet"), task, tmp_path / "work")
+
+
+SPAWNED = """
+import multiprocessing, sys
+from pathlib import Path
+
+def main():
+    sys.path.insert(0, sys.argv[1])
+    from tests.helpers import toolbox_trees as trees
+    from kdep_benchmarks.openmmlab import detect
+    from kdep_benchmarks.openmmlab import runner
+    from mmengine.registry import init_default_scope
+    folder = Path(sys.argv[2])
+    task = trees.task("detect", trees.coco(folder), "detect_retinanet", workers=1)
+    cell = trees.cell(trees.student("test_resnet"), task, folder / "work")
+    multiprocessing.set_start_method("spawn", force=True)
+    config = detect.fit_config(cell)
+    init_default_scope("mmdet")
+    print(len(list(runner.score_batches(config.train_dataloader.dataset, cell))))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_spawned_workers_can_read_a_data_set_of_mmdet(tmp_path):
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    root = Path(__file__).parents[3]
+    command = [sys.executable, str(script), str(root), str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "4"

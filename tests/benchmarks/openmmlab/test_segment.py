@@ -1,0 +1,325 @@
+"""Real mmseg on tiny trees: the student arrives in the model, trains, is scored on every image, survives a stop."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from kdep_benchmarks.jobs.memory import halve
+from kdep_benchmarks.openmmlab import hooks, looks, segment
+from kdep_benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
+from kdep_benchmarks.openmmlab.masks import label_names, split_configs
+from kdep_benchmarks.openmmlab.resume import go_on
+from kdep_benchmarks.openmmlab.runner import train
+from kdep_benchmarks.openmmlab.settings import CONFIGS, read_settings
+from kdep_benchmarks.tasks.task import load_task
+from PIL import Image
+
+from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
+from tests.helpers import toolbox_trees as trees
+
+pytestmark = pytest.mark.openmmlab
+
+
+def run(checkpoint, task, work_dir, *, seed=0):
+    return segment.run_segment(checkpoint, task, seed=seed, work_dir=work_dir, device=trees.CPU)
+
+
+def trained_model(checkpoint, task, work_dir):
+    cell = trees.cell(checkpoint, task, work_dir)
+    return train(segment.fit_config(cell), cell).model
+
+
+def check_outcome(outcome):
+    assert list(outcome.metrics) == ["mIoU", "aAcc", "mAcc"]
+    assert all(0 <= value <= 100 for value in outcome.metrics.values())
+    assert outcome.counts == trees.COUNTS
+    assert outcome.load["coverage"] == 100 and outcome.load["max_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("config", ["segment_pspnet", "segment_fcn"])
+def test_after_training_at_lr_0_the_model_still_holds_the_student(tmp_path, config):
+    checkpoint = trees.student()
+    task = trees.task("segment", trees.voc(tmp_path / "data"), config, lr=0, weight_decay=0, iterations=1)
+    parameters = dict(trained_model(checkpoint, task, tmp_path / "work").backbone.named_parameters())
+    assert len(parameters) == 60
+    assert all(torch.equal(value, checkpoint.weights[name]) for name, value in parameters.items())
+
+
+def test_stem_and_every_stage_train_and_batchnorm_follows_the_data(tmp_path):
+    checkpoint = trees.student()
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", iterations=1, output_stride=32)
+    live = trained_model(checkpoint, task, tmp_path / "work").backbone.state_dict()
+    moved = [name for name, tensor in live.items() if not torch.equal(tensor, checkpoint.weights[name])]
+    assert len(moved) == len(live) == 120
+
+
+def test_pspnet_is_scored_on_every_image_of_a_voc_tree_of_ones_own_classes(tmp_path):
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_pspnet", head_lr_factor=10.0)
+    outcome = run(trees.student("test_resnet"), task, tmp_path / "work")
+    check_outcome(outcome)
+    assert outcome.curves["iteration"] == [1, 2]
+    assert outcome.cost["images_per_second"] > 0
+    # The cell drops it once its result is written: lost before that, the training would be lost too.
+    assert [path.name for path in (tmp_path / "work").glob("**/*.pth")] == ["last.pth"]
+    with Image.open(tmp_path / "work.sheet.png") as sheet:
+        # Three columns; three rows of 72 x 80 images, each 216 high at a width of 240, with a line above and below.
+        assert sheet.width == 3 * 240 + 4 * 6 and 3 * 216 < sheet.height < 3 * 216 + 100
+
+
+def test_a_sheet_that_cannot_be_drawn_costs_no_score(tmp_path, monkeypatch, caplog):
+    def broken(*args, **others):
+        raise OSError("no room for a picture")
+
+    monkeypatch.setattr(looks, "segmentation_sheet", broken)
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", iterations=1, batch_size=1)
+    check_outcome(run(trees.student("test_resnet"), task, tmp_path / "work"))
+    assert "no sheet was drawn" in caplog.text and "no room for a picture" in caplog.text
+
+
+def test_half_the_batch_with_twice_the_accumulation_takes_as_many_steps_on_as_many_images(tmp_path):
+    whole = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", batch_size=4, iterations=3)
+    half, said = halve(whole)
+    assert said == {"images_at_once": 2, "before": 4, "accumulate": 2}
+    for task, size in ((whole, 4), (half, 2)):
+        cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
+        config = segment.fit_config(cell)
+        assert config.train_dataloader.batch_size == size
+        assert config.train_cfg.max_iters * size == 3 * 4
+        assert config.optim_wrapper.accumulative_counts * size == 4
+
+
+@pytest.mark.parametrize(("arch", "tensors"), [("mobilenetv2_100", 306), ("test_resnet", 90)])
+def test_fcn_takes_other_networks_on_an_ade20k_tree(tmp_path, arch, tensors):
+    task = trees.task("segment", trees.ade20k(tmp_path / "data"), "segment_fcn", accumulate=2, iterations=1)
+    outcome = run(trees.student(arch), task, tmp_path / "work")
+    check_outcome(outcome)
+    assert outcome.load["tensors"] == tensors
+    assert outcome.curves["iteration"] == [1, 2]
+
+
+def interrupted(tmp_path, *, at, **settings):
+    settings = {"iterations": 3, "save_every": 1} | settings
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", **settings)
+    cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
+    with pytest.raises(KeyboardInterrupt):
+        train(trees.stopping(segment.fit_config(cell), at=at), cell)
+    return cell, torch.load(cell.last, weights_only=True)
+
+
+def counted(monkeypatch):
+    """Paths of the images that are decoded from now on."""
+    from mmcv.transforms import LoadImageFromFile
+
+    read, own = [], LoadImageFromFile.transform
+    monkeypatch.setattr(
+        LoadImageFromFile, "transform", lambda self, found: read.append(found["img_path"]) or own(self, found)
+    )
+    return read
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped_and_reads_only_what_is_left(tmp_path, monkeypatch):
+    cell, saved = interrupted(tmp_path, at=2)
+    assert saved["meta"]["iter"] == 2
+    read = counted(monkeypatch)
+    trained = train(segment.fit_config(cell), cell)
+    assert len(read) == cell.settings.batch_size
+    assert trained.curves["iteration"] == [1, 2, 3]
+    assert trained.curves["loss"][:2] == saved["meta"]["curve"][1]
+    assert trained.cost == {}  # one iteration, which warms up, tells no speed
+    through = cell._replace(work_dir=tmp_path / "through")
+    expected = train(segment.fit_config(through), through)
+    # The same images, and the same scales, crops, flips and colours of them.
+    assert read[-2:] == read[:2] and trained.curves == expected.curves
+    live = trained.model.state_dict()
+    assert all(torch.equal(live[name], tensor) for name, tensor in expected.model.state_dict().items())
+
+
+def test_after_a_stop_workers_see_the_images_that_are_left_with_new_draws(tmp_path):
+    cell, _ = interrupted(tmp_path, at=2, workers=2)
+    config = segment.fit_config(cell)
+    go_on(config, cell.last, seed=cell.seed)
+    assert config.train_dataloader.worker_init_fn.seed not in range(-2, 3)
+    assert config.train_dataloader.batch_sampler == {"type": "FromBatch", "first": 2, "batches": None}
+    assert train(segment.fit_config(cell), cell).curves["iteration"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0.0, [2, 4, 6]), (60.0, [6])])
+def test_by_default_the_clock_decides_when_whole_steps_are_saved(tmp_path, monkeypatch, seconds, saved):
+    monkeypatch.setattr(hooks, "SECONDS", seconds)
+    keep, at = hooks.KeepLast(tmp_path / "last.pth", every=None, accumulate=2), []
+    runner = SimpleNamespace(max_iters=6)
+    runner.save_checkpoint = lambda folder, name, **_: at.append(runner.iter + 1) or (tmp_path / name).touch()
+    for runner.iter in range(6):
+        keep.after_train_iter(runner, runner.iter)
+    assert at == saved and (tmp_path / "last.pth").exists()
+
+
+def test_speed_is_of_whole_iterations_behind_the_first(monkeypatch):
+    times = iter([100.0, 103.0, 103.5, 107.0])
+    monkeypatch.setattr(hooks, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    clock = hooks.WatchClock()
+    for expected in (None, 1 / 3, 2 / 3.5, 3 / 7):
+        clock.after_train_iter(None, 0)
+        assert clock.iterations_per_second == expected
+
+
+def test_the_speed_of_a_cell_is_in_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks.WatchClock, "iterations_per_second", 2.5)
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", batch_size=3, iterations=1)
+    cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
+    assert train(segment.fit_config(cell), cell).cost == {"images_per_second": 7.5}
+
+
+def test_a_resumed_run_keeps_its_own_weights_instead_of_the_students(tmp_path):
+    cell, saved = interrupted(tmp_path, at=3)
+    live = train(segment.fit_config(cell), cell).model.state_dict()
+    assert all(torch.equal(live[name], tensor) for name, tensor in saved["state_dict"].items())
+    first = next(iter(cell.checkpoint.weights))
+    assert not torch.equal(live[f"backbone.timm_model.{first}"], cell.checkpoint.weights[first])
+
+
+def test_a_training_checkpoint_of_another_seed_is_not_continued(tmp_path):
+    cell, _ = interrupted(tmp_path, at=2)
+    other = cell._replace(seed=1)
+    curves = train(segment.fit_config(other), other).curves
+    assert curves["iteration"] == [1, 2, 3]
+    assert torch.load(cell.last, weights_only=True)["meta"]["seed"] == 1
+
+
+def resized(transforms, side, *, times=1):
+    """(Height, width) of an image after the resizing among some transforms, drawn so many times."""
+    from mmcv.transforms import Compose
+
+    resize = Compose([step for step in transforms if step["type"].endswith("Resize")])
+    image = {"img": np.zeros((*side, 3), np.uint8), "img_shape": side, "seg_fields": []}
+    return [resize(dict(image))["img_shape"] for _ in range(times)]
+
+
+@pytest.mark.parametrize("protocol", ["fair", "paper"])
+def test_cityscapes_is_trained_and_scored_at_full_resolution(tmp_path, protocol):
+    task = load_task("cityscapes-segment", tmp_path, protocol=protocol)
+    assert task.version == {"fair": 3, "paper": 2}[protocol]
+    settings = read_settings(task)
+    assert resized(segment.score_transforms(settings), (1024, 2048)) == [(1024, 2048)]
+    heights = [height for height, _ in resized(segment.fit_transforms(settings), (1024, 2048), times=30)]
+    assert 512 <= min(heights) < 1024 < max(heights) <= 2048
+    crop = next(step for step in segment.fit_transforms(settings) if step["type"] == "RandomCrop")
+    assert crop["crop_size"] == (512, 512)
+
+
+def test_without_a_scale_the_short_side_becomes_the_crop(tmp_path):
+    settings = read_settings(load_task("voc2012-segment", tmp_path))
+    assert resized(segment.score_transforms(settings), (375, 500)) == [(512, 683)]
+    assert segment.fit_transforms(settings)[2]["scale"] == (2048, 512)
+
+
+def broken(checkpoint, change):
+    weights = change(dict(checkpoint.weights))
+    return dataclasses.replace(checkpoint, weights=weights, sha256=fingerprint(weights))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: {k: v for k, v in weights.items() if k != "bn1.running_var"}, "1 missing.*bn1.running_var"),
+        (lambda weights: {f"student.{k}": v for k, v in weights.items()}, "120 missing.*120 unexpected"),
+        (lambda weights: {**weights, "bn1.bias": weights["bn1.bias"][:3]}, "1 of another shape.*bn1.bias"),
+    ],
+)
+def test_weights_that_do_not_fit_exactly_are_refused(tmp_path, change, message):
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn")
+    with pytest.raises(LoadError, match=message):
+        run(broken(trees.student(), change), task, tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("type='ResNetV1c'", "ResNetV1c.*missing.*stem"),
+        # A BatchNorm's epsilon is no tensor: everything loads, and every map is a little wrong.
+        ("norm_cfg=dict(eps=1e-3)", "all tensors loaded, but stride 4 differs"),
+    ],
+)
+def test_a_backbone_that_computes_something_else_is_refused(tmp_path, backbone, message):
+    config = tmp_path / "mine.py"
+    config.write_text(f"_base_ = '{CONFIGS / 'segment_fcn.py'}'\nmodel = dict(backbone=dict({backbone}))\n")
+    task = trees.task("segment", trees.voc(tmp_path / "data"), str(config))
+    with pytest.raises(LoadError, match=message):
+        run(trees.student(), task, tmp_path / "work")
+
+
+def test_colour_order_and_normalisation_are_part_of_the_load_check(tmp_path):
+    cell = trees.cell(trees.student(), trees.task("segment", trees.voc(tmp_path), "segment_fcn"), tmp_path / "work")
+    config = segment.fit_config(cell)
+    config.model.data_preprocessor.bgr_to_rgb = False
+    with pytest.raises(LoadError, match="stride 4 differs"):
+        train(config, cell)
+
+
+def test_scores_are_those_of_pixels_counted_over_all_images():
+    # Class a: 6 of 10 in the union; class b: 3 of 4; class c: nowhere, so it takes no part in the means.
+    areas = torch.tensor([[6.0, 3, 0], [10, 4, 0], [8, 3, 0], [8, 4, 0]])
+    assert segment.mean_iou(areas) == pytest.approx({"mIoU": 67.5, "aAcc": 75.0, "mAcc": 75.0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": 1}, "unknown setting learning_rate.*has config, iterations"),
+        ({"short_sides": (4, 4)}, "unknown setting short_sides"),
+        ({"scale": (0, 4)}, "scale is \\(0, 4\\); two positive numbers"),
+        ({"lr": "5e-4"}, "lr is '5e-4'; a number"),
+        ({"output_stride": 4}, "output_stride is 4; 8, 16 or 32"),
+        ({"iterations": 0}, "iterations is 0; a whole number of at least 1"),
+        ({"config": "segment_unet"}, "no config 'segment_unet'; there are segment_fcn, segment_pspnet"),
+        ({"config": "detect_retinanet"}, "a config of mmdet; segment needs one of mmseg"),
+        ({"config": "segment_pspnet", "batch_size": 1}, "batch_size is 1"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_trains(tmp_path, settings, message):
+    task = trees.task("segment", trees.ade20k(tmp_path / "data"), settings.pop("config", "segment_fcn"), **settings)
+    with pytest.raises(ValueError, match=message):
+        run(trees.student("test_resnet"), task, tmp_path / "work")
+
+
+def test_masks_that_cannot_be_the_classes_are_refused(tmp_path):
+    dataset = trees.voc(tmp_path)
+    mask = tmp_path / "VOC2012" / "SegmentationClass" / "fit_1.png"
+    Image.fromarray(np.full((72, 80), 3, np.uint8)).save(mask)
+    with pytest.raises(ValueError, match="holds the value 3; the classes' are 0 to 2"):
+        split_configs(dataset, "fit")
+    Image.fromarray(np.zeros((72, 80, 3), np.uint8)).save(mask)
+    with pytest.raises(ValueError, match="fit_1.png: an image of mode RGB"):
+        split_configs(dataset, "fit")
+    mask.unlink()
+    with pytest.raises(ValueError, match="1 files of the split are missing.*fit_1.png"):
+        split_configs(dataset, "fit")
+
+
+def test_class_names_may_stand_in_ade20ks_own_list(tmp_path):
+    (tmp_path / "names.txt").write_text("Idx\tRatio\tName\n1\t0.1\twall\n2\t0.2\tsky\n")
+    dataset = dataclasses.replace(trees.ade20k(tmp_path), classes=("@names.txt",))
+    assert label_names(dataset) == ("wall", "sky")
+
+
+@pytest.mark.parametrize("toolbox", ["mmseg", "mmdet"])
+def test_networks_without_pyramid_or_toolbox_are_refused(toolbox):
+    with pytest.raises(ValueError, match="test_vit has maps at strides \\[16\\]"):
+        backbone_config("test_vit", toolbox)
+    with pytest.raises(LoadError, match="1 of 90 tensors are missing"):
+        weights = trees.student("test_resnet").weights
+        weights.pop("layer1.0.bn1.bias")
+        toolbox_weights("test_resnet", weights, toolbox)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100", "test_resnet"])
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_output_stride_is_that_of_the_last_map_and_changes_no_name(arch, stride):
+    checkpoint = trees.student(arch)
+    module = build_module(backbone_config(arch, "mmseg", output_stride=stride), "mmseg")
+    load_exactly(module, toolbox_weights(arch, checkpoint.weights, "mmseg"), arch)
+    maps = module(torch.zeros(1, 3, 64, 64))
+    assert [features.shape[-1] for features in maps] == [64 // min(own, stride) for own in (4, 8, 16, 32)]
+    assert tuple(features.shape[1] for features in maps) == channels(arch)

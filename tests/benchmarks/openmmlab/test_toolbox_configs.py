@@ -1,0 +1,46 @@
+"""What must not be left to a toolbox's default, held for every config and every network on the model that is built."""
+
+import pytest
+import torch
+from kdep_benchmarks.openmmlab import detect, segment
+from kdep_benchmarks.openmmlab.settings import CONFIGS
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tests.helpers import toolbox_trees as trees
+
+pytestmark = pytest.mark.openmmlab
+NAMES = sorted(path.stem for path in CONFIGS.glob("*_*.py"))
+
+
+def built(name, arch, tmp_path):
+    kind = name.partition("_")[0]
+    task = trees.task(kind, {"segment": trees.voc, "detect": trees.coco}[kind](tmp_path / "data"), name)
+    (tmp_path / "work").mkdir()
+    cell = trees.cell(trees.student(arch), task, tmp_path / "work")
+    config = {"segment": segment, "detect": detect}[kind].fit_config(cell)
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model)
+    model.train()
+    return cell.checkpoint, config, model
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100", "test_resnet"])
+@pytest.mark.parametrize("name", NAMES)
+def test_all_of_the_student_trains_on_its_own_pixels(name, arch, tmp_path):
+    checkpoint, config, model = built(name, arch, tmp_path)
+    norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
+    assert norms and all(module.training and module.track_running_stats for module in norms)
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+    assert config.model.get("pretrained") is None and config.model.backbone.get("init_cfg") is None
+    assert not config.model.backbone.get("pretrained", False)  # timm's wrapper would download otherwise
+    # The readers decode to BGR in 0..255; what enters the network is RGB, normalised as the student learnt it.
+    pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    entering = model.data_preprocessor({"inputs": [pixels.flip(0)], "data_samples": None}, False)["inputs"][0]
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (checkpoint.mean, checkpoint.std))
+    assert torch.allclose(entering, (pixels / 255 - mean) / std, atol=1e-4)
+
+
+def test_there_is_a_config_of_each_kind():
+    assert {name.partition("_")[0] for name in NAMES} == {"segment", "detect"} and len(NAMES) >= 4

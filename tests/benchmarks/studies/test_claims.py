@@ -1,0 +1,324 @@
+import math
+
+import pytest
+from kdep_benchmarks.board.compare import judge
+from kdep_benchmarks.studies.answer import answer, as_markdown, places_of
+from kdep_benchmarks.studies.claims import (
+    IMAGES,
+    IMAGES_SEEN,
+    SECONDS,
+    against_all_images,
+    against_baseline,
+    against_best,
+    asked_for,
+    best_of,
+    by_cell,
+    chosen_on_select,
+    in_words,
+    measures,
+    over_tasks,
+    reached,
+    savings,
+)
+
+from tests.helpers.made_studies import made, rows_of
+
+
+def sentences(said):
+    return [one.sentence for one in said]
+
+
+def test_arms_are_compared_by_their_mean_over_tasks_paired_by_seed():
+    scores = {
+        "base": {"a": [10, 12, 14], "b": [20, 20, 20]},
+        "better": {"a": [14, 16, 19], "b": [24, 24, 23]},  # +4, +4, +4 on the mean
+        "equal": {"a": [10, 13, 14], "b": [20, 19, 20]},
+        "short": {"a": [30], "b": [30]},
+    }
+    study, rows = made(scores), rows_of(scores)
+    said = sentences(against_baseline(study, by_cell(rows), None))
+    assert said[0].startswith("`better` scores higher than `base` in every run (+4.00, n = 3)")
+    assert said[1] == "`equal` shows no difference to `base` (+0.00, n = 3)."
+    assert said[2] == "`short` has not enough runs to be told from `base` (+15.00, n = 1)."
+    text = as_markdown(study, rows)
+    # The mean of 10, 12, 14 with 4.303 * 2 / sqrt(3), and of the two tasks' mean by seed.
+    assert "| base | 12.00 ± 4.97 | 20.00 | 16.00 ± 2.48 |" in text
+    assert "| short | 30.00 | 30.00 | 30.00 |" in text
+    assert "Unfinished: 4 of 24 scores are still to come." in text
+
+
+def test_pairs_that_a_study_asks_for_are_compared_too():
+    scores = {"base": {"a": [10, 12, 14]}, "one": {"a": [11, 13, 16]}, "two": {"a": [9, 12, 12]}}
+    pairs = [["one", "two"], ["late", "one"]]
+    study, rows = made({**scores, "late": {}}, score={"tasks": ["a"]}, pairs=pairs), rows_of(scores)
+    # 2, 1, 4: mean 7 / 3, with 4.303 * 1.5275 / sqrt(3).
+    said = ["`one` shows no difference to `two` (+2.33 ± 3.79, n = 3)."]
+    assert sentences(asked_for(study, by_cell(rows), None)) == said
+    assert f"Pairs that the study asks for:\n\n- {said[0]}\n" in as_markdown(study, rows)
+
+
+def test_an_interval_that_excludes_zero_is_called_better_or_worse():
+    scores = {"base": {"a": [10, 10, 10], "b": [10, 10, 10]}, "worse": {"a": [8, 8.2, 7.8], "b": [8, 8.2, 7.8]}}
+    assert judge([-2, -1.8, -2.2])[0] == "worse"
+    said = sentences(against_baseline(made(scores), by_cell(rows_of(scores)), None))
+    assert said == ["`worse` is worse than `base` (-2.00 ± 0.50, n = 3)."]
+
+
+def test_the_mean_over_tasks_is_of_the_seeds_that_all_tasks_have():
+    scores = {"base": {"a": [10, 12, 14], "b": [20, 30]}}
+    assert over_tasks(made(scores), by_cell(rows_of(scores)), "base", None) == {0: 15, 1: 21}
+
+
+def test_every_arm_stands_against_the_best_other_one_unless_that_is_the_baseline():
+    def both(values):
+        return {"a": values, "b": values}
+
+    scores = {
+        "base": both([10, 10, 10]),
+        "low": both([1, 2, 3]),
+        "second": both([20, 21, 22]),
+        "first": both([30, 32, 34]),
+        "lucky": both([90]),  # one seed: three seeds of another count for more
+    }
+    said = sentences(against_best(made(scores), by_cell(rows_of(scores)), None))
+    # first - second: 10, 11, 12, and 4.303 / sqrt(3) for its interval.
+    assert said == [
+        "`base` is worse than `first` (-22.00 ± 4.97, n = 3).",
+        "`low` is worse than `first` (-30.00 ± 2.48, n = 3).",
+        "`second` is worse than `first` (-11.00 ± 2.48, n = 3).",
+        "`first` is better than `second` (+11.00 ± 2.48, n = 3).",
+        "`lucky` has not enough runs to be told from `first` (+60.00, n = 1).",
+    ]
+    two = {arm: scores[arm] for arm in ("base", "low")}
+    assert sentences(against_best(made(two), by_cell(rows_of(two)), None)) == [
+        "`base` is better than `low` (+8.00 ± 2.48, n = 3)."
+    ]
+
+
+def test_what_is_chosen_on_select_without_a_seed_is_held_against_the_baseline_at_that_seed():
+    scores = {
+        arm: {"a": values, "b": values} for arm, values in {"base": [5, 6, 7], "x": [7, 9, 8], "y": [9, 9, 9]}.items()
+    }
+    rows = rows_of(scores, select={"base": 50.0, "x": [50.0, 51.0, 58.0], "y": 52.0})
+    study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "select")
+    # Without its last seed x has 50.5 on select, less than y: 2, 3, 2 more than the baseline.
+    said = chosen_on_select(study, by_score, by_select, None)
+    assert sentences(said) == [
+        "On the select split `x` is the best (53.00). Chosen for each seed by the select of the others, "
+        "what is so chosen (`x`, `x`, `y`) is better than `base` (+2.33 ± 1.43, n = 3)."
+    ]
+    clear = by_cell(rows_of(scores, select={"base": 50.0, "x": 53.0, "y": 52.0}), "select")
+    (again,) = sentences(chosen_on_select(study, by_score, clear, None))
+    assert again.endswith("what is so chosen (`x` each time) shows no difference to `base` (+2.00 ± 2.48, n = 3).")
+    assert said[0].tested and f"Chosen on select:\n\n- {said[0].sentence}\n" in as_markdown(study, rows)
+
+
+def test_nothing_is_chosen_on_select_before_all_arms_are_done_and_no_arm_where_the_baseline_is_best():
+    scores = {arm: {"a": [5, 6, 7], "b": [5, 6, 7]} for arm in ("base", "x", "y")}
+    rows = rows_of(scores, select={"base": 53.0, "x": 52.0, "y": 51.0})
+    study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "select")
+    assert sentences(chosen_on_select(study, by_score, by_select, None)) == [
+        "On the select split `base` is the best (53.00), whichever seed is left out: no arm is above the baseline."
+    ]
+    some = by_cell(rows_of(scores, select={"base": 53.0, "x": 52.0}), "select")
+    assert chosen_on_select(study, by_score, some, None) == []  # y has none
+    unfinished = by_cell([row for row in rows if (row["arm"], row["seed"]) != ("y", 2)])
+    assert chosen_on_select(study, unfinished, by_select, None) == []
+    alone = made({arm: {task: by_task[task][:1] for task in by_task} for arm, by_task in scores.items()}, seeds=[0])
+    first = [row for row in rows if row["seed"] == 0]
+    (said,) = chosen_on_select(alone, by_cell(first), by_cell(first, "select"), None)
+    assert said.sentence.endswith("(53.00); one seed, so no other to choose by.") and not said.tested
+
+
+def test_two_checkpoints_that_no_seed_changes_are_one_measurement():
+    scores = {arm: {"a": [value] * 3, "b": [value] * 3} for arm, value in {"base": 5, "x": 6, "y": 7}.items()}
+    study = made(scores, arms={"base": "timm:one", "x": "timm:two", "y": "random:two#{seed}"})
+    said = sentences(against_baseline(study, by_cell(rows_of(scores)), None))
+    assert said[0] == "`x` has not enough runs to be told from `base` (+1.00, n = 1)."
+    assert said[1] == "`y` scores higher than `base` in every run (+2.00, n = 3)."
+
+
+def test_differences_that_are_equal_but_for_rounding_have_no_interval():
+    assert judge([50.1 - 50.2, 50.2 - 50.3, 50.3 - 50.4]) == ("same every run", None)
+    assert judge([0.1 + 0.2 - 0.3, 0.0, 0.0]) == ("no difference", None)
+
+
+def test_errors_by_chance_are_counted_once_a_pair_and_only_where_there_is_an_interval():
+    values = {f"arm{n}": [n, n + 1, n - 1 + n / 10] for n in range(6)}
+    scores = {arm: {"a": v, "b": v} for arm, v in {"base": [1, 3, 2], **values, "short": [4]}.items()}
+    study, rows = made(scores, pairs=[["base", "arm1"], ["arm1", "arm2"]]), rows_of(scores)
+    text = as_markdown(study, rows)
+    assert "is a 95 % statement of its own: of 7, about 0.4 err by chance." in text  # 6, and arm1 with arm2
+    assert "picked by the same scores" in text
+
+
+@pytest.mark.parametrize(
+    ("curve", "goal", "images"),
+    [
+        ([(100, 50), (1000, 60)], 55, 100 * 10**0.5),  # half the way on a logarithmic axis
+        ([(100, 50), (1000, 70)], 55, 100 * 10**0.25),
+        ([(100, 50), (1000, 60)], 60, 1000),
+        ([(100, 50), (1000, 60)], 60.001, None),
+        ([(100, 50), (1000, 60)], 49, 100),  # earlier than its first point, nobody knows when
+        ([(10, 1), (100, 3), (1000, 2), (10000, 9)], 2, 10 * 10**0.5),  # the first time counts
+        ([(10, 3), (100, 1), (1000, 5)], 4, 100 * 10**0.75),  # after a fall
+    ],
+)
+def test_a_score_is_reached_on_a_straight_line_over_the_logarithm_of_the_images(curve, goal, images):
+    found = reached(curve, goal)
+    assert found is images or found == pytest.approx(images)
+
+
+def test_the_best_score_is_that_at_the_value_with_the_best_mean_over_seeds():
+    goal = best_of({0: [(100, 54), (1000, 55)], 2: [(100, 54), (1000, 40)]})
+    assert (goal.spent, goal.scores) == ({0: 100, 2: 100}, {0: 54, 2: 54})
+
+
+def along(key, values, arms, *, images, seconds=None):
+    """A study over an axis: arm -> value -> scores by seed; task a scores one less, b one more.
+
+    `images` by value; `seconds` by arm and value, a list by seed.
+    """
+    study = made(dict.fromkeys(arms), axis={"key": key, "values": values})
+    rows = []
+    for arm, found in arms.items():
+        for value, scores in found.items():
+            both = {arm: {"a": [score - 1 for score in scores], "b": [score + 1 for score in scores]}}
+            spent = seconds[arm][value] if seconds else (0, 0, 0)
+            rows += rows_of(both, value=value, images=images[value], seconds=spent)
+    return study, rows
+
+
+def test_the_saving_is_a_factor_of_images_with_its_interval_over_seeds():
+    arms = {
+        "new": {1: [50, 50, 50], 10: [60, 70, 60]},
+        "old": {1: [40, 40, 40], 10: [55, 55, 57.5]},
+    }
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
+    # New has old's 55, 55, 57.5 after 10^2.5, 10^2.25, 10^2.75 images: factors 10^0.5, 10^0.75, 10^0.25. Their mean
+    # exponent is 0.5 with a deviation of 0.25, so the interval reaches 4.3027 * 0.25 / sqrt(3) = 0.6210 to each side.
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN) == [
+        "`new` reaches the best score of `old` (55.83 with 1,000 images seen) with 3.16 times fewer images seen "
+        "(0.76 to 13.21, n = 3; a difference is not shown).",
+        "`old` does not reach the best score of `new` (63.33 with 1,000 images seen) within 1,000 images seen in any "
+        "run (n = 3).",
+    ]
+    text = as_markdown(study, rows)
+    assert "## Along optim.epochs: images seen\n" in text and "seconds of training" not in text  # they are not known
+
+
+def test_along_the_images_of_a_source_their_number_counts_and_not_the_views():
+    arms = {"new": {10: [50, 50, 50], 1000: [60, 60, 60]}, "old": {10: [40, 40, 40], 1000: [55, 55, 55]}}
+    study, rows = along("data.limit", [10, 1000], arms, images={10: 7, 1000: 7})
+    assert savings(study, by_cell(rows), rows, IMAGES)[0] == (
+        "`new` reaches the best score of `old` (55.00 with 1,000 images) with 10.00 times fewer images "
+        "(10.00 to 10.00, n = 3)."
+    )
+    assert measures(study) == [IMAGES]
+    assert measures(along("optim.lr", [10, 1000], arms, images={10: 7, 1000: 7})[0]) == []
+
+
+def test_what_fewer_images_cost_is_paired_by_seed_against_the_most():
+    # Differences -2, -2.5, -3: sd 0.5, and t(2) 0.5 / sqrt(3) = 1.24. Unpaired, seeds ten points apart would hide them.
+    arms = {
+        "new": {1000: [40, 50, 60], 10: [38, 47.5, 57], 100: [40, 51, 59]},
+        "old": {1000: [30, 40, 50], 10: [30, 40, 50], 100: [30, 41]},
+    }
+    study, rows = along("data.limit", [1000, 10, 100], arms, images={10: 7, 100: 7, 1000: 7})
+    assert sentences(against_all_images(study, by_cell(rows))) == [
+        "`new, 10 images` is worse than `new, 1,000 images` (-2.50 ± 1.24, n = 3).",
+        "`new, 100 images` shows no difference to `new, 1,000 images` (+0.00 ± 2.48, n = 3).",
+        "`old, 10 images` shows no difference to `old, 1,000 images` (+0.00, n = 3).",
+        "`old, 100 images` has not enough runs to be told from `old, 1,000 images` (+0.50 ± 6.35, n = 2).",
+    ]
+    assert "## Along data.limit: what fewer images cost\n" in as_markdown(study, rows)
+    study, rows = along("optim.epochs", [1000, 10, 100], arms, images={10: 7, 100: 7, 1000: 7})
+    assert against_all_images(study, by_cell(rows)) == []
+
+
+def test_a_score_that_only_some_runs_reach_is_not_reached():
+    arms = {"new": {1: [50, 50, 50], 10: [60, 60, 51]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN)[0] == (
+        "`new` does not reach the best score of `old` (55.00 with 1,000 images seen) within 1,000 images seen in 1 of "
+        "3 runs."
+    )
+
+
+def test_a_score_that_the_smallest_value_has_already_gives_a_lower_bound():
+    arms = {"new": {1: [56, 50, 50], 10: [60, 60, 60]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
+    # Factors of at least 10, then 10^0.5 twice: 10^(2/3).
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN)[0].endswith(
+        "with at least 4.64 times fewer images seen (1 of 3 runs have it at the smallest value already)."
+    )
+
+
+def test_seeds_that_lack_a_value_and_checkpoints_do_not_count():
+    new = {1: [50, 50, 50], 10: [60, 60], 100: [70]}
+    arms = {"new": new, "old": {1: [40, 40, 40], 10: [55, 55, 55], 100: [54, 54, 54]}}
+    study, rows = along("optim.epochs", [1, 10, 100], arms, images={1: 100, 10: 1000, 100: 10000})
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN)[0].endswith(
+        "with 3.16 times fewer images seen (n = 1: not enough runs for an interval)."
+    )
+    study, rows = along("optim.epochs", [1, 10, 100], arms, images={1: 0, 10: 0, 100: 0})
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN) == []
+
+
+def test_more_images_are_called_more():
+    logs = [-math.log(2) + step for step in (-0.1, 0, 0.1)]  # half its interval: 4.3027 * 0.1 / sqrt(3) = 0.2484
+    assert in_words(logs, 0, "images seen") == "with 2.00 times as many images seen (1.56 to 2.56, n = 3)"
+    assert in_words(logs, 1, "seconds").startswith("with at most 2.00 times as many seconds (1 of 3")  # less may do
+
+
+def test_the_saving_in_seconds_is_paired_by_seed_and_takes_points_in_the_order_of_their_seconds():
+    arms = {"new": {1: [50, 50, 50], 10: [60, 60, 60]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
+    # Old's best took 400, 800, 1600 s. New has 55 half the way (of the logarithm) from 1 to 10 epochs: after 200 and
+    # 400 s. In seed 2 its longer run took less, on a machine that was less busy: it has 55 at its first point, 100 s.
+    seconds = {
+        "new": {1: [100, 200, 1600], 10: [400, 800, 100]},
+        "old": {1: [40, 80, 160], 10: [400, 800, 1600]},
+    }
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000}, seconds=seconds)
+    assert measures(study) == [IMAGES_SEEN, SECONDS]
+    new, _ = savings(study, by_cell(rows), rows, SECONDS)
+    # Factors 2, 2 and at least 16.
+    assert new == (
+        "`new` reaches the best score of `old` (55.00 with 933 seconds of training) with at least 4.00 times fewer "
+        "seconds of training (1 of 3 runs have it at the smallest value already)."
+    )
+    text = as_markdown(study, rows)
+    assert "## Along optim.epochs: images seen\n" in text and f"{SECONDS.note}\n\n- {new}" in text
+    assert text.count("times fewer images seen") == 1
+
+
+def test_curves_stand_over_the_images_and_over_the_seconds_of_each_arm(tmp_path):
+    from PIL import Image
+
+    arms = {"new": {1: [50, 50, 50], 10: [60, 60, 60]}, "old": {1: [40, 40, 40], 10: [55, 55, 55]}}
+    seconds = {"new": {1: [10, 20, 30], 10: [100, 200, 300]}, "old": {1: [3, 4, 5], 10: [30, 40, 50]}}
+    study, rows = along("optim.epochs", [1, 10], arms, images={1: 96, 10: 960}, seconds=seconds)
+    at = [places_of(study, rows, measure) for measure in measures(study)]
+    assert at[0] == {("new", 1): 96, ("new", 10): 960, ("old", 1): 96, ("old", 10): 960}
+    assert at[1] == {("new", 1): 20, ("new", 10): 200, ("old", 1): 4, ("old", 10): 40}
+    rows += rows_of({"as it is": {"a": [30, 30, 30], "b": [30, 30, 30]}}, value=1)  # a checkpoint, which spent nothing
+    study.arms["as it is"] = "random:resnet18"
+    answer(study, rows, tmp_path)
+    both = Image.open(tmp_path / "made.png").size
+    answer(*along("some.key", [1, 10], arms, images={1: 96, 10: 960}), tmp_path)
+    assert (
+        both[1] > 1.9 * Image.open(tmp_path / "made.png").size[1]
+        and "pretrain_seconds" in (tmp_path / "made.csv").read_text()
+    )
+
+
+@pytest.mark.parametrize("values", [[1, 10], ["a", "b"], [1000, None]], ids=["numbers", "names", "both"])
+def test_an_answer_is_a_table_a_text_and_a_picture(values, tmp_path):
+    from PIL import Image
+
+    arms = {"new": {values[0]: [50, 50, 50], values[1]: [60]}, "old": {values[0]: [40, 40, 40]}}
+    study, rows = along("some.key", values, arms, images=dict.fromkeys(values, 5))
+    text = answer(study, rows, tmp_path)
+    assert (tmp_path / "made.md").read_text() == text and f"## some.key = {values[1]}" in text
+    assert len((tmp_path / "made.csv").read_text().splitlines()) == 1 + len(rows)
+    assert Image.open(tmp_path / "made.png").size[0] > 1000  # a panel per task, and one of their mean

@@ -1,0 +1,152 @@
+import re
+
+import pytest
+import yaml
+from kdep_benchmarks.studies.file import Run, load_study
+
+FILE = """
+name: small
+question: Which?
+pretrain: recipe.yaml
+set: {optim.epochs: 1, bank.path: common, bank.axes: 8}
+baseline: plain
+arms:
+  plain: {}
+  random: random:resnet18
+seeds: [0]
+score: {suite: photographs, tasks: [flowers5-linear], data_root: data}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Read the file, changed: top-level keys by keyword."""
+
+    def read(**changes):
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(FILE), **changes}, sort_keys=False))
+        return load_study(path)
+
+    return read
+
+
+def test_every_arm_runs_at_every_value_and_seed_under_a_name_of_its_own(load):
+    arms = {"plain": {}, "from a bank": {"bank.path": "x-{seed}"}, "random": "random:resnet18"}
+    study = load(arms=arms, seeds=[0, 1], axis={"key": "data.limit", "values": [32, 64]})
+    own = [run for run in study.runs if run.checkpoint is None]
+    assert len(study.runs) == 12 and len(own) == len({run.name for run in own}) == 2 * 2 * 2
+    last = own[-1]
+    assert (last.arm, last.value, last.seed, last.name) == ("from a bank", 64, 1, "small-from_a_bank-64-s1")
+    assert {"data.limit=64", "optim.epochs=1", "seed=1", "name=small-from_a_bank-64-s1"} <= set(last.overrides)
+    assert "bank.path=x-1" in last.overrides
+    # Seed by seed, so that a half-done study has whole comparisons.
+    assert [run.seed for run in study.runs] == 6 * [0] + 6 * [1]
+
+
+def test_a_value_brings_what_goes_with_it_and_an_arm_its_own_on_top(load):
+    axis = {"key": "data.limit", "values": [32, 64], "with": {64: {"optim.epochs": 7, "optim.lr": 1}}}
+    arms = {"plain": {}, "other": {"optim.batch_size": 4, "at": {64: {"optim.lr": 2}}}}
+    found = {(run.arm, run.value): run.overrides for run in load(arms=arms, axis=axis).runs}
+    assert "optim.epochs=1" in found["plain", 32] and not any("lr" in part for part in found["plain", 32])
+    assert {"optim.epochs=7", "optim.lr=1"} <= set(found["plain", 64])
+    assert {"optim.epochs=7", "optim.lr=2", "optim.batch_size=4"} <= set(found["other", 64])
+    assert "optim.batch_size=4" in found["other", 32] and not any("lr" in part for part in found["other", 32])
+
+
+def test_an_arm_with_a_whole_section_takes_back_its_parts(load):
+    runs = {run.arm: run for run in load(arms={"plain": {"bank": None}, "other": {"bank": {"path": "own"}}}).runs}
+    assert [part for part in runs["plain"].overrides if "bank" in part] == ["bank=null"]
+    assert [part for part in runs["other"].overrides if "bank" in part] == ["bank={path: own}"]
+
+
+def test_a_grid_is_every_combination_of_its_parts_beside_the_arms(load):
+    grid = [
+        {"SVD": None, "PHI-S": {"align.name": "phi_s", "loss.weight": 1}},
+        {"": {"scale": {"name": "none"}}, " + PTS": {"loss.weight": 2}},
+    ]
+    study = load(grid=grid)
+    assert list(study.arms) == ["plain", "random", "SVD", "SVD + PTS", "PHI-S", "PHI-S + PTS"]
+    assert study.arms["PHI-S"] == {"align.name": "phi_s", "loss.weight": 1, "scale": {"name": "none"}}
+    assert study.arms["PHI-S + PTS"] == {"align.name": "phi_s", "loss.weight": 2}
+
+
+def test_overrides_for_a_value_merge_in_a_grid(load):
+    axis = {"key": "data.limit", "values": [1, 2]}
+    grid = [{"a": {"at": {1: {"x.y": 1, "x.z": 1}}}}, {"b": {"at": {1: {"x.y": 2}, 2: {"x.y": 3}}}}]
+    assert load(grid=grid, axis=axis).arms["ab"] == {"at": {1: {"x.y": 2, "x.z": 1}, 2: {"x.y": 3}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "nothing"}, "baseline 'nothing'; the arms are plain, random"),
+        ({"quest": "?"}, "missing nothing; unknown quest"),
+        ({"axis": {"over": "data.limit"}}, r"axis has \['over'\]; expected key and values"),
+        ({"axis": {"key": "data.limit", "values": [0.5]}}, "data.limit is a whole number"),
+        ({"axis": {"key": "a", "values": [1], "with": {2: {}}}}, "axis.with: 2: expected overrides for one of"),
+        ({"arms": {"plain": {"at": {1: {}}}}}, "arm plain: at: 1: expected overrides"),
+        ({"arms": {"plain": 3}}, "arm plain: expected overrides, or a checkpoint"),
+        ({"arms": {"plain": {}, "plain!": {}}}, "two arms would have runs named small-plain-s0"),
+        ({"pairs": [["plain", "else"]]}, r"pairs: expected a list of two arms each, .*got \[\['plain', 'else'\]\]"),
+        ({"pairs": [["plain", "plain"]]}, "pairs: expected a list of two arms each"),
+        ({"pairs": ["plain", "random"]}, "pairs: expected a list of two arms each"),
+        ({"seeds": [0, 0]}, "seeds: expected a list, each once"),
+        ({"grid": {"a": {}}}, "grid: expected a list of mappings"),
+        ({"grid": [{"a": 3}]}, "grid: a: expected overrides"),
+        ({"score": {"suite": "x", "tasks": ["y"]}}, "score has .*; expected suite, tasks and data_root"),
+        ({"score": {"suite": "x", "tasks": [], "data_root": "d"}}, r"score.tasks: expected a list of names, got \[\]"),
+        ({"score": {"suite": "x", "tasks": ["y", "y"], "data_root": "d"}}, "score.tasks: expected each once"),
+        ({"score": {"suite": "x", "tasks": ["y"], "data_root": "d", "seeds": ["0"]}}, "score.seeds: expected whole"),
+        ({"seeds": [0.5]}, "seeds: expected whole numbers from 0 on"),
+        ({"score": None}, "score: expected a mapping, got None"),
+        ({"name": 2024}, "name: expected text, got 2024"),
+        ({"arms": ["plain"]}, r"arms: expected a mapping, got \['plain'\]"),
+        ({"axis": {"key": "scale", "values": [{"name": "pts"}]}}, "axis.values: expected numbers or words"),
+        ({"axis": {"key": "a", "values": [1], "with": None}}, "axis.with: expected a mapping from values"),
+        ({"set": {"name": "x"}}, "set: name is set by the study itself"),
+        ({"arms": {"plain": {"seed": 3}}}, "arm plain: seed is set by the study itself"),
+        ({"axis": {"key": "seed", "values": [1]}}, "axis.key: seed is the study's own to set"),
+        (
+            {"axis": {"key": "data.limit", "values": [1]}, "arms": {"plain": {"data.limit": 5}}},
+            "arm plain: data.limit is set by the study itself",
+        ),
+        (
+            {"axis": {"key": "data.limit", "values": [1]}, "arms": {"plain": {"data": {"limit": 5}}}},
+            "arm plain: data.limit is set",
+        ),
+        (
+            {"axis": {"key": "data.limit", "values": [1], "with": {1: {"data.limit": 5}}}},
+            "axis.with: 1: data.limit is set",
+        ),
+        ({"grid": [{"plain": {}}]}, "plain: among the arms and in the grid"),
+        ({"grid": [{"a": {}, "ab": {}}, {"bc": {}, "c": {}}]}, "grid: two combinations are named 'abc'"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(load, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load(**changes)
+
+
+def test_what_is_no_study_is_refused(tmp_path):
+    (tmp_path / "there.yaml").write_text("[")
+    with pytest.raises(ValueError, match="not YAML"):
+        load_study(tmp_path / "there.yaml")
+    with pytest.raises(ValueError, match=re.escape("no such study; beside it: there.yaml")):
+        load_study(tmp_path / "here.yaml")
+
+
+def test_a_random_baseline_has_an_initialisation_per_seed(load):
+    arms = {"plain": {}, "random": "random:resnet18#{seed}", "small": "random:resnet18#{seed}@64", "file": "x#0"}
+    found = {(run.arm, run.seed): run.checkpoint for run in load(arms=arms, seeds=[0, 1]).runs if run.checkpoint}
+    assert found["random", 0] == "random:resnet18" and found["random", 1] == "random:resnet18#1"
+    assert found["small", 0] == "random:resnet18@64" and found["small", 1] == "random:resnet18#1@64"
+    assert found["file", 0] == found["file", 1] == "x#0"
+
+
+def test_a_checkpoint_is_its_own_name():
+    assert Run("random", None, 0, "random:resnet18", checkpoint="random:resnet18").student(None) == "random:resnet18"
+
+
+def test_arms_that_are_numbers_are_known_by_their_digits(load):
+    study = load(arms={320: {}, 512: {}}, baseline=320)
+    assert (study.baseline, list(study.arms)) == ("320", ["320", "512"])

@@ -1,0 +1,225 @@
+import csv
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from kdep_benchmarks.studies.file import Run, Study
+from kdep_benchmarks.studies.plan import DONE, TO_SCORE, TO_TRAIN, items
+from kdep_benchmarks.studies.rows import (
+    COLUMNS,
+    collect,
+    cost,
+    fingerprint,
+    on_select,
+    one_student,
+    read_known,
+    read_shared,
+    write_rows,
+)
+
+from kdep.models.checkpoint import write_student
+from kdep.models.weights import open_checkpoint
+from tests.helpers.made_results import failure, result
+
+NOWHERE = Path("nowhere")  # no student there
+TASKS = ["flowers5-knn", "cifar10s-knn"]
+
+
+def study_of(tasks=TASKS, **others):
+    fields = {
+        "pretrain": None,
+        "arms": {"random": "random:resnet18", "published": "torchvision:resnet18"},
+        "score": {"suite": "photographs", "tasks": tasks, "data_root": "data", "seeds": [0, 1]},
+        "baseline": "random",
+        "seeds": [0],
+    }
+    return Study("made", "Which?", **fields | others)
+
+
+def scored(name, task, scores, **others):
+    return [result(name, task, seed, score, version=2, **others) for seed, score in enumerate(scores)]
+
+
+def test_a_row_is_the_mean_over_the_seeds_of_a_task_once_all_are_there():
+    results = [*scored("random:resnet18", TASKS[0], [50.0, 51.0]), *scored("random:resnet18", TASKS[1], [60.0])]
+    results += [failure("random:resnet18", TASKS[1], 1, version=2)]
+    (row,) = collect(study_of(), NOWHERE, results)
+    assert (row["arm"], row["task"], row["score"], row["checkpoint"]) == ("random", TASKS[0], 50.5, "72616e64")
+    assert (row["protocol"], row["data"], set(row)) == ("fair-v2", "dddddddd", set(COLUMNS))
+
+
+def test_scores_of_another_protocol_or_of_older_weights_do_not_count():
+    old = scored("random:resnet18", TASKS[0], [1.0, 1.0], sha256="a" * 64)
+    new = scored("random:resnet18", TASKS[0], [50.0, 51.0], sha256="b" * 64, started="2026-01-03T00:00:00Z")
+    short = scored("random:resnet18", TASKS[1], [1.0, 1.0], sha256="b" * 64, budget="short")
+    rows = collect(study_of(), NOWHERE, [*new, *old, *short])
+    assert [(row["task"], row["score"]) for row in rows] == [(TASKS[0], 50.5)]
+
+
+def test_a_checkpoint_in_a_file_is_known_by_its_weights_and_not_by_its_folder(tmp_path):
+    spec = str(tmp_path / "seed{seed}" / "r18" / "student.pth")
+    opened = [open_checkpoint(f"random:test_resnet#{seed}") for seed in (0, 1)]
+    for seed, checkpoint in enumerate(opened):
+        write_student(dataclasses.replace(checkpoint, name="r18"), Path(spec.format(seed=seed)))
+    study = study_of(arms={"mine": spec, "enlarged": f"{spec}@64"}, baseline="mine", tasks=TASKS[:1], seeds=[0, 1])
+    large = open_checkpoint(f"{spec.format(seed=0)}@64").identity
+    results = [
+        *scored("r18", TASKS[0], [50.0, 50.0], sha256=opened[0].identity),
+        *scored("r18@64", TASKS[0], [70.0, 70.0], sha256=large, started="2027-01-01T00:00:00Z"),
+    ]
+    rows = collect(study, NOWHERE, results)
+    assert [(row["arm"], row["seed"], row["score"]) for row in rows] == [("mine", 0, 50), ("enlarged", 0, 70)]
+    left = [(item.run.arm, item.run.seed) for item in items(study, NOWHERE, rows) if item.state == TO_SCORE]
+    assert left == [("mine", 1), ("enlarged", 1)]
+
+
+def test_scores_on_different_data_are_refused():
+    results = scored("random:resnet18", TASKS[0], [1.0, 1.0])
+    with pytest.raises(ValueError, match="flowers5-knn: scored on different data"):
+        collect(study_of(), NOWHERE, [*results, *scored("torchvision:resnet18", TASKS[0], [1.0, 1.0], data="e" * 64)])
+    with pytest.raises(ValueError, match="its seeds were scored on different data"):
+        collect(study_of(), NOWHERE, [results[0], result("random:resnet18", TASKS[0], 1, version=2, data="e" * 64)])
+
+
+def test_select_is_the_best_of_the_curve_by_which_the_probe_was_chosen():
+    curves = {"pre": {"select_top1": [1.0, 2.0]}, "post": {"select_top1": [3.0, 9.0, 4.0]}}
+    cells = [result(curves=curves, chosen={"tap": "post"}), result(curves=curves, chosen={"tap": "pre"})]
+    assert on_select(cells) == (9 + 2) / 2
+    assert on_select([result(curves={"select_top1": [None, 5.0]})]) == 5
+    assert on_select([result()]) is None and on_select([cells[0], result()]) is None
+    # A few-shot probe has chosen in each of its draws.
+    assert on_select([result(task="made-fewshot", curves={"select_top1": [10.0, 90.0]})]) == 50
+
+
+def rows_by(checkpoint, **scores):
+    return [{"task": task, "score": score, "checkpoint": checkpoint} for task, score in scores.items()]
+
+
+def test_the_rows_of_a_run_are_of_one_student():
+    study = study_of(tasks=["a", "b", "c"])
+    own, other = rows_by("11", b=1), rows_by("22", a=2, c=2)
+    assert one_student(study, own, other) == other  # the more complete
+    assert one_student(study, rows_by("11", a=1, b=1), other) == rows_by("11", a=1, b=1)
+    assert one_student(study, own, rows_by("11", c=3, a=2)) == rows_by("11", a=2, b=1, c=3)  # of the same: together
+    assert one_student(study, own, []) == own
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A study whose first arm is scored, as the CSV of its answer; change a column by keyword."""
+
+    def write(study=None, name="known.csv", **changes):
+        study = study or study_of()
+        results = [r for task in TASKS for r in scored("random:resnet18", task, [50.0, 51.0])]
+        rows = collect(study, tmp_path, results)
+        write_rows([{**row, **changes} for row in rows], tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def test_published_rows_come_back_as_they_were_collected(published, tmp_path):
+    known = read_known([published()], study_of())
+    results = [r for task in TASKS for r in scored("random:resnet18", task, [50.0, 51.0])]
+    assert known == collect(study_of(), tmp_path, results) == collect(study_of(), tmp_path, [], known)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": "123456789abc"}, "line 2: run 123456789abc, in this study"),
+        ({"protocol": "fair-v1"}, "line 2: protocol fair-v1, in this study fair-v2: a row of another study"),
+        ({"arm": "else"}, "line 2: else 0 on flowers5-knn is not in made"),
+        ({"seed": 7}, "line 2: random 7 on flowers5-knn is not in made"),
+        ({"score": "high"}, "line 2: score is 'high', not a number"),
+        ({"score": "nan"}, "line 2: score is 'nan', expected a finite number"),
+    ],
+)
+def test_rows_of_another_study_are_refused(published, changes, message):
+    path = published(**changes)
+    with pytest.raises(ValueError, match=re.escape(f"{path}, {message}")):
+        read_known([path], study_of())
+
+
+def test_runs_that_two_studies_have_in_common_are_taken_over(published):
+    arms = {"before": "torchvision:resnet18", "untrained": "random:resnet18"}
+    other = study_of(arms=arms, baseline="before", tasks=[TASKS[1], "tiny200-knn"])
+    (row,) = read_shared([published()], other)
+    assert (row["arm"], row["task"], row["score"], row["run"]) == (
+        "untrained",
+        TASKS[1],
+        50.5,
+        fingerprint(other, other.runs[1]),
+    )
+    assert read_shared([published()], other, known=[row]) == []  # its own rows go first
+    for changes in ({"run": "123456789abc"}, {"protocol": "fair-v1"}, {"task": "else"}):
+        assert read_shared([published(**changes)], other) == []
+    # Of one student: the one with more scores.
+    both = [published(checkpoint="11111111"), published(name="more.csv", checkpoint="22222222")]
+    few = both[0].read_text().splitlines(keepends=True)
+    both[0].write_text("".join(few[:2]))
+    taken = read_shared(both, study_of())
+    assert [(row["task"], row["checkpoint"]) for row in taken] == [(task, "22222222") for task in TASKS]
+    assert read_known([both[1]], study_of()) == taken
+
+
+def test_two_files_that_say_different_things_are_refused(published):
+    both = [published(), published(name="other.csv", score=1.0)]
+    with pytest.raises(ValueError, match="other.csv, line 2: another file says 50.5 of the same score"):
+        read_known(both, study_of())
+    assert len(read_known([both[0], both[0]], study_of())) == 2
+
+
+def test_a_table_without_fingerprints_is_refused(published, tmp_path):
+    rows = list(csv.DictReader(published().open()))
+    with (tmp_path / "old.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [column for column in COLUMNS if column != "run"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match="no column run; not a study's answer"):
+        read_known([tmp_path / "old.csv"], study_of())
+    with pytest.raises(ValueError, match="no such file"):
+        read_known([tmp_path / "none.csv"], study_of())
+
+
+def test_a_fingerprint_is_of_what_decides_a_result(tiny, tmp_path):
+    tiny()
+    study = study_of(pretrain=tmp_path / "tiny.yaml")
+
+    def of(*overrides):
+        return fingerprint(study, Run("x", None, 0, "x", overrides))
+
+    assert of() == of("name=other") == of("log.every=9") == of("data.flip=true")  # the last is the default
+    assert len({of(), of("optim.lr=1"), of("seed=2"), of("precision=auto")}) == 4
+    # A bank stores what a live teacher says, rounded; where it lies does not matter.
+    assert of() != of("bank.path=a") == of("bank={path: b}") != of("bank.path=a", "bank.axes=8")
+    seeds = study_of(pretrain=tmp_path / "tiny.yaml", score={**study.score, "seeds": [0]})
+    assert fingerprint(seeds, Run("x", None, 0, "x")) != of()
+
+
+def test_the_cost_of_a_run_is_in_its_log_up_to_a_line_that_was_cut_short(tmp_path):
+    lines = ['{"images": 100, "images_per_second": 10}', '{"images": 300, "images_per_second": 20}', '{"images": 4']
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert cost(tmp_path) == {"images_seen": 300, "pretrain_seconds": 20.0}
+    assert cost(tmp_path / "none") == {"images_seen": 0, "pretrain_seconds": 0.0}
+
+
+def test_what_is_left_of_a_run_is_what_its_student_lacks(tmp_path, monkeypatch):
+    study = study_of(arms={"new": {}, "random": "random:resnet18"})
+    new, random = study.runs
+    row = {**new.place, "task": TASKS[0], "checkpoint": "11111111"}
+
+    def left(*rows):
+        return [(item.state, item.cells) for item in items(study, tmp_path, rows)]
+
+    both, second = tuple(TASKS), (TASKS[1],)
+    assert left() == [(TO_TRAIN, both), (TO_SCORE, both)]
+    # Half of its rows are published, but their student is not here: a new one needs all.
+    assert left(row)[0] == (TO_TRAIN, both)
+    assert left(row, {**row, "task": TASKS[1]})[0] == (DONE, ())
+    monkeypatch.setattr(
+        "kdep_benchmarks.studies.plan.student_here", lambda planned, runs: None if planned == random else "1" * 64
+    )
+    assert left(row)[0] == (TO_SCORE, second)
+    assert left({**row, "checkpoint": "22222222"})[0] == (TO_SCORE, both)  # of another student

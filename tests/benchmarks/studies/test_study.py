@@ -1,0 +1,331 @@
+import csv
+import os
+import re
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from kdep_benchmarks.studies import work as study_work
+from kdep_benchmarks.studies.check import check
+from kdep_benchmarks.studies.file import load_study
+from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item, items, threads_of
+from kdep_benchmarks.studies.work import Crew, banks_left, pretrain_command, score_command, students, threads_for
+from PIL import Image
+
+from kdep.cli import main
+from tests.helpers.made_studies import write_study
+
+SHIPPED = sorted((Path(__file__).parents[3] / "configs/studies").glob("*.yaml"))
+
+
+@pytest.fixture
+def written(photos, tmp_path):
+    return write_study(photos, tmp_path)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Run commands in this process, and tell which; `refuse` makes those fail that hold one of its words."""
+    commands, refuse = [], []
+
+    def run(self, arguments, log, *, threads, device=None):
+        commands.append(arguments)
+        if any(word in part for part in arguments for word in refuse):
+            return 1
+        return main(arguments)
+
+    monkeypatch.setattr(Crew, "run", run)
+    commands_and_refuse = type("Here", (), {"commands": commands, "refuse": refuse})
+    commands_and_refuse.verbs = staticmethod(lambda: [command[0] for command in commands])
+    return commands_and_refuse
+
+
+def command_of(written, tmp_path):
+    return ["study", str(written), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+
+
+def rows_in(path):
+    return list(csv.DictReader(path.open()))
+
+
+def test_a_study_runs_scores_and_answers_and_does_nothing_twice(written, tmp_path, here, capsys):
+    command = command_of(written, tmp_path)
+    assert main([*command, "--dry-run"]) == 0 and here.commands == []
+    told = capsys.readouterr().out
+    assert "2 runs: 0 done, 0 to score, 2 to train" in told and f"bank to make or complete  {tmp_path}/bank-0" in told
+    assert main(command) == 0
+    # First the bank, then what needs only scores, then every run with its scores behind it.
+    assert here.verbs() == ["targets", "transfer", "pretrain", "transfer", "pretrain", "transfer"]
+    assert here.commands[0][-1] == "precision=float32"
+    rows = rows_in(tmp_path / "results" / "tiny_study.csv")
+    assert [(row["arm"], row["seed"], row["task"]) for row in rows] == [
+        ("live", "0", "photos-knn"),
+        ("from a bank", "0", "photos-knn"),
+        ("random", "0", "photos-knn"),
+    ]
+    assert [row["images_seen"] for row in rows] == ["128", "128", "0"] and float(rows[0]["pretrain_seconds"]) > 0
+    assert all(0 <= float(row["select"]) <= 100 and len(row["run"]) == 12 for row in rows)
+    assert (tmp_path / "bank-0" / "bank.json").exists()
+    assert Image.open(tmp_path / "results" / "tiny_study.png").size[0] > 300
+    assert "| from a bank | " in (tmp_path / "results" / "tiny_study.md").read_text()
+    here.commands.clear()
+    assert main(command) == 0 and here.commands == []
+    assert "2 runs: 2 done, 0 to score, 0 to train" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_stops_no_other_and_the_answer_has_the_rest(written, tmp_path, here, capsys):
+    here.refuse.append("name=tiny_study-live-s0")
+    assert main(command_of(written, tmp_path)) == 1
+    told = capsys.readouterr().out
+    assert "FAILED (1), see" in told and "1 of 3 runs are not done: tiny_study-live-s0" in told
+    answer = (tmp_path / "results" / "tiny_study.md").read_text()
+    assert "Unfinished: 1 of 3 scores are still to come." in answer and "| live | - | - |" in answer
+    assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["from a bank", "random"]
+
+
+def test_a_failure_is_told_with_the_last_line_of_its_log(written, tmp_path, capsys):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(recipe.read_text().replace("random:test_efficientnet", "npm:resnet51"))
+    assert main([*command_of(written, tmp_path), "--arm", "from a bank"]) == 1
+    told = capsys.readouterr().out
+    assert re.search(
+        r"FAILED \(2\), see \S+bank.log: bank \S+bank-0\n    kdep: npm:resnet51: there is resnet50\n", told
+    )
+
+
+def test_runs_whose_bank_failed_are_not_tried(written, tmp_path, here):
+    written.write_text(written.read_text().replace("seeds: [0]\nscore", "seeds: [0, 1]\nscore"))
+    here.refuse += ["precision=float32", "-live-"]
+    assert main(command_of(written, tmp_path)) == 1
+    assert here.verbs() == ["targets", "targets", "transfer", "pretrain", "pretrain"]
+    assert [command[2] for command in here.commands[3:]] == ["name=tiny_study-live-s0", "name=tiny_study-live-s1"]
+
+
+def test_a_part_of_a_study_is_done_first_and_the_answer_says_what_is_left(written, tmp_path, here, capsys):
+    command = command_of(written, tmp_path)
+    assert main([*command, "--arm", "live", "--arm", "random", "--seed", "0"]) == 0
+    assert here.verbs() == ["transfer", "pretrain", "transfer"]  # and no bank, which neither needs
+    assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["live", "random"]
+    assert "Unfinished: 1 of 3 scores are still to come." in capsys.readouterr().out
+    for option, value, there in (("--arm", "alive", "live, from a bank, random"), ("--seed", "7", "0")):
+        assert main([*command, option, value]) == 2
+        said = f"{option} {value}: study tiny_study has none of that name; it has {there}\n"
+        assert said in capsys.readouterr().err
+
+
+def test_an_interrupted_study_has_answered_what_was_finished(written, tmp_path, here, monkeypatch):
+    own, count = Crew.run, []
+
+    def run(self, arguments, log, **others):
+        count.append(arguments)
+        if len(count) == 5:
+            raise KeyboardInterrupt
+        return own(self, arguments, log, **others)
+
+    monkeypatch.setattr(Crew, "run", run)
+    assert main(command_of(written, tmp_path)) == 130
+    assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["live", "random"]
+
+
+def test_published_rows_are_not_measured_again(written, tmp_path, here, capsys):
+    assert main(command_of(written, tmp_path)) == 0
+    table = (tmp_path / "results" / "tiny_study.csv").read_text().splitlines(keepends=True)
+    published = tmp_path / "published.csv"
+    published.write_text("".join(line for line in table if not line.startswith("live")))
+    elsewhere = ["study", str(written), "--runs", str(tmp_path / "r2"), "--results", str(tmp_path / "s2")]
+    here.commands.clear()
+    assert main([*elsewhere, "--known", str(published), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "2 runs: 1 done, 0 to score, 1 to train" in told and "done      tiny_study-from_a_bank-s0" in told
+    assert main([*elsewhere, "--known", str(published)]) == 0
+    assert here.verbs() == ["pretrain", "transfer"]
+    assert [row["arm"] for row in rows_in(tmp_path / "s2" / "tiny_study.csv")] == ["live", "from a bank", "random"]
+
+
+def test_runs_of_another_study_are_not_done_again(written, tmp_path, here, capsys):
+    assert main(command_of(written, tmp_path)) == 0
+    other = tmp_path / "other.yaml"
+    changes = (("tiny_study", "other"), ("live: {}", "as it is: {}"), ("baseline: live", "baseline: as it is"))
+    text = written.read_text().replace("views: 1}", "views: 1, optim.lr: 1e-3}")
+    for old, new in changes:
+        text = text.replace(old, new)
+    other.write_text(text)
+    here.commands.clear()
+    command = ["study", str(other), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "others")]
+    assert main([*command, "--shared", str(tmp_path / "results" / "tiny_study.csv")]) == 0
+    assert here.verbs() == ["pretrain", "transfer"] and "name=other-from_a_bank-s0" in here.commands[0]
+    assert "2 runs are those of another study" in capsys.readouterr().out
+    rows = [rows_in(path) for path in (tmp_path / "results/tiny_study.csv", tmp_path / "others/other.csv")]
+    assert rows[1][0] == {**rows[0][0], "arm": "as it is"} and rows[1][2] == rows[0][2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("data.seed: 5", "data.sed: 5"), "unknown key data.sed"),
+        (("data.seed: 5", "scale.name: sn, scale.temperature: 2"), "arm live: scale.temperature: sn takes factor"),
+        (("data.seed: 5", "align.name: pca"), "align.name 'pca': there are svd"),
+        (("data.seed: 5", "student.arch: resnet81"), "student.arch 'resnet81' is not a network of timm"),
+        (
+            ("bank.views: 1}", "bank.views: 1, data.size: 24}\n  two: {bank.path: '{folder}/bank-0'}"),
+            "cannot share the bank",
+        ),
+        (
+            (
+                "bank.views: 1}",
+                "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', align.name: none, project: linear}",
+            ),
+            "bank.axes is 'as many as test_resnet has channels' and 'all'",
+        ),
+        (
+            ("bank.views: 1}", "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', loss.dense: 1}"),
+            r"the feature map \(loss.dense\) is 'no' and 'that of test_resnet'",
+        ),
+        (("live: {}", "live: {}\n  again: {scale.name: pts}"), "arms live and again are one configuration at every"),
+        (("tasks: [photos-knn]", "tasks: [photos-cnn]"), "suite .* has photos-knn"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_anything_runs(written, tmp_path, change, message, here, capsys):
+    old, new = change
+    written.write_text(written.read_text().replace(old, new.replace("{folder}", str(tmp_path))))
+    assert main(command_of(written, tmp_path)) == 2
+    import re
+
+    assert re.search(message, capsys.readouterr().err) and here.commands == []
+
+
+def test_images_that_are_not_there_are_named_in_the_plan_and_stop_what_trains_on_them(written, tmp_path, here, capsys):
+    written.write_text(written.read_text().replace("set: {", f"set: {{data.source: {tmp_path}/nowhere, "))
+    assert main([*command_of(written, tmp_path), "--dry-run"]) == 0
+    assert f"{tmp_path}/nowhere is not there" in capsys.readouterr().out
+    assert main(command_of(written, tmp_path)) == 2 and here.commands == []
+    assert f"{tmp_path}/nowhere is not there" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_stops_a_study_and_not_its_plan(written, tmp_path, here, capsys):
+    (tmp_path / "set" / "score").rename(tmp_path / "elsewhere")
+    assert main([*command_of(written, tmp_path), "--dry-run"]) == 0
+    assert f"{tmp_path}/set/score is not there" in capsys.readouterr().out
+    assert main(command_of(written, tmp_path)) == 2 and here.commands == []
+    assert f"{tmp_path}/set/score is not there" in capsys.readouterr().err
+
+
+def test_a_student_of_another_configuration_is_refused(written, tmp_path, capsys):
+    study = load_study(written)
+    assert main(pretrain_command(study, study.runs[0], tmp_path / "runs")) == 0
+    written.write_text(written.read_text().replace("optim.epochs: 1", "optim.epochs: 2"))
+    assert main(command_of(written, tmp_path)) == 2
+    assert "optim.epochs: 1 there, 2 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_study_is_possible(path, tmp_path, capsys):
+    check(load_study(path), tmp_path)
+    assert main(["study", str(path), "--dry-run", "--runs", str(tmp_path), "--results", str(tmp_path / "none")]) == 0
+    assert "to train" in capsys.readouterr().out
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert f"kdep study configs/studies/{path.name}" in header and load_study(path).name == path.stem
+
+
+def test_a_bank_is_made_once_for_the_run_that_needs_most_of_it(written, tmp_path):
+    arms = [
+        f'  {arm}: {{bank.path: "x-{{seed}}", bank.views: {views}}}\n' for arm, views in (("a", 1), ("b", 3), ("c", 2))
+    ]
+    text = written.read_text().replace("  random: ", "".join(arms) + "  random: ")
+    written.write_text(text)
+    study = load_study(written)
+    assert [run.arm for run in banks_left(study, items(study, tmp_path, [])).values()] == ["from a bank", "b"]
+
+
+def test_a_checkpoint_is_scored_once_for_all_seeds_and_before_anything_is_trained(written, tmp_path):
+    written.write_text(written.read_text().replace("seeds: [0]\nscore", "seeds: [0, 1]\nscore"))
+    study = load_study(written)
+    found = students(items(study, tmp_path, []))
+    assert [item.run.name for item in found] == [
+        "random:test_resnet",
+        "tiny_study-live-s0",
+        "tiny_study-from_a_bank-s0",
+        "tiny_study-live-s1",
+        "tiny_study-from_a_bank-s1",
+    ]
+    assert [item.state for item in found] == [TO_SCORE] + 4 * [TO_TRAIN]
+
+
+def test_the_budget_and_the_protocol_of_a_study_are_those_of_its_scores(written, tmp_path):
+    written.write_text(
+        written.read_text().replace("tasks: [", "seeds: [0, 3], budget: smoke, protocol: fair, tasks: [")
+    )
+    study = load_study(written)
+    command = score_command(study, Item(study.runs[0], TO_SCORE, ("photos-knn",)), tmp_path, tmp_path / "results")
+    told = " ".join(command)
+    assert command[1] == f"{tmp_path}/tiny_study-live-s0/student.pth"
+    assert "--tasks photos-knn --seeds 0,3" in told and "--protocol fair --budget smoke" in told
+
+
+def test_a_log_says_with_how_many_threads_its_run_was_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_work, "cores", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_for(jobs) for jobs in (1, 2, 9)] == [7, 3, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [threads_for(jobs) for jobs in (1, 9)] == [2, 1]
+    log = tmp_path / "a run.log"
+    assert Crew(1).run(["ls", "no such kind"], log, threads=3) == 2
+    assert log.read_text().startswith("OMP_NUM_THREADS=3 kdep ls 'no such kind'\n")
+    log.write_text(log.read_text() + "OMP_NUM_THREADS=2 kdep ls\n")
+    assert threads_of(log) == 2  # the last start
+
+
+def test_a_study_says_how_far_it_is_and_how_long_the_rest_takes():
+    assert study_work.progress(2, 12, 600) == "[2/12] about 50 min left"
+    assert study_work.progress(12, 12, 3600) == "[12/12] in 1.0 h"
+
+
+def test_a_command_has_its_share_of_the_cores_and_its_gpu(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    variables = study_work.environment(3, "1")
+    assert (variables["OMP_NUM_THREADS"], variables["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
+    assert variables["PYTHONPATH"].split(os.pathsep) == [str(Path(study_work.__file__).parents[2]), "/elsewhere"]
+
+
+def test_every_job_has_a_gpu_of_its_own(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_work, "visible_devices", lambda device: ("4", "7"))
+    both, used = threading.Barrier(2, timeout=60), []
+
+    def run(self, arguments, log, *, threads, device=None):
+        if arguments[0] == "pretrain":
+            used.append(device)
+            both.wait()  # until the other one runs, too
+        return 1
+
+    monkeypatch.setattr(Crew, "run", run)
+    study = load_study(written)
+    todo = [item for item in items(study, tmp_path, []) if item.state == TO_TRAIN]
+    monkeypatch.setattr(study_work, "banks_left", lambda study, plan: {})
+    assert study_work.work(study, todo, tmp_path, tmp_path / "results", jobs=2, after=lambda: None) == 2
+    assert sorted(used) == ["4", "7"]
+
+
+def test_a_stopped_study_leaves_no_process_behind_and_starts_none(tmp_path, monkeypatch):
+    real, started = subprocess.Popen, []
+
+    def popen(command, **others):
+        started.append(real(["sleep", "600"], **others))
+        return started[-1]
+
+    monkeypatch.setattr(study_work.subprocess, "Popen", popen)
+    crew, codes = Crew(2), []
+    threads = [
+        threading.Thread(target=lambda n=n: codes.append(crew.run(["ls"], tmp_path / f"{n}.log", threads=1)))
+        for n in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    while len(started) < 2:
+        time.sleep(0.01)
+    crew.stop()
+    for thread in threads:
+        thread.join(30)
+    assert codes == [-15, -15] and all(process.poll() is not None for process in started)
+    assert crew.run(["ls"], tmp_path / "late.log", threads=1) == 1 and len(started) == 2

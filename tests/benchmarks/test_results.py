@@ -1,0 +1,191 @@
+"""One result = one immutable file."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from kdep_benchmarks.board.table import name_teachers
+from kdep_benchmarks.results import CheckpointCard, Protocol, read_results, write_result
+
+from tests.helpers.made_results import failure, result
+
+
+def test_a_result_comes_back_as_it_was_written(tmp_path):
+    full = result(
+        metrics={"top1": 81.25, "macro_top1": 79.0},
+        counts={"fit": 10, "score": 16},
+        chosen={"C": 0.1, "C_at_edge": True},
+        curves={"C": [0.1, 1.0], "select_top1": [70.0, 69.5]},
+        load={"tensors": 120, "expected": 120, "coverage": 100.0},
+        cost={"seconds": 3.5, "device": "cpu"},
+        versions={"torch": "2.13.0"},
+        commit="abc",
+    )
+    write_result(full, tmp_path)
+    assert read_results(tmp_path) == [full]
+    assert read_results(tmp_path)[0].main_metric == "top1"  # the first written, not the first of the alphabet
+
+
+def test_the_path_says_whose_what_and_how(tmp_path):
+    one = result(sha256="0123456789abcdef", task="voc-segment", seed=4, version=2, budget="smoke")
+    assert write_result(one, tmp_path) == tmp_path / "01234567" / "voc-segment" / "fair-v2-smoke" / "seed4.json"
+
+
+def test_a_finished_result_is_never_overwritten_unless_forced(tmp_path):
+    path = write_result(result(score=50.0), tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"seed0\.json: finished already"):
+        write_result(result(score=51.0), tmp_path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]  # nor is anything left lying about
+    write_result(result(score=51.0), tmp_path, force=True)
+    assert read_results(tmp_path)[0].score == 51.0
+
+
+def race(folder, who, start):
+    start.wait()
+    for seed in range(60):
+        try:
+            write_result(result(seed=seed, score=float(who)), folder)
+        except FileExistsError:
+            write_result(result(seed=1000 + 60 * who + seed, score=float(who)), folder)  # who lost says so
+
+
+def test_of_two_processes_that_race_each_cell_has_one_winner_and_nothing_is_lost(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(2)
+    processes = [context.Process(target=race, args=(tmp_path, who, start)) for who in (1, 2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    found = read_results(tmp_path)
+    assert [one.seed for one in found if one.seed < 60] == list(range(60))
+    assert len(found) == 120  # 60 won, 60 lost
+    for loser in (one for one in found if one.seed >= 1000):
+        winner = next(one for one in found if one.seed == (loser.seed - 1000) % 60)
+        assert winner.score != loser.score
+
+
+def test_a_failure_is_overwritten_by_a_failure_and_goes_away_with_success(tmp_path):
+    path = write_result(failure(), tmp_path)
+    assert path.name == "seed0.failed.json"
+    write_result(replace(failure(), error={"exit_code": 137, "log": ""}), tmp_path)
+    assert [one.error["exit_code"] for one in read_results(tmp_path)] == [137]
+    write_result(result(), tmp_path)
+    assert not path.exists()
+    assert [one.status for one in read_results(tmp_path)] == ["ok"]
+
+
+def test_a_failure_that_comes_late_does_not_hide_a_success(tmp_path):
+    write_result(result(), tmp_path)
+    write_result(failure(), tmp_path)
+    assert [one.status for one in read_results(tmp_path)] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"format": 1, "seed"', "delimiter"),
+        ("", "Expecting value"),
+        ("[]", "format 'list'"),
+        ('{"format": 99}', "format 99; this version reads 1"),
+        ('{"format": 1}', "checkpoint"),
+    ],
+)
+def test_a_corrupt_file_is_named(tmp_path, text, reason):
+    path = write_result(result(seed=3), tmp_path)
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"seed3\.json: not a result.*{reason}"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", "0"), ("metrics", {"top1": "high"}), ("score", 1), ("cost", []), ("error", {"log": []})],
+)
+def test_a_file_with_a_wrong_field_is_named(tmp_path, field, value):
+    path = write_result(result(), tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match=r"seed0\.json: not a result"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), True])
+def test_a_score_that_is_no_number_is_no_result(score):
+    with pytest.raises(ValueError, match="cifar-linear: top1 is .*; a metric is a finite number"):
+        result(score=score)
+
+
+def test_several_folders_are_read_and_what_they_share_counts_once(tmp_path):
+    write_result(result(seed=0), tmp_path / "one")
+    write_result(result(seed=0), tmp_path / "two")
+    write_result(result(seed=1), tmp_path / "two")
+    assert [one.seed for one in read_results([tmp_path / "one", tmp_path / "two", tmp_path])] == [0, 1]
+
+
+def test_what_a_cell_leaves_in_its_work_folder_is_no_result(tmp_path):
+    path = write_result(result(), tmp_path)
+    work = path.with_suffix(".work")
+    work.mkdir()
+    (work / "seed1.json").write_text("{}")
+    assert [one.seed for one in read_results(tmp_path)] == [0]
+
+
+def test_conflicting_duplicates_name_both_files(tmp_path):
+    write_result(result(score=50.0), tmp_path / "one")
+    write_result(result(score=50.1), tmp_path / "two")
+    with pytest.raises(ValueError, match=r"one/.*seed0\.json and .*two/.*seed0\.json: the same cell with different"):
+        read_results([tmp_path / "one", tmp_path / "two"])
+
+
+def test_one_cell_by_two_settings_is_two_results_and_one_that_does_not_say_is_the_other(tmp_path):
+    for folder, score, settings in (("one", 50.0, {"size": 32}), ("two", 50.1, {"size": 40}), ("old", 50.1, None)):
+        write_result(result(score=score, settings=settings), tmp_path / folder)
+    found = read_results([tmp_path / "old", tmp_path / "one", tmp_path / "two"])
+    assert [(one.score, one.settings) for one in found] == [(50.0, {"size": 32}), (50.1, {"size": 40})]
+    write_result(failure(settings={"size": 64}), tmp_path / "failed")
+    assert len(read_results([tmp_path / "failed", tmp_path / "one"])) == 1  # a success hides a failure as ever
+    write_result(result(score=50.2), tmp_path / "wrong")
+    with pytest.raises(ValueError, match=r"the same cell with different scores"):
+        read_results([tmp_path / "one", tmp_path / "wrong"])
+
+
+def test_other_data_is_another_cell_not_a_conflict(tmp_path):
+    write_result(result(score=50.0, data="a" * 64), tmp_path / "one")
+    write_result(result(score=50.1, data="b" * 64), tmp_path / "two")
+    assert len(read_results([tmp_path / "one", tmp_path / "two"])) == 2
+
+
+def test_a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_not(tmp_path):
+    assert read_results(tmp_path) == []
+    with pytest.raises(ValueError, match="absent: no such folder of results"):
+        read_results(tmp_path / "absent")
+
+
+def test_cards_refuse_what_no_board_can_place():
+    with pytest.raises(ValueError, match="role is 'pupil'; a role is one of student, random"):
+        CheckpointCard("a", "a" * 64, "resnet18", 1, {"role": "pupil"})
+    with pytest.raises(ValueError, match="sha256 is 'XYZ'"):
+        CheckpointCard("a", "XYZ", "resnet18", 1)
+    with pytest.raises(ValueError, match="budget is 'tiny'"):
+        Protocol("fair", 1, "tiny")
+    assert CheckpointCard("random:resnet18", "a" * 64, "resnet18", 1).role == "random"
+
+
+def test_reading_results_needs_no_torch():
+    code = "import sys, kdep_benchmarks.board.report, kdep_benchmarks.board.compare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_checkpoint_from_which_a_student_was_distilled_is_its_teacher():
+    def card(name, **summary):
+        return CheckpointCard(name, name.encode().hex().ljust(64, "0"), "resnet18", 1, summary)
+
+    cards = [card("s", role="student", teacher="pypi:x"), card("t", role="supervised", source="pypi:x"), card("o")]
+    named = name_teachers([replace(result(), checkpoint=each) for each in cards])
+    assert [r.checkpoint.role for r in named] == ["student", "teacher", "other"]

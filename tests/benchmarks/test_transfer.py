@@ -1,0 +1,368 @@
+"""The suite: planning, isolation of cells, results, exit codes. Cells are real ones on a dozen tiny images."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from kdep_benchmarks.tasks.task import CONFIGS, load_suite, load_task, suite_names, task_names
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdep import cli
+from kdep.models.backbone import create_network
+from kdep.models.checkpoint import write_student
+from kdep.models.outline import gmacs, outline, parameters
+from kdep.models.weights import open_checkpoint
+
+STUDENT = "random:test_resnet"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A data root with a set of three colours, and a suite of its own on it."""
+    root = tmp_path_factory.mktemp("world")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for label, colour in enumerate([(220, 40, 40), (40, 220, 40), (40, 40, 220)]):
+            folder = root / "colours" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(np.array(colour) + draw.normal(0, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    dataset = {
+        "name": "colours",
+        "layout": "imagefolder",
+        "root": "colours",
+        "files": {"fit": "train", "score": "test"},
+    }
+    tasks = [
+        {"name": f"colours-{kind}", "kind": kind, "dataset": dataset, "settings": {"size": 32}}
+        for kind in ("knn", "linear")
+    ]
+    (root / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    return root
+
+
+def transfer(world, results, *more, suite="suite.yaml", checkpoints=(STUDENT,)):
+    arguments = ["transfer", *checkpoints, "--suite", str(world / suite), "--data-root", str(world)]
+    return cli.main([*arguments, "--results", str(results), "--device", "cpu", *more])
+
+
+def cells(results):
+    return sorted(str(path.relative_to(results)) for path in results.rglob("seed*.json"))
+
+
+@pytest.fixture(scope="module")
+def measured(world, tmp_path_factory):
+    results = tmp_path_factory.mktemp("measured")
+    assert transfer(world, results, "--seeds", "0,1") == 0
+    return results
+
+
+def test_every_cell_leaves_a_result_and_the_board_is_rebuilt(measured):
+    assert len(cells(measured)) == 4
+    assert {p.name for p in measured.glob("*.*")} >= {
+        "leaderboard.csv",
+        "results.csv",
+        "leaderboard.md",
+        "leaderboard.html",
+    }
+    result = json.loads((measured / cells(measured)[0]).read_text())
+    assert result["counts"]["score"] == 9 and result["load"]["coverage"] == 100.0
+    assert result["cost"]["seconds"] > 0 and result["cost"]["params_m"] > 0
+    speeds = [json.loads((measured / path).read_text())["cost"].get("images_per_second", 0) for path in cells(measured)]
+    assert sorted(speed > 0 for speed in speeds) == [False, False, False, True]  # one extracts for all
+
+
+def test_finished_cells_are_not_run_again(world, measured, capsys):
+    before = {path: (measured / path).stat().st_mtime_ns for path in cells(measured)}
+    assert transfer(world, measured, "--seeds", "0,1") == 0
+    assert "0 to run, 4 done" in capsys.readouterr().out
+    assert {path: (measured / path).stat().st_mtime_ns for path in cells(measured)} == before
+
+
+def test_a_dry_run_shows_the_plan_and_runs_nothing(world, tmp_path, capsys):
+    assert transfer(world, tmp_path / "results", "--dry-run") == 0
+    assert "2 cells: 2 to run" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+def test_tasks_and_seeds_choose_cells(world, tmp_path, capsys):
+    transfer(world, tmp_path, "--dry-run", "--tasks", "colours-knn", "--seeds", "3,4")
+    out = capsys.readouterr().out
+    assert "2 cells" in out and "colours-knn  seed 3" in out and "linear" not in out
+
+
+def test_a_failing_cell_is_reported_and_the_rest_goes_on(world, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["settings"]["k"] = 1000
+    (world / "broken.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path, suite="broken.yaml") == 1
+    out = capsys.readouterr().out
+    assert "FAILED with exit code 1" in out and "fit has only" in out
+    done = [path for path in cells(tmp_path) if not path.endswith("failed.json")]
+    assert len(done) == 1 and "colours-linear" in done[0]
+
+
+SEGMENT = {"config": "segment_fcn", "iterations": 2, "batch_size": 2, "lr": 0.01, "weight_decay": 0.0, "crop": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("knn", {"sise": 32}, "mine: settings: unknown key sise; knn has size, "),
+        ("knn", ["size"], "task mine: settings: expected keys such as size: 224, got ['size']"),
+        ("linear", {"size": "large"}, "mine: settings: size: "),
+        ("fewshot", {"size": 32}, "mine: settings: share is missing"),
+        ("finetune", {"precision": "int8"}, "mine: settings: precision: "),
+        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "weight_decay"}, "setting weight_decay is missing"),
+        ("segment", {**SEGMENT, "weight_decay": None}, "mine: weight_decay is None; a number of at least 0"),
+        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "crop"}, "mine: setting crop is missing"),
+        ("segment", {**SEGMENT, "scale": ["wide", 2]}, "mine: scale is ['wide', 2]; two positive numbers"),
+        ("segment", {**SEGMENT, "config": "segment_fnc"}, "mine: no config 'segment_fnc'; there are segment_fcn"),
+        ("detect", {"iterations": 2}, "mine: setting config is missing, setting batch_size is missing"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_settings_that_no_cell_could_read_stop_the_suite_before_anything_runs(
+    world, tmp_path, capsys, kind, settings, message, more
+):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    dataset = suite["tasks"][0]["dataset"]
+    if kind in ("segment", "detect"):
+        dataset = dataset | {"layout": "voc"}
+    suite["tasks"].append({"name": "mine", "kind": kind, "dataset": dataset, "settings": settings})
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", *more, suite=tmp_path / "wrong.yaml") == 2
+    said = capsys.readouterr()
+    assert message in said.err and str(tmp_path / "wrong.yaml") in said.err and said.err.count("\n") == 1
+    assert not said.out and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("gpu", "device 'gpu': there are auto, cpu, cuda"), ("cuda", "sees no CUDA device"), ("cuda:x", "'cuda:x'")],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_device_that_is_not_there_stops_the_suite_before_anything_runs(
+    world, tmp_path, capsys, monkeypatch, device, message, more
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert transfer(world, tmp_path / "results", "--device", device, *more) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1
+    assert not said.out and not (tmp_path / "results").exists()
+
+
+def test_a_few_shot_cell_is_measured_and_is_the_same_at_every_budget(world, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    name, settings = "colours-fewshot", {"size": 32, "share": 0.4}
+    suite["tasks"] = [suite["tasks"][0] | {"name": name, "kind": "fewshot", "settings": settings}]
+    (world / "fewshot.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path, suite="fewshot.yaml") == 0
+    (cell,) = cells(tmp_path)
+    result = json.loads((tmp_path / cell).read_text())
+    assert "fair-v2/" in cell and len(result["curves"][result["chosen"]["tap"]]["score_top1"]) == 5
+    capsys.readouterr()
+    assert transfer(world, tmp_path, "--budget", "smoke", "--dry-run", suite="fewshot.yaml") == 0
+    assert "0 to run, 1 done" in capsys.readouterr().out
+
+
+def test_an_absent_data_set_is_listed_as_absent(tmp_path, capsys):
+    arguments = ["transfer", STUDENT, "--suite", "all", "--data-root", str(tmp_path), "--dry-run"]
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "0 to run, 0 done" in said.out
+    assert all(f"absent  {name}: " in said.out for name in task_names())
+    assert f"kdep: nothing to measure: no data set of these tasks is below {tmp_path}; --data-root DIR" in said.err
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_suite_without_any_data_fails_and_says_where_it_looked(world, tmp_path, capsys, more):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["dataset"]["root"] = "color"  # the tasks share it, as YAML's anchor
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", *more, suite=tmp_path / "typo.yaml") == 1
+    said = capsys.readouterr()
+    assert "0 to run, 0 done, 2 without data" in said.out and not (tmp_path / "results").exists()
+    assert f"colours was looked for in {world / 'color'} with fit: train, score: test\n" in said.err
+
+
+def test_a_suite_of_which_only_some_data_is_absent_does_what_it_can(world, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["dataset"] = suite["tasks"][0]["dataset"] | {"root": "color"}
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(suite))
+    assert transfer(world, tmp_path / "results", "--dry-run", suite=tmp_path / "typo.yaml") == 0
+    said = capsys.readouterr()
+    assert "1 to run, 0 done, 1 without data" in said.out and not said.err
+
+
+@pytest.mark.parametrize(
+    ("split", "gone", "message"),
+    [("*", (1, 2), "fit has one class only (class0)"), ("test", (2,), "fit has 3 classes and score 2")],
+)
+def test_class_folders_that_no_score_can_be_of_are_refused_before_anything_runs(
+    world, tmp_path, capsys, split, gone, message
+):
+    shutil.copytree(world, tmp_path / "world")
+    for label in gone:
+        for folder in (tmp_path / "world" / "colours").glob(f"{split}/class{label}"):
+            shutil.rmtree(folder)
+    assert transfer(tmp_path / "world", tmp_path / "results") == 2
+    said = capsys.readouterr()
+    assert f"data set colours: {message}" in said.err and not said.out
+
+
+def weights_file(path, shift):
+    """A file of test_resnet's weights, others for another shift."""
+    weights = {n: t + (t.is_floating_point() * shift) for n, t in open_checkpoint(STUDENT).weights.items()}
+    path.parent.mkdir(exist_ok=True)
+    torch.save(weights, path)
+    return str(path)
+
+
+ONE_TASK = ("--arch", "test_resnet", "--tasks", "colours-knn")
+
+
+def test_two_files_of_the_same_weights_are_one_row_and_that_is_said(world, tmp_path, capsys):
+    (tv, dino), results = (weights_file(tmp_path / f"{n}.pth", 0.01) for n in ("tv", "dino")), tmp_path / "results"
+    assert transfer(world, results, *ONE_TASK, checkpoints=(tv, dino)) == 0
+    out = capsys.readouterr().out
+    assert f"{dino} holds the same weights as {tv}: one row on the board, named tv\n1 cells: 1 to run" in out
+    assert "another suite" not in out
+    # later, and of another task: the row keeps its name
+    assert transfer(world, results, *ONE_TASK[:3], "colours-linear", checkpoints=(dino,)) == 0
+    out = capsys.readouterr().out
+    assert f"{dino} holds the same weights as tv, measured here before: one row, named tv\n" in out
+    names = {json.loads((results / path).read_text())["checkpoint"]["name"] for path in cells(results)}
+    assert names == {"tv"} and len(cells(results)) == 2
+
+
+def test_two_files_of_one_name_have_rows_that_are_told_apart_everywhere(world, tmp_path, capsys):
+    files = [weights_file(tmp_path / run / "last.pth", shift) for run, shift in (("r1", 0.01), ("r2", 0.02))]
+    rows = [f"last ({open_checkpoint(file, arch='test_resnet').identity[:8]})" for file in files]
+    assert transfer(world, tmp_path / "results", *ONE_TASK, checkpoints=files[:1]) == 0
+    assert rows[0] not in capsys.readouterr().out
+    assert transfer(world, tmp_path / "results", *ONE_TASK, checkpoints=files[1:]) == 0
+    out = capsys.readouterr().out
+    assert f"{files[1]}: other weights are called last too; its row is {rows[1]}\n" in out
+    assert f"to run  {rows[1]}  colours-knn  seed 0" in out
+    overview = out[out.index("overview") :].splitlines()
+    assert all(any(line.startswith(row) for line in overview) for row in rows)
+    board = (tmp_path / "results" / "leaderboard.md").read_text()
+    assert all(f"| {row} |" in board for row in rows)
+    assert cli.main(["compare", *rows, "--results", str(tmp_path / "results")]) == 0
+    assert rows[0] in capsys.readouterr().out
+
+
+def test_weights_that_do_not_fit_end_with_exit_code_3_and_no_row(world, tmp_path, capsys):
+    weights = create_network("test_resnet").state_dict()
+    weights.pop("conv1.weight" if "conv1.weight" in weights else next(iter(weights)))
+    torch.save(weights, tmp_path / "damaged.pth")
+    code = transfer(world, tmp_path / "results", "--arch", "test_resnet", checkpoints=[str(tmp_path / "damaged.pth")])
+    assert code == 3
+    assert "1 missing (first ['" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_plain_state_dict_takes_part_with_its_architecture(world, tmp_path):
+    torch.save({"state_dict": create_network("test_resnet").state_dict()}, tmp_path / "mine.pth")
+    options = ("--arch", "test_resnet", "--tasks", "colours-knn")
+    assert transfer(world, tmp_path / "results", *options, checkpoints=[str(tmp_path / "mine.pth")]) == 0
+    assert "mine" in (tmp_path / "results" / "leaderboard.csv").read_text()
+
+
+def test_a_missing_baseline_is_said_at_the_end_with_its_command_and_no_longer_once_it_is_there(world, tmp_path, capsys):
+    known, path, results = open_checkpoint(STUDENT), tmp_path / "student.pth", tmp_path / "the results"
+    weights = {name: tensor + (tensor.is_floating_point() * 0.01) for name, tensor in known.weights.items()}
+    write_student(replace(known, name="mine", weights=weights, provenance={"kind": "student"}), path)
+    assert transfer(world, results, "--tasks", "colours-knn", checkpoints=[str(path)]) == 0
+    last, command = capsys.readouterr().out.rstrip().splitlines()[-2:]
+    assert last == "no random:test_resnet to compare with on colours-knn"
+    words = shlex.split(command.removeprefix("measure it: kdep "))
+    assert words[:2] == ["transfer", STUDENT] and "no random" not in command
+    assert cli.main([*words, "--device", "cpu"]) == 0
+    assert "1 to run" in capsys.readouterr().out
+    assert transfer(world, results, "--tasks", "colours-knn", checkpoints=[str(path)]) == 0
+    assert "to compare with" not in capsys.readouterr().out
+
+
+def test_other_data_under_the_same_name_is_refused(world, measured, tmp_path, capsys):
+    shutil.copytree(world, tmp_path / "world")
+    next((tmp_path / "world" / "colours" / "test" / "class0").glob("*.png")).unlink()
+    shutil.copytree(measured, tmp_path / "results")
+    assert transfer(tmp_path / "world", tmp_path / "results") == 2
+    assert "measured on other data" in capsys.readouterr().err
+
+
+def test_other_settings_under_the_same_name_are_refused(world, measured, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"][0]["settings"]["size"] = 40
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    shutil.copytree(measured, tmp_path / "results")
+    assert transfer(world, tmp_path / "results", suite=tmp_path / "suite.yaml") == 2
+    assert "other settings than the task has now (size: 32, now 40)" in capsys.readouterr().err
+    path = next((tmp_path / "results").rglob("colours-knn/**/seed0.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": None}))  # as older versions wrote it
+    assert transfer(world, tmp_path / "results", "--dry-run", suite=tmp_path / "suite.yaml") == 0
+
+
+def test_a_network_that_resamples_its_input_is_another_checkpoint(world, measured, tmp_path, capsys):
+    shutil.copytree(measured, tmp_path / "results")
+    both = (STUDENT, f"{STUDENT}@64")
+    assert transfer(world, tmp_path / "results", "--dry-run", checkpoints=both) == 0
+    assert "4 cells: 2 to run, 2 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "nonsense"], "there are all, classification"),
+        (["--tasks", "voc2012-linear"], "there are ade20k-segment"),
+        (["--tasks", "dtd-knn", "--protocol", "paper"], "has protocol fair and no section paper"),
+        ([], "--suite NAME or --tasks"),
+        (["--suite", "demo", "--seeds", "0,x"], "whole numbers"),
+    ],
+)
+def test_a_wrong_choice_says_what_there_is(arguments, message, capsys):
+    assert cli.main(["transfer", STUDENT, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_shipped_task_loads(name, tmp_path):
+    task = load_task(name, tmp_path)
+    assert name.startswith(task.dataset.name) and task.family in ("classification", "segmentation", "detection")
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_shipped_suite_loads(name, tmp_path):
+    assert load_suite(name, tmp_path)
+    assert (CONFIGS / "suites" / f"{name}.yaml").read_text().startswith("# ")
+
+
+# On a CPU torch counts no multiply-adds of attention: twice tokens^2 x width in each of the six blocks of test_vit.
+@pytest.mark.parametrize(
+    ("arch", "attention"), [("resnet18", 0), ("mobilenetv2_100", 0), ("test_vit", 6 * 2 * 197**2 * 64)]
+)
+def test_a_network_is_counted_without_being_made(arch, attention):
+    network = create_network(arch).eval()
+    assert parameters(arch) == sum(parameter.numel() for parameter in network.parameters())
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in outline(arch).state_dict().items()} == shapes
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 224, 224))
+    assert gmacs(arch) == pytest.approx((counter.get_total_flops() / 2 + attention) / 1e9, rel=1e-9)
+
+
+def test_help_is_fast_because_it_imports_nothing_heavy():
+    code = "import sys; from benchmarks import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'timm', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=CONFIGS.parent)

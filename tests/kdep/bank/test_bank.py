@@ -1,0 +1,547 @@
+import dataclasses
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdep.bank import prepare as targets
+from kdep.bank import read as bank_module
+from kdep.bank import write as target_writer
+from kdep.bank.prepare import describe
+from kdep.bank.read import Bank, Description, decode, encode, share_of
+from kdep.cli import main
+from kdep.config import load_config
+from kdep.data.sources import choose
+from kdep.data.views import Order, load
+from kdep.method.align import Target, map_on_grid
+from kdep.method.scale import make_scaler
+from kdep.models.checkpoint import read, write_student
+from kdep.models.weights import open_checkpoint
+from kdep.parts import make_pixels, open_student, open_teacher, open_views
+from kdep.pretrain import pretrain
+from kdep.run.device import Process
+from kdep.teaching import teacher_source
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def banked(tiny, tmp_path):
+    """A configuration with a bank of two views, as many as it has epochs."""
+
+    def load_(*overrides):
+        return tiny(f"bank.path={tmp_path / 'bank'}", *overrides)
+
+    return load_
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    """Files of 40 images, so that 128 images take four of them, the last with 8."""
+    monkeypatch.setattr(bank_module, "SHARD", 40)
+    monkeypatch.setattr(target_writer, "SHARD", 40)
+
+
+def live_features(config, index, number):
+    """The teacher's features of one view, by hand."""
+    views = open_views(config)
+    (batch,) = load(views, [[(index, number)]], workers=0)
+    with torch.no_grad():
+        return open_teacher(config)(make_pixels(views.augmentation, CPU)(batch))[0]
+
+
+def count_images(monkeypatch):
+    """Images that the teacher sees, as a list of batch sizes."""
+    seen = []
+
+    def opened(config):
+        teacher = open_teacher(config)
+        teacher.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        return teacher
+
+    monkeypatch.setattr(targets, "open_teacher", opened)
+    return seen
+
+
+def losses(config):
+    log = (config.runs / config.name / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in log]
+
+
+def test_what_is_stored_is_the_teacher_on_its_axes_for_every_view(banked, small_files):
+    config = banked()
+    bank = Bank(targets.build(config))
+    statistics = bank.statistics
+    for index, number in ((0, 0), (39, 1), (40, 0), (127, 1)):
+        z = (live_features(config, index, number).double() - statistics.mean) @ statistics.axes[:, :96]
+        assert torch.allclose(bank.rows([index], number)[0].double(), z, rtol=2e-3, atol=2e-3 * float(z.abs().max()))
+    assert not torch.allclose(bank.rows([5], 0), bank.rows([5], 1), rtol=0.1)
+    assert bank.rows([3, 4, 5], 1).shape == (3, 96)
+
+
+def test_statistics_of_a_bank_are_those_of_a_live_teacher(banked, tiny, small_files):
+    stored = Bank(targets.build(banked())).statistics
+    pretrain(tiny("optim.epochs=1", "name=live"))
+    live = read(tiny().runs / "live" / "statistics.pt")
+    assert stored.count == live["count"] == 128
+    assert (stored.teacher, stored.data) == (live["teacher"], live["data"])
+    assert torch.allclose(stored.mean, live["mean"], rtol=1e-6, atol=1e-7)
+    assert torch.allclose(stored.variances, live["variances"], rtol=1e-5, atol=1e-9)
+
+
+def test_a_bank_trains_the_student_of_a_live_teacher_up_to_the_rounding_of_float16(banked, tiny, monkeypatch):
+    """Small networks amplify a rounding within some steps, so the live teacher is rounded too, and no further."""
+    gentle = ("scale.name=unit", "optim.lr=3e-4", "tune=false")
+    from_bank, live = banked("name=banked", *gentle), tiny("name=live", *gentle)
+    a = read(pretrain(from_bank))["state_dict"]
+
+    def rounded(*arguments):
+        known = teacher_source(*arguments)
+        axes, mean = known.statistics.axes[:, :96].float(), known.statistics.mean.float()
+
+        def features(batch, images):
+            return ((known.features(batch, images) - mean) @ axes).half().float()
+
+        return dataclasses.replace(known, features=features, axes=96)
+
+    monkeypatch.setattr("kdep.pretrain.teacher_source", rounded)
+    b = read(pretrain(live))["state_dict"]
+    assert losses(live)[-1] < 0.95 * losses(live)[0]
+    assert losses(from_bank) == pytest.approx(losses(live), rel=1e-3)
+    assert max(float((a[name].float() - b[name].float()).norm() / b[name].float().norm()) for name in b) < 0.01
+    monkeypatch.undo()
+    exact = tiny("name=exact", "scale.name=unit", "optim.lr=1e-6", "optim.epochs=1")
+    pretrain(exact)
+    pretrain(slow := banked("name=slow", "scale.name=unit", "optim.lr=1e-6", "optim.epochs=1", "bank.views=1"))
+    assert losses(slow) == pytest.approx(losses(exact), rel=2e-4)
+
+
+def test_targets_are_float32_whatever_the_precision_of_the_training(banked, tiny, tmp_path):
+    exact = targets.build(banked("tune=false"))
+    half = targets.build(tiny(f"bank.path={tmp_path / 'half'}", "tune=false", "precision=bfloat16"))
+    assert json.loads((half / "bank.json").read_text())["precision"] == "float32"
+    files = sorted(path.relative_to(exact) for path in exact.rglob("*.npy"))
+    assert len(files) == 2
+    for file in files:
+        assert np.array_equal(np.load(exact / file), np.load(half / file))
+
+
+def test_a_run_in_bfloat16_learns_from_a_bank_that_it_made_and_from_one_that_it_found(banked):
+    for name in ("made", "found"):
+        config = banked("precision=bfloat16", "bank.check=64", f"name={name}")
+        assert pretrain(config).exists()
+        assert losses(config)[-1] < losses(config)[0]
+    exact = banked("bank.check=64", "name=exact")
+    pretrain(exact)
+    assert 1e-5 < abs(losses(exact)[0] / losses(config)[0] - 1) < 0.05
+
+
+def test_the_teacher_computes_targets_and_checks_them_without_tf32_and_half_precision(banked, monkeypatch):
+    """As a GPU would need it; emulated, for a CPU has no TF32."""
+    states = []
+
+    def opened(config):
+        teacher = open_teacher(config)
+        teacher.register_forward_pre_hook(
+            lambda *_: states.append(
+                (
+                    torch.backends.cudnn.allow_tf32,
+                    torch.get_float32_matmul_precision(),
+                    torch.is_autocast_enabled("cpu"),
+                )
+            )
+        )
+        return teacher
+
+    monkeypatch.setattr(targets, "open_teacher", opened)
+    torch.set_float32_matmul_precision("high")
+    try:
+        for check in (0, 2):  # made without a check; found, and checked alone
+            with torch.autocast("cpu", torch.bfloat16):
+                targets.build(banked("tune=false", f"bank.check={check}"))
+            assert set(states) == {(False, "highest", False)}
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_a_bank_is_made(banked):
+    config = banked("precision=float16")
+    with pytest.raises(ValueError, match="precision float16 is for GPUs"):
+        pretrain(config)
+    assert not config.bank.path.exists()
+
+
+def test_a_bank_of_an_older_format_or_another_precision_is_refused(banked):
+    path = targets.build(banked("optim.epochs=1"))
+    content = json.loads((path / "bank.json").read_text())
+    for change, named in (({"precision": "bfloat16"}, "precision: 'bfloat16' in the bank"), ({"format": 1}, "reads 2")):
+        (path / "bank.json").write_text(json.dumps(content | change))
+        with pytest.raises(ValueError, match=named):
+            targets.build(banked("optim.epochs=1"))
+
+
+def test_the_teacher_sees_no_image_twice(banked, small_files, monkeypatch):
+    seen = count_images(monkeypatch)
+    targets.build(banked("tune=false", "bank.check=0", "optim.batch_size=16"))
+    measuring = 3 * 16 - 16  # two batches of noise, to say how long it will take
+    assert sum(seen) == 2 * 128 + measuring
+
+
+def test_an_interrupted_bank_goes_on_at_the_missing_files_and_ends_the_same(banked, tiny, tmp_path, small_files):
+    whole = targets.build(tiny(f"bank.path={tmp_path / 'whole'}"))
+    write, left = target_writer.Writer.write, [0]
+
+    def interrupted(self, *arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write(self, *arguments)
+
+    for stop in (2, 4, 3, 2):  # among raw files, on the way to the axes, between the views
+        left[0] = stop
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(target_writer.Writer, "write", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                targets.build(banked())
+    halves = targets.build(banked())
+    files = sorted(str(path.relative_to(whole)) for path in whole.rglob("*.npy"))
+    assert files == sorted(str(path.relative_to(halves)) for path in halves.rglob("*.npy"))
+    assert len(files) == 2 * 4
+    for name in files:
+        assert np.array_equal(np.load(whole / name), np.load(halves / name))
+
+
+def test_more_views_are_added_and_the_old_ones_left_alone(banked, monkeypatch):
+    path = targets.build(banked("optim.epochs=1"))
+    before = (path / "view000" / "00000.npy").stat().st_mtime_ns
+    seen = count_images(monkeypatch)
+    targets.build(banked("bank.views=3", "tune=false", "bank.check=0"))
+    assert (path / "view000" / "00000.npy").stat().st_mtime_ns == before
+    assert sorted(p.name for p in path.glob("view*")) == ["view000", "view001", "view002"]
+    assert sum(seen) == 2 * 128 + 2 * 16
+
+
+def test_fewer_views_than_epochs_repeat_crops_and_targets(banked):
+    order = Order(8, 4, 5, seed=0, views=2)
+    assert [number for batch in order for _, number in batch[:1]] == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]
+    assert {index for batch in list(order)[:2] for index, _ in batch} == set(range(8))
+    config = banked("bank.views=1", "optim.epochs=2")
+    content = read(pretrain(config))
+    assert content["provenance"]["views"] == 1 and content["provenance"]["bank"] == "float16"
+    assert [p.name for p in (config.bank.path).glob("view*")] == ["view000"]
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("teacher.tap=pre align.name=random", "teacher.tap: 'post' in the bank, 'pre' wanted"),
+        ("teacher.source=random:test_resnet", "teacher.sha256"),
+        ("teacher.size=48", "teacher.sha256"),
+        ("seed=2", "data.identity"),
+        ("data.size=40", "data.identity"),
+        ("data.jitter=0", "data.identity"),
+        ("data.limit=100", "data.images: 128 in the bank, 100 wanted"),
+        ("align.images=100", "data.images_for_axes: None in the bank, 100 wanted"),
+        ("bank.code=int8", "code: 'float16' in the bank, 'int8' wanted"),
+        ("bank.axes=100", "axes: 96 in the bank, 100 wanted"),
+        ("loss.dense=1", "grid: 0 in the bank, 1 wanted"),
+    ],
+)
+def test_another_bank_is_refused_and_the_difference_named(banked, override, named):
+    targets.build(banked("optim.epochs=1"))
+    with pytest.raises(ValueError, match="bank of another teacher or of other views") as error:
+        targets.build(banked("optim.epochs=1", *override.split()))
+    assert named in str(error.value)
+
+
+def test_a_damaged_entry_is_found_by_the_live_teacher(banked):
+    path = targets.build(banked())
+    for file in path.glob("view*/*.npy"):
+        np.save(file, np.roll(np.load(file), 1, axis=0))
+    with pytest.raises(ValueError, match=r"view \d of class.*jpg is stored .* % off"):
+        targets.build(banked())
+    targets.build(banked("bank.check=0"))
+
+
+def test_a_finished_bank_serves_without_its_teacher_and_an_unfinished_one_does_not(banked, tmp_path, caplog):
+    file = tmp_path / "teacher.pth"
+    write_student(open_checkpoint("random:test_efficientnet"), file)
+    config = banked(f"teacher.source={file}", "optim.epochs=1")
+    targets.build(config)
+    file.unlink()
+    with caplog.at_level(logging.WARNING, "kdep"):
+        student = pretrain(config)
+    assert student.exists() and "without its teacher" in caplog.text
+    with pytest.raises(ValueError, match="teacher.pth: no such file"):
+        targets.build(banked(f"teacher.source={file}", "optim.epochs=2"))
+    with pytest.raises(ValueError, match="data.identity"):
+        targets.build(banked(f"teacher.source={file}", "optim.epochs=1", "seed=2"))
+
+
+def test_a_finished_bank_is_only_read_and_needs_no_lock(banked, monkeypatch):
+    config = banked("optim.epochs=1")
+    path = targets.build(config)
+    (path / ".lock").unlink()
+
+    def state():
+        return {file: file.stat().st_mtime_ns for file in (path, *path.rglob("*"))}
+
+    def refused(*_):
+        raise AssertionError("a finished bank is not locked, and nothing is written into it")
+
+    before = state()
+    path.chmod(0o555)  # says nothing to root, who may run this: hence the rest
+    monkeypatch.setattr(targets, "take_lock", refused)
+    for module in (targets, target_writer):
+        monkeypatch.setattr(module, "write_atomically", refused)
+    pretrain(config)
+    path.chmod(0o755)
+    assert state() == before
+
+
+def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked):
+    path = targets.build(banked("optim.epochs=1"))
+    script = (
+        "import sys, pathlib; from kdep.run.folder import take_lock\nlock = take_lock(pathlib.Path(sys.argv[1]), '')\n"
+    )
+    script += "print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, path],
+        cwd=Path(__file__).parents[3],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        targets.build(banked("optim.epochs=1"))  # the one view that is there
+        with pytest.raises(ValueError, match="another process is at work in it; wait for it"):
+            targets.build(banked("optim.epochs=2"))
+    finally:
+        holder.communicate()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["teacher.source={folder}/other.pth"], "other.pth (tap post, not at hand)"),
+        (["teacher.tap=pre"], "first.pth (tap pre, not at hand)"),
+        (["teacher.arch=resnet10t"], "first.pth (arch resnet10t, tap post, not at hand)"),
+        (["teacher.size=48"], "size 48"),
+        (["bank.code=int8"], "code: 'float16' in the bank, 'int8' wanted"),
+    ],
+)
+def test_the_bank_of_another_teacher_is_refused_where_the_run_s_own_is_not_at_hand(banked, tmp_path, overrides, named):
+    file = tmp_path / "first.pth"
+    write_student(open_checkpoint("random:test_efficientnet"), file)
+    targets.build(banked(f"teacher.source={file}", "optim.epochs=1"))
+    file.unlink()
+    overrides = [override.format(folder=tmp_path) for override in overrides]
+    with pytest.raises(ValueError, match="bank of another teacher or of other views") as error:
+        targets.build(banked(f"teacher.source={file}", "optim.epochs=1", *overrides))
+    assert named in str(error.value)
+    if "code" not in named:
+        assert f"Its teacher is {file} (test_efficientnet, tap post, " in str(error.value)
+
+
+def test_a_teacher_with_the_same_tensors_and_another_architecture_is_another_teacher(banked, tmp_path):
+    checkpoint, file = open_checkpoint("random:resnet18"), tmp_path / "teacher.pth"
+    write_student(checkpoint, file)
+    overrides = (f"teacher.source={file}", "optim.epochs=1")
+    targets.build(banked(*overrides))
+    found = open_teacher(banked(*overrides))
+    assert describe(banked(*overrides), found, open_views(banked()), dim=96, grid=0).teacher["arch"] == "resnet18"
+    found.network.pretrained_cfg = found.network.pretrained_cfg | {"architecture": "resnet18_of_another_kind"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "open_teacher", lambda _: found)
+        with pytest.raises(ValueError, match="teacher.arch: 'resnet18' in the bank, 'resnet18_of_another_kind' wanted"):
+            targets.build(banked(*overrides))
+
+
+def test_a_resumed_run_refuses_the_bank_of_a_teacher_that_was_exchanged_in_its_file(banked, tiny, tmp_path):
+    file, checkpoint = tmp_path / "teacher.pth", open_checkpoint("random:test_efficientnet")
+    own, other = (
+        tiny(f"bank.path={tmp_path / name}", f"teacher.source={file}", "optim.epochs=1") for name in ("own", "other")
+    )
+    write_student(checkpoint, file)
+    pretrain(own).unlink()
+    checkpoint.weights["conv_stem.weight"].mul_(1.5)
+    write_student(checkpoint, file)
+    targets.build(other)
+    file.unlink()
+    assert pretrain(own).exists()
+    (own.runs / own.name / "student.pth").unlink()
+    with pytest.raises(ValueError, match="made with other teacher"):
+        pretrain(other)
+
+
+def test_one_bank_serves_narrower_students_all_scalers_and_rotated_axes(banked):
+    path = targets.build(banked("bank.axes=256"))
+    assert Bank(path).description.axes == 256
+    for overrides in (("scale.name=unit",), ("scale.name=sn",), ("align.name=random",), ("align.name=top_variance",)):
+        pretrain(banked("bank.axes=256", f"name={overrides[0].replace('=', '-')}", "optim.epochs=1", *overrides))
+
+
+@pytest.mark.parametrize("aligner", ["svd", "random", "top_variance", "phi_s"])
+def test_targets_from_stored_axes_equal_those_from_features(banked, aligner):
+    config = banked("optim.epochs=1", "bank.axes=256")
+    bank, dim = Bank(targets.build(config)), 96
+    scaler = make_scaler("pts", {"exponent": 1, "temperature": 1})
+    live = Target(bank.statistics, dim, aligner=aligner, scaler=scaler)
+    stored = Target(bank.statistics, dim, aligner=aligner, scaler=scaler, axes=256)
+    features = torch.stack([live_features(config, index, 0) for index in range(6)])
+    z = (features.double() - bank.statistics.mean) @ bank.statistics.axes
+    assert torch.allclose(stored(z), live(features), atol=1e-4 * float(live(features).abs().max()))
+
+
+def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked, tmp_path):
+    with pytest.raises(ValueError, match="bank.axes 96: expected at least 256, which this run reads"):
+        pretrain(banked("align.name=random", "bank.axes=96"))
+    assert not list((tmp_path / "bank").rglob("*.npy"))  # before the teacher saw any image
+    assert Bank(targets.build(banked("align.name=random", "bank.views=1"))).description.axes == 256
+    statistics = Bank(tmp_path / "bank").statistics
+    with pytest.raises(ValueError, match="align.name random needs more than the 96 axes.*bank.axes=256"):
+        Target(statistics, 96, aligner="random", scaler=make_scaler("none", {}), axes=96)
+    with pytest.raises(ValueError, match="bank.axes 90: expected at least 96, which this run reads, and at most"):
+        targets.build(banked("bank.axes=90", f"bank.path={tmp_path / 'other'}"))
+
+
+def test_a_bank_with_maps_gives_the_dense_term_the_live_maps(banked, tiny):
+    dense = ("data.size=64", "loss.dense=1", "optim.epochs=1", "optim.lr=3e-4", "tune=false")
+    config = banked(*dense)
+    bank = Bank(targets.build(config))
+    assert bank.description.grid == 2 and bank.statistics.count == 128
+    views = open_views(config)
+    (batch,) = load(views, [[(7, 0)]], workers=0)
+    with torch.no_grad():
+        pooled, maps = open_teacher(config)(make_pixels(views.augmentation, CPU)(batch), with_map=True)
+    rows = torch.cat([pooled[:, None], map_on_grid(maps, 2)], 1)[0].double()
+    z = (rows - bank.statistics.mean) @ bank.statistics.axes[:, :96]
+    assert torch.allclose(bank.decode(bank.read(7, 0)).double(), z, rtol=2e-3, atol=2e-3 * float(z.abs().max()))
+    pretrain(banked(*dense, "name=banked"))
+    pretrain(tiny(*dense, "name=live"))
+    assert losses(banked(*dense, "name=banked")) == pytest.approx(losses(tiny(*dense, "name=live")), rel=2e-3)
+    pretrain(banked("data.size=64", "optim.epochs=1", "name=pooled"))  # a bank with maps serves a run without them
+    with pytest.raises(ValueError, match="feature maps .* float16 only"):
+        targets.build(tiny(*dense, f"bank.path={config.bank.path}8", "bank.code=int8"))
+
+
+def test_the_axes_of_a_bank_with_maps_come_from_the_images_they_need_and_no_others_are_seen_twice(
+    banked, tiny, small_files, monkeypatch
+):
+    overrides = ("data.size=64", "loss.dense=1", "optim.epochs=1", "tune=false", "align.images=3", "seed=5")
+    overrides += ("align.name=random",)  # three images span too few axes for others
+    shards = {int(index) // 40 for index in choose(128, 3, 5)}
+    assert len(shards) < 4  # one file of the raw features has no image to keep
+    monkeypatch.setattr(target_writer.Writer, "measure", lambda _: 1.0)
+    seen, written, write = count_images(monkeypatch), [], target_writer.Writer.write
+
+    def noted(self, file, *arguments):
+        written.append(file)
+        write(self, file, *arguments)
+
+    monkeypatch.setattr(target_writer.Writer, "write", noted)
+    path = targets.build(banked(*overrides, "bank.check=0"))
+    assert sum(seen) == 3 + 128
+    assert {shard for number, shard in written if number < 0} == shards
+    stored = Bank(path).statistics
+    features = torch.stack([live_features(banked(*overrides), int(i), 0) for i in choose(128, 3, 5)])
+    assert stored.count == 3 and torch.allclose(stored.mean.float(), features.mean(0), atol=1e-5)
+    assert len(list(path.glob("view000/*.npy"))) == 4 and not (path / "raw").exists()
+    assert all(Bank(path).read(index, 0) is not None for index in range(128))
+
+
+def test_a_map_on_a_coarser_grid_keeps_its_mean_and_on_its_own_its_values():
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    assert map_on_grid(maps, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert map_on_grid(maps, 4).flatten().tolist() == list(range(16))
+    assert map_on_grid(maps[:, :, :2, :2], 4).shape == (1, 16, 1)
+
+
+def test_integer_codes_by_hand():
+    values, peaks = torch.tensor([[1.0, -0.125, 0.0, 9.0], [float("nan")] * 4]), torch.tensor([1.0, 1.0, 1.0, 4.0])
+    cube = encode(values, "int8", peaks)
+    assert cube.tolist() == [[127, -64, 0, 127], [-128] * 4]  # cube roots: 1, -1/2 (63.5 rounds to even), 0, beyond
+    back = decode(torch.from_numpy(cube[:1]), "int8", peaks)[0]
+    assert back.tolist() == pytest.approx([1, -((64 / 127) ** 3), 0, 4])
+    linear = encode(values, "int8_linear", peaks)
+    assert linear[0].tolist() == [127, -16, 0, 127]
+    assert decode(torch.from_numpy(linear[:1]), "int8_linear", peaks)[0, 1] == pytest.approx(-16 / 127)
+
+
+@pytest.mark.parametrize("code", ["int8", "int8_linear"])
+def test_an_integer_bank_is_half_the_size_and_close_to_the_live_teacher(banked, code):
+    config = banked(f"bank.code={code}", "optim.epochs=1")
+    bank = Bank(targets.build(config))
+    row = bank.read(11, 0)
+    assert row.dtype == torch.int8 and row.shape == (1, 96)
+    z = (live_features(config, 11, 0).double() - bank.statistics.mean) @ bank.statistics.axes[:, :96]
+    assert float((bank.rows([11], 0)[0] - z).norm() / z.norm()) < 0.05
+
+
+def test_an_image_that_is_unreadable_has_no_target_and_counts_nowhere(banked, photos, tmp_path):
+    listed = [str(file.relative_to(photos)) for file in sorted(photos.rglob("*.jpg"))]
+    (tmp_path / "list.txt").write_text("\n".join(["gone.jpg", *listed]))
+    config = banked(f"data.source={tmp_path / 'list.txt'}", f"data.root={photos}", "optim.epochs=1")
+    bank = Bank(targets.build(config))
+    assert bank.statistics.count == 128 and bank.read(0, 0) is None and bank.read(1, 0) is not None
+    assert bank.rows([0], 0).isnan().all()
+    # It can be read by now, but there is nothing to learn for it.
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(photos / listed[0], tmp_path / "photos" / "gone.jpg")
+    views = open_views(config)
+    views.stored = bank
+    views.source.root = tmp_path / "photos"
+    (batch,) = load(views, [[(0, 0), (1, 0)]], workers=0)
+    assert batch.unreadable[0][0] == "gone.jpg" and "nothing is stored" in batch.unreadable[0][1]
+    assert batch.stored.shape == (1, 1, 96) and batch.numbers.tolist() == [1]
+
+
+def test_a_disk_without_room_is_noticed_before_the_teacher_runs(banked, monkeypatch):
+    monkeypatch.setattr(target_writer.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(ValueError, match="needs 0.0 GB more and the disk has 0.0 GB; fewer bank.views"):
+        targets.build(banked())
+
+
+@pytest.mark.parametrize(("shards", "world"), [(1, 4), (3, 4), (4, 3), (5, 2), (7, 7), (2, 1)])
+def test_every_file_is_made_by_one_process_and_none_makes_two_more_than_another(shards, world):
+    processes = [Process(CPU, rank, world) for rank in range(world)]
+    for views in ([-1], range(1), range(1, 6), range(6)):
+        files = [(view, shard) for view in views for shard in range(shards)]
+        shares = [share_of(files, shards, process) for process in processes]
+        assert sorted(file for own in shares for file in own) == files
+        counts = [len(own) for own in shares]
+        assert max(counts) - min(counts) <= 1
+        for process, own in zip(processes, shares, strict=True):  # whatever else is missing
+            assert share_of(files[1::2], shards, process) == [file for file in own if file in files[1::2]]
+
+
+def test_reading_needs_no_more_than_its_row_of_a_huge_file(tmp_path):
+    about = Description(2, {}, {"images": 5000}, 8, 0, "float16")
+    path = tmp_path / "view000" / "00001.npy"
+    path.parent.mkdir()
+    array = np.lib.format.open_memmap(path, "w+", np.float16, (5000 - 4096, 1, 8))
+    array[4999 - 4096] = 7
+    array.flush()
+    bank = Bank.__new__(Bank)
+    bank.path, bank.description, bank._absent, bank._bytes = tmp_path, about, np.float16("nan"), 16
+    assert bank.read(4999, 0).tolist() == [[7.0] * 8] and bank.read(4998, 0).tolist() == [[0.0] * 8]
+
+
+def test_the_command_makes_the_bank_and_says_what_it_serves(tiny, tmp_path, capsys):
+    tiny()
+    bank = tmp_path / "bank"
+    assert main(["targets", str(tmp_path / "tiny.yaml"), f"bank.path={bank}"]) == 0
+    assert "2 view(s) of 128 images on 96 axes, float16" in capsys.readouterr().out
+    assert main(["pretrain", str(tmp_path / "tiny.yaml"), f"bank.path={bank}", "optim.epochs=1"]) == 0
+    assert main(["targets", str(tmp_path / "tiny.yaml")]) == 2
+    assert "add bank.path=FOLDER" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown key bank.view; there are path, views"):
+        load_config(tmp_path / "tiny.yaml", [f"bank.path={bank}", "bank.view=3"])
+    assert open_student(tiny()).dim == 96

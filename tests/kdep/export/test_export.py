@@ -1,0 +1,240 @@
+import errno
+import pickle
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+import yaml
+from torch import nn
+
+from kdep.export.audit import fixed_batch, student_stages
+from kdep.export.names import TORCHVISION_NAMES, export_weights, from_torchvision, read_export, write_export
+from kdep.models.backbone import create_network
+from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
+from tools.checks.export import scrambled
+
+ARCHS = tuple(TORCHVISION_NAMES)
+
+
+def student_output(checkpoint):
+    network = create_network(checkpoint.arch)
+    load_exactly(network, checkpoint.weights, "test")
+    with torch.no_grad():
+        return network.eval()(fixed_batch())
+
+
+def run(snippet):
+    names = {}
+    exec(snippet, names)
+    with torch.no_grad():
+        return names["network"].eval()(fixed_batch()), names
+
+
+def read_config(snippet):
+    names = {}
+    exec(snippet.partition("# ---- the config ----")[2], names)
+    return names
+
+
+def detectron2_stages(weights, images):
+    """ResNet as detectron2 writes it, told by its tensor names alone."""
+
+    def unit(name, x, stride=1):
+        kernel = weights[f"{name}.weight"]
+        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        norm = (weights[f"{name}.norm.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, *norm, eps=1e-5)
+
+    def block(name, x, stride):
+        shortcut = unit(f"{name}.shortcut", x, stride) if f"{name}.shortcut.weight" in weights else x
+        if f"{name}.conv3.weight" not in weights:
+            return F.relu(unit(f"{name}.conv2", F.relu(unit(f"{name}.conv1", x, stride))) + shortcut)
+        x = F.relu(unit(f"{name}.conv2", F.relu(unit(f"{name}.conv1", x)), stride))
+        return F.relu(unit(f"{name}.conv3", x) + shortcut)
+
+    x, stages = F.max_pool2d(F.relu(unit("stem.conv1", images, 2)), 3, 2, 1), []
+    for stage in (2, 3, 4, 5):
+        for index in range(sum(name.startswith(f"res{stage}.") for name in weights)):
+            if f"res{stage}.{index}.conv1.weight" in weights:
+                x = block(f"res{stage}.{index}", x, 2 if stage > 2 and index == 0 else 1)
+        stages.append(x)
+    return stages
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_torchvision_snippet_loads_strictly_and_gives_the_student_s_features(arch, tmp_path):
+    student = scrambled(arch)
+    output, _ = run(write_export(student, "torchvision", tmp_path / "student.pth"))
+    expected = student_output(student)
+    assert expected.std() > 1e-3
+    # Same operations in the same order, up to float32 rounding.
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_an_export_to_a_full_disk_names_the_file_and_leaves_nothing(suffix, tmp_path, a_full_disk):
+    path = tmp_path / f"student{suffix}"
+    with a_full_disk(50_000), pytest.raises(OSError) as caught:
+        write_export(scrambled("resnet18"), "timm", path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("target", "layers"), [("timm", "conv_head and bn2"), ("torchvision", "features.18")])
+def test_a_snippet_says_which_layers_a_student_never_trained(target, layers, tmp_path):
+    student = scrambled("mobilenetv2_100")
+    assert "as they were at the start" not in write_export(student, target, tmp_path / "whole.pth")
+    snippet = write_export(replace(student, tap="before_head"), target, tmp_path / "student.pth")
+    assert f"# {layers}" in snippet and "as they were at the start" in snippet
+    run(snippet)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_timm_snippet_loads_strictly_and_normalises_as_the_student_does(suffix, tmp_path):
+    student = replace(scrambled("mobilenetv2_100"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    output, names = run(write_export(student, "timm", tmp_path / f"student{suffix}"))
+    torch.testing.assert_close(output, student_output(student))
+    normalise = names["transform"].transforms[-1]
+    assert normalise.mean.tolist() == pytest.approx([0.5, 0.4, 0.3])
+    assert normalise.std.tolist() == pytest.approx([0.2, 0.3, 0.4])
+
+
+def test_the_torchvision_snippet_normalises_as_the_student_does(tmp_path):
+    student = replace(scrambled("resnet18"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    _, names = run(write_export(student, "torchvision", tmp_path / "student.pth"))
+    normalise = names["transform"].transforms[-1]
+    assert list(normalise.mean) == [0.5, 0.4, 0.3]
+    assert list(normalise.std) == [0.2, 0.3, 0.4]
+
+
+def test_any_timm_network_goes_to_timm(tmp_path):
+    student = scrambled("test_convnext")
+    output, _ = run(write_export(student, "timm", tmp_path / "student.pth"))
+    torch.testing.assert_close(output, student_output(student))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_torchvision_names_and_back_is_the_identity(arch):
+    student = scrambled(arch)
+    back = from_torchvision(arch, export_weights(arch, student.weights, "torchvision"))
+    assert fingerprint(back) == student.sha256
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100"])
+def test_a_whole_torchvision_model_comes_in_without_classifier_and_counters(arch):
+    model = torchvision.models.get_model(TORCHVISION_NAMES[arch]).eval()
+    # As torchvision's files of 2018 are: no num_batches_tracked.
+    old = {name: tensor for name, tensor in model.state_dict().items() if "num_batches" not in name}
+    network = create_network(arch).eval()
+    load_exactly(network, from_torchvision(arch, old), "torchvision")
+    model.fc = model.classifier = nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(network(fixed_batch()), model(fixed_batch()), rtol=1e-4, atol=1e-5)
+
+
+def test_names_that_are_not_torchvision_s_are_named():
+    weights = torchvision.models.mobilenet_v2().state_dict()
+    weights["features.19.weight"] = weights.pop("features.0.0.weight")
+    with pytest.raises(LoadError, match=r"does not have 1 of 312 given tensors \(first \['features\.19\.weight'\]\)"):
+        from_torchvision("mobilenetv2_100", weights)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50"])
+def test_detectron2_s_names_give_the_student_s_stages(arch):
+    student = scrambled(arch)
+    outputs = detectron2_stages(export_weights(arch, student.weights, "detectron2"), fixed_batch())
+    for output, expected in zip(outputs, student_stages(student, fixed_batch()).values(), strict=True):
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_detectron2_s_pickle_is_what_its_loader_takes_as_its_own(tmp_path):
+    write_export(scrambled("resnet18"), "detectron2", tmp_path / "student.pkl")
+    content = pickle.loads((tmp_path / "student.pkl").read_bytes())
+    # DetectionCheckpointer takes a .pkl with these keys as it is, and matches names by suffix.
+    assert content["__author__"] == "kdep"
+    assert content["matching_heuristics"] is True
+    assert content["model"]["res3.0.shortcut.norm.running_var"].shape == (128,)
+    assert {type(array).__name__ for array in content["model"].values()} == {"ndarray"}
+
+
+def test_detectron2_s_config_sets_what_its_defaults_would_change(tmp_path):
+    snippet = write_export(scrambled("resnet50"), "detectron2", tmp_path / "student.pth")
+    config = yaml.safe_load(snippet)
+    assert config["INPUT"]["FORMAT"] == "RGB"
+    assert config["MODEL"]["PIXEL_MEAN"] == pytest.approx([123.675, 116.28, 103.53])
+    assert config["MODEL"]["PIXEL_STD"] == pytest.approx([58.395, 57.12, 57.375])
+    assert config["MODEL"]["BACKBONE"]["FREEZE_AT"] == 0
+    expected = {"DEPTH": 50, "RES2_OUT_CHANNELS": 256, "STRIDE_IN_1X1": False, "NORM": "SyncBN"}
+    assert config["MODEL"]["RESNETS"] == expected
+
+
+def test_the_printed_class_makes_mobilenetv2_a_backbone_of_detectron2(tmp_path):
+    student = scrambled("mobilenetv2_100")
+    snippet = write_export(student, "detectron2", tmp_path / "student.pth")
+    source = snippet[snippet.index("STAGES =") : snippet.index("@BACKBONE_REGISTRY")]
+    names = {"timm": timm, "Backbone": nn.Module, "ShapeSpec": dict}
+    exec(source, names)
+    backbone = names["TimmMobileNetV2"]().eval()
+    load_exactly(backbone, read_export(tmp_path / "student.pth", "detectron2"), "test")
+    stages = student_stages(student, fixed_batch())
+    for output, stage in zip(backbone(fixed_batch()).values(), (1, 2, 4, 6), strict=True):
+        torch.testing.assert_close(output, stages[f"blocks.{stage}"])
+    assert backbone.output_shape()["res5"] == {"channels": 320, "stride": 32}
+
+
+@pytest.mark.parametrize("target", ["mmseg", "mmdet"])
+def test_toolbox_files_hold_plain_values_under_the_backbone_s_prefix(target, tmp_path):
+    write_export(scrambled("mobilenetv2_100"), target, tmp_path / "student.pth")
+    content = torch.load(tmp_path / "student.pth", weights_only=True)
+    assert all(name.startswith("backbone.") for name in content["state_dict"])
+    assert content["meta"]["arch"] == "mobilenetv2_100"
+    assert ("conv_head, bn2" in content["meta"].get("dropped", "")) == (target == "mmseg")
+
+
+@pytest.mark.parametrize("target", ["mmseg", "mmdet"])
+def test_toolbox_configs_normalise_as_the_student_does(target, tmp_path):
+    student = replace(scrambled("resnet18"), mean=(0.5, 0.4, 0.2), std=(0.2, 0.4, 0.6))
+    model = read_config(write_export(student, target, tmp_path / "student.pth"))["model"]
+    expected = {"mean": [127.5, 102, 51], "std": [51, 102, 153], "bgr_to_rgb": True}
+    assert model["data_preprocessor"] == expected
+
+
+def test_a_file_under_another_prefix_is_refused_with_names(tmp_path):
+    weights = {f"student.{name}": tensor for name, tensor in scrambled("resnet18").weights.items()}
+    torch.save({"state_dict": weights}, tmp_path / "wrong.pth")
+    with pytest.raises(LoadError, match=r"120 of 120 tensors are not under 'backbone\.' .*student\.conv1\.weight"):
+        read_export(tmp_path / "wrong.pth", "mmdet")
+
+
+def test_an_exported_pickle_is_not_opened(tmp_path):
+    write_export(scrambled("resnet18"), "detectron2", tmp_path / "student.pkl")
+    with pytest.raises(ValueError, match="can run code"):
+        read_export(tmp_path / "student.pkl", "detectron2")
+
+
+def test_a_network_that_a_library_lacks_is_refused_with_those_it_has():
+    with pytest.raises(
+        ValueError, match="resnet18, resnet34, resnet50, mobilenetv2_100; other timm networks go to timm"
+    ):
+        export_weights("convnext_atto", {}, "mmseg")
+
+
+def test_an_unknown_target_is_refused_with_the_list():
+    with pytest.raises(ValueError, match="there are timm, torchvision, mmseg, mmdet, detectron2"):
+        export_weights("resnet18", {}, "keras")
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.pkl or \.pth"):
+        write_export(scrambled("resnet18"), "detectron2", tmp_path / "student.safetensors")
+
+
+def test_an_incomplete_checkpoint_writes_no_file(tmp_path):
+    student = scrambled("resnet18")
+    del student.weights["layer3.0.bn1.running_mean"]
+    with pytest.raises(LoadError, match=r"layer3\.0\.bn1\.running_mean"):
+        write_export(student, "mmseg", tmp_path / "student.pth")
+    assert list(tmp_path.iterdir()) == []

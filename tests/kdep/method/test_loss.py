@@ -1,0 +1,161 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdep.config import Loss
+from kdep.method.loss import PROJECTORS, Learner, QueueKL, make_head, make_loss
+
+A = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+B = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("mse", {}, (1 + 4) / 4),
+        ("cosine", {}, (0 + 2) / 2),  # equal directions: 0, orthogonal ones: 2
+        ("log_sum", {}, math.log(1 + 16)),
+        ("smooth_l1", {"beta": 1.0}, (0.5 + 1.5) / 4),
+        ("smooth_l1", {"beta": 4.0}, (1 / 8 + 4 / 8) / 4),
+    ],
+)
+def test_a_loss_gives_the_number_worked_out_by_hand(name, options, expected):
+    assert float(make_loss(Loss(name=name, **options), 2)(A, B)) == pytest.approx(expected)
+
+
+def test_labels_are_compared_by_cross_entropy_by_hand():
+    predicted = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
+    # Shares 3/4 of the right class, then 1/2.
+    value = float(make_loss(Loss(name="labels"), 2)(predicted, torch.tensor([0, 1])))
+    assert value == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+
+
+def test_logits_are_softened_and_weighted_by_the_square_of_the_temperature_by_hand():
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[4 * math.log(3), 0.0]])
+    # At T = 4 the teacher says 3/4 and 1/4, the student 1/2 each.
+    by_hand = 16 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
+    loss = make_loss(Loss(name="logits"), 2)
+    assert float(loss(student, teacher)) == pytest.approx(by_hand)
+    assert float(loss(torch.cat([student, teacher]), torch.cat([teacher] * 2))) == pytest.approx(by_hand / 2)  # a mean
+    assert float(make_loss(Loss(name="logits", temperature=1), 2)(teacher / 4, teacher / 4)) == pytest.approx(
+        0, abs=1e-7
+    )
+
+
+def test_a_queue_compares_distributions_over_the_newest_teacher_features_by_a_slow_formula():
+    loss, generator = QueueKL(3, 6, 0.5), torch.Generator().manual_seed(0)
+    kept = torch.empty(0, 3)
+    for _ in range(4):
+        student, teacher = (torch.randn(4, 3, generator=generator) for _ in range(2))
+        value = loss(student, teacher)
+        kept = torch.cat([F.normalize(teacher, dim=1), kept])[:6]
+        total = 0.0
+        for s, t in zip(F.normalize(student, dim=1), F.normalize(teacher, dim=1), strict=True):
+            p, q = ((x @ kept.T / 0.5).softmax(0) for x in (t, s))
+            total += float((p * (p / q).log()).sum())
+        assert float(value) == pytest.approx(total / 4, rel=1e-5)
+    assert set(loss.state_dict()) == {"queue", "filled"} and int(loss.filled) == 6
+
+
+def test_a_queue_has_the_size_and_temperature_of_the_configuration_or_those_of_its_authors():
+    assert make_loss(Loss(name="queue_kl"), 3).temperature == 0.07
+    given = make_loss(Loss(name="queue_kl", temperature=0.2, queue=16), 3)
+    assert given.temperature == 0.2 and given.queue.shape == (16, 3)
+    assert make_loss(Loss(name="logits", temperature=2), 3).temperature == 2
+
+
+def test_a_queue_gives_the_student_a_gradient_and_the_teacher_none():
+    loss = QueueKL(3, 6, 0.5)
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    loss(student, teacher).backward()
+    assert bool(student.grad.isfinite().all()) and float(student.grad.abs().sum()) > 0
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("name", PROJECTORS)
+def test_a_projector_takes_the_student_to_the_teachers_width(name):
+    head = PROJECTORS[name](4, 7)
+    assert head(torch.randn(5, 4)).shape == (5, 7)
+    layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    assert len(layers) == (4 if name == "mlp" else 1)
+
+
+def test_the_head_of_srd_normalises_and_learns_only_its_linear_layer():
+    head = PROJECTORS["linear_norm"](4, 7)
+    out = head(torch.randn(50, 4) * 3 + 5)
+    assert torch.allclose(out.mean(0), torch.zeros(7), atol=1e-5)
+    assert torch.allclose(out.var(0, correction=0), torch.ones(7), atol=1e-3)
+    assert {name for name, _ in head.named_parameters()} == {"0.weight", "0.bias"}
+
+
+def test_projectors_compute_what_is_worked_out_from_their_weights():
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+    def normed(value):
+        return (value - value.mean(0)) / (value.var(0, correction=0) + 1e-5).sqrt()
+
+    for name in PROJECTORS:
+        head = PROJECTORS[name](4, 7).train()
+        linear = [(m.weight, m.bias) for m in head.modules() if isinstance(m, nn.Linear)]
+        found = x
+        for number, (weight, bias) in enumerate(linear):
+            assert (bias is None) == (name == "orthogonal")
+            found = found @ weight.T + (0 if bias is None else bias)
+            if name.startswith("linear_") or number < len(linear) - 1:
+                found = normed(found)
+            if number < len(linear) - 1:
+                found = found.relu()
+        assert torch.allclose(head(x), found, atol=1e-5), name
+
+
+def test_an_orthogonal_projector_stays_an_isometry_as_it_learns():
+    x = torch.randn(5, 4)
+    head = PROJECTORS["orthogonal"](4, 7)
+    optimizer, before = torch.optim.SGD(head.parameters(), lr=1), head.weight.detach().clone()
+    for _ in range(3):
+        assert torch.allclose(head(x).norm(dim=1), x.norm(dim=1), atol=1e-5)
+        optimizer.zero_grad()
+        (head(x) - 1).square().mean().backward()
+        optimizer.step()
+    assert float((head.weight.detach() - before).abs().max()) > 0.1  # it has learned, and stayed what it is
+    assert torch.allclose(head.weight.T @ head.weight, torch.eye(4), atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(head(x).float().norm(dim=1), x.norm(dim=1), rtol=0.05)
+
+
+def test_an_orthogonal_projector_takes_no_longer_than_the_student():
+    # Reflections, torch's own choice here, would go through the columns one by one: a step would be all theirs.
+    (given,) = PROJECTORS["orthogonal"](4, 7).parametrizations.weight
+    assert given.orthogonal_map.name == "cayley"
+
+
+def test_a_head_is_the_same_whatever_was_drawn_before(tiny):
+    config = tiny("align.name=none", "project=mlp")
+    first = make_head(config, 4, 7)
+    torch.rand(100)
+    second = make_head(config, 4, 7)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert make_head(tiny(), 4, 4) is None
+    for name in ("logits", "labels"):
+        classifier = make_head(tiny(f"loss.name={name}"), 4, 10)
+        assert isinstance(classifier, nn.Linear) and classifier.weight.shape == (10, 4)
+    with pytest.raises(ValueError, match="project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal"):
+        make_head(tiny("align.name=none", "project=conv"), 4, 7)
+
+
+def test_a_learner_projects_pooled_features_and_leaves_weight_decay_to_the_architecture():
+    class Student(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Linear(1, 1)
+            self.network.no_weight_decay = lambda: {"pos_embed"}
+
+        def forward(self, images):
+            return images
+
+    learner = Learner(Student(), nn.Linear(2, 3))
+    assert learner(torch.randn(4, 2)).shape == (4, 3)
+    assert learner.no_weight_decay() == {"student.network.pos_embed"}

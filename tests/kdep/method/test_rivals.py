@@ -1,0 +1,412 @@
+"""Runs of the method's rivals and of what goes beyond the paper, each end to end on a few pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from kdep.data.sources import labels_of
+from kdep.data.views import load, mix
+from kdep.models.backbone import Teachers, build_backbone, create_network
+from kdep.models.checkpoint import fingerprint, read
+from kdep.models.layouts import Layout
+from kdep.models.weights import open_checkpoint, open_classifier
+from kdep.parts import make_pixels, open_student, open_teacher, open_views, teacher_identity
+from kdep.pretrain import pretrain
+from kdep.teaching import match_student
+
+
+def losses(config):
+    log = (config.runs / config.name / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in log]
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """A teacher file with its classifier, and the network itself."""
+    return classifying("test_efficientnet", tmp_path_factory.mktemp("teacher"))
+
+
+def classifying(arch, folder):
+    """A file of random weights with a classifier, and the network itself."""
+    torch.manual_seed(0)
+    network = timm.create_model(arch, num_classes=10).eval()
+    nn.init.normal_(network.get_classifier().weight, std=0.5)
+    torch.save(network.state_dict(), folder / f"{arch}.pth")
+    return folder / f"{arch}.pth", network
+
+
+LABELS = ("loss.name=labels", "student.tap=post", "loss.weight=1")
+RIVALS = [
+    ("project=linear", "align.name=none", "scale.name=unit"),
+    ("project=linear_bn", "align.name=none", "scale.name=sn", "teacher.tap=post"),
+    ("project=mlp", "align.name=none", "loss.name=cosine"),
+    ("project=orthogonal", "align.name=none", "scale.name=layernorm", "loss.name=smooth_l1", "loss.beta=2"),
+    ("project=linear", "align.name=none", "loss.name=queue_kl", "loss.queue=64", "scale.name=none"),
+    ("loss.name=log_sum", "scale.name=unit"),
+    ("align.name=nearest", "scale.name=unit"),
+    ("align.name=area", "scale.name=sm"),
+    ("align.name=random_channels", "scale.name=sm_linear"),
+    ("data.mixup=true", "scale.name=unit"),
+    ("scale.match=student",),
+    ('teacher.source=["random:test_efficientnet", "random:test_resnet@40"]', "teacher.tap=null", "scale.name=unit"),
+]
+
+
+@pytest.mark.parametrize("overrides", RIVALS, ids=lambda overrides: " ".join(overrides)[:60])
+def test_a_rival_trains_on_the_same_loop_and_leaves_a_plain_student(tiny, overrides):
+    config = tiny(*overrides, "optim.epochs=3")
+    content = read(pretrain(config))
+    assert losses(config)[-1] < losses(config)[0]
+    network = open_student(config).network
+    assert set(content["state_dict"]) == set(network.state_dict())  # no head, no queue, no classifier
+
+
+@pytest.mark.parametrize(
+    "overrides", [RIVALS[2], RIVALS[4], RIVALS[9], LABELS], ids=["mlp", "queue", "mixup", "labels"]
+)
+def test_a_rival_that_was_interrupted_ends_with_the_same_weights(tiny, overrides, monkeypatch):
+    whole = read(pretrain(tiny(*overrides, "name=whole")))["state_dict"]
+    from kdep import pretrain as module
+
+    step, left = module.distill_loss, [11]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(module, "distill_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny(*overrides, "name=halves"))
+    halves = read(pretrain(tiny(*overrides, "name=halves")))["state_dict"]
+    assert fingerprint(halves) == fingerprint(whole)
+
+
+def test_the_supervised_baseline_learns_what_labels_say(tiny, photos, tmp_path):
+    for path in sorted(photos.rglob("*.jpg")):
+        copy = tmp_path / "photos" / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        dark = path.parent.name == "class0"
+        Image.eval(Image.open(path), lambda value, dark=dark: value // 3 if dark else value).save(copy)
+    config = tiny(*LABELS, f"data.source={tmp_path / 'photos'}", "optim.epochs=4")
+    content = read(pretrain(config))
+    assert losses(config)[-1] < 0.5 * losses(config)[0]
+    assert content["provenance"]["method"] == "labels" and "teacher" not in content["provenance"]
+    assert set(content["state_dict"]) == set(open_student(config).network.state_dict())
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_efficientnet"])
+@pytest.mark.parametrize("loss", ["labels", "logits"])
+@pytest.mark.parametrize("tap", ["null", "pre", "post"])
+def test_a_classifier_reads_what_the_network_itself_pools_whatever_the_tap(tiny, arch, loss, tap):
+    student = open_student(tiny(f"loss.name={loss}", f"student.tap={tap}", f"student.arch={arch}")).eval()
+    plain = create_network(arch).eval()
+    plain.load_state_dict(student.network.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        by_hand = plain((images - student.mean) / student.std)  # no classifier in it: its pooled features
+        assert torch.allclose(student(images), by_hand, atol=1e-5) and student.tap == "post"
+
+
+@pytest.mark.parametrize("loss", ["labels", "logits"])
+def test_a_recipes_weight_is_of_its_method_and_multiplies_no_classification(tiny, classified, loss):
+    path, _ = classified
+    given = (f"teacher.source={path}", "teacher.arch=test_efficientnet", f"loss.name={loss}", "optim.name=sgd")
+    given = (*given, "optim.epochs=1", "optim.lr=0.01", "log.every=1")
+    configs = [tiny(*given, f"loss.weight={weight}", f"name=weight{weight}") for weight in (1, 20)]
+    one, other = (read(pretrain(config))["state_dict"] for config in configs)
+    assert fingerprint(one) == fingerprint(other) and losses(configs[0]) == losses(configs[1])
+
+
+def test_labels_give_the_same_student_before_and_after_the_activation(tiny):
+    one, other = (tiny("loss.name=labels", f"student.tap={tap}", f"name={tap}") for tap in ("pre", "post"))
+    one, other = (read(pretrain(config)) for config in (one, other))
+    assert fingerprint(one["state_dict"]) == fingerprint(other["state_dict"])
+    assert one["tap"] == other["tap"] == "post"
+    with pytest.raises(ValueError, match="student.tap before_head: with loss.name labels .* take student.tap=post"):
+        open_student(tiny("loss.name=labels", "student.tap=before_head", "student.arch=test_efficientnet"))
+    assert open_student(tiny("student.tap=pre")).tap == "pre"  # the method's own losses read where they are told
+
+
+def test_a_students_features_end_before_a_last_convolution_unless_told_otherwise(tiny):
+    taps = {arch: open_student(tiny(f"student.arch={arch}")).tap for arch in ("test_resnet", "test_efficientnet")}
+    assert taps == {"test_resnet": "pre", "test_efficientnet": "before_head"}
+    assert open_student(tiny("student.arch=test_efficientnet", "student.tap=post")).tap == "post"
+
+
+@pytest.mark.parametrize("arch", ["test_efficientnet", "test_resnet", "test_vit"])
+@pytest.mark.parametrize("tap", ["null", "post"])
+def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier(
+    tiny, arch, tap, tmp_path, monkeypatch
+):
+    path, network = classifying(arch, tmp_path)
+    seen = []
+    from kdep import pretrain as module
+
+    step = module.distill_loss
+
+    def noted(learner, wanted, images, *rest):
+        seen.append((wanted[:, 0].clone(), images.clone()))
+        return step(learner, wanted, images, *rest)
+
+    monkeypatch.setattr(module, "distill_loss", noted)
+    given = (f"teacher.source={path}", f"teacher.arch={arch}", f"teacher.tap={tap}", "loss.name=logits", "tune=false")
+    config = tiny(*given, "optim.epochs=2")
+    pretrain(config)
+    teacher = open_teacher(config)
+    wanted, images = seen[0]
+    with torch.no_grad():
+        by_hand = network((images - teacher.mean) / teacher.std)
+    assert wanted.shape == (16, 10) and torch.allclose(wanted, by_hand, atol=1e-4)
+    assert losses(config)[-1] < losses(config)[0]
+
+
+def test_logits_from_a_bank_of_all_axes_are_those_of_the_live_teacher(tiny, classified, tmp_path):
+    path, _ = classified
+    given = (f"teacher.source={path}", "teacher.arch=test_efficientnet", "loss.name=logits", "optim.epochs=1")
+    given = (*given, "optim.lr=1e-6", "tune=false")
+    live, stored = tiny(*given, "name=live"), tiny(*given, "name=stored", f"bank.path={tmp_path / 'bank'}")
+    pretrain(live), pretrain(stored)
+    assert losses(stored) == pytest.approx(losses(live), rel=1e-3)
+    with pytest.raises(ValueError, match="bank.axes 96: expected at least 256"):
+        pretrain(tiny(*given, "name=short", f"bank.path={tmp_path / 'other'}", "bank.axes=96"))
+
+
+def test_a_teacher_without_a_classifier_has_no_logits(tiny, tmp_path):
+    with pytest.raises(ValueError, match="random:test_efficientnet: has no trained classifier"):
+        pretrain(tiny("loss.name=logits"))
+    torch.save(open_checkpoint("random:test_resnet").weights, tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match="no linear classifier"):
+        open_classifier(str(tmp_path / "bare.pth"), arch="test_resnet")
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("deit_tiny_distilled_patch16_224", "has several classifiers"),
+        ("vit_base_patch32_clip_quickgelu_224.openai", "projects to its text, and knows no classes"),
+    ],
+)
+def test_a_teacher_whose_logits_are_no_classes_of_one_classifier_is_refused(tmp_path, monkeypatch, arch, message):
+    torch.save({"head.weight": torch.zeros(8, 4), "head.bias": torch.zeros(8)}, tmp_path / "teacher.pth")
+    # Networks of that size are not made for a test; their file is taken apart by other tests.
+    heads = Layout({}, read(tmp_path / "teacher.pth"), ("head",), {})
+    monkeypatch.setattr("kdep.models.weights.create_network", lambda arch: None)
+    monkeypatch.setattr("kdep.models.weights.take_apart", lambda *arguments: heads)
+    with pytest.raises(ValueError, match=message):
+        open_classifier(str(tmp_path / "teacher.pth"), arch=arch)
+    tuned = "vit_base_patch32_clip_224.openai_ft_in1k"  # fine-tuned on classes
+    assert open_classifier(str(tmp_path / "teacher.pth"), arch=tuned)[0].shape == (8, 4)
+
+
+def test_labels_are_the_first_folder_of_each_path(photos, tiny):
+    source = open_views(tiny()).source
+    labels = labels_of(source)
+    assert labels.tolist() == [int(name.startswith("class1")) for name in source.names]
+    subset = open_views(tiny("data.limit=40")).source
+    assert labels_of(subset).tolist() == [int(name.startswith("class1")) for name in subset.names]
+    with pytest.raises(ValueError, match="needs a folder per class"):
+        labels_of(open_views(tiny(f"data.source={photos / 'class0'}")).source)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("project=linear",), "project linear learns the alignment: with it, align.name is none, not svd"),
+        (("loss.name=logits", "project=linear", "align.name=none"), "has a classifier of its own"),
+        (("loss.dense=1", "project=linear", "align.name=none"), "without project, logits or labels"),
+        (("data.mixup=true", "bank.path=bank"), "needs a live teacher"),
+        (("loss.name=labels", "bank.path=bank"), "no teacher, and so no bank"),
+        (("loss.dense=1", 'teacher.source=["a", "b"]'), "takes one teacher"),
+        (("loss.name=logits", 'teacher.source=["a", "b"]'), "loss.name logits takes one teacher"),
+        (("loss.name=logits", "scale.match=student"), "scale.match .* with loss.name logits a learned layer"),
+        (("loss.name=labels", "scale.match=student"), "scale.match .* with loss.name labels a learned layer"),
+        (
+            ("project=linear_norm", "align.name=none", "scale={name: sn, match: student}"),
+            "scale.match .* with project linear_norm a learned layer lies between",
+        ),
+        (("loss.name=logits", "teacher.tap=pre"), "teacher.tap pre: with loss.name logits .* teacher.tap=post"),
+        (("loss.name=logits", "teacher.tap=before_head"), "teacher.tap before_head: with loss.name logits"),
+        (("loss.temperature=0.1",), "loss.temperature 0.1 is for name queue_kl or logits, not for mse$"),
+        (("loss.name=smooth_l1", "loss.queue=64"), "loss.queue 64 is for name queue_kl, not for smooth_l1$"),
+        (("loss.name=cosine", "loss.beta=2"), "loss.beta 2.0 is for name smooth_l1, not for cosine$"),
+        (("align.name=phi_s", "scale.name=sm"), "scale.name sm goes by the order .* phi_s makes them all equal"),
+        (("optim.warmup_epochs=2",), "optim.warmup_epochs 2 leaves nothing of epochs 2; take fewer$"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_at_once(tiny, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(*overrides)
+
+
+CANNOT_BE = [
+    (("align.name=none",), "align.name none: the teacher has 256 channels, the student 96.*.project=linear."),
+    (
+        ("student.arch=resnet18",),
+        "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random.*none project=linear",
+    ),
+    (("align.name=pca",), "align.name 'pca': there are svd, top_variance"),
+    (
+        ("align.images=96",),
+        "96 channels, but .* features span at most 95 of their 256 dimensions .96 images.*Use more images, or",
+    ),
+    (("teacher.tap=pre",), "span at most 64 of their 256 dimensions .128 images.*teacher.tap: post"),
+    (("scale.name=sm", "align.name=random", "student.arch=resnet10t"), "sm: the student's 512 .* teacher's 256"),
+    (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
+    (("scale.temperature=match",), "scale.temperature: expected a positive number, got 'match'"),
+    (("project=conv", "align.name=none"), "project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal"),
+    (("loss.name=logits",), "random:test_efficientnet: has no trained classifier"),
+    (("loss.dense=1", "student.arch=test_vit"), "loss.dense: the student test_vit .VisionTransformer. .* MobileNetV2"),
+    (
+        ("loss.dense=1", "teacher.source=random:test_convnext"),
+        "loss.dense: the teacher random:test_convnext .ConvNeXt. .* Take a teacher that has one .ResNet",
+    ),
+    (("precision=float16",), "precision float16 is for GPUs"),
+]
+CAN_BE = [
+    ("align.images=97",),
+    ("teacher.tap=pre", "align.name=random"),
+    ("align.name=phi_s", "scale.name=none"),
+    ("scale.name=sm", "align.name=random"),
+    ("loss.dense=1",),
+]
+
+
+class LookedAtError(Exception):
+    """The teacher saw an image."""
+
+
+@pytest.fixture
+def blind(monkeypatch):
+    """Teachers that raise at the first image, so that a refusal is known to come before it."""
+
+    def look(*arguments, **options):
+        raise LookedAtError
+
+    def opened(config):
+        teacher = open_teacher(config)
+        teacher.forward = look
+        return teacher
+
+    monkeypatch.setattr("kdep.teaching.open_teacher", opened)
+    monkeypatch.setattr("kdep.bank.prepare.open_teacher", opened)
+
+
+@pytest.fixture(params=[False, True], ids=["live", "bank"])
+def either(request, tiny, tmp_path):
+    """A configuration with a live teacher, then with a bank."""
+    return lambda *overrides: tiny(*overrides, *([f"bank.path={tmp_path / 'bank'}"] if request.param else []))
+
+
+@pytest.mark.parametrize(("overrides", "message"), CANNOT_BE, ids=lambda value: "".join(value)[:40])
+def test_what_cannot_be_is_refused_before_the_teacher_looks_at_an_image(either, blind, overrides, message):
+    config = either(*overrides)
+    with pytest.raises(ValueError, match=message):
+        pretrain(config)
+    assert not (config.runs / config.name / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("overrides", CAN_BE, ids=lambda value: "".join(value)[:40])
+def test_what_can_be_is_not_refused(either, blind, overrides):
+    with pytest.raises(LookedAtError):
+        pretrain(either(*overrides))
+
+
+def test_a_student_wider_than_its_teacher_learns_an_isometry(tiny):
+    config = tiny("student.arch=resnet10t", "align.name=random", "scale.name=unit", "optim.epochs=1")
+    assert read(pretrain(config))["state_dict"]
+
+
+def test_matched_targets_have_the_root_mean_square_of_the_untrained_student(tiny, monkeypatch):
+    seen = []
+    from kdep import pretrain as module
+
+    step = module.distill_loss
+
+    def noted(learner, wanted, images, *rest):
+        seen.append(wanted.clone())
+        return step(learner, wanted, images, *rest)
+
+    monkeypatch.setattr(module, "distill_loss", noted)
+    config = tiny("scale.match=student", "optim.epochs=1")
+    pretrain(config)
+    views, student = open_views(config), open_student(config).train()
+    total = []
+    for batch in load(views, [[(i, 0) for i in range(start, start + 16)] for start in range(0, 128, 16)], workers=0):
+        with torch.no_grad():
+            total.append(student(make_pixels(views.augmentation, torch.device("cpu"))(batch)).square().mean())
+    own = float(torch.stack(total).mean().sqrt())
+    assert float(torch.cat(seen).square().mean().sqrt()) == pytest.approx(own, rel=1e-2)
+
+
+def test_matching_leaves_the_student_and_its_statistics_as_they_were(tiny, monkeypatch):
+    """BatchNorm would take the images of the measurement into its running means."""
+    students, left = [], []
+    from kdep import pretrain as module
+
+    def opened(config):
+        students.append(open_student(config))
+        return students[0]
+
+    def looked_at(*arguments):
+        match_student(*arguments)
+        left.append(fingerprint(students[0].state_dict()))
+
+    monkeypatch.setattr(module, "open_student", opened)
+    monkeypatch.setattr(module, "match_student", looked_at)
+    config = tiny("scale.match=student", "optim.epochs=1")
+    pretrain(config)
+    assert left == [fingerprint(open_student(config).state_dict())]
+
+
+def test_several_teachers_weigh_the_same_whatever_the_size_of_their_features(tiny):
+    sources = '["random:test_efficientnet", "random:test_resnet"]'
+    config = tiny(f"teacher.source={sources}", "teacher.tap=null", "optim.epochs=1", "scale.name=unit")
+    pretrain(config)
+    found = read(config.runs / config.name / "statistics.pt")
+    first = 256
+    assert float(found["channel_variances"][:first].mean()) == pytest.approx(1)
+    assert float(found["channel_variances"][first:].mean()) == pytest.approx(1)
+    assert float(found["variances"].sum()) == pytest.approx(len(found["mean"]))
+    # The axes are those of the scaled features: their covariance from scratch.
+    views, teacher = open_views(config), open_teacher(config)
+    (batch,) = load(views, [[(i, 0) for i in range(128)]], workers=0)
+    with torch.no_grad():
+        f = teacher(make_pixels(views.augmentation, torch.device("cpu"))(batch)).double().numpy()
+    f = (f - f.mean(0)) * found["scale"].numpy()
+    values = np.linalg.eigvalsh(f.T @ f / 128)[::-1]
+    assert np.allclose(values[:50], found["variances"][:50].numpy(), rtol=1e-4)
+    assert isinstance(teacher, Teachers) and teacher_identity(teacher).count("+") == 1
+
+
+def test_several_teachers_fill_a_bank_too(tiny, tmp_path):
+    sources = '["random:test_efficientnet", "random:test_resnet"]'
+    given = (f"teacher.source={sources}", "teacher.tap=null", "optim.epochs=1", "scale.name=unit", "optim.lr=1e-6")
+    live, stored = tiny(*given, "name=live"), tiny(*given, "name=stored", f"bank.path={tmp_path / 'bank'}")
+    pretrain(live), pretrain(stored)
+    assert losses(stored) == pytest.approx(losses(live), rel=1e-3)
+
+
+def test_mixup_mixes_pairs_by_one_share_and_is_a_function_of_seed_and_step():
+    images = torch.eye(4)[:, :, None, None]
+    mixed = mix(images, seed=1, step=2).flatten(1)
+    assert torch.allclose(mixed.sum(1), torch.ones(4)) and torch.equal(mixed, mix(images, seed=1, step=2).flatten(1))
+    shares = mixed.diagonal()
+    assert float(shares.min()) < 1 and len({round(float(s), 5) for s in shares if s < 1}) == 1
+    assert not torch.equal(mixed, mix(images, seed=1, step=3).flatten(1))
+
+
+def test_features_of_several_teachers_stand_side_by_side():
+    members = [
+        build_backbone(open_checkpoint(f"random:{name}")).eval() for name in ("test_resnet", "test_efficientnet")
+    ]
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        together = Teachers(members).eval()(images)
+        assert torch.equal(together, torch.cat([member(images) for member in members], 1))

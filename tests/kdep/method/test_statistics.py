@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+
+from kdep.method.statistics import Moments, effective_rank, explained, finish, numerical_rank, std_ratio
+
+
+def correlated(count=300, dim=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(dim, dim, dtype=torch.float64, generator=generator)
+    return torch.randn(count, dim, dtype=torch.float64, generator=generator) @ mix + 5
+
+
+def statistics_of(features, batch=64):
+    moments = Moments(features.shape[1])
+    for part in features.split(batch):
+        moments.add(part)
+    return finish(moments, teacher="t", data="d")
+
+
+@pytest.mark.parametrize("dim", [3, 24, 29])  # fewer than strips, so many in each, not so many in the last
+def test_axes_and_variances_equal_a_thin_svd(dim):
+    features = correlated(dim=dim)
+    found = statistics_of(features)
+    x = features.numpy()
+    _, singular, axes_in_rows = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.variances, singular**2 / len(x), rtol=1e-10)
+    cosines = np.einsum("dk,kd->k", found.axes.numpy(), axes_in_rows)
+    np.testing.assert_allclose(np.abs(cosines), 1, atol=1e-10)
+
+
+def test_axes_stand_in_columns_and_diagonalise_the_covariance():
+    features = correlated()
+    found = statistics_of(features)
+    projected = (features - features.mean(0)) @ found.axes
+    covariance = projected.T @ projected / len(features)
+    assert torch.allclose(covariance, found.variances.diag(), atol=1e-9 * float(found.variances[0]))
+    assert (found.variances.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 300])
+def test_statistics_do_not_depend_on_batching_or_order(batch):
+    features = correlated()
+    shuffled = features[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
+    one, other = statistics_of(features), statistics_of(shuffled, batch)
+    assert one.count == other.count == 300
+    assert torch.allclose(one.axes, other.axes, atol=1e-9)
+    assert torch.allclose(one.variances, other.variances, rtol=1e-11)
+
+
+def test_merged_processes_equal_one_process():
+    features = correlated()
+    parts = [Moments(24), Moments(24), Moments(24)]
+    parts[0].add(features[:100])
+    parts[1].add(features[100:])
+    whole = parts[0]
+    whole.merge(parts[1])
+    whole.merge(parts[2])
+    assert torch.allclose(finish(whole, teacher="t", data="d").axes, statistics_of(features).axes, atol=1e-10)
+
+
+def test_small_variances_beside_a_large_mean_survive_float32_features():
+    features = (torch.randn(5000, 4, generator=torch.Generator().manual_seed(0)) * 1e-2 + 1000).float()
+    expected = features.double().numpy().var(0)
+    found = statistics_of(features)
+    np.testing.assert_allclose(found.channel_variances, expected, rtol=1e-9)
+    assert found.variances.dtype == found.axes.dtype == found.mean.dtype == torch.float64
+
+
+def test_axis_signs_are_canonical():
+    features = correlated()
+    one, mirrored = statistics_of(features), statistics_of(-features)
+    assert torch.allclose(one.axes, mirrored.axes, atol=1e-10)
+    assert (one.axes.gather(0, one.axes.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+def test_features_that_are_not_finite_are_refused():
+    features = correlated(10)
+    features[3, 2] = float("nan")
+    with pytest.raises(ValueError, match="NaN or Inf: check its weights"):
+        Moments(24).add(features)
+
+
+def test_features_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"\(5, 24\): expected \(B, 12\)"):
+        Moments(12).add(correlated(5))
+
+
+def test_one_image_has_no_statistics():
+    with pytest.raises(ValueError, match="of 1 images: at least 2"):
+        statistics_of(correlated(1))
+
+
+def test_numerical_rank_does_not_count_rounding_noise():
+    features = (correlated(300, 5) @ torch.randn(5, 24, dtype=torch.float64)).float()
+    assert numerical_rank(statistics_of(features)) == 5
+    assert numerical_rank(statistics_of(correlated())) == 24
+
+
+def test_std_ratio_is_largest_over_smallest():
+    assert std_ratio(torch.tensor([2.0, 8.0, 4.0])) == 4
+    assert std_ratio(torch.tensor([2.0, 0.0])) == float("inf")
+
+
+def test_explained_is_the_share_of_the_leading_axes():
+    # Variances 9, 4, 1 along the coordinates: two of three hold 13/14.
+    points = torch.tensor([[3.0, 0, 0], [0, 2, 0], [0, 0, 1]])
+    found = statistics_of(torch.cat([points, -points]))
+    assert explained(found, 2) == pytest.approx(13 / 14)
+    assert torch.allclose(found.variances, torch.tensor([3, 4 / 3, 1 / 3], dtype=torch.float64))
+
+
+def test_effective_rank_is_one_for_a_line_and_the_dimension_for_a_sphere():
+    line, sphere = torch.tensor([[1.0, 2, 3], [-1, -2, -3]]), torch.cat([torch.eye(3), -torch.eye(3)])
+    assert effective_rank(statistics_of(line)) == pytest.approx(1)
+    assert effective_rank(statistics_of(sphere)) == pytest.approx(3)

@@ -1,0 +1,109 @@
+"""A process keeps the memory that its steps free, and takes the precision that its GPU has units for."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kdep.run import device
+from kdep.run.device import choose_precision, describe_cpu, find_device, join
+
+SCRIPT = """
+import resource, torch
+from kdep.run.device import {first}
+{first}({argument})
+def step():
+    torch.ones(2**24).mul_(2)  # 64 MB, above what glibc ever takes from its heap by default
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(first, argument):
+    command = [sys.executable, "-c", SCRIPT.format(first=first, argument=argument)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another C library"
+)
+def test_a_steps_memory_is_not_asked_for_again():
+    # Five times 64 MB are 81,920 pages of 4 kB; with pages of 2 MB they are 160.
+    plain, kept = faults("Process", "None"), faults("join", "'cpu'")
+    assert plain >= 160 and kept < plain / 10
+
+
+@pytest.mark.parametrize(("capability", "taken"), [((7, 0), torch.float16), ((7, 5), torch.float16), ((8, 0), None)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch, capability, taken):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)  # as torch says of a V100
+    assert choose_precision("auto", torch.device("cuda")) == (taken or torch.bfloat16)
+    assert choose_precision("bfloat16", torch.device("cuda")) == torch.bfloat16  # who asks for it gets it
+
+
+X86 = """processor : 0
+vendor_id : GenuineIntel
+cpu family : 6
+model : {model}
+model name : {name}
+cpu MHz : {mhz}
+flags : fpu sse2 avx2 fma {more} rdtscp
+
+processor : 1
+flags : none
+"""
+ARM = "processor : 0\nFeatures : fp asimd {more}\nCPU implementer : 0x41\nCPU part : {part}\n"
+
+
+def described(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(content)
+    return describe_cpu()
+
+
+def test_a_processor_is_known_by_its_model_and_its_units_not_by_its_clock(monkeypatch, tmp_path):
+    plain = {"model": 143, "name": "Xeon", "mhz": 2000, "more": "avx512_bf16 amx_tile"}
+    here = described(monkeypatch, tmp_path, X86.format(**plain))
+    assert here.endswith("GenuineIntel 6 143 Xeon amx_tile avx2 avx512_bf16 fma")
+    assert described(monkeypatch, tmp_path, X86.format(**plain | {"mhz": 3100})) == here
+    for other in ({"model": 106}, {"name": "Xeon Gold"}, {"more": "avx512_bf16"}, {"more": "amx_tile"}):
+        assert described(monkeypatch, tmp_path, X86.format(**plain | other)) != here
+    arms = [ARM.format(more=more, part=part) for more, part in (("bf16", 1), ("", 1), ("bf16", 2))]
+    assert len({described(monkeypatch, tmp_path, arm) for arm in arms}) == 3
+
+
+def test_without_cpuinfo_python_says_what_it_knows_of_the_processor(monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(device.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(device.platform, "processor", lambda: "apple")
+    assert describe_cpu() == "arm64 apple"
+
+
+def test_processes_wait_for_hours_while_the_first_works(monkeypatch):
+    joined = {}
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **own: joined.update(own))
+    monkeypatch.setattr("kdep.run.device.keep_freed_memory", lambda: None)
+    assert join("cpu").rank == 1
+    assert joined["timeout"].total_seconds() >= 12 * 3600
+
+
+def test_a_device_has_one_of_the_documented_names_and_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [find_device(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == ["cuda", "cpu", "cuda", "cuda:1"]
+    with pytest.raises(ValueError, match="device cuda:2: torch sees 2 GPUs, numbered from cuda:0"):
+        find_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="device cuda: .* sees no CUDA device; use cpu or auto"):
+        find_device("cuda")
+    for name in ("gpu", "cuda:", "cuda:one", "CPU"):
+        with pytest.raises(ValueError, match=f"device '{name}': there are auto, cpu, cuda"):
+            join(name)

@@ -1,0 +1,72 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdep.config import load_config
+from kdep.models.checkpoint import fingerprint, read
+from kdep.pretrain import pretrain
+from tests.conftest import TINY
+
+COMMAND = "import sys, kdep.config, kdep.pretrain; kdep.pretrain.pretrain(kdep.config.load_config(sys.argv[1]))"
+
+
+def last_step(folder):
+    lines = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
+    return len(lines)
+
+
+def start_and_kill(config_file, ready):
+    """Run in a process of its own and kill -9 it as soon as `ready` says so."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(config_file)],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert process.poll() is None, process.stderr.read().decode()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def runs(photos, tmp_path_factory):
+    """Folders of an uninterrupted run and of one that was killed three times."""
+    root = tmp_path_factory.mktemp("resume")
+    text = TINY.format(photos=photos, runs=root).replace("epochs: 2", "epochs: 12")
+    text = text.replace("every: 4, checkpoint_every: 4", "every: 1, checkpoint_every: 5")
+    for name in ("whole", "killed"):
+        (root / f"{name}.yaml").write_text(text.replace("name: tiny", f"name: {name}"))
+    folder = root / "killed"
+    start_and_kill(root / "killed.yaml", lambda: (folder / "config.yaml").exists())
+    for step in (7, 31):
+        start_and_kill(root / "killed.yaml", lambda step=step: last_step(folder) >= step)
+        assert not (folder / "student.pth").exists()
+    (folder / ".run.pt.123.part").write_text("what a killed process was writing")
+    for name in ("killed", "whole"):
+        pretrain(load_config(root / f"{name}.yaml"))
+    return root / "whole", folder
+
+
+def test_a_run_killed_three_times_ends_with_the_weights_of_an_uninterrupted_one(runs):
+    whole, killed = (read(folder / "student.pth") for folder in runs)
+    assert fingerprint(killed["state_dict"]) == fingerprint(whole["state_dict"])
+    assert killed["provenance"]["images_seen"] == whole["provenance"]["images_seen"] == 12 * 128
+
+
+def test_the_log_of_a_killed_run_has_every_step_once_with_the_same_loss(runs):
+    whole, killed = ([json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in runs)
+    assert [record["step"] for record in killed] == list(range(1, 97))
+    assert [record["loss"] for record in killed] == [record["loss"] for record in whole]
+
+
+def test_a_killed_run_leaves_no_half_written_files(runs):
+    assert list(runs[1].glob(".*.part")) == []

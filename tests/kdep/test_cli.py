@@ -1,0 +1,53 @@
+"""The command itself: a mistake about a path, or a pipe that ends first, is one line and an exit code."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kdep import cli
+
+
+@pytest.fixture
+def command(photos, tmp_path, tiny):
+    """Commands that write to a place that cannot be, by name, with the path that is at fault."""
+    tiny()
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    beyond = tmp_path / "file" / "sub"
+    return {
+        "subset": (["subset", photos, "--fraction", "0.1", "--out", tmp_path / "folder"], tmp_path / "folder"),
+        "pretrain": (["pretrain", tmp_path / "tiny.yaml", f"runs={tmp_path / 'file'}"], tmp_path / "file"),
+        "export": (["export", "random:test_resnet", "--to", "timm", "--out", beyond / "y.pth"], beyond),
+    }
+
+
+@pytest.mark.parametrize("name", ["subset", "pretrain", "export"])
+def test_a_path_that_cannot_be_written_is_one_line_that_names_it(command, name, capsys, tmp_path):
+    arguments, place = command[name]
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(list(map(str, arguments))) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"kdep: {place}") and "Errno" not in last
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # noticed at the end of the command, or at the first line
+def test_a_reader_that_ends_first_is_one_line_and_no_traceback(unbuffered):
+    code = "import sys; from benchmarks import cli; sys.exit(cli.main(['data', 'ls']))"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+    process.stdout.close()  # before anything is written
+    said = process.stderr.read()
+    assert process.wait() == 1
+    assert said == "kdep: nobody reads the output any more, so this stopped; the same command goes on from here\n"
+
+
+def test_a_broken_pipe_elsewhere_is_not_hidden(monkeypatch):
+    def run(args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        cli.guarded(run, None)

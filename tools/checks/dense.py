@@ -1,0 +1,81 @@
+"""mIoU and box AP as a cell reports them against others' metrics, on the same predictions: same numbers?
+
+    python -m tools.checks.dense --suite photographs --data-root ../shared/data \
+        --out docs/figures/dense_metrics.json
+
+Every segmentation and detection task of the suite is scored twice: with the predictions of a network trained for a few
+iterations, whose mIoU and AP are near 0, and with its truth disturbed, whose are not. mmseg rounds to 0.01 and mmdet to
+0.1 points: those differences are rounding up to half of that.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from kdep_benchmarks.results import write_text
+from kdep_benchmarks.tasks.task import Task, load_suite
+
+from kdep.models.weights import open_checkpoint
+
+DENSE = ("segment", "detect")
+ROUNDED = {"mmseg": 0.01, "mmdet": 0.1}  # points
+PACKAGES = ("mmsegmentation", "mmdet", "pycocotools", "numpy")
+
+
+def measure(task: Task, *, checkpoint: str, iterations: int, folder: Path) -> dict[str, Any]:
+    """Scores of both predictions by every metric, for one task."""
+    from kdep_benchmarks.openmmlab.runner import Cell
+    from kdep_benchmarks.openmmlab.settings import read_settings
+
+    from tools.checks import metrics
+
+    task = replace(task, settings={**task.settings, "iterations": iterations})
+    work_dir = folder / f"{task.name}.work"
+    work_dir.mkdir()
+    cell = Cell(open_checkpoint(checkpoint), task, read_settings(task), 0, work_dir, torch.device("cpu"))
+    return {"segment": metrics.compare_masks, "detect": metrics.compare_boxes}[task.kind](cell)
+
+
+def largest_differences(tasks: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """By whose metric: the largest distance of any score from kdep's, in points."""
+    found: dict[str, float] = {}
+    for by_metric in (scores for predictions in tasks for scores in predictions.values()):
+        ours = by_metric["kdep"]
+        for name, theirs in by_metric.items():
+            if name != "kdep":
+                found[name] = max([found.get(name, 0.0), *(abs(ours[key] - theirs[key]) for key in ours)])
+    return found
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="random:resnet18")
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    tasks = [task for task in load_suite(args.suite, args.data_root.resolve()) if task.kind in DENSE]
+    if not tasks:
+        parser.error(f"--suite {args.suite}: no segmentation or detection task")
+    known = {"checkpoint": args.checkpoint, "iterations": args.iterations}
+    with tempfile.TemporaryDirectory() as folder:
+        found = {task.name: measure(task, **known, folder=Path(folder)) for task in tasks}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    largest = {"largest_difference": largest_differences(found.values()), "rounded_to": ROUNDED}
+    write_text(args.out, json.dumps({**known, "versions": versions, **largest, "tasks": found}, indent=1) + "\n")
+    print(args.out)  # noqa: T201 - what it was run for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The same predictions scored twice: as a cell scores them, and by others' metrics. See `tools.checks.dense`.
+
+For masks the others are mmseg's IoUMetric and a confusion matrix over the masks on disk; for boxes mmdet's CocoMetric
+and, where the data set brings a COCO json of its own, pycocotools on that file with its own category numbers.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from kdep_benchmarks.openmmlab.boxes import class_names, write_split
+from kdep_benchmarks.openmmlab.detect import average_precision, detections, score_dataset
+from kdep_benchmarks.openmmlab.detect import fit_config as detector_config
+from kdep_benchmarks.openmmlab.masks import IGNORED, image_pairs, label_names, split_configs
+from kdep_benchmarks.openmmlab.runner import Cell, check_count, train
+from kdep_benchmarks.openmmlab.segment import class_areas, mean_iou, score_transforms
+from kdep_benchmarks.openmmlab.segment import fit_config as segmenter_config
+from PIL import Image
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+Scores = dict[str, dict[str, float]]
+SHIFT, BLOCK = 4, 16  # pixels by which a disturbed mask is moved, and sides of the squares it loses to another class
+SHARE = 0.1  # of the squares, and of the boxes that are lost, invented or called something else
+ROUGH = 0.15  # largest move of a corner, as a share of the side
+
+
+class Answers(torch.nn.Module):
+    """Stands where a cell has its model, and keeps what was answered, without the logits of whole images."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], list[Any]]) -> None:
+        super().__init__()
+        self.answer, self.samples = answer, []
+
+    def test_step(self, batch: dict[str, Any]) -> Iterator[Any]:
+        """Answer a batch."""
+        for sample in self.answer(batch):
+            if "seg_logits" in sample:
+                del sample.seg_logits
+            self.samples.append(sample)
+            yield sample
+
+
+def compare_masks(cell: Cell) -> dict[str, Scores]:
+    """Score a barely trained network, and the truth disturbed: predictions -> whose metric -> scores in percent."""
+    parts = split_configs(cell.task.dataset, "score")
+    datasets = [{**part, "pipeline": score_transforms(cell.settings)} for part in parts]
+    dataset = datasets[0] if len(datasets) == 1 else {"type": "ConcatDataset", "datasets": datasets}
+    model, draw, classes = _trained(segmenter_config(cell), cell), _generator(), len(label_names(cell.task.dataset))
+    found = {}
+    for name, answer in (
+        ("network", model.test_step),
+        ("disturbed", lambda batch: _disturb_masks(batch, draw, classes)),
+    ):
+        answers = Answers(answer)
+        areas, scored = class_areas(answers, dataset, cell)
+        check_count(scored, sum(len(image_pairs(part)) for part in parts), cell.task)
+        found[name] = {
+            "kdep": mean_iou(areas),
+            "mmseg": mmseg_scores(answers.samples, label_names(cell.task.dataset)),
+            "confusion_matrix": confusion_scores(answers.samples, parts, classes),
+        }
+    return found
+
+
+def compare_boxes(cell: Cell) -> dict[str, Scores]:
+    """Likewise for boxes; the truth is disturbed from the boxes a cell is scored on."""
+    classes = class_names(cell.task.dataset)
+    score = write_split(cell.task.dataset, "score", classes, cell.work_dir / "score.json")
+    model, truth = _trained(detector_config(cell), cell), json.loads(score.path.read_text())
+    draw, found = _generator(), {}
+    for name, answer in (
+        ("network", model.test_step),
+        ("disturbed", lambda batch: _disturb_boxes(batch, truth, draw, len(classes))),
+    ):
+        answers = Answers(answer)
+        ours, _, scored = detections(answers, score_dataset(score, classes, cell.settings), cell)
+        check_count(scored, score.count, cell.task)
+        found[name] = {
+            "kdep": average_precision(score.path, ours),
+            "mmdet": mmdet_scores(answers.samples, str(score.path), classes),
+        }
+        if cell.task.dataset.layout == "coco":
+            found[name]["pycocotools"] = pycocotools_scores(answers.samples, cell, classes)
+    return found
+
+
+def mmseg_scores(samples: list[Any], names: tuple[str, ...]) -> dict[str, float]:
+    """IoUMetric's own answer, which it rounds to two decimals."""
+    from mmseg.evaluation import IoUMetric
+
+    metric = IoUMetric()
+    metric.dataset_meta = {"classes": names}
+    metric.process({}, [sample.to_dict() for sample in samples])
+    found = metric.evaluate(len(samples))
+    return {name: float(found[name]) for name in ("mIoU", "aAcc", "mAcc")}
+
+
+def confusion_scores(samples: list[Any], parts: list[dict[str, Any]], classes: int) -> dict[str, float]:
+    """By a matrix (true, predicted) of pixels, the truth read from the mask files."""
+    masks = {str(image): (mask, part.get("reduce_zero_label")) for part in parts for image, mask in image_pairs(part)}
+    counts = np.zeros((classes, classes), np.int64)
+    for sample in samples:
+        path, from_one = masks[sample.img_path]
+        with Image.open(path) as image:
+            truth = np.array(image, np.int64)
+        predicted = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+        if from_one:  # 0 is unlabelled, the first class is 1
+            truth = np.where(truth == 0, IGNORED, truth - 1)
+        known = truth != IGNORED
+        np.add.at(counts, (truth[known], predicted[known]), 1)
+    right, labelled, said = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    there, true = labelled + said > 0, labelled > 0
+    return {
+        "mIoU": 100 * float(np.mean(right[there] / (labelled + said - right)[there])),
+        "aAcc": 100 * float(right.sum() / counts.sum()),
+        "mAcc": 100 * float(np.mean(right[true] / labelled[true])),
+    }
+
+
+def mmdet_scores(samples: list[Any], truth: str, classes: tuple[str, ...]) -> dict[str, float]:
+    """CocoMetric's own answer, which it rounds to a tenth of a percent; it gives none without detections: 0."""
+    from mmdet.evaluation import CocoMetric
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        metric = CocoMetric(ann_file=truth)
+        metric.dataset_meta = {"classes": classes}
+        metric.process({}, [sample.to_dict() for sample in samples])
+        found = metric.evaluate(len(samples))
+    return {name: 100 * found.get(f"coco/bbox_mAP{end}", 0.0) for name, end in _ENDS.items()}
+
+
+def pycocotools_scores(samples: list[Any], cell: Cell, classes: tuple[str, ...]) -> dict[str, float]:
+    """AP on the data set's own json, whose categories have their own numbers; 0 without detections."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    dataset = cell.task.dataset
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.root / dataset.files["score"]))
+        rows = []
+        for sample in samples:
+            instances = sample.pred_instances.cpu()
+            categories = [truth.getCatIds(catNms=[classes[label]])[0] for label in instances.labels]
+            corners, scores = instances.bboxes.double().numpy(), instances.scores.double().numpy()
+            sides = corners[:, 2:] - corners[:, :2]
+            columns = (corners[:, :2], sides, scores[:, None], np.array(categories).reshape(-1, 1))
+            rows.append(np.hstack([np.full((len(scores), 1), sample.img_id), *columns]))
+        rows = np.concatenate(rows)
+        if not len(rows):  # loadRes fails
+            return dict.fromkeys(_ENDS, 0.0)
+        scoring = COCOeval(truth, truth.loadRes(rows), "bbox")
+        scoring.params.catIds = truth.getCatIds(catNms=list(classes))
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    return {name: 100 * float(value) for name, value in zip(_ENDS, scoring.stats, strict=False)}
+
+
+_ENDS = {"AP": "", "AP50": "_50", "AP75": "_75"}
+
+
+def _trained(config: "Config", cell: Cell) -> torch.nn.Module:
+    model = train(config, cell).model
+    model.eval()  # a cell does it, but to what stands in the model's place here
+    return model
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _disturb_masks(batch: dict[str, Any], draw: torch.Generator, classes: int) -> list[Any]:
+    """The truth moved to the right, some squares of it another class; unlabelled pixels become class 0."""
+    from mmengine.structures import PixelData
+
+    for sample in batch["data_samples"]:
+        truth = sample.gt_sem_seg.data
+        mask = torch.where(truth == IGNORED, 0, truth).roll(SHIFT, dims=2)
+        for top in range(0, mask.shape[1], BLOCK):
+            for left in range(0, mask.shape[2], BLOCK):
+                if torch.rand((), generator=draw) < SHARE:
+                    other = torch.randint(classes, (), generator=draw, dtype=mask.dtype)
+                    mask[:, top : top + BLOCK, left : left + BLOCK] = other
+        sample.pred_sem_seg = PixelData(data=mask)
+    return batch["data_samples"]
+
+
+def _disturb_boxes(batch: dict[str, Any], truth: dict[str, Any], draw: torch.Generator, classes: int) -> list[Any]:
+    """The true boxes with their corners moved; some are lost, some called something else, some invented."""
+    from mmengine.structures import InstanceData
+
+    for sample in batch["data_samples"]:
+        own = [item for item in truth["annotations"] if item["image_id"] == sample.img_id]
+        own = [item for item in own if torch.rand((), generator=draw) >= SHARE]
+        invented = sum(bool(torch.rand((), generator=draw) < SHARE) for _ in range(len(own) + 1))
+        boxes = [item["bbox"] for item in own] + [[5, 5, 40, 30]] * invented
+        boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        sides = boxes[:, 2:].repeat(1, 2)
+        corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+        corners += ROUGH * sides * (2 * torch.rand(corners.shape, generator=draw) - 1)
+        labels = torch.tensor([item["category_id"] - 1 for item in own] + [0] * invented, dtype=torch.long)
+        wrong = torch.rand(len(labels), generator=draw) < SHARE
+        labels = torch.where(wrong, torch.randint(classes, labels.shape, generator=draw), labels)
+        scores = torch.rand(len(labels), generator=draw)
+        sample.pred_instances = InstanceData(bboxes=corners, scores=scores, labels=labels)
+    return batch["data_samples"]

@@ -1,0 +1,50 @@
+"""Would a linear probe that tries its whole path of penalties choose another one than the probe that gives up?
+
+    python -m tools.checks.patience results/ablation_small --out docs/figures/patience.json
+
+Reads results of linear probes that have the whole path in their curves, which those made before decision 0014 have, and
+says for every task how many penalties are left to try, and how often the choice would have been another.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kdep_benchmarks.results import Result, read_results, write_text
+from kdep_benchmarks.tasks.classify import PATIENCE, best_on_select, gives_up
+
+PATH = 13  # penalties of the path as it comes; a curve with fewer was cut short
+
+
+def replay(results: Iterable[Result]) -> dict[str, dict[str, int]]:
+    """By task: the curves with a whole path, what is tried of their penalties, and the choices that would differ."""
+    found: dict[str, dict[str, int]] = {}
+    for result in results:
+        curves = [curve for curve in result.curves.values() if len(curve["lambda"]) == PATH]
+        for curve in curves if result.task.kind == "linear" else []:
+            row = found.setdefault(result.task.name, {"curves": 0, "penalties": 0, "tried": 0, "other_choices": 0})
+            top1, loss = curve["select_top1"][::-1], curve["select_loss"][::-1]
+            tried = next((n for n in range(1, PATH) if gives_up(top1[:n], loss[:n])), PATH)
+            row["curves"] += 1
+            row["penalties"] += PATH
+            row["tried"] += tried
+            row["other_choices"] += best_on_select(top1, loss) != best_on_select(top1[:tried], loss[:tried])
+    return dict(sorted(found.items()))
+
+
+def main() -> None:
+    """Read, replay and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS", help="folders of results")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    args = parser.parse_args()
+    rows = replay(read_results(args.results))
+    content: dict[str, Any] = {"patience": PATIENCE, "path": PATH, "tasks": rows}
+    write_text(args.out, json.dumps(content, indent=1) + "\n")
+    print(args.out)  # noqa: T201 - what it was run for
+
+
+if __name__ == "__main__":
+    main()

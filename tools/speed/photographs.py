@@ -1,0 +1,96 @@
+"""Real JPEG files to read: synthesised photographs with the statistics that decoders care about, or the user's own.
+
+A photograph is cheap or dear to decode by its size and by how many coefficients survive. Natural images have amplitudes
+that fall like 1/f, correlated colours, edges and flat areas; a picture made so weighs about as much as an ImageNet file
+of its size (about 110 kB on average at 500 x 375). Noise weighs three times as much, a smooth gradient a fifth.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kdep.data.sources import open_source
+from kdep.models.checkpoint import write_atomically
+
+CLASSES = 4  # ImageFolder wants some
+DISTINCT = 640  # more are links to these, in turn: views of equal files still differ
+SIDES = (500, 375)
+QUALITY = 90
+
+
+def photographs(work: Path, count: int, *, own: Path | None = None, sides: tuple[int, int] = SIDES) -> Path:
+    """A folder of `count` JPEG files in class folders; made once.
+
+    Raises:
+        ValueError: the user's folder holds fewer images.
+    """
+    if own is not None:
+        return _linked(work / f"own-{count}", own, count)
+    folder = work / f"photographs-{sides[0]}x{sides[1]}"
+    for number in range(min(count, DISTINCT)):
+        path = _place(folder, number)
+        if not path.exists():
+            image = photograph(number, sides)
+            write_atomically(path, lambda part, image=image: image.save(part, format="JPEG", quality=QUALITY))
+    chosen = work / f"first-{count}-{sides[0]}x{sides[1]}"
+    for number in range(count):
+        _link(_place(chosen, number), _place(folder, number % DISTINCT))
+    return chosen
+
+
+def photograph(seed: int, sides: tuple[int, int] = SIDES) -> Image.Image:
+    """One picture: a scene of smooth surfaces with edges, under a texture whose amplitude falls like 1/f."""
+    draw = np.random.Generator(np.random.Philox(seed))
+    width, height = sides
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / width
+    picture = _surfaces(draw, x, y)
+    texture = _pink(draw, height, width)
+    # Depth of field: the texture is crisp in one part of the picture and fades in another.
+    sharp = 1 / (1 + np.exp(-8 * (x * draw.uniform(-1, 1) + y * draw.uniform(-1, 1) + 0.2)))
+    tint = 1 + 0.25 * draw.normal(size=3)
+    picture += (34 * texture * (0.25 + sharp))[..., None] * tint
+    picture += draw.normal(0, 2.0, picture.shape)  # the sensor
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+
+
+def _surfaces(draw: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    base, slope = draw.uniform(40, 200, 3), draw.uniform(-80, 80, (2, 3))
+    picture = base + x[..., None] * slope[0] + y[..., None] * slope[1]
+    for _ in range(draw.integers(8, 20)):
+        cx, cy, angle = draw.uniform(0, 1), draw.uniform(0, 0.75), draw.uniform(0, np.pi)
+        long, flat = draw.uniform(0.03, 0.3), draw.uniform(0.3, 1.0)
+        u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
+        v = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
+        inside = (u / long) ** 2 + (v / (long * flat)) ** 2 < 1
+        shade = draw.uniform(20, 230, 3) + (u / long)[..., None] * draw.uniform(-40, 40)
+        picture = np.where(inside[..., None], shade, picture)
+    return picture
+
+
+def _pink(draw: np.random.Generator, height: int, width: int) -> np.ndarray:
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    phase = np.exp(2j * np.pi * draw.random(frequency.shape))
+    field = np.fft.irfft2(phase / frequency, s=(height, width))
+    return field / field.std()
+
+
+def _linked(folder: Path, own: Path, count: int) -> Path:
+    names = open_source(str(own)).names
+    if len(names) < count:
+        raise ValueError(f"--images {own}: {len(names)} images, this measurement reads {count}")
+    for number in range(count):
+        _link(_place(folder, number, Path(names[number]).suffix), (own / names[number]).resolve())
+    return folder
+
+
+def _place(folder: Path, number: int, suffix: str = ".jpg") -> Path:
+    return folder / f"class{number % CLASSES}" / f"{number:05d}{suffix}"
+
+
+def _link(path: Path, to: Path) -> None:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # a link whose photograph has gone
+        path.symlink_to(to.resolve())
