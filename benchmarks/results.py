@@ -21,8 +21,8 @@ class Outcome:
 
     Attributes:
         metrics: percent, higher is better; the first is the task's main metric.
-        counts: images per role: fit, select, score.
-        chosen: hyper-parameters chosen on the select split, and flags such as `C_at_edge` and `lr_fixed`.
+        counts: images per role: train, val, test.
+        chosen: hyper-parameters chosen on the val split, and flags such as `C_at_edge` and `lr_fixed`.
         curves: e.g. the regularisation path; lists of plain numbers.
         load: tensors, expected, coverage in percent, max_difference of the features.
         cost: images_per_second; see `Result`.

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from kdep.models.checkpoint import Checkpoint
+from kdep.models.weights import open_checkpoint
+from kdep.run.device import find_device
 from kdep_benchmarks.board.leaderboard import terminal_table
 from kdep_benchmarks.board.names import board_names, first_names
 from kdep_benchmarks.board.report import write_leaderboard
@@ -24,10 +27,6 @@ from kdep_benchmarks.jobs.progress import Screen
 from kdep_benchmarks.results import Result, read_results
 from kdep_benchmarks.tasks.settings import check_settings
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
-
-from kdep.models.checkpoint import Checkpoint
-from kdep.models.weights import open_checkpoint
-from kdep.run.device import find_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from kdep_benchmarks.tasks.task import load_suite
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from kdep_benchmarks.results import Protocol, Result, read_results
 MIN_RUNS = 3
 ROUNDING = 1e-9  # differences that are equal but for this are equal
 MAX_RUNS = 50  # above this many, more runs are no advice
-OVER_RUNS = "± with n runs is over runs on the same score images; on other images the difference may be another."
+OVER_RUNS = "± with n runs is over runs on the same test images; on other images the difference may be another."
 VERDICTS = ("better", "worse", "no difference", "not enough", "same every run")
 
 
@@ -173,8 +173,8 @@ def _of_task(names: tuple[str, str], task: str, first: list[Result], second: lis
 
 def _by_images(value: float, first: Result, second: Result, n: str) -> tuple[str, float | None, str]:
     """Where seeds do not change the scores, as in kNN, chance is in the choice of images: judged by their number."""
-    images = first.counts.get("score")
-    if first.main_metric != "top1" or not images or second.counts.get("score") != images:
+    images = first.counts.get("test")
+    if first.main_metric != "top1" or not images or second.counts.get("test") != images:
         return "same every run", None, n
     half = proportions_half_width(first.score, second.score, images)
     verdict = "no difference" if abs(value) <= half else "better" if value > 0 else "worse"

@@ -37,7 +37,7 @@ class Axes:
 
 
 def path_panels(board: Board) -> list[str]:
-    """The regularisation path of each linear task: score on the select split, of each checkpoint's first seed."""
+    """The regularisation path of each linear task: score on the val split, of each checkpoint's first seed."""
     panels = []
     for column in board.columns:
         lines = []
@@ -47,7 +47,7 @@ def path_panels(board: Board) -> list[str]:
             if curve:
                 lines.append((row.checkpoint.name, index, curve))
         if column.task.kind == "linear" and lines:
-            panels.append(line_panel(column.label, "top-1 on the select split, %, over the penalty", lines))
+            panels.append(line_panel(column.label, "top-1 on the val split, %, over the penalty", lines))
     return panels
 
 
@@ -92,10 +92,10 @@ def efficiency_panels(board: Board) -> list[str]:
 def fitted_images(row: Row, column: Column) -> float | None:
     """How many images with labels the probe of a column was fitted on, mean over the row's runs.
 
-    Those of one draw for few-shot; fit and select together for the linear probe, which is refitted on both. None for
+    Those of one draw for few-shot; train and val together for the linear probe, which is refitted on both. None for
     other kinds, and where a run did not count them.
     """
-    roles = {"fewshot": ("fit",), "linear": ("fit", "select")}.get(column.task.kind)
+    roles = {"fewshot": ("train",), "linear": ("train", "val")}.get(column.task.kind)
     found = [result.counts for result in row.results if result.status == "ok" and is_on(result, column)]
     if roles is None or not found or not all(counts.get(role) is not None for counts in found for role in roles):
         return None

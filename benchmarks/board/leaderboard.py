@@ -14,7 +14,7 @@ from kdep_benchmarks.board.table import Board, Cell, Row, average_ranks, boards,
 from kdep_benchmarks.results import Result
 
 ABSENT = "-"
-IMAGES = ("fit", "select", "score", "overlap", "overlap_exact")
+IMAGES = ("train", "val", "test", "overlap", "overlap_exact")
 COST = tuple(field.name for field in fields(Cost))
 
 
@@ -272,7 +272,7 @@ def _cost_table(board: Board) -> Table:
 def _overlap_cell(row: Row) -> TableCell:
     overlap = row.overlap
     if overlap is None:
-        return TableCell(ABSENT, detail="nobody looked for score images in the pretraining data")
+        return TableCell(ABSENT, detail="nobody looked for test images in the pretraining data")
     part = "" if overlap.sets == overlap.of_sets else f" ({overlap.sets} of {overlap.of_sets} sets)"
     detail = ", ".join(f"{dataset} {shared:,} of {images:,}" for dataset, (shared, images) in overlap.found.items())
     return TableCell(f"{overlap.percent:.2f} %{part}", overlap.percent, detail=detail)

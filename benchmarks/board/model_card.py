@@ -179,7 +179,7 @@ def _scores(board: Board, row: Row) -> str:
         lines.append([markdown_text(column.label), column.metric, *(score_text(one.cells[i]) for one in shown)])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if row.overlap and row.overlap.shared:
-        shared = f"{row.overlap.shared:,} of the {row.overlap.images:,} score images"
+        shared = f"{row.overlap.shared:,} of the {row.overlap.images:,} test images"
         text += f"\n\nIn its pretraining data also stand {shared} ({row.overlap.percent:.2f} %)."
     return text
 

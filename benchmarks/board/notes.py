@@ -83,7 +83,7 @@ def _fixed(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]
         about |= {r.checkpoint.sha256 for _, r in flagged}
         found += [f"{column.label} {name}" for name in dict.fromkeys(name for name, _ in flagged)]
     if found:
-        yield Note(f"Fixed by the task, not chosen on select: {', '.join(found)}.", tuple(sorted(about)))
+        yield Note(f"Fixed by the task, not chosen on val: {', '.join(found)}.", tuple(sorted(about)))
 
 
 def _flagged(

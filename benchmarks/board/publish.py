@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdep.run.trackers import check_installed
 from kdep_benchmarks.board.leaderboard import leaderboard_rows
 from kdep_benchmarks.board.table import Board, Row, boards
 from kdep_benchmarks.results import Result
-
-from kdep.run.trackers import check_installed
 
 TAG = "kdep.row"  # of an MLflow run: which row it is
 

@@ -34,8 +34,8 @@ READING = (
     "failed runs. Mean is over families of tasks, rank is the average over tasks [95 % interval]; both only for rows "
     "that have every task of their board. Gain share is (score - random) / (supervised - random) with baselines of the "
     "same architecture (of several the first by name), blank where that gain is within its noise. Overlap is the share "
-    "of score images that also stand in the checkpoint's pretraining data, where `kdep data overlap` has looked. The "
-    "95 % interval of a top-1 score (plots, leaderboard.csv) is over the runs and the choice of the score images, "
+    "of test images that also stand in the checkpoint's pretraining data, where `kdep data overlap` has looked. The "
+    "95 % interval of a top-1 score (plots, leaderboard.csv) is over the runs and the choice of the test images, "
     "others over runs alone. The best score of a task is marked, never across protocols; whether a difference is real, "
     "`kdep compare A B` says."
 )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+
 from kdep_benchmarks.board.intervals import (
     bootstrap_interval,
     half_width,
@@ -62,7 +63,7 @@ class Cell:
     def ci95(self) -> float | None:
         """Half the 95 % interval of the mean; None below two runs.
 
-        Over runs and, where `images` is known, over the choice of the score images too.
+        Over runs and, where `images` is known, over the choice of the test images too.
         """
         values = list(self.scores.values())
         return half_width(values) if self.images is None else new_images_half_width(values, self.images)
@@ -108,14 +109,14 @@ class Row:
     def overlap(self) -> "Overlap | None":
         """Score images that stand in the pretraining data, over the data sets looked at; None where none was."""
         sets = {(r.task.dataset, r.data_fingerprint): r.counts for r in self.results if r.status == "ok"}
-        seen = {key: counts for key, counts in sets.items() if "overlap" in counts and counts.get("score")}
+        seen = {key: counts for key, counts in sets.items() if "overlap" in counts and counts.get("test")}
         if not seen:
             return None
         found: dict[str, tuple[int, int]] = {}
         for (dataset, _), counts in seen.items():
             shared, images = found.get(dataset, (0, 0))
-            found[dataset] = (shared + counts["overlap"], images + counts["score"])
-        total = (sum(counts[name] for counts in seen.values()) for name in ("overlap", "overlap_exact", "score"))
+            found[dataset] = (shared + counts["overlap"], images + counts["test"])
+        total = (sum(counts[name] for counts in seen.values()) for name in ("overlap", "overlap_exact", "test"))
         return Overlap(*total, sets=len(seen), of_sets=len(sets), found=found)
 
 
@@ -296,7 +297,7 @@ def _cell(results: Iterable[Result], column: Column) -> Cell:
     own = [result for result in results if is_on(result, column)]
     finished = sorted((result for result in own if result.status == "ok"), key=lambda result: result.seed)
     scores, failed = {result.seed: result.score for result in finished}, len(own) - len(finished)
-    images = {result.counts.get("score") for result in finished} if column.metric == "top1" else set()
+    images = {result.counts.get("test") for result in finished} if column.metric == "top1" else set()
     return Cell(scores, failed, images=images.pop() if len(images) == 1 else None)
 
 

@@ -39,19 +39,19 @@ def read(dataset: Dataset, role: str) -> Boxes:
         boxes.add("empty split", f"{role} {dataset.files[role]}", "no images")
     for name in boxes.classes:
         if not boxes.per_class[name]:
-            boxes.add("empty class", f"class {name!r} of {role}", "has no usable box", defect=role == "fit")
+            boxes.add("empty class", f"class {name!r} of {role}", "has no usable box", defect=role == "train")
     return boxes
 
 
 def wrong_classes(splits: dict[str, Boxes], dataset: Dataset, *, expected: int) -> Iterator[Finding]:
     """Compare the splits' categories with each other and with the number expected (0: any)."""
-    fit, score = splits["fit"].classes, splits["score"].classes
-    for name in sorted(set(fit) ^ set(score)):
-        there, lacks = ("fit", "score") if name in fit else ("score", "fit")
+    train, test = splits["train"].classes, splits["test"].classes
+    for name in sorted(set(train) ^ set(test)):
+        there, lacks = ("train", "test") if name in train else ("test", "train")
         where = dataset.root / dataset.files[lacks]
         yield Finding("category is missing", str(where), f"has no category {name!r}, which {there} has")
-    if expected and fit and len(fit) != expected:
-        yield Finding("wrong count", f"classes of {dataset.files['fit']}", f"{len(fit)}, expected {expected}")
+    if expected and train and len(train) != expected:
+        yield Finding("wrong count", f"classes of {dataset.files['train']}", f"{len(train)}, expected {expected}")
 
 
 def _judge_box(

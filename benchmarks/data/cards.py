@@ -3,15 +3,15 @@
 A card is turned into a `Dataset` at a root; a user's own set is a `Dataset` written in a suite file. `files` by layout,
 relative to the root:
 
-    imagefolder  fit, score, optional select: folders of class folders
-    npz          fit, score, optional select: FILE.npz:SPLIT (see kdep.data.sources.Pack)
-    torchvision  fit, score, optional select: CLASS:SPLIT, such as CIFAR10:train
-    huggingface  fit, score, optional select: SPLIT of the set saved at the root, or NAME:SPLIT of one below it or on
+    imagefolder  train, test, optional val: folders of class folders
+    npz          train, test, optional val: FILE.npz:SPLIT (see kdep.data.sources.Pack)
+    torchvision  train, test, optional val: CLASS:SPLIT, such as CIFAR10:train
+    huggingface  train, test, optional val: SPLIT of the set saved at the root, or NAME:SPLIT of one below it or on
                  the hub (downloaded into the root); optional image, label: columns, where they are not evident
-    voc          fit, score: lists such as VOC2012/ImageSets/Main/train.txt (several joined by commas)
-    ade20k       fit_images, fit_masks, score_images, score_masks: folders; masks 0 = unlabelled, 1..N
+    voc          train, test: lists such as VOC2012/ImageSets/Main/train.txt (several joined by commas)
+    ade20k       train_images, train_masks, test_images, test_masks: folders; masks 0 = unlabelled, 1..N
     cityscapes   the same keys, in Cityscapes' own naming; masks are labelTrainIds
-    coco         fit, score: json; fit_images, score_images: folders
+    coco         train, test: json; train_images, test_images: folders
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 KEYS: dict[str, tuple[str, ...]] = {
-    "imagefolder": ("fit", "score"),
-    "npz": ("fit", "score"),
-    "torchvision": ("fit", "score"),
-    "huggingface": ("fit", "score"),
-    "voc": ("fit", "score"),
-    "ade20k": ("fit_images", "fit_masks", "score_images", "score_masks"),
-    "cityscapes": ("fit_images", "fit_masks", "score_images", "score_masks"),
-    "coco": ("fit", "fit_images", "score", "score_images"),
+    "imagefolder": ("train", "test"),
+    "npz": ("train", "test"),
+    "torchvision": ("train", "test"),
+    "huggingface": ("train", "test"),
+    "voc": ("train", "test"),
+    "ade20k": ("train_images", "train_masks", "test_images", "test_masks"),
+    "cityscapes": ("train_images", "train_masks", "test_images", "test_masks"),
+    "coco": ("train", "train_images", "test", "test_images"),
 }
 CLASSIFICATION = ("imagefolder", "npz", "torchvision", "huggingface")
 COLUMNS = ("image", "label")
@@ -54,7 +54,7 @@ class Dataset:
         if self.layout not in KEYS:
             raise ValueError(f"data set {self.name}: layout {self.layout!r}; there are {', '.join(KEYS)}")
         needed = set(KEYS[self.layout])
-        allowed = needed | ({"select"} if self.layout in CLASSIFICATION else set())
+        allowed = needed | ({"val"} if self.layout in CLASSIFICATION else set())
         allowed |= set(COLUMNS) if self.layout == "huggingface" else set()
         if not needed <= set(self.files) <= allowed:
             raise ValueError(f"data set {self.name}: files {sorted(self.files)}; {self.layout} needs {sorted(needed)}")
@@ -99,66 +99,66 @@ SCENES_STUFF = (
 )
 # fmt: on
 ADE20K_FILES = {
-    "fit_images": "images/training",
-    "fit_masks": "annotations/training",
-    "score_images": "images/validation",
-    "score_masks": "annotations/validation",
+    "train_images": "images/training",
+    "train_masks": "annotations/training",
+    "test_images": "images/validation",
+    "test_masks": "annotations/validation",
 }
 SCENES = ("generated here", "kdep_benchmarks.data.scenes.make, which draws it")
 
 
-def _torchvision(name: str, images: dict[str, int], labels: int, licence: str, *, select: bool = False) -> Card:
-    files = {"fit": f"{name}:train", "score": f"{name}:test"} | ({"select": f"{name}:val"} if select else {})
+def _torchvision(name: str, images: dict[str, int], labels: int, licence: str, *, val: bool = False) -> Card:
+    files = {"train": f"{name}:train", "test": f"{name}:test"} | ({"val": f"{name}:val"} if val else {})
     return Card(
         "torchvision", name.lower(), files, licence, f"torchvision.datasets.{name}", images=images, labels=labels
     )
 
 
 def _folders(
-    folder: str, images: dict[str, int], labels: int, licence: str, get: str, *, score: str = "test", select: str = ""
+    folder: str, images: dict[str, int], labels: int, licence: str, get: str, *, test: str = "test", val: str = ""
 ) -> Card:
-    files = {"fit": "train", "score": score} | ({"select": select} if select else {})
+    files = {"train": "train", "test": test} | ({"val": val} if val else {})
     return Card("imagefolder", folder, files, licence, get, images=images, labels=labels)
 
 
-def _voc_segmentation(fit: str, images: int, get: str) -> Card:
-    files = {role: f"VOC2012/ImageSets/Segmentation/{name}.txt" for role, name in (("fit", fit), ("score", "val"))}
-    return Card("voc", "VOCdevkit", files, "Flickr terms", get, VOC_CLASSES, {"fit": images, "score": 1449}, 20)
+def _voc_segmentation(train: str, images: int, get: str) -> Card:
+    files = {role: f"VOC2012/ImageSets/Segmentation/{name}.txt" for role, name in (("train", train), ("test", "val"))}
+    return Card("voc", "VOCdevkit", files, "Flickr terms", get, VOC_CLASSES, {"train": images, "test": 1449}, 20)
 
 
 def _voc_detection(
-    folder: str, fit: str, score: str, terms: tuple[str, str], classes: tuple[str, ...], images: dict[str, int]
+    folder: str, train: str, test: str, terms: tuple[str, str], classes: tuple[str, ...], images: dict[str, int]
 ) -> Card:
-    return Card("voc", folder, {"fit": fit, "score": score}, *terms, classes, images, len(classes))
+    return Card("voc", folder, {"train": train, "test": test}, *terms, classes, images, len(classes))
 
 
 VOC2012 = "host.robots.ox.ac.uk/pascal/VOC/voc2012"
 
 CARDS: dict[str, Card] = {
-    "cifar10": _torchvision("CIFAR10", {"fit": 50000, "score": 10000}, 10, "cite Krizhevsky 2009"),
-    "cifar100": _torchvision("CIFAR100", {"fit": 50000, "score": 10000}, 100, "cite Krizhevsky 2009"),
-    "dtd": _torchvision("DTD", {"fit": 1880, "select": 1880, "score": 1880}, 47, "research", select=True),
+    "cifar10": _torchvision("CIFAR10", {"train": 50000, "test": 10000}, 10, "cite Krizhevsky 2009"),
+    "cifar100": _torchvision("CIFAR100", {"train": 50000, "test": 10000}, 100, "cite Krizhevsky 2009"),
+    "dtd": _torchvision("DTD", {"train": 1880, "val": 1880, "test": 1880}, 47, "research", val=True),
     "caltech256": _folders(
         "caltech256",
-        {"fit": 15420, "score": 15187},
+        {"train": 15420, "test": 15187},
         257,
         "CC BY 4.0",
         "data.caltech.edu/records/nyy15-4j048",
     ),
     "cub200": _folders(
         "cub200",
-        {"fit": 5994, "score": 5794},
+        {"train": 5994, "test": 5794},
         200,
         "non-commercial research",
         "data.caltech.edu/records/65de6-vp158",
     ),
     "imagenet1k": _folders(
         "imagenet",
-        {"fit": 1281167, "score": 50000},
+        {"train": 1281167, "test": 50000},
         1000,
         "non-commercial research",
         "image-net.org, after registration",
-        score="val",
+        test="val",
     ),
     "voc2012": _voc_segmentation("train", 1464, VOC2012),
     "voc2012aug": _voc_segmentation(
@@ -173,22 +173,22 @@ CARDS: dict[str, Card] = {
         "non-commercial research",
         "data.csail.mit.edu/places/ADEchallenge, not the full ADE20K",
         ("@objectInfo150.txt",),
-        {"fit": 20210, "score": 2000},
+        {"train": 20210, "test": 2000},
         150,
     ),
     "cityscapes": Card(
         "cityscapes",
         "cityscapes",
         {
-            "fit_images": "leftImg8bit/train",
-            "fit_masks": "gtFine/train",
-            "score_images": "leftImg8bit/val",
-            "score_masks": "gtFine/val",
+            "train_images": "leftImg8bit/train",
+            "train_masks": "gtFine/train",
+            "test_images": "leftImg8bit/val",
+            "test_masks": "gtFine/val",
         },
         "non-commercial research",
         "cityscapes-dataset.com, after registration",
         CITYSCAPES_CLASSES,
-        {"fit": 2975, "score": 500},
+        {"train": 2975, "test": 500},
         19,
     ),
     "voc0712": _voc_detection(
@@ -200,20 +200,20 @@ CARDS: dict[str, Card] = {
             "host.robots.ox.ac.uk/pascal/VOC, 2007 and 2012",
         ),
         VOC_CLASSES,
-        {"fit": 16551, "score": 4952},
+        {"train": 16551, "test": 4952},
     ),
     "coco": Card(
         "coco",
         "coco",
         {
-            "fit": "annotations/instances_train2017.json",
-            "fit_images": "train2017",
-            "score": "annotations/instances_val2017.json",
-            "score_images": "val2017",
+            "train": "annotations/instances_train2017.json",
+            "train_images": "train2017",
+            "test": "annotations/instances_val2017.json",
+            "test_images": "val2017",
         },
         "annotations CC BY 4.0, images under Flickr terms",
         "cocodataset.org",
-        images={"fit": 118287, "score": 5000},
+        images={"train": 118287, "test": 5000},
         labels=80,
     ),
     "scenes": _folders("scenes/classification", {}, 12, *SCENES),
@@ -225,10 +225,10 @@ CARDS: dict[str, Card] = {
         "coco",
         "scenes/coco",
         {
-            "fit": "annotations/instances_train.json",
-            "fit_images": "train",
-            "score": "annotations/instances_val.json",
-            "score_images": "val",
+            "train": "annotations/instances_train.json",
+            "train_images": "train",
+            "test": "annotations/instances_val.json",
+            "test_images": "val",
         },
         *SCENES,
         labels=12,
@@ -309,20 +309,20 @@ def class_folders(dataset: Dataset, files: str) -> list[str]:
     return found
 
 
-def check_classes(dataset: Dataset, fit: Sequence[str], other: Sequence[str], role: str) -> None:
-    """Refuse classes between which there is nothing to tell, and a split that has others than fit.
+def check_classes(dataset: Dataset, train: Sequence[str], other: Sequence[str], role: str) -> None:
+    """Refuse classes between which there is nothing to tell, and a split that has others than train.
 
     Raises:
         ValueError: names the data set and the classes.
     """
-    if len(fit) < 2:
+    if len(train) < 2:
         raise ValueError(
-            f"data set {dataset.name}: fit has one class only ({fit[0]}), so every answer is right; two at least"
+            f"data set {dataset.name}: train has one class only ({train[0]}), so every answer is right; two at least"
         )
-    if tuple(fit) != tuple(other):
-        odd = sorted(set(fit) ^ set(other)) or ["their order"]
+    if tuple(train) != tuple(other):
+        odd = sorted(set(train) ^ set(other)) or ["their order"]
         raise ValueError(
-            f"data set {dataset.name}: fit has {len(fit)} classes and {role} {len(other)}; they differ in "
+            f"data set {dataset.name}: train has {len(train)} classes and {role} {len(other)}; they differ in "
             f"{', '.join(odd[:5])}"
         )
 
@@ -334,9 +334,9 @@ def check_class_folders(dataset: Dataset) -> None:
         ValueError: as `class_folders` and `check_classes`.
     """
     if dataset.layout == "imagefolder":
-        fit = class_folders(dataset, dataset.files["fit"])
+        train = class_folders(dataset, dataset.files["train"])
         for role, files in dataset.files.items():
-            check_classes(dataset, fit, class_folders(dataset, files), role)
+            check_classes(dataset, train, class_folders(dataset, files), role)
 
 
 def fingerprint(dataset: Dataset) -> str:

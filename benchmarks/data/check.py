@@ -17,7 +17,7 @@ from kdep_benchmarks.data.pictures import Picture, look_at, unreadable
 from kdep_benchmarks.data.cards import CARDS, CLASSIFICATION, Card, Dataset, absent, known
 from kdep_benchmarks.tasks.task import load_suite
 
-ROLES = ("fit", "select", "score")
+ROLES = ("train", "val", "test")
 
 
 class Subject(NamedTuple):
@@ -72,7 +72,7 @@ def family_of(dataset: Dataset) -> str:
     """What a set is for; VOC trees serve two families, by where their lists lie."""
     if dataset.layout in CLASSIFICATION:
         return "classification"
-    detection = dataset.layout == "coco" or (dataset.layout == "voc" and "/Main/" in dataset.files["fit"])
+    detection = dataset.layout == "coco" or (dataset.layout == "voc" and "/Main/" in dataset.files["train"])
     return "detection" if detection else "segmentation"
 
 
@@ -107,14 +107,14 @@ def _classification(subject: Subject, show: bool) -> Read:
 
 def _segmentation(subject: Subject, show: bool) -> Read:
     pictures, findings = {}, []
-    for role in ("fit", "score"):
+    for role in ("train", "test"):
         pictures[role], wrong = data_masks.read(subject.dataset, role, show=show)
         findings += wrong
     return pictures, findings
 
 
 def _detection(subject: Subject, show: bool) -> Read:
-    splits = {role: data_boxes.read(subject.dataset, role) for role in ("fit", "score")}
+    splits = {role: data_boxes.read(subject.dataset, role) for role in ("train", "test")}
     expected = subject.card.labels if subject.card else 0
     findings = [finding for split in splits.values() for finding in split.findings]
     findings += data_boxes.wrong_classes(splits, subject.dataset, expected=expected)

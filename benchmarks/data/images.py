@@ -1,4 +1,4 @@
-"""Labelled images of a data set's classification layouts, and their division into fit, select and score."""
+"""Labelled images of a data set's classification layouts, and their division into train, val and test."""
 
 import dataclasses
 import hashlib
@@ -153,38 +153,38 @@ def _contents(source: Any) -> Iterator[bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Positions `fit` and `select` in `pool`, which holds the images of both; `score` is apart."""
+    """Positions `train` and `val` in `pool`, which holds the images of both; `test` is apart."""
 
     pool: Labelled
-    fit: np.ndarray
-    select: np.ndarray
-    score: Labelled
+    train: np.ndarray
+    val: np.ndarray
+    test: Labelled
 
     @property
     def counts(self) -> dict[str, int]:
         """Images per role."""
-        return {"fit": len(self.fit), "select": len(self.select), "score": len(self.score)}
+        return {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
 
 
 def open_splits(dataset: Dataset, *, seed: int) -> Splits:
-    """Open a data set's splits; without a select split of its own, a fifth of each class of fit is held out.
+    """Open a data set's splits; without a val split of its own, a fifth of each class of train is held out.
 
     Raises:
         ValueError: one class only, splits of different classes, a class without images, or a file that is not there.
     """
-    pool, score = open_split(dataset, "fit"), open_split(dataset, "score")
-    check_classes(dataset, pool.classes, score.classes, "score")
-    if "select" not in dataset.files:
-        fit, select = hold_out(pool.labels, seed=seed)
-        if not len(select):
-            raise ValueError(f"data set {dataset.name}: one image per class in fit; choosing settings needs two")
-        return Splits(pool, fit, select, score)
-    select = open_split(dataset, "select")
-    check_classes(dataset, pool.classes, select.classes, "select")
-    labels = np.concatenate([pool.labels, select.labels])
-    joined = Labelled(Joined(pool.source, select.source), labels, pool.classes, pool.where)
+    pool, test = open_split(dataset, "train"), open_split(dataset, "test")
+    check_classes(dataset, pool.classes, test.classes, "test")
+    if "val" not in dataset.files:
+        train, val = hold_out(pool.labels, seed=seed)
+        if not len(val):
+            raise ValueError(f"data set {dataset.name}: one image per class in train; choosing settings needs two")
+        return Splits(pool, train, val, test)
+    val = open_split(dataset, "val")
+    check_classes(dataset, pool.classes, val.classes, "val")
+    labels = np.concatenate([pool.labels, val.labels])
+    joined = Labelled(Joined(pool.source, val.source), labels, pool.classes, pool.where)
     positions = np.arange(len(joined))
-    return Splits(joined, positions[: len(pool)], positions[len(pool) :], score)
+    return Splits(joined, positions[: len(pool)], positions[len(pool) :], test)
 
 
 def hold_out(labels: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +202,7 @@ def hold_out(labels: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_split(dataset: Dataset, role: str) -> Labelled:
-    """Open the images of one role: fit, select or score."""
+    """Open the images of one role: train, val or test."""
     return LAYOUTS[dataset.layout](dataset, dataset.files[role])
 
 

@@ -38,19 +38,19 @@ def read(dataset: Dataset, role: str) -> tuple[Labels | None, list[Finding]]:
 
 def wrong_classes(splits: dict[str, Labels], dataset: Dataset, *, expected: int) -> Iterator[Finding]:
     """Compare the splits' classes with each other, with those named and with the number expected (0: any)."""
-    fit = splits.get("fit")
-    if fit is None:
+    train = splits.get("train")
+    if train is None:
         return
-    if len(fit.classes) < 2:
-        what = f"one only ({fit.classes[0]}), so every answer is right; two at least"
-        yield Finding("too few classes", f"classes of {dataset.files['fit']}", what)
+    if len(train.classes) < 2:
+        what = f"one only ({train.classes[0]}), so every answer is right; two at least"
+        yield Finding("too few classes", f"classes of {dataset.files['train']}", what)
     for role, split in splits.items():
-        if odd := sorted(set(split.classes) ^ set(fit.classes)):
-            yield Finding("classes differ", f"fit and {role}", f"{', '.join(odd[:5])} ({len(odd)}) only in one of them")
-    if dataset.classes and (odd := sorted(set(dataset.classes) ^ set(fit.classes))):
+        if odd := sorted(set(split.classes) ^ set(train.classes)):
+            yield Finding("classes differ", f"train and {role}", f"{', '.join(odd[:5])} ({len(odd)}) only in one of them")
+    if dataset.classes and (odd := sorted(set(dataset.classes) ^ set(train.classes))):
         yield Finding("classes differ", "named and found", f"{', '.join(odd[:5])} ({len(odd)}) only in one of them")
-    if expected and len(fit.classes) != expected:
-        yield Finding("wrong count", f"classes of {dataset.files['fit']}", f"{len(fit.classes)}, expected {expected}")
+    if expected and len(train.classes) != expected:
+        yield Finding("wrong count", f"classes of {dataset.files['train']}", f"{len(train.classes)}, expected {expected}")
 
 
 def _wrong_labels(split: Labels, role: str) -> Iterator[Finding]:

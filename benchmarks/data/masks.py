@@ -56,7 +56,7 @@ def read(dataset: Dataset, role: str, *, show: bool) -> tuple[list[Picture], lis
             findings += _judge(mask, path, image, dataset.layout, names)
             _count(mask, dataset.layout, seen)
     findings += [
-        Finding("empty class", f"class {names[label]!r} of {role}", "has no pixel", defect=role == "fit")
+        Finding("empty class", f"class {names[label]!r} of {role}", "has no pixel", defect=role == "train")
         for label, pixels in seen.items()
         if not pixels
     ]

@@ -1,4 +1,4 @@
-"""Images of a pretraining source that also stand in score splits: found once, kept in a file, shown on the board.
+"""Images of a pretraining source that also stand in test splits: found once, kept in a file, shown on the board.
 
 A file `RESULTS/overlap/NAME.json` is read with the results beside it. It belongs to the rows whose checkpoint was
 pretrained on its source (by the source's fingerprint or address, as the checkpoint says) and to those that it names.
@@ -24,19 +24,19 @@ EXACT = ("bytes", "pixels")
 
 @dataclass(frozen=True)
 class Match:
-    """An image of a score split and the one of the pretraining data that it equals.
+    """An image of a test split and the one of the pretraining data that it equals.
 
     `how`: bytes or pixels, when they are the same, or look, where perceptual hash and thumbnail agree: a suspicion.
     """
 
-    score: str
+    test: str
     pretraining: str
     how: str
 
 
 @dataclass(frozen=True)
 class SetOverlap:
-    """What was found in one score split of `images` images."""
+    """What was found in one test split of `images` images."""
 
     dataset: str
     data_fingerprint: str
@@ -77,7 +77,7 @@ class Overlap:
 def find_overlap(
     spec: str, tasks: Sequence["Task"], *, root: Path | None = None, checkpoints: Sequence[str] = (), show: bool = False
 ) -> Overlap:
-    """Look for the images of a pretraining source in the score splits of tasks.
+    """Look for the images of a pretraining source in the test splits of tasks.
 
     Args:
         spec: as `kdep.data.sources.open_source` takes it.
@@ -104,8 +104,8 @@ def find_overlap(
             continue
         known = fingerprint(dataset)
         if known not in sets:
-            theirs = score_pictures(task, show=show)
-            matches = tuple(find(pictures, looks, theirs, look_at(theirs, f"{dataset.name} score", show=show)))
+            theirs = test_pictures(task, show=show)
+            matches = tuple(find(pictures, looks, theirs, look_at(theirs, f"{dataset.name} test", show=show)))
             sets[known] = SetOverlap(dataset.name, known, len(theirs), matches)
     unreadable = sum(look.problem is not None for look in looks)
     found = (str(spec), source.fingerprint, len(pictures), unreadable)
@@ -151,7 +151,7 @@ def pictures_of(source: "Source") -> Iterator["Picture"]:
         )
 
 
-def score_pictures(task: "Task", *, show: bool) -> list["Picture"]:
+def test_pictures(task: "Task", *, show: bool) -> list["Picture"]:
     """The images that a task is scored on.
 
     Raises:
@@ -163,14 +163,14 @@ def score_pictures(task: "Task", *, show: bool) -> list["Picture"]:
 
     dataset = task.dataset
     if task.family == "classification":
-        return data_labels.LAYOUTS[dataset.layout](dataset, dataset.files["score"]).pictures
+        return data_labels.LAYOUTS[dataset.layout](dataset, dataset.files["test"]).pictures
     if task.family == "segmentation":
-        pictures, findings = data_masks.read(dataset, "score", show=show)
+        pictures, findings = data_masks.read(dataset, "test", show=show)
     else:
-        read = data_boxes.read(dataset, "score")
+        read = data_boxes.read(dataset, "test")
         pictures, findings = read.pictures, read.findings
     if not pictures:
-        raise ValueError(f"{task.name}: score split has no images: {findings[0].what if findings else 'empty'}")
+        raise ValueError(f"{task.name}: test split has no images: {findings[0].what if findings else 'empty'}")
     return pictures
 
 
@@ -203,7 +203,7 @@ def read_overlaps(folders: Iterable[Path]) -> list[Overlap]:
 
 
 def with_overlap(results: Iterable[Result], overlaps: Sequence[Overlap]) -> list[Result]:
-    """Results whose counts say how many score images stand in the checkpoint's pretraining data.
+    """Results whose counts say how many test images stand in the checkpoint's pretraining data.
 
     `overlap` counts all, `overlap_exact` those with the same bytes or pixels; absent where nobody looked. An image that
     several sources hold counts once.
@@ -215,8 +215,8 @@ def with_overlap(results: Iterable[Result], overlaps: Sequence[Overlap]) -> list
         if not of:
             return result
         matches = [match for one in of for match in one.matches]
-        exact = {match.score for match in matches if match.how in EXACT}
-        counts = {"overlap": len({match.score for match in matches}), "overlap_exact": len(exact)}
+        exact = {match.test for match in matches if match.how in EXACT}
+        counts = {"overlap": len({match.test for match in matches}), "overlap_exact": len(exact)}
         return replace(result, counts={**result.counts, **counts})
 
     return [counted(result) for result in results]
@@ -228,8 +228,8 @@ def lines(overlap: Overlap, *, shown: int = 3) -> list[str]:
     text = [f"{overlap.source}: {overlap.images:,} images{unreadable}"]
     for one in overlap.sets:
         similar = len(one.matches) - one.exact
-        text.append(f"  {one.dataset}: {one.exact} exact and {similar} by look, of {one.images:,} score images")
-        text += [f"    {match.score} = {match.pretraining} ({match.how})" for match in one.matches[:shown]]
+        text.append(f"  {one.dataset}: {one.exact} exact and {similar} by look, of {one.images:,} test images")
+        text += [f"    {match.test} = {match.pretraining} ({match.how})" for match in one.matches[:shown]]
         text += [f"    and {len(one.matches) - shown} more"] if len(one.matches) > shown else []
     return text + [f"  {name}: not looked at: {reason}" for name, reason in overlap.absent.items()]
 

@@ -103,16 +103,16 @@ def _caltech256(archives: list[Path], into: Path, *, seed: int | None, show: boo
         if len(parts) == 3 and parts[2].endswith(".jpg"):
             classes[parts[1]].append(parts[2])
     draw = None if seed is None else np.random.Generator(np.random.Philox(seed))
-    fit = set()
+    train = set()
     for name in sorted(classes):
         images = sorted(classes[name])
-        fit |= {(name, image) for image in (images if draw is None else draw.permutation(images))[:PER_CLASS]}
+        train |= {(name, image) for image in (images if draw is None else draw.permutation(images))[:PER_CLASS]}
 
     def place(name: str) -> str | None:
         parts = PurePosixPath(name).parts
         if len(parts) != 3 or not parts[2].endswith(".jpg"):
             return None
-        return "/".join(("train" if parts[1:] in fit else "test", *parts[1:]))
+        return "/".join(("train" if parts[1:] in train else "test", *parts[1:]))
 
     _placed(archives[0], into, place, "256_ObjectCategories/CLASS/IMAGE.jpg", show)
 
@@ -122,11 +122,11 @@ def _cub200(archives: list[Path], into: Path, *, show: bool) -> None:
     for member in members(archives[0]):
         if member.name.count("/") == 1 and (name := without_first(member.name)) in lists:
             lists[name] = dict(line.split() for line in member.stream.read().decode().splitlines())
-    fit = lists["train_test_split.txt"]
+    train = lists["train_test_split.txt"]
     split_of = {
-        image: "train" if fit[number] == "1" else "test"
+        image: "train" if train[number] == "1" else "test"
         for number, image in lists["images.txt"].items()
-        if number in fit
+        if number in train
     }
 
     def place(name: str) -> str | None:
@@ -264,7 +264,7 @@ def _imagenet_trees(archives: list[Path], into: Path, *, show: bool) -> None:
 def _torchvision(name: str, data_root: Path, show: bool) -> None:
     import torchvision
 
-    kind = CARDS[name].files["fit"].partition(":")[0]
+    kind = CARDS[name].files["train"].partition(":")[0]
     make = getattr(torchvision.datasets, kind)
     url, md5 = (make._URL, make._MD5) if kind == "DTD" else (make.url, make.tgz_md5)
     archive = Archive(url.rpartition("/")[2], url, url, md5)

@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kdep_benchmarks.data.cards import Dataset, fingerprint, paths
-from kdep_benchmarks.jobs.memory import halve, is_out_of_memory
-from kdep_benchmarks.results import CheckpointCard, Outcome, Protocol, Result, TaskCard, write_result
-from kdep_benchmarks.tasks.task import Task
-from kdep_benchmarks.tasks.training_state import tidy
 
 from kdep.models.checkpoint import Checkpoint, LoadError
 from kdep.models.outline import gmacs, parameters
 from kdep.models.weights import open_checkpoint
 from kdep.run.device import join
 from kdep.run.folder import provenance_of_code
+from kdep_benchmarks.data.cards import Dataset, fingerprint, paths
+from kdep_benchmarks.jobs.memory import halve, is_out_of_memory
+from kdep_benchmarks.results import CheckpointCard, Outcome, Protocol, Result, TaskCard, write_result
+from kdep_benchmarks.tasks.task import Task
+from kdep_benchmarks.tasks.training_state import tidy
 
 OUT_OF_MEMORY = 4  # exit code
 GRACE = 5.0  # seconds between the end of the suite's process and that of a cell which has not ended by itself

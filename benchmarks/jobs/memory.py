@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+
 from kdep_benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
 from kdep_benchmarks.tasks.settings import Fewshot, Finetune, Knn, Linear, read_settings
 from kdep_benchmarks.tasks.task import Task

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdep.models.checkpoint import Checkpoint
+from kdep.models.outline import outline, parameters
 from kdep_benchmarks.board.costs import duration
 from kdep_benchmarks.data import cards as datasets
 from kdep_benchmarks.jobs.cell import Cell, data_stamp, protocol_of
 from kdep_benchmarks.results import CellKey, Result, read_result
-
-from kdep.models.checkpoint import Checkpoint
-from kdep.models.outline import outline, parameters
 
 PROBES = ("knn", "linear", "fewshot")
 TAPS = 2  # features before and after the last activation

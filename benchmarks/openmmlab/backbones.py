@@ -6,13 +6,13 @@ from typing import Any
 
 import timm
 import torch
-from kdep_benchmarks.openmmlab import compat
 from torch import nn
 
 from kdep.export.audit import compare_stages
 from kdep.export.names import export_weights
 from kdep.models.backbone import create_network
 from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
+from kdep_benchmarks.openmmlab import compat
 
 STRIDES = (4, 8, 16, 32)
 RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}

@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdep_benchmarks.data.cards import Dataset
 from PIL import Image
 
 from kdep.models.checkpoint import write_atomically
+from kdep_benchmarks.data.cards import Dataset
 
 
 class Split(NamedTuple):
@@ -35,17 +35,17 @@ class Split(NamedTuple):
 
 
 def class_names(dataset: Dataset) -> tuple[str, ...]:
-    """Classes to detect, in the order of their labels. The COCO layout may leave it to the fit split's categories.
+    """Classes to detect, in the order of their labels. The COCO layout may leave it to the train split's categories.
 
     Raises:
-        ValueError: no classes are named, or the fit split's json lacks some.
+        ValueError: no classes are named, or the train split's json lacks some.
     """
     named = tuple(name for name in dataset.classes if name != "background")
     if dataset.layout != "coco":
         if not named:
             raise ValueError(f"{dataset.name}: detection in the VOC layout needs the classes' names")
         return named
-    path = dataset.root / dataset.files["fit"]
+    path = dataset.root / dataset.files["train"]
     listed = [item["name"] for item in sorted(_read_json(path)["categories"], key=lambda item: item["id"])]
     missing = [name for name in named if name not in listed]
     if missing:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.boxes import Split, class_names, write_split
 from kdep_benchmarks.openmmlab.looks import draw_boxes
@@ -16,8 +18,6 @@ from kdep_benchmarks.openmmlab.sheets import ROWS
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.task import Task
 
-from kdep.models.checkpoint import Checkpoint
-
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 
 
 def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Train on the fit split for a fixed number of iterations and score the last weights on the score split.
+    """Train on the train split for a fixed number of iterations and score the last weights on the test split.
 
     Interrupted and called again with the same arguments, it goes on from its last training checkpoint.
 
@@ -39,27 +39,27 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
     """
     cell = Cell(checkpoint, task, read_settings(task), seed, work_dir, device)
     classes = class_names(task.dataset)
-    score = write_split(task.dataset, "score", classes, work_dir / "score.json")
-    trained = train(fit_config(cell), cell)
-    found, looked_at, scored = detections(trained.model, score_dataset(score, classes, cell.settings), cell)
-    check_count(scored, score.count, task)
-    draw_boxes(looked_at, score.path, classes, work_dir)
-    facts = {"detections": len(found), "boxes": score.boxes, **score.left_out}
+    test = write_split(task.dataset, "test", classes, work_dir / "test.json")
+    trained = train(train_config(cell), cell)
+    found, looked_at, scored = detections(trained.model, test_dataset(test, classes, cell.settings), cell)
+    check_count(scored, test.count, task)
+    draw_boxes(looked_at, test.path, classes, work_dir)
+    facts = {"detections": len(found), "boxes": test.boxes, **test.left_out}
     if not found:
         LOG.warning("%s: not a single detection on %d images", task.name, scored)
         facts["no_detections"] = True
-    counts = {"fit": trained.fit_images, "score": scored}
-    return Outcome(average_precision(score.path, found), counts, facts, trained.curves, trained.load, trained.cost)
+    counts = {"train": trained.train_images, "test": scored}
+    return Outcome(average_precision(test.path, found), counts, facts, trained.curves, trained.load, trained.cost)
 
 
-def fit_config(cell: Cell) -> "Config":
+def train_config(cell: Cell) -> "Config":
     """Make the training's mmengine config: the task's file with student, classes, data and schedule filled in."""
     config = read_config(cell, toolbox="mmdet")
     classes = class_names(cell.task.dataset)
     _set_model(config, cell, len(classes))
     _set_schedule(config, cell.settings)
-    fit = write_split(cell.task.dataset, "fit", classes, cell.work_dir / "fit.json")
-    config.train_dataloader = loader(fit_dataset(fit, classes, cell.settings), cell.settings, fit=True)
+    train = write_split(cell.task.dataset, "train", classes, cell.work_dir / "train.json")
+    config.train_dataloader = loader(train_dataset(train, classes, cell.settings), cell.settings, train=True)
     # Batches of like images (all wide or all tall) need little padding.
     config.train_dataloader["batch_sampler"] = {"type": "AspectRatioBatchSampler"}
     return config
@@ -84,7 +84,7 @@ def _set_schedule(config: "Config", settings: Settings) -> None:
         config.param_scheduler.insert(0, ramp)
 
 
-def fit_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+def train_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
     """Configure mmdet's usual training transforms, for any scale; images without boxes are left out, as usual."""
     resize = {"type": "Resize", "scale": settings.scale, "keep_ratio": True}
     if settings.short_sides:
@@ -101,7 +101,7 @@ def fit_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> d
     return _dataset(split, classes, transforms) | {"filter_cfg": {"filter_empty_gt": True, "min_size": 1}}
 
 
-def score_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+def test_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
     """Every image, with or without boxes; the boxes are read by `average_precision`."""
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     transforms = [

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kdep_benchmarks.openmmlab.backbones import map_difference, toolbox_weights
-from kdep_benchmarks.tasks.training_state import random_state
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from kdep.models.checkpoint import Checkpoint, LoadError, load_exactly, write_atomically
+from kdep_benchmarks.openmmlab.backbones import map_difference, toolbox_weights
+from kdep_benchmarks.tasks.training_state import random_state
 
 SECONDS = 60  # between training checkpoints
 

@@ -1,4 +1,4 @@
-"""The first score images of a cell as a sheet: image, truth, prediction. A sheet that fails costs no score."""
+"""The first test images of a cell as a sheet: image, truth, prediction. A sheet that fails costs no score."""
 
 import json
 import logging
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from kdep_benchmarks.openmmlab.masks import IGNORED
 from kdep_benchmarks.openmmlab.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
-from PIL import Image
 
 LOG = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kdep_benchmarks.data.cards import Dataset
 from PIL import Image
+
+from kdep_benchmarks.data.cards import Dataset
 
 IGNORED = 255
 SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from kdep_benchmarks.tasks.training_state import set_random_state
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, Sampler
+
+from kdep_benchmarks.tasks.training_state import set_random_state
 
 if TYPE_CHECKING:
     from mmengine.config import Config

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.openmmlab import compat
 from kdep_benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
 from kdep_benchmarks.openmmlab.settings import Settings, config_file
 from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import LAST, forget_others
-
-from kdep.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -41,7 +41,7 @@ class Trained(NamedTuple):
     """A model after its last iteration, and what was recorded on the way."""
 
     model: "nn.Module"
-    fit_images: int
+    train_images: int
     load: dict[str, Any]
     curves: dict[str, Any]
     cost: dict[str, Any]
@@ -97,14 +97,14 @@ def _optimizer(settings: Settings) -> dict[str, Any]:
     }
 
 
-def loader(dataset: dict[str, Any], settings: Settings, *, fit: bool) -> dict[str, Any]:
-    """Configure a data loader: endless, shuffled batches to fit on; every image once, one by one, to score on."""
+def loader(dataset: dict[str, Any], settings: Settings, *, train: bool) -> dict[str, Any]:
+    """Configure a data loader: endless, shuffled batches to train on; every image once, one by one, to score on."""
     return {
-        "batch_size": settings.batch_size if fit else 1,
+        "batch_size": settings.batch_size if train else 1,
         "num_workers": settings.workers,
         "persistent_workers": False,
         "sampler": {"type": "InfiniteSampler", "shuffle": True}
-        if fit
+        if train
         else {"type": "DefaultSampler", "shuffle": False},
         "dataset": dataset,
     }
@@ -118,9 +118,10 @@ def train(config: "Config", cell: Cell) -> Trained:
         FloatingPointError: the loss is no longer finite.
     """
     import mmengine.device.utils
+    from mmengine.runner import Runner
+
     from kdep_benchmarks.openmmlab.hooks import KeepLast, LoadExactly, WatchClock, WatchLoss
     from kdep_benchmarks.openmmlab.resume import go_on
-    from mmengine.runner import Runner
 
     # mmengine takes a GPU when it sees one, whatever it is told; which one is torch's current device.
     mmengine.device.utils.DEVICE = cell.device.type
@@ -172,22 +173,22 @@ def _complete(config: "Config", cell: Cell) -> None:
 
 @torch.no_grad()
 def predictions(model: "nn.Module", dataset: dict[str, Any], cell: Cell) -> Iterator[Any]:
-    """Predict on every image of the score split: the toolbox's data samples, one per image."""
+    """Predict on every image of the test split: the toolbox's data samples, one per image."""
     model.eval()  # not chained: some of the toolboxes' train() return None
-    for batch in score_batches(dataset, cell):
+    for batch in test_batches(dataset, cell):
         yield from model.test_step(batch)
 
 
-def score_batches(dataset: dict[str, Any], cell: Cell) -> "DataLoader":
+def test_batches(dataset: dict[str, Any], cell: Cell) -> "DataLoader":
     """Load a split image by image, in order."""
     from mmengine.runner import Runner
 
-    batches = Runner.build_dataloader(loader(dataset, cell.settings, fit=False), seed=cell.seed)
+    batches = Runner.build_dataloader(loader(dataset, cell.settings, train=False), seed=cell.seed)
     compat.carry_into_workers(type(batches.dataset))
     return batches
 
 
 def check_count(scored: int, expected: int, task: Task) -> None:
-    """Raise unless every image of the score split was scored."""
+    """Raise unless every image of the test split was scored."""
     if scored != expected:
-        raise ValueError(f"{task.name}: {scored} images were scored, the score split has {expected}")
+        raise ValueError(f"{task.name}: {scored} images were scored, the test split has {expected}")

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.looks import draw_masks
 from kdep_benchmarks.openmmlab.masks import IGNORED, image_pairs, label_names, split_configs
@@ -13,14 +15,12 @@ from kdep_benchmarks.openmmlab.sheets import ROWS
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.task import Task
 
-from kdep.models.checkpoint import Checkpoint
-
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
 def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Train on the fit split for a fixed number of iterations and score the last weights on the score split.
+    """Train on the train split for a fixed number of iterations and score the last weights on the test split.
 
     Interrupted and called again with the same arguments, it goes on from its last training checkpoint.
 
@@ -32,21 +32,21 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
         LoadError: the student's weights do not fill the backbone exactly.
     """
     cell = Cell(checkpoint, task, read_settings(task), seed, work_dir, device)
-    score = split_configs(task.dataset, "score")
-    trained = train(fit_config(cell), cell)
-    areas, scored = class_areas(trained.model, _joined(score, score_transforms(cell.settings)), cell)
-    check_count(scored, sum(len(image_pairs(part)) for part in score), task)
-    counts = {"fit": trained.fit_images, "score": scored}
+    test = split_configs(task.dataset, "test")
+    trained = train(train_config(cell), cell)
+    areas, scored = class_areas(trained.model, _joined(test, test_transforms(cell.settings)), cell)
+    check_count(scored, sum(len(image_pairs(part)) for part in test), task)
+    counts = {"train": trained.train_images, "test": scored}
     return Outcome(mean_iou(areas), counts, curves=trained.curves, load=trained.load, cost=trained.cost)
 
 
-def fit_config(cell: Cell) -> "Config":
+def train_config(cell: Cell) -> "Config":
     """Make the training's mmengine config: the task's file with student, classes, data and schedule filled in."""
     config = read_config(cell, toolbox="mmseg")
     _set_model(config, cell)
     _set_schedule(config, cell.settings)
-    fit = split_configs(cell.task.dataset, "fit")
-    config.train_dataloader = loader(_joined(fit, fit_transforms(cell.settings)), cell.settings, fit=True)
+    train = split_configs(cell.task.dataset, "train")
+    config.train_dataloader = loader(_joined(train, train_transforms(cell.settings)), cell.settings, train=True)
     return config
 
 
@@ -67,7 +67,7 @@ def _set_schedule(config: "Config", settings: Settings) -> None:
     config.param_scheduler = [poly]
 
 
-def fit_transforms(settings: Settings) -> list[dict[str, Any]]:
+def train_transforms(settings: Settings) -> list[dict[str, Any]]:
     """Make mmseg's usual training transforms, for a crop of any size instead of 512, from images of any scale."""
     crop = settings.crop
     return [
@@ -81,7 +81,7 @@ def fit_transforms(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def score_transforms(settings: Settings) -> list[dict[str, Any]]:
+def test_transforms(settings: Settings) -> list[dict[str, Any]]:
     """Fit whole images into the scale of training. Masks are read after it: scores are of original pixels."""
     return [
         {"type": "LoadImageFromFile"},

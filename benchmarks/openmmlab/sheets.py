@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from kdep_benchmarks.results import Result, write_bytes
 from PIL import Image, ImageDraw, ImageFont
+
+from kdep_benchmarks.results import Result, write_bytes
 
 TILE, GAP, LINE = 240, 6, 18  # pixels: the longer side of a picture, the space between two, a line of text
 ROWS = 6  # images of a sheet; more are left out

@@ -14,7 +14,7 @@ from kdep_benchmarks.studies.claims import (
     against_best,
     asked_for,
     by_cell,
-    chosen_on_select,
+    chosen_on_val,
     measures,
     over_tasks,
     savings,
@@ -40,7 +40,7 @@ def answer(study: Study, rows: Sequence[Row], out: Path) -> str:
 
 def as_markdown(study: Study, rows: Sequence[Row]) -> str:
     """Tables of means and a sentence per comparison."""
-    scores, select, tested = by_cell(rows), by_cell(rows, "select"), 0
+    scores, val, tested = by_cell(rows), by_cell(rows, "val"), 0
     lines = [f"# {study.question}", "", f"Seeds {study.seeds}; mean ± half the 95 % interval over seeds.", ""]
     missing = len(study.runs) * len(study.tasks) - len(rows)
     if missing:
@@ -52,7 +52,7 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
         own = [
             ("", against_baseline(study, scores, value)),
             ("Pairs that the study asks for:", asked_for(study, scores, value)),
-            ("Chosen on select:", chosen_on_select(study, scores, select, value)),
+            ("Chosen on val:", chosen_on_val(study, scores, val, value)),
         ]
         tested += len({frozenset((one.arm, one.other)) for _, said in own for one in said if one.tested})
         picked = "Against the best other arm, picked by the same scores, so that more than 5 % of these err:"

@@ -56,9 +56,8 @@ def refuse_equal_arms(study: Study, arms: Mapping[str, Sequence[Any]]) -> None:
 
 def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
     """A sentence for every data set of the study's tasks, and for the images of runs to train, that is not there."""
-    from kdep_benchmarks.data.cards import absent
-
     from kdep.data.sources import absent_address
+    from kdep_benchmarks.data.cards import absent
 
     images = {study.config(run).data.source for run in to_train}
     reasons = [*(absent(task.dataset) for task in load_tasks(study)), *map(absent_address, images)]

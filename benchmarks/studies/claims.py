@@ -92,19 +92,19 @@ def against_best(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     return said
 
 
-def chosen_on_select(study: Study, scores: Scores, select: Scores, value: Any) -> list[Comparison]:
-    """The arm that is best on select; and for each seed the one that the other seeds choose, against the baseline.
+def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> list[Comparison]:
+    """The arm that is best on val; and for each seed the one that the other seeds choose, against the baseline.
 
     Score images are not those of the choice, but the students are: a lucky one is lucky on both. So what is held
-    against the baseline at a seed was chosen without that seed. Nothing before all arms have all seeds on select: the
+    against the baseline at a seed was chosen without that seed. Nothing before all arms have all seeds on val: the
     best of those that are done is another question.
     """
-    found = {arm: over_tasks(study, select, arm, value) for arm in study.arms}
+    found = {arm: over_tasks(study, val, arm, value) for arm in study.arms}
     own = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
     if any(set(by_seed) != set(study.seeds) for by_seed in (*found.values(), *own.values())):
         return []
     best = best_without(found, None)
-    said = f"On the select split `{best}` is the best ({mean(list(found[best].values())):.2f})"
+    said = f"On the val split `{best}` is the best ({mean(list(found[best].values())):.2f})"
     if len(study.seeds) < 2:
         return [Comparison(best, study.baseline, f"{said}; one seed, so no other to choose by.", tested=False)]
     chosen = {seed: best_without(found, seed) for seed in study.seeds}
@@ -119,9 +119,9 @@ def chosen_on_select(study: Study, scores: Scores, select: Scores, value: Any) -
     return [replace(result, sentence=f"{said}. Chosen for each seed by the select of the others, {sentence}")]
 
 
-def best_without(select: dict[str, dict[int, float]], left_out: int | None) -> str:
-    """The arm whose mean on select is the highest, without one seed; the first of equals."""
-    kept = {arm: [score for seed, score in found.items() if seed != left_out] for arm, found in select.items()}
+def best_without(val: dict[str, dict[int, float]], left_out: int | None) -> str:
+    """The arm whose mean on val is the highest, without one seed; the first of equals."""
+    kept = {arm: [score for seed, score in found.items() if seed != left_out] for arm, found in val.items()}
     return max(kept, key=lambda arm: mean(kept[arm]))
 
 

@@ -19,15 +19,14 @@ from kdep_benchmarks.results import Protocol, Result
 from kdep_benchmarks.studies.file import Run, Study
 
 if TYPE_CHECKING:
+    from kdep.config import Config
     from kdep_benchmarks.tasks.task import Task
 
-    from kdep.config import Config
-
 COLUMNS = (
-    *("arm", "value", "seed", "task", "metric", "score", "select", "images_seen", "pretrain_seconds"),
+    *("arm", "value", "seed", "task", "metric", "score", "val", "images_seen", "pretrain_seconds"),
     *("checkpoint", "protocol", "data", "run"),
 )
-NUMBERS = ("score", "select", "images_seen", "pretrain_seconds")
+NUMBERS = ("score", "val", "images_seen", "pretrain_seconds")
 Row = dict[str, Any]
 
 
@@ -85,7 +84,7 @@ def own_rows(
                     "task": task,
                     "metric": cells[0].main_metric,
                     "score": round(mean([cell.score for cell in cells]), 4),
-                    "select": on_select(cells),
+                    "val": on_val(cells),
                     **spent,
                     "checkpoint": sha256[:8],
                     "protocol": str(cells[0].protocol),
@@ -96,15 +95,15 @@ def own_rows(
     return rows
 
 
-def on_select(cells: list[Result]) -> float | None:
-    """What the cells' choice of hyper-parameters saw: mean score on the select split; None where nothing was chosen.
+def on_val(cells: list[Result]) -> float | None:
+    """What the cells' choice of hyper-parameters saw: mean score on the val split; None where nothing was chosen.
 
     An arm that is chosen by it can be held against another by `score`, whose images the choice has not seen. A few-shot
     probe has chosen in every draw, so its number is their mean; every other kind has chosen the highest of its curve.
     """
     best = []
     for cell in cells:
-        curve = cell.curves.get(str(cell.chosen.get("tap")), cell.curves).get("select_top1") or []
+        curve = cell.curves.get(str(cell.chosen.get("tap")), cell.curves).get("val_top1") or []
         known = [value for value in curve if value is not None]
         if not known:
             return None
@@ -313,7 +312,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _number(text: str, column: str, where: str) -> float | None:
-    if column == "select" and not text:
+    if column == "val" and not text:
         return None
     try:
         number = float(text) if column != "images_seen" else int(text)

@@ -30,9 +30,9 @@ of another; along optim.epochs it counts the images seen and the seconds of trai
 
 Banks of targets are made first, then run after run is trained and scored; what is there already is not done again, and
 a run that fails stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.md
-(means, intervals, and in sentences each arm against the baseline, the `pairs`, what the tasks' select splits choose
+(means, intervals, and in sentences each arm against the baseline, the `pairs`, what the tasks' val splits choose
 against the baseline, and each arm against the best other one; paired by seed) and NAME.png. What is chosen for a seed
-is chosen by the other seeds: a student that had luck has it on select and on score.
+is chosen by the other seeds: a student that had luck has it on val and on score.
 
 With --known NAME.csv a study goes on from the rows of an unfinished one on another machine: a run whose rows are all
 there is not done again. With --arm and --seed a part of a large study is done first; the rest stays to be done, and the

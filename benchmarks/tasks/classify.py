@@ -1,8 +1,8 @@
 """Classification: k nearest neighbours and linear probe on frozen features, and fine-tuning of the whole network.
 
-All three choose on select and touch score once. What the seed draws: the select split, where the data set has none of
-its own, and in fine-tuning also the new classifier, the order of the images and their views. The fit images of a probe
-are what they are and its optimum is unique, so the spread of a probe over seeds is that of the choice of its
+All three choose on val and touch test once. What the seed draws: the val split, where the data set has none of
+its own, and in fine-tuning also the new classifier, the order of the images and their views. The train images of a
+probe are what they are and its optimum is unique, so the spread of a probe over seeds is that of the choice of its
 hyper-parameters alone; it says nothing of what other images would have given.
 """
 
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from kdep.models.checkpoint import Checkpoint
+from kdep.models.outline import outline
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.features import extract, feature_folder
@@ -20,18 +23,15 @@ from kdep_benchmarks.tasks.linear import fit_path, measure_path, walk_path
 from kdep_benchmarks.tasks.settings import Finetune, Knn, Linear, Pixels, read_settings
 from kdep_benchmarks.tasks.task import Task
 
-from kdep.models.checkpoint import Checkpoint
-from kdep.models.outline import outline
-
 PATIENCE = 3  # penalties in a row of a linear probe's path that may be no better than what came before
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe gives at one tap: its score on select, and its answers on score after the refit."""
+    """What a probe gives at one tap: its score on val, and its answers on test after the refit."""
 
-    select_top1: float
-    select_loss: float
+    val_top1: float
+    val_loss: float
     predicted: torch.Tensor
     chosen: dict[str, Any]
     curves: dict[str, Any] = field(default_factory=dict)
@@ -39,22 +39,22 @@ class Probed:
 
 @dataclass(frozen=True)
 class Data:
-    """Features of one tap, with labels; `fit` and `select` are positions in `pool`.
+    """Features of one tap, with labels; `train` and `val` are positions in `pool`.
 
     Features stay where they are, in memory or in a memory-mapped file; what is computed with is brought to `device`.
     """
 
     pool: torch.Tensor
     labels: torch.Tensor
-    fit: torch.Tensor
-    select: torch.Tensor
-    score: torch.Tensor
+    train: torch.Tensor
+    val: torch.Tensor
+    test: torch.Tensor
     classes: int
     device: torch.device = torch.device("cpu")
 
 
 def run_knn(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Ask the nearest neighbours among frozen features; k, temperature and tap chosen on select.
+    """Ask the nearest neighbours among frozen features; k, temperature and tap chosen on val.
 
     Raises:
         ValueError: unknown settings, or data that cannot be.
@@ -63,16 +63,18 @@ def run_knn(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, de
     settings = read_settings(Knn, task)
 
     def probe(data: Data) -> Probed:
-        usable = tuple(k for k in settings.k if k <= len(data.fit))
+        usable = tuple(k for k in settings.k if k <= len(data.train))
         if not usable:
-            raise ValueError(f"{task.name}: settings: k: {list(settings.k)}, but fit has only {len(data.fit)} images")
+            raise ValueError(
+                f"{task.name}: settings: k: {list(settings.k)}, but train has only {len(data.train)} images"
+            )
         return probe_knn(data, ks=usable, temperatures=settings.temperature)
 
     return _probe(checkpoint, task, settings, probe, seed=seed, work_dir=work_dir, device=device)
 
 
 def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Logistic regression on frozen features; penalty and tap chosen on select.
+    """Logistic regression on frozen features; penalty and tap chosen on val.
 
     Raises:
         ValueError: unknown settings, or data that cannot be.
@@ -87,7 +89,7 @@ def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
 
 
 def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Train the whole network with a new classifier; learning rate and weight decay chosen on select.
+    """Train the whole network with a new classifier; learning rate and weight decay chosen on val.
 
     The last epoch is scored. With one learning rate and one weight decay nothing is chosen and nothing held out; what
     the task has fixed is flagged as such.
@@ -108,59 +110,59 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
         if len(grid) > 1:
             chosen, curves = choose(checkpoint, splits, settings, grid=grid, work=work, **own)
         else:
-            counts = {**counts, "fit": len(splits.pool), "select": 0}
+            counts = {**counts, "train": len(splits.pool), "val": 0}
         final = (chosen["lr"], chosen["weight_decay"])
         scores, speed = train_and_predict(checkpoint, splits, settings, final, final=True, work=work, **own)
-    metrics = accuracy(scores.argmax(1), torch.from_numpy(splits.score.labels), classes=len(splits.pool.classes))
+    metrics = accuracy(scores.argmax(1), torch.from_numpy(splits.test.labels), classes=len(splits.pool.classes))
     return Outcome(metrics, counts, chosen, curves, load_report(checkpoint), {"images_per_second": speed})
 
 
 def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Probed:
-    """Choose k and temperature on select, then ask fit and select together; ties go to the first of the grid."""
+    """Choose k and temperature on val, then ask train and val together; ties go to the first of the grid."""
     grid = [(k, temperature) for k in ks for temperature in temperatures]
     labels = data.labels.to(data.device)
-    fit, select = (data.pool[positions].to(data.device) for positions in (data.fit, data.select))
-    answers = vote(select, fit, labels[data.fit.to(data.device)], grid=grid)
-    del fit, select
-    curve = [_share(answer.cpu() == data.labels[data.select]) for answer in answers]
+    train, val = (data.pool[positions].to(data.device) for positions in (data.train, data.val))
+    answers = vote(val, train, labels[data.train.to(data.device)], grid=grid)
+    del train, val
+    curve = [_share(answer.cpu() == data.labels[data.val]) for answer in answers]
     best = max(range(len(grid)), key=lambda number: curve[number])
     k, temperature = grid[best]
-    bank, queries = data.pool.to(data.device), data.score.to(data.device)
+    bank, queries = data.pool.to(data.device), data.test.to(data.device)
     (predicted,) = vote(queries, bank, labels, grid=[grid[best]])
     chosen = {"k": k, "temperature": temperature} | at_edge("temperature", temperature, temperatures)
     chosen["k_at_edge"] = len(ks) > 1 and k == max(ks)  # one neighbour is an end of its own
-    curves = {"k": [k for k, _ in grid], "temperature": [t for _, t in grid], "select_top1": curve}
+    curves = {"k": [k for k, _ in grid], "temperature": [t for _, t in grid], "val_top1": curve}
     return Probed(curve[best], 0.0, predicted, chosen, curves)
 
 
 def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
-    """Choose the penalty on select, among equals by cross-entropy, then refit on fit and select together.
+    """Choose the penalty on val, among equals by cross-entropy, then refit on train and val together.
 
     Penalties are tried from the strongest to the weakest, as long as that promises anything: see `gives_up`.
     """
     known = {"classes": data.classes, "device": data.device}
     tried, top1, loss = [], [], []
-    for solution in walk_path(data.pool, data.labels, rows=data.fit, penalties=path, **known):
-        (right,), (entropy,) = measure_path([solution], data.pool, data.labels, rows=data.select)
+    for solution in walk_path(data.pool, data.labels, rows=data.train, penalties=path, **known):
+        (right,), (entropy,) = measure_path([solution], data.pool, data.labels, rows=data.val)
         tried.append(solution.penalty)
         top1.append(right)
         loss.append(entropy)
         if gives_up(top1, loss):
             break
-    best = best_on_select(top1, loss)
+    best = best_on_val(top1, loss)
     (refitted,) = fit_path(data.pool, data.labels, penalties=[tried[best]], **known)
     chosen = {"lambda": tried[best]} | at_edge("lambda", tried[best], path)
-    curves = {"lambda": tried[::-1], "select_top1": top1[::-1], "select_loss": loss[::-1]}
-    return Probed(top1[best], loss[best], refitted.predict(data.score), chosen, curves)
+    curves = {"lambda": tried[::-1], "val_top1": top1[::-1], "val_loss": loss[::-1]}
+    return Probed(top1[best], loss[best], refitted.predict(data.test), chosen, curves)
 
 
-def best_on_select(top1: Sequence[float], loss: Sequence[float]) -> int:
+def best_on_val(top1: Sequence[float], loss: Sequence[float]) -> int:
     """Position of the best top-1, among equals of the lowest cross-entropy."""
     return max(range(len(top1)), key=lambda number: (top1[number], -loss[number]))
 
 
 def gives_up(top1: Sequence[float], loss: Sequence[float]) -> bool:
-    """Whether the last PATIENCE penalties gave neither a better top-1 on select nor a lower cross-entropy than before.
+    """Whether the last PATIENCE penalties gave neither a better top-1 on val nor a lower cross-entropy than before.
 
     Weaker ones would fit the images still closer, in most of the time that the whole path takes (decision 0014).
     """
@@ -179,14 +181,14 @@ def open_taps(
         Taps, and the images_per_second of what was extracted here, if anything was.
     """
     cache = feature_folder(work_dir, checkpoint)
-    parts = (splits.pool, splits.score)
+    parts = (splits.pool, splits.test)
     found = [extract(checkpoint, images, pixels=pixels, cache=cache, device=device) for images in parts]
-    (pool, score), took = (part.taps for part in found), [part.seconds for part in found]
+    (pool, test), took = (part.taps for part in found), [part.seconds for part in found]
     done = sum(len(images) for images, seconds in zip(parts, took, strict=True) if seconds is not None)
     cost = {"images_per_second": done / sum(filter(None, took))} if done else {}
-    labels, fit, select = (torch.from_numpy(a) for a in (splits.pool.labels, splits.fit, splits.select))
+    labels, train, val = (torch.from_numpy(a) for a in (splits.pool.labels, splits.train, splits.val))
     classes = len(splits.pool.classes)
-    taps = {tap: Data(pool[tap], labels, fit, select, score[tap], classes, device) for tap in sorted(pool)[::-1]}
+    taps = {tap: Data(pool[tap], labels, train, val, test[tap], classes, device) for tap in sorted(pool)[::-1]}
     return taps, cost
 
 
@@ -200,12 +202,12 @@ def _probe(
     work_dir: Path,
     device: torch.device,
 ) -> Outcome:
-    """Probe every tap; the one that is best on select gives the score, and the scores of all stand beside it."""
+    """Probe every tap; the one that is best on val gives the score, and the scores of all stand beside it."""
     splits = open_splits(task.dataset, seed=seed)
     taps, cost = open_taps(checkpoint, splits, pixels, work_dir=work_dir, device=device)
     probed = {tap: probe(data) for tap, data in taps.items()}
-    best = max(probed, key=lambda tap: (probed[tap].select_top1, -probed[tap].select_loss))
-    truth, classes = torch.from_numpy(splits.score.labels), len(splits.pool.classes)
+    best = max(probed, key=lambda tap: (probed[tap].val_top1, -probed[tap].val_loss))
+    truth, classes = torch.from_numpy(splits.test.labels), len(splits.pool.classes)
     scored = {tap: accuracy(result.predicted.cpu(), truth, classes=classes) for tap, result in probed.items()}
     return Outcome(
         metrics=scored[best] | {f"top1_{tap}": scored[tap]["top1"] for tap in scored},

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from kdep_benchmarks.data.images import Labelled
-from kdep_benchmarks.tasks.settings import Pixels
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -22,6 +20,8 @@ from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.forms import choose_frozen, sample
 from kdep.run.device import Process, without_tf32
+from kdep_benchmarks.data.images import Labelled
+from kdep_benchmarks.tasks.settings import Pixels
 
 FORMAT = 2  # raised when the same key would give other numbers
 

@@ -1,8 +1,8 @@
-"""Few-shot: a linear probe on a small share of the fit images, averaged over several draws of them.
+"""Few-shot: a linear probe on a small share of the train images, averaged over several draws of them.
 
-A draw takes the same share of every class, at least one image. The penalty is chosen on the whole select split, as for
-the linear probe; there is no refit on select, which would be many more images than the draw. The tap is the one whose
-draws are better on select in the mean.
+A draw takes the same share of every class, at least one image. The penalty is chosen on the whole val split, as for
+the linear probe; there is no refit on val, which would be many more images than the draw. The tap is the one whose
+draws are better on val in the mean.
 """
 
 import statistics
@@ -12,29 +12,29 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.results import Outcome
-from kdep_benchmarks.tasks.classify import Data, accuracy, at_edge, best_on_select, load_report, open_taps
+from kdep_benchmarks.tasks.classify import Data, accuracy, at_edge, best_on_val, load_report, open_taps
 from kdep_benchmarks.tasks.linear import fit_path, measure_path
 from kdep_benchmarks.tasks.settings import Fewshot, read_settings
 from kdep_benchmarks.tasks.task import Task
-
-from kdep.models.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
 class Drawn:
     """What the probe of one draw gives at one tap; `penalty_at_edge` as in the linear probe."""
 
-    select_top1: float
-    select_loss: float
+    val_top1: float
+    val_loss: float
     score: dict[str, float]
     penalty: float
     penalty_at_edge: bool
 
 
 def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Probe every draw at every tap; the score is the mean over the draws at the tap chosen on select.
+    """Probe every draw at every tap; the score is the mean over the draws at the tap chosen on val.
 
     Raises:
         ValueError: unknown settings, or data that cannot be.
@@ -43,17 +43,17 @@ def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     settings = read_settings(Fewshot, task)
     splits = open_splits(task.dataset, seed=seed)
     draws = [draw(splits, share=settings.share, seed=seed, number=number) for number in range(settings.draws)]
-    truth = torch.from_numpy(splits.score.labels)
+    truth = torch.from_numpy(splits.test.labels)
     taps, cost = open_taps(checkpoint, splits, settings, work_dir=work_dir, device=device)
     probed = {
-        tap: [probe_draw(replace(data, fit=torch.from_numpy(fit)), truth, path=settings.path) for fit in draws]
+        tap: [probe_draw(replace(data, train=torch.from_numpy(train)), truth, path=settings.path) for train in draws]
         for tap, data in taps.items()
     }
     means = {tap: _mean_score(results) for tap, results in probed.items()}
-    best = max(probed, key=lambda tap: _on_select(probed[tap]))
+    best = max(probed, key=lambda tap: _on_val(probed[tap]))
     return Outcome(
         metrics=means[best] | {f"top1_{tap}": mean["top1"] for tap, mean in means.items()},
-        counts={**splits.counts, "fit": len(draws[0])},
+        counts={**splits.counts, "train": len(draws[0])},
         chosen={"tap": best, "lambda_at_edge": any(result.penalty_at_edge for result in probed[best])},
         curves={tap: _listed(results) for tap, results in probed.items()},
         load=load_report(checkpoint),
@@ -62,33 +62,33 @@ def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
 
 
 def draw(splits: Splits, *, share: float, seed: int, number: int) -> np.ndarray:
-    """Positions of one draw from fit, ascending: of every class the share, rounded, and at least one image.
+    """Positions of one draw from train, ascending: of every class the share, rounded, and at least one image.
 
     A function of (seed, number): another share or number of draws changes no other draw's generator.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, number]))
-    labels = splits.pool.labels[splits.fit]
+    labels = splits.pool.labels[splits.train]
     parts = []
     for label in np.unique(labels):
-        positions = splits.fit[labels == label]
+        positions = splits.train[labels == label]
         # The order of all, so that a smaller share is a part of a larger one.
         parts.append(generator.permutation(positions)[: max(1, round(share * len(positions)))])
     return np.sort(np.concatenate(parts))
 
 
 def probe_draw(data: Data, truth: torch.Tensor, *, path: tuple[float, ...]) -> Drawn:
-    """Fit the path on `data.fit`, choose on select, among equals by cross-entropy, and answer score."""
+    """Fit the path on `data.train`, choose on val, among equals by cross-entropy, and answer test."""
     path = tuple(sorted(path))
-    fitted = fit_path(data.pool, data.labels, rows=data.fit, classes=data.classes, penalties=path, device=data.device)
-    top1, loss = measure_path(fitted, data.pool, data.labels, rows=data.select)
-    best = best_on_select(top1, loss)
-    score = accuracy(fitted[best].predict(data.score).cpu(), truth, classes=data.classes)
+    fitted = fit_path(data.pool, data.labels, rows=data.train, classes=data.classes, penalties=path, device=data.device)
+    top1, loss = measure_path(fitted, data.pool, data.labels, rows=data.val)
+    best = best_on_val(top1, loss)
+    score = accuracy(fitted[best].predict(data.test).cpu(), truth, classes=data.classes)
     edge = at_edge("lambda", path[best], path)["lambda_at_edge"]
     return Drawn(top1[best], loss[best], score, path[best], edge)
 
 
-def _on_select(results: list[Drawn]) -> tuple[float, float]:
-    return statistics.fmean(r.select_top1 for r in results), -statistics.fmean(r.select_loss for r in results)
+def _on_val(results: list[Drawn]) -> tuple[float, float]:
+    return statistics.fmean(r.val_top1 for r in results), -statistics.fmean(r.val_loss for r in results)
 
 
 def _mean_score(results: list[Drawn]) -> dict[str, float]:
@@ -100,7 +100,7 @@ def _listed(results: list[Drawn]) -> dict[str, Any]:
     return {
         "lambda": [result.penalty for result in results],
         "lambda_at_edge": [result.penalty_at_edge for result in results],
-        "select_top1": [result.select_top1 for result in results],
-        "score_top1": [result.score["top1"] for result in results],
-        "score_top1_macro": [result.score["top1_macro"] for result in results],
+        "val_top1": [result.val_top1 for result in results],
+        "test_top1": [result.score["top1"] for result in results],
+        "test_top1_macro": [result.score["top1_macro"] for result in results],
     }

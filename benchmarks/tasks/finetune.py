@@ -11,11 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kdep_benchmarks.data.images import Labelled, Splits
-from kdep_benchmarks.tasks.features import as_input, frames
-from kdep_benchmarks.tasks.settings import Finetune
-from kdep_benchmarks.tasks.task import Task
-from kdep_benchmarks.tasks.training_state import ENDED, LAST, Trainings, forget_others, set_random_state
 from torch import nn
 from tqdm import tqdm
 
@@ -26,6 +21,11 @@ from kdep.models.backbone import build_backbone
 from kdep.models.checkpoint import Checkpoint, load_exactly
 from kdep.run.device import choose_precision, computing_in
 from kdep.run.optim import learning_rate, make_optimizer
+from kdep_benchmarks.data.images import Labelled, Splits
+from kdep_benchmarks.tasks.features import as_input, frames
+from kdep_benchmarks.tasks.settings import Finetune
+from kdep_benchmarks.tasks.task import Task
+from kdep_benchmarks.tasks.training_state import ENDED, LAST, Trainings, forget_others, set_random_state
 
 
 class DivergedError(ValueError):
@@ -53,12 +53,12 @@ def going_on(
 ) -> Iterator[Work]:
     """Take up what an interrupted cell with the same arguments has left in its folder, and show the whole as one bar.
 
-    What another cell has left there is dropped. Of the `points` of a grid each is trained on fit, before the last
-    training on fit and select; a single point is not tried out.
+    What another cell has left there is dropped. Of the `points` of a grid each is trained on train, before the last
+    training on train and val; a single point is not tried out.
     """
     whose = {"checkpoint": checkpoint.identity, "settings": vars(settings), "seed": seed, "device": device.type}
     forget_others(work_dir, task, whose, left=[LAST, ENDED])
-    total = steps_of(settings, len(splits.pool)) + (points * steps_of(settings, len(splits.fit)) if points > 1 else 0)
+    total = steps_of(settings, len(splits.pool)) + (points * steps_of(settings, len(splits.train)) if points > 1 else 0)
     with tqdm(total=total, unit="step", mininterval=1) as bar:
         yield Work(Trainings(work_dir), bar)
 
@@ -86,7 +86,7 @@ def choose(
     device: torch.device,
     work: Work,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train on fit at every (lr, weight decay) and take the best last epoch on select, the first of equals.
+    """Train on train at every (lr, weight decay) and take the best last epoch on val, the first of equals.
 
     Returns:
         What was chosen, and the curves.
@@ -94,8 +94,8 @@ def choose(
     Raises:
         ValueError: every one of them diverges.
     """
-    labels = torch.from_numpy(splits.pool.labels[splits.select])
-    steps = steps_of(settings, len(splits.fit))
+    labels = torch.from_numpy(splits.pool.labels[splits.val])
+    steps = steps_of(settings, len(splits.train))
     top1: list[float | None] = []
     for number, at in enumerate(grid):
         name = name_of(at, final=False)
@@ -114,7 +114,7 @@ def choose(
     return flagged(grid[best], settings), {
         "lr": [at[0] for at in grid],
         "weight_decay": [at[1] for at in grid],
-        "select_top1": top1,
+        "val_top1": top1,
     }
 
 
@@ -140,7 +140,7 @@ def train_and_predict(
     device: torch.device,
     work: Work | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Train at one (lr, weight decay), on fit for select or, `final`, on fit and select for score.
+    """Train at one (lr, weight decay), on train for val or, `final`, on train and val for test.
 
     Returns:
         Scores (N, C), and the images per second of the training.
@@ -149,14 +149,14 @@ def train_and_predict(
         DivergedError: a loss is not finite.
         ValueError: an image cannot be read.
     """
-    positions = np.arange(len(splits.pool)) if final else splits.fit
+    positions = np.arange(len(splits.pool)) if final else splits.train
     torch.manual_seed(seed)
     backbone = build_backbone(checkpoint, tap="post")
     model = nn.Sequential(backbone, nn.Linear(backbone.dim, len(splits.pool.classes)))
     model = model.to(device, memory_format=torch.channels_last)
     name = name_of(at, final=final)
     speed = train(model, splits.pool, positions, settings, at, seed=seed, device=device, name=name, work=work)
-    images, asked = (splits.score, np.arange(len(splits.score))) if final else (splits.pool, splits.select)
+    images, asked = (splits.test, np.arange(len(splits.test))) if final else (splits.pool, splits.val)
     return predict(model, images, asked, settings, device=device), speed
 
 
@@ -228,7 +228,7 @@ def train(
 
 def name_of(at: tuple[float, float], *, final: bool) -> str:
     """Of a training, in the cell's folder and on the bar."""
-    return f"lr {at[0]!r} wd {at[1]!r}" + (" on fit and select" if final else "")
+    return f"lr {at[0]!r} wd {at[1]!r}" + (" on train and val" if final else "")
 
 
 def steps_of(settings: Finetune, images: int) -> int:

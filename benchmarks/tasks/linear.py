@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
 from kdep_benchmarks.tasks.axes import Axes, Images, find_axes
 from kdep_benchmarks.tasks.lbfgs import Memory
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from kdep_benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
-from kdep_benchmarks.tasks.task import Task
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+
+from kdep_benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
+from kdep_benchmarks.tasks.task import Task
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _LISTED = BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,))
@@ -34,7 +35,7 @@ class Pixels:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Knn(Pixels):
-    """k nearest neighbours; a k above the number of fit images is left out of the grid."""
+    """k nearest neighbours; a k above the number of train images is left out of the grid."""
 
     k: Annotated[tuple[Count, ...], _LISTED, Field(min_length=1)] = (1, 5, 10, 20, 50, 100, 200)
     temperature: Grid = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -49,7 +50,7 @@ class Linear(Pixels):
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Fewshot(Linear):
-    """A linear probe on a `share` of fit, at least one image per class; the score is the mean over `draws` of them."""
+    """A linear probe on a `share` of train, at least one image per class; the mean over `draws` of them."""
 
     share: Annotated[float, Field(gt=0, lt=1)]
     draws: Annotated[int, Field(ge=5)] = 5

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
-
 from kdep.yaml_file import read_mapping
+from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

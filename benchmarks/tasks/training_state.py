@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from kdep_benchmarks.data.cards import fingerprint
-from kdep_benchmarks.tasks.task import Task
 
 from kdep.models.checkpoint import read, save, write_atomically
+from kdep_benchmarks.data.cards import fingerprint
+from kdep_benchmarks.tasks.task import Task
 
 LOG = logging.getLogger(__name__)
 LAST, ENDED = "last.pth", "ended.json"  # the training in hand, and what has come out of those before it

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from kdep_benchmarks.teachers.geometry import class_distances, folds, knn_accuracy, nc1, participation_ratio, tsne
-from kdep_benchmarks.teachers.std_ratios import ratio_or_none
 
 from kdep.method.statistics import Moments, Statistics, effective_rank, explained, finish, numerical_rank
+from kdep_benchmarks.teachers.geometry import class_distances, folds, knn_accuracy, nc1, participation_ratio, tsne
+from kdep_benchmarks.teachers.std_ratios import ratio_or_none
 
 SHOWN_WIDTH = 512  # the width at which single axes are shown, or the nearest one there is
 PICTURED_CLASSES, PICTURED_IMAGES, PICTURED_AXES = 10, 2000, 50

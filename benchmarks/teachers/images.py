@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.data.images import open_split
 from PIL import Image
 
 from kdep.data.decode import UNREADABLE
 from kdep.data.sources import open_source
+from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.images import open_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def open_pictures(spec: str, *, labels: bool) -> Pictures:
     if not packed and not Path(spec).is_dir():
         raise ValueError(f"--labels: {spec} has no labels; a folder of class folders or FILE.npz:SPLIT has them")
     layout, path = ("npz", Path(file).absolute()) if packed else ("imagefolder", Path(spec).absolute())
-    found = open_split(Dataset(name, layout, path.parent, {"fit": name, "score": name}), "fit")
+    found = open_split(Dataset(name, layout, path.parent, {"train": name, "test": name}), "train")
     if len(found.classes) < 2:
         raise ValueError(
             f"--labels: {spec} has one class only ({found.classes[0]}); classes are compared, so two at least"

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from kdep_benchmarks.teachers.tables import GRID, INK, MUTED, tables
 
 from kdep.models.checkpoint import write_atomically
+from kdep_benchmarks.teachers.tables import GRID, INK, MUTED, tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,6 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
+
+from kdep.method.align import ALIGNERS, Target
+from kdep.method.scale import SCALERS, make_scaler
+from kdep.method.statistics import Moments, finish
+from kdep.models.backbone import Backbone, build_backbone
+from kdep.models.checkpoint import Checkpoint, write_atomically
+from kdep.run.device import without_tf32
 from kdep_benchmarks.tasks.features import as_input, frames, frozen
 from kdep_benchmarks.tasks.settings import Pixels
 from kdep_benchmarks.teachers.figures import (
@@ -27,14 +35,6 @@ from kdep_benchmarks.teachers.figures import (
 )
 from kdep_benchmarks.teachers.images import Pictures, seeded_order
 from kdep_benchmarks.teachers.std_ratios import axes_figures, std_ratio_rows, theorem_1
-from tqdm import tqdm
-
-from kdep.method.align import ALIGNERS, Target
-from kdep.method.scale import SCALERS, make_scaler
-from kdep.method.statistics import Moments, finish
-from kdep.models.backbone import Backbone, build_backbone
-from kdep.models.checkpoint import Checkpoint, write_atomically
-from kdep.run.device import without_tf32
 
 FORMAT = 1  # raised when the same inputs would give other numbers
 NEWLINE = r"\n\s*"

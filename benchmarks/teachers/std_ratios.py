@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from kdep_benchmarks.teachers.geometry import gaussian_power_std, kurtosis
 
 from kdep.method.align import ALIGNERS, Target
 from kdep.method.scale import SCALERS, make_scaler
 from kdep.method.statistics import Statistics, std_ratio
+from kdep_benchmarks.teachers.geometry import gaussian_power_std, kurtosis
 
 # Std ratio after a scaler, from the ratio r before it and the scaler's options; a scaler that is not here has no law.
 LAWS: dict[str, Callable[..., float]] = {

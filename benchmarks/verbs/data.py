@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--seed", type=int, metavar="N", help="caltech256: draw the training images [the first 60 of a class by name]"
     )
-    overlap = actions.add_parser("overlap", help="images of a pretraining source that also stand in score splits")
+    overlap = actions.add_parser("overlap", help="images of a pretraining source that also stand in test splits")
     _add_overlap(overlap)
     for action in (ls, check, prepare, overlap):
         add_data_root(action)

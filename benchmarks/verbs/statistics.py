@@ -38,14 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write a sheet and a JSON per teacher, and the ranking of several; finished teachers are not measured again."""
     check(args)
+    from kdep.models.weights import open_checkpoint
+    from kdep.run.device import join
     from kdep_benchmarks.tasks.settings import Pixels
     from kdep_benchmarks.teachers.images import open_pictures
     from kdep_benchmarks.teachers.ranking import describe, rank, write_ranking
     from kdep_benchmarks.teachers.sheet import draw_sheet
     from kdep_benchmarks.teachers.statistics import Look, file_stems, study_or_read
-
-    from kdep.models.weights import open_checkpoint
-    from kdep.run.device import join
 
     checkpoints = [open_checkpoint(spec, arch=args.arch) for spec in args.teachers]
     stems = file_stems(checkpoints)

@@ -7,18 +7,18 @@ import sys
 from dataclasses import replace
 
 import pytest
+
 from kdep_benchmarks.board.table import name_teachers
 from kdep_benchmarks.results import CheckpointCard, Protocol, read_results, write_result
-
 from tests.helpers.made_results import failure, result
 
 
 def test_a_result_comes_back_as_it_was_written(tmp_path):
     full = result(
         metrics={"top1": 81.25, "macro_top1": 79.0},
-        counts={"fit": 10, "score": 16},
+        counts={"train": 10, "test": 16},
         chosen={"C": 0.1, "C_at_edge": True},
-        curves={"C": [0.1, 1.0], "select_top1": [70.0, 69.5]},
+        curves={"C": [0.1, 1.0], "val_top1": [70.0, 69.5]},
         load={"tensors": 120, "expected": 120, "coverage": 100.0},
         cost={"seconds": 3.5, "device": "cpu"},
         versions={"torch": "2.13.0"},
@@ -106,7 +106,7 @@ def test_a_corrupt_file_is_named(tmp_path, text, reason):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("seed", "0"), ("metrics", {"top1": "high"}), ("score", 1), ("cost", []), ("error", {"log": []})],
+    [("seed", "0"), ("metrics", {"top1": "high"}), ("test", 1), ("cost", []), ("error", {"log": []})],
 )
 def test_a_file_with_a_wrong_field_is_named(tmp_path, field, value):
     path = write_result(result(), tmp_path)
@@ -115,7 +115,7 @@ def test_a_file_with_a_wrong_field_is_named(tmp_path, field, value):
         read_results(tmp_path)
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf"), True])
+@pytest.mark.parametrize("test", [float("nan"), float("inf"), True])
 def test_a_score_that_is_no_number_is_no_result(score):
     with pytest.raises(ValueError, match="cifar-linear: top1 is .*; a metric is a finite number"):
         result(score=score)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from kdep_benchmarks.tasks.task import CONFIGS, load_suite, load_task, suite_names, task_names
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +19,7 @@ from kdep.models.backbone import create_network
 from kdep.models.checkpoint import write_student
 from kdep.models.outline import gmacs, outline, parameters
 from kdep.models.weights import open_checkpoint
+from kdep_benchmarks.tasks.task import CONFIGS, load_suite, load_task, suite_names, task_names
 
 STUDENT = "random:test_resnet"
 
@@ -40,7 +40,7 @@ def world(tmp_path_factory):
         "name": "colours",
         "layout": "imagefolder",
         "root": "colours",
-        "files": {"fit": "train", "score": "test"},
+        "files": {"train": "train", "test": "test"},
     }
     tasks = [
         {"name": f"colours-{kind}", "kind": kind, "dataset": dataset, "settings": {"size": 32}}
@@ -75,7 +75,7 @@ def test_every_cell_leaves_a_result_and_the_board_is_rebuilt(measured):
         "leaderboard.html",
     }
     result = json.loads((measured / cells(measured)[0]).read_text())
-    assert result["counts"]["score"] == 9 and result["load"]["coverage"] == 100.0
+    assert result["counts"]["test"] == 9 and result["load"]["coverage"] == 100.0
     assert result["cost"]["seconds"] > 0 and result["cost"]["params_m"] > 0
     speeds = [json.loads((measured / path).read_text())["cost"].get("images_per_second", 0) for path in cells(measured)]
     assert sorted(speed > 0 for speed in speeds) == [False, False, False, True]  # one extracts for all
@@ -106,7 +106,7 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(world, tmp_path, capsys
     (world / "broken.yaml").write_text(yaml.safe_dump(suite))
     assert transfer(world, tmp_path, suite="broken.yaml") == 1
     out = capsys.readouterr().out
-    assert "FAILED with exit code 1" in out and "fit has only" in out
+    assert "FAILED with exit code 1" in out and "train has only" in out
     done = [path for path in cells(tmp_path) if not path.endswith("failed.json")]
     assert len(done) == 1 and "colours-linear" in done[0]
 
@@ -169,7 +169,7 @@ def test_a_few_shot_cell_is_measured_and_is_the_same_at_every_budget(world, tmp_
     assert transfer(world, tmp_path, suite="fewshot.yaml") == 0
     (cell,) = cells(tmp_path)
     result = json.loads((tmp_path / cell).read_text())
-    assert "fair-v2/" in cell and len(result["curves"][result["chosen"]["tap"]]["score_top1"]) == 5
+    assert "fair-v2/" in cell and len(result["curves"][result["chosen"]["tap"]]["test_top1"]) == 5
     capsys.readouterr()
     assert transfer(world, tmp_path, "--budget", "smoke", "--dry-run", suite="fewshot.yaml") == 0
     assert "0 to run, 1 done" in capsys.readouterr().out
@@ -192,7 +192,7 @@ def test_a_suite_without_any_data_fails_and_says_where_it_looked(world, tmp_path
     assert transfer(world, tmp_path / "results", *more, suite=tmp_path / "typo.yaml") == 1
     said = capsys.readouterr()
     assert "0 to run, 0 done, 2 without data" in said.out and not (tmp_path / "results").exists()
-    assert f"colours was looked for in {world / 'color'} with fit: train, score: test\n" in said.err
+    assert f"colours was looked for in {world / 'color'} with test: test, train: train\n" in said.err
 
 
 def test_a_suite_of_which_only_some_data_is_absent_does_what_it_can(world, tmp_path, capsys):
@@ -206,7 +206,7 @@ def test_a_suite_of_which_only_some_data_is_absent_does_what_it_can(world, tmp_p
 
 @pytest.mark.parametrize(
     ("split", "gone", "message"),
-    [("*", (1, 2), "fit has one class only (class0)"), ("test", (2,), "fit has 3 classes and score 2")],
+    [("*", (1, 2), "train has one class only (class0)"), ("test", (2,), "train has 3 classes and test 2")],
 )
 def test_class_folders_that_no_score_can_be_of_are_refused_before_anything_runs(
     world, tmp_path, capsys, split, gone, message
@@ -363,6 +363,6 @@ def test_a_network_is_counted_without_being_made(arch, attention):
 
 
 def test_help_is_fast_because_it_imports_nothing_heavy():
-    code = "import sys; from benchmarks import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+    code = "import sys; from kdep import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'numpy', 'timm', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=CONFIGS.parent)

@@ -1,9 +1,9 @@
 """Studies made for tests: files of tiny networks on a few pictures, and answers of given scores."""
 
 import yaml
-from kdep_benchmarks.studies.file import Study
 from PIL import Image
 
+from kdep_benchmarks.studies.file import Study
 from tests.conftest import TINY, draw
 
 FILE = """
@@ -23,7 +23,7 @@ score: {{suite: "{folder}/suite.yaml", tasks: [photos-knn], data_root: "{folder}
 
 def write_study(photos, tmp_path):
     """A study of two runs and a checkpoint, scored by kNN on a few pictures; returns its file."""
-    for split, start in (("fit", 500), ("score", 700)):
+    for split, start in (("train", 500), ("test", 700)):
         for number in range(30):
             path = tmp_path / "set" / split / f"c{number % 2}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,12 @@ def write_study(photos, tmp_path):
             (image if number % 2 else Image.eval(image, lambda value: value // 3)).save(path)
             path.with_suffix(".jpg").unlink()
     task = {"name": "photos-knn", "kind": "knn", "settings": {"size": 32}}
-    task["dataset"] = {"name": "set", "layout": "imagefolder", "root": "set", "files": {"fit": "fit", "score": "score"}}
+    task["dataset"] = {
+        "name": "set",
+        "layout": "imagefolder",
+        "root": "set",
+        "files": {"train": "train", "test": "test"},
+    }
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"tasks": [task]}))
     (tmp_path / "tiny.yaml").write_text(TINY.format(photos=photos, runs=tmp_path / "runs"))
     path = tmp_path / "study.yaml"
@@ -40,16 +45,16 @@ def write_study(photos, tmp_path):
     return path
 
 
-def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), select=None):
-    """Rows of an answer: arm -> task -> scores by seed; `seconds` by seed; `select` by arm, or by arm and seed."""
+def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), val=None):
+    """Rows of an answer: arm -> task -> scores by seed; `seconds` by seed; `val` by arm, or by arm and seed."""
     others = {"value": value, "images_seen": images}
 
-    def on_select(arm, seed):
-        given = (select or {}).get(arm)
+    def on_val(arm, seed):
+        given = (val or {}).get(arm)
         return given[seed] if isinstance(given, list) else given
 
     return [
-        {"arm": arm, "task": task, "seed": seed, "score": score, "select": on_select(arm, seed), **others}
+        {"arm": arm, "task": task, "seed": seed, "score": score, "val": on_val(arm, seed), **others}
         | {"pretrain_seconds": seconds[seed]}
         for arm, tasks in scores.items()
         for task, found in tasks.items()

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.openmmlab.runner import Cell
-from kdep_benchmarks.openmmlab.settings import read_settings
-from kdep_benchmarks.tasks.task import Task
 from PIL import Image
 
 from kdep.models.backbone import create_network
 from kdep.models.checkpoint import Checkpoint, fingerprint
+from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.openmmlab.runner import Cell
+from kdep_benchmarks.openmmlab.settings import read_settings
+from kdep_benchmarks.tasks.task import Task
 
 CLASSES = ("red", "green")
 COLOURS = {1: (220, 30, 30), 2: (30, 200, 40)}
-COUNTS = {"fit": 4, "score": 3}
+COUNTS = {"train": 4, "test": 3}
 CPU = torch.device("cpu")
 
 
@@ -58,10 +58,10 @@ def xml_object(name, x1, y1, x2, y2, difficult=0):
 
 
 def voc(root: Path) -> Dataset:
-    """One score image has no box, another a box without area, one of another class and a difficult one."""
+    """One test image has no box, another a box without area, one of another class and a difficult one."""
     year = root / "VOC2012"
     extras = {4: xml_object("red", 9, 9, 9, 9) + xml_object("blue", 1, 1, 9, 9) + xml_object("red", 60, 50, 70, 60, 1)}
-    for role, start in (("fit", 0), ("score", 4)):
+    for role, start in (("train", 0), ("test", 4)):
         names = [f"{role}_{n}" for n in range(start, start + COUNTS[role])]
         for number, name in enumerate(names, start=start):
             pixels, labels, boxes = picture(number)
@@ -79,7 +79,7 @@ def voc(root: Path) -> Dataset:
 
 def ade20k(root: Path) -> Dataset:
     """Ground is unlabelled (0)."""
-    for role, start in (("fit", 0), ("score", 4)):
+    for role, start in (("train", 0), ("test", 4)):
         for number in range(start, start + COUNTS[role]):
             pixels, labels, _ = picture(number)
             save(pixels, root / "images" / role / f"{number}.png")
@@ -91,9 +91,9 @@ def ade20k(root: Path) -> Dataset:
 def coco(root: Path) -> Dataset:
     """Categories stand in another order in each split; boxes lack area and iscrowd; one has no area at all."""
     files = {}
-    for role, start in (("fit", 0), ("score", 4)):
+    for role, start in (("train", 0), ("test", 4)):
         images, boxes = [], [{"image_id": start, "bbox": [5, 5, 0, 9], "category_id": 7}]
-        categories = [{"id": 7, "name": "red"}, {"id": 3 if role == "fit" else 9, "name": "green"}]
+        categories = [{"id": 7, "name": "red"}, {"id": 3 if role == "train" else 9, "name": "green"}]
         number_of = {item["name"]: item["id"] for item in categories}
         for number in range(start, start + COUNTS[role]):
             pixels, _, objects = picture(number)

@@ -35,7 +35,7 @@ def test_a_path_that_cannot_be_written_is_one_line_that_names_it(command, name, 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # noticed at the end of the command, or at the first line
 def test_a_reader_that_ends_first_is_one_line_and_no_traceback(unbuffered):
-    code = "import sys; from benchmarks import cli; sys.exit(cli.main(['data', 'ls']))"
+    code = "import sys; from kdep import cli; sys.exit(cli.main(['data', 'ls']))"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)

@@ -34,8 +34,8 @@ def test_boxes_are_scored_alike_in_both_layouts(tmp_path, layout):
 
 
 def complete(dataset):
-    """Give the score split's json what pycocotools wants and users' files often lack."""
-    path = dataset.root / dataset.files["score"]
+    """Give the test split's json what pycocotools wants and users' files often lack."""
+    path = dataset.root / dataset.files["test"]
     content = json.loads(path.read_text())
     content["annotations"] = [item for item in content["annotations"] if min(item["bbox"][2:]) > 0]
     for item in content["annotations"]:

@@ -11,7 +11,7 @@ PENALTIES = [10.0 ** (number - PATH) for number in range(PATH)]
 
 def result(top1, *, task="made-linear", kind="linear", penalties=PENALTIES):
     """A probe whose curve, from the strongest penalty on, is `top1`; its cross-entropy rises from the start."""
-    curve = {"lambda": penalties, "select_top1": top1[::-1], "select_loss": [float(n) for n in range(PATH)][::-1]}
+    curve = {"lambda": penalties, "val_top1": top1[::-1], "val_loss": [float(n) for n in range(PATH)][::-1]}
     return SimpleNamespace(task=SimpleNamespace(name=task, kind=kind), curves={"pre": curve})
 
 

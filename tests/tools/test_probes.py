@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
+
 from kdep_benchmarks.tasks.classify import Data
 from kdep_benchmarks.tasks.settings import Knn
-
 from tools.checks import probes as check_probes
 from tools.checks.probes import compare_knn, compare_linear
 
@@ -15,8 +15,8 @@ def made(count=240, dim=12, classes=3):
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % classes
     features = 2 * torch.randn(count, dim, generator=generator) + torch.eye(classes, dim)[labels] * 3 + 5
-    fit = torch.arange(0, 160)
-    return Data(features[:200], labels[:200], fit, torch.arange(160, 200), features[200:], classes), labels[
+    train = torch.arange(0, 160)
+    return Data(features[:200], labels[:200], train, torch.arange(160, 200), features[200:], classes), labels[
         200:
     ].numpy()
 
@@ -24,7 +24,7 @@ def made(count=240, dim=12, classes=3):
 def test_both_reach_the_same_optimum_and_the_chosen_penalty_is_one_of_the_path():
     found = compare_linear(*made(), PATH)
     assert [row["penalty"] for row in found["path"]] == list(PATH)
-    assert found["largest_difference_of_top1"] == 0 and found["chosen_on_select"] in found["path"]
+    assert found["largest_difference_of_top1"] == 0 and found["chosen_on_val"] in found["path"]
     for row in found["path"]:
         assert row["same_predictions"] == 100
         assert abs(row["objective"] / row["sklearn_objective"] - 1) < 1e-4

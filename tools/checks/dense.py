@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kdep_benchmarks.results import write_text
-from kdep_benchmarks.tasks.task import Task, load_suite
 
 from kdep.models.weights import open_checkpoint
+from kdep_benchmarks.results import write_text
+from kdep_benchmarks.tasks.task import Task, load_suite
 
 DENSE = ("segment", "detect")
 ROUNDED = {"mmseg": 0.01, "mmdet": 0.1}  # points
@@ -33,7 +33,6 @@ def measure(task: Task, *, checkpoint: str, iterations: int, folder: Path) -> di
     """Scores of both predictions by every metric, for one task."""
     from kdep_benchmarks.openmmlab.runner import Cell
     from kdep_benchmarks.openmmlab.settings import read_settings
-
     from tools.checks import metrics
 
     task = replace(task, settings={**task.settings, "iterations": iterations})

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.special import ndtr, ndtri
+
 from kdep_benchmarks.board.compare import compare
 from kdep_benchmarks.board.intervals import half_width
 from kdep_benchmarks.board.table import Cell, average_ranks, boards
 from kdep_benchmarks.results import CheckpointCard, Protocol, Result, TaskCard, write_text
-from scipy.special import ndtr, ndtri
 
 RUNS = (3, 5, 10)
 CENTRE, SPREAD = 70.0, 1.0  # percent; neither changes the answers
@@ -59,7 +60,7 @@ def new_image_coverage(runs: int, images: int, alike: float, *, cases: int, seed
 def false_alarms(runs: int, *, cases: int, seed: int) -> float:
     """How often, in percent, `kdep compare` calls two models better or worse whose true means are equal.
 
-    A seed moves both models' scores alike (it draws the same select split for both); pairing takes that out again.
+    A seed moves both models' scores alike (it draws the same val split for both); pairing takes that out again.
     """
     random = np.random.default_rng(seed)
     shared = random.normal(0, SPREAD, (1, cases, runs))

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
+
 from kdep_benchmarks.openmmlab.boxes import class_names, write_split
-from kdep_benchmarks.openmmlab.detect import average_precision, detections, score_dataset
-from kdep_benchmarks.openmmlab.detect import fit_config as detector_config
+from kdep_benchmarks.openmmlab.detect import average_precision, detections, test_dataset
+from kdep_benchmarks.openmmlab.detect import train_config as detector_config
 from kdep_benchmarks.openmmlab.masks import IGNORED, image_pairs, label_names, split_configs
 from kdep_benchmarks.openmmlab.runner import Cell, check_count, train
-from kdep_benchmarks.openmmlab.segment import class_areas, mean_iou, score_transforms
-from kdep_benchmarks.openmmlab.segment import fit_config as segmenter_config
-from PIL import Image
+from kdep_benchmarks.openmmlab.segment import class_areas, mean_iou, test_transforms
+from kdep_benchmarks.openmmlab.segment import train_config as segmenter_config
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -48,8 +49,8 @@ class Answers(torch.nn.Module):
 
 def compare_masks(cell: Cell) -> dict[str, Scores]:
     """Score a barely trained network, and the truth disturbed: predictions -> whose metric -> scores in percent."""
-    parts = split_configs(cell.task.dataset, "score")
-    datasets = [{**part, "pipeline": score_transforms(cell.settings)} for part in parts]
+    parts = split_configs(cell.task.dataset, "test")
+    datasets = [{**part, "pipeline": test_transforms(cell.settings)} for part in parts]
     dataset = datasets[0] if len(datasets) == 1 else {"type": "ConcatDataset", "datasets": datasets}
     model, draw, classes = _trained(segmenter_config(cell), cell), _generator(), len(label_names(cell.task.dataset))
     found = {}
@@ -71,7 +72,7 @@ def compare_masks(cell: Cell) -> dict[str, Scores]:
 def compare_boxes(cell: Cell) -> dict[str, Scores]:
     """Likewise for boxes; the truth is disturbed from the boxes a cell is scored on."""
     classes = class_names(cell.task.dataset)
-    score = write_split(cell.task.dataset, "score", classes, cell.work_dir / "score.json")
+    score = write_split(cell.task.dataset, "test", classes, cell.work_dir / "test.json")
     model, truth = _trained(detector_config(cell), cell), json.loads(score.path.read_text())
     draw, found = _generator(), {}
     for name, answer in (
@@ -79,7 +80,7 @@ def compare_boxes(cell: Cell) -> dict[str, Scores]:
         ("disturbed", lambda batch: _disturb_boxes(batch, truth, draw, len(classes))),
     ):
         answers = Answers(answer)
-        ours, _, scored = detections(answers, score_dataset(score, classes, cell.settings), cell)
+        ours, _, scored = detections(answers, test_dataset(score, classes, cell.settings), cell)
         check_count(scored, score.count, cell.task)
         found[name] = {
             "kdep": average_precision(score.path, ours),
@@ -142,7 +143,7 @@ def pycocotools_scores(samples: list[Any], cell: Cell, classes: tuple[str, ...])
 
     dataset = cell.task.dataset
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(dataset.root / dataset.files["score"]))
+        truth = COCO(str(dataset.root / dataset.files["test"]))
         rows = []
         for sample in samples:
             instances = sample.pred_instances.cpu()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdep_benchmarks.results import Result, read_results, write_text
-from kdep_benchmarks.tasks.classify import PATIENCE, best_on_select, gives_up
+from kdep_benchmarks.tasks.classify import PATIENCE, best_on_val, gives_up
 
 PATH = 13  # penalties of the path as it comes; a curve with fewer was cut short
 
@@ -25,12 +25,12 @@ def replay(results: Iterable[Result]) -> dict[str, dict[str, int]]:
         curves = [curve for curve in result.curves.values() if len(curve["lambda"]) == PATH]
         for curve in curves if result.task.kind == "linear" else []:
             row = found.setdefault(result.task.name, {"curves": 0, "penalties": 0, "tried": 0, "other_choices": 0})
-            top1, loss = curve["select_top1"][::-1], curve["select_loss"][::-1]
+            top1, loss = curve["val_top1"][::-1], curve["val_loss"][::-1]
             tried = next((n for n in range(1, PATH) if gives_up(top1[:n], loss[:n])), PATH)
             row["curves"] += 1
             row["penalties"] += PATH
             row["tried"] += tried
-            row["other_choices"] += best_on_select(top1, loss) != best_on_select(top1[:tried], loss[:tried])
+            row["other_choices"] += best_on_val(top1, loss) != best_on_val(top1[:tried], loss[:tried])
     return dict(sorted(found.items()))
 
 

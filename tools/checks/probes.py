@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.images import open_splits
 from kdep_benchmarks.results import write_text
 from kdep_benchmarks.tasks.classify import Data, open_taps, probe_linear
@@ -23,8 +25,6 @@ from kdep_benchmarks.tasks.knn import vote
 from kdep_benchmarks.tasks.linear import fit_path
 from kdep_benchmarks.tasks.settings import Knn, Linear, read_settings
 from kdep_benchmarks.tasks.task import Task, load_suite
-
-from kdep.models.weights import open_checkpoint
 
 TOLERANCE, MAX_STEPS = 1e-6, 20_000  # of scikit-learn's solver: near enough to the optimum for equal predictions
 
@@ -42,16 +42,16 @@ def compare_linear(data: Data, truth: np.ndarray, penalties: tuple[float, ...]) 
     features, labels = data.pool.double().numpy(), data.labels.numpy()
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     deviation[deviation == 0] = 1
-    fit, score = (features - mean) / deviation, (data.score.double().numpy() - mean) / deviation
+    train, score = (features - mean) / deviation, (data.test.double().numpy() - mean) / deviation
     rows, theirs_seconds = [], 0.0
     for solution in solutions:
         model = LogisticRegression(
-            C=1 / (solution.penalty * len(fit)), tol=TOLERANCE, max_iter=MAX_STEPS, solver="lbfgs"
+            C=1 / (solution.penalty * len(train)), tol=TOLERANCE, max_iter=MAX_STEPS, solver="lbfgs"
         )
         started = time.perf_counter()
-        model.fit(fit, labels)
+        model.fit(train, labels)
         theirs_seconds += time.perf_counter() - started
-        ours, theirs = solution.predict(data.score).numpy(), model.predict(score)
+        ours, theirs = solution.predict(data.test).numpy(), model.predict(score)
         rows.append(
             {
                 "penalty": solution.penalty,
@@ -59,14 +59,14 @@ def compare_linear(data: Data, truth: np.ndarray, penalties: tuple[float, ...]) 
                 "sklearn_top1": 100 * float((theirs == truth).mean()),
                 "same_predictions": 100 * float((ours == theirs).mean()),
                 "objective": solution.objective,
-                "sklearn_objective": objective(model, fit, labels, solution.penalty),
+                "sklearn_objective": objective(model, train, labels, solution.penalty),
             }
         )
     differences = [abs(row["top1"] - row["sklearn_top1"]) for row in rows]
     chosen = penalties.index(probe_linear(data, path=penalties).chosen["lambda"])
     return {
         "path": rows,
-        "chosen_on_select": rows[chosen],
+        "chosen_on_val": rows[chosen],
         "difference_of_top1_at_the_chosen": differences[chosen],
         "images_of_a_tenth_of_a_point": len(truth) / 1000,
         "largest_difference_of_top1": max(differences),
@@ -92,9 +92,9 @@ def compare_knn(data: Data, truth: np.ndarray, settings: Knn) -> dict[str, Any]:
     ks = [k for k in settings.k if k <= len(data.pool)]
     grid = [(k, temperature) for k in ks for temperature in settings.temperature]
     started = time.perf_counter()
-    answers = vote(data.score, data.pool, data.labels, grid=grid)
+    answers = vote(data.test, data.pool, data.labels, grid=grid)
     ours_seconds = time.perf_counter() - started
-    bank, queries = (rows.double().numpy() for rows in (data.pool, data.score))
+    bank, queries = (rows.double().numpy() for rows in (data.pool, data.test))
     same, differences, theirs_seconds = [], [], 0.0
     for (k, temperature), answer in zip(grid, answers, strict=True):
         model = KNeighborsClassifier(
@@ -124,9 +124,9 @@ def measure(spec: str, task: Task, folder: Path) -> dict[str, Any]:
     found = {}
     for tap, data in taps.items():
         data = Data(
-            data.pool[:].contiguous(), data.labels, data.fit, data.select, data.score[:].contiguous(), data.classes
+            data.pool[:].contiguous(), data.labels, data.train, data.val, data.test[:].contiguous(), data.classes
         )
-        truth = splits.score.labels
+        truth = splits.test.labels
         found[tap] = {
             "dim": data.pool.shape[1],
             "linear": compare_linear(data, truth, settings.path),

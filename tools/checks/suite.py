@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kdep_benchmarks.data.scenes.make import write_scenes
-from kdep_benchmarks.results import result_paths
 
 from kdep.models.checkpoint import write_atomically
+from kdep_benchmarks.data.scenes.make import write_scenes
+from kdep_benchmarks.results import result_paths
 
 STUDENTS = ("random:test_resnet", "random:test_efficientnet")
 SIZES = {"pool": 12, "train_per_class": 6, "test_per_class": 3, "size": 32, "dense_size": 48}
@@ -37,7 +37,7 @@ OWN = ("seconds", "peak_memory_mb", "images_per_second", "training_images_per_se
 def write_suite(folder: Path) -> Path:
     """A data root with small scenes, and a suite of probes and a fine-tuning on them."""
     write_scenes(folder / "scenes", **SIZES, **DENSE)
-    files = {"fit": "train", "score": "test"}
+    files = {"train": "train", "test": "test"}
     dataset = {"name": "scenes", "layout": "imagefolder", "root": "scenes/classification", "files": files}
     training = {"epochs": 3, "batch_size": 16, "lr": [0.01, 0.03], "weight_decay": 0.0001}
     tasks = [

@@ -8,14 +8,14 @@ from typing import Any
 
 import mmengine.hooks
 import torch
-from kdep_benchmarks.openmmlab import compat, detect, hooks, runner, segment
-from kdep_benchmarks.openmmlab.settings import read_settings
-from kdep_benchmarks.tasks.task import Task
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.openmmlab import compat, detect, hooks, runner, segment
+from kdep_benchmarks.openmmlab.settings import read_settings
+from kdep_benchmarks.tasks.task import Task
 
 FIRST = 3  # iterations left out: the loader starts, buffers are allocated
 
@@ -66,7 +66,7 @@ def timed(name: str, checkpoint: Checkpoint, task: Task, work: Path, device: tor
     cell = runner.Cell(checkpoint, task, read_settings(task), 0, work / name, device)
     cell.work_dir.mkdir(parents=True, exist_ok=True)
     cell.last.unlink(missing_ok=True)
-    config = {"segment": segment, "detect": detect}[task.kind].fit_config(cell)
+    config = {"segment": segment, "detect": detect}[task.kind].train_config(cell)
     config.custom_hooks = [{"type": "kdepClock"}]
     Clock.ends = []
     began = time.perf_counter()

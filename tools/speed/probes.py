@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from kdep_benchmarks.tasks.linear import FLOOR, Solution, fit_path
-from kdep_benchmarks.tasks.settings import Linear
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from kdep_benchmarks.tasks.linear import FLOOR, Solution, fit_path
+from kdep_benchmarks.tasks.settings import Linear
 from tools.speed.clock import threads
 from tools.speed.row import Row, Setting
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kdep_benchmarks.tasks.task import load_task
 
 from kdep.models.weights import open_checkpoint
+from kdep_benchmarks.tasks.task import load_task
 from tools.speed.clock import in_child
 from tools.speed.row import Row, Setting
 from tools.speed.starts import scenes

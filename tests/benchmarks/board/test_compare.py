@@ -4,6 +4,7 @@ import argparse
 
 import numpy as np
 import pytest
+
 from kdep_benchmarks.board.compare import OVER_RUNS, add_arguments, compare, left_out, run
 from kdep_benchmarks.board.intervals import (
     bootstrap_interval,
@@ -15,7 +16,6 @@ from kdep_benchmarks.board.intervals import (
     standard_deviation,
 )
 from kdep_benchmarks.results import write_result
-
 from tests.helpers.made_results import failure, result, runs
 
 
@@ -112,9 +112,9 @@ def test_no_seed_in_common_is_not_enough():
 
 def test_scores_that_seeds_do_not_change_are_judged_by_the_number_of_images():
     # 60 % and 50 % of 400: 1.959964 * sqrt(60 * 40 / 400 + 50 * 50 / 400) = 6.86; of 100 images: 13.72
-    said = sentence([60.0] * 3, [50.0] * 3, counts={"score": 400})
+    said = sentence([60.0] * 3, [50.0] * 3, counts={"test": 400})
     assert said == "A is better than B on x-linear by 10.00 ± 6.86 (400 images; seeds do not change it)."
-    assert sentence([60.0] * 3, [50.0] * 3, counts={"score": 100}).startswith("No difference shown")
+    assert sentence([60.0] * 3, [50.0] * 3, counts={"test": 100}).startswith("No difference shown")
     assert "higher than B on x-linear in every run (n = 3), so without an interval" in sentence([60.0] * 3, [50.0] * 3)
 
 
@@ -130,7 +130,7 @@ def said_by_command(tmp_path, capsys, results):
 def test_the_command_says_where_an_interval_is_over_runs_alone(tmp_path, capsys):
     spread = runs("A", "x-linear", [53.0, 54.2, 55.4]) + runs("B", "x-linear", [50.0, 51.0, 52.0])
     assert OVER_RUNS in said_by_command(tmp_path / "spread", capsys, spread)
-    same = [one for n, s in (("A", 60.0), ("B", 50.0)) for one in runs(n, "x-knn", [s] * 3, counts={"score": 400})]
+    same = [one for n, s in (("A", 60.0), ("B", 50.0)) for one in runs(n, "x-knn", [s] * 3, counts={"test": 400})]
     said = said_by_command(tmp_path / "same", capsys, same)
     assert "(400 images; seeds do not change it)" in said and OVER_RUNS not in said
 

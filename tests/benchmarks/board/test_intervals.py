@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from kdep_benchmarks.board.intervals import bootstrap_interval, half_width, mean
 
+from kdep_benchmarks.board.intervals import bootstrap_interval, half_width, mean
 from tools.checks.intervals import (
     ALIKE,
     false_alarms,

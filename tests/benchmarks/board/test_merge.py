@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 import pytest
+
 from kdep_benchmarks.board import report
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.results import read_results, write_result
-
 from tests.helpers.made_results import failure, result
 
 
@@ -50,9 +50,9 @@ def test_the_same_cell_twice_is_fine_and_the_earlier_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        ({"score": 50.001}, "metrics"),
+        ({"test": 50.001}, "metrics"),
         ({"data": "e" * 64}, "data fingerprint"),
-        ({"counts": {"score": 99}}, "counts"),
+        ({"counts": {"test": 99}}, "counts"),
         ({"chosen": {"k": 5}}, "chosen"),
         ({"settings": {"size": 128}}, "settings"),
         ({"sha256": "61".ljust(63, "0") + "1"}, "two checkpoints"),

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.board import model_card
 from kdep_benchmarks.board.model_card import data_name, write_card
 from kdep_benchmarks.data.overlap import Match, Overlap, SetOverlap, write_overlap
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.verbs import export
-
-from kdep.models.weights import open_checkpoint
 from tests.helpers.made_results import failure, result, runs
 
 ARCH = "test_resnet"
@@ -126,7 +126,7 @@ def arguments(*words):
 
 def test_the_command_writes_the_card_beside_the_export(tmp_path, capsys):
     found = open_checkpoint("random:resnet18")
-    one = result("random:resnet18", "tiny-knn", 0, 12.5, sha256=found.identity, role="random", counts={"score": 1000})
+    one = result("random:resnet18", "tiny-knn", 0, 12.5, sha256=found.identity, role="random", counts={"test": 1000})
     write_result(one, tmp_path / "results")
     matches = (Match("a", "b", "bytes"), Match("c", "d", "look"))
     of = Overlap("x", "f" * 64, 9, 0, (SetOverlap("tiny", "d" * 64, 1000, matches),), {}, ("random:resnet18",))
@@ -137,7 +137,7 @@ def test_the_command_writes_the_card_beside_the_export(tmp_path, capsys):
     read = ModelCard.load(tmp_path / "README.md")
     assert [e.metric_value for e in read.data.eval_results] == [12.5]
     assert 'load_file("m.safetensors")' in read.text and str(tmp_path) not in read.text
-    assert "2 of the 1,000 score images (0.20 %)" in read.text
+    assert "2 of the 1,000 test images (0.20 %)" in read.text
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import sys
 import types
 
 import pytest
+
 from kdep_benchmarks.board import publish, report
 from kdep_benchmarks.board.publish import entries, mlflow_name
 from kdep_benchmarks.results import write_result
-
 from tests.helpers.made_results import failure, result, runs
 from tests.kdep.run.test_trackers import mlflow_client, named, needs, store, wandb_records  # noqa: F401 - two are fixtures
 

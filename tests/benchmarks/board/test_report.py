@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 from random import Random
 
 import pytest
+
+from kdep import cli
 from kdep_benchmarks.board import report
 from kdep_benchmarks.board.costs import duration
 from kdep_benchmarks.board.curves import cost_panels, efficiency_panels, fitted_images, regularisation_path
@@ -18,8 +20,6 @@ from kdep_benchmarks.board.plots import mean_panel, nice_ticks, rank_panel
 from kdep_benchmarks.board.report import html, markdown, write_leaderboard
 from kdep_benchmarks.board.table import average_ranks, boards
 from kdep_benchmarks.results import write_result
-
-from kdep import cli
 from tests.helpers.made_results import failure, result, runs
 
 
@@ -34,14 +34,14 @@ def test_a_row_has_mean_deviation_count_and_interval():
 
 
 def test_the_interval_of_a_top1_holds_the_choice_of_the_images_and_others_do_not():
-    counted = {"counts": {"score": 100}}
+    counted = {"counts": {"test": 100}}
     top1 = rows_of(runs("a", "cifar-linear", [70.0, 72.0, 74.0], **counted))["a", "v1"]
     assert top1["cifar-linear_ci95"] == pytest.approx(10.02488, abs=1e-4)  # worked out in test_compare
     assert top1["cifar-linear_ci95_images"] == 100
     miou = rows_of(runs("a", "voc-segment", [70.0, 72.0, 74.0], **counted))["a", "v1"]
     assert miou["voc-segment_ci95"] == pytest.approx(4.968276, abs=1e-4)
     assert miou["voc-segment_ci95_images"] is None
-    unlike = [result("a", seed=s, score=70.0 + s, counts={"score": 100 + s}) for s in (0, 1)]  # no one number to go by
+    unlike = [result("a", seed=s, score=70.0 + s, counts={"test": 100 + s}) for s in (0, 1)]  # no one number to go by
     assert rows_of(unlike)["a", "v1"]["cifar-linear_ci95_images"] is None
     assert "over runs and 100 images" in html(runs("a", "cifar-linear", [70.0, 72.0, 74.0], **counted))
 
@@ -323,7 +323,7 @@ def test_notes_are_in_all_files_and_in_the_table_of_rows_at_the_rows_they_are_ab
 def test_settings_that_a_task_fixes_are_noted_once():
     chosen = {"lr": 1e-3, "lr_fixed": True, "weight_decay": 0.1, "weight_decay_at_edge": False}
     notes = boards([result("a", "c-finetune", seed, chosen=chosen) for seed in range(2)])[0].notes
-    assert [note for note in notes if "ixed" in note] == ["Fixed by the task, not chosen on select: c-finetune lr."]
+    assert [note for note in notes if "ixed" in note] == ["Fixed by the task, not chosen on val: c-finetune lr."]
 
 
 def test_two_checkpoints_of_one_name_stay_two_rows_and_are_noted():
@@ -379,7 +379,7 @@ def test_the_four_files_are_written_and_read_back(tmp_path):
 
 
 def test_the_long_form_says_what_was_chosen_and_where_the_checkpoint_comes_from():
-    one = result(chosen={"C": 10.0, "C_at_edge": True}, counts={"score": 16}, versions={"torch": "2.13.0"})
+    one = result(chosen={"C": 10.0, "C_at_edge": True}, counts={"test": 16}, versions={"torch": "2.13.0"})
     one.checkpoint.summary["images_seen"] = 640
     row = result_rows([one])[1][0]
     assert (row["chosen"], row["at_edge"]) == ('{"C": 10.0, "C_at_edge": true}', "true")
@@ -436,7 +436,7 @@ def test_the_page_needs_no_network():
 
 
 def test_the_page_has_plots_ranks_and_paths():
-    curves = {"C": [0.01, 0.1, 1.0], "select_top1": [50.0, 60.0, 55.0]}
+    curves = {"C": [0.01, 0.1, 1.0], "val_top1": [50.0, 60.0, 55.0]}
     results = [result(n, "c-linear", seed, 50.0 + i, curves=curves) for i, n in enumerate("xyz") for seed in (0, 1)]
     page = Page(html(results))
     titles = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and "aria-label" in attrs]
@@ -485,7 +485,7 @@ def test_scores_stand_over_the_images_seen_and_incomplete_rows_do_not():
 def few(name, shares, score, **others):
     out = []
     for share in shares:
-        counts = {"fit": 40 * share, "select": 1000, "score": 500}
+        counts = {"train": 40 * share, "val": 1000, "test": 500}
         task = f"c-fewshot{share}" if share < 100 else "c-linear"
         one = result(name, task, score=score + share / 10, **({"counts": counts} | others))
         out.append(replace(one, task=replace(one.task, kind="fewshot" if share < 100 else "linear")))
@@ -501,7 +501,7 @@ def test_fewer_labels_are_a_curve_over_the_images_fitted_on_that_ends_at_the_lin
     assert re.findall(r'text-anchor="middle">(.*?)<', panel) == ["100", "1 k"]  # of 40 to 5000
     (row,) = [row for row in board.rows if row.checkpoint.name == "a"]
     counted = {column.label: fitted_images(row, column) for column in board.columns}
-    assert counted == {"c-fewshot1": 40, "c-fewshot10": 400, "c-linear": 5000}  # refitted on fit and select
+    assert counted == {"c-fewshot1": 40, "c-fewshot10": 400, "c-linear": 5000}  # refitted on train and val
 
 
 def test_a_curve_has_no_point_without_a_count_or_by_two_settings():
@@ -512,10 +512,10 @@ def test_a_curve_has_no_point_without_a_count_or_by_two_settings():
     differ += few("b", (10,), 50.0, settings={"draws": 9})
     (panel,) = efficiency_panels(boards(differ)[0])
     assert [len(line.split()) for line in re.findall(r'points="(.*?)"', panel)] == [2]
-    unequal = [*few("a", (1,), 50.0), *(replace(one, seed=1, counts={"fit": 60}) for one in few("a", (1,), 50.0))]
+    unequal = [*few("a", (1,), 50.0), *(replace(one, seed=1, counts={"train": 60}) for one in few("a", (1,), 50.0))]
     (board,) = boards(unequal)
     assert fitted_images(board.rows[0], board.columns[0]) == 50
-    assert fitted_images(boards([result("a", "c-knn", counts={"fit": 5})])[0].rows[0], board.columns[0]) is None
+    assert fitted_images(boards([result("a", "c-knn", counts={"train": 5})])[0].rows[0], board.columns[0]) is None
 
 
 CLICKS = """<script>
@@ -562,11 +562,11 @@ def path_of(curves, **chosen):
 
 
 def test_a_path_is_that_of_the_chosen_tap_and_never_guessed():
-    pairs, others = [(0.1, 50.0), (1.0, 60.0)], {"lambda": [0.1, 1.0], "select_top1": [1.0, 2.0]}
-    curve = {"chosen": {"lambda": 1.0}, "lambda": [0.1, 1.0], "select_top1": [50.0, 60.0]}
-    assert path_of({"lambda": [1.0, 0.1], "select_top1": [60.0, 50.0]}) == pairs
+    pairs, others = [(0.1, 50.0), (1.0, 60.0)], {"lambda": [0.1, 1.0], "val_top1": [1.0, 2.0]}
+    curve = {"chosen": {"lambda": 1.0}, "lambda": [0.1, 1.0], "val_top1": [50.0, 60.0]}
+    assert path_of({"lambda": [1.0, 0.1], "val_top1": [60.0, 50.0]}) == pairs
     assert path_of({"pre": others, "post": curve}, tap="post") == pairs
-    assert path_of({"lambda": [0.0, 1.0], "select_top1": [50.0, 60.0]}) is None  # no place on a logarithmic axis
+    assert path_of({"lambda": [0.0, 1.0], "val_top1": [50.0, 60.0]}) is None  # no place on a logarithmic axis
     assert path_of({}) is None
 
 

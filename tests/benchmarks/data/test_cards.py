@@ -17,13 +17,13 @@ def folders(root: Path) -> Dataset:
     for number, split in enumerate(("train", "test")):
         (root / split / "a").mkdir(parents=True)
         draw(root / split / "a" / "1.png", number)
-    return Dataset("mine", "imagefolder", root, {"fit": "train", "score": "test"})
+    return Dataset("mine", "imagefolder", root, {"train": "train", "test": "test"})
 
 
 def downloaded(root: Path) -> Dataset:
     (root / "cifar-10-batches-py").mkdir(parents=True)
     (root / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"pixels")
-    return Dataset("cifar10", "torchvision", root, {"fit": "CIFAR10:train", "score": "CIFAR10:test"})
+    return Dataset("cifar10", "torchvision", root, {"train": "CIFAR10:train", "test": "CIFAR10:test"})
 
 
 def same_length(path: Path) -> None:
@@ -34,12 +34,12 @@ def same_length(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "change"),
     [
-        (trees.voc, lambda root: same_length(root / "VOC2012/SegmentationClass/score_4.png")),
-        (trees.voc, lambda root: same_length(root / "VOC2012/Annotations/score_4.xml")),
-        (trees.voc, lambda root: (root / "VOC2012/JPEGImages/fit_0.jpg").write_bytes(b"another image")),
+        (trees.voc, lambda root: same_length(root / "VOC2012/SegmentationClass/test_4.png")),
+        (trees.voc, lambda root: same_length(root / "VOC2012/Annotations/test_4.xml")),
+        (trees.voc, lambda root: (root / "VOC2012/JPEGImages/train_0.jpg").write_bytes(b"another image")),
         (trees.voc, lambda root: shutil.rmtree(root / "VOC2012/SegmentationClass")),
-        (trees.ade20k, lambda root: same_length(root / "masks/score/4.png")),
-        (trees.coco, lambda root: (root / "score/4.jpg").unlink()),
+        (trees.ade20k, lambda root: same_length(root / "masks/test/4.png")),
+        (trees.coco, lambda root: (root / "test/4.jpg").unlink()),
         (folders, lambda root: draw(root / "test/a/2.png", 5)),
         (downloaded, lambda root: (root / "cifar-10-batches-py/data_batch_1").write_bytes(b"more pixels")),
     ],
@@ -58,7 +58,7 @@ def test_other_data_has_another_fingerprint(tmp_path, make, change):
         (folders, "train/a/.1.png.part"),
         (folders, "train/a/readme.txt"),
         (trees.voc, "VOC2012/JPEGImages/of_another_list.jpg"),
-        (trees.ade20k, "masks/score/Thumbs.db"),
+        (trees.ade20k, "masks/test/Thumbs.db"),
         (downloaded, "cifar-10-python.tar.gz"),  # torchvision leaves it, `kdep data prepare` does not
     ],
 )
@@ -72,7 +72,7 @@ def test_what_no_reader_opens_does_not_count(tmp_path, make, extra):
 def test_a_folder_of_the_hub_below_a_hidden_one_is_seen(tmp_path):
     root = tmp_path / ".cache" / "set"
     root.mkdir(parents=True)
-    dataset = Dataset("set", "huggingface", root, {"fit": "train", "score": "test"})
+    dataset = Dataset("set", "huggingface", root, {"train": "train", "test": "test"})
     empty = fingerprint(dataset)
     (root / "data.arrow").write_bytes(b"rows")
     full = fingerprint(dataset)
@@ -96,7 +96,7 @@ def test_a_voc_tree_without_its_images_or_masks_is_absent(tmp_path):
     dataset = trees.voc(tmp_path)
     year = tmp_path / "VOC2012"
     (year / "ImageSets/Main").rename(year / "ImageSets/Segmentation")
-    files = {role: f"VOC2012/ImageSets/Segmentation/{role}.txt" for role in ("fit", "score")}
+    files = {role: f"VOC2012/ImageSets/Segmentation/{role}.txt" for role in ("train", "test")}
     dataset = dataclasses.replace(dataset, files=files)
     assert absent(dataset) is None
     shutil.rmtree(year / "SegmentationClass")

@@ -24,24 +24,24 @@ SUITE = """
 tasks:
   - name: zoo-linear
     kind: linear
-    dataset: {{name: zoo, layout: {layout}, root: {root}, files: {{fit: {fit}, score: {score}}}}}
+    dataset: {{name: zoo, layout: {layout}, root: {root}, files: {{train: {train}, test: {test}}}}}
 """
 
 
 def folders(root):
-    """Six fit and two score pictures, all different, in each of three class folders."""
+    """Six train and two test pictures, all different, in each of three class folders."""
     for split, count in (("train", 6), ("test", 2)):
         for label, name in enumerate(("ant", "bee", "cow")):
             (root / split / name).mkdir(parents=True)
             for number in range(count):
                 draw(root / split / name / f"{number}.jpg", 100 * label + 10 * count + number)
-    return Dataset("zoo", "imagefolder", root, {"fit": "train", "score": "test"})
+    return Dataset("zoo", "imagefolder", root, {"train": "train", "test": "test"})
 
 
 def voc(root):
     """A tree of boxes and masks without a mistake: the objects that should not be there are taken out."""
     dataset = trees.voc(root)
-    path = root / "VOC2012" / "Annotations" / "score_4.xml"
+    path = root / "VOC2012" / "Annotations" / "test_4.xml"
     path.write_text(f"<annotation>{''.join(trees.xml_object(*box) for box in trees.picture(4)[2])}</annotation>")
     return dataset
 
@@ -83,7 +83,7 @@ def defects(dataset, **options):
 def test_a_clean_set_has_no_defects(tmp_path, kind):
     report = looked_over(CLEAN[kind](tmp_path), family="segmentation" if kind == "voc masks" else None)
     assert (report.defects, [f for f in report.findings if f.defect]) == (0, [])
-    assert report.images == ({"fit": 18, "score": 6} if kind == "folders" else trees.COUNTS)
+    assert report.images == ({"train": 18, "test": 6} if kind == "folders" else trees.COUNTS)
 
 
 # The planted defects. Each function damages a clean tree and returns what must be found: kind and place.
@@ -107,44 +107,44 @@ def empty_class(root):
     for split in ("train", "test"):
         (root / split / "dog").mkdir()
     draw(root / "test" / "dog" / "0.jpg", 900)
-    return "empty class", "class 'dog' of fit"
+    return "empty class", "class 'dog' of train"
 
 
-def class_missing_in_score(root):
+def class_missing_in_test(root):
     (root / "train" / "dog").mkdir()
     draw(root / "train" / "dog" / "0.jpg", 901)
-    return "classes differ", "fit and score"
+    return "classes differ", "train and test"
 
 
 def duplicate(root):
     path = root / "test" / "cow" / "copied.jpg"
     path.write_bytes((root / "train" / "ant" / "2.jpg").read_bytes())
-    return "image both in fit and in score", str(path)
+    return "image both in train and in test", str(path)
 
 
 def mask_value(root):
-    return "mask value out of range", change_mask(root / "masks" / "fit" / "2.png", lambda mask: mask.__setitem__(0, 3))
+    return "mask value out of range", change_mask(root / "masks" / "train" / "2.png", lambda mask: mask.__setitem__(0, 3))
 
 
 def mask_size(root):
-    path = root / "masks" / "score" / "5.png"
+    path = root / "masks" / "test" / "5.png"
     Image.open(path).resize((79, 72), Image.Resampling.NEAREST).save(path)
     return "mask of another size", str(path)
 
 
 def mask_of_colours(root):
-    path = root / "masks" / "score" / "5.png"
+    path = root / "masks" / "test" / "5.png"
     Image.open(path).convert("RGB").save(path)
     return "mask with colours", str(path)
 
 
 def mask_missing(root):
-    (root / "masks" / "fit" / "1.png").unlink()
-    return "mask is missing", str(root / "images" / "fit" / "1.png")
+    (root / "masks" / "train" / "1.png").unlink()
+    return "mask is missing", str(root / "images" / "train" / "1.png")
 
 
 def mask_cut_short(root):
-    path = root / "masks" / "fit" / "1.png"
+    path = root / "masks" / "train" / "1.png"
     path.write_bytes(path.read_bytes()[:80])
     return "mask cannot be read", str(path)
 
@@ -157,7 +157,7 @@ def change_mask(path, change):
 
 
 def json_box(root, bbox):
-    path = root / "score.json"
+    path = root / "test.json"
     with rewritten(path) as content:
         content["annotations"][3] |= {"bbox": bbox}
         number = content["annotations"][3]["id"]
@@ -181,39 +181,39 @@ def box_not_finite(root):
 
 
 def category_of_a_box(root):
-    with rewritten(root / "fit.json") as content:
+    with rewritten(root / "train.json") as content:
         content["annotations"][1]["category_id"] = 99
         number = content["annotations"][1]["id"]
-    return "category is missing", f"{root / 'fit.json'}, annotation {number}"
+    return "category is missing", f"{root / 'train.json'}, annotation {number}"
 
 
 def category_of_a_split(root):
-    with rewritten(root / "score.json") as content:
+    with rewritten(root / "test.json") as content:
         content["categories"] = [item for item in content["categories"] if item["name"] != "green"]
         content["annotations"] = [item for item in content["annotations"] if item["category_id"] != 9]
-    return "category is missing", str(root / "score.json")
+    return "category is missing", str(root / "test.json")
 
 
 def image_number_twice(root):
-    with rewritten(root / "fit.json") as content:
+    with rewritten(root / "train.json") as content:
         content["images"].append({**content["images"][0], "file_name": "1.jpg"})
-    return "number given twice", f"{root / 'fit.json'}, image 0"
+    return "number given twice", f"{root / 'train.json'}, image 0"
 
 
 def box_without_image(root):
-    with rewritten(root / "fit.json") as content:
+    with rewritten(root / "train.json") as content:
         content["annotations"].append({"id": 77, "image_id": 50, "bbox": [1, 1, 5, 5], "category_id": 7})
-    return "box without an image", f"{root / 'fit.json'}, annotation 77"
+    return "box without an image", f"{root / 'train.json'}, annotation 77"
 
 
 def image_of_another_size(root):
-    with rewritten(root / "fit.json") as content:
+    with rewritten(root / "train.json") as content:
         content["images"][2]["width"] = 90
-    return "image of another size", f"{root / 'fit.json'}, image 2"
+    return "image of another size", f"{root / 'train.json'}, image 2"
 
 
 def broken_xml_box(root, text):
-    path = root / "VOC2012" / "Annotations" / "fit_2.xml"
+    path = root / "VOC2012" / "Annotations" / "train_2.xml"
     path.write_text(path.read_text().replace("</annotation>", f"{text}</annotation>"))
     return f"{path}, object 3"
 
@@ -227,20 +227,20 @@ def voc_box_outside(root):
 
 
 def voc_image_missing(root):
-    (root / "VOC2012" / "JPEGImages" / "fit_2.jpg").unlink()
-    return "image is missing", f"{root / 'VOC2012' / 'ImageSets' / 'Main' / 'fit.txt'}, line 3"
+    (root / "VOC2012" / "JPEGImages" / "train_2.jpg").unlink()
+    return "image is missing", f"{root / 'VOC2012' / 'ImageSets' / 'Main' / 'train.txt'}, line 3"
 
 
 def voc_listed_twice(root):
-    path = root / "VOC2012" / "ImageSets" / "Main" / "fit.txt"
-    path.write_text(path.read_text() + "fit_0\n")
+    path = root / "VOC2012" / "ImageSets" / "Main" / "train.txt"
+    path.write_text(path.read_text() + "train_0\n")
     return "listed twice", f"{path}, line 5"
 
 
 PLANTED = [
     ("folders", truncated_jpeg),
     ("folders", empty_class),
-    ("folders", class_missing_in_score),
+    ("folders", class_missing_in_test),
     ("folders", duplicate),
     ("ade20k", mask_value),
     ("ade20k", mask_size),
@@ -272,9 +272,9 @@ def test_a_planted_defect_is_found_where_it_is_and_nothing_else_is(tmp_path, kin
 
 def test_a_wrong_count_of_images_or_classes_is_found(tmp_path):
     dataset = folders(tmp_path)
-    card = Card("imagefolder", "", dataset.files, "", "", images={"fit": 18, "score": 7}, labels=4)
-    assert defects(dataset, card=card) == [("wrong count", "classes of train"), ("wrong count", "images of score")]
-    right = dataclasses.replace(card, images={"fit": 18, "score": 6}, labels=3)
+    card = Card("imagefolder", "", dataset.files, "", "", images={"train": 18, "test": 7}, labels=4)
+    assert defects(dataset, card=card) == [("wrong count", "classes of train"), ("wrong count", "images of test")]
+    right = dataclasses.replace(card, images={"train": 18, "test": 6}, labels=3)
     assert defects(dataset, card=right) == []
 
 
@@ -289,7 +289,7 @@ def test_a_label_without_a_class_is_found(tmp_path, label, place):
         content[f"{split}_blob"] = np.frombuffer(b"".join(data), np.uint8)
         content[f"{split}_offsets"] = np.cumsum([0, *map(len, data)])
         content[f"{split}_labels"] = np.array([0, 1, 2, 1])
-    dataset = Dataset("zoo", "npz", tmp_path, {"fit": "zoo.npz:train", "score": "zoo.npz:test"})
+    dataset = Dataset("zoo", "npz", tmp_path, {"train": "zoo.npz:train", "test": "zoo.npz:test"})
     np.savez(tmp_path / "zoo.npz", **content)
     assert defects(dataset) == []
     content["train_labels"][1] = label
@@ -321,7 +321,7 @@ def test_pictures_with_equal_hashes_that_differ_are_not_called_alike(tmp_path):
 
 def test_crowds_and_images_without_boxes_are_notes(tmp_path):
     dataset = coco(tmp_path)
-    with rewritten(tmp_path / "score.json") as content:
+    with rewritten(tmp_path / "test.json") as content:
         content["annotations"][0]["iscrowd"] = 1
         content["annotations"] = [item for item in content["annotations"] if item["image_id"] != 6]
     report = looked_over(dataset)
@@ -329,34 +329,34 @@ def test_crowds_and_images_without_boxes_are_notes(tmp_path):
     assert {f.kind: f.what.split()[0] for f in report.findings} == {"crowds": "1", "images without boxes": "1"}
 
 
-@pytest.mark.parametrize("role", ["fit", "score"])
+@pytest.mark.parametrize("role", ["train", "test"])
 def test_without_named_classes_the_splits_categories_are_compared(tmp_path, role):
     dataset = dataclasses.replace(coco(tmp_path), classes=())
     assert defects(dataset) == []
     with rewritten(tmp_path / f"{role}.json") as content:
         content["categories"].append({"id": 50, "name": "blue"})
-    lacks = "score" if role == "fit" else "fit"
+    lacks = "test" if role == "train" else "train"
     found = [item for item in defects(dataset) if item[0] == "category is missing"]
     assert found == [("category is missing", str(tmp_path / f"{lacks}.json"))]
 
 
 def test_a_class_that_only_crowds_have_is_empty(tmp_path):
     dataset = coco(tmp_path)
-    with rewritten(tmp_path / "fit.json") as content:
+    with rewritten(tmp_path / "train.json") as content:
         for item in content["annotations"]:
             item["iscrowd"] = int(item["category_id"] == 3)
-    assert defects(dataset) == [("empty class", "class 'green' of fit")]
+    assert defects(dataset) == [("empty class", "class 'green' of train")]
 
 
-def test_a_class_without_a_pixel_is_a_defect_in_fit_and_a_note_in_score(tmp_path):
+def test_a_class_without_a_pixel_is_a_defect_in_train_and_a_note_in_test(tmp_path):
     dataset = trees.ade20k(tmp_path)
     for number in (4, 5, 6):
-        change_mask(tmp_path / "masks" / "score" / f"{number}.png", lambda mask: mask.__setitem__(mask == 2, 0))
+        change_mask(tmp_path / "masks" / "test" / f"{number}.png", lambda mask: mask.__setitem__(mask == 2, 0))
     report = looked_over(dataset)
-    assert [(f.where, f.defect) for f in report.findings] == [("class 'green' of score", False)]
+    assert [(f.where, f.defect) for f in report.findings] == [("class 'green' of test", False)]
     for number in range(4):
-        change_mask(tmp_path / "masks" / "fit" / f"{number}.png", lambda mask: mask.__setitem__(mask == 1, 255))
-    assert defects(dataset) == [("empty class", "class 'red' of fit")]
+        change_mask(tmp_path / "masks" / "train" / f"{number}.png", lambda mask: mask.__setitem__(mask == 1, 255))
+    assert defects(dataset) == [("empty class", "class 'red' of train")]
 
 
 def test_the_full_ade20k_is_refused_with_a_sentence(tmp_path):
@@ -368,8 +368,8 @@ def test_the_full_ade20k_is_refused_with_a_sentence(tmp_path):
 
 def test_a_json_that_does_not_parse_is_told_by_its_line(tmp_path):
     dataset = coco(tmp_path)
-    (tmp_path / "score.json").write_text('{"images": [],\n "annotations": [,]}')
-    assert ("json cannot be read", f"{tmp_path / 'score.json'}, line 2") in defects(dataset)
+    (tmp_path / "test.json").write_text('{"images": [],\n "annotations": [,]}')
+    assert ("json cannot be read", f"{tmp_path / 'test.json'}, line 2") in defects(dataset)
 
 
 def test_an_absent_set_is_one_defect_that_says_how_to_get_it(tmp_path):
@@ -448,12 +448,12 @@ def test_real_photographs_that_two_sets_share_are_found_by_their_look(shared):
 
 
 def test_the_crowds_of_real_annotations_are_counted_and_are_no_defect(shared):
-    roles = (("fit", "train"), ("score", "val"))
+    roles = (("train", "train"), ("test", "val"))
     files = {role: f"annotations/instances_{split}2017.json" for role, split in roles}
     files |= {f"{role}_images": f"{split}2017" for role, split in roles}
     report = looked_over(Dataset("mini", "coco", shared / "detection" / "coco_mini", files))
     crowds = [int(f.what.split()[0]) for f in report.findings if f.kind == "crowds"]
-    assert (report.defects, crowds, report.images) == (0, [8, 5], {"fit": 80, "score": 79})
+    assert (report.defects, crowds, report.images) == (0, [8, 5], {"train": 80, "test": 79})
 
 
 # What is meant by a name, and how it is told.
@@ -466,7 +466,7 @@ def test_findings_are_grouped_defects_first_and_counted_beyond_the_first_few():
 
 def suite(tmp_path, **parts):
     path = tmp_path / "mine.yaml"
-    path.write_text(SUITE.format(**({"layout": "imagefolder", "root": "zoo", "fit": "train", "score": "test"} | parts)))
+    path.write_text(SUITE.format(**({"layout": "imagefolder", "root": "zoo", "train": "train", "test": "test"} | parts)))
     return path
 
 
@@ -504,7 +504,7 @@ def test_the_command_ends_with_0_1_or_2_and_writes_all_findings(tmp_path, capsys
     folders(tmp_path / "zoo")
     name, out = str(suite(tmp_path)), tmp_path / "out" / "found.json"
     assert cli.main(["data", "check", name, "--data-root", str(tmp_path)]) == 0
-    assert "zoo (classification, imagefolder): 18 fit, 6 score; no defects" in capsys.readouterr().out
+    assert "zoo (classification, imagefolder): 18 train, 6 test; no defects" in capsys.readouterr().out
     kind, where = truncated_jpeg(tmp_path / "zoo")
     assert cli.main(["data", "check", name, "--data-root", str(tmp_path), "--json", str(out)]) == 1
     assert f"defect: {kind} (1)\n    {where}: cannot be read" in capsys.readouterr().out
@@ -545,24 +545,24 @@ def hub(tmp_path):
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved", "folder"])
 def test_a_hugging_face_set_is_read_like_the_folders_it_is_made_of(hub, saved):
-    plain = open_splits(Dataset("zoo", "imagefolder", hub / "plain", {"fit": "train", "score": "test"}), seed=0)
+    plain = open_splits(Dataset("zoo", "imagefolder", hub / "plain", {"train": "train", "test": "test"}), seed=0)
     path = suite(hub, layout="huggingface", root="saved" if saved else "plain")
     (subject,) = subjects(str(path), hub)
     splits = open_splits(subject.dataset, seed=0)
     assert splits.pool.classes == plain.pool.classes and splits.counts == plain.counts
     assert splits.pool.labels.tolist() == plain.pool.labels.tolist()
-    assert splits.score.read(4).tobytes() == plain.score.read(4).tobytes()
+    assert splits.test.read(4).tobytes() == plain.score.read(4).tobytes()
     assert splits.pool.fingerprint == plain.pool.fingerprint  # of the files' bytes
-    assert check(subject).defects == 0 and check(subject).images == {"fit": 18, "score": 6}
+    assert check(subject).defects == 0 and check(subject).images == {"train": 18, "test": 6}
 
 
 def test_a_split_below_the_root_is_named_with_its_folder_and_columns_can_be_named(hub):
-    files = {"fit": "saved:train", "score": "saved:test", "image": "photo", "label": "kind"}
+    files = {"train": "saved:train", "test": "saved:test", "image": "photo", "label": "kind"}
     assert len(open_splits(Dataset("zoo", "huggingface", hub, files), seed=0).score) == 6
     with pytest.raises(ValueError, match="no column 'picture'; there are photo, kind"):
         open_splits(Dataset("zoo", "huggingface", hub, files | {"image": "picture"}), seed=0)
     with pytest.raises(ValueError, match="no split 'dev'; there are train, test"):
-        open_splits(Dataset("zoo", "huggingface", hub, files | {"score": "saved:dev"}), seed=0)
+        open_splits(Dataset("zoo", "huggingface", hub, files | {"test": "saved:dev"}), seed=0)
 
 
 def test_where_two_columns_could_be_the_label_it_has_to_be_named(hub):
@@ -574,7 +574,7 @@ def test_where_two_columns_could_be_the_label_it_has_to_be_named(hub):
         values = [int(kind == 2) for kind in part["kind"]]
         found[split] = part.add_column("coarse", values).cast_column("coarse", coarse)
     found.save_to_disk(hub / "two")
-    dataset = Dataset("zoo", "huggingface", hub / "two", {"fit": "train", "score": "test"})
+    dataset = Dataset("zoo", "huggingface", hub / "two", {"train": "train", "test": "test"})
     assert "2 columns could be the label (kind, coarse); name one as label: among the files" in str(
         looked_over(dataset).findings[0].what
     )
@@ -593,8 +593,8 @@ def test_defects_of_a_hugging_face_set_are_found(hub):
     rows = {"photo": [{"bytes": file, "path": None} for file in files], "kind": found["train"]["kind"]}
     found["train"] = datasets.Dataset.from_dict(rows, features=features)
     found.save_to_disk(hub / "damaged")
-    dataset = Dataset("zoo", "huggingface", hub / "damaged", {"fit": "train", "score": "test"})
-    expected = [("empty class", "class 'dog' of fit"), ("classes differ", "fit and score")]
+    dataset = Dataset("zoo", "huggingface", hub / "damaged", {"train": "train", "test": "test"})
+    expected = [("empty class", "class 'dog' of train"), ("classes differ", "train and test")]
     assert defects(dataset) == [*expected, ("image cannot be read", "train:4")]
 
 
@@ -604,18 +604,18 @@ def test_defects_of_a_hugging_face_set_are_found(hub):
 @pytest.mark.openmmlab
 @pytest.mark.parametrize("config", ["detect_faster_rcnn", "detect_retinanet"])
 def test_images_without_a_usable_box_do_not_stop_detection_training(tmp_path, config):
-    """In fit: only a box without area, only a crowd, only a box that lies outside; one image is as it should be."""
+    """In train: only a box without area, only a crowd, only a box that lies outside; one image is as it should be."""
     from kdep_benchmarks.openmmlab import detect
 
     dataset = coco(tmp_path / "data")
     only = {1: {"bbox": [5, 5, 0, 9]}, 2: {"iscrowd": 1}, 3: {"bbox": [200, 200, 9, 9]}}
-    with rewritten(tmp_path / "data" / "fit.json") as content:
+    with rewritten(tmp_path / "data" / "train.json") as content:
         content["annotations"] = [
             {**item, **only.get(item["image_id"], {})}
             for item in content["annotations"]
             if item["image_id"] not in only or item["category_id"] == 7
         ]
-    with rewritten(tmp_path / "data" / "score.json") as content:
+    with rewritten(tmp_path / "data" / "test.json") as content:
         content["annotations"] = [item for item in content["annotations"] if item["image_id"] != 6]
     kinds = [kind for kind, _ in defects(dataset)]
     assert kinds == ["box without area", "box outside its image"]
@@ -624,5 +624,5 @@ def test_images_without_a_usable_box_do_not_stop_detection_training(tmp_path, co
         trees.student("test_resnet"), task, seed=0, work_dir=tmp_path / "work", device=trees.CPU
     )
     # The image of the box without area is left out; the two others reach the network with nothing to find.
-    assert outcome.counts == {"fit": 3, "score": 3} and outcome.curves["iteration"] == [1, 2, 3]
+    assert outcome.counts == {"train": 3, "test": 3} and outcome.curves["iteration"] == [1, 2, 3]
     assert np.isfinite(outcome.curves["loss"]).all()

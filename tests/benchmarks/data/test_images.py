@@ -20,12 +20,12 @@ def paint(path, value, size=(20, 16)):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Ten fit and four score images in each of three class folders; the red value tells class and number."""
+    """Ten train and four test images in each of three class folders; the red value tells class and number."""
     for split, count in (("train", 10), ("test", 4)):
         for label, name in enumerate(CLASSES):
             for number in range(count):
                 paint(tmp_path / split / name / f"{number}.png", 50 * label + number)
-    return Dataset("zoo", "imagefolder", tmp_path, {"fit": "train", "score": "test"})
+    return Dataset("zoo", "imagefolder", tmp_path, {"train": "train", "test": "test"})
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def packed(folders, tmp_path):
         content[f"{split}_offsets"] = np.cumsum([0, *map(len, data)])
         content[f"{split}_labels"] = np.array([CLASSES.index(path.parent.name) for path in paths], np.int16)
     np.savez(tmp_path / "zoo.npz", **content)
-    return Dataset("zoo", "npz", tmp_path, {"fit": "zoo.npz:train", "score": "zoo.npz:test"})
+    return Dataset("zoo", "npz", tmp_path, {"train": "zoo.npz:train", "test": "zoo.npz:test"})
 
 
 def red(images, index):
@@ -48,7 +48,7 @@ def red(images, index):
 
 @pytest.mark.parametrize("layout", ["folders", "packed"])
 def test_images_come_with_the_label_of_their_class(layout, request):
-    images = open_split(request.getfixturevalue(layout), "fit")
+    images = open_split(request.getfixturevalue(layout), "train")
     assert images.classes == CLASSES and len(images) == 30
     assert [red(images, index) // 50 for index in range(30)] == images.labels.tolist()
 
@@ -57,15 +57,15 @@ def test_images_below_a_class_folder_belong_to_it_and_other_files_do_not(folders
     paint(tmp_path / "train" / "bee" / "deep" / "x.png", 99)
     (tmp_path / "train" / "bee" / "notes.txt").write_text("no image")
     (tmp_path / "train" / ".cache").mkdir()
-    images = open_split(folders, "fit")
+    images = open_split(folders, "train")
     assert len(images) == 31 and images.per_class.tolist() == [10, 11, 10]
 
 
 def test_a_fifth_of_every_class_is_held_out_and_nothing_is_in_both():
     labels = np.repeat([0, 1, 2], [50, 10, 2])
-    fit, select = hold_out(labels, seed=0)
-    assert np.bincount(labels[select]).tolist() == [10, 2, 1]
-    assert sorted([*fit, *select]) == list(range(62))
+    train, val = hold_out(labels, seed=0)
+    assert np.bincount(labels[val]).tolist() == [10, 2, 1]
+    assert sorted([*train, *val]) == list(range(62))
 
 
 def test_the_seed_draws_the_select_split():
@@ -74,27 +74,27 @@ def test_the_seed_draws_the_select_split():
     assert (first == again).all() and (first != other).any()
 
 
-def test_a_class_of_one_image_stays_in_fit():
-    fit, select = hold_out(np.array([0, 1, 1, 1, 1, 1]), seed=0)
-    assert 0 in fit and len(select) == 1
+def test_a_class_of_one_image_stays_in_train():
+    train, val = hold_out(np.array([0, 1, 1, 1, 1, 1]), seed=0)
+    assert 0 in train and len(val) == 1
 
 
 def test_counts_are_the_sizes_of_the_splits(folders):
-    assert open_splits(folders, seed=0).counts == {"fit": 24, "select": 6, "score": 12}
+    assert open_splits(folders, seed=0).counts == {"train": 24, "val": 6, "test": 12}
 
 
 def test_a_select_split_of_its_own_is_used_whole_whatever_the_seed(folders, tmp_path):
     shutil.copytree(tmp_path / "test", tmp_path / "val")
-    own = dataclasses.replace(folders, files={**folders.files, "select": "val"})
+    own = dataclasses.replace(folders, files={**folders.files, "val": "val"})
     one, two = open_splits(own, seed=0), open_splits(own, seed=1)
-    assert one.counts == {"fit": 30, "select": 12, "score": 12}
-    assert (one.select == two.select).all()
-    assert all(red(one.pool, i) // 50 == one.pool.labels[i] for i in [*one.fit, *one.select])
+    assert one.counts == {"train": 30, "val": 12, "test": 12}
+    assert (one.val == two.val).all()
+    assert all(red(one.pool, i) // 50 == one.pool.labels[i] for i in [*one.train, *one.val])
 
 
 def test_splits_of_different_classes_are_refused(folders, tmp_path):
     paint(tmp_path / "test" / "dog" / "0.png", 1)
-    with pytest.raises(ValueError, match="fit has 3 classes and score 4; they differ in dog"):
+    with pytest.raises(ValueError, match="train has 3 classes and test 4; they differ in dog"):
         open_splits(folders, seed=0)
 
 
@@ -102,7 +102,7 @@ def test_one_class_alone_is_refused_in_every_layout(folders, tmp_path):
     for split in ("train", "test"):
         for name in CLASSES[1:]:
             shutil.rmtree(tmp_path / split / name)
-    with pytest.raises(ValueError, match=rf"data set zoo: fit has one class only \({CLASSES[0]}\)"):
+    with pytest.raises(ValueError, match=rf"data set zoo: train has one class only \({CLASSES[0]}\)"):
         open_splits(folders, seed=0)
     blob = next(tmp_path.rglob("*.png")).read_bytes()
     content = {}
@@ -111,73 +111,73 @@ def test_one_class_alone_is_refused_in_every_layout(folders, tmp_path):
         content[f"{split}_offsets"] = np.array([0, len(blob), 2 * len(blob)])
         content[f"{split}_labels"] = np.zeros(2, np.int16)
     np.savez(tmp_path / "one.npz", **content)
-    with pytest.raises(ValueError, match="data set zoo: fit has one class only"):
-        open_splits(Dataset("zoo", "npz", tmp_path, {"fit": "one.npz:train", "score": "one.npz:test"}), seed=0)
+    with pytest.raises(ValueError, match="data set zoo: train has one class only"):
+        open_splits(Dataset("zoo", "npz", tmp_path, {"train": "one.npz:train", "test": "one.npz:test"}), seed=0)
 
 
 def test_a_class_without_an_image_is_named(folders, tmp_path):
     (tmp_path / "train" / "dog").mkdir()
     with pytest.raises(ValueError, match="class 'dog' has no image"):
-        open_split(folders, "fit")
+        open_split(folders, "train")
 
 
 def test_an_image_that_cannot_be_read_is_named(folders, tmp_path):
     path = tmp_path / "train" / "bee" / "3.png"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"bee/3\.png cannot be read"):
-        open_split(folders, "fit").read(13)
+        open_split(folders, "train").read(13)
 
 
 @pytest.mark.parametrize("layout", ["folders", "packed"])
 def test_the_fingerprint_is_of_the_images_and_labels(layout, request, tmp_path):
     dataset = request.getfixturevalue(layout)
-    fit = open_split(dataset, "fit")
-    assert fit.fingerprint == open_split(dataset, "fit").fingerprint != open_split(dataset, "score").fingerprint
-    before = fit.fingerprint
-    fit = open_split(dataset, "fit")
-    fit.labels[0] = 1
-    assert fit.fingerprint != before
+    train = open_split(dataset, "train")
+    assert train.fingerprint == open_split(dataset, "train").fingerprint != open_split(dataset, "test").fingerprint
+    before = train.fingerprint
+    train = open_split(dataset, "train")
+    train.labels[0] = 1
+    assert train.fingerprint != before
 
 
 def test_a_changed_pixel_changes_the_fingerprint_at_equal_size(folders, tmp_path):
-    before = open_split(folders, "fit").fingerprint
+    before = open_split(folders, "train").fingerprint
     path = tmp_path / "train" / "bee" / "3.png"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    assert open_split(folders, "fit").fingerprint != before
+    assert open_split(folders, "train").fingerprint != before
 
 
 @pytest.mark.parametrize("layout", ["folders", "packed"])
 def test_a_remembered_fingerprint_is_the_fingerprint(layout, request, tmp_path):
     dataset = request.getfixturevalue(layout)
-    for role in ("fit", "score", "fit"):
+    for role in ("train", "test", "train"):
         images = open_split(dataset, role)
         assert images.remembered_fingerprint(tmp_path / "memory") == images.fingerprint
 
 
 def test_untouched_images_are_read_once_for_their_fingerprint(folders, tmp_path, monkeypatch):
-    first = open_split(folders, "fit").remembered_fingerprint(tmp_path / "memory")
+    first = open_split(folders, "train").remembered_fingerprint(tmp_path / "memory")
     monkeypatch.setattr(kdep_benchmarks.data.images, "_contents", lambda source: pytest.fail("read again"))
-    assert open_split(folders, "fit").remembered_fingerprint(tmp_path / "memory") == first
+    assert open_split(folders, "train").remembered_fingerprint(tmp_path / "memory") == first
 
 
 def test_an_image_written_over_at_equal_size_and_date_is_noticed(folders, tmp_path):
-    before = open_split(folders, "fit").remembered_fingerprint(tmp_path / "memory")
+    before = open_split(folders, "train").remembered_fingerprint(tmp_path / "memory")
     path = tmp_path / "train" / "bee" / "3.png"
     date, content = path.stat(), bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     os.utime(path, ns=(date.st_atime_ns, date.st_mtime_ns))
-    assert open_split(folders, "fit").remembered_fingerprint(tmp_path / "memory") != before
+    assert open_split(folders, "train").remembered_fingerprint(tmp_path / "memory") != before
 
 
 def test_other_labels_for_the_same_files_are_noticed(folders, tmp_path):
-    fit = open_split(folders, "fit")
-    before = fit.remembered_fingerprint(tmp_path / "memory")
-    fit = open_split(folders, "fit")
-    fit.labels[0] = 1
-    assert fit.remembered_fingerprint(tmp_path / "memory") != before
+    train = open_split(folders, "train")
+    before = train.remembered_fingerprint(tmp_path / "memory")
+    train = open_split(folders, "train")
+    train.labels[0] = 1
+    assert train.remembered_fingerprint(tmp_path / "memory") != before
 
 
 def test_torchvision_sets_are_read_by_split(tmp_path):
@@ -201,7 +201,7 @@ def textures(folders, tmp_path):
     names = [f"{name}/{number}.png" for name in reversed(CLASSES) for number in range(10)]
     for split, listed in (("train", names[::2]), ("val", names[1::2]), ("test", names)):
         (base / "labels" / f"{split}1.txt").write_text("\n".join(listed))
-    files = {"fit": "DTD:train", "select": "DTD:val", "score": "DTD:test"}
+    files = {"train": "DTD:train", "val": "DTD:val", "test": "DTD:test"}
     return Dataset("textures", "torchvision", tmp_path, files), base / "images"
 
 
@@ -210,15 +210,15 @@ def test_the_fingerprint_of_files_of_torchvision_is_that_of_their_bytes_and_deco
 ):
     dataset, root = textures
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("an image is decoded"))
-    fit, pool = open_split(dataset, "fit"), open_splits(dataset, seed=0).pool
+    train, pool = open_split(dataset, "train"), open_splits(dataset, seed=0).pool
     listed = [root / name / f"{number}.png" for name in reversed(CLASSES) for number in range(0, 10, 2)]
-    assert fit.source.files == listed and len(pool) == 30
-    before = fit.fingerprint, pool.remembered_fingerprint(tmp_path / "memory")
+    assert train.source.files == listed and len(pool) == 30
+    before = train.fingerprint, pool.remembered_fingerprint(tmp_path / "memory")
     assert pool.remembered_fingerprint(tmp_path / "memory") == before[1] == pool.fingerprint
     assert len(list((tmp_path / "memory").iterdir())) == 1
     content = listed[3].read_bytes()
     listed[3].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert open_split(dataset, "fit").fingerprint != before[0]
+    assert open_split(dataset, "train").fingerprint != before[0]
     assert open_splits(dataset, seed=0).pool.remembered_fingerprint(tmp_path / "memory") != before[1]
 
 
@@ -237,11 +237,11 @@ def test_files_of_torchvisions_classes_go_by_several_names(tmp_path, name, pairs
 
 
 def test_an_unknown_split_of_a_torchvision_set_is_refused(tmp_path):
-    dataset = Dataset("x", "torchvision", tmp_path, {"fit": "CIFAR10:train", "score": "CIFAR10:valid"})
+    dataset = Dataset("x", "torchvision", tmp_path, {"train": "CIFAR10:train", "test": "CIFAR10:valid"})
     with pytest.raises(ValueError, match="CLASS:train, CLASS:val or CLASS:test"):
-        open_split(dataset, "score")
+        open_split(dataset, "test")
 
 
 def test_named_classes_must_be_those_found(folders):
     with pytest.raises(ValueError, match="differ in cow, dog"):
-        open_split(dataclasses.replace(folders, classes=("ant", "bee", "dog")), "fit")
+        open_split(dataclasses.replace(folders, classes=("ant", "bee", "dog")), "train")

@@ -30,19 +30,19 @@ SUITE = """
 tasks:
   - name: made-knn
     kind: knn
-    dataset: {name: made, layout: imagefolder, root: made, files: {fit: train, score: test}}
+    dataset: {name: made, layout: imagefolder, root: made, files: {train: train, test: test}}
   - name: made-linear
     kind: linear
-    dataset: {name: made, layout: imagefolder, root: made, files: {fit: train, score: test}}
+    dataset: {name: made, layout: imagefolder, root: made, files: {train: train, test: test}}
   - name: gone-knn
     kind: knn
-    dataset: {name: gone, layout: imagefolder, root: gone, files: {fit: train, score: test}}
+    dataset: {name: gone, layout: imagefolder, root: gone, files: {train: train, test: test}}
 """
 
 
 @pytest.fixture
 def world(tmp_path):
-    """Pretraining photos 0 to 9; score images: 3 copied, 4 saved anew as PNG, 5 compressed again, 20 and 21 new."""
+    """Pretraining photos 0 to 9; test images: 3 copied, 4 saved anew as PNG, 5 compressed again, 20 and 21 new."""
     for number in range(10):
         place = tmp_path / "photos" / "any" / f"{number}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def world(tmp_path):
 def test_copies_equal_pixels_and_pictures_compressed_again_are_found_and_others_are_not(world):
     found = find_overlap(str(world / "photos"), load_suite(str(world / "suite.yaml"), world))
     (one,) = found.sets
-    matches = {(match.score.rpartition("/")[2], match.pretraining, match.how) for match in one.matches}
+    matches = {(match.test.rpartition("/")[2], match.pretraining, match.how) for match in one.matches}
     assert matches == {
         ("copied.jpg", "any/3.jpg", "bytes"),
         ("saved.png", "any/4.jpg", "pixels"),
@@ -94,10 +94,10 @@ def test_the_command_writes_a_file_that_puts_the_overlap_on_the_board(world, cap
     words = ["overlap", source, "--suite", str(world / "suite.yaml"), "--data-root", str(world), "--json", str(file)]
     assert data.run(parser.parse_args(words)) == 0
     said = capsys.readouterr().out
-    assert "11 images, 1 of them unreadable" in said and "made: 2 exact and 1 by look, of 5 score images" in said
+    assert "11 images, 1 of them unreadable" in said and "made: 2 exact and 1 by look, of 5 test images" in said
     assert "gone: not looked at" in said
     known = read_overlap(file).sets[0].data_fingerprint
-    student = result("s", "made-knn", data=known, counts={"score": 5})
+    student = result("s", "made-knn", data=known, counts={"test": 5})
     student.checkpoint.summary["pretrain_data"] = source
     write_result(student, world / "results")
     write_leaderboard(world / "results", world / "results")
@@ -113,7 +113,7 @@ def overlap(*matches, source="photos", fingerprint="f" * 64, data="d" * 64, chec
 
 
 def student(name="s", task="cifar-linear", score=1000, seed=0, **summary):
-    one = result(name, task, seed, counts={"score": score}, data=summary.pop("data", "d" * 64))
+    one = result(name, task, seed, counts={"test": score}, data=summary.pop("data", "d" * 64))
     one.checkpoint.summary.update(summary)
     return one
 
@@ -134,13 +134,13 @@ BOTH = (("x.jpg", "1.jpg", "bytes"), ("y.jpg", "2.jpg", "look"))
 )
 def test_a_file_counts_for_its_own_checkpoints_and_data_only(of, counted):
     (found,) = with_overlap([student(**of)], [overlap(*BOTH, checkpoints=["named"])])
-    assert found.counts == {"score": 1000} | ({"overlap": 2, "overlap_exact": 1} if counted else {})
+    assert found.counts == {"test": 1000} | ({"overlap": 2, "overlap_exact": 1} if counted else {})
 
 
 def test_an_image_that_two_sources_hold_counts_once():
     second = overlap(("y.jpg", "9.jpg", "pixels"), source="more", checkpoints=["s"])
     (found,) = with_overlap([student(pretrain_data="photos")], [overlap(*BOTH), second])
-    assert found.counts == {"score": 1000, "overlap": 2, "overlap_exact": 2}
+    assert found.counts == {"test": 1000, "overlap": 2, "overlap_exact": 2}
 
 
 def test_the_board_counts_a_data_set_once_and_says_how_many_were_looked_at():

@@ -113,11 +113,11 @@ def test_caltech256_takes_60_of_each_class_or_draws_them_by_a_seed(tmp_path):
 def cub200(root):
     birds = ("001.Albatross/A_0001.jpg", "001.Albatross/A_0002.jpg", "002.Wren/W_0001.jpg", "002.Wren/W_9.jpg")
     images = dict(enumerate(birds, start=1))
-    fit = {1: 0, 2: 1, 3: 1, 4: 0}
+    train = {1: 0, 2: 1, 3: 1, 4: 0}
     files = {"attributes.txt": b"1 has_bill_shape::curved\n"}
     files |= {f"CUB_200_2011/images/{name}": picture(number) for number, name in images.items()}
     files["CUB_200_2011/parts/parts.txt"] = b"1 back\n"
-    for name, values in (("images.txt", images), ("train_test_split.txt", fit)):
+    for name, values in (("images.txt", images), ("train_test_split.txt", train)):
         files[f"CUB_200_2011/{name}"] = "".join(f"{number} {value}\n" for number, value in values.items()).encode()
     return tar(root / "CUB_200_2011.tgz", files)
 
@@ -150,7 +150,7 @@ def test_dtd_is_opened_by_torchvision_from_an_archive_placed_by_hand(tmp_path, m
         prepare("dtd", tmp_path)
     monkeypatch.setattr(torchvision.datasets.DTD, "_MD5", md5_of(path))
     prepare("dtd", tmp_path)
-    assert check(subjects("dtd", tmp_path)[0]).images == {"fit": 2, "select": 2, "score": 2}
+    assert check(subjects("dtd", tmp_path)[0]).images == {"train": 2, "val": 2, "test": 2}
     assert path.is_file() and not (tmp_path / "dtd" / "dtd" / path.name).exists()
 
 
@@ -224,7 +224,7 @@ def sbd(root):
 def test_voc2012_is_unpacked_to_its_year(tmp_path):
     voc2012(tmp_path)
     prepare("voc2012", tmp_path)
-    assert check(subjects("voc2012", tmp_path)[0]).images == {"fit": 2, "score": 2}
+    assert check(subjects("voc2012", tmp_path)[0]).images == {"train": 2, "test": 2}
 
 
 def test_the_augmented_masks_are_sbds_less_vocs_val_and_vocs_own_for_its_train(tmp_path):
@@ -236,7 +236,7 @@ def test_the_augmented_masks_are_sbds_less_vocs_val_and_vocs_own_for_its_train(t
     values = {name: np.unique(Image.open(year / "SegmentationClassAug" / f"{name}.png")).tolist() for name in listed}
     assert values == {**dict.fromkeys(FIT, [0, 15, 255]), **dict.fromkeys(listed[2:], [0, 7])}
     report = check(subjects("voc2012aug", tmp_path)[0])
-    assert report.images == {"fit": 4, "score": 2}
+    assert report.images == {"train": 4, "test": 2}
     kinds = {f.kind for f in report.findings if f.defect}
     assert kinds == {"empty class", "wrong count"}  # 20 classes are not in 4 masks
 
@@ -285,7 +285,7 @@ def test_ade20k_is_unpacked_to_where_its_card_looks(tmp_path):
     ade20k(tmp_path)
     prepare("ade20k", tmp_path)
     found = check(subjects("ade20k", tmp_path)[0])
-    assert found.images == {"fit": 2, "score": 2}
+    assert found.images == {"train": 2, "test": 2}
     assert {f.kind for f in found.findings} == {"wrong count"}  # of images; both classes have pixels
 
 
@@ -325,7 +325,7 @@ def test_cityscapes_masks_are_given_the_numbers_that_are_scored(tmp_path):
     assert made.ravel()[:5].tolist() == [255, 0, 2, 13, 18]
     assert not (masks / "test").exists()
     report = check(subjects("cityscapes", tmp_path)[0])
-    assert report.images == {"fit": 2, "score": 2}
+    assert report.images == {"train": 2, "test": 2}
     assert {f.kind for f in report.findings if f.defect} == {"empty class", "wrong count"}
 
 
@@ -374,7 +374,7 @@ def test_voc0712_joins_three_archives(tmp_path):
         tar(tmp_path / f"VOC{part}_06-Nov-2007.tar", files)
     prepare("voc0712", tmp_path)
     report = check(subjects("voc0712", tmp_path)[0])
-    assert report.images == {"fit": 2, "score": 1}
+    assert report.images == {"train": 2, "test": 1}
     empty = [f for f in report.findings if f.kind == "empty class" and f.defect]
     assert len(empty) == len(VOC_CLASSES) - 1
 
@@ -505,7 +505,7 @@ def test_scenes_are_generated(tmp_path, monkeypatch):
         prepare(name, tmp_path)
     for name in ("scenes", "scenes-voc", "scenes-ade20k", "scenes-coco"):
         report = check(subjects(name, tmp_path)[0])
-        assert report.images == ({"fit": 24, "score": 12} if name == "scenes" else {"fit": 10, "score": 10})
+        assert report.images == ({"train": 24, "test": 12} if name == "scenes" else {"train": 10, "test": 10})
         assert {f.kind for f in report.findings if f.defect} <= {"empty class"}  # ten pictures do not show everything
 
 

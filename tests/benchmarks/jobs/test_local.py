@@ -19,6 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from kdep import cli
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.jobs import cell as cells
 from kdep_benchmarks.jobs import local as running
@@ -30,10 +34,6 @@ from kdep_benchmarks.jobs.plan import Planned
 from kdep_benchmarks.jobs.progress import Row, Screen
 from kdep_benchmarks.results import read_results
 from kdep_benchmarks.tasks.task import Task
-from PIL import Image
-
-from kdep import cli
-from kdep.models.weights import open_checkpoint
 from tests.helpers.made_results import result
 
 ROOT = Path(__file__).parents[3]
@@ -110,7 +110,7 @@ def suite(tmp_path, monkeypatch):
     checkpoint = open_checkpoint("random:test_resnet")
 
     def make(do, *, kind="finetune", seeds=1, name="tiny", size=32, **settings):
-        dataset = Dataset("tiny", "imagefolder", tmp_path, {"fit": "a", "score": "b"})
+        dataset = Dataset("tiny", "imagefolder", tmp_path, {"train": "a", "test": "b"})
         given = {"do": do, "shared": str(shared), "size": size, **settings}
         task = Task(f"{name}-{kind}", kind, dataset, settings=given)
         return [
@@ -313,7 +313,7 @@ def test_fine_tuning_that_does_not_fit_is_done_with_half_the_batch_and_the_resul
                 Image.fromarray(np.full((32, 32, 3), colour, np.uint8) + np.uint8(number)).save(
                     folder / f"{number}.png"
                 )
-    files = {"fit": "train", "score": "test"}
+    files = {"train": "train", "test": "test"}
     dataset = f"{{name: colours, layout: imagefolder, root: colours, files: {json.dumps(files)}}}"
     settings = "{size: 32, epochs: 1, batch_size: 12, lr: 0.01, weight_decay: 0.0}"
     task = f"{{name: colours-finetune, kind: finetune, dataset: {dataset}, settings: {settings}}}"
@@ -326,7 +326,7 @@ def test_fine_tuning_that_does_not_fit_is_done_with_half_the_batch_and_the_resul
     assert "out of memory, once more with half the batch" in capsys.readouterr().out
     (found,) = read_results(tmp_path / "results")
     expected = {"because": "out of memory", "images_at_once": 6, "before": 12, "accumulate": 2}
-    assert found.chosen["out_of_memory"] == expected and found.counts["score"] == 12
+    assert found.chosen["out_of_memory"] == expected and found.counts["test"] == 12
 
 
 def allocate(make):
@@ -356,19 +356,19 @@ def test_what_says_out_of_memory():
     ],
 )
 def test_half_as_many_images_at_once(kind, given, changed, tmp_path):
-    task = Task("a-b", kind, Dataset("a", "imagefolder", tmp_path, {"fit": "a", "score": "b"}), settings=given)
+    task = Task("a-b", kind, Dataset("a", "imagefolder", tmp_path, {"train": "a", "test": "b"}), settings=given)
     assert halve(task)[0].settings == {**given, **changed}
 
 
 def test_one_image_cannot_be_halved(tmp_path):
-    dataset = Dataset("a", "imagefolder", tmp_path, {"fit": "a", "score": "b"})
+    dataset = Dataset("a", "imagefolder", tmp_path, {"train": "a", "test": "b"})
     for kind, given in (("knn", {"batch_size": 1}), ("finetune", {"batch_size": 2, "accumulate": 2})):
         with pytest.raises(ValueError, match="nothing is left to halve"):
             halve(Task("a-b", kind, dataset, settings=given))
 
 
 def planned_like(task, arch="resnet18", kind="linear"):
-    dataset = Dataset("d", "imagefolder", Path("nowhere"), {"fit": "a", "score": "b"})
+    dataset = Dataset("d", "imagefolder", Path("nowhere"), {"train": "a", "test": "b"})
     of = Cell("x", None, Task(task, kind, dataset), 0, "cpu", Path("results"), data_fingerprint="f" * 64)
     return Planned(of, type("Weights", (), {"arch": arch, "name": "x", "identity": "0" * 64})(), None, "to run")
 
@@ -440,7 +440,7 @@ def test_a_cell_trusts_the_suites_fingerprint_while_the_data_stays_as_it_was(tmp
     for folder in ("a/x", "a/y", "b/x", "b/y"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "1.png").write_bytes(b"1")
-    dataset = Dataset("d", "imagefolder", tmp_path, {"fit": "a", "score": "b"})
+    dataset = Dataset("d", "imagefolder", tmp_path, {"train": "a", "test": "b"})
     found = plan.look_up(dataset)
     assert found.fingerprint == fingerprint(dataset)
     cell = Cell("x", None, Task("d-knn", "knn", dataset), 0, "cpu", tmp_path)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from kdep_benchmarks.openmmlab import boxes, detect, looks
-from kdep_benchmarks.openmmlab.runner import train
-from kdep_benchmarks.openmmlab.settings import CONFIGS
 from PIL import Image
 
 from kdep.models.checkpoint import LoadError
+from kdep_benchmarks.openmmlab import boxes, detect, looks
+from kdep_benchmarks.openmmlab.runner import train
+from kdep_benchmarks.openmmlab.settings import CONFIGS
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab
@@ -37,9 +37,9 @@ def named_boxes(content):
 
 
 def test_voc_boxes_start_at_0_and_difficult_ones_are_crowds(tmp_path):
-    split, content = split_of(trees.voc(tmp_path), "score", tmp_path)
+    split, content = split_of(trees.voc(tmp_path), "test", tmp_path)
     name, x1, y1, x2, y2 = trees.picture(4)[2][0]
-    assert named_boxes(content)[0] == ("VOC2012/JPEGImages/score_4.jpg", name, [x1, y1, x2 - x1, y2 - y1])
+    assert named_boxes(content)[0] == ("VOC2012/JPEGImages/test_4.jpg", name, [x1, y1, x2 - x1, y2 - y1])
     assert [item["bbox"] for item in content["annotations"] if item["iscrowd"]] == [[60, 50, 10, 10]]
     # Three images of two boxes, less the image without boxes; one box of another class, one without area.
     assert (split.count, split.boxes) == (3, 4)
@@ -48,7 +48,7 @@ def test_voc_boxes_start_at_0_and_difficult_ones_are_crowds(tmp_path):
 
 def test_coco_categories_keep_their_names_when_splits_number_them_differently(tmp_path):
     dataset = trees.coco(tmp_path)
-    for role in ("fit", "score"):
+    for role in ("train", "test"):
         split, content = split_of(dataset, role, tmp_path / "work")
         assert [item["name"] for item in content["categories"]] == list(trees.CLASSES)
         expected = [(b[0], *b[1:]) for image in content["images"] for b in trees.picture(image["id"])[2]]
@@ -67,11 +67,11 @@ def test_unnamed_coco_classes_are_the_fit_splits_categories_by_id(tmp_path):
 
 def test_splits_that_cannot_be_scored_are_refused(tmp_path):
     dataset = trees.voc(tmp_path)
-    with pytest.raises(ValueError, match="the score split has no box of purple"):
-        boxes.write_split(dataset, "score", ("purple",), tmp_path / "score.json")
-    (tmp_path / "VOC2012" / "Annotations" / "score_5.xml").unlink()
-    with pytest.raises(ValueError, match="an annotation of score_5 is missing"):
-        boxes.write_split(dataset, "score", trees.CLASSES, tmp_path / "score.json")
+    with pytest.raises(ValueError, match="the test split has no box of purple"):
+        boxes.write_split(dataset, "test", ("purple",), tmp_path / "test.json")
+    (tmp_path / "VOC2012" / "Annotations" / "test_5.xml").unlink()
+    with pytest.raises(ValueError, match="an annotation of test_5 is missing"):
+        boxes.write_split(dataset, "test", trees.CLASSES, tmp_path / "test.json")
 
 
 def detections_of(content, *, shift=0.0):
@@ -83,7 +83,7 @@ def detections_of(content, *, shift=0.0):
 
 
 def test_ap_is_100_for_the_boxes_themselves_and_0_for_none(tmp_path):
-    split, content = split_of(trees.voc(tmp_path), "score", tmp_path)
+    split, content = split_of(trees.voc(tmp_path), "test", tmp_path)
     perfect = {"AP": 100.0, "AP50": 100.0, "AP75": 100.0}
     assert detect.average_precision(split.path, list(detections_of(content))) == pytest.approx(perfect)
     assert detect.average_precision(split.path, []) == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
@@ -91,7 +91,7 @@ def test_ap_is_100_for_the_boxes_themselves_and_0_for_none(tmp_path):
 
 def test_ap_averages_over_ten_overlaps(tmp_path):
     # Boxes 18 wide shifted by 3 overlap by 15 / 21 = 0.714: right at 0.50, 0.55, ..., 0.70, five of ten thresholds.
-    split, content = split_of(trees.coco(tmp_path), "score", tmp_path / "work")
+    split, content = split_of(trees.coco(tmp_path), "test", tmp_path / "work")
     scores = detect.average_precision(split.path, list(detections_of(content, shift=3.0)))
     assert scores == pytest.approx({"AP": 50.0, "AP50": 100.0, "AP75": 0.0})
 
@@ -103,7 +103,7 @@ def test_the_student_arrives_whole_and_all_of_it_trains(tmp_path, config):
     moving = trees.task("detect", still.dataset, config, iterations=1, warmup=0)
     for task in (still, moving):
         cell = trees.cell(checkpoint, task, tmp_path / str(task.settings["lr"]))
-        backbone = train(detect.fit_config(cell), cell).model.backbone
+        backbone = train(detect.train_config(cell), cell).model.backbone
         equal = [torch.equal(value, checkpoint.weights[name]) for name, value in backbone.named_parameters()]
         assert len(equal) == 60 and (all(equal) if task is still else not any(equal))
     assert not torch.equal(backbone.bn1.running_mean, checkpoint.weights["bn1.running_mean"])
@@ -130,7 +130,7 @@ def test_faster_rcnn_trains_stops_goes_on_and_is_scored(tmp_path):
     task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_faster_rcnn", save_every=1)
     cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
     with pytest.raises(KeyboardInterrupt):
-        train(trees.stopping(detect.fit_config(cell), at=1), cell)
+        train(trees.stopping(detect.train_config(cell), at=1), cell)
     assert torch.load(cell.last, weights_only=True)["meta"]["iter"] == 1
     outcome = run(cell.checkpoint, task, cell.work_dir)
     check_outcome(outcome)
@@ -141,10 +141,11 @@ def test_faster_rcnn_trains_stops_goes_on_and_is_scored(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1, 4])
 def test_batches_of_like_images_go_on_behind_those_that_were_drawn(first):
-    from kdep_benchmarks.openmmlab.resume import FromBatch
     from mmdet.datasets.samplers import AspectRatioBatchSampler
     from mmengine.dataset import InfiniteSampler
     from mmengine.registry import init_default_scope
+
+    from kdep_benchmarks.openmmlab.resume import FromBatch
 
     class Sizes:
         def __len__(self):
@@ -163,7 +164,7 @@ def test_batches_of_like_images_go_on_behind_those_that_were_drawn(first):
 def test_true_boxes_are_drawn_where_they_are(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(looks, "detection_sheet", lambda images, truths, found, path, **_: seen.update(truths=truths))
-    truth, content = split_of(trees.voc(tmp_path), "score", tmp_path)
+    truth, content = split_of(trees.voc(tmp_path), "test", tmp_path)
     first = content["images"][0]
 
     class Sample:
@@ -179,7 +180,7 @@ def test_warm_up_is_of_optimizer_steps_however_many_passes_each_takes(tmp_path):
     options = {"iterations": 20, "warmup": 4}
     for accumulate in (1, 3):
         task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet", accumulate=accumulate, **options)
-        ramp, steps = detect.fit_config(trees.cell(trees.student(), task, tmp_path / "work")).param_scheduler
+        ramp, steps = detect.train_config(trees.cell(trees.student(), task, tmp_path / "work")).param_scheduler
         assert ramp["end"] == 4 * accumulate and steps["milestones"][0] == round(20 * accumulate * 8 / 12)
 
 
@@ -192,11 +193,11 @@ def test_warm_up_is_of_optimizer_steps_however_many_passes_each_takes(tmp_path):
 )
 def test_a_json_that_does_not_fit_itself_is_refused_by_its_place(tmp_path, change, message):
     dataset = trees.coco(tmp_path)
-    content = json.loads((tmp_path / "score.json").read_text())
+    content = json.loads((tmp_path / "test.json").read_text())
     change(content)
-    (tmp_path / "score.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"score.json: {message}"):
-        split_of(dataset, "score", tmp_path)
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"test.json: {message}"):
+        split_of(dataset, "test", tmp_path)
 
 
 def test_without_a_detection_ap_is_0_and_said_so(tmp_path):
@@ -206,7 +207,7 @@ def test_without_a_detection_ap_is_0_and_said_so(tmp_path):
     task = trees.task("detect", trees.coco(tmp_path / "data"), str(config), iterations=1)
     outcome = run(trees.student("test_resnet"), task, tmp_path / "work")
     assert outcome.metrics == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
-    assert outcome.chosen["no_detections"] and outcome.counts["score"] == 3
+    assert outcome.chosen["no_detections"] and outcome.counts["test"] == 3
 
 
 def test_a_missing_tensor_is_refused(tmp_path):
@@ -237,9 +238,9 @@ def main():
     task = trees.task("detect", trees.coco(folder), "detect_retinanet", workers=1)
     cell = trees.cell(trees.student("test_resnet"), task, folder / "work")
     multiprocessing.set_start_method("spawn", force=True)
-    config = detect.fit_config(cell)
+    config = detect.train_config(cell)
     init_default_scope("mmdet")
-    print(len(list(runner.score_batches(config.train_dataloader.dataset, cell))))
+    print(len(list(runner.test_batches(config.train_dataloader.dataset, cell))))
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from kdep_benchmarks.openmmlab import compat, ops
 
 pytestmark = pytest.mark.openmmlab

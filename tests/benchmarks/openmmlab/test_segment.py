@@ -6,6 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
 from kdep_benchmarks.jobs.memory import halve
 from kdep_benchmarks.openmmlab import hooks, looks, segment
 from kdep_benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
@@ -14,9 +17,6 @@ from kdep_benchmarks.openmmlab.resume import go_on
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.openmmlab.settings import CONFIGS, read_settings
 from kdep_benchmarks.tasks.task import load_task
-from PIL import Image
-
-from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab
@@ -28,7 +28,7 @@ def run(checkpoint, task, work_dir, *, seed=0):
 
 def trained_model(checkpoint, task, work_dir):
     cell = trees.cell(checkpoint, task, work_dir)
-    return train(segment.fit_config(cell), cell).model
+    return train(segment.train_config(cell), cell).model
 
 
 def check_outcome(outcome):
@@ -84,7 +84,7 @@ def test_half_the_batch_with_twice_the_accumulation_takes_as_many_steps_on_as_ma
     assert said == {"images_at_once": 2, "before": 4, "accumulate": 2}
     for task, size in ((whole, 4), (half, 2)):
         cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
-        config = segment.fit_config(cell)
+        config = segment.train_config(cell)
         assert config.train_dataloader.batch_size == size
         assert config.train_cfg.max_iters * size == 3 * 4
         assert config.optim_wrapper.accumulative_counts * size == 4
@@ -104,7 +104,7 @@ def interrupted(tmp_path, *, at, **settings):
     task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", **settings)
     cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
     with pytest.raises(KeyboardInterrupt):
-        train(trees.stopping(segment.fit_config(cell), at=at), cell)
+        train(trees.stopping(segment.train_config(cell), at=at), cell)
     return cell, torch.load(cell.last, weights_only=True)
 
 
@@ -123,13 +123,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped_and_reads_only_what
     cell, saved = interrupted(tmp_path, at=2)
     assert saved["meta"]["iter"] == 2
     read = counted(monkeypatch)
-    trained = train(segment.fit_config(cell), cell)
+    trained = train(segment.train_config(cell), cell)
     assert len(read) == cell.settings.batch_size
     assert trained.curves["iteration"] == [1, 2, 3]
     assert trained.curves["loss"][:2] == saved["meta"]["curve"][1]
     assert trained.cost == {}  # one iteration, which warms up, tells no speed
     through = cell._replace(work_dir=tmp_path / "through")
-    expected = train(segment.fit_config(through), through)
+    expected = train(segment.train_config(through), through)
     # The same images, and the same scales, crops, flips and colours of them.
     assert read[-2:] == read[:2] and trained.curves == expected.curves
     live = trained.model.state_dict()
@@ -138,11 +138,11 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped_and_reads_only_what
 
 def test_after_a_stop_workers_see_the_images_that_are_left_with_new_draws(tmp_path):
     cell, _ = interrupted(tmp_path, at=2, workers=2)
-    config = segment.fit_config(cell)
+    config = segment.train_config(cell)
     go_on(config, cell.last, seed=cell.seed)
     assert config.train_dataloader.worker_init_fn.seed not in range(-2, 3)
     assert config.train_dataloader.batch_sampler == {"type": "FromBatch", "first": 2, "batches": None}
-    assert train(segment.fit_config(cell), cell).curves["iteration"] == [1, 2, 3]
+    assert train(segment.train_config(cell), cell).curves["iteration"] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("seconds", "saved"), [(0.0, [2, 4, 6]), (60.0, [6])])
@@ -169,12 +169,12 @@ def test_the_speed_of_a_cell_is_in_images(tmp_path, monkeypatch):
     monkeypatch.setattr(hooks.WatchClock, "iterations_per_second", 2.5)
     task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", batch_size=3, iterations=1)
     cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
-    assert train(segment.fit_config(cell), cell).cost == {"images_per_second": 7.5}
+    assert train(segment.train_config(cell), cell).cost == {"images_per_second": 7.5}
 
 
 def test_a_resumed_run_keeps_its_own_weights_instead_of_the_students(tmp_path):
     cell, saved = interrupted(tmp_path, at=3)
-    live = train(segment.fit_config(cell), cell).model.state_dict()
+    live = train(segment.train_config(cell), cell).model.state_dict()
     assert all(torch.equal(live[name], tensor) for name, tensor in saved["state_dict"].items())
     first = next(iter(cell.checkpoint.weights))
     assert not torch.equal(live[f"backbone.timm_model.{first}"], cell.checkpoint.weights[first])
@@ -183,7 +183,7 @@ def test_a_resumed_run_keeps_its_own_weights_instead_of_the_students(tmp_path):
 def test_a_training_checkpoint_of_another_seed_is_not_continued(tmp_path):
     cell, _ = interrupted(tmp_path, at=2)
     other = cell._replace(seed=1)
-    curves = train(segment.fit_config(other), other).curves
+    curves = train(segment.train_config(other), other).curves
     assert curves["iteration"] == [1, 2, 3]
     assert torch.load(cell.last, weights_only=True)["meta"]["seed"] == 1
 
@@ -202,17 +202,17 @@ def test_cityscapes_is_trained_and_scored_at_full_resolution(tmp_path, protocol)
     task = load_task("cityscapes-segment", tmp_path, protocol=protocol)
     assert task.version == {"fair": 3, "paper": 2}[protocol]
     settings = read_settings(task)
-    assert resized(segment.score_transforms(settings), (1024, 2048)) == [(1024, 2048)]
-    heights = [height for height, _ in resized(segment.fit_transforms(settings), (1024, 2048), times=30)]
+    assert resized(segment.test_transforms(settings), (1024, 2048)) == [(1024, 2048)]
+    heights = [height for height, _ in resized(segment.train_transforms(settings), (1024, 2048), times=30)]
     assert 512 <= min(heights) < 1024 < max(heights) <= 2048
-    crop = next(step for step in segment.fit_transforms(settings) if step["type"] == "RandomCrop")
+    crop = next(step for step in segment.train_transforms(settings) if step["type"] == "RandomCrop")
     assert crop["crop_size"] == (512, 512)
 
 
 def test_without_a_scale_the_short_side_becomes_the_crop(tmp_path):
     settings = read_settings(load_task("voc2012-segment", tmp_path))
-    assert resized(segment.score_transforms(settings), (375, 500)) == [(512, 683)]
-    assert segment.fit_transforms(settings)[2]["scale"] == (2048, 512)
+    assert resized(segment.test_transforms(settings), (375, 500)) == [(512, 683)]
+    assert segment.train_transforms(settings)[2]["scale"] == (2048, 512)
 
 
 def broken(checkpoint, change):
@@ -252,7 +252,7 @@ def test_a_backbone_that_computes_something_else_is_refused(tmp_path, backbone, 
 
 def test_colour_order_and_normalisation_are_part_of_the_load_check(tmp_path):
     cell = trees.cell(trees.student(), trees.task("segment", trees.voc(tmp_path), "segment_fcn"), tmp_path / "work")
-    config = segment.fit_config(cell)
+    config = segment.train_config(cell)
     config.model.data_preprocessor.bgr_to_rgb = False
     with pytest.raises(LoadError, match="stride 4 differs"):
         train(config, cell)
@@ -286,16 +286,16 @@ def test_wrong_settings_are_refused_before_anything_trains(tmp_path, settings, m
 
 def test_masks_that_cannot_be_the_classes_are_refused(tmp_path):
     dataset = trees.voc(tmp_path)
-    mask = tmp_path / "VOC2012" / "SegmentationClass" / "fit_1.png"
+    mask = tmp_path / "VOC2012" / "SegmentationClass" / "train_1.png"
     Image.fromarray(np.full((72, 80), 3, np.uint8)).save(mask)
     with pytest.raises(ValueError, match="holds the value 3; the classes' are 0 to 2"):
-        split_configs(dataset, "fit")
+        split_configs(dataset, "train")
     Image.fromarray(np.zeros((72, 80, 3), np.uint8)).save(mask)
-    with pytest.raises(ValueError, match="fit_1.png: an image of mode RGB"):
-        split_configs(dataset, "fit")
+    with pytest.raises(ValueError, match="train_1.png: an image of mode RGB"):
+        split_configs(dataset, "train")
     mask.unlink()
-    with pytest.raises(ValueError, match="1 files of the split are missing.*fit_1.png"):
-        split_configs(dataset, "fit")
+    with pytest.raises(ValueError, match="1 files of the split are missing.*train_1.png"):
+        split_configs(dataset, "train")
 
 
 def test_class_names_may_stand_in_ade20ks_own_list(tmp_path):

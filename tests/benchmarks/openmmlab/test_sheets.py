@@ -5,6 +5,8 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.openmmlab.sheets import (
     GAP,
@@ -21,8 +23,6 @@ from kdep_benchmarks.openmmlab.sheets import (
     sheet_path,
 )
 from kdep_benchmarks.results import write_result
-from PIL import Image
-
 from tests.helpers.made_results import failure, result
 
 CLASSES = ("background", "cat", "dog")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from kdep_benchmarks.openmmlab import detect, segment
-from kdep_benchmarks.openmmlab.settings import CONFIGS
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kdep_benchmarks.openmmlab import detect, segment
+from kdep_benchmarks.openmmlab.settings import CONFIGS
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab
@@ -17,7 +17,7 @@ def built(name, arch, tmp_path):
     task = trees.task(kind, {"segment": trees.voc, "detect": trees.coco}[kind](tmp_path / "data"), name)
     (tmp_path / "work").mkdir()
     cell = trees.cell(trees.student(arch), task, tmp_path / "work")
-    config = {"segment": segment, "detect": detect}[kind].fit_config(cell)
+    config = {"segment": segment, "detect": detect}[kind].train_config(cell)
     from mmengine.registry import MODELS, init_default_scope
 
     init_default_scope(config.default_scope)

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from kdep_benchmarks.board.compare import judge
 from kdep_benchmarks.studies.answer import answer, as_markdown, places_of
 from kdep_benchmarks.studies.claims import (
@@ -13,14 +14,13 @@ from kdep_benchmarks.studies.claims import (
     asked_for,
     best_of,
     by_cell,
-    chosen_on_select,
+    chosen_on_val,
     in_words,
     measures,
     over_tasks,
     reached,
     savings,
 )
-
 from tests.helpers.made_studies import made, rows_of
 
 
@@ -99,34 +99,34 @@ def test_what_is_chosen_on_select_without_a_seed_is_held_against_the_baseline_at
     scores = {
         arm: {"a": values, "b": values} for arm, values in {"base": [5, 6, 7], "x": [7, 9, 8], "y": [9, 9, 9]}.items()
     }
-    rows = rows_of(scores, select={"base": 50.0, "x": [50.0, 51.0, 58.0], "y": 52.0})
-    study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "select")
-    # Without its last seed x has 50.5 on select, less than y: 2, 3, 2 more than the baseline.
-    said = chosen_on_select(study, by_score, by_select, None)
+    rows = rows_of(scores, val={"base": 50.0, "x": [50.0, 51.0, 58.0], "y": 52.0})
+    study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "val")
+    # Without its last seed x has 50.5 on val, less than y: 2, 3, 2 more than the baseline.
+    said = chosen_on_val(study, by_score, by_select, None)
     assert sentences(said) == [
-        "On the select split `x` is the best (53.00). Chosen for each seed by the select of the others, "
+        "On the val split `x` is the best (53.00). Chosen for each seed by the select of the others, "
         "what is so chosen (`x`, `x`, `y`) is better than `base` (+2.33 ± 1.43, n = 3)."
     ]
-    clear = by_cell(rows_of(scores, select={"base": 50.0, "x": 53.0, "y": 52.0}), "select")
-    (again,) = sentences(chosen_on_select(study, by_score, clear, None))
+    clear = by_cell(rows_of(scores, val={"base": 50.0, "x": 53.0, "y": 52.0}), "val")
+    (again,) = sentences(chosen_on_val(study, by_score, clear, None))
     assert again.endswith("what is so chosen (`x` each time) shows no difference to `base` (+2.00 ± 2.48, n = 3).")
-    assert said[0].tested and f"Chosen on select:\n\n- {said[0].sentence}\n" in as_markdown(study, rows)
+    assert said[0].tested and f"Chosen on val:\n\n- {said[0].sentence}\n" in as_markdown(study, rows)
 
 
 def test_nothing_is_chosen_on_select_before_all_arms_are_done_and_no_arm_where_the_baseline_is_best():
     scores = {arm: {"a": [5, 6, 7], "b": [5, 6, 7]} for arm in ("base", "x", "y")}
-    rows = rows_of(scores, select={"base": 53.0, "x": 52.0, "y": 51.0})
-    study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "select")
-    assert sentences(chosen_on_select(study, by_score, by_select, None)) == [
-        "On the select split `base` is the best (53.00), whichever seed is left out: no arm is above the baseline."
+    rows = rows_of(scores, val={"base": 53.0, "x": 52.0, "y": 51.0})
+    study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "val")
+    assert sentences(chosen_on_val(study, by_score, by_select, None)) == [
+        "On the val split `base` is the best (53.00), whichever seed is left out: no arm is above the baseline."
     ]
-    some = by_cell(rows_of(scores, select={"base": 53.0, "x": 52.0}), "select")
-    assert chosen_on_select(study, by_score, some, None) == []  # y has none
+    some = by_cell(rows_of(scores, val={"base": 53.0, "x": 52.0}), "val")
+    assert chosen_on_val(study, by_score, some, None) == []  # y has none
     unfinished = by_cell([row for row in rows if (row["arm"], row["seed"]) != ("y", 2)])
-    assert chosen_on_select(study, unfinished, by_select, None) == []
+    assert chosen_on_val(study, unfinished, by_select, None) == []
     alone = made({arm: {task: by_task[task][:1] for task in by_task} for arm, by_task in scores.items()}, seeds=[0])
     first = [row for row in rows if row["seed"] == 0]
-    (said,) = chosen_on_select(alone, by_cell(first), by_cell(first, "select"), None)
+    (said,) = chosen_on_val(alone, by_cell(first), by_cell(first, "val"), None)
     assert said.sentence.endswith("(53.00); one seed, so no other to choose by.") and not said.tested
 
 

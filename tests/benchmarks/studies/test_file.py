@@ -2,6 +2,7 @@ import re
 
 import pytest
 import yaml
+
 from kdep_benchmarks.studies.file import Run, load_study
 
 FILE = """

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 import yaml
+
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.plan import DONE, TO_SCORE, TO_TRAIN, Item, describe, estimate, images_of, learn
-
 from tests.helpers.made_results import result
 from tests.helpers.made_studies import write_study
 

@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+
+from kdep.models.checkpoint import write_student
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.studies.plan import DONE, TO_SCORE, TO_TRAIN, items
 from kdep_benchmarks.studies.rows import (
@@ -11,15 +14,12 @@ from kdep_benchmarks.studies.rows import (
     collect,
     cost,
     fingerprint,
-    on_select,
+    on_val,
     one_student,
     read_known,
     read_shared,
     write_rows,
 )
-
-from kdep.models.checkpoint import write_student
-from kdep.models.weights import open_checkpoint
 from tests.helpers.made_results import failure, result
 
 NOWHERE = Path("nowhere")  # no student there
@@ -83,13 +83,13 @@ def test_scores_on_different_data_are_refused():
 
 
 def test_select_is_the_best_of_the_curve_by_which_the_probe_was_chosen():
-    curves = {"pre": {"select_top1": [1.0, 2.0]}, "post": {"select_top1": [3.0, 9.0, 4.0]}}
+    curves = {"pre": {"val_top1": [1.0, 2.0]}, "post": {"val_top1": [3.0, 9.0, 4.0]}}
     cells = [result(curves=curves, chosen={"tap": "post"}), result(curves=curves, chosen={"tap": "pre"})]
-    assert on_select(cells) == (9 + 2) / 2
-    assert on_select([result(curves={"select_top1": [None, 5.0]})]) == 5
-    assert on_select([result()]) is None and on_select([cells[0], result()]) is None
+    assert on_val(cells) == (9 + 2) / 2
+    assert on_val([result(curves={"val_top1": [None, 5.0]})]) == 5
+    assert on_val([result()]) is None and on_val([cells[0], result()]) is None
     # A few-shot probe has chosen in each of its draws.
-    assert on_select([result(task="made-fewshot", curves={"select_top1": [10.0, 90.0]})]) == 50
+    assert on_val([result(task="made-fewshot", curves={"val_top1": [10.0, 90.0]})]) == 50
 
 
 def rows_by(checkpoint, **scores):

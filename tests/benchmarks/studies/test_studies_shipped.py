@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from kdep.config import load_config
+from kdep.models.checkpoint import read
+from kdep.pretrain import pretrain
 from kdep_benchmarks.studies.answer import as_markdown
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, items
 from kdep_benchmarks.studies.rows import collect, read_known
 from kdep_benchmarks.studies.work import students
-
-from kdep.config import load_config
-from kdep.models.checkpoint import read
-from kdep.pretrain import pretrain
 
 FOLDER = Path(__file__).parents[3] / "configs/studies"
 PUBLISHED = Path(__file__).parents[3] / "docs/figures/studies"
@@ -101,7 +101,7 @@ def test_what_the_docs_say_of_a_study_is_what_its_rows_say(path, tmp_path):
     study = load_study(FOLDER / f"{path.stem}.yaml")
     text = as_markdown(study, collect(study, tmp_path, [], read_known([path], study)))
     assert path.with_suffix(".md").read_text() == text and path.with_suffix(".png").exists()
-    docs = (PUBLISHED.parents[3] / "reproduction.md").read_text()
+    docs = (PUBLISHED.parents[1] / "reproduction.md").read_text()
     (block,) = re.findall(rf"<!-- {study.name} -->\n(.*?)<!-- /{study.name} -->", docs, re.DOTALL)
     assert "| arm |" in block and set(block.splitlines()) <= set(text.splitlines())
 

@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from kdep.cli import main
 from kdep_benchmarks.studies import work as study_work
 from kdep_benchmarks.studies.check import check
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item, items, threads_of
 from kdep_benchmarks.studies.work import Crew, banks_left, pretrain_command, score_command, students, threads_for
-from PIL import Image
-
-from kdep.cli import main
 from tests.helpers.made_studies import write_study
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs/studies").glob("*.yaml"))
@@ -66,7 +66,7 @@ def test_a_study_runs_scores_and_answers_and_does_nothing_twice(written, tmp_pat
         ("random", "0", "photos-knn"),
     ]
     assert [row["images_seen"] for row in rows] == ["128", "128", "0"] and float(rows[0]["pretrain_seconds"]) > 0
-    assert all(0 <= float(row["select"]) <= 100 and len(row["run"]) == 12 for row in rows)
+    assert all(0 <= float(row["val"]) <= 100 and len(row["run"]) == 12 for row in rows)
     assert (tmp_path / "bank-0" / "bank.json").exists()
     assert Image.open(tmp_path / "results" / "tiny_study.png").size[0] > 300
     assert "| from a bank | " in (tmp_path / "results" / "tiny_study.md").read_text()
@@ -205,11 +205,11 @@ def test_images_that_are_not_there_are_named_in_the_plan_and_stop_what_trains_on
 
 
 def test_data_that_is_not_there_stops_a_study_and_not_its_plan(written, tmp_path, here, capsys):
-    (tmp_path / "set" / "score").rename(tmp_path / "elsewhere")
+    (tmp_path / "set" / "test").rename(tmp_path / "elsewhere")
     assert main([*command_of(written, tmp_path), "--dry-run"]) == 0
-    assert f"{tmp_path}/set/score is not there" in capsys.readouterr().out
+    assert f"{tmp_path}/set/test is not there" in capsys.readouterr().out
     assert main(command_of(written, tmp_path)) == 2 and here.commands == []
-    assert f"{tmp_path}/set/score is not there" in capsys.readouterr().err
+    assert f"{tmp_path}/set/test is not there" in capsys.readouterr().err
 
 
 def test_a_student_of_another_configuration_is_refused(written, tmp_path, capsys):

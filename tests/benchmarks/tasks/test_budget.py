@@ -6,17 +6,17 @@ import types
 import pytest
 import torch
 import yaml
+
 from kdep_benchmarks.board.table import boards
 from kdep_benchmarks.data.cards import CARDS, Dataset
 from kdep_benchmarks.jobs.cell import Cell, protocol_of
-from kdep_benchmarks.openmmlab.detect import fit_dataset
+from kdep_benchmarks.openmmlab.detect import train_dataset
 from kdep_benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
 from kdep_benchmarks.results import BUDGETS
 from kdep_benchmarks.tasks import classify, finetune
 from kdep_benchmarks.tasks.settings import Finetune, read_settings
 from kdep_benchmarks.tasks.task import KINDS, SCHEDULED, SHARES, Task, load_suite, load_task, parse_task
 from kdep_benchmarks.transfer import choose_tasks
-
 from tests.helpers.made_results import result
 
 PAPER = ("caltech256", "cifar100", "cub200", "dtd")
@@ -57,9 +57,9 @@ def test_finetuning_trains_for_the_epochs_of_its_budget(tmp_path, monkeypatch):
         raise KeyboardInterrupt(settings.epochs)
 
     monkeypatch.setattr(finetune, "train_and_predict", seen)
-    splits = types.SimpleNamespace(counts={}, pool=range(9), fit=range(7))
+    splits = types.SimpleNamespace(counts={}, pool=range(9), train=range(7))
     monkeypatch.setattr(classify, "open_splits", lambda *_, **__: splits)
-    dataset = Dataset("x", "imagefolder", tmp_path, {"fit": "a", "score": "b"})
+    dataset = Dataset("x", "imagefolder", tmp_path, {"train": "a", "test": "b"})
     task = Task(
         "x-finetune", "finetune", dataset, settings={"epochs": 40, "lr": 0.1, "weight_decay": 0}, budget="short"
     )
@@ -115,7 +115,7 @@ def test_the_papers_fine_tuning_is_its_recipe(name, tmp_path):
 def test_the_papers_dense_schedules_are_its_own(tmp_path):
     tasks = {task.name: task for task in load_suite("paper", tmp_path, protocol="paper")}
     assert len(tasks) == 9 and {task.protocol for task in tasks.values()} == {"paper"}
-    assert tasks["voc2012aug-segment"].dataset.files["fit"].endswith("trainaug.txt")
+    assert tasks["voc2012aug-segment"].dataset.files["train"].endswith("trainaug.txt")
     # Epochs of images at 16: 50 of 10,582, 100 of 20,210, 200 of 2,975.
     for name, epochs, images in (("voc2012aug", 50, 10582), ("ade20k", 100, 20210), ("cityscapes", 200, 2975)):
         settings = settings_of(tasks[f"{name}-segment"])
@@ -142,10 +142,10 @@ def test_the_papers_dense_schedules_are_its_own(tmp_path):
 def test_voc_with_and_without_augmented_masks_differs_in_data_alone(tmp_path, kind):
     plain, augmented = (load_task(f"{name}-{kind}", tmp_path) for name in ("voc2012", "voc2012aug"))
     assert plain.settings == augmented.settings and plain.version == augmented.version
-    assert plain.dataset.files["score"] == augmented.dataset.files["score"]
-    lists = [task.dataset.files["fit"].rpartition("/")[2] for task in (plain, augmented)]
+    assert plain.dataset.files["test"] == augmented.dataset.files["test"]
+    lists = [task.dataset.files["train"].rpartition("/")[2] for task in (plain, augmented)]
     assert lists == ["train.txt", "trainaug.txt"]
-    assert CARDS[plain.dataset.name].images["fit"] == 1464 and CARDS[augmented.dataset.name].images["fit"] == 10582
+    assert CARDS[plain.dataset.name].images["train"] == 1464 and CARDS[augmented.dataset.name].images["train"] == 10582
 
 
 def test_the_papers_voc_is_the_one_with_augmented_masks_alone_and_in_its_suite(tmp_path):
@@ -161,9 +161,9 @@ def test_the_papers_voc_is_the_one_with_augmented_masks_alone_and_in_its_suite(t
 def test_training_images_of_detection_vary_in_their_short_side(tmp_path):
     split = types.SimpleNamespace(path=tmp_path / "a.json", images=tmp_path)
     settings = settings_of(load_task("voc0712-detect", tmp_path, protocol="paper"))
-    resize = fit_dataset(split, ("a",), settings)["pipeline"][2]
+    resize = train_dataset(split, ("a",), settings)["pipeline"][2]
     assert resize == {"type": "RandomResize", "scale": [(1333, 480), (1333, 800)], "keep_ratio": True}
-    fixed = fit_dataset(split, ("a",), dataclasses.replace(settings, short_sides=None))["pipeline"][2]
+    fixed = train_dataset(split, ("a",), dataclasses.replace(settings, short_sides=None))["pipeline"][2]
     assert fixed == {"type": "Resize", "scale": (1333, 800), "keep_ratio": True}
 
 
@@ -179,7 +179,7 @@ def test_a_family_has_the_papers_tasks_and_a_task_without_a_recipe_is_refused(tm
 def test_ones_own_task_may_have_a_section_of_the_paper(tmp_path):
     content = yaml.safe_load("""
         {name: mine-finetune, kind: finetune, settings: {lr: 0.1},
-         dataset: {name: mine, layout: imagefolder, root: x, files: {fit: a, score: b}},
+         dataset: {name: mine, layout: imagefolder, root: x, files: {train: a, test: b}},
          paper: {version: 3, settings: {epochs: 7}}}""")
     task = parse_task(content, tmp_path, "mine.yaml", protocol="paper")
     assert (task.protocol, task.version, task.settings) == ("paper", 3, {"epochs": 7})

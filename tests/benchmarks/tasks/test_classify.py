@@ -7,6 +7,11 @@ import types
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from kdep.models import forms
+from kdep.models.backbone import build_backbone
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.images import open_split, open_splits
 from kdep_benchmarks.jobs import cell
@@ -25,11 +30,6 @@ from kdep_benchmarks.tasks.features import cache_key, centre, extract, feature_f
 from kdep_benchmarks.tasks.settings import Finetune, Knn, Pixels, read_settings
 from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import Trainings
-from PIL import Image
-
-from kdep.models import forms
-from kdep.models.backbone import build_backbone
-from kdep.models.weights import open_checkpoint
 from tests.benchmarks.tasks.test_knn import clouds
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ QUICK = {"size": 32, "epochs": 3, "batch_size": 8, "lr": 0.02, "weight_decay": 1
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
-    """Ten fit and five score images in each of three classes that differ in colour."""
+    """Ten train and five test images in each of three classes that differ in colour."""
     root, draw = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
     for split, count in (("train", 10), ("test", 5)):
         for label, colour in enumerate(COLOURS):
@@ -48,7 +48,7 @@ def colours(tmp_path_factory):
             for number in range(count):
                 pixels = np.clip(np.array(colour) + draw.normal(0, 25, (36, 32, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
-    return Dataset("colours", "imagefolder", root, {"fit": "train", "score": "test"})
+    return Dataset("colours", "imagefolder", root, {"train": "train", "test": "test"})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_probe_tells_colours_apart_and_reports_all_it_chose(run, checkpoint, c
     outcome = measure(run, checkpoint, colours, tmp_path)
     assert list(outcome.metrics) == ["top1", "top1_macro", "top1_pre", "top1_post"]
     assert outcome.metrics["top1"] == 100.0
-    assert outcome.counts == {"fit": 24, "select": 6, "score": 15}
+    assert outcome.counts == {"train": 24, "val": 6, "test": 15}
     assert outcome.load["coverage"] == 100.0 and outcome.load["tensors"] == outcome.load["expected"] > 0
     assert outcome.chosen["tap"] in ("pre", "post") and set(outcome.curves) == {"pre", "post"}
 
@@ -107,7 +107,7 @@ def test_an_image_goes_through_the_network_once_for_all_probes_of_a_checkpoint(
 
 
 def test_cached_features_are_the_features(checkpoint, colours, tmp_path):
-    images, pixels = open_split(colours, "fit"), Pixels(size=32)
+    images, pixels = open_split(colours, "train"), Pixels(size=32)
     first = extract(checkpoint, images, pixels=pixels, cache=tmp_path, device=CPU)
     again = extract(checkpoint, images, pixels=pixels, cache=tmp_path, device=CPU)
     fresh = frozen_features(build_backbone(checkpoint), images, tmp_path, pixels=pixels, device=CPU)
@@ -128,7 +128,7 @@ def test_features_are_extracted_in_the_form_that_is_fastest_here(checkpoint, col
     monkeypatch.setattr(
         features, "frozen_features", lambda network, *a, **k: built.append(network) or plain(network, *a, **k)
     )
-    images, pixels = open_split(colours, "fit"), Pixels(size=32)
+    images, pixels = open_split(colours, "train"), Pixels(size=32)
     found = extract(checkpoint, images, pixels=pixels, cache=tmp_path / "features", device=CPU).taps
     folded = not any(isinstance(module, torch.nn.BatchNorm2d) for module in built[0].modules())
     first = next(module for module in built[0].modules() if isinstance(module, torch.nn.Conv2d)).weight
@@ -148,13 +148,13 @@ def test_the_speed_of_a_probe_is_that_of_the_extraction_that_it_did_itself(check
     assert measure(run_linear, checkpoint, colours, tmp_path).cost == {}
     clock(monkeypatch, features, 0.0, 5.0, 20.0, 22.5)
     pixels, cache = Pixels(size=40), tmp_path / checkpoint.identity[:8] / "features"
-    extract(checkpoint, open_split(colours, "fit"), pixels=pixels, cache=cache, device=CPU)
+    extract(checkpoint, open_split(colours, "train"), pixels=pixels, cache=cache, device=CPU)
     cost = measure(run_knn, checkpoint, colours, tmp_path, size=40).cost
     assert cost == {"images_per_second": 6.0}  # of the 15 that were not there
 
 
 def test_whatever_shapes_the_features_is_in_their_key(checkpoint, colours):
-    images, pixels = open_split(colours, "fit").fingerprint, Pixels(size=32)
+    images, pixels = open_split(colours, "train").fingerprint, Pixels(size=32)
     changes = {
         "sha256": "0" * 64,
         "arch": "test_resnet2",
@@ -167,7 +167,7 @@ def test_whatever_shapes_the_features_is_in_their_key(checkpoint, colours):
         cache_key(dataclasses.replace(checkpoint, **{key: value}), images, pixels) for key, value in changes.items()
     }
     keys |= {cache_key(checkpoint, images, p) for p in (pixels, Pixels(size=31), Pixels(size=32, resize=40))}
-    keys.add(cache_key(checkpoint, open_split(colours, "score").fingerprint, pixels))
+    keys.add(cache_key(checkpoint, open_split(colours, "test").fingerprint, pixels))
     assert len(keys) == len(changes) + 4
     assert cache_key(checkpoint, images, Pixels(size=32, batch_size=3)) in keys
 
@@ -179,7 +179,7 @@ def test_the_feature_folder_stands_beside_the_tasks_of_its_checkpoint(checkpoint
 
 
 def test_features_do_not_depend_on_batches_or_workers(checkpoint, colours, tmp_path):
-    images, backbone = open_split(colours, "fit"), build_backbone(checkpoint).train()
+    images, backbone = open_split(colours, "train"), build_backbone(checkpoint).train()
     one = frozen_features(backbone, images, tmp_path, pixels=Pixels(size=32, batch_size=7), device=CPU)["pre"].copy()
     pixels = Pixels(size=32, batch_size=30, workers=1)
     assert np.allclose(one, frozen_features(backbone, images, tmp_path, pixels=pixels, device=CPU)["pre"], atol=1e-5)
@@ -191,7 +191,7 @@ def test_an_extraction_that_stops_leaves_nothing_behind(checkpoint, colours, tmp
 
     monkeypatch.setattr(features, "as_input", stop)
     with pytest.raises(KeyboardInterrupt):
-        extract(checkpoint, open_split(colours, "fit"), pixels=Pixels(size=32), cache=tmp_path, device=CPU)
+        extract(checkpoint, open_split(colours, "train"), pixels=Pixels(size=32), cache=tmp_path, device=CPU)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".fingerprint"] == []
 
 
@@ -234,9 +234,9 @@ def planted():
 )
 def test_the_choice_is_the_best_on_select_and_blind_to_score(probe):
     data = planted()
-    result, blind = probe(data), probe(dataclasses.replace(data, score=torch.zeros(30, 8)))
-    curve = result.curves["select_top1"]
-    assert result.select_top1 == max(curve) and blind.chosen == result.chosen
+    result, blind = probe(data), probe(dataclasses.replace(data, test=torch.zeros(30, 8)))
+    curve = result.curves["val_top1"]
+    assert result.val_top1 == max(curve) and blind.chosen == result.chosen
     first = next(iter(result.chosen))
     assert curve[result.curves[first].index(result.chosen[first])] == max(curve)
 
@@ -244,13 +244,13 @@ def test_the_choice_is_the_best_on_select_and_blind_to_score(probe):
 def test_the_answers_come_from_fit_and_select_together():
     x = torch.eye(4)
     data = Data(x, torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1]), torch.tensor([2, 3]), x[3:], 2)
-    assert probe_knn(data, ks=(1,), temperatures=(0.1,)).predicted.tolist() == [1]  # image 3 stands in select
+    assert probe_knn(data, ks=(1,), temperatures=(0.1,)).predicted.tolist() == [1]  # image 3 stands in val
 
 
 def test_a_penalty_at_the_end_of_its_path_is_flagged():
     labels = (torch.arange(150) % 7).clamp(max=2)  # one common class, which a large penalty always answers
     pool = torch.eye(3, 60)[labels] * 2 + 0.9 * torch.randn(150, 60, generator=torch.Generator().manual_seed(0))
-    data = dataclasses.replace(planted(), pool=pool, labels=labels, score=pool[:9])
+    data = dataclasses.replace(planted(), pool=pool, labels=labels, test=pool[:9])
     wide = probe_linear(data, path=(1e-6, 1e-4, 1e-2, 1.0, 100.0)).chosen
     assert 1e-6 < wide["lambda"] < 100.0 and wide["lambda_at_edge"] is False
     cut = probe_linear(data, path=(wide["lambda"], 100.0)).chosen
@@ -277,7 +277,7 @@ def test_a_probe_leaves_out_the_weak_end_of_its_path_and_chooses_as_if_it_had_no
     labels = torch.arange(300) % 3
     pool = torch.eye(3, 60)[labels] + torch.randn(300, 60, generator=torch.Generator().manual_seed(0))
     data = dataclasses.replace(
-        planted(), pool=pool, labels=labels, fit=torch.arange(200), select=torch.arange(200, 300), score=pool[:9]
+        planted(), pool=pool, labels=labels, train=torch.arange(200), val=torch.arange(200, 300), test=pool[:9]
     )
     path = tuple(10.0**-power for power in range(-1, 8))
     early = probe_linear(data, path=path)
@@ -298,7 +298,7 @@ def test_a_class_counts_the_same_in_macro_accuracy_however_large_it_is():
 
 def test_finetuning_tells_colours_apart(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"epochs": 8})
-    assert outcome.metrics["top1"] > 80 and outcome.counts == {"fit": 30, "select": 0, "score": 15}
+    assert outcome.metrics["top1"] > 80 and outcome.counts == {"train": 30, "val": 0, "test": 15}
     assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_fixed": True, "weight_decay_fixed": True}
 
 
@@ -310,9 +310,9 @@ def test_a_value_that_the_task_fixes_is_no_edge_and_an_edge_is_not_fixed():
 
 def test_a_grid_is_chosen_on_select_and_its_curve_kept(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"lr": [1e-7, 0.02, 1e9]})
-    curve = outcome.curves["select_top1"]
+    curve = outcome.curves["val_top1"]
     assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_at_edge": False, "weight_decay_fixed": True}
-    assert outcome.counts == {"fit": 24, "select": 6, "score": 15}
+    assert outcome.counts == {"train": 24, "val": 6, "test": 15}
     assert curve[1] == max(value for value in curve if value is not None)
 
 
@@ -322,7 +322,7 @@ def test_the_speed_of_finetuning_is_that_of_its_training(checkpoint, colours, tm
     assert measure(run_finetune, checkpoint, colours, tmp_path, **settings).cost == {"images_per_second": 15.0}
 
 
-GRID = QUICK | {"lr": [1e-7, 0.02], "optimizer": "sgd"}  # 2 x 9 steps on fit, 9 on fit and select
+GRID = QUICK | {"lr": [1e-7, 0.02], "optimizer": "sgd"}  # 2 x 9 steps on train, 9 on train and val
 STEPS = 27
 
 
@@ -373,7 +373,7 @@ def test_interrupted_finetuning_goes_on_behind_its_last_epoch_as_if_it_had_not_s
 def test_a_point_that_diverged_is_not_tried_again(finetuning):
     finetuning("parts", stop=4, lr=[1e30, 0.02], warmup_epochs=0)  # ends after the first epoch, of 3 steps
     outcome, _, steps = finetuning("parts", lr=[1e30, 0.02], warmup_epochs=0)
-    assert outcome.curves["select_top1"][0] is None and steps == 18
+    assert outcome.curves["val_top1"][0] is None and steps == 18
 
 
 @pytest.mark.parametrize("change", [{"epochs": 2}, {"lr": [1e-6, 0.02]}, {"crop_scale": [0.6, 1.0]}])
@@ -433,7 +433,7 @@ def test_the_same_seed_gives_the_same_finetuned_network(checkpoint, colours):
 
 
 def test_finetuning_trains_the_backbone_and_its_batchnorm(checkpoint, colours):
-    images = open_split(colours, "fit")
+    images = open_split(colours, "train")
     backbone = build_backbone(checkpoint, tap="post")
     model = torch.nn.Sequential(backbone, torch.nn.Linear(backbone.dim, 3))
     settings = Finetune(size=32, epochs=1, batch_size=8)
@@ -451,7 +451,7 @@ def test_finetuning_beside_a_gpu_decodes_ahead_in_pinned_memory(checkpoint, colo
         raise InterruptedError
 
     monkeypatch.setattr(finetune, "load", stop)
-    model, images = torch.nn.Linear(2, 3), open_split(colours, "fit")
+    model, images = torch.nn.Linear(2, 3), open_split(colours, "train")
     settings = Finetune(size=32, epochs=1, batch_size=8, precision="float32")
     with pytest.raises(InterruptedError):
         finetune.train(model, images, np.arange(30), settings, (0.01, 0.0), seed=0, device=torch.device(kind))
@@ -463,11 +463,11 @@ def test_select_is_scored_by_fit_alone_and_score_by_fit_and_select(checkpoint, c
     monkeypatch.setattr(finetune, "train", lambda _m, _i, positions, *_a, **_k: seen.append(list(positions)))
     for final in (False, True):
         finetune.train_and_predict(checkpoint, splits, Finetune(size=32), (0.1, 0.0), final=final, seed=0, device=CPU)
-    assert seen == [splits.fit.tolist(), list(range(30))]
+    assert seen == [splits.train.tolist(), list(range(30))]
 
 
 def test_scores_of_a_trained_network_do_not_depend_on_the_batch(checkpoint, colours):
-    images = open_split(colours, "score")
+    images = open_split(colours, "test")
     model = build_backbone(checkpoint, tap="post").train()
     one, other = (
         finetune.predict(model, images, np.arange(15), Finetune(size=32, batch_size=size), device=CPU)
@@ -477,7 +477,7 @@ def test_scores_of_a_trained_network_do_not_depend_on_the_batch(checkpoint, colo
 
 
 def test_a_part_of_the_images_is_read_by_position(colours):
-    images = open_split(colours, "fit")
+    images = open_split(colours, "train")
     part = finetune.Part(images, np.array([25, 3]))
     assert part.read(0).tobytes() == images.read(25).tobytes() and part.names[1] == images.names[3]
 

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.images import Labelled, Splits
 from kdep_benchmarks.tasks import fewshot
@@ -12,8 +14,6 @@ from kdep_benchmarks.tasks.classify import Data
 from kdep_benchmarks.tasks.fewshot import draw, probe_draw, run_fewshot
 from kdep_benchmarks.tasks.settings import Fewshot, read_settings
 from kdep_benchmarks.tasks.task import Task, load_suite, load_task, task_names
-
-from kdep.models.weights import open_checkpoint
 from tests.benchmarks.tasks.test_classify import CPU, colours, measure  # noqa: F401 - a fixture
 from tests.benchmarks.tasks.test_knn import clouds
 
@@ -38,7 +38,7 @@ def test_a_draw_takes_the_share_of_every_class_and_at_least_one_image_of_it():
     splits = splits_of([205, 60, 7, 1])
     chosen = draw(splits, share=0.1, seed=0, number=0)
     assert np.bincount(splits.pool.labels[chosen]).tolist() == [20, 6, 1, 1]
-    assert (np.diff(chosen) > 0).all() and chosen.min() >= 5  # none of select, none twice
+    assert (np.diff(chosen) > 0).all() and chosen.min() >= 5  # none of val, none twice
 
 
 def test_seed_and_number_make_a_draw_and_a_smaller_one_is_part_of_a_larger():
@@ -50,9 +50,9 @@ def test_seed_and_number_make_a_draw_and_a_smaller_one_is_part_of_a_larger():
     assert set(draw(splits, share=0.01, seed=3, number=1)) < set(first)
 
 
-def planted(fit):
+def planted(train):
     pool, labels = clouds(150)
-    return Data(pool, labels, fit, torch.arange(120, 150), clouds(30, seed=3)[0], 3)
+    return Data(pool, labels, train, torch.arange(120, 150), clouds(30, seed=3)[0], 3)
 
 
 def test_select_and_score_images_are_never_fitted(monkeypatch):
@@ -60,17 +60,17 @@ def test_select_and_score_images_are_never_fitted(monkeypatch):
     monkeypatch.setattr(fewshot, "fit_path", lambda *a, **k: seen.append(k["rows"].tolist()) or plain(*a, **k))
     result = probe_draw(planted(torch.arange(6)), clouds(30, seed=3)[1], path=(1e-3, 1.0))
     blind = probe_draw(
-        dataclasses.replace(planted(torch.arange(6)), score=torch.zeros(30, 8)), clouds(30)[1], path=(1e-3, 1.0)
+        dataclasses.replace(planted(torch.arange(6)), test=torch.zeros(30, 8)), clouds(30)[1], path=(1e-3, 1.0)
     )
     assert seen == [list(range(6))] * 2
-    assert (blind.penalty, blind.select_top1) == (result.penalty, result.select_top1)
+    assert (blind.penalty, blind.val_top1) == (result.penalty, result.val_top1)
 
 
 def test_the_penalty_is_the_best_on_select_and_an_end_of_the_path_is_flagged():
     data, truth = planted(torch.arange(30)), clouds(30, seed=3)[1]
     alone = {p: probe_draw(data, truth, path=(p,)) for p in (1e-6, 1e-2, 1e2)}
     chosen = probe_draw(data, truth, path=(1e2, 1e-6, 1e-2))
-    best = max(alone, key=lambda p: (alone[p].select_top1, -alone[p].select_loss))
+    best = max(alone, key=lambda p: (alone[p].val_top1, -alone[p].val_loss))
     assert chosen.penalty == best and chosen.score == alone[best].score
     assert chosen.penalty_at_edge == (best != 1e-2) and not alone[best].penalty_at_edge
 
@@ -78,20 +78,20 @@ def test_the_penalty_is_the_best_on_select_and_an_end_of_the_path_is_flagged():
 def test_the_score_is_the_mean_over_draws_which_are_kept(checkpoint, colours, tmp_path):  # noqa: F811 - the fixture
     outcome = measure(run_fewshot, checkpoint, colours, tmp_path, share=0.13, draws=6)
     assert list(outcome.metrics) == ["top1", "top1_macro", "top1_pre", "top1_post"]
-    assert outcome.counts == {"fit": 3, "select": 6, "score": 15} and outcome.cost["images_per_second"] > 0
+    assert outcome.counts == {"train": 3, "val": 6, "test": 15} and outcome.cost["images_per_second"] > 0
     kept = outcome.curves[outcome.chosen["tap"]]
-    assert len(kept["score_top1"]) == len(kept["lambda"]) == 6
-    assert outcome.metrics["top1"] == pytest.approx(np.mean(kept["score_top1"]))
-    assert outcome.metrics["top1_macro"] == pytest.approx(np.mean(kept["score_top1_macro"]))
+    assert len(kept["test_top1"]) == len(kept["lambda"]) == 6
+    assert outcome.metrics["top1"] == pytest.approx(np.mean(kept["test_top1"]))
+    assert outcome.metrics["top1_macro"] == pytest.approx(np.mean(kept["test_top1_macro"]))
     for tap in ("pre", "post"):
-        assert outcome.metrics[f"top1_{tap}"] == pytest.approx(np.mean(outcome.curves[tap]["score_top1"]))
+        assert outcome.metrics[f"top1_{tap}"] == pytest.approx(np.mean(outcome.curves[tap]["test_top1"]))
 
 
 def test_the_tap_is_the_better_one_on_select_in_the_mean(checkpoint, colours, tmp_path, monkeypatch):  # noqa: F811
-    select, score = iter([70, 70, 70, 70, 40] + [60, 60, 60, 60, 95]), iter([90.0] * 5 + [10.0, 20.0, 30.0, 40.0, 0.0])
+    val, score = iter([70, 70, 70, 70, 40] + [60, 60, 60, 60, 95]), iter([90.0] * 5 + [10.0, 20.0, 30.0, 40.0, 0.0])
 
     def probe(data, truth, **_):  # five draws before the activation, then five after it
-        return fewshot.Drawn(next(select), 0.0, {"top1": next(score), "top1_macro": 50.0}, 1.0, False)
+        return fewshot.Drawn(next(val), 0.0, {"top1": next(score), "top1_macro": 50.0}, 1.0, False)
 
     monkeypatch.setattr(fewshot, "probe_draw", probe)
     outcome = measure(run_fewshot, checkpoint, colours, tmp_path, share=0.5)
@@ -108,7 +108,7 @@ def test_the_tap_is_the_better_one_on_select_in_the_mean(checkpoint, colours, tm
     ],
 )
 def test_settings_that_make_no_few_shot_are_refused(settings, message, tmp_path):
-    dataset = Dataset("zoo", "imagefolder", tmp_path, {"fit": "a", "score": "b"})
+    dataset = Dataset("zoo", "imagefolder", tmp_path, {"train": "a", "test": "b"})
     with pytest.raises(ValueError, match=message):
         read_settings(Fewshot, Task("zoo-fewshot1", "fewshot", dataset, settings=settings))
 

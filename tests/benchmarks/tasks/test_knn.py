@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from kdep_benchmarks.tasks import knn
-from kdep_benchmarks.tasks.knn import neighbours, vote
 from sklearn.neighbors import KNeighborsClassifier
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from kdep_benchmarks.tasks import knn
+from kdep_benchmarks.tasks.knn import neighbours, vote
 
 
 def clouds(count=120, seed=0):

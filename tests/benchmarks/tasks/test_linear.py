@@ -1,15 +1,16 @@
 """The probe's solver against scikit-learn, finite optimality conditions and hand-made cases."""
 
-import kdep_benchmarks.tasks.axes
-import kdep_benchmarks.tasks.linear
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+
+import kdep_benchmarks.tasks.axes
+import kdep_benchmarks.tasks.linear
 from kdep_benchmarks.tasks.axes import Images, find_axes, moments
 from kdep_benchmarks.tasks.lbfgs import Memory
 from kdep_benchmarks.tasks.linear import fit_path, measure_path
-from sklearn.linear_model import LogisticRegression
 
 
 def made(count=600, dim=20, classes=4, seed=0, spread=1.0):

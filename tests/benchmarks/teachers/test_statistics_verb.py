@@ -9,6 +9,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
+
+from kdep.cli import main
+from kdep.method.statistics import Moments, finish
+from kdep.models.backbone import build_backbone
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.tasks.settings import Pixels
 from kdep_benchmarks.teachers import figures as teacher_figures
 from kdep_benchmarks.teachers import geometry, std_ratios
@@ -17,12 +23,6 @@ from kdep_benchmarks.teachers import sheet as statistics_sheet
 from kdep_benchmarks.teachers import statistics as teacher_statistics
 from kdep_benchmarks.teachers import tables as statistics_tables
 from kdep_benchmarks.teachers.images import Pictures, open_pictures, seeded_order
-from PIL import Image
-
-from kdep.cli import main
-from kdep.method.statistics import Moments, finish
-from kdep.models.backbone import build_backbone
-from kdep.models.weights import open_checkpoint
 from tests.conftest import draw
 
 

@@ -312,8 +312,8 @@ def test_a_pack_of_encoded_images_opens_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("{0}/images.npz:val", "no split 'val'; expected .*images.npz:SPLIT, of fit$"),
-        ("{0}/images.npz", "no split ''; expected .*images.npz:SPLIT, of fit$"),
+        ("{0}/images.npz:val", "no split 'val'; expected .*images.npz:SPLIT, of train$"),
+        ("{0}/images.npz", "no split ''; expected .*images.npz:SPLIT, of train$"),
         ("{0}/none.npz:fit", r"none.npz is not there \(no none.npz in {0}\); expected a folder of images, a .txt list"),
         ("{0}/empty", "no image below it"),
         ("{0}/none/b", r"{0}/none/b is not there \(no none in {0}\); .*, FILE.npz:SPLIT or torchvision:NAME$"),
