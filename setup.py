@@ -65,11 +65,6 @@ EXTRAS = {
 }
 
 
-def subpackages(folder: str) -> list[str]:
-    """Import names of the packages in a folder that is imported as kdep_FOLDER."""
-    return [f"kdep_{folder}.{name}" for name in find_packages(folder)]
-
-
 setup(
     name="kdep",
     version="0.1.0",
@@ -78,11 +73,19 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    # The folder benchmarks is imported as kdep_benchmarks: "benchmarks" at the top of site-packages may be anyone's.
-    packages=[*find_packages(include=["kdep", "kdep.*"]), "kdep_benchmarks", *subpackages("benchmarks")],
-    package_dir={"kdep_benchmarks": "benchmarks"},
+    # Folders "benchmarks" and "configs" at the top of site-packages could be anyone's, so they have names of our own.
+    packages=[
+        *find_packages(include=["kdep", "kdep.*"]),
+        "kdep_benchmarks",
+        *[f"kdep_benchmarks.{name}" for name in find_packages("benchmarks")],
+        "kdep_configs",
+    ],
+    package_dir={"kdep_benchmarks": "benchmarks", "kdep_configs": "configs"},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["kdep = kdep.cli:main"]},
-    package_data={"kdep_benchmarks.board": ["templates/*.html"]},
+    package_data={
+        "kdep_benchmarks.board": ["templates/*.html"],
+        "kdep_configs": ["*/*.yaml", "*/*.py"],
+    },
 )

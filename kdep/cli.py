@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 # verb -> (module with add_arguments and run, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
-    "targets": ("kdep.verbs.targets", "compute a bank of teacher targets once: CONFIG [key.sub=value ...]"),
-    "pretrain": ("kdep.verbs.pretrain", "distil a teacher into a student: CONFIG [key.sub=value ...]"),
+    "targets": ("kdep.verbs.targets", "compute a bank of teacher targets once: RECIPE [key.sub=value ...]"),
+    "pretrain": ("kdep.verbs.pretrain", "distil a teacher into a student: [RECIPE] [key.sub=value ...]"),
     "export": (
         "kdep_benchmarks.verbs.export",
         "write a student under the names of timm, torchvision, mmseg, mmdet, detectron2",
@@ -49,11 +49,22 @@ OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 EPILOG = """\
 the usual way:
   kdep data prepare scenes --data-root demo            # small generated sets
-  kdep pretrain configs/pretrain/demo.yaml             # -> runs/demo/student.pth
+  kdep pretrain demo                                   # -> runs/demo/student.pth
   kdep transfer runs/demo/student.pth random:resnet18 --suite demo --data-root demo --seeds 0,1,2
   kdep compare demo random:resnet18
 exit codes: 0 done, 1 something failed, 2 usage, 3 weights did not load
 """
+
+
+class Version(argparse.Action):
+    """Print the installed version; importlib.metadata is imported only then, since `kdep --help` must stay fast."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        """Print and exit."""
+        from importlib.metadata import version
+
+        sys.stdout.write(f"kdep {version('kdep')}\n")
+        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "kdep", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and stop")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (module, help_) in VERBS.items():
         verb = verbs.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")

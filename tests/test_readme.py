@@ -51,12 +51,16 @@ def copy(tmp_path_factory):
         (folder / name).write_bytes((ROOT / name).read_bytes())
         (folder / name).chmod((ROOT / name).stat().st_mode)
     (folder / ".venv").symlink_to(sys.prefix)
+    imports = folder / "imports"  # the names under which the copy's folders are installed
+    imports.mkdir()
+    for name, target in {"kdep": "kdep", "kdep_benchmarks": "benchmarks", "kdep_configs": "configs"}.items():
+        (imports / name).symlink_to(folder / target)
     shrink(folder)
     return folder
 
 
 def run(command, copy):
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
+    environment = {**os.environ, "PYTHONPATH": str(copy / "imports"), "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", command], cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=600
     )

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.masks import image_size
 from kdep_benchmarks.data.pictures import Picture, of_file
-from kdep_benchmarks.data.cards import Dataset
 
 BEYOND = 1.0  # pixels a box may stick out: the published sets round, and VOC counts from 0 here and there
 

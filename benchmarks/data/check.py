@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdep_benchmarks.data import boxes as data_boxes
-
 from kdep_benchmarks.data import labels as data_labels
-
 from kdep_benchmarks.data import masks as data_masks
-from kdep_benchmarks.data.findings import Finding
-from kdep_benchmarks.data.duplicates import overlap, repeated
-from kdep_benchmarks.data.pictures import Picture, look_at, unreadable
 from kdep_benchmarks.data.cards import CARDS, CLASSIFICATION, Card, Dataset, absent, known
+from kdep_benchmarks.data.duplicates import overlap, repeated
+from kdep_benchmarks.data.findings import Finding
+from kdep_benchmarks.data.pictures import Picture, look_at, unreadable
 from kdep_benchmarks.tasks.task import load_suite
 
 ROLES = ("train", "val", "test")

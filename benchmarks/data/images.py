@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdep_benchmarks.data.cards import Dataset, check_classes, class_folders
-from kdep_benchmarks.data.huggingface import Rows
-from kdep.models.checkpoint import write_atomically
 from kdep.data.decode import UNREADABLE
 from kdep.data.sources import SUFFIXES, Files, Names, Pack, Source, torchvision_split
+from kdep.models.checkpoint import write_atomically
+from kdep_benchmarks.data.cards import Dataset, check_classes, class_folders
+from kdep_benchmarks.data.huggingface import Rows
 
 SELECT_SHARE = 0.2
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdep_benchmarks.data.findings import Finding
-from kdep_benchmarks.data.pictures import Picture, of_file
+from kdep.data.sources import SUFFIXES, Pack
 from kdep_benchmarks.data.cards import Dataset, class_folders
+from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.images import images_below
-from kdep.data.sources import SUFFIXES, Pack
+from kdep_benchmarks.data.pictures import Picture, of_file
 
 
 class Labels(NamedTuple):
@@ -46,11 +46,15 @@ def wrong_classes(splits: dict[str, Labels], dataset: Dataset, *, expected: int)
         yield Finding("too few classes", f"classes of {dataset.files['train']}", what)
     for role, split in splits.items():
         if odd := sorted(set(split.classes) ^ set(train.classes)):
-            yield Finding("classes differ", f"train and {role}", f"{', '.join(odd[:5])} ({len(odd)}) only in one of them")
+            yield Finding(
+                "classes differ", f"train and {role}", f"{', '.join(odd[:5])} ({len(odd)}) only in one of them"
+            )
     if dataset.classes and (odd := sorted(set(dataset.classes) ^ set(train.classes))):
         yield Finding("classes differ", "named and found", f"{', '.join(odd[:5])} ({len(odd)}) only in one of them")
     if expected and len(train.classes) != expected:
-        yield Finding("wrong count", f"classes of {dataset.files['train']}", f"{len(train.classes)}, expected {expected}")
+        yield Finding(
+            "wrong count", f"classes of {dataset.files['train']}", f"{len(train.classes)}, expected {expected}"
+        )
 
 
 def _wrong_labels(split: Labels, role: str) -> Iterator[Finding]:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from kdep.data.decode import UNREADABLE
+from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture, in_threads, of_file
-from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.openmmlab.masks import IGNORED, LAYOUTS, image_pairs, label_names
-from kdep.data.decode import UNREADABLE
 
 ONE_CHANNEL = ("P", "L", "I", "I;16")
 FULL_ADE20K = (

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kdep.models.checkpoint import write_atomically
 from kdep_benchmarks.data.pictures import in_threads
 from kdep_benchmarks.data.scenes.formats import voc_palette
-from kdep.models.checkpoint import write_atomically
 
 IGNORED = 255
 # Numbers of the 19 classes that are scored, in their order; by cityscapesscripts' table of labels.

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from kdep_benchmarks.results import CheckpointCard, Result, write_text
 
 if TYPE_CHECKING:
+    from kdep.data.sources import Source
     from kdep_benchmarks.data.pictures import Look, Picture
     from kdep_benchmarks.tasks.task import Task
-    from kdep.data.sources import Source
 
 FORMAT = 1
 EXACT = ("bytes", "pixels")
@@ -89,9 +89,9 @@ def find_overlap(
     Raises:
         ValueError: nothing at `spec`.
     """
-    from kdep_benchmarks.data.pictures import look_at
-    from kdep_benchmarks.data.cards import absent, fingerprint
     from kdep.data.sources import open_source
+    from kdep_benchmarks.data.cards import absent, fingerprint
+    from kdep_benchmarks.data.pictures import look_at
 
     source = open_source(spec, root=root)
     pictures = list(pictures_of(source))
@@ -140,8 +140,8 @@ def pictures_of(source: "Source") -> Iterator["Picture"]:
     """The images of a source, files as their bytes, so that equal files are told from pictures that look alike."""
     from functools import partial
 
-    from kdep_benchmarks.data.pictures import Picture, of_file
     from kdep.data.sources import Files
+    from kdep_benchmarks.data.pictures import Picture, of_file
 
     for index, name in enumerate(source.names):
         yield (

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from kdep_benchmarks.data.findings import Finding
 from kdep.data.decode import UNREADABLE
+from kdep_benchmarks.data.findings import Finding
 
 SIDE, LOW = 32, 8
 # Rows are the 8 lowest frequencies of a discrete cosine transform of 32 values.

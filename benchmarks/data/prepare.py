@@ -10,11 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from kdep_benchmarks.data.archives import Archive, NotPrepared, build, filled, md5_of, members, obtain, unpack, without_first
+from kdep.models.checkpoint import write_atomically
+from kdep_benchmarks.data.archives import (
+    Archive,
+    NotPrepared,
+    build,
+    filled,
+    md5_of,
+    members,
+    obtain,
+    unpack,
+    without_first,
+)
+from kdep_benchmarks.data.cards import CARDS, absent, known
 from kdep_benchmarks.data.masks import FULL_ADE20K, full_ade20k
 from kdep_benchmarks.data.masks_made import voc_mask, write_train_ids
-from kdep_benchmarks.data.cards import CARDS, absent, known
-from kdep.models.checkpoint import write_atomically
 
 PER_CLASS = 60  # training images of each class of Caltech-256, as in the paper's code
 CALTECH256 = Archive(

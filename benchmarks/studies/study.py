@@ -44,6 +44,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdep.shipped import find
 from kdep_benchmarks.results import Result, read_results
 from kdep_benchmarks.studies.answer import answer
 from kdep_benchmarks.studies.check import check, missing_data
@@ -55,7 +56,7 @@ from kdep_benchmarks.studies.rows import Row, collect, read_known, read_shared
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep study`."""
     parser.formatter_class, parser.description = argparse.RawDescriptionHelpFormatter, __doc__
-    parser.add_argument("study", type=Path, help="a YAML file such as configs/studies/bank_views.yaml")
+    parser.add_argument("study", help="a shipped study such as bank_views (`kdep ls studies`), or a YAML file")
     parser.add_argument("--dry-run", action="store_true", help="show what is done, what is left and how long it takes")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once; the cores are shared among them [1]")
     part = "now; may be given several times [all]"
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what is missing, and answer; 1 if some run or score failed."""
     if args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: at least 1")
-    study = load_study(args.study)
+    study = load_study(find("studies", args.study))
     check_part(study, args.arm, args.seed)
     from kdep_benchmarks.studies.work import say, work  # with torch, which --help does without
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kdep.shipped import FOLDER
 from kdep.yaml_file import read_mapping
 from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = FOLDER
 
 KINDS: dict[str, str] = {
     "knn": "classification",

@@ -1,8 +1,9 @@
-"""`kdep targets CONFIG [key.sub=value ...]`."""
+"""`kdep targets RECIPE [key.sub=value ...]`."""
 
 import argparse
 import sys
 
+from kdep.shipped import find
 from kdep.verbs.pretrain import add_config
 
 
@@ -10,9 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep targets`."""
     add_config(
         parser,
-        "a YAML file such as configs/pretrain/demo.yaml, with a bank: section or bank.path=FOLDER behind it",
-        "change a key of it, such as bank.path=banks/lite0 bank.views=5; the same command after an interruption "
-        "goes on at the missing files, and with more views adds them",
+        "change a key of it, such as bank.path=banks/lite0 bank.views=5; the recipe needs a bank: section or "
+        "bank.path=FOLDER. The same command resumes an interrupted bank, and with more views adds them",
     )
 
 
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from kdep.bank.read import Bank
     from kdep.config import load_config
 
-    path = build(load_config(args.config, args.overrides))
+    path = build(load_config(find("pretrain", args.config), args.overrides))
     about = Bank(path).description
     views = len(list(path.glob("view*")))
     size = sum(file.stat().st_size for file in path.rglob("*.npy"))

@@ -9,8 +9,8 @@ import pytest
 
 from kdep_benchmarks.data.cards import CARDS, Dataset, absent, fingerprint, known
 from kdep_benchmarks.tasks.task import load_task
-from tests.helpers import toolbox_trees as trees
 from tests.conftest import draw
+from tests.helpers import toolbox_trees as trees
 
 
 def folders(root: Path) -> Dataset:

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from kdep import cli
-from kdep_benchmarks.data.check import Subject, check, family_of, subjects
-from kdep_benchmarks.data.findings import Finding, lines
-from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, overlap
-from kdep_benchmarks.data.pictures import appearance, look_at, of_file
 from kdep_benchmarks.data.cards import CARDS, Card, Dataset
+from kdep_benchmarks.data.check import Subject, check, family_of, subjects
+from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, overlap
+from kdep_benchmarks.data.findings import Finding, lines
 from kdep_benchmarks.data.images import open_splits
-from tests.helpers import toolbox_trees as trees
+from kdep_benchmarks.data.pictures import appearance, look_at, of_file
 from tests.conftest import draw
+from tests.helpers import toolbox_trees as trees
 
 SUITE = """
 tasks:
@@ -123,7 +123,9 @@ def duplicate(root):
 
 
 def mask_value(root):
-    return "mask value out of range", change_mask(root / "masks" / "train" / "2.png", lambda mask: mask.__setitem__(0, 3))
+    return "mask value out of range", change_mask(
+        root / "masks" / "train" / "2.png", lambda mask: mask.__setitem__(0, 3)
+    )
 
 
 def mask_size(root):
@@ -466,7 +468,9 @@ def test_findings_are_grouped_defects_first_and_counted_beyond_the_first_few():
 
 def suite(tmp_path, **parts):
     path = tmp_path / "mine.yaml"
-    path.write_text(SUITE.format(**({"layout": "imagefolder", "root": "zoo", "train": "train", "test": "test"} | parts)))
+    path.write_text(
+        SUITE.format(**({"layout": "imagefolder", "root": "zoo", "train": "train", "test": "test"} | parts))
+    )
     return path
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdep_benchmarks.board.table import boards
 from kdep_benchmarks.board.leaderboard import leaderboard_rows, result_rows, tables
+from kdep_benchmarks.board.report import write_leaderboard
+from kdep_benchmarks.board.table import boards
 from kdep_benchmarks.data.overlap import (
     Match,
     Overlap,
@@ -19,7 +20,6 @@ from kdep_benchmarks.data.overlap import (
     with_overlap,
     write_overlap,
 )
-from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.task import load_suite
 from kdep_benchmarks.verbs import data

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from kdep_benchmarks.data.scenes.make import CLASSES, EMPTY_EVERY, STUFF, write_scenes
 from kdep_benchmarks.data.scenes.formats import Picture, write_ade20k, write_voc
+from kdep_benchmarks.data.scenes.make import CLASSES, EMPTY_EVERY, STUFF, write_scenes
 from kdep_benchmarks.data.scenes.render import HIDDEN, LEAST_VISIBLE_PIXELS, render
 
 REPOSITORY = Path(__file__).resolve().parents[3]

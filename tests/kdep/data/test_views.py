@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kdep.data.sources import Names, Subset, open_source, write_subset
 from kdep.data.views import (
     LIGHT_AXES,
     LIGHT_STD,
@@ -26,7 +27,6 @@ from kdep.data.views import (
     view,
 )
 from kdep.parts import make_pixels
-from kdep.data.sources import Names, Subset, open_source, write_subset
 
 AUGMENTATION = Augmentation(24, (0.3, 1.0), jitter=0.2, lighting=0.1)
 

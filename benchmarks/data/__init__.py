@@ -1,0 +1,1 @@
+"""Labelled data sets: cards, readers, checks, preparation, overlap."""

@@ -1,0 +1,1 @@
+"""Recipes, tasks, suites and studies; installed as `kdep_configs`."""

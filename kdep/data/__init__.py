@@ -1,0 +1,1 @@
+"""Pretraining images: sources, decoding, deterministic views."""
