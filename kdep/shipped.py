@@ -1,4 +1,4 @@
-"""Find the recipes, tasks, suites and studies that ship with kdep: the folder `configs`, installed as `kdep_configs`."""
+"""Find the recipes, tasks, suites and studies that ship with kdep: folder `configs`, installed as `kdep_configs`."""
 
 from importlib.resources import files
 from pathlib import Path
