@@ -115,7 +115,7 @@ def test_a_file_with_a_wrong_field_is_named(tmp_path, field, value):
         read_results(tmp_path)
 
 
-@pytest.mark.parametrize("test", [float("nan"), float("inf"), True])
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), True])
 def test_a_score_that_is_no_number_is_no_result(score):
     with pytest.raises(ValueError, match="cifar-linear: top1 is .*; a metric is a finite number"):
         result(score=score)
