@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from kdep.data.root import data_root
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint
 from kdep.run.device import find_device
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", default="0", help="joined by commas [0]; at least three for numbers to publish")
     parser.add_argument(
-        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie [data]"
+        "--data-root", type=Path, default=data_root(), metavar="DIR", help="where data sets lie [$KDEP_DATA or data]"
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="where results go [results]"

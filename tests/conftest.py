@@ -7,7 +7,6 @@ import tempfile
 os.environ["KDEP_CACHE"] = tempfile.mkdtemp(prefix="kdep-tests-")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to gain from a second thread
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,8 +76,10 @@ def a_full_disk():
 
 @pytest.fixture
 def shared():
-    """The folder of real photographs beside a checkout, where there is one."""
-    folder = Path(__file__).parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no ../shared/data: this test needs real photographs")
+    """The data root, where it holds real photographs."""
+    from kdep.data.root import data_root
+
+    folder = data_root().absolute()
+    if not (folder / "classification" / "flowers5_128px.npz").is_file():
+        pytest.skip("no photographs below the data root (KDEP_DATA): this test needs real ones")
     return folder

@@ -16,7 +16,8 @@ LEAVES = {
     "kdep.config": {"kdep.yaml_file"},
     "kdep.yaml_file": set(),
     "kdep.data.decode": set(),
-    "kdep.data.sources": {"kdep.data.decode", "kdep.models.checkpoint"},
+    "kdep.data.root": set(),
+    "kdep.data.sources": {"kdep.data.decode", "kdep.data.root", "kdep.models.checkpoint"},
     "kdep.data.views": {"kdep.data.decode", "kdep.data.sources"},
     "kdep_benchmarks.results": set(),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from kdep.data.root import data_root
 from kdep.yaml_file import read_mapping
 
 if TYPE_CHECKING:  # pydantic is loaded when a run is looked at
@@ -80,6 +81,11 @@ class Study:
     def score_seeds(self) -> list[int]:
         """Of the tasks; a score is the mean over them."""
         return self.score.get("seeds", [0])
+
+    @property
+    def data_root(self) -> Path:
+        """The folder below which the tasks' data sets lie."""
+        return Path(self.score.get("data_root") or data_root())
 
     @property
     def runs(self) -> list[Run]:
@@ -200,8 +206,8 @@ def _problem(study: Study) -> str | None:
         return f"axis.values: expected numbers or words, got {study.values!r}; for whole sections take arms"
     if problem := _problem_at(study) or _problem_of_keys(study):
         return problem
-    if not {"suite", "tasks", "data_root"} <= set(study.score) <= SCORE:
-        return f"score has {sorted(study.score)}; expected suite, tasks and data_root, and perhaps {_others()}"
+    if not {"suite", "tasks"} <= set(study.score) <= SCORE:
+        return f"score has {sorted(study.score)}; expected suite and tasks, and optionally {_others()}"
     tasks = study.tasks
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
         return f"score.tasks: expected a list of names, got {tasks!r}"
@@ -248,4 +254,4 @@ def _problem_of_keys(study: Study) -> str | None:
 
 
 def _others() -> str:
-    return ", ".join(sorted(SCORE - {"suite", "tasks", "data_root"}))
+    return ", ".join(sorted(SCORE - {"suite", "tasks"}))

@@ -165,7 +165,7 @@ def load_tasks(study: Study) -> "list[Task]":
         Namespace(
             tasks=",".join(score["tasks"]),
             suite=str(score["suite"]),
-            data_root=Path(score["data_root"]),
+            data_root=study.data_root,
             protocol=score.get("protocol"),
             budget=score.get("budget", "full"),
         )

@@ -10,8 +10,8 @@
       random init: random:resnet18#{seed}                 # or a checkpoint that is scored as it is
     baseline: SVD                                         # the arm the others are held against
     seeds: [0, 1, 2]                                      # of pretraining; replace {seed} in overrides and checkpoints
-    score: {suite: photographs, tasks: [flowers5-linear], data_root: ../shared/data, seeds: [0]}
-                                                          # also protocol, budget: as of kdep transfer
+    score: {suite: photographs, tasks: [flowers5-linear], seeds: [0]}   # also protocol, budget, data_root:
+                                                          # as of kdep transfer
     pairs: [[SVD, random init]]                           # optional: further arms to hold against each other
 
 Optional, beside or instead of `arms`, every combination of parts; names are joined, later overrides lie on top:

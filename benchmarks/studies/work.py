@@ -202,7 +202,7 @@ def score_command(study: Study, item: Item, runs: Path, results: Path) -> list[s
     score = study.score
     command = ["transfer", item.run.student(runs), "--suite", str(score["suite"]), "--tasks", ",".join(item.cells)]
     command += ["--seeds", ",".join(str(seed) for seed in study.score_seeds)]
-    command += ["--data-root", str(score["data_root"]), "--results", str(results)]
+    command += ["--data-root", str(study.data_root), "--results", str(results)]
     command += [part for key in ("protocol", "budget") if key in score for part in (f"--{key}", str(score[key]))]
     return command
 

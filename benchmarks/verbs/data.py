@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdep.data.root import data_root
+
 if TYPE_CHECKING:
     from kdep_benchmarks.data.check import Report
 
@@ -55,7 +57,7 @@ def _add_overlap(overlap: argparse.ArgumentParser) -> None:
 def add_data_root(parser: argparse.ArgumentParser) -> None:
     """The argument --data-root."""
     parser.add_argument(
-        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie [data]"
+        "--data-root", type=Path, default=data_root(), metavar="DIR", help="where data sets lie [$KDEP_DATA or data]"
     )
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kdep_benchmarks.data.cards import CARDS, absent, known
+from kdep_benchmarks.verbs.data import add_data_root
 
 PACKAGES = ("kdep", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 TOOLBOXES = {
@@ -20,9 +21,7 @@ TOOLBOXES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep doctor`."""
-    parser.add_argument(
-        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie [data]"
-    )
+    add_data_root(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.decode import Encoded, Picture, Pixels, as_tensor
+from kdep.data.root import data_root, located
 
 ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT or torchvision:NAME"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
@@ -221,7 +222,8 @@ def open_source(spec: str, *, root: Path | None = None, limit: int | None = None
     """Open images by their address.
 
     Args:
-        spec: a folder (searched recursively, labels ignored), a .txt list of paths, FILE.npz:SPLIT, torchvision:NAME.
+        spec: a folder (searched recursively, labels ignored), a .txt list of paths, FILE.npz:SPLIT, torchvision:NAME. A
+            relative path is looked for in the current folder, then below the data root (see `kdep.data.root`).
         root: where relative paths of a list start (default: the list's folder), or where torchvision's files are.
         limit: take a subset of this many images.
         seed: of the subset.
@@ -237,21 +239,19 @@ def open_source(spec: str, *, root: Path | None = None, limit: int | None = None
 
 def _open(spec: str, root: Path | None) -> Source:
     if spec.startswith("torchvision:"):
-        return Torchvision(spec.partition(":")[2], root or Path("data"))
+        return Torchvision(spec.partition(":")[2], root or data_root())
     if reason := absent_address(spec):
         raise ValueError(reason)
-    file, _, split = spec.rpartition(":")
-    if file.endswith(".npz"):
-        return Pack(Path(file), split)
-    path = Path(spec)
+    path, split = _path_of(spec)
+    if path.suffix == ".npz":
+        return Pack(path, split)  # of a missing split it says which there are
     if path.is_dir():
         names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not names:
             raise ValueError(f"{path}: no image below it ({', '.join(sorted(SUFFIXES))})")
         return Files(path, names)
-    if path.suffix == ".npz":
-        return Pack(path, "")  # says which splits there are
     if path.suffix == ".txt":
+        root = None if root is None else located(root)
         if root is not None and not root.is_dir():
             raise ValueError(f"{_absent(root)}; expected the folder where the paths of {spec} start")
         names = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
@@ -268,18 +268,22 @@ def absent_address(spec: str) -> str | None:
     """
     if spec.startswith("torchvision:"):
         return None
-    file = spec.rpartition(":")[0]
-    if file.endswith(".npz"):
-        path, there = Path(file), Path(file).is_file()
-    else:
-        path, there = Path(spec), Path(spec).exists()
-    return None if there else f"{_absent(path)}; expected {ADDRESSES}"
+    path, _ = _path_of(spec)
+    return None if path.exists() else f"{_absent(path)}; expected {ADDRESSES}"
+
+
+def _path_of(spec: str) -> tuple[Path, str]:
+    """The file or folder of an address, and the split of a pack."""
+    file, _, split = spec.rpartition(":")
+    return (located(Path(file)), split) if file.endswith(".npz") else (located(Path(spec)), "")
 
 
 def _absent(path: Path) -> str:
-    """Say that nothing is there, and up to which folder something is: a typing error lies behind it."""
+    """Say that a path is missing, and which of its parts is the first that is."""
     there = next(parent for parent in path.absolute().parents if parent.exists())
-    return f"{path} is not there (no {path.absolute().relative_to(there).parts[0]} in {there})"
+    missing = f"no {path.absolute().relative_to(there).parts[0]} in {there}"
+    below = "" if path.is_absolute() else f", nor below the data root {data_root()}; KDEP_DATA names another"
+    return f"{path} is not there ({missing}{below})"
 
 
 def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: float | None, seed: int) -> int:

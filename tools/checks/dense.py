@@ -1,6 +1,6 @@
 """mIoU and box AP as a cell reports them against others' metrics, on the same predictions: same numbers?
 
-    python -m tools.checks.dense --suite photographs --data-root ../shared/data \
+    python -m tools.checks.dense --suite photographs \
         --out docs/figures/dense_metrics.json
 
 Every segmentation and detection task of the suite is scored twice: with the predictions of a network trained for a few
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from kdep.data.root import data_root
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.results import write_text
 from kdep_benchmarks.tasks.task import Task, load_suite
@@ -58,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="random:resnet18")
     parser.add_argument("--suite", required=True)
-    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data-root", type=Path, default=data_root(), metavar="DIR")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()

