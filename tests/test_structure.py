@@ -10,14 +10,15 @@ PYTHON = sorted(path for folder in ("kdep", "benchmarks", "tools", "tests") for 
 OURS = [path for path in PYTHON if path.relative_to(ROOT).parts[0] in ("kdep", "benchmarks")]
 SCRIPTS = sorted((ROOT / "tools").glob("*.sh"))
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
-# Modules that import nothing of ours but what stands beside them; sources need checkpoint to write a list of paths.
+# Modules that import nothing of ours but what stands beside them.
 LEAVES = {
     "kdep.method.statistics": set(),
     "kdep.config": {"kdep.yaml_file"},
+    "kdep.files": set(),
     "kdep.yaml_file": set(),
     "kdep.data.decode": set(),
     "kdep.data.root": set(),
-    "kdep.data.sources": {"kdep.data.decode", "kdep.data.root", "kdep.models.checkpoint"},
+    "kdep.data.sources": {"kdep.data.decode", "kdep.data.root", "kdep.files"},
     "kdep.data.views": {"kdep.data.decode", "kdep.data.sources"},
     "kdep_benchmarks.results": set(),
 }
@@ -52,6 +53,11 @@ def test_the_method_imports_neither_the_benchmarks_nor_openmmlab(path):
     assert not roots(path) & {"kdep_benchmarks", "tools", "tests", *OPENMMLAB}
 
 
+def test_models_do_not_import_exports():
+    for path in (ROOT / "kdep" / "models").glob("*.py"):
+        assert not {module for module in imported(ast.parse(path.read_text())) if module.startswith("kdep.export")}
+
+
 @pytest.mark.parametrize("path", OURS, ids=ids)
 def test_only_the_openmmlab_folder_imports_openmmlab(path):
     assert path.parent == ROOT / "benchmarks" / "openmmlab" or not roots(path) & OPENMMLAB
@@ -62,12 +68,6 @@ def test_a_leaf_of_the_import_tree_imports_nothing_of_ours(module):
     path = ROOT / f"{module.replace('kdep_benchmarks', 'benchmarks').replace('.', '/')}.py"
     modules = {m for m in imported(ast.parse(path.read_text())) if m.startswith("kdep")}
     assert {m for m in modules if not any(m.startswith(allowed) for allowed in LEAVES[module])} == set()
-
-
-def test_sources_import_checkpoint_only_where_they_write_a_list():
-    tree = ast.parse((ROOT / "kdep" / "data" / "sources.py").read_text())
-    top = {module for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for module in imported(node)}
-    assert not any(module.startswith("kdep.models.checkpoint") for module in top)
 
 
 def test_aligners_and_scalers_know_only_statistics():

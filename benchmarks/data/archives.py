@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 
 LOG = logging.getLogger(__name__)
 BLOCK = 1 << 20

@@ -14,7 +14,7 @@ from PIL import Image
 
 from kdep.data.decode import UNREADABLE
 from kdep.data.sources import SUFFIXES, Files, Names, Pack, Source, torchvision_split
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep_benchmarks.data.cards import Dataset, check_classes, class_folders
 from kdep_benchmarks.data.huggingface import Rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep_benchmarks.data.pictures import in_threads
 from kdep_benchmarks.data.scenes.formats import voc_palette
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep_benchmarks.data.archives import (
     Archive,
     NotPrepared,

@@ -61,7 +61,7 @@ def suite_in(results: Path) -> Iterator[None]:
 
 
 def remove_parts(results: Path) -> None:
-    """Remove half-written files and folders of features, as `kdep.models.checkpoint.write_atomically` names them."""
+    """Remove half-written files and folders of features, as `kdep.files.write_atomically` names them."""
     for path in list(results.rglob(".*.part")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep_benchmarks.data.cards import Dataset
 
 

@@ -10,7 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from kdep.models.checkpoint import Checkpoint, LoadError, load_exactly, write_atomically
+from kdep.files import write_atomically
+from kdep.models.checkpoint import Checkpoint, LoadError, load_exactly
 from kdep_benchmarks.openmmlab.backbones import map_difference, toolbox_weights
 from kdep_benchmarks.tasks.training_state import random_state
 

@@ -101,7 +101,7 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    from kdep.models.checkpoint import write_atomically
+    from kdep.files import write_atomically
 
     scores = by_cell(rows)
     panels = {

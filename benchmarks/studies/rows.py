@@ -198,7 +198,8 @@ def _digest(content: dict[str, Any], study: Study) -> str:
 @functools.lru_cache(maxsize=4096)
 def student_card(path: Path, changed: int) -> tuple[str, dict[str, Any]]:
     """Identity of a student, and the configuration it was trained with; `changed` is the file's time."""
-    from kdep.models.checkpoint import parse_student, read
+    from kdep.files import read
+    from kdep.models.checkpoint import parse_student
 
     student = parse_student(read(path), str(path))
     return student.identity, student.provenance.get("config", {})
@@ -325,7 +326,7 @@ def _number(text: str, column: str, where: str) -> float | None:
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
     """Write a CSV in one go."""
-    from kdep.models.checkpoint import write_atomically
+    from kdep.files import write_atomically
 
     def into(part: Path) -> None:
         with part.open("w", newline="") as file:

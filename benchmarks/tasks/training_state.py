@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdep.models.checkpoint import read, save, write_atomically
+from kdep.files import read, save, write_atomically
 from kdep_benchmarks.data.cards import fingerprint
 from kdep_benchmarks.tasks.task import Task
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 
 # Measure -> what it is called; of each, more is more diverse. The last two need labels.
 MEASURES = {

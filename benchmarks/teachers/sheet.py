@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep_benchmarks.teachers.tables import GRID, INK, MUTED, tables
 
 if TYPE_CHECKING:

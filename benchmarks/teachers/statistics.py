@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from kdep.files import write_atomically
 from kdep.method.align import ALIGNERS, Target
 from kdep.method.scale import SCALERS, make_scaler
 from kdep.method.statistics import Moments, finish
 from kdep.models.backbone import Backbone, build_backbone
-from kdep.models.checkpoint import Checkpoint, write_atomically
+from kdep.models.checkpoint import Checkpoint
 from kdep.run.device import without_tf32
 from kdep_benchmarks.tasks.features import as_input, frames, frozen
 from kdep_benchmarks.tasks.settings import Pixels

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per target; a load that is not complete ends with exit code 3."""
-    from kdep.export.names import TARGETS, TORCHVISION_NAMES
+    from kdep.export.write import TARGETS
+    from kdep.models.names import TORCHVISION_NAMES
     from kdep.models.weights import open_checkpoint
 
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)

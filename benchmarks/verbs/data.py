@@ -110,7 +110,7 @@ def _check(args: argparse.Namespace) -> int:
 def _write_json(reports: "list[Report]", path: Path) -> None:
     import dataclasses
 
-    from kdep.models.checkpoint import write_atomically
+    from kdep.files import write_atomically
 
     content = [
         {

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit the export, write it, print what to paste."""
-    from kdep.export.names import write_export
+    from kdep.export.write import write_export
     from kdep.models.weights import open_checkpoint
     from kdep_benchmarks.verbs.audit import audit_target
 

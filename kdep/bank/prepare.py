@@ -22,9 +22,10 @@ from kdep.bank.read import (
 from kdep.bank.write import Writer, exactly
 from kdep.config import Config
 from kdep.data.views import Views, load
+from kdep.files import save, write_atomically
 from kdep.method.align import LEADING
 from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import LoadError, save, write_atomically
+from kdep.models.checkpoint import LoadError
 from kdep.parts import (
     data_identity,
     make_pixels,

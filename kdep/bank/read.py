@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdep.files import read
 from kdep.method.statistics import Statistics
-from kdep.models.checkpoint import read
 from kdep.run.device import Process
 
 FORMAT = 2

@@ -31,10 +31,10 @@ from kdep.bank.read import (
 from kdep.config import Config
 from kdep.data.sources import choose
 from kdep.data.views import Views, load
+from kdep.files import write_atomically
 from kdep.method.align import map_on_grid
 from kdep.method.statistics import Moments, Statistics, finish, merged
 from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import write_atomically
 from kdep.models.forms import Chosen, choose_frozen, sample
 from kdep.parts import make_pixels
 from kdep.run.device import Process, computing_in, without_tf32

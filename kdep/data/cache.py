@@ -191,7 +191,7 @@ def _check(folder: Path, identity: dict[str, Any]) -> None:
 
 def _make(source: Source, folder: Path, identity: dict[str, Any], *, show: bool) -> None:
     """Write the pixels, then the index: a folder with an index is complete."""
-    from kdep.models.checkpoint import write_atomically
+    from kdep.files import write_atomically
 
     expected = estimate(source, identity["short_side"])
     folder.mkdir(parents=True, exist_ok=True)

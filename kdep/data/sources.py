@@ -304,7 +304,7 @@ def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: fl
         names = classes[label]
         count = per_class if per_class is not None else round(len(names) * float(fraction or 1.0))
         chosen += [names[i] for i in sorted(draw.permutation(len(names))[:count])]
-    from kdep.models.checkpoint import write_atomically
+    from kdep.files import write_atomically
 
     header = (
         f"# {len(chosen)} of {len(source.names)} images of {Path(folder).name}, seed {seed}, relative to that folder\n"

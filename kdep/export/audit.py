@@ -18,9 +18,9 @@ from timm.models.resnet import ResNet
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from kdep.export.names import MOBILENETV2_DEPTHS, TORCHVISION_NAMES, export_weights
 from kdep.models.backbone import create_network
 from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
+from kdep.models.names import MOBILENETV2_DEPTHS, TORCHVISION_NAMES, export_weights
 
 # Largest difference allowed, as a share of the stage's largest output. Two float32 programs that sum the same numbers
 # in another order differ by 1e-7 to 1e-5 after fifty layers; the mildest real mistake known, BatchNorm with epsilon
@@ -138,7 +138,7 @@ def audit(checkpoint: Checkpoint, target: str, *, weights: StateDict | None = No
     Args:
         checkpoint: the student.
         target: timm, torchvision or detectron2; mmseg and mmdet are audited by `kdep_benchmarks.openmmlab.audit`.
-        weights: what to audit, as `kdep.export.names.read_export` returns it; by default what `export_weights` makes.
+        weights: what to audit, as `kdep.export.write.read_export` returns it; by default what `export_weights` makes.
 
     Raises:
         LoadError: some tensor does not load, or some stage's output differs.

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdep.models import stand_ins
+from kdep.files import save
 
 StateDict = dict[str, torch.Tensor]
 
@@ -62,79 +60,6 @@ class Checkpoint:
         if how == [*IMAGENET, None]:
             return self.sha256
         return hashlib.sha256(json.dumps([self.sha256, *how]).encode()).hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write to a neighbour and rename, so that a reader never sees half a file.
-
-    Raises:
-        OSError: names the file: the disk is full, or it may not be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(neighbour)
-        neighbour.replace(path)
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        neighbour.unlink(missing_ok=True)
-
-
-def save(content: Mapping[str, Any], path: Path) -> None:
-    """Save plain tensors and values atomically, such that `read` opens them.
-
-    Raises:
-        OSError: names the file: the disk is full, or it may not be written.
-    """
-
-    def into(neighbour: Path) -> None:
-        try:
-            # Into an open file: given a path, torch forgets what the disk said.
-            with neighbour.open("wb") as file:
-                torch.save(dict(content), file)
-        except RuntimeError as error:
-            cause = error.__context__
-            if isinstance(cause, OSError):  # which torch calls an "unexpected pos"
-                raise OSError(cause.errno, cause.strerror) from error
-            raise
-
-    write_atomically(path, into)
-
-
-def read(path: Path) -> Any:
-    """Open a .pth or .safetensors file without running anything in it.
-
-    Objects that training tools leave beside the weights come as empty stand-ins (`kdep.models.stand_ins`).
-
-    Raises:
-        ValueError: no such file, or not a file of weights.
-        LoadError: the file holds objects whose loading would run code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: {'a folder, expected a file of weights' if path.is_dir() else 'no such file'}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return stand_ins.load(path)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
-            name = str(error).partition("GLOBAL ")[2].split(" ")[0] or "an object"
-            raise LoadError(
-                f"{path}: refused, it holds {name}, whose loading can run code; only tensors, plain values and what "
-                "known training tools put beside them are read. Save the state_dict alone: "
-                "torch.save(model.state_dict(), path)"
-            ) from error
-        # torch's own words would advise to load it unsafely.
-        raise LoadError(f"{path}: refused, a pickle of more than plain tensors, numbers and strings") from error
-    except Exception as error:  # torch and safetensors raise a dozen types on bytes that are not theirs
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ValueError(f"{path}: not a checkpoint, or a damaged one ({reason})") from error
 
 
 def load_exactly(module: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:

@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from kdep.files import write_atomically
 from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import write_atomically
 from kdep.run.device import Process, choose_precision, computing_in, describe_cpu, without_tf32
 
 logger = logging.getLogger("kdep")

@@ -9,11 +9,12 @@ import timm
 import torch
 from torch import nn
 
-from kdep.export.names import TIMM_NAMES, from_torchvision
 from kdep.models import keras_resnet
 from kdep.models.backbone import create_network, default_tap
-from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student, read
+from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student
+from kdep.models.foreign import read_weights
 from kdep.models.layouts import classifier_names, take_apart
+from kdep.models.names import TIMM_NAMES, from_torchvision
 
 # Words of timm's tags: fine-tuned after something else, weak or no labels, masked images, noisy student, distilled.
 MORE_THAN_LABELS = {
@@ -231,7 +232,7 @@ def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
         extra = "demo" if number == "0" else "teachers"
         raise ValueError(f"pypi:{name}: {package} is not installed: .venv/bin/pip install -e '.[{extra}]'") from error
     path = next((Path(module.__file__).parent / "models").glob("*.pth"))
-    theirs = read(path)
+    theirs = read_weights(path)
     full = timm.create_model(arch, pretrained=False).state_dict()
     for (own, a), (their, b) in zip(full.items(), theirs.items(), strict=True):
         if a.shape != b.shape or own.rpartition(".")[2] != their.rpartition(".")[2]:
@@ -257,7 +258,7 @@ SOURCES = {"random": _random, "timm": _timm, "torchvision": _torchvision, "pypi"
 
 
 def _open_file(path: Path, arch: str | None) -> Checkpoint:
-    content = read(path)
+    content = read_weights(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
     if "format" in content and "state_dict" in content:
@@ -306,7 +307,7 @@ def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor
     elif origin == "random" or not Path(spec).is_file():
         raise ValueError(f"{spec}: has no trained classifier, which loss.name=logits learns from")
     else:
-        content = read(Path(spec))
+        content = read_weights(Path(spec))
         if arch is None or not isinstance(content, dict) or "format" in content:
             raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")
         tensors = take_apart(content, create_network(arch), arch, spec).heads

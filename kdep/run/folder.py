@@ -19,8 +19,8 @@ import torch
 import yaml
 
 from kdep.config import Config, as_yaml, differences
+from kdep.files import read, save, write_atomically
 from kdep.method.statistics import Statistics
-from kdep.models.checkpoint import read, save, write_atomically
 from kdep.run.trackers import check_installed
 
 logger = logging.getLogger("kdep")

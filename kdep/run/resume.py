@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from kdep.files import save
 from kdep.method.loss import Learner
-from kdep.models.checkpoint import load_exactly, save
+from kdep.models.checkpoint import load_exactly
 from kdep.run.folder import RunFolder
 
 logger = logging.getLogger("kdep")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kdep.config import Config, flatten
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 
 logger = logging.getLogger("kdep")
 

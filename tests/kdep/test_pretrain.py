@@ -17,8 +17,9 @@ from torch import nn
 from kdep.cli import guarded, main
 from kdep.config import Loss, parse_config
 from kdep.data.views import load, once
+from kdep.files import read, save
 from kdep.method.scale import make_scaler
-from kdep.models.checkpoint import LoadError, fingerprint, read, save, write_student
+from kdep.models.checkpoint import LoadError, fingerprint, write_student
 from kdep.models.weights import open_checkpoint
 from kdep.parts import make_pixels, open_student, open_teacher, open_views
 from kdep.pretrain import distill_loss, pretrain

@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 from kdep.export.audit import TOLERANCE, Audit, audit
-from kdep.export.names import TARGETS, TORCHVISION_NAMES
+from kdep.export.write import TARGETS
+from kdep.files import write_atomically
 from kdep.models.backbone import create_network
-from kdep.models.checkpoint import Checkpoint, fingerprint, write_atomically
+from kdep.models.checkpoint import Checkpoint, fingerprint
+from kdep.models.names import TORCHVISION_NAMES
 from kdep.models.weights import open_checkpoint
 
 

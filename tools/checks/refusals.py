@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from kdep.export.names import export_weights
+from kdep.files import write_atomically
 from kdep.models.backbone import create_network
-from kdep.models.checkpoint import write_atomically
+from kdep.models.names import export_weights
 
 ARCH = "resnet18"
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep.models.weights import open_checkpoint
 
 KILLS = 3

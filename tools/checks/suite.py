@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep_benchmarks.data.scenes.make import write_scenes
 from kdep_benchmarks.results import result_paths
 

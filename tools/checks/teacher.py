@@ -20,11 +20,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from kdep.data.sources import Pack
+from kdep.files import write_atomically
 from kdep.method.align import Target
 from kdep.method.scale import make_scaler
 from kdep.method.statistics import Moments, finish, numerical_rank
 from kdep.models.backbone import Backbone, build_backbone
-from kdep.models.checkpoint import write_atomically
 from kdep.models.weights import open_checkpoint, open_classifier
 
 RESIZE, SIZE, DIM, TEMPERATURE, EXPONENT = 256, 224, 512, 0.1, 3.0

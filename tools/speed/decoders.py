@@ -29,7 +29,7 @@ from PIL import Image
 from kdep.data.decode import Box, Encoded, decoding_scale, resample
 from kdep.data.sources import open_source
 from kdep.data.views import Augmentation, Views, collate, recolour
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 
 BILINEAR = Image.Resampling.BILINEAR
 LONG_SIDE, QUALITY = 500, 90

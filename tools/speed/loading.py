@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from kdep.data.cache import open_cache
 from kdep.data.sources import open_source
 from kdep.data.views import Augmentation, Batch, Order, Threaded, Views, load, recolour
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep.run.device import choose_precision, computing_in
 from tools.speed.decoders import photographs
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep.run.folder import provenance_of_code
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import numpy as np
 from kdep.bank.prepare import describe, ready
 from kdep.bank.read import SHARD, Bank, shard_path
 from kdep.config import Config, parse_config
-from kdep.models.checkpoint import save, write_atomically
+from kdep.files import save, write_atomically
 from kdep.parts import open_student, open_teacher, open_views
 from kdep.pretrain import pretrain
 from kdep.run.device import join

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.sources import open_source
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 
 CLASSES = 4  # ImageFolder wants some
 DISTINCT = 640  # more are links to these, in turn: views of equal files still differ

@@ -12,7 +12,7 @@ import torch
 
 from kdep.bank.prepare import build
 from kdep.config import Config, Data, parse_config
-from kdep.models.checkpoint import write_atomically
+from kdep.files import write_atomically
 from kdep.models.forms import choose_student, sample
 from kdep.parts import open_student
 from kdep.pretrain import distill_loss, pretrain

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdep.config import load_config
-from kdep.models.checkpoint import read
+from kdep.files import read
 from kdep.pretrain import pretrain
 from kdep_benchmarks.studies.answer import as_markdown
 from kdep_benchmarks.studies.file import load_study

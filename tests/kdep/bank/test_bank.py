@@ -19,9 +19,10 @@ from kdep.cli import main
 from kdep.config import load_config
 from kdep.data.sources import choose
 from kdep.data.views import Order, load
+from kdep.files import read
 from kdep.method.align import Target, map_on_grid
 from kdep.method.scale import make_scaler
-from kdep.models.checkpoint import read, write_student
+from kdep.models.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
 from kdep.parts import make_pixels, open_student, open_teacher, open_views
 from kdep.pretrain import pretrain

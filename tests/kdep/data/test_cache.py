@@ -188,7 +188,8 @@ def test_pillow_reads_an_image_of_the_cache_whole(tmp_path):
 
 
 def test_a_run_from_the_cache_is_the_run_from_the_files(tiny, tmp_path):
-    from kdep.models.checkpoint import fingerprint, read
+    from kdep.files import read
+    from kdep.models.checkpoint import fingerprint
     from kdep.pretrain import pretrain
 
     files, cached = tiny("optim.epochs=1", "name=files"), tiny("optim.epochs=1", f"data.cache={tmp_path / 'cache'}")

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from kdep.export.audit import TOLERANCE, audit, compare_stages, fixed_batch, stage_outputs, student_stages
-from kdep.export.names import TORCHVISION_NAMES, export_weights, write_export
+from kdep.export.write import write_export
 from kdep.models.backbone import create_network
 from kdep.models.checkpoint import LoadError
+from kdep.models.names import TORCHVISION_NAMES, export_weights
 from tools.checks.export import main, scrambled
 
 ARCHS = tuple(TORCHVISION_NAMES)
@@ -108,7 +109,7 @@ def test_mobilenetv2_for_detectron2_is_compared_without_detectron2():
 
 def test_an_unknown_target_is_refused_with_the_list():
     with pytest.raises(
-        ValueError, match=r"timm, torchvision, detectron2 here; mmseg and mmdet in benchmarks\.openmmlab"
+        ValueError, match=r"timm, torchvision, detectron2 here; mmseg and mmdet in kdep_benchmarks\.openmmlab"
     ):
         audit(scrambled("resnet18"), "mmseg")
 

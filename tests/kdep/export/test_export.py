@@ -11,9 +11,10 @@ import yaml
 from torch import nn
 
 from kdep.export.audit import fixed_batch, student_stages
-from kdep.export.names import TORCHVISION_NAMES, export_weights, from_torchvision, read_export, write_export
+from kdep.export.write import read_export, write_export
 from kdep.models.backbone import create_network
 from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
+from kdep.models.names import TORCHVISION_NAMES, export_weights, from_torchvision
 from tools.checks.export import scrambled
 
 ARCHS = tuple(TORCHVISION_NAMES)

@@ -11,8 +11,9 @@ from torch import nn
 
 from kdep.data.sources import labels_of
 from kdep.data.views import load, mix
+from kdep.files import read
 from kdep.models.backbone import Teachers, build_backbone, create_network
-from kdep.models.checkpoint import fingerprint, read
+from kdep.models.checkpoint import fingerprint
 from kdep.models.layouts import Layout
 from kdep.models.weights import open_checkpoint, open_classifier
 from kdep.parts import make_pixels, open_student, open_teacher, open_views, teacher_identity

@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kdep.files import save
 from kdep.method.statistics import Moments, finish, numerical_rank
 from kdep.models.backbone import Backbone, build_backbone, close_names, create_network, default_tap
-from kdep.models.checkpoint import Checkpoint, LoadError, fingerprint, save, write_student
+from kdep.models.checkpoint import Checkpoint, LoadError, fingerprint, write_student
 from kdep.models.weights import open_checkpoint
 
 IMAGES = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from kdep.files import save, write_atomically
 from kdep.models.backbone import TAPS
-from kdep.models.checkpoint import LoadError, fingerprint, load_exactly, parse_student, read, save, write_atomically
+from kdep.models.checkpoint import LoadError, fingerprint, load_exactly, parse_student
 from kdep.models.checkpoint import write_student as write
+from kdep.models.foreign import read_weights
 from kdep.models.weights import open_checkpoint
 
 
@@ -41,14 +43,14 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, how)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
     with pytest.raises(LoadError, match="evil.pth: refused, ") as caught:
-        read(path)
+        read_weights(path)
     assert not trap.exists() and "weights_only" not in str(caught.value)
 
 
 def test_a_refused_object_is_named(tmp_path):
     torch.save({"network": nn.Linear(2, 2)}, tmp_path / "w.pth")
     with pytest.raises(LoadError, match=r"holds torch.nn.modules.linear.Linear.*torch.save\(model.state_dict"):
-        read(tmp_path / "w.pth")
+        read_weights(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"some text\n", b"\x89PNG\r\n\x1a\n"])
@@ -56,7 +58,7 @@ def test_a_refused_object_is_named(tmp_path):
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: (not a checkpoint|refused, a pickle of more)"):
-        read(tmp_path / name)
+        read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("new_format", [True, False])
@@ -65,21 +67,21 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, new_format):
     torch.save({"weight": torch.ones(1000)}, path, _use_new_zipfile_serialization=new_format)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match="w.pth: not a checkpoint, or a damaged one"):
-        read(path)
+        read_weights(path)
 
 
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     with pytest.raises(ValueError, match="none.pth: no such file"):
-        read(tmp_path / "none.pth")
+        read_weights(tmp_path / "none.pth")
     with pytest.raises(ValueError, match="a folder, expected a file of weights"):
-        read(tmp_path)
+        read_weights(tmp_path)
 
 
 def test_safetensors_open(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"weight": torch.ones(2)}, tmp_path / "w.safetensors")
-    assert torch.equal(read(tmp_path / "w.safetensors")["weight"], torch.ones(2))
+    assert torch.equal(read_weights(tmp_path / "w.safetensors")["weight"], torch.ones(2))
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
@@ -87,7 +89,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     save({"step": 1}, path)
     with pytest.raises((AttributeError, pickle.PicklingError)):
         save({"step": lambda: 2}, path)
-    assert read(path) == {"step": 1}
+    assert read_weights(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from kdep.files import read
 from kdep.models import forms
 from kdep.models.backbone import build_backbone
-from kdep.models.checkpoint import fingerprint, read
+from kdep.models.checkpoint import fingerprint
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import distill_loss, pretrain
 from kdep.run.device import Process

@@ -9,10 +9,10 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from kdep.export.names import export_weights
 from kdep.models.backbone import available_taps, build_backbone, create_network, default_tap
 from kdep.models.checkpoint import LoadError, load_exactly
 from kdep.models.keras_resnet import MODEL, module_name, read_resnet50
+from kdep.models.names import export_weights
 from kdep.models.weights import open_checkpoint, open_classifier
 
 EPSILON = 1e-3  # Keras' own, a hundred times timm's

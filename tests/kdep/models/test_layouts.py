@@ -4,8 +4,9 @@ import pytest
 import timm
 import torch
 
+from kdep.files import save
 from kdep.models.backbone import create_network
-from kdep.models.checkpoint import LoadError, save
+from kdep.models.checkpoint import LoadError
 from kdep.models.weights import open_checkpoint, open_classifier
 
 ARCH = "test_resnet"

@@ -12,7 +12,8 @@ from kdep.bank import prepare as targets
 from kdep.bank import read as bank
 from kdep.bank import write as target_writer
 from kdep.config import load_config
-from kdep.models.checkpoint import fingerprint, read
+from kdep.files import read
+from kdep.models.checkpoint import fingerprint
 from kdep.pretrain import pretrain
 from tests.conftest import TINY
 
@@ -22,7 +23,7 @@ import gc, sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from kdep.models.checkpoint import save
+from kdep.files import save
 from kdep.config import load_config
 from kdep.bank import read as bank
 from kdep.bank import write as target_writer

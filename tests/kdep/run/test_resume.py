@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kdep.config import load_config
-from kdep.models.checkpoint import fingerprint, read
+from kdep.files import read
+from kdep.models.checkpoint import fingerprint
 from kdep.pretrain import pretrain
 from tests.conftest import TINY
 

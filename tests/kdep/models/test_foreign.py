@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from kdep.models.backbone import create_network
-from kdep.models.checkpoint import LoadError, read
+from kdep.models.checkpoint import LoadError
+from kdep.models.foreign import read_weights
 from kdep.models.weights import open_checkpoint
 
 ARCH = "test_resnet"
@@ -68,7 +69,7 @@ def test_a_checkpoint_with_arguments_and_paths_opens_with_every_tensor(tmp_path,
     }
     torch.save(content, tmp_path / "last.ckpt", _use_new_zipfile_serialization=zipped)
     opens_completely(tmp_path / "last.ckpt", network)
-    assert not vars(read(tmp_path / "last.ckpt")["args"])
+    assert not vars(read_weights(tmp_path / "last.ckpt")["args"])
 
 
 def opens_completely(path, network):
@@ -87,7 +88,7 @@ def test_tensors_in_a_tools_own_dictionary_are_read(tmp_path, monkeypatch, zippe
     given.note = "as an attribute"
     torch.save(given, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     monkeypatch.delitem(sys.modules, "easydict")
-    content = read(tmp_path / "w.pth")
+    content = read_weights(tmp_path / "w.pth")
     assert isinstance(content, dict) and content["last"] == [1, 2]
     assert torch.equal(content["weights"]["weight"], torch.ones(2))
 
@@ -120,7 +121,7 @@ def test_code_beside_what_is_stood_in_for_is_refused_and_does_not_run(tmp_path, 
     content = {"args": NAMESPACE, "weight": torch.ones(2), "trap": Call(called, argument)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(LoadError, match="evil.pth: refused, "):
-        read(path)
+        read_weights(path)
     assert not trace.exists()
 
 
@@ -130,21 +131,21 @@ def test_a_tools_function_is_refused_and_does_not_run(tmp_path):
 
     torch.save({"args": NAMESPACE, "trap": Call(mkdir_or_exist, str(tmp_path / "ran"))}, tmp_path / "evil.pth")
     with pytest.raises(LoadError, match="holds mmengine.utils.path.mkdir_or_exist"):
-        read(tmp_path / "evil.pth")
+        read_weights(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_whole_network_beside_arguments_is_refused_by_name(tmp_path):
     torch.save({"args": NAMESPACE, "network": nn.Linear(2, 2)}, tmp_path / "w.pth")
     with pytest.raises(LoadError, match="holds torch.nn.modules.linear.Linear"):
-        read(tmp_path / "w.pth")
+        read_weights(tmp_path / "w.pth")
 
 
 def test_nothing_of_it_stays_with_torch(tmp_path):
     torch.save({"args": NAMESPACE}, tmp_path / "w.pth")
     with torch.serialization.safe_globals([nn.Linear]):
         before = torch.serialization.get_safe_globals()
-        read(tmp_path / "w.pth")
+        read_weights(tmp_path / "w.pth")
         assert set(torch.serialization.get_safe_globals()) == set(before)
     with pytest.raises(Exception, match="argparse.Namespace"):
         torch.load(tmp_path / "w.pth", weights_only=True)

@@ -1,0 +1,86 @@
+"""Write files atomically and durably; save and read .pth files of plain tensors and values."""
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a temporary file beside the path, flush it to the disk and rename it; make the folder if needed.
+
+    Readers see the old file or the whole new one, after a crash too.
+
+    Args:
+        path: the file.
+        write: writes the content to the path that it is given.
+
+    Raises:
+        OSError: the disk is full, or the file may not be written; names the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent)  # the rename itself
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, see `write_atomically`."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Save plain tensors and values as a .pth file that `read` opens, see `write_atomically`."""
+    import torch
+
+    def write(part: Path) -> None:
+        try:
+            # Given a path instead of an open file, torch loses the errno of a full disk.
+            with part.open("wb") as file:
+                torch.save(dict(content), file)
+        except RuntimeError as error:
+            cause = error.__context__
+            if isinstance(cause, OSError):  # torch reports a full disk as "unexpected pos"
+                raise OSError(cause.errno, cause.strerror) from error
+            raise
+
+    write_atomically(path, write)
+
+
+def read(path: Path) -> Any:
+    """Read a .pth file of plain tensors and values on the CPU. Nothing in the file runs.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or it holds other objects.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: refused, it holds more than plain tensors, numbers and strings") from error
+    except Exception as error:  # torch raises a dozen types for damaged files
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"{path}: not a .pth file, or a damaged one ({reason})") from error
