@@ -59,14 +59,6 @@ def cost_of(row: Row) -> Cost:
     )
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `24 min`, `3.1 h`."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _median(costs: Iterable[dict[str, Any]], name: str) -> float | None:
     known = _known(costs, name)
     return statistics.median(known) if known else None

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from kdep_benchmarks.board.costs import Cost, cost_of, duration
+from kdep_benchmarks.board.costs import Cost, cost_of
 from kdep_benchmarks.board.facts import metric_cell, origin_of, other_metrics
 from kdep_benchmarks.board.table import Board, Cell, Row, average_ranks, boards, families, shares_of_gain
+from kdep_benchmarks.durations import duration
 from kdep_benchmarks.results import Result
 
 ABSENT = "-"

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdep_benchmarks.board.costs import duration
+from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, describe, protocol_of
 from kdep_benchmarks.jobs.locks import release, take
 from kdep_benchmarks.jobs.plan import Planned, Times, add_time, at_once, estimate

@@ -9,8 +9,8 @@ from typing import Any
 
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.outline import outline, parameters
-from kdep_benchmarks.board.costs import duration
 from kdep_benchmarks.data import cards as datasets
+from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell, data_stamp, protocol_of
 from kdep_benchmarks.results import CellKey, Result, read_result
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from kdep_benchmarks.board.costs import duration
+from kdep_benchmarks.durations import duration
 
 TAIL = 8192  # bytes of a log that are read
 TQDM = re.compile(rb"(\d+)%\|")

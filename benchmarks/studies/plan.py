@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep_benchmarks.board.costs import duration
+from kdep_benchmarks.durations import duration
 from kdep_benchmarks.results import Result
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.studies.rows import Row, cost, row_of, student_here

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdep_benchmarks.board.costs import duration
+from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.local import cores, ended_like_ctrl_c, last_lines, visible_devices
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item

@@ -13,12 +13,12 @@ import pytest
 
 from kdep import cli
 from kdep_benchmarks.board import report
-from kdep_benchmarks.board.costs import duration
 from kdep_benchmarks.board.curves import cost_panels, efficiency_panels, fitted_images, regularisation_path
 from kdep_benchmarks.board.leaderboard import compact, csv_cell, leaderboard_rows, result_rows, terminal_table
 from kdep_benchmarks.board.plots import mean_panel, nice_ticks, rank_panel
 from kdep_benchmarks.board.report import html, markdown, write_leaderboard
 from kdep_benchmarks.board.table import average_ranks, boards
+from kdep_benchmarks.durations import duration
 from kdep_benchmarks.results import write_result
 from tests.helpers.made_results import failure, result, runs
 
