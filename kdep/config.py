@@ -1,67 +1,70 @@
-"""YAML and dotted overrides -> one validated, frozen configuration.
-
-Every key is used: an unknown one stops the run. Numbers such as 5e-4, which YAML reads as text, are understood.
-"""
+"""The configuration of a pretraining run: every key of a recipe, its type, default and meaning."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from kdep.yaml_file import read_mapping
+from kdep.settings import Pair, PathText, Settings, validate
+from kdep.yaml_file import override, read_mapping
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse yes, no, on and off, which YAML reads as booleans and pydantic as 1 and 0."""
-        if isinstance(value, bool) and bool not in _members(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError("expected a number or a name (YAML reads yes, no, on, off as true or false)")
-        return value
+Tap = Literal["pre", "post", "before_head"]
 
 
-class Teacher(_Section):
-    """The frozen source of features."""
+class Teacher(Settings):
+    """The frozen network whose features the student learns."""
 
-    source: str | list[str]  # timm:NAME, torchvision:NAME, pypi:NAME, npm:NAME or a file; several: see docs/method.md
-    arch: str | None = None  # timm's name, for a file that is a plain state dict
-    tap: Literal["pre", "post", "before_head"] | None = None  # None: the architecture's default
-    size: int | None = Field(None, ge=16)  # pixels to which the teacher resamples the shared view; None: as it comes
+    source: str | list[str]
+    """Where the teacher is from: timm:NAME, torchvision:NAME, pypi:NAME, npm:NAME or a file; a list takes several."""
+    arch: str | None = None
+    """Architecture in timm's spelling; needed where the source is a file with a plain state dict."""
+    tap: Tap | None = None
+    """Where features are taken: before or after the final activation, or before the head; null: by architecture."""
+    size: int | None = Field(None, ge=16)
+    """Pixels to which the student's view is resized for the teacher; null: not resized."""
 
 
-class Student(_Section):
+class Student(Settings):
     """The network that is trained."""
 
     arch: str
-    # None: the architecture's default, see docs/method.md; logits and labels read `post` where it says `pre`
-    tap: Literal["pre", "post", "before_head"] | None = None
-    weights: str | None = None  # start from these weights instead of a random initialisation
+    """Architecture in timm's spelling."""
+    tap: Tap | None = None
+    """As teacher.tap; with loss.name logits or labels, null is post wherever the architecture's default is pre."""
+    weights: str | None = None
+    """A checkpoint to start from; null: random initialisation."""
 
 
-class Data(_Section):
-    """Unlabelled images and their views."""
+class Data(Settings):
+    """Unlabelled images and how views of them are drawn."""
 
-    source: str  # folder, list of paths (.txt), FILE.npz:SPLIT, torchvision:NAME
-    root: Path | None = None  # where relative paths of a list, or torchvision's files, are
-    limit: int | None = Field(None, ge=2)  # a seeded subset of this many images
-    seed: int | None = Field(
-        None, ge=0, lt=2**63
-    )  # of subset and views; None: the run's. One bank then serves all seeds
-    # A folder for the images decoded once, for small sets on a fast disk. Images of a short side above 1.25 size are
-    # stored shrunk to it: crops of less than 64 % of their area are then enlarged, which a run says when it starts.
-    cache: Path | None = None
-    size: int = Field(224, ge=16)  # pixels, side of the view
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area
+    source: str
+    """Images to train on, as data.source=FOLDER; or a list of paths (.txt), FILE.npz:SPLIT or torchvision:NAME."""
+    root: PathText | None = None
+    """Folder of the relative paths of a list, or of torchvision's files."""
+    limit: int | None = Field(None, ge=2)
+    """Use a random subset of this many images; null: all."""
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    """Seed of the subset and the views; null: the run's seed. Runs with one data seed can share a target bank."""
+    cache: PathText | None = None
+    """Folder that keeps decoded images, for small sets on a fast disk; images much larger than size are shrunk."""
+    size: int = Field(224, ge=16)
+    """Side of a view in pixels."""
+    crop_scale: Pair = (0.08, 1.0)
+    """Smallest and largest share of the image's area that a random crop takes."""
     flip: bool = True
-    jitter: float = Field(0.1, ge=0, lt=1)  # brightness, contrast, saturation
-    lighting: float = Field(0.05, ge=0)  # std of the PCA colour noise
-    mixup: bool = False  # beyond the paper: views mixed in pairs, the same for a live teacher and the student
+    """Flip half of the views horizontally."""
+    jitter: float = Field(0.1, ge=0, lt=1)
+    """Strength of the random changes of brightness, contrast and saturation."""
+    lighting: float = Field(0.05, ge=0)
+    """Standard deviation of the PCA colour noise."""
+    mixup: bool = False
+    """Mix views in pairs, the same for teacher and student; needs a teacher beside the student. Not in the paper."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    max_unreadable: float = Field(0.01, ge=0, le=1)  # share of the images; more stops the run
+    """Processes that decode images."""
+    max_unreadable: float = Field(0.01, ge=0, le=1)
+    """Largest share of images that may be unreadable; the run stops above it."""
 
     @field_validator("crop_scale")
     @classmethod
@@ -71,11 +74,12 @@ class Data(_Section):
         return value
 
 
-class Named(BaseModel):
-    """A choice with its own options, checked where it is made."""
+class Named(Settings):
+    """A choice by name with options of its own, which are checked where the choice is made."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     name: str
+    """Scaler: pts is the paper's; others, and the options beside this key (temperature), are in docs/method.md."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,36 +87,44 @@ class Named(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Align(_Section):
-    """Teacher width to student width."""
+class Align(Settings):
+    """How teacher features are mapped to the student's width."""
 
     name: str = "svd"
-    images: int | None = Field(None, ge=2)  # statistics from this many images; None: all
+    """Aligner: svd is the paper's; none leaves it to a learned head (project); others are in docs/method.md."""
+    images: int | None = Field(None, ge=2)
+    """Compute the teacher's statistics on this many images; null: all."""
 
 
-# Options -> the losses that read them. With another one they would be lost, such as a temperature meant for PTS.
+# Options and the losses that read them. With any other loss an option would be ignored, so it is refused.
 LOSS_OPTIONS = {"beta": ("smooth_l1",), "temperature": ("queue_kl", "logits"), "queue": ("queue_kl",)}
 
 
-class Loss(_Section):
+class Loss(Settings):
     """weight * loss of pooled features + dense * mean squared error of feature maps."""
 
-    # The first is the method's, the next four rivals'; the last two learn from the teacher's logits and from labels.
+    # mse is the method's; the next four are rivals'; the last two learn from the teacher's logits and from labels.
     name: Literal["mse", "smooth_l1", "cosine", "log_sum", "queue_kl", "logits", "labels"] = "mse"
+    """Loss between student and target; logits learns the teacher's classes, labels those of the images' folders."""
     weight: float = Field(3.0, gt=0)
-    dense: float = Field(0.0, ge=0)  # beyond the paper: every position of the map, aligned by the same axes
-    beta: float = Field(1.0, gt=0)  # smooth_l1: where it turns linear
-    temperature: float | None = Field(None, gt=0)  # queue_kl (None: 0.07), logits (None: 4)
-    queue: int = Field(8192, ge=2)  # queue_kl: features of the teacher kept
+    """Factor of the loss of pooled features."""
+    dense: float = Field(0.0, ge=0)
+    """Factor of the loss at every position of the feature map, aligned by the same axes. Not in the paper."""
+    beta: float = Field(1.0, gt=0)
+    """smooth_l1: the difference above which the loss is linear."""
+    temperature: float | None = Field(None, gt=0)
+    """queue_kl and logits: temperature of the softmax; null: 0.07 and 4."""
+    queue: int = Field(8192, ge=2)
+    """queue_kl: how many teacher features are kept."""
 
     @property
     def classifies(self) -> bool:
-        """Whether the student learns classes through a classifier, not the teacher's features."""
+        """Whether the student learns classes through a classifier instead of the teacher's features."""
         return self.name in ("logits", "labels")
 
     @property
     def factor(self) -> float:
-        """Of the pooled term: `weight`, but 1 for logits and labels, whose learning rate it would only multiply."""
+        """Factor of the pooled term: `weight`, but 1 with a classifier, where it would only scale the learning rate."""
         return 1.0 if self.classifies else self.weight
 
     @model_validator(mode="after")
@@ -124,32 +136,48 @@ class Loss(_Section):
         return self
 
 
-class Bank(_Section):
-    """Targets computed once and read in every epoch, instead of a teacher in the loop."""
+class Bank(Settings):
+    """Targets that are computed once and read in every epoch, instead of a teacher that runs beside the student."""
 
-    path: Path  # a folder; made if it is not there, and shared by all runs whose teacher and views are the same
-    # Per image; epoch e uses view e modulo views. None: one per epoch. One of ten costs about 7 points of a probe; for
-    # two and five no difference is shown with three seeds (docs/reproduction.md).
+    path: PathText
+    """Folder of the bank; it is written if missing, and runs with the same teacher and views share it."""
+    # Against ten views, one costs about 7 points of a linear probe; two and five show no difference with three seeds
+    # (docs/reproduction.md).
     views: int | None = Field(None, ge=1)
-    axes: int | None = Field(None, ge=1)  # leading axes kept: the widest student served. None: those that the run reads
+    """Views per image; epoch e uses view e modulo views. null: one per epoch."""
+    axes: int | None = Field(None, ge=1)
+    """Leading axes kept, at least the width of the widest student; null: what this run reads."""
     code: Literal["float16", "int8", "int8_linear"] = "float16"
-    check: int = Field(8, ge=0)  # entries that are computed again with the live teacher before a run
+    """Number format of the targets on disk."""
+    check: int = Field(8, ge=0)
+    """Targets that are computed again with the teacher before a run, to check that the bank belongs to it."""
 
 
-class Optim(_Section):
-    """Optimizer and schedule."""
+class Optim(Settings):
+    """Optimizer and learning-rate schedule."""
 
     name: Literal["sgd", "adamw", "lamb"] = "sgd"
+    """Optimizer."""
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=2)  # over all processes
+    """Passes over the images."""
+    batch_size: int = Field(ge=2)
+    """Images per step, over all processes."""
     lr: float = Field(gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)  # sgd only
+    """Highest learning rate."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """sgd: momentum."""
     weight_decay: float = Field(5e-4, ge=0)
-    decay_all: bool = True  # also BatchNorm and biases, as the paper did
+    """Weight decay."""
+    decay_all: bool = True
+    """Apply weight decay to BatchNorm and biases too, as the paper does."""
     schedule: Literal["step", "cosine"] = "step"
-    lr_step_epochs: int = Field(30, ge=1)  # step: divide by 10 every so many epochs
-    warmup_epochs: float = Field(0.0, ge=0)  # linear, from 0
-    clip: float | None = Field(None, gt=0)  # largest norm of the gradient
+    """How the learning rate falls."""
+    lr_step_epochs: int = Field(30, ge=1)
+    """step: divide the learning rate by 10 every so many epochs."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs over which the learning rate rises linearly from 0."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; null: no limit."""
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> "Optim":
@@ -158,38 +186,48 @@ class Optim(_Section):
         return self
 
 
-class Log(_Section):
-    """How often, in steps, and where to beside log.jsonl."""
+class Log(Settings):
+    """What is logged and how often."""
 
     every: int = Field(20, ge=1)
+    """Steps between two lines of log.jsonl."""
     checkpoint_every: int = Field(200, ge=1)
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # see kdep.run.trackers
+    """Steps between two checkpoints to resume from."""
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Field(strict=False)] = ("tensorboard",)
+    """Experiment trackers that also receive the log."""
 
 
-class Config(_Section):
+class Config(Settings):
     """One pretraining run.
 
     Raises:
-        ValueError: parts that do not go together.
+        ValueError: keys that exclude each other.
     """
 
     name: str = Field(pattern=r"^[\w.+-]+$")
+    """Name of the run; its folder is runs/name."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the student's initialisation and the order of the images, and of the views where data.seed is null."""
     teacher: Teacher
     student: Student
     data: Data
     align: Align = Align()
-    # A head on the student that learns and is thrown away: linear, linear_bn, linear_norm, mlp, orthogonal.
     project: str | None = None
-    scale: Named = Named(name="pts")  # match: student brings any scaler's targets to the student's scale at the start
+    """A learned head on the student, dropped after training: linear, linear_bn, linear_norm, mlp or orthogonal."""
+    scale: Named = Named(name="pts")
     loss: Loss = Loss()
-    bank: Bank | None = None  # None: the teacher runs beside the student
+    bank: Bank | None = None
+    """Read targets from a bank; null: the teacher runs beside the student."""
     optim: Optim
     log: Log = Log()
     device: str = "auto"
-    tune: bool | Literal["compile"] = True  # measure which form of the networks is fastest here; see kdep.models.forms
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # as tune measures it
-    runs: Path = Path("runs")  # the run folder is runs/name
+    """Device, such as cpu or cuda; auto: a GPU where there is one."""
+    tune: bool | Literal["compile"] = True
+    """Measure which form of the networks is fastest here; compile tries torch.compile as well."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the networks; auto: the fastest that tune measures."""
+    runs: PathText = Path("runs")
+    """Folder of the run folders."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
@@ -254,72 +292,19 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
     """
     path = Path(path)
     content = read_mapping(path, "config", "sections such as teacher: and student:")
-    for override in overrides:
-        _apply(content, override)
+    for text in overrides:
+        override(content, text)
     return parse_config(content, str(path))
+
+
+def parse_config(content: dict[str, Any], source: str) -> Config:
+    """Validate a nested dict; `source` is what errors call it."""
+    return validate(Config, content, source)
 
 
 def as_yaml(config: Config) -> str:
     """Every key with its value, defaults included, in the order of the classes above."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def parse_config(content: dict[str, Any], source: str) -> Config:
-    """Validate a nested dict."""
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        raise ValueError("\n".join(_explain(entry, source) for entry in error.errors())) from error
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ValueError(f"override {override!r}: expected key.sub=value, such as optim.lr=0.1")
-    *sections, last = key.split(".")
-    for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
-            raise ValueError(f"override {override!r}: {section} is a value, not a section")
-    try:
-        content[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {override!r}: the value is not YAML; put it in quotes") from error
-
-
-def _explain(entry: dict[str, Any], source: str) -> str:
-    key = _key(entry["loc"])
-    if entry["type"] == "extra_forbidden":
-        section: Any = Config
-        for part in entry["loc"][:-1]:
-            # An optional section is a union with None.
-            section = next(t for t in _members(section.model_fields[part].annotation) if t is not type(None))
-        return f"{source}: unknown key {key}; there are {', '.join(section.model_fields)}"
-    if entry["type"] == "missing":
-        return f"{source}: {key} is missing"
-    if not key:  # keys that do not go together
-        return f"{source}: {entry['msg'].removeprefix('Value error, ')}"
-    if entry["type"] == "value_error" and isinstance(entry["input"], dict):  # keys of one section that do not
-        return f"{source}: {key}.{entry['msg'].removeprefix('Value error, ')}"
-    return f"{source}: {key}: {entry['msg'].removeprefix('Value error, ')}, got {entry['input']!r}"
-
-
-def _key(place: tuple[str | int, ...]) -> str:
-    """Where an error is, as keys alone: below a value pydantic also names the kinds it tried, such as `list[str]`."""
-    section: Any = Config
-    kept = []
-    for part in place:
-        fields = getattr(section, "model_fields", None)
-        if fields is not None or isinstance(part, int):
-            kept.append(str(part))
-        if fields is not None:
-            members = _members(fields[part].annotation) if part in fields else ()
-            section = next((member for member in members if hasattr(member, "model_fields")), None)
-    return ".".join(kept)
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) or (annotation,)
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

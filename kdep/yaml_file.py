@@ -1,5 +1,6 @@
-"""Reading a YAML file of keys, with a sentence for each way in which it can be something else."""
+"""Read a YAML file of keys and apply overrides such as `optim.lr=0.1` to it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,14 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, but that a key given twice is an error: of two arms of one name the first would vanish in silence."""
+    """PyYAML's safe loader with two changes.
+
+    A key that is given twice is an error; PyYAML keeps the last one. 5e-4 is a number, as in YAML 1.2; PyYAML reads
+    text.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As PyYAML's; raises where two keys are equal."""
+        """Build a dict; raise where two keys are equal."""
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         doubled = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
         if doubled is not None:
@@ -18,17 +23,21 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
 def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:
-    """The keys of a file and their values; none for an empty file.
+    """Read the keys of a file and their values. An empty file has no keys.
 
     Args:
         path: the file.
-        kind: what the file is called in a sentence, such as "config".
-        expected: which keys it should have had, such as "sections such as teacher:".
+        kind: what an error calls the file, such as "config".
+        expected: the keys that an error asks for, such as "sections such as teacher:".
 
     Raises:
-        ValueError: there is no such file (and which lie beside it), it is not YAML or has a key twice, or it is no
-            mapping.
+        ValueError: the file is missing (the message lists the YAML files beside it), is not YAML, has a key twice, or
+            is not a mapping.
     """
     if not path.is_file():
         near = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
@@ -42,3 +51,25 @@ def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected {expected}, got a {type(content).__name__}")
     return content
+
+
+def override(content: dict[str, Any], text: str) -> None:
+    """Set one key in place: `optim.lr=0.1`, `log.trackers=[wandb]`, `bank=null`.
+
+    The value is YAML and replaces what the key had: `bank={path: banks/a}` drops the other keys of `bank`.
+
+    Raises:
+        ValueError: the text is not KEY=VALUE, its value is not YAML, or the key goes through a value.
+    """
+    key, equals, value = text.partition("=")
+    *sections, last = key.split(".")
+    if not equals or "" in (*sections, last):
+        raise ValueError(f"override {text!r}: expected key.sub=value, such as optim.lr=0.1")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise ValueError(f"override {text!r}: {section} is a value, not a section")
+    try:
+        content[last] = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {text!r}: the value is not YAML; put it in quotes") from error

@@ -13,8 +13,10 @@ OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
 # Modules that import nothing of ours but what stands beside them.
 LEAVES = {
     "kdep.method.statistics": set(),
-    "kdep.config": {"kdep.yaml_file"},
+    "kdep.config": {"kdep.settings", "kdep.yaml_file"},
     "kdep.files": set(),
+    "kdep.reference": {"kdep.settings"},
+    "kdep.settings": set(),
     "kdep.yaml_file": set(),
     "kdep.data.decode": set(),
     "kdep.data.root": set(),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kdep.yaml_file import read_mapping
+from kdep.yaml_file import override, read_mapping
 
 
 def read(path):
@@ -12,8 +12,14 @@ def read(path):
 
 
 def test_the_keys_of_a_file(tmp_path):
-    (tmp_path / "a.yaml").write_text("salt: {grams: 3}\npepper: [1, 2]\n")
-    assert read(tmp_path / "a.yaml") == {"salt": {"grams": 3}, "pepper": [1, 2]}
+    (tmp_path / "a.yaml").write_text("salt: &salt {grams: 3}\npepper: [1, 2]\nmore: {<<: *salt, kind: sea}\n")
+    assert read(tmp_path / "a.yaml") == {"salt": {"grams": 3}, "pepper": [1, 2], "more": {"grams": 3, "kind": "sea"}}
+
+
+@pytest.mark.parametrize("text", ["5e-4", "+5E-4", "0.5e-3", ".5e-3", "5.0e-4", "0.0005"])
+def test_a_number_with_an_exponent_is_a_number(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(f"a: {text}\nb: '{text}'\nc: x{text}")
+    assert read(tmp_path / "a.yaml") == {"a": 0.0005, "b": text, "c": f"x{text}"}
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n"])
@@ -49,3 +55,37 @@ def test_an_absent_file_is_refused_with_its_neighbours(tmp_path):
     (tmp_path / "a.yaml").write_text("")
     with pytest.raises(ValueError, match=re.escape("b.yaml: no such recipe; beside it: a.yaml")):
         read(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["salt.grams=5e-1"], {"salt": {"grams": 0.5, "kind": "sea"}}),
+        (["salt={grams: 4}"], {"salt": {"grams": 4}}),
+        (["salt=null"], {"salt": None}),
+        (["salt.kind=[a, 'b=c']", "oil.drops=2"], {"salt": {"grams": 3, "kind": ["a", "b=c"]}, "oil": {"drops": 2}}),
+        (["salt.kind=${HOME}"], {"salt": {"grams": 3, "kind": "${HOME}"}}),
+        (["salt.kind=random:x#{seed}"], {"salt": {"grams": 3, "kind": "random:x#{seed}"}}),
+    ],
+)
+def test_an_override_replaces_the_value_of_a_key(texts, expected):
+    content = {"salt": {"grams": 3, "kind": "sea"}}
+    for text in texts:
+        override(content, text)
+    assert content == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("salt.grams", "expected key.sub=value"),
+        ("=3", "expected key.sub=value"),
+        ("salt..grams=3", "expected key.sub=value"),
+        ("salt.grams.of=3", "grams is a value, not a section"),
+        ("salt=a: b: c", "the value is not YAML"),
+        ("salt={a: 1, a: 2}", "the value is not YAML"),
+    ],
+)
+def test_an_override_that_is_none_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(f"override {text!r}: ") + ".*" + re.escape(message)):
+        override({"salt": {"grams": 3}}, text)

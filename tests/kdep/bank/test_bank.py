@@ -543,6 +543,6 @@ def test_the_command_makes_the_bank_and_says_what_it_serves(tiny, tmp_path, caps
     assert main(["pretrain", str(tmp_path / "tiny.yaml"), f"bank.path={bank}", "optim.epochs=1"]) == 0
     assert main(["targets", str(tmp_path / "tiny.yaml")]) == 2
     assert "add bank.path=FOLDER" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="unknown key bank.view; there are path, views"):
+    with pytest.raises(ValueError, match="unknown key bank.view .did you mean views.*; there are path, views"):
         load_config(tmp_path / "tiny.yaml", [f"bank.path={bank}", "bank.view=3"])
     assert open_student(tiny()).dim == 96

@@ -79,7 +79,7 @@ def test_tensorboard_holds_what_the_log_holds(tiny):
 
 def test_a_tracker_named_twice_is_opened_once_and_an_unknown_one_is_refused(tiny, tmp_path):
     assert len(trackers.open_trackers(tiny("log.trackers=[tensorboard, tensorboard]"), tmp_path, 0)) == 1
-    with pytest.raises(ValueError, match="log.trackers.0: Input should be 'tensorboard', 'wandb' or 'mlflow', got"):
+    with pytest.raises(ValueError, match="log.trackers.0 must be 'tensorboard', 'wandb' or 'mlflow', got"):
         tiny("log.trackers=[aim]")
 
 
