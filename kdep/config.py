@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from kdep.settings import Pair, PathText, Settings, validate
+from kdep.settings import PathText, Settings, Shares, validate
 from kdep.yaml_file import override, read_mapping
 
 Tap = Literal["pre", "post", "before_head"]
@@ -51,7 +51,7 @@ class Data(Settings):
     """Folder that keeps decoded images, for small sets on a fast disk; images much larger than size are shrunk."""
     size: int = Field(224, ge=16)
     """Side of a view in pixels."""
-    crop_scale: Pair = (0.08, 1.0)
+    crop_scale: Shares = (0.08, 1.0)
     """Smallest and largest share of the image's area that a random crop takes."""
     flip: bool = True
     """Flip half of the views horizontally."""
@@ -65,13 +65,6 @@ class Data(Settings):
     """Processes that decode images."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Largest share of images that may be unreadable; the run stops above it."""
-
-    @field_validator("crop_scale")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
-            raise ValueError(f"expected 0 < low <= high <= 1, got {list(value)}")
-        return value
 
 
 class Named(Settings):

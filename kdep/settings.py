@@ -6,12 +6,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 Model = TypeVar("Model", bound=BaseModel)
-# YAML has no paths and no tuples: text becomes a path, and a list becomes a tuple. Their items stay strict.
+
+
+def ascending(value: tuple[float, float]) -> tuple[float, float]:
+    """Check that a range is positive and its lower end comes first."""
+    if not 0 < value[0] <= value[1]:
+        raise ValueError("expected 0 < low <= high")
+    return value
+
+
+def shares(value: tuple[float, float]) -> tuple[float, float]:
+    """Check that a range of shares lies between 0 and 1 and its lower end comes first."""
+    if not 0 < value[0] <= value[1] <= 1:
+        raise ValueError("expected 0 < low <= high <= 1")
+    return value
+
+
+# YAML has no paths and no tuples: text becomes a path, and a list becomes a tuple. The items of a list stay strict.
 PathText = Annotated[Path, Field(strict=False)]
-Pair = Annotated[tuple[float, float], Field(strict=False)]
+Sides = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)]
+Ascending = Annotated[tuple[float, float], Field(strict=False), AfterValidator(ascending)]
+Shares = Annotated[tuple[float, float], Field(strict=False), AfterValidator(shares)]
 
 # Words for pydantic's error types. Other types keep pydantic's own message.
 WORDS = {
@@ -64,7 +82,7 @@ def _sentence(key: str, entries: list[Any], model: type[BaseModel]) -> str:
     first, dotted = entries[0], f"{key} " if key else ""
     if first["type"] == "extra_forbidden":
         section = _section(model, key.split(".")[:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
+        near = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1, cutoff=0.7)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"unknown key {key}{hint}; there are {', '.join(section.model_fields)}"
     if first["type"] == "missing":

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 
-from kdep_benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
-from kdep_benchmarks.tasks.settings import Fewshot, Finetune, Knn, Linear, read_settings
+from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
-PROBES = {"knn": Knn, "linear": Linear, "fewshot": Fewshot}
+PROBES = ("knn", "linear", "fewshot")
 # Of the CPU's allocator, of cuBLAS, which allocates for itself, and of a loader whose worker the kernel has killed.
 WORDS = (
     "can't allocate memory",
@@ -38,15 +37,14 @@ def halve(task: Task) -> tuple[Task, dict[str, Any]]:
     Raises:
         ValueError: there is one image at once already.
     """
+    own = read_settings(KINDS[task.kind], task)
     if task.kind in PROBES:
-        before, accumulate = read_settings(PROBES[task.kind], task).batch_size, None
+        before, accumulate = own.batch_size, None
         changed = {"batch_size": before // 2}
     elif task.kind == "finetune":
-        own = read_settings(Finetune, task)
         before, accumulate = own.batch_size // own.accumulate, 2 * own.accumulate
         changed = {"accumulate": accumulate}
     else:
-        own = read_toolbox_settings(task)
         before, accumulate = own.batch_size, 2 * own.accumulate
         changed = {"batch_size": before // 2, "accumulate": accumulate}
     if before < 2:

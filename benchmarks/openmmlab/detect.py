@@ -13,9 +13,9 @@ from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.boxes import Split, class_names, write_split
 from kdep_benchmarks.openmmlab.looks import draw_boxes
 from kdep_benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
-from kdep_benchmarks.openmmlab.settings import Settings, read_settings
 from kdep_benchmarks.openmmlab.sheets import ROWS
 from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.tasks.settings import Detect, read_settings
 from kdep_benchmarks.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
         ValueError: a setting or the data set is wrong; says where and what would be right.
         LoadError: the student's weights do not fill the backbone exactly.
     """
-    cell = Cell(checkpoint, task, read_settings(task), seed, work_dir, device)
+    cell = Cell(checkpoint, task, read_settings(Detect, task), seed, work_dir, device)
     classes = class_names(task.dataset)
     test = write_split(task.dataset, "test", classes, work_dir / "test.json")
     trained = train(train_config(cell), cell)
@@ -72,7 +72,7 @@ def _set_model(config: "Config", cell: Cell, classes: int) -> None:
     head.num_classes = classes
 
 
-def _set_schedule(config: "Config", settings: Settings) -> None:
+def _set_schedule(config: "Config", settings: Detect) -> None:
     steps = settings.passes
     # mmengine's schedulers count backward passes, like `passes`.
     warmup = min(500 * settings.accumulate, steps // 10)
@@ -84,7 +84,7 @@ def _set_schedule(config: "Config", settings: Settings) -> None:
         config.param_scheduler.insert(0, ramp)
 
 
-def train_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+def train_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> dict[str, Any]:
     """Configure mmdet's usual training transforms, for any scale; images without boxes are left out, as usual."""
     resize = {"type": "Resize", "scale": settings.scale, "keep_ratio": True}
     if settings.short_sides:
@@ -101,7 +101,7 @@ def train_dataset(split: Split, classes: tuple[str, ...], settings: Settings) ->
     return _dataset(split, classes, transforms) | {"filter_cfg": {"filter_empty_gt": True, "min_size": 1}}
 
 
-def test_dataset(split: Split, classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+def test_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> dict[str, Any]:
     """Every image, with or without boxes; the boxes are read by `average_precision`."""
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     transforms = [

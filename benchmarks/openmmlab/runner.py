@@ -11,7 +11,7 @@ import torch
 from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.openmmlab import compat
 from kdep_benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
-from kdep_benchmarks.openmmlab.settings import Settings, config_file
+from kdep_benchmarks.tasks.settings import Dense, config_file
 from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import LAST, forget_others
 
@@ -26,7 +26,7 @@ class Cell(NamedTuple):
 
     checkpoint: Checkpoint
     task: Task
-    settings: Settings
+    settings: Dense
     seed: int
     work_dir: Path
     device: torch.device
@@ -56,7 +56,7 @@ def read_config(cell: Cell, *, toolbox: str) -> "Config":
     compat.prepare()
     from mmengine.config import Config
 
-    path = config_file(cell.task, cell.settings.config)
+    path = config_file(cell.task.kind, cell.settings.config)
     config = Config.fromfile(path)
     if config.get("default_scope") != toolbox:
         raise ValueError(f"{path}: a config of {config.get('default_scope')}; {cell.task.kind} needs one of {toolbox}")
@@ -83,7 +83,7 @@ def _set_backbone(config: "Config", cell: Cell, toolbox: str) -> None:
     config.model.backbone = own
 
 
-def _optimizer(settings: Settings) -> dict[str, Any]:
+def _optimizer(settings: Dense) -> dict[str, Any]:
     factor = settings.head_lr_factor
     # mmengine multiplies the lr of parameters whose names contain a key; of several keys the longest counts.
     multiples = {"backbone": 1.0, "head": factor, "neck": factor}
@@ -97,7 +97,7 @@ def _optimizer(settings: Settings) -> dict[str, Any]:
     }
 
 
-def loader(dataset: dict[str, Any], settings: Settings, *, train: bool) -> dict[str, Any]:
+def loader(dataset: dict[str, Any], settings: Dense, *, train: bool) -> dict[str, Any]:
     """Configure a data loader: endless, shuffled batches to train on; every image once, one by one, to score on."""
     return {
         "batch_size": settings.batch_size if train else 1,

@@ -10,9 +10,9 @@ from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.looks import draw_masks
 from kdep_benchmarks.openmmlab.masks import IGNORED, image_pairs, label_names, split_configs
 from kdep_benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
-from kdep_benchmarks.openmmlab.settings import Settings, read_settings
 from kdep_benchmarks.openmmlab.sheets import ROWS
 from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.tasks.settings import Segment, read_settings
 from kdep_benchmarks.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
         ValueError: a setting or the data set is wrong; says where and what would be right.
         LoadError: the student's weights do not fill the backbone exactly.
     """
-    cell = Cell(checkpoint, task, read_settings(task), seed, work_dir, device)
+    cell = Cell(checkpoint, task, read_settings(Segment, task), seed, work_dir, device)
     test = split_configs(task.dataset, "test")
     trained = train(train_config(cell), cell)
     areas, scored = class_areas(trained.model, _joined(test, test_transforms(cell.settings)), cell)
@@ -61,13 +61,13 @@ def _set_model(config: "Config", cell: Cell) -> None:
         raise ValueError(f"{cell.task.name}: batch_size is 1; PSPNet's BatchNorm over one pooled pixel needs 2 or more")
 
 
-def _set_schedule(config: "Config", settings: Settings) -> None:
+def _set_schedule(config: "Config", settings: Segment) -> None:
     # Down to 0, as in the paper; mmseg's own eta_min of 1e-4 would also make a learning rate of 0 train.
     poly = {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "begin": 0, "end": settings.passes, "by_epoch": False}
     config.param_scheduler = [poly]
 
 
-def train_transforms(settings: Settings) -> list[dict[str, Any]]:
+def train_transforms(settings: Segment) -> list[dict[str, Any]]:
     """Make mmseg's usual training transforms, for a crop of any size instead of 512, from images of any scale."""
     crop = settings.crop
     return [
@@ -81,7 +81,7 @@ def train_transforms(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def test_transforms(settings: Settings) -> list[dict[str, Any]]:
+def test_transforms(settings: Segment) -> list[dict[str, Any]]:
     """Fit whole images into the scale of training. Masks are read after it: scores are of original pixels."""
     return [
         {"type": "LoadImageFromFile"},

@@ -101,7 +101,7 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
     """
     from kdep_benchmarks.tasks.finetune import choose, flagged, going_on, train_and_predict
 
-    settings = read_settings(Finetune, task).scaled(task.share)
+    settings = read_settings(Finetune, task)
     splits = open_splits(task.dataset, seed=seed)
     grid = [(lr, decay) for lr in settings.lr for decay in settings.weight_decay]
     chosen, curves, counts = flagged(grid[0], settings), {}, splits.counts

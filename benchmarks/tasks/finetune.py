@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -264,7 +263,7 @@ def predict(
 ) -> torch.Tensor:
     """Scores (N, C) on the CPU of the images at `positions`, in eval mode, as many at once as in training."""
     model.eval()
-    at_once = replace(settings, batch_size=math.ceil(settings.batch_size / settings.accumulate))
+    at_once = settings.model_copy(update={"batch_size": math.ceil(settings.batch_size / settings.accumulate)})
     with torch.no_grad():
         batches = frames(images, positions, pixels=at_once)
         return torch.cat([model(as_input(batch, device)).float().cpu() for batch in batches])

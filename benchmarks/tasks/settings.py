@@ -1,30 +1,40 @@
-"""Settings of the classification kinds, as a task's YAML gives them; an unknown key or an impossible value stops it."""
+"""Settings of every kind of task, as a task's YAML file gives them."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from kdep_benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
-from kdep_benchmarks.tasks.task import Task
+from kdep.settings import Ascending, Settings, Shares, Sides, ascending, validate
+from kdep_benchmarks.tasks.task import CONFIGS, Task
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-_LISTED = BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,))
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+AtLeastZero = Annotated[float, Field(ge=0)]
+# A single value is a grid of one.
+_LISTED = BeforeValidator(lambda value: tuple(value) if isinstance(value, list | tuple) else (value,))
 Grid = Annotated[tuple[Positive, ...], _LISTED, Field(min_length=1)]
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Pixels:
-    """How an image is shown: its short side becomes `resize` pixels (`size` where None), then the centre is cropped."""
+class KindSettings(Settings):
+    """Settings of a kind of task at the full budget."""
+
+    def scaled(self, share: float) -> "KindSettings":
+        """The settings at a share of the schedule; the same for kinds without a schedule."""
+        return self
+
+
+class Pixels(KindSettings):
+    """How images are shown to the network."""
 
     size: Annotated[int, Field(ge=16)] = 224
+    """Side in pixels of the centre crop that the network sees."""
     resize: Annotated[int, Field(ge=16)] | None = None
+    """Pixels to which the short side is resized before the crop; null: size."""
     batch_size: Count = 64
+    """Images in memory at once; with finetune, images per step."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that decode images."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Pixels":
@@ -33,100 +43,188 @@ class Pixels:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Knn(Pixels):
-    """k nearest neighbours; a k above the number of train images is left out of the grid."""
+    """k nearest neighbours."""
 
     k: Annotated[tuple[Count, ...], _LISTED, Field(min_length=1)] = (1, 5, 10, 20, 50, 100, 200)
+    """Numbers of neighbours to choose from on val; those above the number of train images are left out."""
     temperature: Grid = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+    """Temperatures of the neighbours' weights to choose from on val."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Linear(Pixels):
-    """Logistic regression; `path` holds the penalties per image, see `kdep_benchmarks.tasks.linear`."""
+    """Logistic regression on frozen features."""
 
     path: Grid = tuple(float(f"{10 ** (-6 + 7 * step / 12):.3g}") for step in range(13))
+    """Penalties per image to choose from on val."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Fewshot(Linear):
-    """A linear probe on a `share` of train, at least one image per class; the mean over `draws` of them."""
+    """A linear probe on small parts of train."""
 
     share: Annotated[float, Field(gt=0, lt=1)]
+    """Share of train in each draw; at least one image per class is drawn."""
     draws: Annotated[int, Field(ge=5)] = 5
+    """Draws; the score is their mean."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Finetune(Pixels):
-    """Training of the whole network; every pair of `lr` and `weight_decay` is tried where there is more than one.
-
-    `accumulate` divides each batch into so many parts whose gradients are added up, for devices of little memory;
-    BatchNorm then sees the parts.
-    """
+    """Training of the whole network with a new classifier; lr and weight_decay may be lists to choose from on val."""
 
     epochs: Count = 30
+    """Passes over train."""
     lr: Grid = (0.003, 0.01, 0.03)
-    weight_decay: Annotated[tuple[Annotated[float, Field(ge=0)], ...], _LISTED, Field(min_length=1)] = (
-        1e-5,
-        1e-4,
-        1e-3,
-    )
+    """Learning rates to choose from on val; every pair with weight_decay is tried."""
+    weight_decay: Annotated[tuple[AtLeastZero, ...], _LISTED, Field(min_length=1)] = (1e-5, 1e-4, 1e-3)
+    """Weight decays to choose from on val."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """sgd: momentum."""
     schedule: Literal["cosine", "step"] = "cosine"
+    """How the learning rate falls."""
     lr_step_epochs: Count = 50
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
-    crop_scale: tuple[Positive, Positive] = (0.08, 1.0)
+    """step: divide the learning rate by 10 every so many epochs."""
+    warmup_epochs: AtLeastZero = 1.0
+    """Epochs over which the learning rate rises linearly from 0."""
+    crop_scale: Shares = (0.08, 1.0)
+    """Smallest and largest share of the image's area that a random crop takes."""
     flip: bool = True
+    """Flip half of the images horizontally."""
     accumulate: Count = 1
+    """Divide each batch into so many parts to save memory; their gradients are added, and BatchNorm sees the parts."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-
-    @model_validator(mode="after")
-    def _possible(self) -> "Finetune":
-        if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale {list(self.crop_scale)}: two shares of the area, ascending, at most 1")
-        return self
+    """Number format of the network."""
 
     def scaled(self, share: float) -> "Finetune":
-        """A share of the epochs, at least one, and of the epochs between steps; the rates stay."""
+        """The settings at a share of the epochs, at least one; the epochs between steps shrink with them."""
         steps = max(1, round(share * self.lr_step_epochs))
-        return replace(self, epochs=max(1, round(share * self.epochs)), lr_step_epochs=steps)
+        return self.model_copy(update={"epochs": max(1, round(share * self.epochs)), "lr_step_epochs": steps})
 
 
-KINDS: dict[str, type[Pixels]] = {"knn": Knn, "linear": Linear, "fewshot": Fewshot, "finetune": Finetune}
-Kind = TypeVar("Kind", bound=Pixels)
+class Dense(KindSettings):
+    """Settings that segmentation and detection share."""
+
+    kind: ClassVar[str]
+
+    config: str
+    """A network of configs/transfer, or the path of an mmengine config of your own."""
+    iterations: Count
+    """Optimizer steps."""
+    batch_size: Count
+    """Images per backward pass."""
+    lr: AtLeastZero
+    """Learning rate of SGD with momentum 0.9."""
+    weight_decay: AtLeastZero
+    """Weight decay."""
+    head_lr_factor: AtLeastZero = 1.0
+    """Learning rate of heads and neck as a multiple of lr; the paper's segmentation has 10."""
+    clip_grad: AtLeastZero = 0.0
+    """Largest norm of the gradient; 0: no limit."""
+    accumulate: Count = 1
+    """Backward passes per optimizer step."""
+    amp: bool = False
+    """Train in mixed precision."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load images; 0 is fastest for small sets."""
+    save_every: Count | None = None
+    """Optimizer steps between two checkpoints to resume from; null: about one a minute."""
+
+    @field_validator("config")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        config_file(cls.kind, value)
+        return value
+
+    @property
+    def passes(self) -> int:
+        """Iterations as mmengine counts them: backward passes."""
+        return self.iterations * self.accumulate
+
+    def scaled(self, share: float) -> "Dense":
+        """The settings at a share of the iterations, at least one."""
+        return self.model_copy(update={"iterations": max(1, round(share * self.iterations))})
+
+
+class Segment(Dense):
+    """Segmentation with mmsegmentation."""
+
+    kind: ClassVar[str] = "segment"
+
+    crop: Annotated[int, Field(ge=32)]
+    """Side in pixels of the training crops."""
+    scale: Sides | None = None
+    """Width and height in pixels into which images are fitted; null: (4 * crop, crop), so the short side is crop."""
+    scale_range: Ascending = (0.5, 2.0)
+    """Random multiple of scale for training images before the crop."""
+    output_stride: Literal[8, 16, 32] = 8
+    """Output stride of the backbone: 8 as in the paper; 16 and 32 are cheaper."""
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """Width and height in pixels into which images are fitted."""
+        return self.scale or (4 * self.crop, self.crop)
+
+
+class Detect(Dense):
+    """Detection with mmdetection."""
+
+    kind: ClassVar[str] = "detect"
+
+    scale: Sides
+    """Width and height in pixels into which images are fitted."""
+    short_sides: Annotated[Sides, AfterValidator(ascending)] | None = None
+    """Range of the short side of training images in pixels, instead of scale's; the long side stays."""
+    drops: Shares = (8 / 12, 11 / 12)
+    """Shares of the iterations after which the learning rate falls to a tenth."""
+    warmup: Annotated[int, Field(ge=0)] | None = None
+    """Iterations of linear warm-up; null: a tenth of all, at most 500."""
+
+    def scaled(self, share: float) -> "Detect":
+        """The settings at a share of the iterations; warm-up takes at most a tenth of them where they are fewer."""
+        fewer = super().scaled(share)
+        if share == 1 or self.warmup is None:
+            return fewer
+        return fewer.model_copy(update={"warmup": min(self.warmup, fewer.iterations // 10)})
+
+
+KINDS: dict[str, type[KindSettings]] = {
+    "knn": Knn,
+    "linear": Linear,
+    "fewshot": Fewshot,
+    "finetune": Finetune,
+    "segment": Segment,
+    "detect": Detect,
+}
+Kind = TypeVar("Kind", bound=KindSettings)
 
 
 def read_settings(kind: type[Kind], task: Task) -> Kind:
-    """Check a task's settings.
+    """Check a task's settings and scale them to the task's budget.
 
     Raises:
         ValueError: names the task, the key, what was found and what would be right.
     """
-    known = list(kind.__dataclass_fields__)
-    if unknown := [key for key in task.settings if key not in known]:
-        raise ValueError(f"{task.name}: settings: unknown key {unknown[0]}; {task.kind} has {', '.join(known)}")
-    try:
-        return TypeAdapter(kind).validate_python(dict(task.settings))
-    except ValidationError as error:
-        raise ValueError(f"{task.name}: settings: {_explain(error.errors()[0])}") from error
+    return validate(kind, dict(task.settings), f"{task.name}: settings").scaled(task.share)
 
 
 def check_settings(task: Task) -> None:
-    """Read a task's settings, of any kind, as its cell will read them: a mistake is found before anything runs.
+    """Read the settings of a task of any kind, to find a mistake before anything runs.
 
     Raises:
         ValueError: names the task, the key, what was found and what would be right.
     """
-    if task.kind in KINDS:
-        read_settings(KINDS[task.kind], task)
-    else:
-        read_toolbox_settings(task)
+    read_settings(KINDS[task.kind], task)
 
 
-def _explain(entry: Mapping[str, Any]) -> str:
-    if entry["type"] == "missing":
-        return f"{entry['loc'][0]} is missing"
-    key = str(entry["loc"][0]) + ": " if entry["loc"] else ""
-    found = f", got {entry['input']!r}" if entry["loc"] else ""
-    return f"{key}{entry['msg'].removeprefix('Value error, ')}{found}"
+def config_file(kind: str, name: str) -> Path:
+    """The mmengine config that a task names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(name) if name.endswith(".py") else CONFIGS / "transfer" / f"{name}.py"
+    if not path.is_file():
+        names = sorted(found.stem for found in (CONFIGS / "transfer").glob(f"{kind}_*.py"))
+        raise ValueError(f"there are {', '.join(names)}, or the path of your own")
+    return path

@@ -117,17 +117,21 @@ SEGMENT = {"config": "segment_fcn", "iterations": 2, "batch_size": 2, "lr": 0.01
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("knn", {"sise": 32}, "mine: settings: unknown key sise; knn has size, "),
+        ("knn", {"sise": 32}, "mine: settings: unknown key sise (did you mean size?); there are size, "),
         ("knn", ["size"], "task mine: settings: expected keys such as size: 224, got ['size']"),
-        ("linear", {"size": "large"}, "mine: settings: size: "),
+        ("linear", {"size": "large"}, "mine: settings: size must be a whole number, got 'large'"),
         ("fewshot", {"size": 32}, "mine: settings: share is missing"),
-        ("finetune", {"precision": "int8"}, "mine: settings: precision: "),
-        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "weight_decay"}, "setting weight_decay is missing"),
-        ("segment", {**SEGMENT, "weight_decay": None}, "mine: weight_decay is None; a number of at least 0"),
-        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "crop"}, "mine: setting crop is missing"),
-        ("segment", {**SEGMENT, "scale": ["wide", 2]}, "mine: scale is ['wide', 2]; two positive numbers"),
-        ("segment", {**SEGMENT, "config": "segment_fnc"}, "mine: no config 'segment_fnc'; there are segment_fcn"),
-        ("detect", {"iterations": 2}, "mine: setting config is missing, setting batch_size is missing"),
+        ("finetune", {"precision": "int8"}, "mine: settings: precision must be 'auto', 'float32', "),
+        (
+            "segment",
+            {key: SEGMENT[key] for key in SEGMENT if key != "weight_decay"},
+            "mine: settings: weight_decay is missing",
+        ),
+        ("segment", {**SEGMENT, "weight_decay": None}, "mine: settings: weight_decay must be a number, got None"),
+        ("segment", {key: SEGMENT[key] for key in SEGMENT if key != "crop"}, "mine: settings: crop is missing"),
+        ("segment", {**SEGMENT, "scale": ["wide", 2]}, "mine: settings: scale.0 must be a whole number, got 'wide'"),
+        ("segment", {**SEGMENT, "config": "segment_fnc"}, "mine: settings: config: there are segment_fcn, "),
+        ("detect", {**SEGMENT, "scale": [64, 64]}, "mine: settings: unknown key crop; there are config, "),
     ],
 )
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])

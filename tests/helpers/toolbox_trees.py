@@ -11,7 +11,7 @@ from kdep.models.backbone import create_network
 from kdep.models.checkpoint import Checkpoint, fingerprint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.openmmlab.runner import Cell
-from kdep_benchmarks.openmmlab.settings import read_settings
+from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
 CLASSES = ("red", "green")
@@ -116,7 +116,7 @@ def task(kind: str, dataset: Dataset, config: str, **settings) -> Task:
 
 
 def cell(checkpoint: Checkpoint, of: Task, work_dir: Path, *, seed=0) -> Cell:
-    return Cell(checkpoint, of, read_settings(of), seed, work_dir, CPU)
+    return Cell(checkpoint, of, read_settings(KINDS[of.kind], of), seed, work_dir, CPU)
 
 
 def stopping(config, *, at: int):

@@ -15,7 +15,7 @@ from PIL import Image
 from kdep.models.checkpoint import LoadError
 from kdep_benchmarks.openmmlab import boxes, detect, looks
 from kdep_benchmarks.openmmlab.runner import train
-from kdep_benchmarks.openmmlab.settings import CONFIGS
+from kdep_benchmarks.tasks.task import CONFIGS
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab
@@ -202,7 +202,7 @@ def test_a_json_that_does_not_fit_itself_is_refused_by_its_place(tmp_path, chang
 
 def test_without_a_detection_ap_is_0_and_said_so(tmp_path):
     config = tmp_path / "mine.py"
-    base = CONFIGS / "detect_retinanet.py"
+    base = CONFIGS / "transfer" / "detect_retinanet.py"
     config.write_text(f"_base_ = '{base}'\nmodel = dict(test_cfg=dict(score_thr=1.0))\n")
     task = trees.task("detect", trees.coco(tmp_path / "data"), str(config), iterations=1)
     outcome = run(trees.student("test_resnet"), task, tmp_path / "work")

@@ -15,8 +15,8 @@ from kdep_benchmarks.openmmlab.backbones import backbone_config, build_module, c
 from kdep_benchmarks.openmmlab.masks import label_names, split_configs
 from kdep_benchmarks.openmmlab.resume import go_on
 from kdep_benchmarks.openmmlab.runner import train
-from kdep_benchmarks.openmmlab.settings import CONFIGS, read_settings
-from kdep_benchmarks.tasks.task import load_task
+from kdep_benchmarks.tasks.settings import Segment, read_settings
+from kdep_benchmarks.tasks.task import CONFIGS, load_task
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab
@@ -201,7 +201,7 @@ def resized(transforms, side, *, times=1):
 def test_cityscapes_is_trained_and_scored_at_full_resolution(tmp_path, protocol):
     task = load_task("cityscapes-segment", tmp_path, protocol=protocol)
     assert task.version == {"fair": 3, "paper": 2}[protocol]
-    settings = read_settings(task)
+    settings = read_settings(Segment, task)
     assert resized(segment.test_transforms(settings), (1024, 2048)) == [(1024, 2048)]
     heights = [height for height, _ in resized(segment.train_transforms(settings), (1024, 2048), times=30)]
     assert 512 <= min(heights) < 1024 < max(heights) <= 2048
@@ -210,7 +210,7 @@ def test_cityscapes_is_trained_and_scored_at_full_resolution(tmp_path, protocol)
 
 
 def test_without_a_scale_the_short_side_becomes_the_crop(tmp_path):
-    settings = read_settings(load_task("voc2012-segment", tmp_path))
+    settings = read_settings(Segment, load_task("voc2012-segment", tmp_path))
     assert resized(segment.test_transforms(settings), (375, 500)) == [(512, 683)]
     assert segment.train_transforms(settings)[2]["scale"] == (2048, 512)
 
@@ -244,7 +244,9 @@ def test_weights_that_do_not_fit_exactly_are_refused(tmp_path, change, message):
 )
 def test_a_backbone_that_computes_something_else_is_refused(tmp_path, backbone, message):
     config = tmp_path / "mine.py"
-    config.write_text(f"_base_ = '{CONFIGS / 'segment_fcn.py'}'\nmodel = dict(backbone=dict({backbone}))\n")
+    config.write_text(
+        f"_base_ = '{CONFIGS / 'transfer' / 'segment_fcn.py'}'\nmodel = dict(backbone=dict({backbone}))\n"
+    )
     task = trees.task("segment", trees.voc(tmp_path / "data"), str(config))
     with pytest.raises(LoadError, match=message):
         run(trees.student(), task, tmp_path / "work")
@@ -267,13 +269,13 @@ def test_scores_are_those_of_pixels_counted_over_all_images():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learning_rate": 1}, "unknown setting learning_rate.*has config, iterations"),
-        ({"short_sides": (4, 4)}, "unknown setting short_sides"),
-        ({"scale": (0, 4)}, "scale is \\(0, 4\\); two positive numbers"),
-        ({"lr": "5e-4"}, "lr is '5e-4'; a number"),
-        ({"output_stride": 4}, "output_stride is 4; 8, 16 or 32"),
-        ({"iterations": 0}, "iterations is 0; a whole number of at least 1"),
-        ({"config": "segment_unet"}, "no config 'segment_unet'; there are segment_fcn, segment_pspnet"),
+        ({"learning_rate": 1}, "unknown key learning_rate; there are config, iterations"),
+        ({"short_sides": (4, 4)}, "unknown key short_sides"),
+        ({"scale": (0, 4)}, "scale.0 must be greater than or equal to 1, got 0"),
+        ({"lr": "5e-4"}, "lr must be a number, got '5e-4'"),
+        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
+        ({"iterations": 0}, "iterations must be greater than or equal to 1, got 0"),
+        ({"config": "segment_unet"}, "config: there are segment_fcn, segment_pspnet, or .*got 'segment_unet'"),
         ({"config": "detect_retinanet"}, "a config of mmdet; segment needs one of mmseg"),
         ({"config": "segment_pspnet", "batch_size": 1}, "batch_size is 1"),
     ],

@@ -5,11 +5,11 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdep_benchmarks.openmmlab import detect, segment
-from kdep_benchmarks.openmmlab.settings import CONFIGS
+from kdep_benchmarks.tasks.task import CONFIGS
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab
-NAMES = sorted(path.stem for path in CONFIGS.glob("*_*.py"))
+NAMES = sorted(path.stem for path in (CONFIGS / "transfer").glob("*_*.py"))
 
 
 def built(name, arch, tmp_path):

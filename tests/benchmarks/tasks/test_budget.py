@@ -1,6 +1,5 @@
 """Budgets and protocols: what they change in a task, what a row says of them, and that they never mix."""
 
-import dataclasses
 import types
 
 import pytest
@@ -11,9 +10,9 @@ from kdep_benchmarks.board.table import boards
 from kdep_benchmarks.data.cards import CARDS, Dataset
 from kdep_benchmarks.jobs.cell import Cell, protocol_of
 from kdep_benchmarks.openmmlab.detect import train_dataset
-from kdep_benchmarks.openmmlab.settings import read_settings as read_toolbox_settings
 from kdep_benchmarks.results import BUDGETS
 from kdep_benchmarks.tasks import classify, finetune
+from kdep_benchmarks.tasks import settings as kinds
 from kdep_benchmarks.tasks.settings import Finetune, read_settings
 from kdep_benchmarks.tasks.task import KINDS, SCHEDULED, SHARES, Task, load_suite, load_task, parse_task
 from kdep_benchmarks.transfer import choose_tasks
@@ -28,9 +27,7 @@ def chosen(tmp_path, **given):
 
 
 def settings_of(task):
-    if task.kind == "finetune":
-        return read_settings(Finetune, task).scaled(task.share)
-    return read_toolbox_settings(task)
+    return read_settings(kinds.KINDS[task.kind], task)
 
 
 def test_a_budget_scales_every_schedule_of_the_shipped_tasks_and_nothing_else(tmp_path):
@@ -163,7 +160,7 @@ def test_training_images_of_detection_vary_in_their_short_side(tmp_path):
     settings = settings_of(load_task("voc0712-detect", tmp_path, protocol="paper"))
     resize = train_dataset(split, ("a",), settings)["pipeline"][2]
     assert resize == {"type": "RandomResize", "scale": [(1333, 480), (1333, 800)], "keep_ratio": True}
-    fixed = train_dataset(split, ("a",), dataclasses.replace(settings, short_sides=None))["pipeline"][2]
+    fixed = train_dataset(split, ("a",), settings.model_copy(update={"short_sides": None}))["pipeline"][2]
     assert fixed == {"type": "Resize", "scale": (1333, 800), "keep_ratio": True}
 
 

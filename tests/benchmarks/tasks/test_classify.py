@@ -490,11 +490,11 @@ def test_a_diverging_grid_says_so(checkpoint, colours, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (Knn, {"sise": 3}, "unknown key sise; knn has size, resize"),
-        (Knn, {"k": [0]}, "k: Input should be greater than or equal to 1"),
-        (Finetune, {"lr": []}, "lr: "),
-        (Finetune, {"optimizer": "adam"}, "optimizer: Input should be 'sgd' or 'adamw', got 'adam'"),
-        (Finetune, {"crop_scale": [0.5, 0.1]}, "crop_scale"),
+        (Knn, {"sise": 3}, "unknown key sise .did you mean size.*; there are size, resize"),
+        (Knn, {"k": [0]}, "k.0 must be greater than or equal to 1, got 0"),
+        (Finetune, {"lr": []}, "lr must have at least 1 item"),
+        (Finetune, {"optimizer": "adam"}, "optimizer must be 'sgd' or 'adamw', got 'adam'"),
+        (Finetune, {"crop_scale": [0.5, 0.1]}, "crop_scale: expected 0 < low <= high <= 1"),
         (Pixels, {"size": 64, "resize": 32}, "resize 32 is smaller than size 64"),
     ],
 )
@@ -504,4 +504,4 @@ def test_settings_that_cannot_be_are_explained(colours, kind, settings, message)
 
 
 def test_a_single_value_is_a_grid_of_one(colours):
-    assert read_settings(Finetune, Task("zoo", "finetune", colours, settings={"lr": "1e-2"})).lr == (0.01,)
+    assert read_settings(Finetune, Task("zoo", "finetune", colours, settings={"lr": 0.01})).lr == (0.01,)

@@ -103,8 +103,8 @@ def test_the_tap_is_the_better_one_on_select_in_the_mean(checkpoint, colours, tm
     ("settings", "message"),
     [
         ({}, "share is missing"),
-        ({"share": 1.0}, "share: Input should be less than 1"),
-        ({"share": 0.1, "draws": 4}, "draws: Input should be greater than or equal to 5"),
+        ({"share": 1.0}, "share must be less than 1, got 1.0"),
+        ({"share": 0.1, "draws": 4}, "draws must be greater than or equal to 5, got 4"),
     ],
 )
 def test_settings_that_make_no_few_shot_are_refused(settings, message, tmp_path):
