@@ -65,6 +65,12 @@ def test_only_the_openmmlab_folder_imports_openmmlab(path):
     assert path.parent == ROOT / "benchmarks" / "openmmlab" or not roots(path) & OPENMMLAB
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "data").rglob("*.py")), ids=ids)
+def test_data_sets_know_nothing_of_what_is_measured_on_them(path):
+    rooms = {m.split(".")[1] for m in imported(ast.parse(path.read_text())) if m.startswith("kdep_benchmarks.")}
+    assert rooms <= {"data", "results"}
+
+
 @pytest.mark.parametrize("module", LEAVES)
 def test_a_leaf_of_the_import_tree_imports_nothing_of_ours(module):
     path = ROOT / f"{module.replace('kdep_benchmarks', 'benchmarks').replace('.', '/')}.py"

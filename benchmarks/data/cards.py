@@ -309,7 +309,7 @@ def class_folders(dataset: Dataset, files: str) -> list[str]:
     return found
 
 
-def check_classes(dataset: Dataset, train: Sequence[str], other: Sequence[str], role: str) -> None:
+def refuse_other_classes(dataset: Dataset, train: Sequence[str], other: Sequence[str], role: str) -> None:
     """Refuse classes between which there is nothing to tell, and a split that has others than train.
 
     Raises:
@@ -327,16 +327,32 @@ def check_classes(dataset: Dataset, train: Sequence[str], other: Sequence[str], 
         )
 
 
-def check_class_folders(dataset: Dataset) -> None:
-    """The same by the names of folders alone, for the layout that has a folder per class.
+def refuse_bad_splits(dataset: Dataset) -> None:
+    """Refuse a test split that is the train split, and class folders that differ between splits.
 
     Raises:
-        ValueError: as `class_folders` and `check_classes`.
+        ValueError: names the data set and the split.
     """
+    for key, files in dataset.files.items():
+        role, _, kind = key.partition("_")
+        train = dataset.files.get(f"train_{kind}" if kind else "train")
+        if role in ("val", "test") and train is not None and _same_place(dataset, train, files):
+            raise ValueError(
+                f"data set {dataset.name}: {key} and train are both {files}; a score on training images means nothing"
+            )
     if dataset.layout == "imagefolder":
         train = class_folders(dataset, dataset.files["train"])
         for role, files in dataset.files.items():
-            check_classes(dataset, train, class_folders(dataset, files), role)
+            refuse_other_classes(dataset, train, class_folders(dataset, files), role)
+
+
+def _same_place(dataset: Dataset, one: str, other: str) -> bool:
+    """Whether two values of `files` mean the same list, folder or split, however they are spelled."""
+
+    def places(value: str) -> set[Path]:
+        return {Path(os.path.abspath(dataset.root / part.strip())) for part in value.split(",")}  # noqa: PTH100 - a link may have two names
+
+    return places(one) == places(other)
 
 
 def fingerprint(dataset: Dataset) -> str:

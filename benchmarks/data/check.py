@@ -1,21 +1,28 @@
-"""Look over a data set before anything trains on it: counts, images, labels, masks, boxes, and what splits share."""
+"""Check a data set before anything trains on it: counts, images, labels, masks, boxes, and images that splits share."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from kdep_benchmarks.data import boxes as data_boxes
-from kdep_benchmarks.data import labels as data_labels
-from kdep_benchmarks.data import masks as data_masks
 from kdep_benchmarks.data.cards import CARDS, CLASSIFICATION, Card, Dataset, absent, known
 from kdep_benchmarks.data.duplicates import overlap, repeated
 from kdep_benchmarks.data.findings import Finding
-from kdep_benchmarks.data.pictures import Picture, look_at, unreadable
-from kdep_benchmarks.tasks.task import load_suite
+from kdep_benchmarks.data.labels import class_findings, label_findings
+from kdep_benchmarks.data.masks import mask_findings
+from kdep_benchmarks.data.pictures import Picture, look_at, of_file, unreadable
+from kdep_benchmarks.data.readers.boxes import differing_categories, read_boxes
+from kdep_benchmarks.data.readers.classification import pictures_of
 
 ROLES = ("train", "val", "test")
+
+
+class Use(Protocol):
+    """What a task says of its data: a `kdep_benchmarks.tasks.task.Task` is one."""
+
+    name: str
+    family: str
+    dataset: Dataset
 
 
 class Subject(NamedTuple):
@@ -39,30 +46,25 @@ class Report(NamedTuple):
         return sum(finding.defect for finding in self.findings)
 
 
-def subjects(name: str, data_root: Path) -> list[Subject]:
-    """Data sets meant by a name: a known one, SUITE.yaml (all of its own), or SUITE.yaml:NAME, a set or a task in it.
+def known_subject(name: str, data_root: Path) -> Subject:
+    """A known data set.
 
     Raises:
-        ValueError: no such set, task or suite.
+        ValueError: no card of that name.
     """
-    named = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", name)
-    if named is None:
-        dataset = known(name, data_root)
-        return [Subject(dataset, family_of(dataset), CARDS[name])]
-    suite, part = named.groups()
+    dataset = known(name, data_root)
+    return Subject(dataset, family_of(dataset), CARDS[name])
+
+
+def subjects_of(uses: Iterable[Use], data_root: Path) -> list[Subject]:
+    """The data sets of some tasks, each once per family."""
     found = {}
-    tasks = load_suite(suite, data_root)
-    for task in tasks:
-        if part in (None, task.name, task.dataset.name):
-            dataset = task.dataset
-            card = CARDS.get(dataset.name)
-            if card is not None and dataset != known(dataset.name, data_root):
-                card = None  # a set of the user's that bears a known one's name
-            key = (dataset.layout, str(dataset.root), str(dataset.files), dataset.classes, task.family)
-            found[key] = Subject(dataset, task.family, card)
-    if not found:
-        there = dict.fromkeys(name for task in tasks for name in (task.dataset.name, task.name))
-        raise ValueError(f"{suite}: no data set or task {part!r}; there are {', '.join(there)}")
+    for use in uses:
+        dataset, card = use.dataset, CARDS.get(use.dataset.name)
+        if card is not None and dataset != known(dataset.name, data_root):
+            card = None  # a set of the user's with the name of a known one
+        key = (dataset.layout, str(dataset.root), str(dataset.files), dataset.classes, use.family)
+        found[key] = Subject(dataset, use.family, card)
     return list(found.values())
 
 
@@ -74,7 +76,7 @@ def family_of(dataset: Dataset) -> str:
     return "detection" if detection else "segmentation"
 
 
-def check(subject: Subject, *, show: bool = False) -> Report:
+def check_dataset(subject: Subject, *, show: bool = False) -> Report:
     """Read all of a data set and collect what is wrong; nothing is written or downloaded."""
     dataset, card = subject.dataset, subject.card
     if reason := absent(dataset):
@@ -94,29 +96,38 @@ def _classification(subject: Subject, show: bool) -> Read:
     splits, findings = {}, []
     for role in ROLES:
         if role in subject.dataset.files:
-            split, wrong = data_labels.read(subject.dataset, role)
+            split, wrong = label_findings(subject.dataset, role)
             findings += wrong
             if split is not None:
                 splits[role] = split
     expected = subject.card.labels if subject.card else 0
-    findings += data_labels.wrong_classes(splits, subject.dataset, expected=expected)
-    return {role: split.pictures for role, split in splits.items()}, findings
+    findings += class_findings(splits, subject.dataset, expected=expected)
+    return {role: pictures_of(split.source) for role, split in splits.items()}, findings
 
 
 def _segmentation(subject: Subject, show: bool) -> Read:
     pictures, findings = {}, []
     for role in ("train", "test"):
-        pictures[role], wrong = data_masks.read(subject.dataset, role, show=show)
+        pictures[role], wrong = mask_findings(subject.dataset, role, show=show)
         findings += wrong
     return pictures, findings
 
 
 def _detection(subject: Subject, show: bool) -> Read:
-    splits = {role: data_boxes.read(subject.dataset, role) for role in ("train", "test")}
-    expected = subject.card.labels if subject.card else 0
-    findings = [finding for split in splits.values() for finding in split.findings]
-    findings += data_boxes.wrong_classes(splits, subject.dataset, expected=expected)
-    return {role: split.pictures for role, split in splits.items()}, findings
+    splits, findings = {}, []
+    for role in ("train", "test"):
+        try:
+            splits[role] = read_boxes(subject.dataset, role, open_images=True)
+            findings += splits[role].findings
+        except ValueError as error:
+            findings.append(Finding("split does not open", role, str(error)))
+    if len(splits) == 2:
+        findings += differing_categories(splits, subject.dataset)
+    expected, train = subject.card.labels if subject.card else 0, splits.get("train")
+    if train is not None and expected and len(train.classes) != expected:
+        where = f"classes of {subject.dataset.files['train']}"
+        findings.append(Finding("wrong count", where, f"{len(train.classes)}, expected {expected}"))
+    return {role: [of_file(image.path) for image in split.images] for role, split in splits.items()}, findings
 
 
 READERS = {"classification": _classification, "segmentation": _segmentation, "detection": _detection}

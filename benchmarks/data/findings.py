@@ -1,7 +1,7 @@
-"""What a check finds, and how it is put to people."""
+"""What a check finds in a data set, and how it is shown or refused."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SHOWN = 5
 
@@ -35,3 +35,16 @@ def lines(findings: Sequence[Finding], *, shown: int = SHOWN) -> list[str]:
             if len(group) > shown:
                 text.append(f"  and {len(group) - shown} more")
     return text
+
+
+def refuse_defects(findings: Iterable[Finding], what: str, *, allowed: Sequence[str] = ()) -> None:
+    """Stop at the first defect of another kind than those allowed.
+
+    Raises:
+        ValueError: names `what`, the place, and what is wrong.
+    """
+    for finding in findings:
+        if finding.defect and finding.kind not in allowed:
+            raise ValueError(
+                f"{what}: {finding.where}: {finding.kind}: {finding.what}; kdep data check lists all defects"
+            )

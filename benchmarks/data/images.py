@@ -1,9 +1,8 @@
-"""Labelled images of a data set's classification layouts, and their division into train, val and test."""
+"""Open labelled images and divide them into train, val and test."""
 
 import dataclasses
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.decode import UNREADABLE
-from kdep.data.sources import SUFFIXES, Files, Names, Pack, Source, torchvision_split
+from kdep.data.sources import Files, Names, Pack, Source
 from kdep.files import write_atomically
-from kdep_benchmarks.data.cards import Dataset, check_classes, class_folders
+from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
 from kdep_benchmarks.data.huggingface import Rows
+from kdep_benchmarks.data.readers.classification import TorchvisionSplit, read_labelled
 
 SELECT_SHARE = 0.2
 
@@ -82,28 +82,6 @@ class Labelled:
         if not known.is_file():
             write_atomically(known, lambda part: part.write_text(self.fingerprint))
         return known.read_text()
-
-
-class TorchvisionSplit:
-    """Images of an opened torchvision data set."""
-
-    def __init__(self, images: Any, name: str) -> None:
-        self.images = images
-        self.names = [f"{name}:{index}" for index in range(len(images))]
-
-    def read(self, index: int) -> Image.Image:
-        """Decode image `index` to RGB."""
-        return self.images[index][0].convert("RGB")
-
-    @property
-    def files(self) -> list[Path] | None:
-        """The images' files in order, under any name that torchvision's classes have for them; None without files."""
-        for name in ("_image_files", "_images", "samples", "_samples"):
-            entries = getattr(self.images, name, ())
-            paths = [entry[0] if isinstance(entry, tuple | list) else entry for entry in entries]
-            if len(paths) == len(self.names) and all(isinstance(path, str | Path) for path in paths):
-                return [Path(path).absolute() for path in paths]
-        return None
 
 
 class Joined:
@@ -173,14 +151,14 @@ def open_splits(dataset: Dataset, *, seed: int) -> Splits:
         ValueError: one class only, splits of different classes, a class without images, or a file that is not there.
     """
     pool, test = open_split(dataset, "train"), open_split(dataset, "test")
-    check_classes(dataset, pool.classes, test.classes, "test")
+    refuse_other_classes(dataset, pool.classes, test.classes, "test")
     if "val" not in dataset.files:
         train, val = hold_out(pool.labels, seed=seed)
         if not len(val):
             raise ValueError(f"data set {dataset.name}: one image per class in train; choosing settings needs two")
         return Splits(pool, train, val, test)
     val = open_split(dataset, "val")
-    check_classes(dataset, pool.classes, val.classes, "val")
+    refuse_other_classes(dataset, pool.classes, val.classes, "val")
     labels = np.concatenate([pool.labels, val.labels])
     joined = Labelled(Joined(pool.source, val.source), labels, pool.classes, pool.where)
     positions = np.arange(len(joined))
@@ -202,87 +180,13 @@ def hold_out(labels: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_split(dataset: Dataset, role: str) -> Labelled:
-    """Open the images of one role: train, val or test."""
-    return LAYOUTS[dataset.layout](dataset, dataset.files[role])
+    """Open the images of one role: train, val or test.
 
-
-def _open_folders(dataset: Dataset, files: str) -> Labelled:
-    """Class folders, sorted by name; images anywhere below them."""
-    root, classes = dataset.root / files, class_folders(dataset, files)
-    names: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(images_below(root / name))
-        names += [str(path.relative_to(root)) for path in found]
-        labels += [label] * len(found)
-    _check_named(dataset, classes)
-    return Labelled(Files(root, names), labels, classes, str(root))
-
-
-def images_below(folder: Path) -> Iterator[Path]:
-    """Image files anywhere below a folder, links followed."""
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(parent) / name for name in names if Path(name).suffix.lower() in SUFFIXES)
-
-
-def _open_pack(dataset: Dataset, files: str) -> Labelled:
-    file, _, split = files.rpartition(":")
-    path = dataset.root / file
-    if not path.is_file():
-        raise ValueError(f"data set {dataset.name}: {path} is not there; an npz split is written FILE.npz:SPLIT")
-    pack = Pack(path, split)
-    if pack.labels is None:
-        raise ValueError(f"data set {dataset.name}: {path} has no {split}_labels")
-    classes = pack.classes or tuple(str(label) for label in range(int(pack.labels.max()) + 1))
-    if not dataset.classes or not pack.classes:
-        classes = dataset.classes or classes
-    else:
-        _check_named(dataset, classes)
-    return Labelled(pack, pack.labels, classes, f"{path}:{split}")
-
-
-def _open_torchvision(dataset: Dataset, files: str) -> Labelled:
-    name, _, split = files.partition(":")
-    images = torchvision_images(name, split, dataset.root)
-    labels = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
-    if labels is None and (samples := getattr(images, "_samples", None)):
-        labels = [int(sample[1]) for sample in samples]  # pairs of image and label, not decoded
-    if labels is None:
-        labels = [int(images[index][1]) for index in range(len(images))]
-    labels = np.asarray(labels, dtype=np.int64)
-    classes = getattr(images, "classes", None) or [str(label) for label in range(int(labels.max()) + 1)]
-    return Labelled(TorchvisionSplit(images, files), labels, [str(label) for label in classes], f"torchvision {files}")
-
-
-def torchvision_images(name: str, split: str, root: Path) -> Any:
-    """Open (or download) one split of a torchvision set, an indexable of (image, label)."""
-    if split in ("train", "test"):
-        return torchvision_split(name, root, train=split == "train")
-    import torchvision
-
-    if split != "val" or not hasattr(torchvision.datasets, name):
-        raise ValueError(f"torchvision:{name}:{split}: a split is CLASS:train, CLASS:val or CLASS:test")
-    try:
-        return getattr(torchvision.datasets, name)(root, split=split, download=True)
-    except (TypeError, OSError, RuntimeError) as error:
-        raise ValueError(f"torchvision:{name}:{split}: not in {root} and not downloadable ({error})") from error
-
-
-def _open_huggingface(dataset: Dataset, files: str) -> Labelled:
-    rows = Rows(dataset.root, files, dataset.files)
-    _check_named(dataset, rows.classes)
-    return Labelled(rows, rows.labels, rows.classes, f"huggingface {files}")
-
-
-def _check_named(dataset: Dataset, found: Sequence[str]) -> None:
-    if dataset.classes and set(dataset.classes) != set(found):
-        odd = sorted(set(dataset.classes) ^ set(found))
+    Raises:
+        ValueError: a file is missing, or labels and classes do not fit each other or those that the data set names.
+    """
+    found = read_labelled(dataset, role)
+    if dataset.classes and set(dataset.classes) != set(found.classes):
+        odd = sorted(set(dataset.classes) ^ set(found.classes))
         raise ValueError(f"data set {dataset.name}: classes named and classes found differ in {', '.join(odd[:5])}")
-
-
-LAYOUTS = {
-    "imagefolder": _open_folders,
-    "npz": _open_pack,
-    "torchvision": _open_torchvision,
-    "huggingface": _open_huggingface,
-}
+    return Labelled(*found)

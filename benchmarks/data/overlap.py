@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from kdep_benchmarks.results import CheckpointCard, Result, write_text
 
 if TYPE_CHECKING:
-    from kdep.data.sources import Source
+    from kdep_benchmarks.data.check import Use
     from kdep_benchmarks.data.pictures import Look, Picture
-    from kdep_benchmarks.tasks.task import Task
 
 FORMAT = 1
 EXACT = ("bytes", "pixels")
@@ -75,7 +74,7 @@ class Overlap:
 
 
 def find_overlap(
-    spec: str, tasks: Sequence["Task"], *, root: Path | None = None, checkpoints: Sequence[str] = (), show: bool = False
+    spec: str, tasks: Sequence["Use"], *, root: Path | None = None, checkpoints: Sequence[str] = (), show: bool = False
 ) -> Overlap:
     """Look for the images of a pretraining source in the test splits of tasks.
 
@@ -92,9 +91,10 @@ def find_overlap(
     from kdep.data.sources import open_source
     from kdep_benchmarks.data.cards import absent, fingerprint
     from kdep_benchmarks.data.pictures import look_at
+    from kdep_benchmarks.data.readers.classification import pictures_of
 
     source = open_source(spec, root=root)
-    pictures = list(pictures_of(source))
+    pictures = pictures_of(source, full_paths=False)
     looks = look_at(pictures, "pretraining images", show=show)
     sets, missing = {}, {}
     for task in tasks:
@@ -104,7 +104,7 @@ def find_overlap(
             continue
         known = fingerprint(dataset)
         if known not in sets:
-            theirs = test_pictures(task, show=show)
+            theirs = test_pictures(task)
             matches = tuple(find(pictures, looks, theirs, look_at(theirs, f"{dataset.name} test", show=show)))
             sets[known] = SetOverlap(dataset.name, known, len(theirs), matches)
     unreadable = sum(look.problem is not None for look in looks)
@@ -136,41 +136,25 @@ def find(
             yield Match(theirs.where, ours.where, "pixels" if _same_pixels(ours, theirs) else "look")
 
 
-def pictures_of(source: "Source") -> Iterator["Picture"]:
-    """The images of a source, files as their bytes, so that equal files are told from pictures that look alike."""
-    from functools import partial
-
-    from kdep.data.sources import Files
-    from kdep_benchmarks.data.pictures import Picture, of_file
-
-    for index, name in enumerate(source.names):
-        yield (
-            of_file(source.root / name, name)
-            if isinstance(source, Files)
-            else Picture(name, partial(source.read, index))
-        )
-
-
-def test_pictures(task: "Task", *, show: bool) -> list["Picture"]:
+def test_pictures(use: "Use") -> list["Picture"]:
     """The images that a task is scored on.
 
     Raises:
-        ValueError: the split does not open.
+        ValueError: the split does not open, or has no images.
     """
-    from kdep_benchmarks.data import boxes as data_boxes
-    from kdep_benchmarks.data import labels as data_labels
-    from kdep_benchmarks.data import masks as data_masks
+    from kdep_benchmarks.data.pictures import of_file
+    from kdep_benchmarks.data.readers.boxes import read_boxes
+    from kdep_benchmarks.data.readers.classification import pictures_of, read_labelled
+    from kdep_benchmarks.data.readers.masks import read_masks
 
-    dataset = task.dataset
-    if task.family == "classification":
-        return data_labels.LAYOUTS[dataset.layout](dataset, dataset.files["test"]).pictures
-    if task.family == "segmentation":
-        pictures, findings = data_masks.read(dataset, "test", show=show)
+    if use.family == "classification":
+        pictures = pictures_of(read_labelled(use.dataset, "test", download=False).source)
+    elif use.family == "segmentation":
+        pictures = [of_file(pair.image) for pair in read_masks(use.dataset, "test").pairs]
     else:
-        read = data_boxes.read(dataset, "test")
-        pictures, findings = read.pictures, read.findings
+        pictures = [of_file(image.path) for image in read_boxes(use.dataset, "test").images]
     if not pictures:
-        raise ValueError(f"{task.name}: test split has no images: {findings[0].what if findings else 'empty'}")
+        raise ValueError(f"{use.name}: the test split of {use.dataset.name} has no images")
     return pictures
 
 

@@ -101,3 +101,12 @@ def unreadable(pictures: Sequence[Picture], looks: Sequence[Look]) -> list[Findi
         for picture, look in zip(pictures, looks, strict=True)
         if look.problem is not None
     ]
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height from the file's header; None where there is no header to read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except UNREADABLE:
+        return None

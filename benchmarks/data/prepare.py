@@ -23,8 +23,8 @@ from kdep_benchmarks.data.archives import (
     without_first,
 )
 from kdep_benchmarks.data.cards import CARDS, absent, known
-from kdep_benchmarks.data.masks import FULL_ADE20K, full_ade20k
 from kdep_benchmarks.data.masks_made import voc_mask, write_train_ids
+from kdep_benchmarks.data.readers.masks import FULL_ADE20K, full_ade20k
 
 PER_CLASS = 60  # training images of each class of Caltech-256, as in the paper's code
 CALTECH256 = Archive(

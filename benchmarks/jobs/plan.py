@@ -75,7 +75,7 @@ def look_up(dataset: datasets.Dataset) -> Found:
     reason = datasets.absent(dataset)
     if reason is not None:
         return Found(None, None, reason)
-    datasets.check_class_folders(dataset)
+    datasets.refuse_bad_splits(dataset)
     stamp = data_stamp(dataset)  # first: what changes while the fingerprint is taken must not go unseen
     return Found(datasets.fingerprint(dataset), stamp)
 

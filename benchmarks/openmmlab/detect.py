@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab.backbones import channels
-from kdep_benchmarks.openmmlab.boxes import Split, class_names, write_split
+from kdep_benchmarks.openmmlab.boxes import Split, write_split
 from kdep_benchmarks.openmmlab.looks import draw_boxes
 from kdep_benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
 from kdep_benchmarks.openmmlab.sheets import ROWS

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdep_benchmarks.openmmlab.masks import IGNORED
+from kdep_benchmarks.data.readers.masks import IGNORED
 from kdep_benchmarks.openmmlab.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
 
 LOG = logging.getLogger(__name__)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.data.readers.masks import IGNORED, label_names
 from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.looks import draw_masks
-from kdep_benchmarks.openmmlab.masks import IGNORED, image_pairs, label_names, split_configs
+from kdep_benchmarks.openmmlab.masks import open_masks, split_configs
 from kdep_benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
 from kdep_benchmarks.openmmlab.sheets import ROWS
 from kdep_benchmarks.results import Outcome
@@ -32,10 +33,10 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
         LoadError: the student's weights do not fill the backbone exactly.
     """
     cell = Cell(checkpoint, task, read_settings(Segment, task), seed, work_dir, device)
-    test = split_configs(task.dataset, "test")
+    test = open_masks(task.dataset, "test")
     trained = train(train_config(cell), cell)
-    areas, scored = class_areas(trained.model, _joined(test, test_transforms(cell.settings)), cell)
-    check_count(scored, sum(len(image_pairs(part)) for part in test), task)
+    areas, scored = class_areas(trained.model, _joined(split_configs(test), test_transforms(cell.settings)), cell)
+    check_count(scored, len(test), task)
     counts = {"train": trained.train_images, "test": scored}
     return Outcome(mean_iou(areas), counts, curves=trained.curves, load=trained.load, cost=trained.cost)
 
@@ -45,7 +46,7 @@ def train_config(cell: Cell) -> "Config":
     config = read_config(cell, toolbox="mmseg")
     _set_model(config, cell)
     _set_schedule(config, cell.settings)
-    train = split_configs(cell.task.dataset, "train")
+    train = split_configs(open_masks(cell.task.dataset, "train"))
     config.train_dataloader = loader(_joined(train, train_transforms(cell.settings)), cell.settings, train=True)
     return config
 

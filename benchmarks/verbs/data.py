@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from kdep.data.root import data_root
 
 if TYPE_CHECKING:
-    from kdep_benchmarks.data.check import Report
+    from kdep_benchmarks.data.check import Report, Subject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,14 +87,35 @@ def _ls(args: argparse.Namespace) -> int:
     return 0
 
 
+def subjects(name: str, data_root: Path) -> "list[Subject]":
+    """Data sets meant by a name: a known one, SUITE.yaml (all of its own), or SUITE.yaml:NAME, a set or a task in it.
+
+    Raises:
+        ValueError: no such set, task or suite.
+    """
+    from kdep_benchmarks.data.check import known_subject, subjects_of
+    from kdep_benchmarks.tasks.task import load_suite
+
+    named = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", name)
+    if named is None:
+        return [known_subject(name, data_root)]
+    suite, part = named.groups()
+    tasks = load_suite(suite, data_root)
+    chosen = [task for task in tasks if part in (None, task.name, task.dataset.name)]
+    if not chosen:
+        there = dict.fromkeys(name for task in tasks for name in (task.dataset.name, task.name))
+        raise ValueError(f"{suite}: no data set or task {part!r}; there are {', '.join(there)}")
+    return subjects_of(chosen, data_root)
+
+
 def _check(args: argparse.Namespace) -> int:
     from kdep_benchmarks.data.cards import absent, fingerprint
-    from kdep_benchmarks.data.check import check, subjects
+    from kdep_benchmarks.data.check import check_dataset
     from kdep_benchmarks.data.findings import lines
 
     reports = []
     for subject in subjects(args.name, args.data_root):
-        report = check(subject, show=sys.stderr.isatty())
+        report = check_dataset(subject, show=sys.stderr.isatty())
         reports.append(report)
         seen = ", ".join(f"{count:,} {role}" for role, count in report.images.items()) or "no images"
         verdict = f"{report.defects} defects" if report.defects else "no defects"

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from kdep_benchmarks.openmmlab.boxes import class_names, write_split
+from kdep_benchmarks.data.readers.boxes import class_names
+from kdep_benchmarks.data.readers.masks import IGNORED, MaskSplit, label_names
+from kdep_benchmarks.openmmlab.boxes import write_split
 from kdep_benchmarks.openmmlab.detect import average_precision, detections, test_dataset
 from kdep_benchmarks.openmmlab.detect import train_config as detector_config
-from kdep_benchmarks.openmmlab.masks import IGNORED, image_pairs, label_names, split_configs
+from kdep_benchmarks.openmmlab.masks import open_masks, split_configs
 from kdep_benchmarks.openmmlab.runner import Cell, check_count, train
 from kdep_benchmarks.openmmlab.segment import class_areas, mean_iou, test_transforms
 from kdep_benchmarks.openmmlab.segment import train_config as segmenter_config
@@ -49,8 +51,8 @@ class Answers(torch.nn.Module):
 
 def compare_masks(cell: Cell) -> dict[str, Scores]:
     """Score a barely trained network, and the truth disturbed: predictions -> whose metric -> scores in percent."""
-    parts = split_configs(cell.task.dataset, "test")
-    datasets = [{**part, "pipeline": test_transforms(cell.settings)} for part in parts]
+    split = open_masks(cell.task.dataset, "test")
+    datasets = [{**part, "pipeline": test_transforms(cell.settings)} for part in split_configs(split)]
     dataset = datasets[0] if len(datasets) == 1 else {"type": "ConcatDataset", "datasets": datasets}
     model, draw, classes = _trained(segmenter_config(cell), cell), _generator(), len(label_names(cell.task.dataset))
     found = {}
@@ -60,11 +62,11 @@ def compare_masks(cell: Cell) -> dict[str, Scores]:
     ):
         answers = Answers(answer)
         areas, scored = class_areas(answers, dataset, cell)
-        check_count(scored, sum(len(image_pairs(part)) for part in parts), cell.task)
+        check_count(scored, len(split), cell.task)
         found[name] = {
             "kdep": mean_iou(areas),
             "mmseg": mmseg_scores(answers.samples, label_names(cell.task.dataset)),
-            "confusion_matrix": confusion_scores(answers.samples, parts, classes),
+            "confusion_matrix": confusion_scores(answers.samples, split, classes),
         }
     return found
 
@@ -102,16 +104,15 @@ def mmseg_scores(samples: list[Any], names: tuple[str, ...]) -> dict[str, float]
     return {name: float(found[name]) for name in ("mIoU", "aAcc", "mAcc")}
 
 
-def confusion_scores(samples: list[Any], parts: list[dict[str, Any]], classes: int) -> dict[str, float]:
+def confusion_scores(samples: list[Any], split: MaskSplit, classes: int) -> dict[str, float]:
     """By a matrix (true, predicted) of pixels, the truth read from the mask files."""
-    masks = {str(image): (mask, part.get("reduce_zero_label")) for part in parts for image, mask in image_pairs(part)}
+    masks = {str(pair.image): pair.mask for pair in split.pairs}
     counts = np.zeros((classes, classes), np.int64)
     for sample in samples:
-        path, from_one = masks[sample.img_path]
-        with Image.open(path) as image:
+        with Image.open(masks[sample.img_path]) as image:
             truth = np.array(image, np.int64)
         predicted = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-        if from_one:  # 0 is unlabelled, the first class is 1
+        if split.zero_is_unlabelled:  # 0 is unlabelled, the first class is 1
             truth = np.where(truth == 0, IGNORED, truth - 1)
         known = truth != IGNORED
         np.add.at(counts, (truth[known], predicted[known]), 1)

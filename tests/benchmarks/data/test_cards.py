@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdep_benchmarks.data.cards import CARDS, Dataset, absent, fingerprint, known
+from kdep_benchmarks.data.cards import CARDS, Dataset, absent, fingerprint, known, refuse_bad_splits
 from kdep_benchmarks.tasks.task import load_task
 from tests.conftest import draw
 from tests.helpers import toolbox_trees as trees
@@ -103,3 +103,23 @@ def test_a_voc_tree_without_its_images_or_masks_is_absent(tmp_path):
     assert absent(dataset) == f"{year / 'SegmentationClass'} is not there"
     shutil.rmtree(year / "JPEGImages")
     assert absent(dataset) == f"{year / 'JPEGImages'} is not there"
+
+
+@pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("imagefolder", {"train": "train", "test": "./train"}),
+        ("npz", {"train": "a.npz:train", "test": "a.npz:test", "val": "a.npz:train"}),
+        ("voc", {"train": "Main/a.txt,Main/b.txt", "test": "Main/b.txt, Main/a.txt"}),
+        ("ade20k", {"train_images": "i", "train_masks": "m", "test_images": "i", "test_masks": "n"}),
+    ],
+)
+def test_a_split_that_is_the_train_split_is_refused(tmp_path, layout, files):
+    with pytest.raises(ValueError, match="data set zoo: (test|val|test_images) and train are both"):
+        refuse_bad_splits(Dataset("zoo", layout, tmp_path, files))
+
+
+def test_every_card_has_splits_of_its_own(tmp_path):
+    for name, card in CARDS.items():
+        if card.layout != "imagefolder":  # whose folders are looked into
+            refuse_bad_splits(known(name, tmp_path))

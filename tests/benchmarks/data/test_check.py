@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from PIL import Image
 
 from kdep import cli
 from kdep_benchmarks.data.cards import CARDS, Card, Dataset
-from kdep_benchmarks.data.check import Subject, check, family_of, subjects
+from kdep_benchmarks.data.check import Subject, check_dataset, family_of
 from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, overlap
 from kdep_benchmarks.data.findings import Finding, lines
 from kdep_benchmarks.data.images import open_splits
 from kdep_benchmarks.data.pictures import appearance, look_at, of_file
+from kdep_benchmarks.openmmlab.boxes import write_split
+from kdep_benchmarks.openmmlab.masks import open_masks
+from kdep_benchmarks.verbs.data import subjects
 from tests.conftest import draw
 from tests.helpers import toolbox_trees as trees
 
@@ -38,23 +42,6 @@ def folders(root):
     return Dataset("zoo", "imagefolder", root, {"train": "train", "test": "test"})
 
 
-def voc(root):
-    """A tree of boxes and masks without a mistake: the objects that should not be there are taken out."""
-    dataset = trees.voc(root)
-    path = root / "VOC2012" / "Annotations" / "test_4.xml"
-    path.write_text(f"<annotation>{''.join(trees.xml_object(*box) for box in trees.picture(4)[2])}</annotation>")
-    return dataset
-
-
-def coco(root):
-    """A tree without a mistake: the box without area is taken out."""
-    dataset = trees.coco(root)
-    for role in trees.COUNTS:
-        with rewritten(root / f"{role}.json") as content:
-            content["annotations"] = [item for item in content["annotations"] if min(item["bbox"][2:]) > 0]
-    return dataset
-
-
 class rewritten:  # noqa: N801  reads as a verb
     """Change a json in place."""
 
@@ -68,11 +55,17 @@ class rewritten:  # noqa: N801  reads as a verb
         self.path.write_text(json.dumps(self.content))
 
 
-CLEAN = {"folders": folders, "voc": voc, "coco": coco, "ade20k": trees.ade20k, "voc masks": voc}
+CLEAN = {
+    "folders": folders,
+    "voc": trees.voc,
+    "coco": trees.coco,
+    "ade20k": trees.ade20k,
+    "voc masks": trees.voc,
+}
 
 
 def looked_over(dataset, *, family=None, card=None):
-    return check(Subject(dataset, family or family_of(dataset), card))
+    return check_dataset(Subject(dataset, family or family_of(dataset), card))
 
 
 def defects(dataset, **options):
@@ -322,7 +315,7 @@ def test_pictures_with_equal_hashes_that_differ_are_not_called_alike(tmp_path):
 
 
 def test_crowds_and_images_without_boxes_are_notes(tmp_path):
-    dataset = coco(tmp_path)
+    dataset = trees.coco(tmp_path)
     with rewritten(tmp_path / "test.json") as content:
         content["annotations"][0]["iscrowd"] = 1
         content["annotations"] = [item for item in content["annotations"] if item["image_id"] != 6]
@@ -333,7 +326,7 @@ def test_crowds_and_images_without_boxes_are_notes(tmp_path):
 
 @pytest.mark.parametrize("role", ["train", "test"])
 def test_without_named_classes_the_splits_categories_are_compared(tmp_path, role):
-    dataset = dataclasses.replace(coco(tmp_path), classes=())
+    dataset = dataclasses.replace(trees.coco(tmp_path), classes=())
     assert defects(dataset) == []
     with rewritten(tmp_path / f"{role}.json") as content:
         content["categories"].append({"id": 50, "name": "blue"})
@@ -343,7 +336,7 @@ def test_without_named_classes_the_splits_categories_are_compared(tmp_path, role
 
 
 def test_a_class_that_only_crowds_have_is_empty(tmp_path):
-    dataset = coco(tmp_path)
+    dataset = trees.coco(tmp_path)
     with rewritten(tmp_path / "train.json") as content:
         for item in content["annotations"]:
             item["iscrowd"] = int(item["category_id"] == 3)
@@ -369,20 +362,21 @@ def test_the_full_ade20k_is_refused_with_a_sentence(tmp_path):
 
 
 def test_a_json_that_does_not_parse_is_told_by_its_line(tmp_path):
-    dataset = coco(tmp_path)
+    dataset = trees.coco(tmp_path)
     (tmp_path / "test.json").write_text('{"images": [],\n "annotations": [,]}')
-    assert ("json cannot be read", f"{tmp_path / 'test.json'}, line 2") in defects(dataset)
+    (found,) = [finding for finding in looked_over(dataset).findings if finding.defect]
+    assert found.kind == "split does not open" and f"{tmp_path / 'test.json'}, line 2: not JSON" in found.what
 
 
 def test_an_absent_set_is_one_defect_that_says_how_to_get_it(tmp_path):
-    report = check(subjects("cub200", tmp_path)[0])
+    report = check_dataset(subjects("cub200", tmp_path)[0])
     assert [f.kind for f in report.findings] == ["not there"] and "data.caltech.edu" in report.findings[0].what
 
 
 def test_an_empty_torchvision_folder_is_a_defect_and_nothing_is_downloaded(tmp_path):
     (tmp_path / "cifar10").mkdir()
-    report = check(subjects("cifar10", tmp_path)[0])
-    assert "torchvision finds no complete CIFAR10" in report.findings[0].what
+    report = check_dataset(subjects("cifar10", tmp_path)[0])
+    assert "torchvision CIFAR10:train: not complete in" in report.findings[0].what
     assert list((tmp_path / "cifar10").iterdir()) == []
 
 
@@ -493,7 +487,7 @@ def test_own_trees_of_boxes_and_masks_are_described_in_a_suite_file(tmp_path, ki
     content = {"tasks": [{"name": f"mine-{task}", "kind": task, "dataset": dataset}]}
     (tmp_path / "mine.yaml").write_text(json.dumps(content))  # which is YAML too
     (subject,) = subjects(str(tmp_path / "mine.yaml"), tmp_path)
-    report = check(subject)
+    report = check_dataset(subject)
     assert subject.family == {"detect": "detection", "segment": "segmentation"}[task]
     assert (report.defects, report.images) == (0, trees.COUNTS)
 
@@ -557,7 +551,7 @@ def test_a_hugging_face_set_is_read_like_the_folders_it_is_made_of(hub, saved):
     assert splits.pool.labels.tolist() == plain.pool.labels.tolist()
     assert splits.test.read(4).tobytes() == plain.score.read(4).tobytes()
     assert splits.pool.fingerprint == plain.pool.fingerprint  # of the files' bytes
-    assert check(subject).defects == 0 and check(subject).images == {"train": 18, "test": 6}
+    assert check_dataset(subject).defects == 0 and check_dataset(subject).images == {"train": 18, "test": 6}
 
 
 def test_a_split_below_the_root_is_named_with_its_folder_and_columns_can_be_named(hub):
@@ -602,31 +596,61 @@ def test_defects_of_a_hugging_face_set_are_found(hub):
     assert defects(dataset) == [*expected, ("image cannot be read", "train:4")]
 
 
-# Training bears what a check calls a defect or a note.
+# Training refuses what a check calls a defect, and accepts what it calls a note.
+
+
+@pytest.mark.openmmlab
+@pytest.mark.parametrize(
+    ("kind", "plant"), [(kind, plant) for kind, plant in PLANTED if kind in ("coco", "voc", "ade20k")]
+)
+def test_a_training_refuses_the_defects_of_boxes_and_masks_in_the_words_of_the_check(tmp_path, kind, plant):
+    dataset = CLEAN[kind](tmp_path)
+    what, where = plant(tmp_path)
+    if plant in (image_of_another_size, category_of_a_split):  # json alone, and one split alone, do not show these
+        return
+    with pytest.raises(ValueError, match=f"{re.escape(where)}: {what}: .*; kdep data check lists all defects"):
+        for role in ("train", "test"):
+            if kind == "ade20k":
+                open_masks(dataset, role)
+            else:
+                write_split(dataset, role, trees.CLASSES, tmp_path / f"{role}.json")
+
+
+def test_a_box_without_area_in_a_thousand_is_left_out_and_is_a_note(tmp_path):
+    dataset = trees.coco(tmp_path)
+    with rewritten(tmp_path / "train.json") as content:
+        first = content["annotations"][0]
+        content["annotations"] += [{**first, "id": 100 + number} for number in range(999)]
+        content["annotations"].append({**first, "id": 99, "bbox": [5, 5, 0, 9]})
+    assert defects(dataset) == []
+    split = write_split(dataset, "train", trees.CLASSES, tmp_path / "written.json")
+    assert split.boxes == 8 + 999 and split.left_out == {"boxes_without_area": 1}
+
+
+def test_a_split_without_a_box_is_a_defect_and_is_refused(tmp_path):
+    dataset = trees.coco(tmp_path)
+    with rewritten(tmp_path / "test.json") as content:
+        content["annotations"] = []
+    assert defects(dataset) == [("no box", "test test.json")]
+    with pytest.raises(ValueError, match="test split: test test.json: no box: the split has no box of red, green"):
+        write_split(dataset, "test", trees.CLASSES, tmp_path / "written.json")
 
 
 @pytest.mark.openmmlab
 @pytest.mark.parametrize("config", ["detect_faster_rcnn", "detect_retinanet"])
 def test_images_without_a_usable_box_do_not_stop_detection_training(tmp_path, config):
-    """In train: only a box without area, only a crowd, only a box that lies outside; one image is as it should be."""
+    """In train one image has no box and two have only crowds; one is as it should be."""
     from kdep_benchmarks.openmmlab import detect
 
-    dataset = coco(tmp_path / "data")
-    only = {1: {"bbox": [5, 5, 0, 9]}, 2: {"iscrowd": 1}, 3: {"bbox": [200, 200, 9, 9]}}
+    dataset = trees.coco(tmp_path / "data")
     with rewritten(tmp_path / "data" / "train.json") as content:
-        content["annotations"] = [
-            {**item, **only.get(item["image_id"], {})}
-            for item in content["annotations"]
-            if item["image_id"] not in only or item["category_id"] == 7
-        ]
-    with rewritten(tmp_path / "data" / "test.json") as content:
-        content["annotations"] = [item for item in content["annotations"] if item["image_id"] != 6]
-    kinds = [kind for kind, _ in defects(dataset)]
-    assert kinds == ["box without area", "box outside its image"]
+        boxes = [item for item in content["annotations"] if item["image_id"] != 1]
+        content["annotations"] = [{**item, "iscrowd": int(item["image_id"] in (2, 3))} for item in boxes]
+    assert defects(dataset) == []
     task = trees.task("detect", dataset, config, iterations=3, batch_size=1)
     outcome = detect.run_detect(
         trees.student("test_resnet"), task, seed=0, work_dir=tmp_path / "work", device=trees.CPU
     )
-    # The image of the box without area is left out; the two others reach the network with nothing to find.
+    # The image without a box is left out; those with crowds reach the network with nothing to find.
     assert outcome.counts == {"train": 3, "test": 3} and outcome.curves["iteration"] == [1, 2, 3]
     assert np.isfinite(outcome.curves["loss"]).all()

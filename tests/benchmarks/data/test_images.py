@@ -8,7 +8,8 @@ from PIL import Image
 
 import kdep_benchmarks.data.images
 from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.data.images import hold_out, open_split, open_splits, torchvision_images
+from kdep_benchmarks.data.images import hold_out, open_split, open_splits
+from kdep_benchmarks.data.readers.classification import TorchvisionSplit, open_torchvision
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -188,7 +189,7 @@ def test_torchvision_sets_are_read_by_split(tmp_path):
         sizes = b"".join(n.to_bytes(4, "big") for n in (2, 28, 28))
         (folder / f"{name}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + pixels.tobytes())
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + bytes([1, 0]))
-    source = torchvision_images("MNIST", "test", tmp_path)
+    source = open_torchvision("MNIST", "test", tmp_path)
     assert np.array_equal(np.asarray(source[1][0]), draw[1, 1])
 
 
@@ -231,9 +232,9 @@ def test_files_of_torchvisions_classes_go_by_several_names(tmp_path, name, pairs
 
     images = Images(paths)
     setattr(images, name, [(path, 0) for path in paths] if pairs else paths)
-    assert kdep_benchmarks.data.images.TorchvisionSplit(images, "x").files == [tmp_path / "0.jpg", tmp_path / "1.jpg"]
+    assert TorchvisionSplit(images, "x").files == [tmp_path / "0.jpg", tmp_path / "1.jpg"]
     setattr(images, name, [(np.zeros(1), 0), (np.zeros(1), 1)])  # as FER2013, which is in memory
-    assert kdep_benchmarks.data.images.TorchvisionSplit(images, "x").files is None
+    assert TorchvisionSplit(images, "x").files is None
 
 
 def test_an_unknown_split_of_a_torchvision_set_is_refused(tmp_path):

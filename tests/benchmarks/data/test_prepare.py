@@ -19,9 +19,10 @@ from kdep_benchmarks.data import archives as data_archives
 from kdep_benchmarks.data import prepare as data_prepare
 from kdep_benchmarks.data.archives import Archive, NotPrepared, build, download, md5_of, obtain, unpack
 from kdep_benchmarks.data.cards import CARDS, VOC_CLASSES, absent, known
-from kdep_benchmarks.data.check import check, subjects
+from kdep_benchmarks.data.check import check_dataset
 from kdep_benchmarks.data.masks_made import train_ids
 from kdep_benchmarks.data.prepare import prepare
+from kdep_benchmarks.verbs.data import subjects
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +134,7 @@ def test_cub200_is_divided_as_its_owner_says_and_check_then_counts_it(tmp_path, 
     assert cli.main(["data", "prepare", "cub200", "--data-root", str(tmp_path)]) == 0
     assert f"next: kdep data check cub200 --data-root {tmp_path}" in capsys.readouterr().out
     assert names_below(tmp_path / "cub200") == CUB_SORTED
-    report = check(subjects("cub200", tmp_path)[0])
+    report = check_dataset(subjects("cub200", tmp_path)[0])
     assert [f.what for f in report.findings if f.defect] == ["2, expected 200", "2, expected 5994", "2, expected 5794"]
 
 
@@ -148,7 +149,7 @@ def test_dtd_is_opened_by_torchvision_from_an_archive_placed_by_hand(tmp_path, m
         prepare("dtd", tmp_path)
     monkeypatch.setattr(torchvision.datasets.DTD, "_MD5", md5_of(path))
     prepare("dtd", tmp_path)
-    assert check(subjects("dtd", tmp_path)[0]).images == {"train": 2, "val": 2, "test": 2}
+    assert check_dataset(subjects("dtd", tmp_path)[0]).images == {"train": 2, "val": 2, "test": 2}
     assert path.is_file() and not (tmp_path / "dtd" / "dtd" / path.name).exists()
 
 
@@ -222,7 +223,7 @@ def sbd(root):
 def test_voc2012_is_unpacked_to_its_year(tmp_path):
     voc2012(tmp_path)
     prepare("voc2012", tmp_path)
-    assert check(subjects("voc2012", tmp_path)[0]).images == {"train": 2, "test": 2}
+    assert check_dataset(subjects("voc2012", tmp_path)[0]).images == {"train": 2, "test": 2}
 
 
 def test_the_augmented_masks_are_sbds_less_vocs_val_and_vocs_own_for_its_train(tmp_path):
@@ -233,7 +234,7 @@ def test_the_augmented_masks_are_sbds_less_vocs_val_and_vocs_own_for_its_train(t
     assert listed == [*FIT, "2008_000002", "2008_000003"]
     values = {name: np.unique(Image.open(year / "SegmentationClassAug" / f"{name}.png")).tolist() for name in listed}
     assert values == {**dict.fromkeys(FIT, [0, 15, 255]), **dict.fromkeys(listed[2:], [0, 7])}
-    report = check(subjects("voc2012aug", tmp_path)[0])
+    report = check_dataset(subjects("voc2012aug", tmp_path)[0])
     assert report.images == {"train": 4, "test": 2}
     kinds = {f.kind for f in report.findings if f.defect}
     assert kinds == {"empty class", "wrong count"}  # 20 classes are not in 4 masks
@@ -241,13 +242,13 @@ def test_the_augmented_masks_are_sbds_less_vocs_val_and_vocs_own_for_its_train(t
 
 def test_what_is_missing_of_the_augmented_masks_is_named_with_its_place(tmp_path):
     place = "VOCdevkit/VOC2012/SegmentationClassAug"
-    (finding,) = check(subjects("voc2012aug", tmp_path)[0]).findings
+    (finding,) = check_dataset(subjects("voc2012aug", tmp_path)[0]).findings
     assert "trainaug.txt is not there" in str(finding) and f"whose masks go to {place})" in str(finding)
     voc2012(tmp_path)
     with pytest.raises(NotPrepared, match=f"benchmark.tgz cannot be downloaded.*place it at {tmp_path}/benchmark.tgz"):
         prepare("voc2012aug", tmp_path)
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt").touch()
-    (finding,) = check(subjects("voc2012aug", tmp_path)[0]).findings
+    (finding,) = check_dataset(subjects("voc2012aug", tmp_path)[0]).findings
     assert f"{tmp_path / place} is not there; get it: kdep data prepare voc2012aug" in str(finding)
 
 
@@ -282,7 +283,7 @@ def ade20k(root, top="ADEChallengeData2016"):
 def test_ade20k_is_unpacked_to_where_its_card_looks(tmp_path):
     ade20k(tmp_path)
     prepare("ade20k", tmp_path)
-    found = check(subjects("ade20k", tmp_path)[0])
+    found = check_dataset(subjects("ade20k", tmp_path)[0])
     assert found.images == {"train": 2, "test": 2}
     assert {f.kind for f in found.findings} == {"wrong count"}  # of images; both classes have pixels
 
@@ -322,7 +323,7 @@ def test_cityscapes_masks_are_given_the_numbers_that_are_scored(tmp_path):
     made = np.asarray(Image.open(masks / "val/aachen/aachen_000001_000019_gtFine_labelTrainIds.png"))
     assert made.ravel()[:5].tolist() == [255, 0, 2, 13, 18]
     assert not (masks / "test").exists()
-    report = check(subjects("cityscapes", tmp_path)[0])
+    report = check_dataset(subjects("cityscapes", tmp_path)[0])
     assert report.images == {"train": 2, "test": 2}
     assert {f.kind for f in report.findings if f.defect} == {"empty class", "wrong count"}
 
@@ -371,7 +372,7 @@ def test_voc0712_joins_three_archives(tmp_path):
         }
         tar(tmp_path / f"VOC{part}_06-Nov-2007.tar", files)
     prepare("voc0712", tmp_path)
-    report = check(subjects("voc0712", tmp_path)[0])
+    report = check_dataset(subjects("voc0712", tmp_path)[0])
     assert report.images == {"train": 2, "test": 1}
     empty = [f for f in report.findings if f.kind == "empty class" and f.defect]
     assert len(empty) == len(VOC_CLASSES) - 1
@@ -502,7 +503,7 @@ def test_scenes_are_generated(tmp_path, monkeypatch):
     for name in ("scenes", "scenes-coco"):
         prepare(name, tmp_path)
     for name in ("scenes", "scenes-voc", "scenes-ade20k", "scenes-coco"):
-        report = check(subjects(name, tmp_path)[0])
+        report = check_dataset(subjects(name, tmp_path)[0])
         assert report.images == ({"train": 24, "test": 12} if name == "scenes" else {"train": 10, "test": 10})
         assert {f.kind for f in report.findings if f.defect} <= {"empty class"}  # ten pictures do not show everything
 

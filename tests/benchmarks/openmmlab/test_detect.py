@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from kdep.models.checkpoint import LoadError
+from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab import boxes, detect, looks
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.tasks.task import CONFIGS
@@ -26,7 +27,7 @@ def run(checkpoint, task, work_dir, *, seed=0):
 
 
 def split_of(dataset, role, tmp_path):
-    split = boxes.write_split(dataset, role, boxes.class_names(dataset), tmp_path / f"{role}.json")
+    split = boxes.write_split(dataset, role, class_names(dataset), tmp_path / f"{role}.json")
     return split, json.loads(split.path.read_text())
 
 
@@ -41,9 +42,9 @@ def test_voc_boxes_start_at_0_and_difficult_ones_are_crowds(tmp_path):
     name, x1, y1, x2, y2 = trees.picture(4)[2][0]
     assert named_boxes(content)[0] == ("VOC2012/JPEGImages/test_4.jpg", name, [x1, y1, x2 - x1, y2 - y1])
     assert [item["bbox"] for item in content["annotations"] if item["iscrowd"]] == [[60, 50, 10, 10]]
-    # Three images of two boxes, less the image without boxes; one box of another class, one without area.
+    # Three images of two boxes, less the image without boxes; one box of another class.
     assert (split.count, split.boxes) == (3, 4)
-    assert split.left_out == {"boxes_without_area": 1, "boxes_of_other_classes": 1}
+    assert split.left_out == {"boxes_of_other_classes": 1}
 
 
 def test_coco_categories_keep_their_names_when_splits_number_them_differently(tmp_path):
@@ -54,23 +55,23 @@ def test_coco_categories_keep_their_names_when_splits_number_them_differently(tm
         expected = [(b[0], *b[1:]) for image in content["images"] for b in trees.picture(image["id"])[2]]
         found = [(name, x, y, x + w, y + h) for _, name, (x, y, w, h) in named_boxes(content)]
         assert found == expected
-        assert split.left_out == {"boxes_without_area": 1}
+        assert split.left_out == {}
         assert all(item["area"] == 18 * 24 and item["iscrowd"] == 0 for item in content["annotations"])
 
 
 def test_unnamed_coco_classes_are_the_fit_splits_categories_by_id(tmp_path):
     dataset = dataclasses.replace(trees.coco(tmp_path), classes=())
-    assert boxes.class_names(dataset) == ("green", "red")
+    assert class_names(dataset) == ("green", "red")
     with pytest.raises(ValueError, match="has no category 'gren'; it has green, red"):
-        boxes.class_names(dataclasses.replace(dataset, classes=("gren",)))
+        class_names(dataclasses.replace(dataset, classes=("gren",)))
 
 
 def test_splits_that_cannot_be_scored_are_refused(tmp_path):
     dataset = trees.voc(tmp_path)
-    with pytest.raises(ValueError, match="the test split has no box of purple"):
+    with pytest.raises(ValueError, match="test split: .*: no box: the split has no box of purple"):
         boxes.write_split(dataset, "test", ("purple",), tmp_path / "test.json")
     (tmp_path / "VOC2012" / "Annotations" / "test_5.xml").unlink()
-    with pytest.raises(ValueError, match="an annotation of test_5 is missing"):
+    with pytest.raises(ValueError, match="annotation is missing: .*test_5.xml is not there"):
         boxes.write_split(dataset, "test", trees.CLASSES, tmp_path / "test.json")
 
 
@@ -187,8 +188,11 @@ def test_warm_up_is_of_optimizer_steps_however_many_passes_each_takes(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content["annotations"][2].update(category_id=12), "annotation 3 has category 12, which"),
-        (lambda content: content["images"][1].pop("width"), "image 5 has no width; see kdep data check"),
+        (
+            lambda content: content["annotations"][2].update(category_id=12),
+            "annotation 3: category is missing: category 12 is not",
+        ),
+        (lambda content: content["images"][1].pop("width"), "image 5: image without its keys: has no width"),
     ],
 )
 def test_a_json_that_does_not_fit_itself_is_refused_by_its_place(tmp_path, change, message):
@@ -196,7 +200,7 @@ def test_a_json_that_does_not_fit_itself_is_refused_by_its_place(tmp_path, chang
     content = json.loads((tmp_path / "test.json").read_text())
     change(content)
     (tmp_path / "test.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"test.json: {message}"):
+    with pytest.raises(ValueError, match=f"test.json, {message}"):
         split_of(dataset, "test", tmp_path)
 
 

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
+from kdep_benchmarks.data.readers.masks import label_names
 from kdep_benchmarks.jobs.memory import halve
 from kdep_benchmarks.openmmlab import hooks, looks, segment
 from kdep_benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
-from kdep_benchmarks.openmmlab.masks import label_names, split_configs
+from kdep_benchmarks.openmmlab.masks import open_masks
 from kdep_benchmarks.openmmlab.resume import go_on
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.tasks.settings import Segment, read_settings
@@ -290,14 +291,14 @@ def test_masks_that_cannot_be_the_classes_are_refused(tmp_path):
     dataset = trees.voc(tmp_path)
     mask = tmp_path / "VOC2012" / "SegmentationClass" / "train_1.png"
     Image.fromarray(np.full((72, 80), 3, np.uint8)).save(mask)
-    with pytest.raises(ValueError, match="holds the value 3; the classes' are 0 to 2"):
-        split_configs(dataset, "train")
+    with pytest.raises(ValueError, match="train_1.png: mask value out of range: holds 3 .*; the classes are 0 to 2"):
+        open_masks(dataset, "train")
     Image.fromarray(np.zeros((72, 80, 3), np.uint8)).save(mask)
-    with pytest.raises(ValueError, match="train_1.png: an image of mode RGB"):
-        split_configs(dataset, "train")
+    with pytest.raises(ValueError, match="train_1.png: mask with colours: an image of mode RGB"):
+        open_masks(dataset, "train")
     mask.unlink()
-    with pytest.raises(ValueError, match="1 files of the split are missing.*train_1.png"):
-        split_configs(dataset, "train")
+    with pytest.raises(ValueError, match="mask is missing: .*train_1.png is not there"):
+        open_masks(dataset, "train")
 
 
 def test_class_names_may_stand_in_ade20ks_own_list(tmp_path):

@@ -1,0 +1,1 @@
+"""One reader per family of layouts, shared by training, `kdep data check` and `kdep data overlap`."""

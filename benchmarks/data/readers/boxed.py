@@ -1,0 +1,109 @@
+"""A split of images with boxes, its defects, and the rules for a box that both layouts share."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdep_benchmarks.data.findings import Finding
+
+BEYOND = 1.0  # pixels a box may reach out of its image: published sets round, and some VOC files count from 0
+
+
+class BoxedImage(NamedTuple):
+    """An image and its boxes.
+
+    Attributes:
+        path: the file.
+        number: COCO's id of the image.
+        size: width and height in pixels.
+        boxes: (N, 4) float64 x1, y1, x2, y2 in pixels from 0.
+        labels: (N,) int64 class numbers from 0.
+        ignored: (N,) bool; VOC's difficult objects and COCO's crowds, which are not trained on and not scored.
+        areas: (N,) float64 pixels of the object, at most those of its box.
+    """
+
+    path: Path
+    number: int
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray
+    areas: np.ndarray
+
+
+@dataclass
+class BoxSplit:
+    """One split.
+
+    Attributes:
+        classes: names by label.
+        folder: the images lie below it.
+        images: those that are there with their annotation.
+        findings: defects and notes, in the order of the files.
+        left_out: boxes that are not among those of the images, by reason.
+    """
+
+    classes: tuple[str, ...]
+    folder: Path
+    images: list[BoxedImage] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def per_class(self) -> Counter[str]:
+        """Boxes of each class that are trained on and counted."""
+        counts: Counter[str] = Counter()
+        for image in self.images:
+            counts.update(self.classes[label] for label in image.labels[~image.ignored])
+        return counts
+
+    def add(self, kind: str, where: object, what: str, *, defect: bool = True) -> None:
+        """Record a finding."""
+        self.findings.append(Finding(kind, str(where), what, defect))
+
+
+class Box(NamedTuple):
+    """One box that can be trained on."""
+
+    corners: tuple[float, float, float, float]
+    label: int
+    ignored: bool
+    area: float
+
+
+def as_boxed_image(path: Path, number: int, size: tuple[int, int], boxes: Sequence[Box]) -> BoxedImage:
+    """Gather the boxes of an image in arrays."""
+    corners = np.array([box.corners for box in boxes], dtype=np.float64).reshape(-1, 4)
+    labels = np.array([box.label for box in boxes], dtype=np.int64)
+    ignored = np.array([box.ignored for box in boxes], dtype=bool)
+    return BoxedImage(path, number, size, corners, labels, ignored, np.array([box.area for box in boxes], dtype=float))
+
+
+def is_usable(split: BoxSplit, where: str, corners: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether a box x1, y1, x2, y2 can be trained on; records why not."""
+    x1, y1, x2, y2 = corners
+    shown = f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g}"
+    if not all(map(math.isfinite, corners)):
+        split.add("box without numbers", where, shown)
+    elif x2 <= x1 or y2 <= y1:
+        split.add("box without area", where, shown)
+        split.left_out["boxes_without_area"] += 1
+    elif min(x1, y1) < -BEYOND or x2 > size[0] + BEYOND or y2 > size[1] + BEYOND:
+        split.add("box outside its image", where, f"{shown}, in an image of {size[0]} x {size[1]}")
+    else:
+        return True
+    return False
+
+
+def add_notes(split: BoxSplit, role: str, without: Sequence[Any], others: Counter[str]) -> None:
+    """Record images without boxes and boxes of other classes."""
+    if without:
+        what = f"{len(without)} images have no box: left out of training, counted in scoring; the first is {without[0]}"
+        split.add("images without boxes", role, what, defect=False)
+    for name, count in others.items():
+        split.add("boxes of other classes", role, f"{count} of {name!r}, which is not among the classes", defect=False)

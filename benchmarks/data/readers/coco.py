@@ -1,0 +1,125 @@
+"""Read COCO's json of instances."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.pictures import image_size
+from kdep_benchmarks.data.readers.boxed import Box, BoxSplit, add_notes, as_boxed_image, is_usable
+
+
+def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images: bool) -> BoxSplit:
+    """Read the json of a role; with `open_images` sizes are compared with the files."""
+    path, folder = dataset.root / dataset.files[role], dataset.root / dataset.files[f"{role}_images"]
+    content = read_json(path)
+    names = {item.get("id"): item.get("name") for item in content["categories"]}
+    split = BoxSplit(classes or tuple(names[number] for number in sorted(names, key=str)), folder)
+    _check_categories(split, path, content["categories"])
+    images = _coco_images(split, path, content["images"], open_images)
+    others: Counter[str] = Counter()
+    boxes: dict[Any, list[Box]] = {number: [] for number in images}
+    numbers, crowds = set(), 0
+    for item in content["annotations"]:
+        where = f"{path}, annotation {item.get('id')}"
+        if item.get("id") in numbers:
+            split.add("number given twice", where, "another annotation has it too")
+        numbers.add(item.get("id"))
+        if item.get("image_id") not in images:
+            split.add("box without an image", where, f"image {item.get('image_id')!r} is not among the json's images")
+        elif (box := _coco_box(split, where, item, names, images[item["image_id"]], others)) is not None:
+            boxes[item["image_id"]].append(box)
+            crowds += box.ignored
+    for number, (file, size) in images.items():
+        split.images.append(as_boxed_image(file, number, size, boxes[number]))
+    with_boxes = {item.get("image_id") for item in content["annotations"]}
+    add_notes(split, role, [file.name for number, (file, _) in images.items() if number not in with_boxes], others)
+    if crowds:
+        what = f"{crowds} annotations are crowds: not trained on, and neither right nor wrong when found"
+        split.add("crowds", path, what, defect=False)
+    return split
+
+
+def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read a json of instances.
+
+    Raises:
+        ValueError: it is missing, not JSON, or lacks a list.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+        raise ValueError(f"{path}: not a COCO json of instances, which has the lists {', '.join(keys)}")
+    return content
+
+
+def _check_categories(split: BoxSplit, path: Path, categories: list[dict[str, Any]]) -> None:
+    for key in ("id", "name"):
+        for value, count in Counter(item.get(key) for item in categories).items():
+            if count > 1 or value is None:
+                split.add("number given twice", f"{path}, categories", f"{key} {value!r} stands there {count} times")
+    for name in split.classes:
+        if name not in {item.get("name") for item in categories}:
+            split.add("category is missing", path, f"has no category {name!r}")
+
+
+def _coco_images(
+    split: BoxSplit, path: Path, listed: list[dict[str, Any]], open_images: bool
+) -> dict[Any, tuple[Path, tuple[int, int]]]:
+    """File and size by the id of the image."""
+    images: dict[Any, tuple[Path, tuple[int, int]]] = {}
+    for item in listed:
+        where = f"{path}, image {item.get('id')}"
+        if missing := [key for key in ("id", "file_name", "width", "height") if key not in item]:
+            split.add("image without its keys", where, f"has no {' and no '.join(missing)}")
+            continue
+        if item["id"] in images:
+            split.add("number given twice", where, f"{item['file_name']} and {images[item['id']][0].name}")
+            continue
+        file, said = split.folder / item["file_name"], (item["width"], item["height"])
+        if not file.is_file():
+            split.add("image is missing", where, f"{file} is not there")
+            continue
+        size = image_size(file) if open_images else None
+        if size is not None and size != said:
+            split.add("image of another size", where, f"says {said[0]} x {said[1]}, {file} is {size[0]} x {size[1]}")
+        images[item["id"]] = file, size or said
+    return images
+
+
+def _coco_box(
+    split: BoxSplit,
+    where: str,
+    item: dict[str, Any],
+    names: dict[Any, Any],
+    image: tuple[Path, tuple[int, int]],
+    others: Counter[str],
+) -> Box | None:
+    file, size = image
+    category = item.get("category_id")
+    if category not in names:
+        split.add("category is missing", where, f"category {category!r} is not among the json's categories")
+        return None
+    if names[category] not in split.classes:
+        others[names[category]] += 1
+        split.left_out["boxes_of_other_classes"] += 1
+        return None
+    try:
+        x, y, width, height = map(float, item["bbox"])
+    except (KeyError, TypeError, ValueError):
+        split.add("box without numbers", where, f"bbox {item.get('bbox')!r}; it is x, y, width, height")
+        return None
+    if not is_usable(split, f"{where} ({file.name})", (x, y, x + width, y + height), size):
+        return None
+    area = item.get("area", width * height)
+    if not (isinstance(area, int | float) and area > 0):
+        split.add("box without area", f"{where} ({file.name})", f"says area {area}")
+        split.left_out["boxes_without_area"] += 1
+        return None
+    return Box((x, y, x + width, y + height), split.classes.index(names[category]), bool(item.get("iscrowd")), area)

@@ -1,0 +1,189 @@
+"""Read images and masks of the segmentation layouts: voc, ade20k, cityscapes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from kdep_benchmarks.data.cards import Dataset, masks_of
+
+IGNORED = 255
+SUFFIXES = (".jpg", ".jpeg", ".png")
+FULL_ADE20K = (
+    "{place} is the full ADE20K; tasks read SceneParse150 (ADEChallengeData2016.zip), whose masks hold 150 classes as "
+    "numbers: kdep data prepare ade20k"
+)
+
+
+class MaskedImage(NamedTuple):
+    """An image file, its mask file, and where the pair is listed."""
+
+    image: Path
+    mask: Path
+    where: str
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """Images and masks of the same names in two folders, all of them or those of a list.
+
+    Attributes:
+        listed: a text file of names without suffix; None for every image below the folder.
+        image_suffix: of the images; what is before it is the name.
+        mask_suffix: of the masks.
+    """
+
+    images: Path
+    masks: Path
+    listed: Path | None
+    image_suffix: str
+    mask_suffix: str = ".png"
+
+    @cached_property
+    def pairs(self) -> list[MaskedImage]:
+        """Every pair in order, by the rules of mmseg's BaseSegDataset; the files need not exist."""
+        if self.listed:
+            names = [line.strip() for line in self.listed.read_text(encoding="utf-8").splitlines()]
+        else:
+            end = -len(self.image_suffix)
+            found = self.images.rglob(f"*{self.image_suffix}")
+            names = sorted(str(path.relative_to(self.images))[:end] for path in found)
+        pairs = []
+        for number, name in enumerate(names, start=1):
+            image, mask = self.images / f"{name}{self.image_suffix}", self.masks / f"{name}{self.mask_suffix}"
+            pairs.append(MaskedImage(image, mask, f"{self.listed}, line {number}" if self.listed else str(image)))
+        return pairs
+
+
+@dataclass(frozen=True)
+class MaskSplit:
+    """One split.
+
+    Attributes:
+        folders: where its files are.
+        names: of the classes, by label.
+        zero_is_unlabelled: mask value 0 is ignored and value n is label n - 1; else values are labels.
+    """
+
+    folders: tuple[MaskFolder, ...]
+    names: tuple[str, ...]
+    zero_is_unlabelled: bool
+
+    @cached_property
+    def pairs(self) -> list[MaskedImage]:
+        """Every image with its mask, in order."""
+        return [pair for folder in self.folders for pair in folder.pairs]
+
+    @property
+    def highest(self) -> int:
+        """The highest mask value that is a class."""
+        return len(self.names) if self.zero_is_unlabelled else len(self.names) - 1
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def image(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB."""
+        with Image.open(self.pairs[index].image) as image:
+            return image.convert("RGB")
+
+    def labels(self, index: int) -> np.ndarray:
+        """Labels of image `index`, (H, W) uint8; 255 is ignored."""
+        with Image.open(self.pairs[index].mask) as mask:
+            values = np.asarray(mask).astype(np.uint8)
+        if self.zero_is_unlabelled:  # uint8: 0 - 1 is 255, and 255 stays ignored
+            values = np.where(values == IGNORED, np.uint8(IGNORED), values - np.uint8(1))
+        return values
+
+
+def read_masks(dataset: Dataset, role: str) -> MaskSplit:
+    """Find the images and masks of one role, train or test.
+
+    Raises:
+        ValueError: another layout, a list or folder that is missing, or classes without names.
+    """
+    if dataset.layout not in LAYOUTS:
+        raise ValueError(f"{dataset.name}: layout {dataset.layout!r}; segmentation reads {', '.join(LAYOUTS)}")
+    if dataset.layout == "ade20k" and (full := full_ade20k(dataset.root)):
+        raise ValueError(FULL_ADE20K.format(place=full))
+    folders = tuple(LAYOUTS[dataset.layout](dataset, role))
+    return MaskSplit(folders, label_names(dataset), dataset.layout == "ade20k")
+
+
+def full_ade20k(folder: Path) -> Path | None:
+    """A file or folder by which the full ADE20K is recognised, where it is there."""
+    marks = ("ADE20K_20*", "index_ade20k.*", "images/ADE", "images/training/?/?*")
+    return next((path for mark in marks for path in sorted(folder.glob(mark))), None)
+
+
+def label_names(dataset: Dataset) -> tuple[str, ...]:
+    """Class names by label. In the VOC layout label 0 is the background, a class too.
+
+    Raises:
+        ValueError: the data set names no classes.
+    """
+    names = dataset.classes
+    if not names:
+        raise ValueError(f"{dataset.name}: segmentation needs the classes' names, in the order of the masks' values")
+    if names[0].startswith("@"):
+        names = _listed_names(dataset.root / names[0][1:])
+    return ("background", *names) if dataset.layout == "voc" and names[0] != "background" else names
+
+
+def _listed_names(path: Path) -> tuple[str, ...]:
+    """Names from ADE20K's objectInfo150.txt, or a list like it: number, ..., name, separated by tabs."""
+    if not path.is_file():
+        raise ValueError(f"{path}: the list of classes is missing")
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    names = tuple(row[-1].strip() for row in rows if row[0].strip().isdigit())
+    if not names:
+        raise ValueError(f"{path}: no lines of the form NUMBER<tab>NAME")
+    return names
+
+
+def _voc(dataset: Dataset, role: str) -> Iterator[MaskFolder]:
+    for item in dataset.files[role].split(","):
+        split = dataset.root / item.strip()
+        if not split.is_file():
+            raise ValueError(f"{dataset.name}: no split list {split}")
+        year = split.parents[2]
+        images = year / "JPEGImages"
+        yield MaskFolder(images, year / masks_of(split), split, _only_suffix(images))
+
+
+def _ade20k(dataset: Dataset, role: str) -> Iterator[MaskFolder]:
+    images, masks = _two_folders(dataset, role)
+    yield MaskFolder(images, masks, None, _only_suffix(images))
+
+
+def _cityscapes(dataset: Dataset, role: str) -> Iterator[MaskFolder]:
+    yield MaskFolder(*_two_folders(dataset, role), None, "_leftImg8bit.png", "_gtFine_labelTrainIds.png")
+
+
+LAYOUTS: dict[str, Callable[[Dataset, str], Iterator[MaskFolder]]] = {
+    "voc": _voc,
+    "ade20k": _ade20k,
+    "cityscapes": _cityscapes,
+}
+
+
+def _two_folders(dataset: Dataset, role: str) -> list[Path]:
+    folders = [dataset.root / dataset.files[f"{role}_{kind}"] for kind in ("images", "masks")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{dataset.name}: no folder {folder}")
+    return folders
+
+
+def _only_suffix(images: Path) -> str:
+    """The suffix of the images of a folder; mmseg reads one only."""
+    suffixes = Counter(path.suffix for path in images.glob("**/*") if path.suffix.lower() in SUFFIXES)
+    if len(suffixes) != 1:
+        found = ", ".join(suffixes) or "none"
+        raise ValueError(f"{images}: images must all have one suffix out of {', '.join(SUFFIXES)}; found {found}")
+    return next(iter(suffixes))
