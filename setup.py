@@ -61,6 +61,7 @@ EXTRAS = {
         "pytest>=8",
         "pytest-xdist>=3.5",  # --maxprocesses; a file of tests per core
         "ruff>=0.6",
+        "mkdocs-material>=9.5,<10",  # the documentation; 10 may follow MkDocs 2, whose configuration differs
     ],
 }
 
