@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kdep.data.root import data_root
+from kdep.shipped import find
 from kdep.yaml_file import read_mapping
 
 if TYPE_CHECKING:  # pydantic is loaded when a run is looked at
@@ -58,7 +59,7 @@ class Study:
 
     name: str
     question: str
-    pretrain: Path
+    pretrain: str
     arms: dict[str, Any]
     score: dict[str, Any]
     baseline: str
@@ -96,7 +97,7 @@ class Study:
         """The configuration of a run, checked."""
         from kdep.config import load_config
 
-        return load_config(self.pretrain, planned.overrides)
+        return load_config(find("pretrain", self.pretrain), planned.overrides)
 
     def _run(self, arm: str, value: Any, seed: int) -> Run:
         given = self.arms[arm]
@@ -146,7 +147,7 @@ def load_study(path: Path) -> Study:
     if doubled := sorted(set(own) & set(combined)):
         raise ValueError(f"{path}: {', '.join(doubled)}: among the arms and in the grid; name them apart")
     kept = {key: value for key, value in content.items() if key not in ("grid", "arms") and value is not None}
-    kept |= {"pretrain": Path(content["pretrain"]), "arms": {**own, **combined}, "baseline": str(content["baseline"])}
+    kept |= {"pretrain": content["pretrain"], "arms": {**own, **combined}, "baseline": str(content["baseline"])}
     study = Study(**kept)
     problem = _problem(study)
     if problem:

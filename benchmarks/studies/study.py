@@ -2,7 +2,7 @@
 
     name: ablation                                        # names the runs and the files of the answer
     question: Which alignment and which scaling?
-    pretrain: configs/pretrain/lite0_r18_tiny.yaml        # the recipe of every run, with `set` on top
+    pretrain: lite0_r18_tiny                              # the recipe of every run, with `set` on top
     set: {data.limit: 8000, data.seed: 0, bank.path: banks/tiny8000, bank.axes: 1280}
     arms:                                                 # what is compared: overrides of the recipe,
       SVD: {scale: {name: unit}}                          # a part (scale.name: pts) or a whole section, as here,
