@@ -91,6 +91,7 @@ def test_the_command_works(command, copy):
 def test_the_demo_has_ended_with_a_row_for_each_checkpoint_and_every_kind(copy):
     rows = list(csv.DictReader((copy / "demo/results/leaderboard.csv").open()))
     kinds = ("knn", "linear", "finetune", "segment", "detect")
+    rows = [row for row in rows if row["name"] != "second"]  # of a later command, with two tasks
     assert {row["name"] for row in rows} == {"demo", "random:resnet18"}
     assert all(0 <= float(row[f"scenes-{kind}"]) <= 100 for row in rows for kind in kinds)
 

@@ -11,6 +11,7 @@ import torch
 from kdep.config import load_config
 from kdep.files import read
 from kdep.pretrain import pretrain
+from kdep.shipped import find
 from kdep_benchmarks.studies.answer import as_markdown
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, items
@@ -57,7 +58,7 @@ def shrunk(study, planned, photos, folder):
     if config.bank is not None:
         kind = f"{config.loss.dense:g}-{len(config.teacher.source) if isinstance(config.teacher.source, list) else 1}"
         changes += [f"bank.path={folder}/bank-{kind}", *(["bank.axes=256"] if config.bank.axes else [])]
-    return load_config(study.pretrain, [*planned.overrides, *changes])
+    return load_config(find("pretrain", study.pretrain), [*planned.overrides, *changes])
 
 
 @pytest.mark.parametrize(("name", "arm"), arms_of("ablation_small", "beyond_small", "ablation_imagenet"))
