@@ -1,7 +1,7 @@
-"""Sheets to look at: image, truth and prediction side by side, one PNG per cell, for segmentation and detection.
+"""Draw the sheet of a cell: image, truth and prediction side by side, one PNG for segmentation or detection.
 
 A cell writes its sheet beside its result, `RESULTS/<sha8>/<task>/<protocol>/seed0.sheet.png` (`sheet_path`); the page
-of the board shows the sheet of the lowest seed. Arrays are numpy; nothing here knows a toolbox.
+of the board shows the sheet of the lowest seed. Arrays are numpy; nothing here imports a toolbox.
 """
 
 import base64
@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from kdep_benchmarks.results import Result, write_bytes
 
-TILE, GAP, LINE = 240, 6, 18  # pixels: the longer side of a picture, the space between two, a line of text
 ROWS = 6  # images of a sheet; more are left out
+SIDE = 248  # pixels of the longer side of an image when boxes are drawn on it: that of a column, so that scores can be read
 LEGEND = 24  # classes named below a sheet
-IGNORED = (96, 96, 96)
-INK, PAPER = (235, 238, 243), (24, 30, 39)  # readable on a light and on a dark page
-WIDTH_ON_PAGE, QUALITY = 744, 80
+GREY = (96, 96, 96)  # ignored pixels
+WIDTH, DPI, QUALITY = 744, 100, 80  # pixels of a sheet and of a picture on the page
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,16 @@ def segmentation_sheet(
     Raises:
         ValueError: lengths or sizes that do not fit, or a label without a class; names the image by its number.
     """
-    colours, rows = _palette(len(classes)), []
+    rows, seen = [], set()
     for number, (image, *masks) in enumerate(_zipped(images, truths, predictions)):
-        seen = set()
         for name, mask in zip(("truth", "prediction"), masks, strict=True):
             if mask.shape != image.shape[:2]:
                 raise ValueError(f"sheet: {name} {number} is {mask.shape}, its image {image.shape[:2]}")
-            seen |= {int(label) for label in np.unique(mask)} - {ignore}
-        _check_labels(seen, number, classes)
-        tiles = [image, *(_coloured(mask, colours, ignore) for mask in masks)]
-        rows.append(([_fit(tile, nearest=tile is not image) for tile in tiles], seen))
-    _write(rows, path, classes, colours)
-
-
-def _check_labels(labels: set[int], number: int, classes: Sequence[str]) -> None:
-    if labels and not 0 <= min(labels) <= max(labels) < len(classes):
-        raise ValueError(f"sheet: image {number} has labels {min(labels)} to {max(labels)} for {len(classes)} classes")
+        labels = {int(label) for mask in masks for label in np.unique(mask)} - {ignore}
+        _refuse_unknown(labels, number, classes)
+        seen |= labels
+        rows.append([image, *(with_mask(image, mask, ignore) for mask in masks)])
+    _write(rows, path, seen, classes)
 
 
 def detection_sheet(
@@ -102,16 +95,46 @@ def detection_sheet(
     Raises:
         ValueError: lengths that do not fit, predictions without scores, or a label without a class.
     """
-    colours, rows = _palette(len(classes)), []
+    rows, seen = [], set()
     for number, (image, truth, predicted) in enumerate(_zipped(images, truths, predictions)):
         if predicted.scores is None:
             raise ValueError(f"sheet: prediction {number} has no scores")
         shown = _shown(predicted, threshold)
         labels = {int(label) for boxes in (truth, shown) for label in boxes.labels}
-        _check_labels(labels, number, classes)
-        tiles = [_fit(image), _with_boxes(image, truth, colours), _with_boxes(image, shown, colours)]
-        rows.append((tiles, labels))
-    _write(rows, path, classes, colours)
+        _refuse_unknown(labels, number, classes)
+        seen |= labels
+        rows.append([image, *(with_boxes(image, boxes) for boxes in (truth, shown))])
+    _write(rows, path, seen, classes)
+
+
+def with_mask(image: np.ndarray, mask: np.ndarray, ignore: int = 255) -> np.ndarray:
+    """The image under its mask, (H, W, 3) uint8: a colour for each class, grey where it is ignored."""
+    import torch
+    from torchvision.utils import draw_segmentation_masks
+
+    labels = np.unique(mask)
+    colours = [GREY if label == ignore else colour_of(int(label)) for label in labels]
+    masks = torch.from_numpy(mask[None] == labels[:, None, None])
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    return draw_segmentation_masks(pixels, masks, alpha=0.8, colors=colours).permute(1, 2, 0).numpy()
+
+
+def with_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
+    """The image at `SIDE` pixels with its boxes drawn on it, the most certain on top, each with its score."""
+    import torch
+    from torchvision.utils import draw_bounding_boxes
+
+    scale = SIDE / max(image.shape[:2])
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    pixels = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    if not len(boxes.labels):
+        return pixels
+    order = slice(None, None, -1)
+    corners = torch.from_numpy(np.ascontiguousarray(boxes.corners[order], dtype=np.float64) * scale)
+    colours = [colour_of(int(label)) for label in boxes.labels[order]]
+    scores = None if boxes.scores is None else [f"{score:.2f}" for score in boxes.scores[order]]
+    drawn = draw_bounding_boxes(torch.from_numpy(pixels).permute(2, 0, 1), corners, scores, colours, width=2)
+    return drawn.permute(1, 2, 0).numpy()
 
 
 def sheet_path(result: Path) -> Path:
@@ -146,7 +169,7 @@ def data_uri(path: Path) -> str:
             picture = image.convert("RGB")
     except OSError as error:
         raise ValueError(f"{path}: no picture ({error}); remove it or write the sheet again") from error
-    picture.thumbnail((WIDTH_ON_PAGE, 10 * WIDTH_ON_PAGE), Image.Resampling.LANCZOS)
+    picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
     memory = io.BytesIO()
     picture.save(memory, "JPEG", quality=QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode()
@@ -162,28 +185,16 @@ def _zipped(images: Sequence, truths: Sequence, predictions: Sequence) -> list[t
     return list(zip(images, truths, predictions, strict=True))[:ROWS]
 
 
-def _palette(count: int) -> np.ndarray:
-    """(count, 3) uint8: hues by the golden ratio, so that neighbours differ; three brightnesses in turn."""
-    colours = [
-        colorsys.hsv_to_rgb((0.6 + i * 0.618034) % 1, (0.75, 0.55, 0.9)[i % 3], (0.95, 0.8, 0.65)[i % 3])
-        for i in range(count)
-    ]
-    return (255 * np.array(colours).reshape(-1, 3)).astype(np.uint8)
+def _refuse_unknown(labels: set[int], number: int, classes: Sequence[str]) -> None:
+    if labels and not 0 <= min(labels) <= max(labels) < len(classes):
+        raise ValueError(f"sheet: image {number} has labels {min(labels)} to {max(labels)} for {len(classes)} classes")
 
 
-def _coloured(mask: np.ndarray, colours: np.ndarray, ignore: int) -> np.ndarray:
-    picture = np.empty((*mask.shape, 3), dtype=np.uint8)
-    picture[:] = IGNORED
-    counts = mask != ignore
-    picture[counts] = colours[mask[counts]]
-    return picture
-
-
-def _fit(pixels: np.ndarray, *, nearest: bool = False) -> Image.Image:
-    """Longer side `TILE`; masks keep their colours."""
-    scale = TILE / max(pixels.shape[:2])
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS)
+def colour_of(label: int) -> tuple[int, int, int]:
+    """Colour of a class: hues by the golden ratio, so that neighbours differ; three brightnesses in turn."""
+    saturation, value = (0.75, 0.55, 0.9)[label % 3], (0.95, 0.8, 0.65)[label % 3]
+    red, green, blue = colorsys.hsv_to_rgb((0.6 + label * 0.618034) % 1, saturation, value)
+    return int(255 * red), int(255 * green), int(255 * blue)
 
 
 def _shown(boxes: Boxes, threshold: float) -> Boxes:
@@ -193,58 +204,24 @@ def _shown(boxes: Boxes, threshold: float) -> Boxes:
     return Boxes(boxes.corners[kept], boxes.labels[kept], boxes.scores[kept])
 
 
-def _with_boxes(image: np.ndarray, boxes: Boxes, colours: np.ndarray) -> Image.Image:
-    tile = _fit(image)
-    draw, scale = ImageDraw.Draw(tile), TILE / max(image.shape[:2])
-    for index in reversed(range(len(boxes.labels))):  # the most certain on top
-        colour = tuple(int(value) for value in colours[int(boxes.labels[index])])
-        x1, y1, x2, y2 = (float(value) * scale for value in boxes.corners[index])
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
-        if boxes.scores is not None:
-            draw.text((x1 + 4, y1 + 3), f"{boxes.scores[index]:.2f}", INK, _font(11), stroke_width=2, stroke_fill=PAPER)
-    return tile
+def _write(rows: list[list[np.ndarray]], path: Path, seen: set[int], classes: Sequence[str]) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-
-def _write(
-    rows: list[tuple[list[Image.Image], set[int]]], path: Path, classes: Sequence[str], colours: np.ndarray
-) -> None:
-    width = 3 * TILE + 4 * GAP
-    entries = sorted(set().union(*(seen for _, seen in rows)))
-    legend = [(classes[label], tuple(int(v) for v in colours[label])) for label in entries[:LEGEND]]
-    if len(entries) > LEGEND:
-        legend.append((f"and {len(entries) - LEGEND} more", PAPER))
-    heights = [max(tile.height for tile in tiles) for tiles, _ in rows]
-    lines = _lay_out([name for name, _ in legend], width)
-    height = LINE + GAP + sum(height + GAP for height in heights) + LINE * (1 + max((y for _, y in lines), default=-1))
-    sheet = Image.new("RGB", (width, height + GAP), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(("image", "truth", "prediction")):
-        draw.text((GAP + column * (TILE + GAP), 4), title, INK, _font(12))
-    top = LINE + GAP
-    for (tiles, _), row_height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(tiles):
-            sheet.paste(tile, (GAP + column * (TILE + GAP), top))
-        top += row_height + GAP
-    for (name, colour), (x, line) in zip(legend, lines, strict=True):
-        y = top + LINE * line
-        draw.rectangle((x, y + 3, x + 10, y + 13), fill=colour)
-        draw.text((x + 15, y + 1), name, INK, _font(12))
+    heights = [row[0].shape[0] / row[0].shape[1] for row in rows]
+    figure = Figure((WIDTH / DPI, WIDTH / DPI * sum(heights) / 3 + 0.6), DPI, layout="constrained", facecolor="white")
+    places = figure.subplots(len(rows), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for axes, tile in zip(places.flat, (tile for row in rows for tile in row), strict=True):
+        axes.imshow(tile, aspect="auto")
+        axes.set_axis_off()
+    for axes, title in zip(places[0], ("image", "truth", "prediction"), strict=True):
+        axes.set_title(title, fontsize=9)
+    labels = sorted(seen)
+    handles = [Patch(color=np.array(colour_of(label)) / 255, label=classes[label]) for label in labels[:LEGEND]]
+    if len(labels) > LEGEND:
+        handles.append(Patch(alpha=0, label=f"and {len(labels) - LEGEND} more"))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     memory = io.BytesIO()
-    sheet.save(memory, "PNG", optimize=True)
+    figure.savefig(memory, format="png")
     write_bytes(Path(path), memory.getvalue())
-
-
-def _lay_out(names: Sequence[str], width: int) -> list[tuple[int, int]]:
-    """(x, line) of each entry of the legend, line after line."""
-    places, x, line = [], GAP, 0
-    for name in names:
-        needed = 15 + round(_font(12).getlength(name)) + 14
-        if x > GAP and x + needed > width:
-            x, line = GAP, line + 1
-        places.append((x, line))
-        x += needed
-    return places
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)

@@ -137,7 +137,7 @@ def test_faster_rcnn_trains_stops_goes_on_and_is_scored(tmp_path):
     check_outcome(outcome)
     assert outcome.curves["iteration"] == [1, 2] and cell.last.exists()  # until the result is written
     with Image.open(tmp_path / "work.sheet.png") as sheet:
-        assert sheet.width == 3 * 240 + 4 * 6
+        assert sheet.width == 744
 
 
 @pytest.mark.parametrize("first", [0, 1, 4])

@@ -1,4 +1,4 @@
-"""Sheets show what they were given, where it was, and stand on the page of the board."""
+"""Sheets show what they were given, where it was, and are embedded in the page of the board."""
 
 import base64
 import io
@@ -9,89 +9,80 @@ from PIL import Image
 
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.openmmlab.sheets import (
-    GAP,
-    IGNORED,
-    LINE,
     ROWS,
-    TILE,
+    WIDTH,
     Boxes,
-    _palette,
+    colour_of,
     data_uri,
     detection_sheet,
     find_sheets,
     segmentation_sheet,
     sheet_path,
+    with_boxes,
+    with_mask,
 )
 from kdep_benchmarks.results import write_result
 from tests.helpers.made_results import failure, result
 
 CLASSES = ("background", "cat", "dog")
-TOP = LINE + GAP
+NONE = Boxes(np.zeros((0, 4)), np.zeros(0, dtype=int), np.zeros(0))
 
 
 def grey(height=60, width=80, value=90):
     return np.full((height, width, 3), value, dtype=np.uint8)
 
 
-def pixel(sheet, column, x, y, row_top=TOP):
-    """Colour at (x, y) of the picture in a column, as a share of `TILE`."""
-    return sheet.getpixel((GAP + column * (TILE + GAP) + round(x * TILE), row_top + round(y * TILE)))
+def test_a_mask_is_drawn_over_its_image_in_the_colours_of_its_classes():
+    mask = np.zeros((60, 80), dtype=np.int64)
+    mask[:, 40:], mask[:10] = 2, 255
+    drawn = with_mask(grey(), mask).astype(int)
+    for (y, x), colour in {(30, 10): colour_of(0), (30, 60): colour_of(2), (5, 40): (96, 96, 96)}.items():
+        assert np.abs(drawn[y, x] - (0.8 * np.array(colour) + 0.2 * 90)).max() <= 1
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 3
 
 
-def test_a_segmentation_sheet_shows_image_truth_and_prediction_side_by_side(tmp_path):
-    truth, predicted = np.zeros((60, 80), dtype=np.int64), np.zeros((60, 80), dtype=np.uint8)
-    truth[:, 40:], truth[:10], predicted[:, 40:] = 2, 255, 1
-    path = tmp_path / "deep" / "seed0.sheet.png"
-    segmentation_sheet([grey()], [truth], [predicted], path, classes=CLASSES)
-    sheet, colours = Image.open(path), [tuple(colour) for colour in _palette(3).tolist()]
-    assert pixel(sheet, 0, 0.5, 0.4) == (90, 90, 90)
-    assert pixel(sheet, 1, 0.2, 0.5) == colours[0] and pixel(sheet, 1, 0.8, 0.5) == colours[2]
-    assert pixel(sheet, 1, 0.5, 0.05) == IGNORED
-    masks = sheet.crop((GAP + TILE + GAP, TOP, 2 * (GAP + TILE), TOP + TILE * 60 // 80))
-    assert {colour for _, colour in masks.getcolors()} == {colours[0], colours[2], IGNORED}  # none mixed at an edge
-    assert pixel(sheet, 2, 0.2, 0.5) == colours[0] and pixel(sheet, 2, 0.8, 0.5) == colours[1]
+def test_boxes_are_drawn_where_they_are():
+    drawn = with_boxes(grey(), Boxes(np.array([[20.0, 15.0, 60.0, 45.0]]), np.array([1])))
+    assert drawn.shape == (186, 248, 3)
+    ink = (drawn == colour_of(1)).all(axis=2)
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    edges = [columns[0], rows[0], columns[-1], rows[-1]]
+    assert np.abs(np.array(edges) - 3.1 * np.array([20, 15, 60, 45])).max() <= 2  # the line's width
+    assert (drawn[93, 124] == 90).all() and (drawn[~ink] == 90).all()  # not filled
+
+
+def test_weak_boxes_are_left_out_unless_all_are_weak(tmp_path, monkeypatch):
+    seen = []
+    draw = with_boxes
+    monkeypatch.setattr(
+        "kdep_benchmarks.openmmlab.sheets.with_boxes", lambda image, boxes: seen.append(boxes) or draw(image, boxes)
+    )
+    corners = np.array([[2.0 + 15 * i, 30.0, 12.0 + 15 * i, 50.0] for i in range(5)])
+    for scores, kept in (
+        ([0.9, 0.1, 0.2, 0.4, 0.3], [0.9, 0.4, 0.3]),
+        ([0.01, 0.05, 0.02, 0.04, 0.03], [0.05, 0.04, 0.03]),
+    ):
+        predicted = Boxes(corners, np.ones(5, dtype=int), np.array(scores))
+        detection_sheet([grey()], [NONE], [predicted], tmp_path / "s.png", classes=CLASSES)
+        assert seen[-1].scores.tolist() == kept
 
 
 def test_colours_do_not_depend_on_what_appears_and_neighbours_differ():
-    colours = _palette(150).astype(int)
+    colours = np.array([colour_of(label) for label in range(150)])
     assert len(np.unique(colours, axis=0)) == 150
     assert np.abs(np.diff(colours, axis=0)).sum(axis=1).min() > 60
-
-
-def test_a_detection_sheet_draws_boxes_where_they_are_and_leaves_out_weak_ones(tmp_path):
-    truth = Boxes(np.array([[20.0, 15.0, 60.0, 45.0]]), np.array([1]))
-    corners = np.array([[20.0, 15.0, 60.0, 45.0], [4.0, 30.0, 16.0, 54.0]])
-    predicted = Boxes(corners, np.array([2, 1]), np.array([0.9, 0.1]))
-    detection_sheet([grey()], [truth], [predicted], tmp_path / "s.png", classes=CLASSES)
-    sheet, colours = Image.open(tmp_path / "s.png"), [tuple(colour) for colour in _palette(3).tolist()]
-    left, middle, low = 20 / 80, 30 / 80, 45 / 80  # the picture is 80 wide, TILE on the sheet
-    assert pixel(sheet, 1, left, middle) == colours[1] and pixel(sheet, 2, left, middle) == colours[2]
-    assert pixel(sheet, 1, 0.5, low - 1 / TILE) == colours[1]  # its lower edge
-    assert pixel(sheet, 1, 0.5, middle) == (90, 90, 90)  # not filled
-    assert pixel(sheet, 2, 4 / 80, 40 / 80) == (90, 90, 90)  # the weak one
-    assert pixel(sheet, 0, left, middle) == (90, 90, 90)
-
-
-def test_a_detector_without_certain_boxes_shows_its_best_three(tmp_path):
-    corners = np.array([[2.0 + 15 * i, 30.0, 12.0 + 15 * i, 50.0] for i in range(5)])
-    predicted = Boxes(corners, np.ones(5, dtype=int), np.array([0.01, 0.05, 0.02, 0.04, 0.03]))
-    truth = Boxes(np.zeros((0, 4)), np.zeros(0, dtype=int))
-    detection_sheet([grey()], [truth], [predicted], tmp_path / "s.png", classes=CLASSES)
-    sheet, colour = Image.open(tmp_path / "s.png"), tuple(_palette(3)[1].tolist())
-    assert [pixel(sheet, 2, (2 + 15 * i) / 80, 45 / 80) == colour for i in range(5)] == [False, True, False, True, True]
 
 
 def test_images_of_any_size_get_a_row_each_up_to_the_number_of_rows(tmp_path):
     images = [grey(20, 40), grey(40, 20), *[grey(30, 30)] * 10]
     masks = [np.zeros(image.shape[:2], dtype=int) for image in images]
-    segmentation_sheet(images, masks, masks, tmp_path / "s.png", classes=CLASSES)
-    rows = TILE // 2 + (ROWS - 1) * TILE + ROWS * GAP  # the first is half as high as wide
-    assert Image.open(tmp_path / "s.png").size == (3 * TILE + 4 * GAP, TOP + rows + LINE + GAP)
+    segmentation_sheet(images, masks, masks, tmp_path / "deep" / "s.png", classes=CLASSES)
+    width, height = Image.open(tmp_path / "deep" / "s.png").size
+    assert width == WIDTH and height == pytest.approx(WIDTH / 3 * (0.5 + 2 + ROWS - 2), abs=61)
 
 
-def test_an_image_without_boxes_and_one_of_a_single_pixel_do_not_stop_a_sheet(tmp_path):
-    none = Boxes(np.zeros((0, 4)), np.zeros(0, dtype=int), np.zeros(0))
-    detection_sheet([grey(), grey(1, 1)], [none, none], [none, none], tmp_path / "s.png", classes=CLASSES)
+def test_images_without_boxes_of_a_single_pixel_or_with_flat_boxes_do_not_stop_a_sheet(tmp_path):
+    detection_sheet([grey(), grey(1, 1)], [NONE, NONE], [NONE, NONE], tmp_path / "s.png", classes=CLASSES)
     flat = Boxes(np.array([[5.0, 5.0, 5.0, 5.0]]), np.array([0]), np.array([0.5]))
     detection_sheet([grey()], [flat], [flat], tmp_path / "s.png", classes=CLASSES)
 
@@ -150,7 +141,7 @@ def test_the_page_holds_the_sheet_itself(tmp_path):
 def test_a_picture_on_the_page_is_no_wider_than_it_is_shown(tmp_path):
     Image.new("RGB", (3000, 1000)).save(tmp_path / "s.png")
     picture = Image.open(io.BytesIO(base64.b64decode(data_uri(tmp_path / "s.png").partition(",")[2])))
-    assert picture.size == (744, 248)
+    assert picture.size == (WIDTH, 248)
     (tmp_path / "s.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"s.png: no picture"):
         data_uri(tmp_path / "s.png")
