@@ -17,7 +17,7 @@ from PIL import Image
 from kdep_benchmarks.results import Result, write_bytes
 
 ROWS = 6  # images of a sheet; more are left out
-SIDE = 248  # pixels of the longer side of an image when boxes are drawn on it: that of a column, so that scores can be read
+SIDE = 248  # pixels of the longer side of an image when boxes are drawn on it: the width of a column
 LEGEND = 24  # classes named below a sheet
 GREY = (96, 96, 96)  # ignored pixels
 WIDTH, DPI, QUALITY = 744, 100, 80  # pixels of a sheet and of a picture on the page
