@@ -222,3 +222,26 @@ def build(place: Path, archives: list[Path], make: Callable[[list[Path], Path], 
 def filled(place: Path) -> bool:
     """Whether a folder is there with something in it."""
     return place.is_dir() and any(place.iterdir())
+
+
+def make_from(
+    data_root: Path, place: str, archives: tuple[Archive, ...], make: Callable[..., None], show: bool
+) -> None:
+    """Make a folder below the data root from archives, unless it is there.
+
+    Raises:
+        NotPrepared: an archive is missing or damaged; says which file to place where.
+    """
+    if not filled(data_root / place):
+        found = obtain(archives, data_root, show=show)
+        build(data_root / place, found, lambda paths, into: make(paths, into, show=show))
+
+
+def unpack_some(path: Path, into: Path, place: Callable[[str], str | None], owner: str, show: bool) -> None:
+    """Unpack the files that have a place.
+
+    Raises:
+        NotPrepared: none has one; `owner` says what the owner's archive holds.
+    """
+    if not unpack(path, into, place, show=show):
+        raise NotPrepared(f"{path}: holds nothing of the owner's {owner}; get it anew")

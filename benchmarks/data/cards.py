@@ -132,6 +132,11 @@ def _voc_detection(
     return Card("voc", folder, {"train": train, "test": test}, *terms, classes, images, len(classes))
 
 
+def _pack(file: str, images: dict[str, int], labels: int, terms: tuple[str, str], *, test: str = "test") -> Card:
+    files = {"train": f"{file}:train", "test": f"{file}:{test}"}
+    return Card("npz", "classification", files, *terms, images=images, labels=labels)
+
+
 VOC2012 = "host.robots.ox.ac.uk/pascal/VOC/voc2012"
 
 CARDS: dict[str, Card] = {
@@ -215,6 +220,32 @@ CARDS: dict[str, Card] = {
         "cocodataset.org",
         images={"train": 118287, "test": 5000},
         labels=80,
+    ),
+    "tiny_imagenet200": _pack(
+        "tiny_imagenet200.npz",
+        {"train": 20000, "test": 5000},
+        200,
+        ("non-commercial research", "cs231n.stanford.edu; 125 of its images of each class"),
+        test="val",
+    ),
+    "flowers5": _pack(
+        "flowers5_128px.npz",
+        {},
+        5,
+        ("unknown", "kaggle.com/datasets/alxmamaev/flowers-recognition, after registration"),
+    ),
+    "cifar10s": _pack(
+        "cifar10.npz",
+        {"train": 5000, "test": 2000},
+        10,
+        ("cite Krizhevsky 2009", "www.cs.toronto.edu/~kriz/cifar.html; 700 of its images of each class"),
+    ),
+    # Without the owner's val split, which lacks 21 of the classes.
+    "grocery": _pack(
+        "grocery_96px.npz",
+        {"train": 2640, "test": 2485},
+        81,
+        ("MIT, cite Klasson et al. 2019", "github.com/marcusklasson/GroceryStoreDataset"),
     ),
     "scenes": _folders("scenes/classification", {}, 12, *SCENES),
     "scenes-voc": _voc_detection(

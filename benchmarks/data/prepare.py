@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from kdep.files import write_atomically
+from kdep_benchmarks.data import photographs
 from kdep_benchmarks.data.archives import (
     Archive,
     NotPrepared,
-    build,
     filled,
+    make_from,
     md5_of,
     members,
-    obtain,
-    unpack,
+    unpack_some,
     without_first,
 )
 from kdep_benchmarks.data.cards import CARDS, absent, known
@@ -82,28 +82,11 @@ def prepare(name: str, data_root: Path, *, seed: int | None = None, show: bool =
     if seed is not None and name != "caltech256":
         raise ValueError(f"data set {name}: its owner divides it; a seed is for caltech256")
     if name == "caltech256":
-        _from_archives(data_root, "caltech256", (CALTECH256,), partial(_caltech256, seed=seed), show)
+        make_from(data_root, "caltech256", (CALTECH256,), partial(_caltech256, seed=seed), show)
     else:
         RECIPES[name](data_root, show)
     if reason := absent(dataset):
         raise NotPrepared(f"{name}: what is there is not complete: {reason}")
-
-
-def _from_archives(
-    data_root: Path,
-    place: str,
-    archives: tuple[Archive, ...],
-    make: Callable[..., None],
-    show: bool,
-) -> None:
-    if not filled(data_root / place):
-        found = obtain(archives, data_root, show=show)
-        build(data_root / place, found, partial(make, show=show))
-
-
-def _placed(path: Path, into: Path, place: Callable[[str], str | None], owner: str, show: bool) -> None:
-    if not unpack(path, into, place, show=show):
-        raise NotPrepared(f"{path}: holds nothing of the owner's {owner}; get it anew")
 
 
 def _caltech256(archives: list[Path], into: Path, *, seed: int | None, show: bool) -> None:
@@ -124,7 +107,7 @@ def _caltech256(archives: list[Path], into: Path, *, seed: int | None, show: boo
             return None
         return "/".join(("train" if parts[1:] in train else "test", *parts[1:]))
 
-    _placed(archives[0], into, place, "256_ObjectCategories/CLASS/IMAGE.jpg", show)
+    unpack_some(archives[0], into, place, "256_ObjectCategories/CLASS/IMAGE.jpg", show)
 
 
 def _cub200(archives: list[Path], into: Path, *, show: bool) -> None:
@@ -143,7 +126,7 @@ def _cub200(archives: list[Path], into: Path, *, show: bool) -> None:
         image = without_first(name).removeprefix("images/")
         return f"{split_of[image]}/{image}" if image in split_of else None
 
-    _placed(archives[0], into, place, "images listed in images.txt and train_test_split.txt", show)
+    unpack_some(archives[0], into, place, "images listed in images.txt and train_test_split.txt", show)
 
 
 def _ade20k(data_root: Path, show: bool) -> None:
@@ -152,7 +135,7 @@ def _ade20k(data_root: Path, show: bool) -> None:
         full = full_ade20k(folder)
         if full is not None and not filled(data_root / place) and not (data_root / ADE20K.name).is_file():
             raise NotPrepared(FULL_ADE20K.format(place=full) + f" downloads it, or takes it from {data_root}")
-    _from_archives(data_root, place, (ADE20K,), partial(_below, "ADEChallengeData2016"), show)
+    make_from(data_root, place, (ADE20K,), partial(_below, "ADEChallengeData2016"), show)
 
 
 def _below(folder: str, archives: list[Path], into: Path, *, show: bool) -> None:
@@ -162,7 +145,7 @@ def _below(folder: str, archives: list[Path], into: Path, *, show: bool) -> None
         return name.removeprefix(f"{folder}/") if name.startswith(f"{folder}/") else None
 
     for path in archives:
-        _placed(path, into, place, f"{folder}/", show)
+        unpack_some(path, into, place, f"{folder}/", show)
 
 
 def _voc(years: tuple[str, ...], data_root: Path, show: bool) -> None:
@@ -174,7 +157,7 @@ def _voc(years: tuple[str, ...], data_root: Path, show: bool) -> None:
         page = f"host.robots.ox.ac.uk/pascal/VOC/voc{year}"
         archives = tuple(Archive(entry["filename"], page, entry["url"], entry["md5"]) for entry in said)
         folder = f"VOCdevkit/VOC{year}"
-        _from_archives(data_root, folder, archives, partial(_below, folder), show)
+        make_from(data_root, folder, archives, partial(_below, folder), show)
 
 
 def _voc2012aug(data_root: Path, show: bool) -> None:
@@ -192,7 +175,7 @@ def _voc2012aug(data_root: Path, show: bool) -> None:
         )
     sbd = Archive("benchmark.tgz", "home.bharathh.info/pubs/codes/SBD/download.html", SBDataset.url, SBDataset.md5)
     folder = "VOCdevkit/VOC2012/SegmentationClassAug"
-    _from_archives(data_root, folder, (sbd,), partial(_augmented, year), show)
+    make_from(data_root, folder, (sbd,), partial(_augmented, year), show)
     # From the folder, so that the list can be made again after a kill.
     lists = year / "ImageSets" / "Segmentation"
     names = {path.stem for path in (data_root / folder).glob("*.png")} - set((lists / "val.txt").read_text().split())
@@ -222,7 +205,7 @@ def _augmented(year: Path, archives: list[Path], into: Path, *, show: bool) -> N
 
 
 def _cityscapes(data_root: Path, show: bool) -> None:
-    _from_archives(data_root, "cityscapes", CITYSCAPES, _cityscapes_trees, show)
+    make_from(data_root, "cityscapes", CITYSCAPES, _cityscapes_trees, show)
     write_train_ids(data_root / "cityscapes" / "gtFine", show=show)
 
 
@@ -234,21 +217,21 @@ def _cityscapes_trees(archives: list[Path], into: Path, *, show: bool) -> None:
         def place(name: str, below: tuple[str, str] = below, end: str = end) -> str | None:
             return name if name.startswith(below) and name.endswith(end) else None
 
-        _placed(path, into, place, " and ".join(below), show)
+        unpack_some(path, into, place, " and ".join(below), show)
 
 
 def _coco(data_root: Path, show: bool) -> None:
-    _from_archives(data_root, "coco", COCO, _coco_trees, show)
+    make_from(data_root, "coco", COCO, _coco_trees, show)
 
 
 def _coco_trees(archives: list[Path], into: Path, *, show: bool) -> None:
     kept = ("train2017/", "val2017/", "annotations/instances_")
     for path in archives:
-        _placed(path, into, lambda name: name if name.startswith(kept) else None, ", ".join(kept), show)
+        unpack_some(path, into, lambda name: name if name.startswith(kept) else None, ", ".join(kept), show)
 
 
 def _imagenet(data_root: Path, show: bool) -> None:
-    _from_archives(data_root, "imagenet", IMAGENET, _imagenet_trees, show)
+    make_from(data_root, "imagenet", IMAGENET, _imagenet_trees, show)
 
 
 def _imagenet_trees(archives: list[Path], into: Path, *, show: bool) -> None:
@@ -278,7 +261,7 @@ def _torchvision(name: str, data_root: Path, show: bool) -> None:
     make = getattr(torchvision.datasets, kind)
     url, md5 = (make._URL, make._MD5) if kind == "DTD" else (make.url, make.tgz_md5)
     archive = Archive(url.rpartition("/")[2], url, url, md5)
-    _from_archives(data_root, CARDS[name].folder, (archive,), partial(_by_torchvision, make, md5), show)
+    make_from(data_root, CARDS[name].folder, (archive,), partial(_by_torchvision, make, md5), show)
 
 
 def _by_torchvision(make: Any, md5: str, archives: list[Path], into: Path, *, show: bool) -> None:
@@ -307,7 +290,7 @@ def _scenes(data_root: Path, show: bool) -> None:
 
 RECIPES: dict[str, Callable[[Path, bool], None]] = {
     **{name: partial(_torchvision, name) for name in ("cifar10", "cifar100", "dtd")},
-    "cub200": lambda root, show: _from_archives(root, "cub200", (CUB200,), _cub200, show),
+    "cub200": lambda root, show: make_from(root, "cub200", (CUB200,), _cub200, show),
     "imagenet1k": _imagenet,
     "voc2012": partial(_voc, ("2012",)),
     "voc2012aug": _voc2012aug,
@@ -315,5 +298,6 @@ RECIPES: dict[str, Callable[[Path, bool], None]] = {
     "cityscapes": _cityscapes,
     "voc0712": partial(_voc, ("2007", "2012")),
     "coco": _coco,
+    **photographs.RECIPES,
     **{name: _scenes for name in CARDS if name.startswith("scenes")},
 }

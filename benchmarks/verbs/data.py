@@ -1,4 +1,4 @@
-"""`kdep data ls | check NAME | prepare NAME | overlap SOURCE`."""
+"""`kdep data ls | check NAME | prepare NAME | pack FOLDER OUT.npz | overlap SOURCE`."""
 
 import argparse
 import json
@@ -28,10 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--seed", type=int, metavar="N", help="caltech256: draw the training images [the first 60 of a class by name]"
     )
+    _add_pack(actions.add_parser("pack", help="write class folders as one .npz, with the list of its images beside it"))
     overlap = actions.add_parser("overlap", help="images of a pretraining source that also stand in test splits")
     _add_overlap(overlap)
     for action in (ls, check, prepare, overlap):
         add_data_root(action)
+
+
+def _add_pack(pack: argparse.ArgumentParser) -> None:
+    pack.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="train and val or test folders of class folders; or class folders"
+    )
+    pack.add_argument("out", type=Path, metavar="OUT.npz", help="FILE.npz; FILE.txt lists the images")
+    pack.add_argument("--size", type=int, metavar="S", help="resize longer short sides to S pixels [as they are]")
+    pack.add_argument("--per-class", type=int, metavar="N", help="draw N training images of each class [all]")
+    pack.add_argument("--per-class-test", type=int, metavar="N", help="draw N of val and of test [all]")
+    pack.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw, and of a fifth as test split [0]")
 
 
 def _add_overlap(overlap: argparse.ArgumentParser) -> None:
@@ -64,7 +76,7 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked; 1 where a check finds defects, or where a set cannot be prepared."""
-    return {"ls": _ls, "check": _check, "prepare": _prepare, "overlap": _overlap}[args.action](args)
+    return {"ls": _ls, "check": _check, "prepare": _prepare, "pack": _pack, "overlap": _overlap}[args.action](args)
 
 
 def listing(data_root: Path) -> list[str]:
@@ -157,6 +169,20 @@ def _prepare(args: argparse.Namespace) -> int:
         sys.stderr.write(f"kdep: {error}\n")
         return 1
     sys.stdout.write(f"{args.name} is there; next: kdep data check {args.name} --data-root {args.data_root}\n")
+    return 0
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from kdep_benchmarks.data.packs import SPLITS, pack_folder
+
+    if not args.folder.is_dir():
+        raise ValueError(f"{args.folder}: no such folder")
+    wanted = {"train": args.per_class, "val": args.per_class_test, "test": args.per_class_test}
+    there = [split for split in SPLITS if (args.folder / split).is_dir()] or ["train", "test"]
+    per_class = {split: count for split, count in wanted.items() if count is not None and split in there}
+    counts = pack_folder(args.folder, args.out, size=args.size, per_class=per_class, seed=args.seed)
+    said = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    sys.stdout.write(f"{args.out}: {said}; use it as {args.out}:train; its images are listed in {args.out.stem}.txt\n")
     return 0
 
 

@@ -122,7 +122,9 @@ def full_ade20k(folder: Path) -> Path | None:
 
 
 def label_names(dataset: Dataset) -> tuple[str, ...]:
-    """Class names by label. In the VOC layout label 0 is the background, a class too.
+    """Class names by label.
+
+    In the VOC layout the background is label 0, before the names; but names of a list, `@FILE`, are all of them.
 
     Raises:
         ValueError: the data set names no classes.
@@ -131,18 +133,19 @@ def label_names(dataset: Dataset) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{dataset.name}: segmentation needs the classes' names, in the order of the masks' values")
     if names[0].startswith("@"):
-        names = _listed_names(dataset.root / names[0][1:])
+        return _listed_names(dataset.root / names[0][1:])
     return ("background", *names) if dataset.layout == "voc" and names[0] != "background" else names
 
 
 def _listed_names(path: Path) -> tuple[str, ...]:
-    """Names from ADE20K's objectInfo150.txt, or a list like it: number, ..., name, separated by tabs."""
+    """Names from a list: one a line, or as ADE20K's objectInfo150.txt number, ..., name, separated by tabs."""
     if not path.is_file():
         raise ValueError(f"{path}: the list of classes is missing")
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    names = tuple(row[-1].strip() for row in rows if row[0].strip().isdigit())
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    numbered = any(len(row) > 1 for row in rows)  # then the first line is a heading
+    names = tuple(row[-1].strip() for row in rows if not numbered or row[0].strip().isdigit())
     if not names:
-        raise ValueError(f"{path}: no lines of the form NUMBER<tab>NAME")
+        raise ValueError(f"{path}: no lines of the form NAME or NUMBER<tab>NAME")
     return names
 
 
