@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.reference import FOLDER, PAGES
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -15,3 +17,9 @@ def test_the_documentation_builds_strictly(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "site" / "quickstart" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_reference_is_what_the_code_says(name, monkeypatch):
+    monkeypatch.delenv("KDEP_DATA", raising=False)
+    assert (FOLDER / f"{name}.md").read_text() == PAGES[name](), "run python -m tools.reference"

@@ -1,0 +1,76 @@
+"""Write docs/reference from the code: keys of a recipe, settings of every kind of task, help of every command.
+
+python -m tools.reference
+"""
+
+import argparse
+import importlib
+import re
+from pathlib import Path
+
+from kdep.cli import VERBS
+from kdep.config import Config
+from kdep.reference import reference
+from kdep.settings import Settings
+from kdep_benchmarks.tasks.settings import KINDS
+
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+WIDTH = 100  # of the help texts, whatever the terminal
+
+
+def table(model: type[Settings]) -> str:
+    """A Markdown table of the keys of a settings model."""
+    lines = ["| key | type | default | what |", "|---|---|---|---|"]
+    for key in reference(model):
+        cells = (f"`{key.name}`", key.type, f"`{key.default}`", " ".join(key.description.split()))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def recipes() -> str:
+    """Every key of a recipe."""
+    return (
+        f"# Recipe keys\n\nChange any key on the command line: `kdep pretrain RECIPE optim.lr=0.1`.\n\n{table(Config)}"
+    )
+
+
+def tasks() -> str:
+    """Every setting of every kind of task."""
+    parts = ["# Task settings\n\nThe keys of `settings:` in a task, by its `kind:`.\n"]
+    parts += [f"## {kind}\n\n{table(model)}" for kind, model in KINDS.items()]
+    return "\n".join(parts)
+
+
+def commands() -> str:
+    """The help of every verb of `kdep`."""
+    parts = ["# Commands\n\nExit codes: 0 done, 1 something failed, 2 wrong usage, 3 weights did not load.\n"]
+    for name, (module, _) in VERBS.items():
+        parser = argparse.ArgumentParser(f"kdep {name}", formatter_class=formatter)
+        importlib.import_module(module).add_arguments(parser)
+        help_ = re.sub(r"\[\S*/data\]", "[data]", parser.format_help())
+        parts.append(f"## kdep {name}\n\n```text\n{help_.rstrip()}\n```\n")
+        for action in parser._actions:  # argparse has no public way to its subcommands
+            if isinstance(action, argparse._SubParsersAction):
+                for own, sub in action.choices.items():
+                    sub.formatter_class = formatter
+                    parts.append(f"### kdep {name} {own}\n\n```text\n{sub.format_help().rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def formatter(prog: str) -> argparse.HelpFormatter:
+    """A help formatter that keeps paragraphs and has the same width everywhere."""
+    return argparse.RawDescriptionHelpFormatter(prog, width=WIDTH)
+
+
+PAGES = {"recipes": recipes, "tasks": tasks, "commands": commands}
+
+
+def main() -> None:
+    """Write the pages."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        (FOLDER / f"{name}.md").write_text(page())
+
+
+if __name__ == "__main__":
+    main()
