@@ -30,9 +30,10 @@ def reference(model: type[BaseModel], *, prefix: str = "", given: BaseModel | No
         prefix: put before each name, such as `optim.`.
         given: where the default values are read from; the model's own where None.
     """
-    for name, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
         required = given is None and field.is_required()
-        default = field.default if given is None else getattr(given, name)
+        default = field.default if given is None else getattr(given, attribute)
         section = next(models_in(field.annotation), None)
         if section is None or default is None:  # a value, or a section that may be left out
             limits = "".join(f", {limit}" for limit in _limits(field.metadata))

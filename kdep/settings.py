@@ -81,10 +81,10 @@ def _sentences(error: ValidationError, model: type[BaseModel], content: Any, sou
 def _sentence(key: str, entries: list[Any], model: type[BaseModel]) -> str:
     first, dotted = entries[0], f"{key} " if key else ""
     if first["type"] == "extra_forbidden":
-        section = _section(model, key.split(".")[:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1, cutoff=0.7)
+        known = [field.alias or name for name, field in _section(model, key.split(".")[:-1]).model_fields.items()]
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.7)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"unknown key {key}{hint}; there are {', '.join(section.model_fields)}"
+        return f"unknown key {key}{hint}; there are {', '.join(known)}"
     if first["type"] == "missing":
         field = _section(model, key.split(".")[:-1]).model_fields.get(str(first["loc"][-1]))
         return f"{key} is missing" + (f": {field.description}" if field and field.description else "")

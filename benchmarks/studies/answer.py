@@ -47,7 +47,7 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
         lines += [f"Unfinished: {missing} of {missing + len(rows)} scores are still to come.", ""]
     for value in study.values:
         if study.axis:
-            lines += [f"## {study.axis['key']} = {value}", ""]
+            lines += [f"## {study.axis.key} = {value}", ""]
         lines += [*table(study, scores, value), ""]
         own = [
             ("", against_baseline(study, scores, value)),
@@ -61,11 +61,11 @@ def as_markdown(study: Study, rows: Sequence[Row]) -> str:
             lines += [f"- {one.sentence}" for one in said] + ([""] if said else [])
     if said := against_all_images(study, scores):
         tested += sum(one.tested for one in said)
-        lines += [f"## Along {study.axis['key']}: what fewer images cost", ""]
+        lines += [f"## Along {study.axis.key}: what fewer images cost", ""]
         lines += [*(f"- {one.sentence}" for one in said), ""]
     for measure in measures(study):
         if sentences := savings(study, scores, rows, measure):
-            lines += [f"## Along {study.axis['key']}: {measure.what}", ""]
+            lines += [f"## Along {study.axis.key}: {measure.what}", ""]
             lines += [*([measure.note, ""] if measure.note else []), *(f"- {sentence}" for sentence in sentences), ""]
     if tested > 5:
         lines += [
@@ -125,7 +125,7 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
             axes.set_title(title)
             axes.grid(alpha=0.3)
             if study.axis:
-                axes.set_xlabel(measure.what if measure else study.axis["key"])
+                axes.set_xlabel(measure.what if measure else study.axis.key)
                 if all(isinstance(place, int | float) and place > 0 for place in places.values()):
                     axes.set_xscale("log")
                     ticks = [places[point] for value in study.values if (point := (study.baseline, value)) in places]

@@ -63,7 +63,7 @@ def asked_for(study: Study, scores: Scores, value: Any) -> list[Comparison]:
 
 def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
     """Each arm with fewer images against itself with the most; nothing along an axis that is no share of the data."""
-    if not study.axis or study.axis["key"] != SHARE:
+    if not study.axis or study.axis.key != SHARE:
         return []
     said = []
     for arm in [arm for arm, given in study.arms.items() if not isinstance(given, str)]:  # a checkpoint has seen none
@@ -169,7 +169,7 @@ SECONDS = Measure(
 def measures(study: Study) -> list[Measure]:
     """What is saved along the study's axis; nothing along one that is no budget."""
     along = {BUDGET: [IMAGES_SEEN, SECONDS], SHARE: [IMAGES]}
-    return along.get(study.axis["key"], []) if study.axis else []
+    return along.get(study.axis.key, []) if study.axis else []
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,21 @@
-"""The file of a study -> its runs, checked; what the keys mean is in the help of `kdep study`."""
+"""Read a study file and list its runs; the help of `kdep study` explains the keys."""
 
+import functools
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from kdep.config import Config, load_config
 from kdep.data.root import data_root
+from kdep.settings import Settings, validate
 from kdep.shipped import find
 from kdep.yaml_file import read_mapping
 
-if TYPE_CHECKING:  # pydantic is loaded when a run is looked at
-    from kdep.config import Config
-
-REQUIRED = ("name", "question", "pretrain", "baseline", "seeds", "score")
-KEYS = (*REQUIRED, "arms", "grid", "set", "axis", "pairs")
-KINDS = {
-    **dict.fromkeys(("name", "question", "pretrain"), (str, "text")),
-    **dict.fromkeys(("arms", "set", "axis", "score"), (dict, "a mapping")),
-    **dict.fromkeys(("seeds", "pairs"), (list, "a list")),
-}
-OPTIONAL = ("arms", "grid", "set", "axis", "pairs")  # may be there without a value
-SCORE = {"suite", "tasks", "data_root", "seeds", "protocol", "budget"}
 BUDGET, SHARE = "optim.epochs", "data.limit"  # axes along which less is a saving: of images seen, of images
 
 
@@ -53,50 +45,128 @@ class Run:
         return self.checkpoint or str(runs / self.name / "student.pth")
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study file, checked; the grid's products are among the arms."""
+def _each_once(values: list[Any]) -> list[Any]:
+    if len({str(value) for value in values}) < len(values):
+        raise ValueError("expected each value once")
+    return values
+
+
+# A key without a value is an empty one, and an arm may be a number such as 320.
+_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
+_LIST = BeforeValidator(lambda value: [] if value is None else value)
+_NAMED = BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)
+Name = Annotated[str, _NAMED]
+Value = str | int | float
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_each_once)]
+Overrides = Annotated[dict[str, Any], _EMPTY]
+
+
+class Axis(Settings):
+    """A key of the recipe that takes several values."""
+
+    key: str
+    """The key, such as optim.epochs."""
+    values: Annotated[list[Value], Field(min_length=1), AfterValidator(_each_once)]
+    """The values of the key."""
+    along: dict[Value, Overrides] = Field({}, alias="with")
+    """Overrides that go with single values."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Axis":
+        if self.key in ("name", "seed"):
+            raise ValueError(f"key: {self.key} is set by the study itself; `seeds` lists the seeds")
+        if self.key in (BUDGET, SHARE) and not all(type(value) is int for value in self.values):
+            raise ValueError(f"values: {self.key} is a whole number, got {self.values}")
+        return self
+
+
+class Score(Settings):
+    """How the students are scored: as `kdep transfer` does with the options of the same names."""
+
+    suite: str
+    """A shipped suite or a YAML file."""
+    tasks: Annotated[list[str], Field(min_length=1), AfterValidator(_each_once)]
+    """Tasks of the suite."""
+    data_root: str | None = None
+    """Folder below which the tasks' data sets are; null: that of kdep transfer."""
+    seeds: Seeds = [0]
+    """Seeds of the tasks; a score is the mean over them."""
+    protocol: str | None = None
+    """Protocol of the tasks; null: their own."""
+    budget: str = "full"
+    """Share of the schedule of fine-tuning, segmentation and detection."""
+
+
+class Study(Settings):
+    """A study file. The combinations of the grid are added to the arms."""
 
     name: str
+    """Name of the study; its runs' names start with it."""
     question: str
+    """The question that the study answers."""
     pretrain: str
-    arms: dict[str, Any]
-    score: dict[str, Any]
-    baseline: str
-    seeds: list[int]
-    set: dict[str, Any] = field(default_factory=dict)
-    axis: dict[str, Any] | None = None
-    pairs: list[list[str]] = field(default_factory=list)
+    """The recipe of all runs: a name or a YAML file."""
+    arms: Annotated[dict[Name, Overrides | str], _EMPTY] = {}
+    """What is compared: overrides of the recipe, or a checkpoint such as random:resnet18."""
+    grid: Annotated[list[Annotated[dict[Name, Overrides], Field(min_length=1)]], _LIST] = []
+    """Lists of parts; each combination is an arm."""
+    set: Overrides = {}
+    """Overrides of all runs."""
+    axis: Axis | None = None
+    """A key that takes several values in every arm."""
+    baseline: Name
+    """The arm that the others are compared with."""
+    pairs: Annotated[list[Annotated[list[Name], Field(min_length=2, max_length=2)]], _LIST] = []
+    """More pairs of arms to compare."""
+    seeds: Seeds
+    """Seeds of the runs."""
+    score: Score
+    """How the students are scored."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Study":
+        combined = spread(self.grid)
+        if doubled := sorted({*self.arms} & {*combined}):
+            raise ValueError(f"{', '.join(doubled)}: among the arms and in the grid; name them apart")
+        self.arms.update(combined)
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline {self.baseline!r}; the arms are {', '.join(self.arms) or 'missing'}")
+        for one, other in self.pairs:
+            if one == other or not {one, other} <= {*self.arms}:
+                raise ValueError(f"pairs: [{one}, {other}]; expected two of the arms {', '.join(self.arms)}")
+        _check_overrides(self)
+        names = [run.name for run in self.runs if run.checkpoint is None]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two arms would have runs named {doubled[0]}; name them further apart")
+        return self
 
     @property
     def values(self) -> list[Any]:
         """Of the axis; one None without an axis."""
-        return self.axis["values"] if self.axis else [None]
+        return self.axis.values if self.axis else [None]
 
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks that score."""
-        return self.score["tasks"]
+        return self.score.tasks
 
     @property
     def score_seeds(self) -> list[int]:
         """Of the tasks; a score is the mean over them."""
-        return self.score.get("seeds", [0])
+        return self.score.seeds
 
     @property
     def data_root(self) -> Path:
         """The folder below which the tasks' data sets lie."""
-        return Path(self.score.get("data_root") or data_root())
+        return Path(self.score.data_root or data_root())
 
     @property
     def runs(self) -> list[Run]:
         """Every run, in the order of the file; seed by seed, so that a half-done study has whole comparisons."""
         return [self._run(arm, value, seed) for seed in self.seeds for value in self.values for arm in self.arms]
 
-    def config(self, planned: Run) -> "Config":
-        """The configuration of a run, checked."""
-        from kdep.config import load_config
-
+    def config(self, planned: Run) -> Config:
+        """The configuration of a run."""
         return load_config(find("pretrain", self.pretrain), planned.overrides)
 
     def _run(self, arm: str, value: Any, seed: int) -> Run:
@@ -108,7 +178,7 @@ class Study:
                     r"#0+(?=@|$)", "", checkpoint
                 )  # seed 0 is random:NAME, under whatever name asked for
             return Run(arm, value, seed, checkpoint, checkpoint=checkpoint)
-        along = {self.axis["key"]: value, **self.axis.get("with", {}).get(value, {})} if self.axis else {}
+        along = {self.axis.key: value, **self.axis.along.get(value, {})} if self.axis else {}
         own = {**{key: content for key, content in given.items() if key != "at"}, **given.get("at", {}).get(value, {})}
         keys = {**self.set, **along, **own, "seed": seed}
         # An arm without a bank, or with another whole section, takes back what `set` says of its parts.
@@ -130,50 +200,25 @@ def load_study(path: Path) -> Study:
     """Read a study file.
 
     Raises:
-        ValueError: a key is missing, unknown or of another kind; or two arms would have runs of one name.
+        ValueError: a key is missing, unknown or of another type, or keys exclude each other.
     """
     path = Path(path)
-    content = read_mapping(path, "study", f"the keys {', '.join(KEYS)}")
-    missing, unknown = sorted(set(REQUIRED) - set(content)), sorted(set(content) - set(KEYS))
-    if missing or unknown:
-        raise ValueError(
-            f"{path}: missing {', '.join(missing) or 'nothing'}; unknown {', '.join(unknown) or 'nothing'}"
-        )
-    for key, (kind, called) in KINDS.items():
-        if not isinstance(content.get(key), kind) and not (content.get(key) is None and key in OPTIONAL):
-            raise ValueError(f"{path}: {key}: expected {called}, got {content[key]!r}")
-    own = {str(arm): {} if given is None else given for arm, given in (content.get("arms") or {}).items()}
-    combined = spread(content.get("grid") or [], path)
-    if doubled := sorted(set(own) & set(combined)):
-        raise ValueError(f"{path}: {', '.join(doubled)}: among the arms and in the grid; name them apart")
-    kept = {key: value for key, value in content.items() if key not in ("grid", "arms") and value is not None}
-    kept |= {"pretrain": content["pretrain"], "arms": {**own, **combined}, "baseline": str(content["baseline"])}
-    study = Study(**kept)
-    problem = _problem(study)
-    if problem:
-        raise ValueError(f"{path}: {problem}")
-    return study
+    content = read_mapping(path, "study", f"the keys {', '.join(Study.model_fields)}")
+    return validate(Study, content, str(path))
 
 
-def spread(grid: list[dict[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
-    """Every combination of the grid's parts: names joined, overrides merged, those of a later part on top.
+def spread(grid: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Combine the parts of a grid: names are joined, and the overrides of a later part win.
 
     Raises:
-        ValueError: it is no list of mappings, or two combinations have one name.
+        ValueError: two combinations have one name.
     """
-    if not isinstance(grid, list) or not all(isinstance(part, dict) and part for part in grid):
-        raise ValueError(f"{path}: grid: expected a list of mappings, such as [{{SVD: {{}}}}, {{' + PTS': {{}}}}]")
-    arms = {}
+    arms: dict[str, dict[str, Any]] = {}
     for combination in itertools.product(*(part.items() for part in grid)) if grid else ():
-        merged: dict[str, Any] = {}
-        for name, given in combination:
-            if not isinstance(given, dict | None):
-                raise ValueError(f"{path}: grid: {name}: expected overrides such as {{scale.name: sn}}, got {given!r}")
-            merged = _merge(merged, given or {})
-        name = "".join(str(part) for part, _ in combination)
+        name = "".join(part for part, _ in combination)
         if name in arms:
-            raise ValueError(f"{path}: grid: two combinations are named {name!r}; name the parts apart")
-        arms[name] = merged
+            raise ValueError(f"grid: two combinations are named {name!r}; name the parts apart")
+        arms[name] = functools.reduce(_merge, (given for _, given in combination), {})
     return arms
 
 
@@ -183,76 +228,21 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     return {**lower, **upper, **({"at": at} if at else {})}
 
 
-def _problem(study: Study) -> str | None:
-    """What is wrong with a study, in words; None where nothing is."""
-    for arm, given in study.arms.items():
-        if not isinstance(given, dict | str):
-            return f"arm {arm}: expected overrides, or a checkpoint such as random:resnet18, got {given!r}"
-    if study.baseline not in study.arms:
-        return f"baseline {study.baseline!r}; the arms are {', '.join(study.arms) or 'missing'}"
-    if not all(
-        isinstance(pair, list) and len(pair) == 2 and pair[0] != pair[1] and all(arm in study.arms for arm in pair)
-        for pair in study.pairs
-    ):
-        return f"pairs: expected a list of two arms each, such as [[SVD, SVD + PTS]], got {study.pairs!r}"
-    if study.axis is not None and not {"key", "values"} <= set(study.axis) <= {"key", "values", "with"}:
-        return f"axis has {sorted(study.axis)}; expected key and values"
-    for what, found in (("seeds", study.seeds), ("axis.values", study.values), ("score.seeds", study.score_seeds)):
-        if not isinstance(found, list) or not found or len({str(value) for value in found}) < len(found):
-            return f"{what}: expected a list, each once, got {found!r}"
-    for what, found in (("seeds", study.seeds), ("score.seeds", study.score_seeds)):
-        if not all(type(seed) is int and seed >= 0 for seed in found):
-            return f"{what}: expected whole numbers from 0 on, got {found!r}"
-    if not all(value is None or isinstance(value, str | int | float) for value in study.values):
-        return f"axis.values: expected numbers or words, got {study.values!r}; for whole sections take arms"
-    if problem := _problem_at(study) or _problem_of_keys(study):
-        return problem
-    if not {"suite", "tasks"} <= set(study.score) <= SCORE:
-        return f"score has {sorted(study.score)}; expected suite and tasks, and optionally {_others()}"
-    tasks = study.tasks
-    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
-        return f"score.tasks: expected a list of names, got {tasks!r}"
-    if len(set(tasks)) < len(tasks):
-        return f"score.tasks: expected each once, got {tasks!r}"
-    if study.axis and study.axis["key"] in (BUDGET, SHARE) and not all(type(v) is int for v in study.values):
-        return f"axis.values: {study.axis['key']} is a whole number, got {study.values}"
-    own = [run for run in study.runs if run.checkpoint is None]
-    doubled = {run.name for run in own if sum(other.name == run.name for other in own) > 1}
-    return f"two arms would have runs named {min(doubled)}; name them further apart" if doubled else None
-
-
-def _problem_at(study: Study) -> str | None:
-    """Overrides for a value that the axis does not have."""
-    for place, content in _places(study).items():
-        if not isinstance(content, dict):
-            return f"{place}: expected a mapping from values of the axis to overrides, got {content!r}"
-        for value, overrides in content.items():
-            if value not in study.values or not isinstance(overrides, dict):
-                return f"{place}: {value}: expected overrides for one of the axis's values {study.values}"
-    return None
-
-
-def _places(study: Study) -> dict[str, Any]:
-    """Where overrides stand for single values of the axis."""
-    places = {"axis.with": (study.axis or {}).get("with", {})}
-    return places | {
-        f"arm {arm}: at": given.get("at", {}) for arm, given in study.arms.items() if isinstance(given, dict)
-    }
-
-
-def _problem_of_keys(study: Study) -> str | None:
-    """Overrides of what the study itself sets: a run's name and seed, and along an axis its key or its section."""
-    own = ["name", "seed", *([study.axis["key"]] if study.axis else [])]
-    if study.axis and study.axis["key"] in own[:2]:
-        return f"axis.key: {study.axis['key']} is the study's own to set; `seeds` lists the seeds"
+def _check_overrides(study: Study) -> None:
+    """Refuse overrides for a value that the axis does not have, and overrides of what the study itself sets."""
     arms = {f"arm {arm}": given for arm, given in study.arms.items() if isinstance(given, dict)}
-    at = {f"{place}: {value}": part for place, parts in _places(study).items() for value, part in parts.items()}
-    for place, overrides in {"set": study.set, **arms, **at}.items():
-        for key in own[:2] if place == "set" else own:
+    places = {"axis.with": study.axis.along if study.axis else {}}
+    places |= {f"{arm}: at": given.get("at", {}) for arm, given in arms.items()}
+    own = ["name", "seed", *([study.axis.key] if study.axis else [])]
+    checked = [("set", study.set, own[:2]), *((arm, given, own) for arm, given in arms.items())]
+    for place, by_value in places.items():
+        if not isinstance(by_value, dict):
+            raise ValueError(f"{place}: expected a mapping from values of the axis to overrides, got {by_value!r}")
+        for value, overrides in by_value.items():
+            if value not in study.values or not isinstance(overrides, dict):
+                raise ValueError(f"{place}: {value}: expected overrides for one of the axis's values {study.values}")
+            checked.append((f"{place}: {value}", overrides, own))
+    for place, overrides, keys in checked:
+        for key in keys:
             if key in overrides or key.partition(".")[0] in overrides:
-                return f"{place}: {key} is set by the study itself; the answer would say something else than was run"
-    return None
-
-
-def _others() -> str:
-    return ", ".join(sorted(SCORE - {"suite", "tasks"}))
+                raise ValueError(f"{place}: {key} is set by the study itself; leave it out")

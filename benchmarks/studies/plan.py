@@ -117,7 +117,7 @@ def estimate(study: Study, item: Item, times: Times, *, threads: int) -> tuple[f
         else:
             seconds += images * statistics.median(likes[0])
     for task in item.cells:
-        found = times.get(("score", task, study.score.get("budget", "full")))
+        found = times.get(("score", task, study.score.budget))
         if found:
             seconds += statistics.median(found) * len(study.score_seeds)
         else:

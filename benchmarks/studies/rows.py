@@ -163,11 +163,11 @@ def load_tasks(study: Study) -> "list[Task]":
     score = study.score
     return choose_tasks(
         Namespace(
-            tasks=",".join(score["tasks"]),
-            suite=str(score["suite"]),
+            tasks=",".join(score.tasks),
+            suite=score.suite,
             data_root=study.data_root,
-            protocol=score.get("protocol"),
-            budget=score.get("budget", "full"),
+            protocol=score.protocol,
+            budget=score.budget,
         )
     )
 

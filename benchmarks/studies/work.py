@@ -200,11 +200,10 @@ def pretrain_command(study: Study, planned: Run, runs: Path) -> list[str]:
 def score_command(study: Study, item: Item, runs: Path, results: Path) -> list[str]:
     """`kdep transfer` of a run's student, on the tasks whose scores are missing."""
     score = study.score
-    command = ["transfer", item.run.student(runs), "--suite", str(score["suite"]), "--tasks", ",".join(item.cells)]
+    command = ["transfer", item.run.student(runs), "--suite", score.suite, "--tasks", ",".join(item.cells)]
     command += ["--seeds", ",".join(str(seed) for seed in study.score_seeds)]
     command += ["--data-root", str(study.data_root), "--results", str(results)]
-    command += [part for key in ("protocol", "budget") if key in score for part in (f"--{key}", str(score[key]))]
-    return command
+    return [*command, "--budget", score.budget, *([] if score.protocol is None else ["--protocol", score.protocol])]
 
 
 def _ended(code: int, log: Path, what: str) -> str:

@@ -3,7 +3,7 @@
 import yaml
 from PIL import Image
 
-from kdep_benchmarks.studies.file import Study
+from kdep_benchmarks.studies.file import Score, Study
 from tests.conftest import TINY, draw
 
 FILE = """
@@ -64,5 +64,6 @@ def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), val=None):
 
 def made(scores, **others):
     """A study of these arms on tasks a and b; the first is the baseline."""
-    fields = {"score": {"tasks": ["a", "b"]}, "baseline": next(iter(scores)), "seeds": [0, 1, 2]} | others
-    return Study("made", "Which?", None, **{"arms": dict.fromkeys(scores, {}), **fields})
+    fields = {"name": "made", "question": "Which?", "pretrain": "none.yaml", "arms": dict.fromkeys(scores, {})}
+    fields |= {"score": Score(suite="made", tasks=["a", "b"]), "baseline": next(iter(scores)), "seeds": [0, 1, 2]}
+    return Study(**fields | others)

@@ -21,6 +21,7 @@ from kdep_benchmarks.studies.claims import (
     reached,
     savings,
 )
+from kdep_benchmarks.studies.file import Score
 from tests.helpers.made_studies import made, rows_of
 
 
@@ -50,7 +51,7 @@ def test_arms_are_compared_by_their_mean_over_tasks_paired_by_seed():
 def test_pairs_that_a_study_asks_for_are_compared_too():
     scores = {"base": {"a": [10, 12, 14]}, "one": {"a": [11, 13, 16]}, "two": {"a": [9, 12, 12]}}
     pairs = [["one", "two"], ["late", "one"]]
-    study, rows = made({**scores, "late": {}}, score={"tasks": ["a"]}, pairs=pairs), rows_of(scores)
+    study, rows = made({**scores, "late": {}}, score=Score(suite="made", tasks=["a"]), pairs=pairs), rows_of(scores)
     # 2, 1, 4: mean 7 / 3, with 4.303 * 1.5275 / sqrt(3).
     said = ["`one` shows no difference to `two` (+2.33 ± 3.79, n = 3)."]
     assert sentences(asked_for(study, by_cell(rows), None)) == said

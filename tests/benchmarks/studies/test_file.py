@@ -3,7 +3,8 @@ import re
 import pytest
 import yaml
 
-from kdep_benchmarks.studies.file import Run, load_study
+from kdep.reference import reference
+from kdep_benchmarks.studies.file import Run, Study, load_study
 
 FILE = """
 name: small
@@ -77,55 +78,58 @@ def test_overrides_for_a_value_merge_in_a_grid(load):
     assert load(grid=grid, axis=axis).arms["ab"] == {"at": {1: {"x.y": 2, "x.z": 1}, 2: {"x.y": 3}}}
 
 
+LIMIT = {"key": "data.limit", "values": [1]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"quest": "?"}, "unknown key quest (did you mean question?); there are name, question, pretrain, arms"),
+        ({"name": 2024}, "name must be text, got 2024"),
         ({"baseline": "nothing"}, "baseline 'nothing'; the arms are plain, random"),
-        ({"quest": "?"}, "missing nothing; unknown quest"),
-        ({"axis": {"over": "data.limit"}}, r"axis has \['over'\]; expected key and values"),
-        ({"axis": {"key": "data.limit", "values": [0.5]}}, "data.limit is a whole number"),
-        ({"axis": {"key": "a", "values": [1], "with": {2: {}}}}, "axis.with: 2: expected overrides for one of"),
-        ({"arms": {"plain": {"at": {1: {}}}}}, "arm plain: at: 1: expected overrides"),
-        ({"arms": {"plain": 3}}, "arm plain: expected overrides, or a checkpoint"),
+        ({"arms": ["plain"]}, "arms must be a mapping, got ['plain']"),
+        ({"arms": {"plain": 3}}, "arms.plain must be a mapping or text, got 3"),
         ({"arms": {"plain": {}, "plain!": {}}}, "two arms would have runs named small-plain-s0"),
-        ({"pairs": [["plain", "else"]]}, r"pairs: expected a list of two arms each, .*got \[\['plain', 'else'\]\]"),
-        ({"pairs": [["plain", "plain"]]}, "pairs: expected a list of two arms each"),
-        ({"pairs": ["plain", "random"]}, "pairs: expected a list of two arms each"),
-        ({"seeds": [0, 0]}, "seeds: expected a list, each once"),
-        ({"grid": {"a": {}}}, "grid: expected a list of mappings"),
-        ({"grid": [{"a": 3}]}, "grid: a: expected overrides"),
-        ({"score": {"suite": "x"}}, "score has .*; expected suite and tasks"),
-        ({"score": {"suite": "x", "tasks": [], "data_root": "d"}}, r"score.tasks: expected a list of names, got \[\]"),
-        ({"score": {"suite": "x", "tasks": ["y", "y"], "data_root": "d"}}, "score.tasks: expected each once"),
-        ({"score": {"suite": "x", "tasks": ["y"], "data_root": "d", "seeds": ["0"]}}, "score.seeds: expected whole"),
-        ({"seeds": [0.5]}, "seeds: expected whole numbers from 0 on"),
-        ({"score": None}, "score: expected a mapping, got None"),
-        ({"name": 2024}, "name: expected text, got 2024"),
-        ({"arms": ["plain"]}, r"arms: expected a mapping, got \['plain'\]"),
-        ({"axis": {"key": "scale", "values": [{"name": "pts"}]}}, "axis.values: expected numbers or words"),
-        ({"axis": {"key": "a", "values": [1], "with": None}}, "axis.with: expected a mapping from values"),
-        ({"set": {"name": "x"}}, "set: name is set by the study itself"),
+        ({"arms": {"plain": {"at": {1: {}}}}}, "arm plain: at: 1: expected overrides"),
         ({"arms": {"plain": {"seed": 3}}}, "arm plain: seed is set by the study itself"),
-        ({"axis": {"key": "seed", "values": [1]}}, "axis.key: seed is the study's own to set"),
+        ({"set": {"name": "x"}}, "set: name is set by the study itself"),
+        ({"axis": {"key": "a"}}, "axis.values is missing"),
         (
-            {"axis": {"key": "data.limit", "values": [1]}, "arms": {"plain": {"data.limit": 5}}},
-            "arm plain: data.limit is set by the study itself",
+            {"axis": {"key": "a", "values": [1], "whit": {}}},
+            "unknown key axis.whit (did you mean with?); there are key",
         ),
-        (
-            {"axis": {"key": "data.limit", "values": [1]}, "arms": {"plain": {"data": {"limit": 5}}}},
-            "arm plain: data.limit is set",
-        ),
-        (
-            {"axis": {"key": "data.limit", "values": [1], "with": {1: {"data.limit": 5}}}},
-            "axis.with: 1: data.limit is set",
-        ),
+        ({"axis": {"key": "scale", "values": [{"name": "pts"}]}}, "axis.values.0 must be text or a whole number or a"),
+        ({"axis": {"key": "a", "values": [1], "with": None}}, "axis.with must be a mapping, got None"),
+        ({"axis": {"key": "a", "values": [1], "with": {2: {}}}}, "axis.with: 2: expected overrides for one of"),
+        ({"axis": {"key": "data.limit", "values": [0.5]}}, "axis.values: data.limit is a whole number, got [0.5]"),
+        ({"axis": {"key": "seed", "values": [1]}}, "axis.key: seed is set by the study itself"),
+        ({"axis": LIMIT, "arms": {"plain": {"data.limit": 5}}}, "arm plain: data.limit is set by the study itself"),
+        ({"axis": LIMIT, "arms": {"plain": {"data": {"limit": 5}}}}, "arm plain: data.limit is set"),
+        ({"axis": {**LIMIT, "with": {1: {"data.limit": 5}}}}, "axis.with: 1: data.limit is set"),
+        ({"pairs": [["plain", "else"]]}, "pairs: [plain, else]; expected two of the arms plain, random"),
+        ({"pairs": [["plain", "plain"]]}, "pairs: [plain, plain]; expected two of the arms"),
+        ({"pairs": ["plain", "random"]}, "pairs.0 must be a list, got 'plain'"),
+        ({"seeds": [0, 0]}, "seeds: expected each value once, got [0, 0]"),
+        ({"seeds": [0.5]}, "seeds.0 must be a whole number, got 0.5"),
+        ({"score": None}, "score must be a mapping of keys, got None"),
+        ({"score": {"suite": "x", "tasks": []}}, "score.tasks must have at least 1 item"),
+        ({"score": {"suite": "x", "tasks": ["y", "y"]}}, "score.tasks: expected each value once"),
+        ({"score": {"suite": "x", "tasks": ["y"], "seeds": ["0"]}}, "score.seeds.0 must be a whole number, got '0'"),
+        ({"grid": {"a": {}}}, "grid must be a list, got {'a': {}}"),
+        ({"grid": [{"a": 3}]}, "grid.0.a must be a mapping, got 3"),
         ({"grid": [{"plain": {}}]}, "plain: among the arms and in the grid"),
         ({"grid": [{"a": {}, "ab": {}}, {"bc": {}, "c": {}}]}, "grid: two combinations are named 'abc'"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(load, changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="small.yaml: " + re.escape(message)):
         load(**changes)
+
+
+def test_every_key_of_a_study_has_a_description():
+    keys = list(reference(Study))
+    assert [key.name for key in keys if len(key.description) < 5] == []
+    assert {"axis.with", "score.suite", "arms"} <= {key.name for key in keys}
 
 
 def test_what_is_no_study_is_refused(tmp_path):

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import pytest
 import yaml
@@ -43,7 +42,7 @@ def test_time_comes_from_the_run_most_like_it(study, tmp_path):
     assert estimate(study, Item(bank, TO_TRAIN, ("photos-knn",)), times, threads=1) == (5, 1)
     assert estimate(study, Item(random, TO_SCORE, ("photos-knn",)), times, threads=1) == (5, 0)
     assert estimate(study, Item(random, TO_SCORE, ("photos-linear",)), times, threads=1) == (0, 1)
-    twice = replace(study, score={**study.score, "seeds": [0, 1]})
+    twice = study.model_copy(update={"score": study.score.model_copy(update={"seeds": [0, 1]})})
     assert estimate(twice, Item(random, TO_SCORE, ("photos-knn",)), times, threads=1) == (10, 0)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kdep.models.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
-from kdep_benchmarks.studies.file import Run, Study
+from kdep_benchmarks.studies.file import Run, Score, Study
 from kdep_benchmarks.studies.plan import DONE, TO_SCORE, TO_TRAIN, items
 from kdep_benchmarks.studies.rows import (
     COLUMNS,
@@ -28,13 +28,13 @@ TASKS = ["flowers5-knn", "cifar10s-knn"]
 
 def study_of(tasks=TASKS, **others):
     fields = {
-        "pretrain": None,
+        "pretrain": "none.yaml",
         "arms": {"random": "random:resnet18", "published": "torchvision:resnet18"},
-        "score": {"suite": "photographs", "tasks": tasks, "data_root": "data", "seeds": [0, 1]},
+        "score": Score(suite="photographs", tasks=tasks, data_root="data", seeds=[0, 1]),
         "baseline": "random",
         "seeds": [0],
     }
-    return Study("made", "Which?", **fields | others)
+    return Study(name="made", question="Which?", **fields | others)
 
 
 def scored(name, task, scores, **others):
@@ -185,7 +185,7 @@ def test_a_table_without_fingerprints_is_refused(published, tmp_path):
 
 def test_a_fingerprint_is_of_what_decides_a_result(tiny, tmp_path):
     tiny()
-    study = study_of(pretrain=tmp_path / "tiny.yaml")
+    study = study_of(pretrain=str(tmp_path / "tiny.yaml"))
 
     def of(*overrides):
         return fingerprint(study, Run("x", None, 0, "x", overrides))
@@ -194,7 +194,7 @@ def test_a_fingerprint_is_of_what_decides_a_result(tiny, tmp_path):
     assert len({of(), of("optim.lr=1"), of("seed=2"), of("precision=auto")}) == 4
     # A bank stores what a live teacher says, rounded; where it lies does not matter.
     assert of() != of("bank.path=a") == of("bank={path: b}") != of("bank.path=a", "bank.axes=8")
-    seeds = study_of(pretrain=tmp_path / "tiny.yaml", score={**study.score, "seeds": [0]})
+    seeds = study_of(pretrain=str(tmp_path / "tiny.yaml"), score=study.score.model_copy(update={"seeds": [0]}))
     assert fingerprint(seeds, Run("x", None, 0, "x")) != of()
 
 
