@@ -231,13 +231,17 @@ class Config(Settings):
                 f"project {self.project} learns the alignment: with it, align.name is none, not {self.align.name}"
             )
         if self.loss.dense and (self.loss.classifies or self.project is not None):
-            raise ValueError("loss.dense compares aligned features: without project, logits or labels")
+            raise ValueError(
+                "loss.dense compares aligned features, which project, logits and labels do not have; drop one of them"
+            )
         if self.data.mixup and (self.bank is not None or self.loss.name == "labels"):
-            raise ValueError("data.mixup needs a live teacher: a bank and labels know single images only")
+            raise ValueError(
+                "data.mixup needs a teacher beside the student; it does not work with a bank or with loss.name labels"
+            )
         if self.bank is not None and self.loss.name == "labels":
-            raise ValueError("loss.name labels has no teacher, and so no bank")
+            raise ValueError("loss.name labels uses no teacher; leave out bank")
         if self.loss.name == "logits" and isinstance(self.teacher.source, list):
-            raise ValueError("loss.name logits takes one teacher: several have classes of their own")
+            raise ValueError("loss.name logits takes one teacher; the classes of several teachers differ")
         if self.loss.name == "logits" and self.teacher.tap not in (None, "post"):
             raise ValueError(
                 f"teacher.tap {self.teacher.tap}: with loss.name logits the teacher's classifier reads its features "
@@ -255,7 +259,7 @@ class Config(Settings):
                 "scale.name=sm_linear, sn or unit"
             )
         if self.loss.dense and isinstance(self.teacher.source, list):
-            raise ValueError("loss.dense takes one teacher: several have maps of several sizes")
+            raise ValueError("loss.dense takes one teacher; the feature maps of several teachers differ in size")
         return self
 
     @property
@@ -264,7 +268,7 @@ class Config(Settings):
         return self.seed if self.data.seed is None else self.data.seed
 
 
-# Keys that change how a run goes, not what it yields: they may differ when it is resumed.
+# Keys that do not change the result. They may differ when a run is resumed.
 NEUTRAL = (
     "log.every",
     "log.checkpoint_every",
@@ -312,7 +316,7 @@ def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """One line per key that differs between two resolved configurations and matters for the result."""
+    """One line per key that differs between two resolved configurations, without the neutral keys."""
     a, b = flatten(before), flatten(now)
     keys = [key for key in {**a, **b} if key not in NEUTRAL and a.get(key) != b.get(key)]
     return [f"{key}: {a.get(key)!r} in the run, {b.get(key)!r} now" for key in keys]

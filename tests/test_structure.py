@@ -23,6 +23,7 @@ LEAVES = {
     "kdep.data.sources": {"kdep.data.decode", "kdep.data.root", "kdep.files"},
     "kdep.data.views": {"kdep.data.decode", "kdep.data.sources"},
     "kdep_benchmarks.results": set(),
+    "kdep_benchmarks.tasks.settings": {"kdep.settings", "kdep_benchmarks.tasks.task"},
 }
 
 

@@ -16,7 +16,8 @@ from kdep.settings import Settings, validate
 from kdep.shipped import find
 from kdep.yaml_file import read_mapping
 
-BUDGET, SHARE = "optim.epochs", "data.limit"  # axes along which less is a saving: of images seen, of images
+# Along these axes a study also reports how many images are saved: images seen, or images in the set.
+BUDGET, SHARE = "optim.epochs", "data.limit"
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,16 @@ class Run:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where it stands in the grid, as columns of the answer."""
+        """Arm, value and seed, as columns of the answer."""
         return {"arm": self.arm, "value": self.value, "seed": self.seed}
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The same as a CSV spells it."""
+        """Arm, value and seed as a CSV file spells them."""
         return self.arm, "" if self.value is None else str(self.value), str(self.seed)
 
     def student(self, runs: Path) -> str:
-        """What `kdep transfer` opens."""
+        """The checkpoint that `kdep transfer` scores."""
         return self.checkpoint or str(runs / self.name / "student.pth")
 
 
@@ -142,17 +143,17 @@ class Study(Settings):
 
     @property
     def values(self) -> list[Any]:
-        """Of the axis; one None without an axis."""
+        """Values of the axis; one None without an axis."""
         return self.axis.values if self.axis else [None]
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks that score."""
+        """Names of the tasks that score the students."""
         return self.score.tasks
 
     @property
     def score_seeds(self) -> list[int]:
-        """Of the tasks; a score is the mean over them."""
+        """Seeds of the tasks; a score is the mean over them."""
         return self.score.seeds
 
     @property
@@ -162,7 +163,7 @@ class Study(Settings):
 
     @property
     def runs(self) -> list[Run]:
-        """Every run, in the order of the file; seed by seed, so that a half-done study has whole comparisons."""
+        """Every run, seed by seed, so that an unfinished study has complete comparisons for its first seeds."""
         return [self._run(arm, value, seed) for seed in self.seeds for value in self.values for arm in self.arms]
 
     def config(self, planned: Run) -> Config:
@@ -174,14 +175,13 @@ class Study(Settings):
         if isinstance(given, str):
             checkpoint = given.replace("{seed}", str(seed))
             if checkpoint.startswith("random:"):
-                checkpoint = re.sub(
-                    r"#0+(?=@|$)", "", checkpoint
-                )  # seed 0 is random:NAME, under whatever name asked for
+                # random:NAME#0 is random:NAME: one name for one initialisation.
+                checkpoint = re.sub(r"#0+(?=@|$)", "", checkpoint)
             return Run(arm, value, seed, checkpoint, checkpoint=checkpoint)
         along = {self.axis.key: value, **self.axis.along.get(value, {})} if self.axis else {}
         own = {**{key: content for key, content in given.items() if key != "at"}, **given.get("at", {}).get(value, {})}
         keys = {**self.set, **along, **own, "seed": seed}
-        # An arm without a bank, or with another whole section, takes back what `set` says of its parts.
+        # An arm that gives a whole section, such as bank: null, drops the keys of that section in `set`.
         keys = {key: content for key, content in keys.items() if key.partition(".")[0] not in own or key in own}
         parts = [self.name, arm, *([] if value is None else [str(value)]), f"s{seed}"]
         name = "-".join(re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts)
@@ -191,7 +191,7 @@ class Study(Settings):
 
 def _as_text(value: Any, seed: int) -> str:
     if not isinstance(value, str):
-        # On one line whatever its length: an override is one.
+        # An override is one line, whatever its length.
         value = yaml.safe_dump(value, default_flow_style=True, width=2**20, sort_keys=False)
     return value.strip().removesuffix("...").strip().replace("{seed}", str(seed))
 

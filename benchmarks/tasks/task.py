@@ -1,10 +1,13 @@
-"""A task is one file under configs/transfer: data set, kind of transfer, protocol, settings. A suite lists tasks."""
+"""Read tasks and suites. A task is a data set, a kind of transfer, a protocol and settings; a suite lists tasks."""
 
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, model_validator
+
+from kdep.settings import Settings, validate
 from kdep.shipped import FOLDER
 from kdep.yaml_file import read_mapping
 from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
@@ -19,10 +22,10 @@ KINDS: dict[str, str] = {
     "segment": "segmentation",
     "detect": "detection",
 }
-# Of the protocols; raised where a change of settings or rules moves scores. A task's own `version` counts instead.
+# Versions of the protocols. A change of settings or rules that moves scores raises them. A task's own `version` wins.
 # fair 2: wider grids for kNN (k to 200, temperatures from 0.005 to 0.2) and for the weight decay of fine-tuning.
 VERSIONS = {"fair": 2, "paper": 1}
-# Share of the schedule (epochs, iterations) that a budget leaves. Only these kinds have one; probes are always full.
+# Share of the schedule (epochs, iterations) that each budget runs. Only kinds with a schedule have a budget.
 SHARES = {"full": 1.0, "short": 0.1, "smoke": 0.01}
 SCHEDULED = ("finetune", "segment", "detect")
 LAYOUTS: dict[str, tuple[str, ...]] = {
@@ -38,9 +41,9 @@ class Task:
 
     Attributes:
         name: `<dataset>-<kind>`, with a suffix where there are several.
-        version: of the protocol; a change that moves scores makes a new one, and versions are never mixed.
-        settings: hyper-parameters of the kind, all of them used or refused there; those of the full budget.
-        budget: how much of the schedule is run; results of different budgets are never mixed.
+        version: version of the protocol; results of different versions are never compared.
+        settings: settings of the kind at the full budget, as the file gives them; `read_settings` checks them.
+        budget: how much of the schedule is run; results of different budgets are never compared.
     """
 
     name: str
@@ -58,16 +61,16 @@ class Task:
 
     @property
     def plain_settings(self) -> dict[str, Any]:
-        """The settings as a result's file holds them."""
+        """The settings as JSON reads them, for a result's file."""
         return json.loads(json.dumps(self.settings))
 
     @property
     def share(self) -> float:
-        """Of the full schedule, by the budget."""
+        """Share of the full schedule that the budget runs."""
         return SHARES[self.budget]
 
     def at(self, budget: str) -> "Task":
-        """The task at a budget; a task without a schedule stays as it is, and so does its row.
+        """The task at a budget; a task without a schedule stays as it is.
 
         Raises:
             ValueError: an unknown budget.
@@ -75,6 +78,66 @@ class Task:
         if budget not in SHARES:
             raise ValueError(f"budget {budget!r}: there are {', '.join(SHARES)}")
         return replace(self, budget=budget) if self.kind in SCHEDULED else self
+
+
+class DatasetFile(Settings):
+    """A data set of your own."""
+
+    name: str
+    """Name of the data set in results."""
+    layout: str
+    """How its files are laid out, such as imagefolder, coco or voc."""
+    root: str
+    """Its folder; a relative one starts at the data root."""
+    files: dict[str, str]
+    """The splits train, test and, where there is one, val; by layout."""
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Names of the classes, where the files do not have them."""
+
+
+class PaperFile(Settings):
+    """What a task has instead by the paper's protocol."""
+
+    dataset: str | DatasetFile | None = None
+    """Data set; null: that of the task."""
+    version: int | None = None
+    """Version of the protocol."""
+    settings: dict[str, Any] | None = None
+    """All settings of the kind; none are taken from the task's own."""
+
+
+class TaskFile(Settings):
+    """A task, in a file of configs/transfer or written out in a suite."""
+
+    name: str
+    """Name of the task, DATASET-KIND with a suffix where there are several."""
+    kind: Literal["knn", "linear", "fewshot", "finetune", "segment", "detect"]
+    """Kind of transfer."""
+    dataset: str | DatasetFile
+    """Name of a known data set, or a data set of your own."""
+    protocol: str = "fair"
+    """Name of the protocol; results of two protocols are never compared."""
+    version: int | None = None
+    """Version of the protocol; raise it where a change of settings moves scores."""
+    settings: dict[str, Any] | None = None
+    """Settings of the kind."""
+    paper: PaperFile | None = None
+    """The same task by the paper's protocol."""
+
+
+class SuiteFile(Settings):
+    """A list of tasks."""
+
+    tasks: Annotated[list[str | dict[str, Any]], Field(min_length=1)] | None = None
+    """Names of shipped tasks, or tasks written out."""
+    family: Literal["any", "classification", "segmentation", "detection"] | None = None
+    """Take all shipped tasks of a family instead."""
+
+    @model_validator(mode="after")
+    def _has_tasks(self) -> "SuiteFile":
+        if (self.tasks is None) == (self.family is None):
+            raise ValueError("a suite has either tasks (a list) or family")
+        return self
 
 
 def task_names() -> list[str]:
@@ -88,7 +151,7 @@ def suite_names() -> list[str]:
 
 
 def load_task(name: str, data_root: Path, *, protocol: str | None = None) -> Task:
-    """Read configs/transfer/NAME.yaml, by the protocol that it says or by another that it has a section for.
+    """Read a shipped task, by the protocol that its file says or by another that the file has a section for.
 
     Raises:
         ValueError: no such task, or a mistake in the file.
@@ -100,10 +163,7 @@ def load_task(name: str, data_root: Path, *, protocol: str | None = None) -> Tas
 
 
 def load_suite(name: str, data_root: Path, *, protocol: str | None = None) -> list[Task]:
-    """Tasks of a shipped suite, or of a YAML file of the user's.
-
-    The file has `tasks`: names of shipped tasks, or tasks written out with a data set of their own, whose relative
-    roots start at the data root. `family: X` takes all shipped tasks of a family, `family: any` all tasks.
+    """Read a shipped suite, or a YAML file of the user's; see `SuiteFile`.
 
     Raises:
         ValueError: no such suite, or a mistake in the file.
@@ -111,89 +171,56 @@ def load_suite(name: str, data_root: Path, *, protocol: str | None = None) -> li
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "suites" / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"suite {name!r}: there are {', '.join(suite_names())}, or a YAML file of your own")
-    content = _read(path)
-    if unknown := set(content) - {"tasks", "family"}:
-        raise ValueError(f"{path}: unknown key {min(unknown)}; a suite has tasks, family")
-    if "family" in content:
+    suite = validate(SuiteFile, _read(path), str(path))
+    if suite.tasks is None:
         tasks = [load_task(task, data_root, protocol=protocol) for task in _having(protocol)]
-        return [task for task in tasks if content["family"] in ("any", task.family)]
-    entries = content.get("tasks")
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: tasks: expected a list of task names or of tasks written out")
+        return [task for task in tasks if suite.family in ("any", task.family)]
     tasks = [
         load_task(entry, data_root, protocol=protocol)
         if isinstance(entry, str)
         else parse_task(entry, data_root, str(path), protocol=protocol)
-        for entry in entries
+        for entry in suite.tasks
     ]
-    doubled = {task.name for task in tasks if sum(other.name == task.name for other in tasks) > 1}
-    if doubled:
-        raise ValueError(f"{path}: task {min(doubled)} stands there twice")
+    names = [task.name for task in tasks]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path}: task {doubled[0]} is listed twice")
     return tasks
 
 
 def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protocol: str | None = None) -> Task:
-    """Build a task from its YAML.
-
-    A section `paper` holds what the protocol of that name has instead: dataset, settings (all of them), version.
+    """Build a task from its YAML; see `TaskFile`.
 
     Raises:
         ValueError: names the file, the task, the key, and what would be right.
     """
-    if not isinstance(content, dict) or "name" not in content:
-        raise ValueError(f"{source}: a task needs a name, got {content!r}")
-    where = f"{source}: task {content['name']}"
-    allowed = ("name", "kind", "dataset", "protocol", "version", "settings", "paper")
-    if unknown := [key for key in content if key not in allowed]:
-        raise ValueError(f"{where}: unknown key {unknown[0]}; there are {', '.join(allowed)}")
-    content = _by_protocol(content, protocol, where)
-    kind = content.get("kind")
-    if kind not in KINDS:
-        raise ValueError(f"{where}: kind {kind!r}; there are {', '.join(KINDS)}")
-    dataset = _parse_dataset(content.get("dataset"), data_root, where)
-    if dataset.layout not in LAYOUTS[KINDS[kind]]:
-        raise ValueError(f"{where}: {kind} reads {', '.join(LAYOUTS[KINDS[kind]])}, not {dataset.layout}")
-    protocol = content.get("protocol", "fair")
-    version = int(content.get("version", VERSIONS.get(protocol, 1)))
-    settings = content.get("settings") or {}
-    if not isinstance(settings, dict):
-        raise ValueError(f"{where}: settings: expected keys such as size: 224, got {settings!r}")
-    return Task(content["name"], kind, dataset, protocol, version, dict(settings))
+    where = f"{source}: task {content['name']}" if "name" in content else source
+    file = validate(TaskFile, content, where)
+    by = file
+    if protocol not in (None, file.protocol):
+        if protocol != "paper" or file.paper is None:
+            having = f"of the shipped tasks {', '.join(_having('paper'))} have"
+            raise ValueError(f"{where}: has protocol {file.protocol} and no section {protocol}; {having}")
+        by = file.paper
+    dataset = _open(by.dataset or file.dataset, data_root)
+    if dataset.layout not in LAYOUTS[KINDS[file.kind]]:
+        raise ValueError(f"{where}: {file.kind} reads {', '.join(LAYOUTS[KINDS[file.kind]])}, not {dataset.layout}")
+    name = protocol or file.protocol
+    version = VERSIONS.get(name, 1) if by.version is None else by.version
+    return Task(file.name, file.kind, dataset, name, version, by.settings or {})
 
 
 def _having(protocol: str | None) -> list[str]:
-    """Shipped tasks that have a protocol; a family is asked for what there is."""
+    """Shipped tasks that have a protocol."""
     if protocol != "paper":
         return task_names()
     return [name for name in task_names() if "paper" in _read(CONFIGS / "transfer" / f"{name}.yaml")]
 
 
-def _by_protocol(content: dict[str, Any], protocol: str | None, where: str) -> dict[str, Any]:
-    own = content.get("protocol", "fair")
-    if protocol is None or protocol == own:
-        return {key: value for key, value in content.items() if key != "paper"}
-    section = content.get(protocol) if protocol == "paper" else None
-    if not isinstance(section, dict):
-        having = ", ".join(_having("paper"))
-        raise ValueError(f"{where}: has protocol {own} and no section {protocol}; of the shipped tasks {having} have")
-    if unknown := [key for key in section if key not in ("dataset", "version", "settings")]:
-        raise ValueError(f"{where}: {protocol}: unknown key {unknown[0]}; there are dataset, version, settings")
-    kept = {key: content[key] for key in ("name", "kind", "dataset") if key in content}
-    return kept | {"protocol": protocol} | section
-
-
-def _parse_dataset(content: Any, data_root: Path, where: str) -> Dataset:
-    if isinstance(content, str):
-        return known(content, data_root)
-    if not isinstance(content, dict):
-        raise ValueError(f"{where}: dataset: expected a name, or name, layout, root and files, got {content!r}")
-    allowed = ("name", "layout", "root", "files", "classes")
-    if unknown := [key for key in content if key not in allowed]:
-        raise ValueError(f"{where}: dataset: unknown key {unknown[0]}; there are {', '.join(allowed)}")
-    if missing := [key for key in allowed[:4] if key not in content]:
-        raise ValueError(f"{where}: dataset: {missing[0]} is missing; needed are {', '.join(allowed[:4])}")
-    root = data_root / content["root"]  # an absolute root stays as it is
-    return Dataset(content["name"], content["layout"], root, dict(content["files"]), tuple(content.get("classes", ())))
+def _open(given: str | DatasetFile, data_root: Path) -> Dataset:
+    if isinstance(given, str):
+        return known(given, data_root)
+    root = data_root / given.root  # an absolute root stays as it is
+    return Dataset(given.name, given.layout, root, given.files, given.classes)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -118,7 +118,7 @@ SEGMENT = {"config": "segment_fcn", "iterations": 2, "batch_size": 2, "lr": 0.01
     ("kind", "settings", "message"),
     [
         ("knn", {"sise": 32}, "mine: settings: unknown key sise (did you mean size?); there are size, "),
-        ("knn", ["size"], "task mine: settings: expected keys such as size: 224, got ['size']"),
+        ("knn", ["size"], "task mine: settings must be a mapping, got ['size']"),
         ("linear", {"size": "large"}, "mine: settings: size must be a whole number, got 'large'"),
         ("fewshot", {"size": 32}, "mine: settings: share is missing"),
         ("finetune", {"precision": "int8"}, "mine: settings: precision must be 'auto', 'float32', "),

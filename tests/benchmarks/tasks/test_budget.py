@@ -182,7 +182,7 @@ def test_ones_own_task_may_have_a_section_of_the_paper(tmp_path):
     assert (task.protocol, task.version, task.settings) == ("paper", 3, {"epochs": 7})
     assert parse_task(content, tmp_path, "mine.yaml").settings == {"lr": 0.1}
     content["paper"]["lr"] = 1
-    with pytest.raises(ValueError, match="paper: unknown key lr; there are dataset, version, settings"):
+    with pytest.raises(ValueError, match="unknown key paper.lr; there are dataset, version, settings"):
         parse_task(content, tmp_path, "mine.yaml", protocol="paper")
 
 

@@ -1,0 +1,62 @@
+"""Suites and tasks of the user's own, and each mistake in their files."""
+
+import re
+from typing import get_args
+
+import pytest
+import yaml
+
+from kdep.reference import reference
+from kdep_benchmarks.tasks.task import KINDS, SuiteFile, TaskFile, load_suite
+
+ZOO = {"name": "zoo", "layout": "imagefolder", "root": "zoo", "files": {"train": "a", "test": "b"}}
+TASK = {"name": "zoo-knn", "kind": "knn", "dataset": ZOO, "settings": {"size": 64}}
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """Read a suite file of this content."""
+
+    def load(content):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+        return load_suite(str(tmp_path / "mine.yaml"), tmp_path / "data")
+
+    return load
+
+
+def test_a_suite_lists_shipped_tasks_and_tasks_written_out(suite, tmp_path):
+    shipped, own, bare = suite({"tasks": ["dtd-knn", TASK, {**TASK, "name": "b", "version": 7, "settings": None}]})
+    assert shipped.dataset.name == "dtd" and own.settings == {"size": 64} and bare.settings == {}
+    assert own.dataset.root == tmp_path / "data" / "zoo" and (own.protocol, own.version, bare.version) == ("fair", 2, 7)
+    assert {task.family for task in suite({"family": "detection"})} == {"detection"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"task": ["dtd-knn"]}, "unknown key task (did you mean tasks?); there are tasks, family"),
+        ({}, "a suite has either tasks (a list) or family"),
+        ({"tasks": []}, "tasks must have at least 1 item"),
+        ({"family": "audio"}, "family must be 'any', 'classification', 'segmentation' or 'detection', got 'audio'"),
+        ({"tasks": [TASK, TASK]}, "task zoo-knn is listed twice"),
+        ({"tasks": [{"kind": "knn", "dataset": "dtd"}]}, "name is missing: Name of the task"),
+        ({"tasks": [{**TASK, "kind": "svm"}]}, "task zoo-knn: kind must be 'knn', 'linear', "),
+        ({"tasks": [{**TASK, "kind": "detect"}]}, "task zoo-knn: detect reads voc, coco, not imagefolder"),
+        (
+            {"tasks": [{**TASK, "dataset": {**ZOO, "path": "x"}}]},
+            "task zoo-knn: unknown key dataset.path; there are name",
+        ),
+        ({"tasks": [{**TASK, "dataset": {"name": "zoo"}}]}, "task zoo-knn: dataset.layout is missing"),
+        ({"tasks": [{**TASK, "dataset": 3}]}, "task zoo-knn: dataset must be text or a mapping of keys, got 3"),
+        ({"tasks": [{**TASK, "version": "2"}]}, "task zoo-knn: version must be a whole number, got '2'"),
+    ],
+)
+def test_a_mistake_is_named_with_the_file_the_task_and_the_key(suite, content, message):
+    with pytest.raises(ValueError, match="mine.yaml: " + re.escape(message)):
+        suite(content)
+
+
+def test_every_key_of_a_task_and_a_suite_has_a_description():
+    assert get_args(TaskFile.model_fields["kind"].annotation) == tuple(KINDS)
+    for model in (TaskFile, SuiteFile):
+        assert [key.name for key in reference(model) if len(key.description) < 5] == []
