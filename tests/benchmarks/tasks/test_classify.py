@@ -424,7 +424,7 @@ def test_unfinished_work_stays_until_the_result_is_written(finetuning, colours, 
 
 def trained(checkpoint, colours, **changes):
     splits = open_splits(colours, seed=0)
-    settings = dataclasses.replace(Finetune(size=32, epochs=1, batch_size=8, crop_scale=(0.5, 1.0)), **changes)
+    settings = Finetune(**{"size": 32, "epochs": 1, "batch_size": 8, "crop_scale": (0.5, 1.0), **changes})
     return finetune.train_and_predict(checkpoint, splits, settings, (0.01, 0.0), final=True, seed=0, device=CPU)[0]
 
 
