@@ -57,7 +57,7 @@ _EMPTY = BeforeValidator(lambda value: {} if value is None else value)
 _LIST = BeforeValidator(lambda value: [] if value is None else value)
 _NAMED = BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)
 Name = Annotated[str, _NAMED]
-Value = str | int | float
+Value = str | int | float | None
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_each_once)]
 Overrides = Annotated[dict[str, Any], _EMPTY]
 

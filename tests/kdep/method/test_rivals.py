@@ -221,7 +221,7 @@ def test_labels_are_the_first_folder_of_each_path(photos, tiny):
     [
         (("project=linear",), "project linear learns the alignment: with it, align.name is none, not svd"),
         (("loss.name=logits", "project=linear", "align.name=none"), "has a classifier of its own"),
-        (("loss.dense=1", "project=linear", "align.name=none"), "without project, logits or labels"),
+        (("loss.dense=1", "project=linear", "align.name=none"), "loss.dense compares aligned features"),
         (("data.mixup=true", "bank.path=bank"), "needs a teacher beside the student"),
         (("loss.name=labels", "bank.path=bank"), "uses no teacher"),
         (("loss.dense=1", 'teacher.source=["a", "b"]'), "takes one teacher"),
