@@ -1,4 +1,4 @@
-"""The figures of a teacher's features, as plain values for its JSON."""
+"""Compute the figures of a teacher's features, as plain values for its JSON."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from kdep.method.statistics import Moments, Statistics, effective_rank, explained, finish, numerical_rank
-from kdep_benchmarks.teachers.geometry import class_distances, folds, knn_accuracy, nc1, participation_ratio, tsne
+from kdep_benchmarks.teachers.geometry import class_distances, folds, knn_accuracy, nc1, participation_ratio
 from kdep_benchmarks.teachers.std_ratios import ratio_or_none
 
-SHOWN_WIDTH = 512  # the width at which single axes are shown, or the nearest one there is
-PICTURED_CLASSES, PICTURED_IMAGES, PICTURED_AXES = 10, 2000, 50
+SHOWN_WIDTH = 512  # the width whose std ratios the sheet shows, or the nearest one there is
 
 
 def shown_width(statistics: Statistics, widths: Sequence[int]) -> int:
@@ -87,20 +86,6 @@ def halves(features: torch.Tensor, labels: torch.Tensor | None, *, seed: int) ->
             figures |= {"intra_inter": within / between, "nc1": nc1(features[half], labels[half])}
         found.append(figures)
     return found
-
-
-def picture(aligned: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], *, seed: int) -> dict[str, Any]:
-    """The paper's picture: t-SNE of a few seeded classes, on the leading axes, which hold what distances see."""
-    present = labels.unique().numpy()
-    draw = np.random.Generator(np.random.Philox(seed))
-    chosen = np.sort(draw.permutation(present)[:PICTURED_CLASSES])
-    positions = np.flatnonzero(np.isin(labels.numpy(), chosen))
-    positions = np.sort(draw.permutation(positions)[:PICTURED_IMAGES])
-    return {
-        "classes": [classes[label] for label in chosen],
-        "labels": np.searchsorted(chosen, labels.numpy()[positions]).tolist(),
-        "points": tsne(aligned[positions, :PICTURED_AXES], seed=seed).tolist(),
-    }
 
 
 def rounded(value: Any) -> Any:

@@ -1,6 +1,5 @@
-"""How features lie: spread over their axes, tails along them, and classes in them; features (N, D), labels (N,)."""
+"""Measure how features spread over their axes and how classes lie in them; features (N, D), labels (N,)."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,28 +17,6 @@ def participation_ratio(variances: torch.Tensor) -> float:
     Unlike the entropy of the effective rank it hardly sees small variances: a long tail adds little.
     """
     return float(variances.sum() ** 2 / variances.square().sum())
-
-
-def kurtosis(features: torch.Tensor) -> torch.Tensor:
-    """Fourth moment over squared variance of every column, (N, D) -> (D,) float64: 3 for a Gaussian, 1 for two points.
-
-    A column that does not vary has none: NaN.
-    """
-    parts = []
-    for columns in features.split(256, dim=1):  # float64 copies of some columns, not of all
-        squares = (columns.double() - columns.double().mean(0)).square()
-        parts.append(squares.square().mean(0) / squares.mean(0).square())
-    return torch.cat(parts)
-
-
-def gaussian_power_std(std: torch.Tensor, *, temperature: float, exponent: float) -> torch.Tensor:
-    """Standard deviation of sign(z) |z / T|^(1/n) for z ~ N(0, std^2).
-
-    c_n (std / T)^(1/n) with c_n^2 = 2^(1/n) Gamma(1/n + 1/2) / sqrt(pi), the absolute moment E|z|^(2/n) of N(0, 1).
-    """
-    power = 1.0 / exponent
-    constant = math.sqrt(2**power * math.gamma(power + 0.5) / math.sqrt(math.pi))
-    return constant * (std / temperature).pow(power)
 
 
 def class_distances(features: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
@@ -97,11 +74,3 @@ def knn_accuracy(features: torch.Tensor, labels: torch.Tensor, *, seed: int) -> 
         (answer,) = vote(features[queries], features[bank], labels[bank], grid=grid)
         right += int((answer == labels[queries]).sum())
     return 100.0 * right / len(labels)
-
-
-def tsne(features: torch.Tensor, *, seed: int) -> np.ndarray:
-    """Plane picture (N, 2) by t-SNE (van der Maaten & Hinton 2008); the same one for the same seed."""
-    from sklearn.manifold import TSNE
-
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(features.numpy())

@@ -1,7 +1,7 @@
-"""One pass of a teacher over images -> everything about its features that bears on distilling them, as plain values.
+"""Measure a teacher's features in one pass over images: a dict of plain values.
 
-Moments are streamed at every tap, so their cost does not grow with the images. What moments cannot give (tails along
-the axes, classes, scaled targets) is measured on a seeded part of the images, whose features are kept at one tap.
+Moments are streamed at every tap, so their memory does not grow with the images. Classes and scaled targets need
+features; those of a seeded part of the images are kept at one tap.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from kdep.files import write_atomically
-from kdep.method.align import ALIGNERS, Target
-from kdep.method.scale import SCALERS, make_scaler
+from kdep.method.align import ALIGNERS
+from kdep.method.scale import SCALERS
 from kdep.method.statistics import Moments, finish
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
@@ -28,14 +28,13 @@ from kdep_benchmarks.tasks.settings import Pixels
 from kdep_benchmarks.teachers.figures import (
     class_figures,
     halves,
-    picture,
     rounded,
     shown_width,
     spectrum_figures,
     width_figures,
 )
 from kdep_benchmarks.teachers.images import Pictures, seeded_order
-from kdep_benchmarks.teachers.std_ratios import axes_figures, std_ratio_rows, theorem_1
+from kdep_benchmarks.teachers.std_ratios import std_ratio_rows
 
 FORMAT = 1  # raised when the same inputs would give other numbers
 NEWLINE = r"\n\s*"
@@ -113,24 +112,19 @@ def study(checkpoint: Checkpoint, images: Pictures, look: Look, *, device: torch
     seen = images.fingerprint
     statistics = {tap: finish(moments, teacher=checkpoint.sha256, data=seen) for tap, moments in found.moments.items()}
     at = statistics[inputs["tap"]]
-    shown = shown_width(at, look.widths)
-    aligned = Target(at, shown, aligner="svd", scaler=make_scaler("none", {}))(found.features)
     report = {
         "inputs": inputs,
         "taps": {tap: spectrum_figures(entry) for tap, entry in statistics.items()},
         "widths": [width_figures(at, width) for width in look.widths],
         "kept": len(found.kept),
         "std_ratios": list(std_ratio_rows(at, found.features, look.widths)),
-        "shown_width": shown,
-        "axes": axes_figures(aligned),
-        "theorem_1": theorem_1(aligned, seed=look.seed),
+        "shown_width": shown_width(at, look.widths),
         "classes": None,
     }
     labels = None if images.labels is None else torch.from_numpy(images.labels[found.kept])
     report["halves"] = halves(found.features, labels, seed=look.seed)
     if labels is not None:
         report["classes"] = class_figures(found.features, labels, seed=look.seed)
-        report["picture"] = picture(aligned, labels, images.classes, seed=look.seed)
     return rounded(report)
 
 

@@ -1,9 +1,7 @@
-"""Std ratios of targets under every aligner and scaler, and the paper's two laws about them: predicted and measured.
+"""Std ratios of targets under every aligner and scaler, measured and as the paper's law predicts them.
 
-The std-ratio law: a Power Temperature Scaling with exponent n takes a ratio r of standard deviations to r^(1/n). Exact
-where all channels are distributed alike up to their scale; how far that holds, the kurtosis of the axes says.
-Theorem 1: for independent T and S with mean 0, E(T - S)^2 = std(T)^2 + std(S)^2: a student that knows nothing of its
-teacher starts with a loss that lies on the channels of large deviation.
+The law: Power Temperature Scaling with exponent n takes a ratio r of standard deviations to r^(1/n). It is exact where
+all channels have the same distribution up to scale.
 """
 
 import inspect
@@ -15,7 +13,6 @@ import torch
 from kdep.method.align import ALIGNERS, Target
 from kdep.method.scale import SCALERS, make_scaler
 from kdep.method.statistics import Statistics, std_ratio
-from kdep_benchmarks.teachers.geometry import gaussian_power_std, kurtosis
 
 # Std ratio after a scaler, from the ratio r before it and the scaler's options; a scaler that is not here has no law.
 LAWS: dict[str, Callable[..., float]] = {
@@ -66,38 +63,3 @@ def std_ratio_rows(statistics: Statistics, features: torch.Tensor, widths: Seque
                 predicted = law(before, **options_of(scaler)) if law and before else None
                 row = {"width": width, "aligner": aligner, "scaler": scaler}
                 yield {**row, "aligned": before, "predicted": predicted, "measured": after}
-
-
-def axes_figures(aligned: torch.Tensor) -> dict[str, list[float]]:
-    """Per axis (N, D): deviation, kurtosis, deviation after the paper's PTS, and what a Gaussian's would be."""
-    std, options = column_std(aligned), options_of("pts")
-    scaled = make_scaler("pts", {})(aligned, std.float())
-    return {
-        "std": std.tolist(),
-        "kurtosis": kurtosis(aligned).tolist(),
-        "pts_std": column_std(scaled).tolist(),
-        "gaussian_pts_std": gaussian_power_std(std, **options).tolist(),
-    }
-
-
-def theorem_1(aligned: torch.Tensor, *, seed: int) -> dict[str, Any]:
-    """E(T - S)^2 per axis of T (N, D) and an independent S ~ N(0, s^2), s the root mean square of T: law and measured.
-
-    `first_share` is the share of that sum in the first tenth of the axes.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    variances = column_std(aligned).square()
-    student_std = float(variances.mean().sqrt())
-    measured = []
-    for part in aligned.split(256, dim=1):
-        student = torch.randn(part.shape, generator=generator) * student_std
-        measured.append((part - student).double().square().mean(0))
-    error, predicted = torch.cat(measured), variances + student_std**2
-    tenth = max(1, len(error) // 10)
-    return {
-        "student_std": student_std,
-        "predicted": predicted.tolist(),
-        "measured": error.tolist(),
-        "largest_relative_difference": float((error / predicted - 1).abs().max()),
-        "first_share": float(error[:tenth].sum() / error.sum()),
-    }

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 from PIL import Image
 
@@ -21,7 +20,6 @@ from kdep_benchmarks.teachers import geometry, std_ratios
 from kdep_benchmarks.teachers import ranking as teacher_ranking
 from kdep_benchmarks.teachers import sheet as statistics_sheet
 from kdep_benchmarks.teachers import statistics as teacher_statistics
-from kdep_benchmarks.teachers import tables as statistics_tables
 from kdep_benchmarks.teachers.images import Pictures, open_pictures, seeded_order
 from tests.conftest import draw
 
@@ -46,24 +44,6 @@ def statistics_of(features):
 def test_participation_ratio_counts_equal_axes_and_discounts_small_ones():
     assert geometry.participation_ratio(torch.tensor([2.0, 2.0, 2.0])) == pytest.approx(3)
     assert geometry.participation_ratio(torch.tensor([4.0, 1.0])) == pytest.approx(25 / 17)
-
-
-def test_kurtosis_is_scipys_and_one_for_two_points():
-    features = torch.cat([clouds()[0], torch.tensor([[5.0], [7.0]]).repeat(18, 1)], dim=1)
-    expected = scipy.stats.kurtosis(features.double().numpy(), fisher=False)
-    assert np.allclose(geometry.kurtosis(features), expected)
-    assert geometry.kurtosis(features)[-1] == pytest.approx(1)
-
-
-@pytest.mark.parametrize(("exponent", "constant"), [(3.0, 0.8958), (2.0, 0.8932), (1.0, 1.0)])
-def test_power_of_a_gaussian_has_the_deviation_of_its_integral(exponent, constant):
-    std, temperature = torch.tensor([0.5, 2.0], dtype=torch.float64), 0.1
-    z = np.linspace(-12, 12, 2_000_001)
-    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    integral = [np.sqrt(np.trapezoid(np.abs(s * z / temperature) ** (2 / exponent) * density, z)) for s in std.numpy()]
-    ours = geometry.gaussian_power_std(std, temperature=temperature, exponent=exponent)
-    assert np.allclose(ours, integral, rtol=1e-5)
-    assert float(ours[1]) == pytest.approx(constant * (2.0 / temperature) ** (1 / exponent), rel=1e-3)
 
 
 # Classes
@@ -137,20 +117,6 @@ def test_the_law_of_partial_whitening_is_no_square_root():
     assert std_ratios.LAWS["whiten"](16.0, alpha=0.25) == 8.0  # 16^(3/4)
 
 
-def test_std_ratio_law_is_exact_for_channels_of_one_shape_and_not_for_others():
-    shape = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
-    shape = torch.cat([shape, -shape])
-    alike = shape[:, None] * torch.tensor([8.0, 3.0, 1.0])
-    figures = std_ratios.axes_figures(alike)
-    assert max(figures["pts_std"]) / min(figures["pts_std"]) == pytest.approx(8 ** (1 / 3), rel=1e-5)
-    other = torch.where(torch.arange(1000) % 100 < 1, 10.0, 0.0) * torch.where(torch.arange(1000) % 200 < 1, 1.0, -1.0)
-    unlike = torch.stack([shape / shape.std(correction=0), other / other.std(correction=0)], 1)
-    figures = std_ratios.axes_figures(unlike)
-    assert max(figures["std"]) / min(figures["std"]) == pytest.approx(1)
-    assert max(figures["pts_std"]) / min(figures["pts_std"]) > 1.2  # rare and large: the root takes more from it
-    assert figures["kurtosis"][1] == pytest.approx(100) and figures["gaussian_pts_std"][0] == pytest.approx(1.93, 0.01)
-
-
 def test_every_aligner_and_scaler_has_the_ratio_of_a_slow_version():
     features, _ = clouds(dim=8, each=60)
     features = features * torch.logspace(0, 1, 8)
@@ -180,21 +146,6 @@ def test_every_aligner_and_scaler_has_the_ratio_of_a_slow_version():
 def test_a_constant_channel_has_no_ratio():
     assert std_ratios.ratio_or_none(torch.tensor([1.0, 0.0])) is None
     assert std_ratios.ratio_or_none(torch.tensor([3.0, 2.0])) == 1.5
-
-
-def test_theorem_1_holds_for_independent_features_and_names_the_share_of_the_leading_axes():
-    generator = torch.Generator().manual_seed(0)
-    std = torch.linspace(5, 0.5, 20)
-    aligned = (torch.rand(20_000, 20, generator=generator) - 0.5) * 12**0.5 * std  # any law with mean 0 will do
-    law = std_ratios.theorem_1(aligned, seed=1)
-    variances = aligned.double().numpy().var(0)
-    assert law["student_std"] == pytest.approx(np.sqrt(variances.mean()))
-    assert np.allclose(law["predicted"], variances + variances.mean())
-    # A mean of 20,000 squares: 5 standard errors are 5 sqrt(2 / 20,000) of it, or less.
-    assert law["largest_relative_difference"] < 0.05
-    expected = sum(law["measured"][:2]) / sum(law["measured"])
-    assert law["first_share"] == pytest.approx(expected) and 0.15 < expected < 0.35
-    assert std_ratios.theorem_1(aligned, seed=2)["measured"] != law["measured"]
 
 
 # Images and the pass
@@ -233,24 +184,23 @@ def test_all_taps_come_from_one_forward_and_equal_their_own_backbones():
     assert not both.network.conv_head._forward_pre_hooks
 
 
-def test_tables_show_what_the_figures_say_and_star_a_rank_that_is_the_images():
+def test_the_table_of_a_sheet_shows_the_figures_and_stars_a_rank_that_is_the_images():
     tap = {"dim": 8, "numerical_rank": 5, "effective_rank": 3.14159, "participation_ratio": 2.0, "std_ratio": None}
-    found = {
-        "taps": {"pre": {**tap, "limited_by_images": True}},
-        "widths": [{"width": 4, "explained": 0.98765}, {"width": 9, "explained": None}],
-        "std_ratios": [
-            {"width": 4, "aligner": "svd", "scaler": "pts", "measured": 1.5},
-            {"width": 4, "aligner": "random", "scaler": "none", "measured": 7.0},
-            {"width": 9, "aligner": "svd", "refused": "too wide"},
-        ],
-        "axes": {"kurtosis": [3.0, None, 9.0, 4.0]},
-        "classes": None,
-    }
-    assert statistics_tables.tap_rows(found) == [["pre", "8", "5*", "3.142", "2", "-"]]
-    assert statistics_tables.width_rows(found) == [["4", "98.77 %", "-", "1.5", "-", "-"], ["9", *["-"] * 5]]
-    assert statistics_tables.single_rows(found)[0][1] == "4" and "as the images allow" in str(
-        statistics_tables.single_rows(found)[1]
-    )
+    taps = {"pre": {**tap, "limited_by_images": True}, "post": {**tap, "limited_by_images": False}}
+    classes = {"classes": 3, "intra_inter": 0.91234, "nc1": 4.0, "knn": 42.85}
+    rows = statistics_sheet.rows_of({"taps": taps, "classes": classes})
+    assert rows[1:5] == [
+        ["channels", "8", "8"],
+        ["rank", "5*", "5"],
+        ["effective rank", "3.142", "3.142"],
+        ["participation ratio", "2", "2"],
+    ]
+    assert rows[5:8] == [
+        ["std ratio", "-", "-"],
+        ["intra-class / inter-class distance", "", "0.9123"],
+        ["NC1, 3 classes", "", "4"],
+    ]
+    assert "images allows" in rows[-1][0]
 
 
 def test_a_pass_sees_the_chosen_images_and_keeps_the_first_of_the_order():
@@ -408,8 +358,7 @@ def test_the_verb_writes_a_sheet_and_figures_per_teacher_and_a_ranking(out, fold
     assert found["inputs"]["images"] == "pictures" and found["inputs"]["seen"] == found["kept"] == 24
     assert set(found["taps"]) == {"pre", "post", "before_head"} and len(found["taps"]["post"]["std"]) == 256
     assert [entry["width"] for entry in found["widths"]] == [8, 16, 1280] and found["shown_width"] == 16
-    assert {"kurtosis", "pts_std"} <= set(found["axes"]) and len(found["theorem_1"]["measured"]) == 16
-    assert found["classes"]["classes"] == 3 and len(found["picture"]["points"]) == 24
+    assert found["classes"]["classes"] == 3
     assert any(row["width"] == 1280 and "refused" in row for row in found["std_ratios"])
     rows = list(csv.DictReader((out / "ranking.csv").open()))
     assert sorted(row["teacher"] for row in rows) == sorted(TEACHERS) and rows[0]["place"] == "1"
