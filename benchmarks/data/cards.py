@@ -98,27 +98,21 @@ SCENES_STUFF = (
     "noise", "stripes", "checks", "gradient", "leaves", "wood",
 )
 # fmt: on
-ADE20K_FILES = {
-    "train_images": "images/training",
-    "train_masks": "annotations/training",
-    "test_images": "images/validation",
-    "test_masks": "annotations/validation",
-}
-SCENES = ("generated here", "kdep_benchmarks.data.scenes.make, which draws it")
+Terms = tuple[str, str]  # licence, and where its files come from
 
 
-def _torchvision(name: str, images: dict[str, int], labels: int, licence: str, *, val: bool = False) -> Card:
-    files = {"train": f"{name}:train", "test": f"{name}:test"} | ({"val": f"{name}:val"} if val else {})
-    return Card(
-        "torchvision", name.lower(), files, licence, f"torchvision.datasets.{name}", images=images, labels=labels
-    )
+def _torchvision(name: str, images: dict[str, int], labels: int, licence: str) -> Card:
+    files = {split: f"{name}:{split}" for split in images}
+    return Card("torchvision", name.lower(), files, licence, f"torchvision.datasets.{name}", (), images, labels)
 
 
-def _folders(
-    folder: str, images: dict[str, int], labels: int, licence: str, get: str, *, test: str = "test", val: str = ""
-) -> Card:
-    files = {"train": "train", "test": test} | ({"val": val} if val else {})
-    return Card("imagefolder", folder, files, licence, get, images=images, labels=labels)
+def _folders(folder: str, images: dict[str, int], labels: int, terms: Terms, *, test: str = "test") -> Card:
+    return Card("imagefolder", folder, {"train": "train", "test": test}, *terms, (), images, labels)
+
+
+def _pack(file: str, images: dict[str, int], labels: int, terms: Terms, *, test: str = "test") -> Card:
+    files = {"train": f"{file}:train", "test": f"{file}:{test}"}
+    return Card("npz", "classification", files, *terms, (), images, labels)
 
 
 def _voc_segmentation(train: str, images: int, get: str) -> Card:
@@ -127,144 +121,81 @@ def _voc_segmentation(train: str, images: int, get: str) -> Card:
 
 
 def _voc_detection(
-    folder: str, train: str, test: str, terms: tuple[str, str], classes: tuple[str, ...], images: dict[str, int]
+    folder: str, train: str, test: str, terms: Terms, classes: tuple[str, ...], images: dict[str, int]
 ) -> Card:
     return Card("voc", folder, {"train": train, "test": test}, *terms, classes, images, len(classes))
 
 
-def _pack(file: str, images: dict[str, int], labels: int, terms: tuple[str, str], *, test: str = "test") -> Card:
-    files = {"train": f"{file}:train", "test": f"{file}:{test}"}
-    return Card("npz", "classification", files, *terms, images=images, labels=labels)
-
-
 VOC2012 = "host.robots.ox.ac.uk/pascal/VOC/voc2012"
+SBD = f"{VOC2012} and SBD (Hariharan et al. 2011), whose masks go to VOCdevkit/VOC2012/SegmentationClassAug"
+ADE20K_FILES = {
+    "train_images": "images/training",
+    "train_masks": "annotations/training",
+    "test_images": "images/validation",
+    "test_masks": "annotations/validation",
+}
+CITYSCAPES_FILES = {
+    "train_images": "leftImg8bit/train",
+    "train_masks": "gtFine/train",
+    "test_images": "leftImg8bit/val",
+    "test_masks": "gtFine/val",
+}
+COCO_FILES = {
+    "train": "annotations/instances_train2017.json",
+    "train_images": "train2017",
+    "test": "annotations/instances_val2017.json",
+    "test_images": "val2017",
+}
+SCENES_COCO_FILES = {
+    "train": "annotations/instances_train.json",
+    "train_images": "train",
+    "test": "annotations/instances_val.json",
+    "test_images": "val",
+}
+SCENES = ("generated here", "kdep_benchmarks.data.scenes.make, which draws it")
 
+# fmt: off
 CARDS: dict[str, Card] = {
     "cifar10": _torchvision("CIFAR10", {"train": 50000, "test": 10000}, 10, "cite Krizhevsky 2009"),
     "cifar100": _torchvision("CIFAR100", {"train": 50000, "test": 10000}, 100, "cite Krizhevsky 2009"),
-    "dtd": _torchvision("DTD", {"train": 1880, "val": 1880, "test": 1880}, 47, "research", val=True),
-    "caltech256": _folders(
-        "caltech256",
-        {"train": 15420, "test": 15187},
-        257,
-        "CC BY 4.0",
-        "data.caltech.edu/records/nyy15-4j048",
-    ),
-    "cub200": _folders(
-        "cub200",
-        {"train": 5994, "test": 5794},
-        200,
-        "non-commercial research",
-        "data.caltech.edu/records/65de6-vp158",
-    ),
-    "imagenet1k": _folders(
-        "imagenet",
-        {"train": 1281167, "test": 50000},
-        1000,
-        "non-commercial research",
-        "image-net.org, after registration",
-        test="val",
-    ),
-    "voc2012": _voc_segmentation("train", 1464, VOC2012),
-    "voc2012aug": _voc_segmentation(
-        "trainaug",
-        10582,
-        f"{VOC2012} and SBD (Hariharan et al. 2011), whose masks go to VOCdevkit/VOC2012/SegmentationClassAug",
-    ),
-    "ade20k": Card(
-        "ade20k",
-        "ade/ADEChallengeData2016",
-        ADE20K_FILES,
-        "non-commercial research",
-        "data.csail.mit.edu/places/ADEchallenge, not the full ADE20K",
-        ("@objectInfo150.txt",),
-        {"train": 20210, "test": 2000},
-        150,
-    ),
-    "cityscapes": Card(
-        "cityscapes",
-        "cityscapes",
-        {
-            "train_images": "leftImg8bit/train",
-            "train_masks": "gtFine/train",
-            "test_images": "leftImg8bit/val",
-            "test_masks": "gtFine/val",
-        },
-        "non-commercial research",
-        "cityscapes-dataset.com, after registration",
-        CITYSCAPES_CLASSES,
-        {"train": 2975, "test": 500},
-        19,
-    ),
-    "voc0712": _voc_detection(
-        "VOCdevkit",
-        "VOC2007/ImageSets/Main/trainval.txt,VOC2012/ImageSets/Main/trainval.txt",
-        "VOC2007/ImageSets/Main/test.txt",
-        (
-            "Flickr terms",
-            "host.robots.ox.ac.uk/pascal/VOC, 2007 and 2012",
-        ),
-        VOC_CLASSES,
-        {"train": 16551, "test": 4952},
-    ),
-    "coco": Card(
-        "coco",
-        "coco",
-        {
-            "train": "annotations/instances_train2017.json",
-            "train_images": "train2017",
-            "test": "annotations/instances_val2017.json",
-            "test_images": "val2017",
-        },
-        "annotations CC BY 4.0, images under Flickr terms",
-        "cocodataset.org",
-        images={"train": 118287, "test": 5000},
-        labels=80,
-    ),
-    "tiny_imagenet200": _pack(
-        "tiny_imagenet200.npz",
-        {"train": 20000, "test": 5000},
-        200,
-        ("non-commercial research", "cs231n.stanford.edu; 125 of its images of each class"),
-        test="val",
-    ),
-    "flowers5": _pack(
-        "flowers5_128px.npz",
-        {},
-        5,
-        ("unknown", "kaggle.com/datasets/alxmamaev/flowers-recognition, after registration"),
-    ),
-    "cifar10s": _pack(
-        "cifar10.npz",
-        {"train": 5000, "test": 2000},
-        10,
-        ("cite Krizhevsky 2009", "www.cs.toronto.edu/~kriz/cifar.html; 700 of its images of each class"),
-    ),
+    "dtd": _torchvision("DTD", {"train": 1880, "test": 1880, "val": 1880}, 47, "research"),
+    "caltech256": _folders("caltech256", {"train": 15420, "test": 15187}, 257,
+                           ("CC BY 4.0", "data.caltech.edu/records/nyy15-4j048")),
+    "cub200": _folders("cub200", {"train": 5994, "test": 5794}, 200,
+                       ("non-commercial research", "data.caltech.edu/records/65de6-vp158")),
+    "imagenet1k": _folders("imagenet", {"train": 1281167, "test": 50000}, 1000,
+                           ("non-commercial research", "image-net.org, after registration"), test="val"),
+    "tiny_imagenet200": _pack("tiny_imagenet200.npz", {"train": 20000, "test": 5000}, 200,
+                              ("non-commercial research", "cs231n.stanford.edu; 125 of its images of each class"),
+                              test="val"),
+    "flowers5": _pack("flowers5_128px.npz", {}, 5,
+                      ("unknown", "kaggle.com/datasets/alxmamaev/flowers-recognition, after registration")),
+    "cifar10s": _pack("cifar10.npz", {"train": 5000, "test": 2000}, 10,
+                      ("cite Krizhevsky 2009", "www.cs.toronto.edu/~kriz/cifar.html; 700 of its images of each class")),
     # Without the owner's val split, which lacks 21 of the classes.
-    "grocery": _pack(
-        "grocery_96px.npz",
-        {"train": 2640, "test": 2485},
-        81,
-        ("MIT, cite Klasson et al. 2019", "github.com/marcusklasson/GroceryStoreDataset"),
-    ),
-    "scenes": _folders("scenes/classification", {}, 12, *SCENES),
-    "scenes-voc": _voc_detection(
-        "scenes", "VOC2012/ImageSets/Main/train.txt", "VOC2012/ImageSets/Main/val.txt", SCENES, SCENES_CLASSES, {}
-    ),
-    "scenes-ade20k": Card("ade20k", "scenes/ade20k", ADE20K_FILES, *SCENES, SCENES_CLASSES + SCENES_STUFF, labels=18),
-    "scenes-coco": Card(
-        "coco",
-        "scenes/coco",
-        {
-            "train": "annotations/instances_train.json",
-            "train_images": "train",
-            "test": "annotations/instances_val.json",
-            "test_images": "val",
-        },
-        *SCENES,
-        labels=12,
-    ),
+    "grocery": _pack("grocery_96px.npz", {"train": 2640, "test": 2485}, 81,
+                     ("MIT, cite Klasson et al. 2019", "github.com/marcusklasson/GroceryStoreDataset")),
+    "voc2012": _voc_segmentation("train", 1464, VOC2012),
+    "voc2012aug": _voc_segmentation("trainaug", 10582, SBD),
+    "ade20k": Card("ade20k", "ade/ADEChallengeData2016", ADE20K_FILES, "non-commercial research",
+                   "data.csail.mit.edu/places/ADEchallenge, not the full ADE20K", ("@objectInfo150.txt",),
+                   {"train": 20210, "test": 2000}, 150),
+    "cityscapes": Card("cityscapes", "cityscapes", CITYSCAPES_FILES, "non-commercial research",
+                       "cityscapes-dataset.com, after registration", CITYSCAPES_CLASSES,
+                       {"train": 2975, "test": 500}, 19),
+    "voc0712": _voc_detection("VOCdevkit", "VOC2007/ImageSets/Main/trainval.txt,VOC2012/ImageSets/Main/trainval.txt",
+                              "VOC2007/ImageSets/Main/test.txt",
+                              ("Flickr terms", "host.robots.ox.ac.uk/pascal/VOC, 2007 and 2012"),
+                              VOC_CLASSES, {"train": 16551, "test": 4952}),
+    "coco": Card("coco", "coco", COCO_FILES, "annotations CC BY 4.0, images under Flickr terms", "cocodataset.org", (),
+                 {"train": 118287, "test": 5000}, 80),
+    "scenes": _folders("scenes/classification", {}, 12, SCENES),
+    "scenes-voc": _voc_detection("scenes", "VOC2012/ImageSets/Main/train.txt", "VOC2012/ImageSets/Main/val.txt", SCENES,
+                                 SCENES_CLASSES, {}),
+    "scenes-ade20k": Card("ade20k", "scenes/ade20k", ADE20K_FILES, *SCENES, SCENES_CLASSES + SCENES_STUFF, {}, 18),
+    "scenes-coco": Card("coco", "scenes/coco", SCENES_COCO_FILES, *SCENES, (), {}, 12),
 }
+# fmt: on
 
 
 def known(name: str, data_root: Path) -> Dataset:

@@ -17,8 +17,7 @@ TINY = Archive(
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
 )
 FLOWERS = Archive(
-    "flowers-recognition.zip",
-    "kaggle.com/datasets/alxmamaev/flowers-recognition, after registration, under this name",
+    "flowers-recognition.zip", "kaggle.com/datasets/alxmamaev/flowers-recognition, after registration, under this name"
 )
 GROCERY = Archive(
     "GroceryStoreDataset.zip",

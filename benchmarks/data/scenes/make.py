@@ -99,13 +99,7 @@ def write_scenes(
 
 
 def _check(parameters: dict[str, int]) -> None:
-    least = {
-        "seed": 0,
-        "size": SMALLEST,
-        "dense_size": SMALLEST,
-        "dense_train": EMPTY_EVERY,
-        "dense_val": EMPTY_EVERY,
-    }
+    least = {"seed": 0, "size": SMALLEST, "dense_size": SMALLEST, "dense_train": EMPTY_EVERY, "dense_val": EMPTY_EVERY}
     for name, value in parameters.items():
         if value < least.get(name, 1):
             raise ValueError(f"scenes: {name} is {value}; it must be at least {least.get(name, 1)}")

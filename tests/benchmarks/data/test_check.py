@@ -55,13 +55,7 @@ class rewritten:  # noqa: N801  reads as a verb
         self.path.write_text(json.dumps(self.content))
 
 
-CLEAN = {
-    "folders": folders,
-    "voc": trees.voc,
-    "coco": trees.coco,
-    "ade20k": trees.ade20k,
-    "voc masks": trees.voc,
-}
+CLEAN = {"folders": folders, "voc": trees.voc, "coco": trees.coco, "ade20k": trees.ade20k, "voc masks": trees.voc}
 
 
 def looked_over(dataset, *, family=None, card=None):
