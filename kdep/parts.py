@@ -14,7 +14,8 @@ from kdep.data.sources import labels_of, open_source
 from kdep.data.views import Augmentation, Batch, Views, recolour
 from kdep.method.align import refuse_classifier, refuse_widths
 from kdep.method.loss import PROJECTORS
-from kdep.models.backbone import TAPS, Backbone, Teachers, available_taps, build_backbone, create_network, default_tap
+from kdep.models import taps
+from kdep.models.backbone import Backbone, Teachers, build_backbone, create_network
 from kdep.models.checkpoint import fingerprint, load_exactly
 from kdep.models.weights import open_checkpoint, open_classifier
 from kdep.run.device import Process
@@ -84,7 +85,7 @@ def student_tap(config: Config, network: nn.Module) -> str:
     """
     tap = config.student.tap
     if not config.loss.classifies:
-        return tap or ("before_head" if "before_head" in available_taps(network) else default_tap(network))
+        return tap or taps.student_tap(network)
     if tap == "before_head":
         raise ValueError(
             f"student.tap before_head: with loss.name {config.loss.name} a classifier reads the features after the "
@@ -123,7 +124,7 @@ def refuse_impossible(config: Config, student: Backbone, teacher: Backbone | Tea
 
 def refuse_without_map(role: str, name: str, network: Backbone) -> None:
     """Raise a ValueError where a network's pooled features are not the mean of a map, which the dense term compares."""
-    if len(network.taps) == 1:
+    if not network.has_map:
         raise ValueError(
             f"loss.dense: the {role} {name} ({type(network.network).__name__}) has no feature map whose mean its "
             f"pooled features are. Take a {role} that has one (ResNet, EfficientNet, MobileNetV2), or loss.dense=0"
@@ -142,7 +143,7 @@ def teacher_identity(teacher: Backbone | Teachers) -> str:
     """Fingerprint of everything that shapes the teacher's features."""
     if isinstance(teacher, Teachers):
         return "+".join(teacher_identity(member) for member in teacher.members)
-    shape = torch.tensor([teacher.resample or 0, TAPS.index(teacher.tap)])
+    shape = torch.tensor([teacher.resample or 0, taps.TAPS.index(teacher.tap)])
     return fingerprint({**teacher.network.state_dict(), ".mean": teacher.mean, ".std": teacher.std, ".shape": shape})
 
 

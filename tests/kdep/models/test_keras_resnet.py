@@ -9,10 +9,11 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from kdep.models.backbone import available_taps, build_backbone, create_network, default_tap
+from kdep.models.backbone import build_backbone, create_network
 from kdep.models.checkpoint import LoadError, load_exactly
 from kdep.models.keras_resnet import MODEL, module_name, read_resnet50
 from kdep.models.names import export_weights
+from kdep.models.taps import default_tap, find_taps
 from kdep.models.weights import open_checkpoint, open_classifier
 
 EPSILON = 1e-3  # Keras' own, a hundred times timm's
@@ -124,7 +125,7 @@ def test_the_classifier_is_kept_for_logits(package, monkeypatch):
 def test_the_network_is_resnet50_with_the_stride_in_another_place():
     ours, theirs = create_network("caffe_resnet50"), create_network("resnet50")
     load_exactly(ours, theirs.state_dict(), "resnet50")
-    assert (available_taps(ours), default_tap(ours)) == (("pre", "post"), "pre")
+    assert (find_taps(ours).names, default_tap(ours)) == (("pre", "post"), "pre")
     strides = {n: m.stride for n, m in ours.named_modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (2, 2)}
     stages = [f"layer{stage}.0" for stage in (2, 3, 4)]
     assert set(strides) == {"conv1", *(f"{s}.{unit}" for s in stages for unit in ("conv1", "downsample.0"))}

@@ -177,7 +177,12 @@ def test_a_network_with_another_stem_is_refused(tmp_path, prefix):
 
 def test_two_networks_under_unknown_names_are_refused_with_both(tmp_path):
     content = {"state_dict": {**under("net.", OWN), **under("net_ema.", OTHER)}}
-    refused(tmp_path, content, r"under 'state_dict.net.', 'state_dict.net_ema.', and no word that is known says which")
+    refused(tmp_path, content, r"under 'state_dict.net.', 'state_dict.net_ema.'; name the one .*w.pth#state_dict.net")
+    checkpoint = open_checkpoint(f"{tmp_path / 'w.pth'}#state_dict.net_ema", arch=ARCH)
+    assert all(torch.equal(OTHER[name], tensor) for name, tensor in checkpoint.weights.items())
+    assert checkpoint.name == "w#state_dict.net_ema"
+    with pytest.raises(ValueError, match=r"no tensors under 'nets.'; names in the file start with state_dict"):
+        open_checkpoint(f"{tmp_path / 'w.pth'}#nets", arch=ARCH)
 
 
 def test_a_damaged_network_under_an_unknown_name_does_not_give_way_to_the_one_beside_it(tmp_path):

@@ -1,0 +1,42 @@
+"""Build a network with a user's own Python function, named as python:package.module:function.
+
+The function takes no arguments and returns an nn.Module that maps images (B, 3, H, W) to features (B, D) or to a map
+(B, D, h, w), whose mean is taken. Images are RGB in [0, 1], normalised with ImageNet's mean and std unless the module
+has a `pretrained_cfg`, as timm's networks have, with another `mean` and `std`.
+"""
+
+import importlib
+import sys
+
+from torch import nn
+
+PREFIX = "python:"
+DEFAULTS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_size": (3, 224, 224)}
+
+
+def make_own(entry: str) -> nn.Module:
+    """Import the module and call the function.
+
+    Raises:
+        ValueError: there is no such module or function, or the function does not return an nn.Module.
+    """
+    name, _, function = entry.removeprefix(PREFIX).partition(":")
+    if not name or not function.isidentifier():
+        raise ValueError(f"{entry}: expected python:package.module:function")
+    # A student.pth names its entry too, and no weight file may call os.abort.
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(f"{entry}: {name} is part of Python's standard library, not a module with networks")
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"{entry}: cannot import {name} ({error}); install it, or put the folder that holds it on PYTHONPATH"
+        ) from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise ValueError(f"{entry}: {module.__file__} has no function {function}")
+    network = make()
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{entry}: returned a {type(network).__name__}, expected an nn.Module")
+    network.pretrained_cfg = {**DEFAULTS, **getattr(network, "pretrained_cfg", {}), "architecture": entry}
+    return network
