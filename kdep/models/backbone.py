@@ -20,6 +20,7 @@ OTHER_SIZES: dict[str, dict[str, bool]] = {
     **dict.fromkeys(("vision_transformer", "vision_transformer_hybrid", "deit", "eva"), {"dynamic_img_size": True}),
     **dict.fromkeys(("swin_transformer", "swin_transformer_v2"), {"strict_img_size": False}),
 }
+ZERO_INIT = {"resnet", "keras_resnet", "regnet"}  # modules whose networks have the option zero_init_last
 SIZE_OPTIONS = frozenset(option for options in OTHER_SIZES.values() for option in options)
 
 
@@ -146,7 +147,7 @@ class Teachers(nn.Module):
 def create_network(arch: str) -> nn.Module:
     """Make a timm network, or a user's own (python:package.module:function), without classifier.
 
-    timm's networks have random weights and take images of any size where they can. ResNets start without timm's
+    timm's networks have random weights and take images of any size where they can. Residual ones start without timm's
     zero-initialised last BatchNorm, as the paper's did: it would make every pre-activation feature non-negative at the
     start.
 
@@ -158,7 +159,7 @@ def create_network(arch: str) -> nn.Module:
     if not timm.is_model(arch):
         close = ", ".join(close_names(arch)) or "none"
         raise ValueError(f"{arch!r} is not a timm network; close: {close}; `timm.list_models()` has all")
-    options = {"zero_init_last": False} if timm.models.is_model_in_modules(arch, {"resnet", "keras_resnet"}) else {}
+    options = {"zero_init_last": False} if timm.models.is_model_in_modules(arch, ZERO_INIT) else {}
     family = timm.model_entrypoint(arch).__module__.rpartition(".")[2]
     options |= OTHER_SIZES.get(family, {})
     return timm.create_model(arch, pretrained=False, num_classes=0, **options)

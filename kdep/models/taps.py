@@ -108,7 +108,7 @@ def _noise(network: nn.Module) -> torch.Tensor:
     only, divisor = input_sides(network)
     own = getattr(network, "pretrained_cfg", {}).get("input_size", (3, PROBE, PROBE))[-1]
     side = only or min(own, 8 * divisor if divisor > 1 else PROBE)
-    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0), device="cpu")
     return image.to(next(network.parameters(), image).device)
 
 

@@ -1,0 +1,103 @@
+"""Any network can be a student: it opens, learns for a step, and its student.pth opens again."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from kdep.models.backbone import build_backbone, create_network
+from kdep.models.taps import find_taps, student_tap
+from kdep.models.weights import open_checkpoint
+from kdep.pretrain import pretrain
+
+STUDENTS = {
+    "mobilenetv3_small_100": "pre",
+    "regnety_002": "pre",
+    "convnext_atto": "post",
+    "vit_tiny_patch16_224": "post",
+    "swin_tiny_patch4_window7_224": "post",
+}
+
+
+@pytest.mark.parametrize("arch", STUDENTS)
+def test_a_students_tap_is_found_and_pre_is_what_its_activation_turns_into_timms_output(arch):
+    network = create_network(arch).eval()
+    images, tap = torch.rand(1, 3, 64, 64), student_tap(network)
+    assert tap == STUDENTS[arch]
+    with torch.device("meta"):
+        assert find_taps(create_network(arch)) == find_taps(network)  # where tensors have no values
+    with torch.no_grad():
+        checkpoint = open_checkpoint(f"random:{arch}")
+        network.load_state_dict(checkpoint.weights)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (checkpoint.mean, checkpoint.std))
+        expected = network((images - mean) / std)
+        found = build_backbone(checkpoint, tap=tap).eval().pooled_taps(images)
+    assert torch.allclose(found["post"], expected, atol=1e-5)
+    assert tap == "post" or (found["pre"] < found["post"].min()).any()
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "test_convnext"])
+def test_a_student_of_any_architecture_learns_and_opens_again(tiny, arch, caplog):
+    caplog.set_level("INFO", "kdep")
+    path = pretrain(tiny(f"student.arch={arch}", "student.tap=null", "project=linear", "align.name=none"))
+    student = open_checkpoint(str(path))
+    assert student.tap == "post" and "no final activation to take off" in caplog.text
+    assert any(not torch.equal(t, student.weights[n]) for n, t in create_network(arch).state_dict().items())
+
+
+MODULE = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU())
+
+def vector():
+    return nn.Sequential(*make(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def number():
+    return 7
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_networks.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "python:own_networks:make"
+    sys.modules.pop("own_networks", None)
+
+
+def test_an_own_module_is_teacher_and_student_and_its_student_opens_again(tiny, own):
+    overrides = ["teacher.source=python:own_networks:vector", "teacher.tap=null", "student.tap=null"]
+    path = pretrain(tiny(f"student.arch={own}", *overrides))
+    student = open_checkpoint(str(path))
+    assert (student.arch, student.tap) == (own, "pre")
+    network = create_network(own)
+    network.load_state_dict(student.weights)
+    images = torch.rand(2, 3, 32, 32)
+    backbone = build_backbone(student).eval()
+    with torch.no_grad():
+        expected = network.eval()((images - backbone.mean) / backbone.std).mean((2, 3))
+        assert torch.allclose(backbone.pooled_taps(images)["post"], expected, atol=1e-6)
+        assert (backbone(images) < 0).any() and isinstance(backbone.network[4], nn.Identity)
+
+
+def test_an_own_module_is_a_checkpoint_with_the_same_weights_each_time(own):
+    one, other = open_checkpoint(own), open_checkpoint(own)
+    assert one.sha256 == other.sha256 and one.arch == one.name == own
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("python:no_such_module:make", r"cannot import no_such_module .*PYTHONPATH"),
+        ("python:own_networks:missing", "own_networks.py has no function missing"),
+        ("python:own_networks:number", "returned a int, expected an nn.Module"),
+        ("python:own_networks", "expected python:package.module:function"),
+        ("python:os:abort", "os is part of Python's standard library"),
+    ],
+)
+def test_a_wrong_entry_is_refused(own, spec, message):
+    with pytest.raises(ValueError, match=message):
+        open_checkpoint(spec)
