@@ -159,7 +159,7 @@ def test_turns_alternate_and_the_figure_is_the_median():
 
 
 def test_peak_memory_counts_what_was_allocated_and_freed():
-    assert 95 < clock.in_child("tests.test_speed:peak_of", megabytes=100) < 160
+    assert 95 < clock.in_child("tests.tools.test_speed:peak_of", megabytes=100) < 160
 
 
 def peak_of(megabytes):
