@@ -22,4 +22,6 @@ def test_the_documentation_builds_strictly(tmp_path):
 @pytest.mark.parametrize("name", PAGES)
 def test_the_reference_is_what_the_code_says(name, monkeypatch):
     monkeypatch.delenv("KDEP_DATA", raising=False)
+    if name == "commands" and sys.version_info[:2] != (3, 11):
+        pytest.skip("argparse lays out help in another way in every version of Python")
     assert (FOLDER / f"{name}.md").read_text() == PAGES[name](), "run python -m tools.reference"
