@@ -1,4 +1,4 @@
-"""Archives of data sets: found in the data root or downloaded into it, and unpacked such that a killed run goes on."""
+"""Find or download the archives of data sets and unpack them; an interrupted download or unpacking is resumed."""
 
 import hashlib
 import http.client
@@ -24,8 +24,8 @@ TIMEOUT = 60  # seconds without a byte
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError)
 
 
-class NotPrepared(RuntimeError):  # noqa: N818  it is an answer to a question, not a fault in the program
-    """A set cannot be prepared here; the text says which file to place where."""
+class NotPrepared(RuntimeError):  # noqa: N818 - user error, not a fault of the program
+    """A data set cannot be prepared here; the message says which file to place where."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Archive:
     """An owner's file.
 
     Attributes:
-        name: under which it is looked for in the data root.
+        name: of the file in the data root.
         page: where people get it.
-        url: where it can be downloaded without registration.
-        md5: of the owner's file; what people placed there by hand is not held against it.
+        url: for a download without registration.
+        md5: checked after a download; a file placed by hand is not checked.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Archive:
 
 
 class Stream:
-    """Bytes of a file in an archive; what is damaged shows only when it is read."""
+    """Bytes of a file in an archive; damage is only noticed while reading."""
 
     def __init__(self, stream: IO[bytes], archive: Path) -> None:
         self._stream, self._archive = stream, archive
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, or all that are left."""
+        """Read the next bytes, or all of the rest."""
         try:
             return self._stream.read(size)
         except DAMAGED as error:
@@ -68,19 +68,19 @@ class Member(NamedTuple):
 
 
 def _damaged(path: Path, error: Exception) -> NotPrepared:
-    return NotPrepared(f"{path}: not an archive, or a damaged one ({type(error).__name__}: {error}); get it anew")
+    return NotPrepared(f"{path}: not an archive, or damaged ({type(error).__name__}: {error}); download it again")
 
 
 def obtain(archives: tuple[Archive, ...], data_root: Path, *, show: bool) -> list[Path]:
-    """Paths of archives in the data root, downloaded where need be.
+    """Paths of archives in the data root, downloaded if missing.
 
     Raises:
-        NotPrepared: some are neither there nor to be had.
+        NotPrepared: an archive is missing and cannot be downloaded.
     """
     closed = [archive for archive in archives if not archive.url and not (data_root / archive.name).is_file()]
     if closed:
         places = "; ".join(f"{data_root / archive.name} (from {archive.page})" for archive in closed)
-        raise NotPrepared(f"its owner asks for registration, so place by hand: {places}; then run this again")
+        raise NotPrepared(f"its owner requires registration, so place by hand: {places}; then run this again")
     return [_fetched(archive, data_root, show) for archive in archives]
 
 
@@ -96,27 +96,29 @@ def _fetched(archive: Archive, data_root: Path, show: bool) -> Path:
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise NotPrepared(
             f"{archive.name} cannot be downloaded ({error}); place it at {path} (from {archive.page}), then run this "
-            "again; a download that was cut off goes on where it stopped"
+            "again; an interrupted download is resumed"
         ) from error
     if archive.md5 and (found := md5_of(part)) != archive.md5:
         part.unlink()
-        raise NotPrepared(f"{archive.url}: what came has md5 {found}, the owner's file {archive.md5}; run this again")
+        raise NotPrepared(
+            f"{archive.url}: the download has md5 {found}, the owner's file {archive.md5}; run this again"
+        )
     part.replace(path)
     return path
 
 
 def download(url: str, part: Path, *, show: bool) -> None:
-    """Fetch a file, going on behind what `part` already holds.
+    """Download a file, resuming after the bytes that `part` already holds.
 
     Raises:
-        OSError: no connection, or it broke; part keeps what came.
+        OSError: no connection, or it broke; `part` keeps the bytes so far.
     """
     held = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={held}-"} if held else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and held:  # nothing behind the end: it was complete
+        if error.code == 416 and held:  # range not satisfiable: the file was complete
             return
         raise
     with answer, part.open("ab" if answer.status == 206 else "wb") as file:
@@ -142,10 +144,10 @@ def md5_of(path: Path) -> str:
 
 
 def members(path: Path) -> Iterator[Member]:
-    """Files of a tar, compressed or not, or of a zip, in order; a stream is to be read before the next is asked for.
+    """Files of a tar, compressed or not, or of a zip, in order; read a stream before asking for the next file.
 
     Raises:
-        NotPrepared: it is no archive, or a damaged one.
+        NotPrepared: not an archive, or damaged.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -165,15 +167,15 @@ def members(path: Path) -> Iterator[Member]:
 
 
 def unpack(path: Path, into: Path, place: Callable[[str], str | None], *, show: bool) -> int:
-    """Write an archive's files below `into`, each under the path that `place` gives for its name; None leaves it out.
+    """Write an archive's files below `into`, each at the path that `place` returns for its name; None skips it.
 
-    Files that are there with their full size stay, so that a killed run goes on.
+    Files that exist with their full size are kept, so that an interrupted run is resumed.
 
     Returns:
         The number of files placed.
 
     Raises:
-        NotPrepared: the archive is damaged, or a name leads out of `into`.
+        NotPrepared: the archive is damaged, or a name points outside `into`.
     """
     count = 0
     for member in tqdm(members(path), desc=path.name, unit="file", mininterval=1, disable=not show):
@@ -181,7 +183,7 @@ def unpack(path: Path, into: Path, place: Callable[[str], str | None], *, show: 
         if target is None:
             continue
         if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
-            raise NotPrepared(f"{path}: the name {member.name} leads out of the folder")
+            raise NotPrepared(f"{path}: the name {member.name} points outside the folder")
         count += 1
         file = into / target
         if not file.is_file() or file.stat().st_size != member.size:
@@ -200,9 +202,9 @@ def without_first(name: str) -> str:
 
 
 def build(place: Path, archives: list[Path], make: Callable[[list[Path], Path], None]) -> None:
-    """Make a folder in a hidden neighbour and rename it when it is complete; a folder that is there stays.
+    """Make a folder under a hidden name and rename it when it is complete; an existing folder is kept.
 
-    The neighbour is kept when making is interrupted, and goes with the archives it is made from: others start anew.
+    The hidden folder is kept after an interruption and belongs to its archives: with other archives a new one is made.
     """
     if filled(place):
         LOG.info("%s: already there", place)
@@ -220,7 +222,7 @@ def build(place: Path, archives: list[Path], make: Callable[[list[Path], Path], 
 
 
 def filled(place: Path) -> bool:
-    """Whether a folder is there with something in it."""
+    """Whether a folder exists and is not empty."""
     return place.is_dir() and any(place.iterdir())
 
 
@@ -244,4 +246,4 @@ def unpack_some(path: Path, into: Path, place: Callable[[str], str | None], owne
         NotPrepared: none has one; `owner` says what the owner's archive holds.
     """
     if not unpack(path, into, place, show=show):
-        raise NotPrepared(f"{path}: holds nothing of the owner's {owner}; get it anew")
+        raise NotPrepared(f"{path}: contains nothing of the owner's {owner}; download it again")

@@ -1,6 +1,6 @@
-"""Data set cards: layout, where it lies below the data root, split files, classes, licence, how to get it.
+"""Describe data sets: layout, folder below the data root, split files, classes, licence, where to get them.
 
-A card is turned into a `Dataset` at a root; a user's own set is a `Dataset` written in a suite file. `files` by layout,
+`known` turns a card into a `Dataset` at a root; a suite file describes a `Dataset` of the user's. `files` by layout,
 relative to the root:
 
     imagefolder  train, test, optional val: folders of class folders
@@ -38,7 +38,7 @@ ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}  # torchvision's downl
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set at a place on disk.
+    """A data set in a folder.
 
     Raises:
         ValueError: unknown layout, or split files that the layout does not have or that are missing.
@@ -62,12 +62,12 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Card:
-    """A known data set, independent of where it lies.
+    """A known data set, independent of its place on disk.
 
     Attributes:
         folder: below the data root.
-        get: where its files come from, for people.
-        images: by role, as published; empty where it depends on how the set was made.
+        get: where to get its files.
+        images: number by role, as published; empty where it depends on how the set was made.
         labels: number of classes, the background not counted.
     """
 
@@ -199,21 +199,19 @@ CARDS: dict[str, Card] = {
 
 
 def known(name: str, data_root: Path) -> Dataset:
-    """A known data set below the data root; it need not be there.
+    """A known data set below the data root; its files need not exist.
 
     Raises:
         ValueError: no card of that name.
     """
     if name not in CARDS:
-        raise ValueError(
-            f"data set {name!r}: there are {', '.join(CARDS)}; a set of your own is written out in a suite file"
-        )
+        raise ValueError(f"data set {name!r}: there are {', '.join(CARDS)}; describe one of your own in a suite file")
     card = CARDS[name]
     return Dataset(name, card.layout, data_root / card.folder, card.files, card.classes)
 
 
 def paths(dataset: Dataset) -> Iterator[Path]:
-    """Files and folders that must be there for the set to be present."""
+    """Files and folders that a data set needs."""
     if dataset.layout in ("torchvision", "huggingface"):
         yield dataset.root
         return
@@ -228,12 +226,12 @@ def paths(dataset: Dataset) -> Iterator[Path]:
 
 
 def masks_of(split: Path) -> str:
-    """Folder of the masks of a VOC list: those of `trainaug` (Hariharan et al. 2011) lie in one of their own."""
+    """Folder of the masks of a VOC list; `trainaug` (Hariharan et al. 2011) has a folder of its own."""
     return "SegmentationClassAug" if split.stem in ("aug", "trainaug") else "SegmentationClass"
 
 
 def absent(dataset: Dataset) -> str | None:
-    """Why a data set cannot be used, in one sentence; None where it is there."""
+    """Why a data set cannot be used, in one sentence; None where all its files exist."""
     missing = next((path for path in paths(dataset) if not path.exists()), None)
     if missing is None:
         return None
@@ -246,7 +244,7 @@ def absent(dataset: Dataset) -> str | None:
 
 
 def _data_root(dataset: Dataset, name: str) -> Path | None:
-    """The data root below which a known set would lie where this one does; None where it never would."""
+    """The data root below which a known data set would be in this one's place; None if there is none."""
     depth = len(Path(CARDS[name].folder).parts)
     if depth > len(dataset.root.parts):
         return None
@@ -257,7 +255,7 @@ def _data_root(dataset: Dataset, name: str) -> Path | None:
 
 
 def class_folders(dataset: Dataset, files: str) -> list[str]:
-    """Names of the class folders of a split, sorted; hidden folders are none.
+    """Names of the class folders of a split, sorted; hidden folders are skipped.
 
     Raises:
         ValueError: it is no folder, or holds none.
@@ -272,14 +270,14 @@ def class_folders(dataset: Dataset, files: str) -> list[str]:
 
 
 def refuse_other_classes(dataset: Dataset, train: Sequence[str], other: Sequence[str], role: str) -> None:
-    """Refuse classes between which there is nothing to tell, and a split that has others than train.
+    """Refuse a single class, and a split whose classes differ from train's.
 
     Raises:
         ValueError: names the data set and the classes.
     """
     if len(train) < 2:
         raise ValueError(
-            f"data set {dataset.name}: train has one class only ({train[0]}), so every answer is right; two at least"
+            f"data set {dataset.name}: train has one class only ({train[0]}), so every answer is right; use two or more"
         )
     if tuple(train) != tuple(other):
         odd = sorted(set(train) ^ set(other)) or ["their order"]
@@ -318,10 +316,10 @@ def _same_place(dataset: Dataset, one: str, other: str) -> bool:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Hash of the set as it lies on disk: lists, json, packs, masks and boxes by content, images by name and size.
+    """Hash a data set on disk: lists, json, packs, masks and boxes by content, images by name and size.
 
-    Two results are compared only where it is equal. Files that no reader opens (hidden ones, archives that a download
-    leaves, texts beside images) do not count.
+    Results are comparable only where it is equal. Files that no reader opens (hidden files, archives, texts beside
+    images) do not count.
     """
     digest = hashlib.sha256(f"{dataset.layout}|{sorted(dataset.files.items())}|{dataset.classes}".encode())
     masks = {dataset.root / value for role, value in dataset.files.items() if role.endswith("_masks")}
@@ -344,7 +342,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def _listed(split: Path) -> tuple[list[Path], list[Path]]:
-    """Images of a list of a VOC tree, and the boxes and masks that are there for them."""
+    """Images of a VOC list, and their annotations and masks that exist."""
     year = split.parents[2]
     names = [line.split()[0] for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
     found = {path.stem: path for path in (year / "JPEGImages").glob("*") if not path.name.startswith(".")}
@@ -355,7 +353,7 @@ def _listed(split: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _read_below(folder: Path, layout: str) -> list[Path]:
-    """Files below a folder that a reader of the layout may open, sorted; links are followed."""
+    """Files below a folder that a reader of the layout may open, sorted; follows links."""
     from kdep.data.sources import SUFFIXES  # here: it needs torch, and the boards read this module without it
 
     found = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from kdep_benchmarks.data.cards import CARDS, CLASSIFICATION, Card, Dataset, absent, known
-from kdep_benchmarks.data.duplicates import overlap, repeated
+from kdep_benchmarks.data.duplicates import repeated_images, shared_images
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.labels import class_findings, label_findings
 from kdep_benchmarks.data.masks import mask_findings
@@ -26,7 +26,7 @@ class Use(Protocol):
 
 
 class Subject(NamedTuple):
-    """A data set to check: `family` says what of it is used, `card` what is expected of a known one."""
+    """A data set to check: the family of tasks that use it, and the card of a known one."""
 
     dataset: Dataset
     family: str
@@ -34,7 +34,7 @@ class Subject(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a check found; `images` are those seen by role."""
+    """The result of a check; `images` counts them by role."""
 
     dataset: Dataset
     images: dict[str, int]
@@ -42,7 +42,7 @@ class Report(NamedTuple):
 
     @property
     def defects(self) -> int:
-        """Findings to repair."""
+        """The number of findings to repair."""
         return sum(finding.defect for finding in self.findings)
 
 
@@ -69,7 +69,7 @@ def subjects_of(uses: Iterable[Use], data_root: Path) -> list[Subject]:
 
 
 def family_of(dataset: Dataset) -> str:
-    """What a set is for; VOC trees serve two families, by where their lists lie."""
+    """The family of tasks that a set serves; for VOC trees the folder of their lists decides."""
     if dataset.layout in CLASSIFICATION:
         return "classification"
     detection = dataset.layout == "coco" or (dataset.layout == "voc" and "/Main/" in dataset.files["train"])
@@ -77,7 +77,7 @@ def family_of(dataset: Dataset) -> str:
 
 
 def check_dataset(subject: Subject, *, show: bool = False) -> Report:
-    """Read all of a data set and collect what is wrong; nothing is written or downloaded."""
+    """Read a whole data set and list what is wrong; nothing is written or downloaded."""
     dataset, card = subject.dataset, subject.card
     if reason := absent(dataset):
         return Report(dataset, {}, [Finding("not there", dataset.name, reason)])
@@ -137,6 +137,6 @@ def _look_over(pictures: dict[str, list[Picture]], show: bool) -> Iterator[Findi
     looks = {role: look_at(found, f"{role} images", show=show) for role, found in pictures.items()}
     for role, found in pictures.items():
         yield from unreadable(found, looks[role])
-        yield from repeated(role, found, looks[role])
+        yield from repeated_images(role, found, looks[role])
     for role, other in combinations(pictures, 2):
-        yield from overlap((role, pictures[role], looks[role]), (other, pictures[other], looks[other]))
+        yield from shared_images((role, pictures[role], looks[role]), (other, pictures[other], looks[other]))

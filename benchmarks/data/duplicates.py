@@ -1,7 +1,8 @@
-"""Images that two splits share: the same bytes, or the same picture resized or compressed again."""
+"""Find images that two splits share: the same bytes, or the same picture resized or compressed again."""
 
 import io
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -10,45 +11,62 @@ from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Look, Picture, small_grey
 
 BITS = 64
-# Of 64 bits; pictures of different things differ in 32 on average. Beyond it near duplicates go unfound.
+# Of 64 bits; unrelated pictures differ in 32 on average. Near duplicates that differ in more bits are missed.
 NEAR = 5
-# Mean difference of two grey thumbnails, of 255, up to which close hashes are taken for the same picture: flat images
-# and those of one template have close hashes too.
+# Largest mean difference of two grey thumbnails, of 255, of one picture. Close hashes alone do not suffice: flat images
+# and those of one template have them too.
 ALIKE = 6.0
 AT_ONCE = 4_000_000  # pairs compared together
 ONES = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
 
 
-def overlap(
-    first: tuple[str, Sequence[Picture], Sequence[Look]], second: tuple[str, Sequence[Picture], Sequence[Look]]
-) -> Iterator[Finding]:
-    """What of `second` (role, pictures, looks) also stands in `first`.
+class Same(NamedTuple):
+    """Indices of an image in the second and in the first list; `bits` of the hashes differ, None if bytes are equal."""
 
-    The same bytes are a defect. The same look is a note, since a hash is a suspicion: have a look at both.
+    second: int
+    first: int
+    bits: int | None
+
+
+def same_images(
+    pictures: Sequence[Picture], looks: Sequence[Look], others: Sequence[Picture], other_looks: Sequence[Look]
+) -> Iterator[Same]:
+    """Images of `others` that are among `pictures`: by equal bytes, else by hash and thumbnail; one match each.
+
+    Equal bytes are certain. An equal look is a suspicion: look at both images.
     """
-    (role, pictures, looks), (other, others, other_looks) = first, second
     bytes_of = {look.digest: index for index, look in reversed(list(enumerate(looks))) if not look.problem}
     rest = []
     for index, look in enumerate(other_looks):
-        if look.problem:
-            continue
-        if look.digest in bytes_of:
-            what = f"in {other}, has the bytes of {pictures[bytes_of[look.digest]].where} in {role}"
-            yield Finding(f"image both in {role} and in {other}", others[index].where, what)
-        else:
+        if not look.problem and look.digest in bytes_of:
+            yield Same(index, bytes_of[look.digest], None)
+        elif not look.problem:
             rest.append(index)
     readable = [index for index, look in enumerate(looks) if not look.problem]
     hashes = np.array([looks[index].appearance for index in readable], dtype=np.uint64)
     asked = np.array([other_looks[index].appearance for index in rest], dtype=np.uint64)
     for at, candidate, distance in nearest(hashes, asked, within=NEAR):
-        a, b = pictures[readable[candidate]], others[rest[at]]
-        if alike(a, b):
-            what = f"in {other}, looks like {a.where} in {role} ({distance} of {BITS} bits differ)"
-            yield Finding(f"image in {other} that looks like one in {role}", b.where, what, defect=False)
+        if alike(pictures[readable[candidate]], others[rest[at]]):
+            yield Same(rest[at], readable[candidate], distance)
 
 
-def repeated(role: str, pictures: Sequence[Picture], looks: Sequence[Look]) -> Iterator[Finding]:
-    """Images that stand more than once in one split."""
+def shared_images(
+    first: tuple[str, Sequence[Picture], Sequence[Look]], second: tuple[str, Sequence[Picture], Sequence[Look]]
+) -> Iterator[Finding]:
+    """Images of the split `second` (role, pictures, looks) that are also in `first`: equal bytes are a defect."""
+    (role, pictures, looks), (other, others, other_looks) = first, second
+    for same in same_images(pictures, looks, others, other_looks):
+        there, here = pictures[same.first].where, others[same.second].where
+        if same.bits is None:
+            what = f"in {other}, has the bytes of {there} in {role}"
+            yield Finding(f"image both in {role} and in {other}", here, what)
+        else:
+            what = f"in {other}, looks like {there} in {role} ({same.bits} of {BITS} bits differ)"
+            yield Finding(f"image in {other} that looks like one in {role}", here, what, defect=False)
+
+
+def repeated_images(role: str, pictures: Sequence[Picture], looks: Sequence[Look]) -> Iterator[Finding]:
+    """Images that are more than once in one split."""
     seen: dict[bytes, int] = {}
     for index, look in enumerate(looks):
         if look.problem:
@@ -60,10 +78,10 @@ def repeated(role: str, pictures: Sequence[Picture], looks: Sequence[Look]) -> I
 
 
 def nearest(hashes: np.ndarray, asked: np.ndarray, *, within: int) -> list[tuple[int, int, int]]:
-    """The nearest hash of each one asked about, where one is within so many bits.
+    """Find the nearest hash of each one asked about, if it is within so many bits.
 
-    Two numbers that differ in at most `within` bits agree in at least one of `within + 1` pieces, so only numbers that
-    share a piece are compared: exact, and quick for millions.
+    Two numbers that differ in at most `within` bits agree in at least one of `within + 1` pieces. Only numbers that
+    share a piece are compared: the result is exact, and millions take seconds.
 
     Args:
         hashes: (N,) uint64.
@@ -95,7 +113,7 @@ def nearest(hashes: np.ndarray, asked: np.ndarray, *, within: int) -> list[tuple
 
 
 def _parts(counts: np.ndarray) -> list[np.ndarray]:
-    """Positions, divided so that the counts of each part sum to about AT_ONCE at most."""
+    """Divide positions so that the counts of each part sum to about AT_ONCE at most."""
     part = np.cumsum(counts) // AT_ONCE
     return np.split(np.arange(len(counts)), np.flatnonzero(np.diff(part)) + 1)
 
@@ -107,7 +125,7 @@ def differing_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def alike(a: Picture, b: Picture) -> bool:
-    """Whether two images are the same at 32 x 32, up to what resizing and compressing change."""
+    """Whether two images are equal at 32 x 32 pixels, up to the effects of resizing and compression."""
     return bool(np.abs(_thumbnail(a) - _thumbnail(b)).mean() <= ALIKE)
 
 

@@ -11,10 +11,10 @@ class Finding:
     """One thing about a data set.
 
     Attributes:
-        kind: findings of one kind are shown together.
+        kind: findings of one kind are listed together.
         where: file, with the line, annotation or object in it.
         what: what is wrong, and what would be right.
-        defect: something to repair; the rest is worth knowing.
+        defect: must be repaired; the others are notes.
     """
 
     kind: str
@@ -23,8 +23,8 @@ class Finding:
     defect: bool = True
 
 
-def lines(findings: Sequence[Finding], *, shown: int = SHOWN) -> list[str]:
-    """One line per finding, grouped by kind, defects first; beyond the first few of a kind only their number."""
+def finding_lines(findings: Sequence[Finding], *, shown: int = SHOWN) -> list[str]:
+    """One line per finding, grouped by kind, defects first; of each kind the first few and the number of the rest."""
     text = []
     for defect in (True, False):
         kinds = dict.fromkeys(finding.kind for finding in findings if finding.defect is defect)

@@ -19,10 +19,10 @@ class Rows:
         root: a data set saved by `save_to_disk`, a folder that `datasets.load_dataset` opens, or, for NAME:SPLIT, the
             folder below which NAME is looked for before it is downloaded there from the hub.
         split: SPLIT or NAME:SPLIT.
-        columns: names for `image` and `label`, where they are not evident.
+        columns: names for `image` and `label`, where they are ambiguous.
 
     Raises:
-        ValueError: the package, the set, the split or a column is missing, or which column is meant is open.
+        ValueError: the package, the set, the split or a column is missing, or a column is ambiguous.
     """
 
     def __init__(self, root: Path, split: str, columns: Mapping[str, str]) -> None:
@@ -75,7 +75,7 @@ def _open(root: Path, name: str, split: str) -> Any:
 
 
 def _column(table: Any, role: str, named: str | None, where: str) -> str:
-    """The column of a role: as named, else the only one of its type, else the one that bears the role's name."""
+    """The column of a role: as named, else the only one of its type, else the one of the role's name."""
     import datasets
 
     assert role in COLUMNS
@@ -97,7 +97,7 @@ def _column(table: Any, role: str, named: str | None, where: str) -> str:
 
 
 def _labels(table: Any, column: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names and numbers. Plain values, of which no class list is known, are sorted."""
+    """Class names and numbers; values without a list of classes are sorted."""
     import datasets
 
     values, feature = list(table[column]), table.features[column]

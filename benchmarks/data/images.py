@@ -46,7 +46,7 @@ class Labelled:
         """Decode image `index` to RGB.
 
         Raises:
-            ValueError: it cannot be read; a score over fewer images than the split has would not be a score.
+            ValueError: it cannot be read; every image of a split must be scored.
         """
         try:
             return self.source.read(index)
@@ -66,13 +66,13 @@ class Labelled:
         return digest.hexdigest()
 
     def remembered_fingerprint(self, folder: Path) -> str:
-        """The fingerprint, kept in a file of `folder` for as long as the images' files are untouched.
+        """The fingerprint, cached in `folder` while the images' files are unchanged.
 
-        Untouched means: same name, size, and times of the last change of content and of the entry itself. The latter
-        cannot be set back, so that a file which was written over is read again whatever its date says.
+        Unchanged means: the same name, size, inode, mtime and ctime. The ctime cannot be set back, so an overwritten
+        file is hashed again whatever its date says.
         """
         files = list(_files(self.source))
-        if len(files) < len(self):  # not in files of their own: they are in memory, and quick to hash
+        if len(files) < len(self):  # images in memory, which are quick to hash
             return self.fingerprint
         digest = hashlib.sha256(f"{self.classes}|".encode() + self.labels.tobytes())
         for path in files:
@@ -108,7 +108,7 @@ def _files(source: Any) -> Iterator[Path]:
 
 
 def _contents(source: Any) -> Iterator[bytes]:
-    """The bytes that make up each image: encoded where they lie in files, else pixels."""
+    """The bytes of each image: encoded if it has a file, else pixels."""
     if isinstance(source, Joined):
         yield from _contents(source.first)
         yield from _contents(source.second)
@@ -131,7 +131,7 @@ def _contents(source: Any) -> Iterator[bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Positions `train` and `val` in `pool`, which holds the images of both; `test` is apart."""
+    """Positions `train` and `val` in `pool`, which holds the images of both; `test` is separate."""
 
     pool: Labelled
     train: np.ndarray

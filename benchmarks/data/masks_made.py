@@ -1,4 +1,4 @@
-"""Masks in the form that tasks read, made from the owners': SBD's MATLAB files, Cityscapes' label numbers."""
+"""Convert masks to the form that tasks read: SBD's MATLAB files, Cityscapes' label numbers."""
 
 import io
 from pathlib import Path
@@ -11,7 +11,7 @@ from kdep_benchmarks.data.pictures import in_threads
 from kdep_benchmarks.data.scenes.formats import voc_palette
 
 IGNORED = 255
-# Numbers of the 19 classes that are scored, in their order; by cityscapesscripts' table of labels.
+# Numbers of the 19 classes that are scored, in their order; from cityscapesscripts' table of labels.
 CITYSCAPES_LABELS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 

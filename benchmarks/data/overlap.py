@@ -1,7 +1,7 @@
-"""Images of a pretraining source that also stand in test splits: found once, kept in a file, shown on the board.
+"""Find images of a pretraining source in test splits, write them to a file, and count them on the board.
 
-A file `RESULTS/overlap/NAME.json` is read with the results beside it. It belongs to the rows whose checkpoint was
-pretrained on its source (by the source's fingerprint or address, as the checkpoint says) and to those that it names.
+A file `RESULTS/overlap/NAME.json` is read with the results beside it. It applies to checkpoints that were pretrained on
+its source (by fingerprint or address) and to those that it names.
 """
 
 import io
@@ -35,7 +35,7 @@ class Match:
 
 @dataclass(frozen=True)
 class SetOverlap:
-    """What was found in one test split of `images` images."""
+    """Matches in one test split of `images` images."""
 
     dataset: str
     data_fingerprint: str
@@ -50,13 +50,13 @@ class SetOverlap:
 
 @dataclass(frozen=True)
 class Overlap:
-    """One file: a pretraining source against the sets of a suite.
+    """One file: a pretraining source compared with the data sets of a suite.
 
     Attributes:
         source, fingerprint, images, unreadable: of the pretraining data.
-        sets: what was looked at.
-        absent: data sets of the suite that were not there, and why.
-        checkpoints: names of rows that were pretrained on it although their files do not say so.
+        sets: the data sets that were compared.
+        absent: data sets of the suite that are missing, and why.
+        checkpoints: names of rows that were pretrained on the source although their files do not say so.
     """
 
     source: str
@@ -76,13 +76,13 @@ class Overlap:
 def find_overlap(
     spec: str, tasks: Sequence["Use"], *, root: Path | None = None, checkpoints: Sequence[str] = (), show: bool = False
 ) -> Overlap:
-    """Look for the images of a pretraining source in the test splits of tasks.
+    """Find the images of a pretraining source in the test splits of tasks.
 
     Args:
         spec: as `kdep.data.sources.open_source` takes it.
         root: likewise.
-        tasks: their data sets are looked at once each.
-        checkpoints: names on the board to which the answer belongs too.
+        tasks: each of their data sets is compared once.
+        checkpoints: further names on the board to which the result applies.
         show: progress bars.
 
     Raises:
@@ -105,35 +105,23 @@ def find_overlap(
         known = fingerprint(dataset)
         if known not in sets:
             theirs = test_pictures(task)
-            matches = tuple(find(pictures, looks, theirs, look_at(theirs, f"{dataset.name} test", show=show)))
+            matches = tuple(matches_of(pictures, looks, theirs, look_at(theirs, f"{dataset.name} test", show=show)))
             sets[known] = SetOverlap(dataset.name, known, len(theirs), matches)
     unreadable = sum(look.problem is not None for look in looks)
     found = (str(spec), source.fingerprint, len(pictures), unreadable)
     return Overlap(*found, tuple(sets.values()), missing, tuple(checkpoints))
 
 
-def find(
+def matches_of(
     pictures: Sequence["Picture"], looks: Sequence["Look"], others: Sequence["Picture"], other_looks: Sequence["Look"]
 ) -> Iterator[Match]:
-    """The `others` that stand among `pictures`, one match each; unreadable images match nothing."""
-    import numpy as np
+    """The `others` that are among `pictures`, one match each; unreadable images match nothing."""
+    from kdep_benchmarks.data.duplicates import same_images
 
-    from kdep_benchmarks.data.duplicates import NEAR, alike, nearest
-
-    bytes_of = {look.digest: index for index, look in reversed(list(enumerate(looks))) if look.problem is None}
-    readable = [index for index, look in enumerate(looks) if look.problem is None]
-    rest = []
-    for index, look in enumerate(other_looks):
-        if look.problem is None and look.digest in bytes_of:
-            yield Match(others[index].where, pictures[bytes_of[look.digest]].where, "bytes")
-        elif look.problem is None:
-            rest.append(index)
-    hashes = np.array([looks[index].appearance for index in readable], dtype=np.uint64)
-    asked = np.array([other_looks[index].appearance for index in rest], dtype=np.uint64)
-    for at, candidate, _ in nearest(hashes, asked, within=NEAR):
-        theirs, ours = others[rest[at]], pictures[readable[candidate]]
-        if alike(ours, theirs):
-            yield Match(theirs.where, ours.where, "pixels" if _same_pixels(ours, theirs) else "look")
+    for same in same_images(pictures, looks, others, other_looks):
+        ours, theirs = pictures[same.first], others[same.second]
+        how = "bytes" if same.bits is None else "pixels" if _rgb(ours) == _rgb(theirs) else "look"
+        yield Match(theirs.where, ours.where, how)
 
 
 def test_pictures(use: "Use") -> list["Picture"]:
@@ -187,10 +175,10 @@ def read_overlaps(folders: Iterable[Path]) -> list[Overlap]:
 
 
 def with_overlap(results: Iterable[Result], overlaps: Sequence[Overlap]) -> list[Result]:
-    """Results whose counts say how many test images stand in the checkpoint's pretraining data.
+    """Results with the number of test images that are in the checkpoint's pretraining data.
 
-    `overlap` counts all, `overlap_exact` those with the same bytes or pixels; absent where nobody looked. An image that
-    several sources hold counts once.
+    `overlap` counts all, `overlap_exact` those with the same bytes or pixels; both are absent where nothing was
+    compared. An image in several sources counts once.
     """
 
     def counted(result: Result) -> Result:
@@ -206,8 +194,8 @@ def with_overlap(results: Iterable[Result], overlaps: Sequence[Overlap]) -> list
     return [counted(result) for result in results]
 
 
-def lines(overlap: Overlap, *, shown: int = 3) -> list[str]:
-    """What was found, for people."""
+def overlap_lines(overlap: Overlap, *, shown: int = 3) -> list[str]:
+    """The result in lines of text."""
     unreadable = f", {overlap.unreadable:,} of them unreadable" if overlap.unreadable else ""
     text = [f"{overlap.source}: {overlap.images:,} images{unreadable}"]
     for one in overlap.sets:
@@ -215,11 +203,7 @@ def lines(overlap: Overlap, *, shown: int = 3) -> list[str]:
         text.append(f"  {one.dataset}: {one.exact} exact and {similar} by look, of {one.images:,} test images")
         text += [f"    {match.test} = {match.pretraining} ({match.how})" for match in one.matches[:shown]]
         text += [f"    and {len(one.matches) - shown} more"] if len(one.matches) > shown else []
-    return text + [f"  {name}: not looked at: {reason}" for name, reason in overlap.absent.items()]
-
-
-def _same_pixels(a: "Picture", b: "Picture") -> bool:
-    return _rgb(a) == _rgb(b)
+    return text + [f"  {name}: not compared: {reason}" for name, reason in overlap.absent.items()]
 
 
 def _rgb(picture: "Picture") -> tuple[tuple[int, int], bytes]:

@@ -1,4 +1,4 @@
-"""Every image of a data set, decoded once: its size, the hash of its bytes and a hash of how it looks."""
+"""Decode images once for a check: size, hash of the bytes, perceptual hash."""
 
 import hashlib
 import io
@@ -19,15 +19,15 @@ from kdep_benchmarks.data.findings import Finding
 SIDE, LOW = 32, 8
 # Rows are the 8 lowest frequencies of a discrete cosine transform of 32 values.
 COSINES = np.cos(np.pi / (2 * SIDE) * np.outer(np.arange(LOW), 2 * np.arange(SIDE) + 1))
-AT_ONCE = 1024  # tasks handed to the threads together: the queue of all of ImageNet would take gigabytes
+AT_ONCE = 1024  # tasks queued at once: a queue of all of ImageNet would take gigabytes
 
 T, R = TypeVar("T"), TypeVar("R")
 
 
 class Picture(NamedTuple):
-    """An image that can be opened, by a name that people can find it under.
+    """An image to open, with the name that messages use.
 
-    `content` gives its file's bytes, or, where there is no file, the image.
+    `content` returns its file's bytes, or the image where it has no file.
     """
 
     where: str
@@ -35,7 +35,7 @@ class Picture(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What one decoding says; `problem` instead of all else where the image cannot be read."""
+    """What decoding an image found; only `problem` where the image cannot be read."""
 
     digest: bytes = b""
     appearance: int = 0
@@ -49,7 +49,7 @@ def of_file(path: Path, where: str | None = None) -> Picture:
 
 
 def look(picture: Picture) -> Look:
-    """Decode all of an image; a file cut short is found only so."""
+    """Decode a whole image, which is the only way to notice that its file is cut short."""
     try:
         content = picture.content()
         image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
@@ -61,11 +61,11 @@ def look(picture: Picture) -> Look:
 
 
 def appearance(image: Image.Image) -> int:
-    """64 bits that hardly change when an image is resized or compressed again: the usual perceptual hash (pHash).
+    """The perceptual hash pHash: 64 bits that hardly change when an image is resized or compressed again.
 
     Bit k says whether the k-th of the 8 x 8 lowest frequencies of the grey image at 32 x 32 is above their median; the
-    first frequency is the highest bit. The bits are those of `imagehash.phash`, which would bring PyWavelets to every
-    installation; as plain integers a million of them can be compared.
+    first frequency is the highest bit. The bits equal those of `imagehash.phash`, whose dependency PyWavelets is
+    avoided.
     """
     grey = small_grey(image)
     frequencies = (COSINES @ grey @ COSINES.T).ravel()
@@ -79,7 +79,7 @@ def small_grey(image: Image.Image) -> np.ndarray:
 
 
 def look_at(pictures: Sequence[Picture], name: str, *, show: bool) -> list[Look]:
-    """Decode pictures in threads; Pillow lets go of the interpreter while it decodes."""
+    """Decode pictures in threads; Pillow releases the interpreter lock while it decodes."""
     return list(in_threads(look, pictures, name, show=show))
 
 

@@ -1,4 +1,4 @@
-"""Bring known data sets into the layout of their cards, from their owners' archives."""
+"""Make known data sets from their owners' archives, in the layouts of their cards."""
 
 import os
 import shutil
@@ -63,15 +63,15 @@ IMAGENET = tuple(
 
 
 def prepare(name: str, data_root: Path, *, seed: int | None = None, show: bool = False) -> None:
-    """Make a known data set below the data root, unless it is there.
+    """Make a known data set below the data root, unless it exists.
 
-    Archives lying in the data root are used, whoever placed them there; the others are downloaded into it. A download
-    goes on where it was cut off, and so does unpacking; a folder appears under its name only when it is complete.
+    Archives in the data root are used; missing ones are downloaded into it. Interrupted downloads and unpacking are
+    resumed; a folder gets its name only when it is complete.
 
     Args:
         name: of a card.
-        data_root: where data sets and archives lie.
-        seed: draws the training images of Caltech-256 instead of taking the first of each class by name.
+        data_root: the folder of data sets and archives.
+        seed: of the draw of Caltech-256's training images [the first 60 of each class by name].
         show: progress bars.
 
     Raises:
@@ -80,13 +80,13 @@ def prepare(name: str, data_root: Path, *, seed: int | None = None, show: bool =
     """
     dataset = known(name, data_root)
     if seed is not None and name != "caltech256":
-        raise ValueError(f"data set {name}: its owner divides it; a seed is for caltech256")
+        raise ValueError(f"data set {name}: its owner defines the splits; --seed is for caltech256")
     if name == "caltech256":
         make_from(data_root, "caltech256", (CALTECH256,), partial(_caltech256, seed=seed), show)
     else:
         RECIPES[name](data_root, show)
     if reason := absent(dataset):
-        raise NotPrepared(f"{name}: what is there is not complete: {reason}")
+        raise NotPrepared(f"{name}: not complete: {reason}")
 
 
 def _caltech256(archives: list[Path], into: Path, *, seed: int | None, show: bool) -> None:
@@ -163,20 +163,18 @@ def _voc(years: tuple[str, ...], data_root: Path, show: bool) -> None:
 def _voc2012aug(data_root: Path, show: bool) -> None:
     """SBD's masks for its train and val images less VOC's val, VOC's own for VOC's train: 10,582, as is usual.
 
-    Masks that somebody has placed are used; among them there may be those of VOC's val, which are not listed.
+    Masks placed by hand are used; those of VOC's val images are not listed.
     """
     from torchvision.datasets import SBDataset
 
     _voc(("2012",), data_root, show)
     year = data_root / "VOCdevkit" / "VOC2012"
     if not (year / "ImageSets" / "Segmentation" / "val.txt").is_file():
-        raise NotPrepared(
-            f"{year}: is there, but not VOC 2012; move it away, and put it back when VOC 2012 is unpacked"
-        )
+        raise NotPrepared(f"{year}: exists but is not VOC 2012; move it away until VOC 2012 is unpacked")
     sbd = Archive("benchmark.tgz", "home.bharathh.info/pubs/codes/SBD/download.html", SBDataset.url, SBDataset.md5)
     folder = "VOCdevkit/VOC2012/SegmentationClassAug"
     make_from(data_root, folder, (sbd,), partial(_augmented, year), show)
-    # From the folder, so that the list can be made again after a kill.
+    # Listed from the folder, so that an interrupted run can make the list again.
     lists = year / "ImageSets" / "Segmentation"
     names = {path.stem for path in (data_root / folder).glob("*.png")} - set((lists / "val.txt").read_text().split())
     text = "".join(f"{name}\n" for name in sorted(names))
@@ -198,7 +196,9 @@ def _augmented(year: Path, archives: list[Path], into: Path, *, show: bool) -> N
     if missing := sorted(name for name in wanted if not (into / f"{name}.png").is_file()):
         raise NotPrepared(f"{archives[0]}: lists {len(missing)} images without a mask, such as {missing[0]}")
     if not wanted:
-        raise NotPrepared(f"{archives[0]}: holds nothing of the owner's benchmark_RELEASE/dataset; get it anew")
+        raise NotPrepared(
+            f"{archives[0]}: contains nothing of the owner's benchmark_RELEASE/dataset; download it again"
+        )
     for name in lists["train"]:
         source = year / "SegmentationClass" / f"{name}.png"
         write_atomically(into / f"{name}.png", lambda part, source=source: shutil.copyfile(source, part))
@@ -235,7 +235,7 @@ def _imagenet(data_root: Path, show: bool) -> None:
 
 
 def _imagenet_trees(archives: list[Path], into: Path, *, show: bool) -> None:
-    """By torchvision's own reader; it cannot go on in the middle, so it begins anew."""
+    """Use torchvision's reader, which cannot resume and therefore starts again."""
     from torchvision.datasets import imagenet
 
     shutil.rmtree(into)
@@ -266,7 +266,7 @@ def _torchvision(name: str, data_root: Path, show: bool) -> None:
 
 def _by_torchvision(make: Any, md5: str, archives: list[Path], into: Path, *, show: bool) -> None:
     path = archives[0]
-    # torchvision downloads over an archive it does not know: it must not meet one.
+    # torchvision would overwrite an archive that it does not know.
     if (found := md5_of(path)) != md5:
         raise NotPrepared(f"{path}: has md5 {found}, the owner's file {md5}; remove it and run this again")
     folder = into / "dtd" if make.__name__ == "DTD" else into

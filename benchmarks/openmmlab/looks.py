@@ -1,4 +1,4 @@
-"""The first test images of a cell as a sheet: image, truth, prediction. A sheet that fails costs no score."""
+"""Draw the first test images of a cell; a sheet that cannot be drawn is logged and the score is kept."""
 
 import json
 import logging
@@ -60,5 +60,5 @@ def _try(draw: Callable[[Path], None], work_dir: Path) -> None:
     path = sheet_path(work_dir)
     try:
         draw(path)
-    except Exception:  # whatever it is: the scores are there, and a picture is no reason to lose them
+    except Exception:  # whatever it is: the scores must not be lost for a picture
         LOG.warning("%s: no sheet was drawn", path, exc_info=True)

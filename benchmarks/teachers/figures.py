@@ -23,7 +23,7 @@ def shown_width(statistics: Statistics, widths: Sequence[int]) -> int:
 def spectrum_figures(statistics: Statistics) -> dict[str, Any]:
     """Rank and spread of the features at a tap; `std` is along the principal axes, descending.
 
-    `limited_by_images`: so few images cannot span more axes, so the rank is theirs and not the network's.
+    `limited_by_images`: the number of images bounds the rank.
     """
     rank = numerical_rank(statistics)
     return {
@@ -39,9 +39,9 @@ def spectrum_figures(statistics: Statistics) -> dict[str, Any]:
 
 
 def width_figures(statistics: Statistics, width: int) -> dict[str, Any]:
-    """What a student of this width gets: its share of the variance and the std ratio of its axes.
+    """Share of the variance and std ratio of the axes that a student of this width gets.
 
-    None where the teacher is narrower; no ratio beyond the numerical rank, where it would be one of noise.
+    Both are None where the teacher is narrower; the ratio is None beyond the numerical rank.
     """
     if width > len(statistics.mean):
         return {"width": width, "explained": None, "std_ratio": None}
@@ -65,7 +65,7 @@ def class_figures(features: torch.Tensor, labels: torch.Tensor, *, seed: int) ->
 
 
 def halves(features: torch.Tensor, labels: torch.Tensor | None, *, seed: int) -> list[dict[str, float]]:
-    """The measures of diversity on one half of the images and on the other: what another draw of them would change.
+    """The measures of diversity on each half of the images: the spread of another draw.
 
     Every class is halved; empty where a half would hold fewer than two images of some class.
     """

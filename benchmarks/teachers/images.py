@@ -1,4 +1,4 @@
-"""Images with or without labels for a look at teachers, and a seeded choice of them."""
+"""Open the images on which teachers are measured, with or without labels, in a seeded order."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from kdep_benchmarks.data.images import open_split
 class Pictures:
     """Images by number; `labels` (N,) int64 is None where there are none.
 
-    `source` names the data by its file or folder alone, so that it can be published.
+    `source` names the data by its file or folder alone, so that results can be published.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Pictures:
         """Decode image `index` to RGB.
 
         Raises:
-            ValueError: it cannot be read; figures of fewer images than were named would not be repeatable.
+            ValueError: it cannot be read; figures of fewer images would not be reproducible.
         """
         try:
             return self.read_raw(index)
@@ -49,7 +49,7 @@ def open_pictures(spec: str, *, labels: bool) -> Pictures:
     """Open images by their address (see `kdep.data.sources.open_source`), with their labels if asked for.
 
     Raises:
-        ValueError: nothing there, no labels to be had, or one class only.
+        ValueError: nothing there, no labels to be had, or a single class.
     """
     file, _, split = spec.rpartition(":")
     packed = file.endswith(".npz")
@@ -63,15 +63,15 @@ def open_pictures(spec: str, *, labels: bool) -> Pictures:
     found = open_split(Dataset(name, layout, path.parent, {"train": name, "test": name}), "train")
     if len(found.classes) < 2:
         raise ValueError(
-            f"--labels: {spec} has one class only ({found.classes[0]}); classes are compared, so two at least"
+            f"--labels: {spec} has one class only ({found.classes[0]}); classes are compared, so two or more are needed"
         )
     return Pictures(name, found.names, found.source.read, found.source.fingerprint, found.labels, found.classes)
 
 
 def seeded_order(images: Pictures, *, seed: int) -> np.ndarray:
-    """Positions in an order whose every beginning is a fair choice.
+    """Positions in a seeded order, of which any first part is a fair sample.
 
-    Random; with labels one image of each class in turn, so that classes are equally large as long as they last.
+    Random; with labels one image of each class in turn, so that the first part is balanced.
     """
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(images))
     if images.labels is None:

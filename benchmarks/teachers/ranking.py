@@ -1,4 +1,4 @@
-"""The paper's rule on several teachers: which one's features are the more diverse, and how far to trust the answer."""
+"""Rank teachers by the diversity of their features, the paper's rule, and say how far to trust the order."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import numpy as np
 
 from kdep.files import write_atomically
 
-# Measure -> what it is called; of each, more is more diverse. The last two need labels.
+# Measure -> name; higher is more diverse. The last two need labels.
 MEASURES = {
     "effective_rank": "effective rank",
     "participation_ratio": "participation ratio",
@@ -30,7 +30,7 @@ TRUST = (
     "a random network the classes lie on one another, which intra / inter and NC1 take for diversity. Only students, "
     "trained and transferred, decide."
 )
-FAR_BEHIND = 0.5  # share of the best kNN score below which a first place is called in question
+FAR_BEHIND = 0.5  # share of the best kNN score; a first place below it is doubted
 
 
 def figures_of(report: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def measures_of(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Whether the measures agree, and whether the first place is to be believed, in words."""
+    """Say whether the measures agree and whether the first place is credible."""
     used = measures_of(rows)
     orders = {key: [row["teacher"] for row in sorted(rows, key=lambda row: -row[key])] for key in used}
     if len({tuple(order) for order in orders.values()}) == 1:
@@ -89,26 +89,26 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
         best = max(rows, key=lambda row: row["knn"])
         if rows[0]["knn"] < FAR_BEHIND * best["knn"]:
             text += (
-                f" The first place is not to be believed: the nearest neighbours of {rows[0]['teacher']} score "
+                f" The first place is not credible: the nearest neighbours of {rows[0]['teacher']} score "
                 f"{rows[0]['knn']:.1f} %, those of {best['teacher']} {best['knn']:.1f} %."
             )
     return text
 
 
 def stability(rows: Sequence[dict[str, Any]]) -> str:
-    """Whether either half of the images gives the order that all of them give, in words."""
+    """Say whether both halves of the images give the same order as all of them."""
     used = [key for key in measures_of(rows) if all(f"half1_{key}" in row for row in rows)]
     if not used:
-        return "Too few images per class to see whether another draw would change it."
+        return "Too few images per class to test the order on halves of them."
 
     def orders(key: str) -> int:
-        """How many orders the whole and the halves give between them."""
+        """The number of different orders of the whole and the halves."""
         return len({tuple(np.argsort([-row[f"{part}{key}"] for row in rows])) for part in ("", "half0_", "half1_")})
 
     unsure = [MEASURES[key] for key in used if orders(key) > 1]
     if unsure:
         return (
-            f"Half of the images gives another order by {', '.join(unsure)}: call it a tie there, or take more images."
+            f"Half of the images gives another order by {', '.join(unsure)}: treat those as ties, or take more images."
         )
     return "Each measure gives the same order on either half of the images."
 

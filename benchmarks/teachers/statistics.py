@@ -42,13 +42,13 @@ NEWLINE = r"\n\s*"
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How teachers are looked at: the same for all that are ranked together.
+    """Settings of a measurement: the same for all teachers that are ranked together.
 
     Attributes:
-        pixels: how an image is shown.
+        pixels: size and crop of the images.
         widths: of students.
         tap: where features are taken, None for each teacher's own.
-        limit: images seen, None for all.
+        limit: number of images, None for all.
         keep: images whose features are kept.
         seed: of the choice of images, folds and pictures.
     """
@@ -63,7 +63,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """What one pass leaves: moments per tap, features (K, D) float32 of the kept images and their positions (K,)."""
+    """Result of one pass: moments per tap, features (K, D) float32 of the kept images, their positions (K,)."""
 
     moments: dict[str, Moments]
     features: torch.Tensor
@@ -71,7 +71,7 @@ class Pass:
 
 
 def inputs_of(checkpoint: Checkpoint, images: Pictures, look: Look) -> dict[str, Any]:
-    """Everything that shapes the figures; where it is equal, they need not be measured again."""
+    """Everything that decides the figures; where it is equal, they are not measured again."""
     labels = images.labels
     tap = look.tap or checkpoint.tap
     return {
@@ -144,7 +144,7 @@ def run_once(
 ) -> Pass:
     """Moments of all images in `order` at every tap, features at `tap` of the first `look.keep` of them.
 
-    Images are read in ascending order of their positions, which a pack or a disk likes best.
+    Images are read in ascending order of their positions, which is fastest on a disk.
     """
     positions, kept = np.sort(order), np.sort(order[: look.keep])
     batches = frames(images, positions, pixels=look.pixels)

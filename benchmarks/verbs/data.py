@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep data`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    ls = actions.add_parser("ls", help="known data sets: layout, folder, counts, licence, and whether they are there")
-    check = actions.add_parser("check", help="counts, images, labels, masks, boxes, and images that splits share")
-    prepare = actions.add_parser("prepare", help="download and sort a set, or say which file to place where")
+    ls = actions.add_parser("ls", help="list known data sets: whether they are there, layout, folder, counts, licence")
+    check = actions.add_parser("check", help="read a whole data set and list what is wrong")
+    prepare = actions.add_parser("prepare", help="download and arrange a data set, or say which file to place where")
     check.add_argument(
         "name", metavar="NAME", help="a known set, SUITE.yaml, or SUITE.yaml:NAME for one set or task of it"
     )
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, metavar="N", help="caltech256: draw the training images [the first 60 of a class by name]"
     )
     _add_pack(actions.add_parser("pack", help="write class folders as one .npz, with the list of its images beside it"))
-    overlap = actions.add_parser("overlap", help="images of a pretraining source that also stand in test splits")
+    overlap = actions.add_parser("overlap", help="find images of a pretraining source in test splits")
     _add_overlap(overlap)
     for action in (ls, check, prepare, overlap):
         add_data_root(action)
@@ -75,12 +75,12 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked; 1 where a check finds defects, or where a set cannot be prepared."""
+    """Run the action; 1 if a check finds defects or a set cannot be prepared."""
     return {"ls": _ls, "check": _check, "prepare": _prepare, "pack": _pack, "overlap": _overlap}[args.action](args)
 
 
 def listing(data_root: Path) -> list[str]:
-    """One line per known data set."""
+    """List known data sets, a line each."""
     from kdep_benchmarks.data.cards import CARDS, absent, known
 
     lines = []
@@ -123,7 +123,7 @@ def subjects(name: str, data_root: Path) -> "list[Subject]":
 def _check(args: argparse.Namespace) -> int:
     from kdep_benchmarks.data.cards import absent, fingerprint
     from kdep_benchmarks.data.check import check_dataset
-    from kdep_benchmarks.data.findings import lines
+    from kdep_benchmarks.data.findings import finding_lines
 
     reports = []
     for subject in subjects(args.name, args.data_root):
@@ -132,7 +132,7 @@ def _check(args: argparse.Namespace) -> int:
         seen = ", ".join(f"{count:,} {role}" for role, count in report.images.items()) or "no images"
         verdict = f"{report.defects} defects" if report.defects else "no defects"
         heading = f"{report.dataset.name} ({subject.family}, {report.dataset.layout}): {seen}; {verdict}"
-        text = "".join(f"  {line}\n" for line in lines(report.findings, shown=args.show))
+        text = "".join(f"  {line}\n" for line in finding_lines(report.findings, shown=args.show))
         if absent(report.dataset) is None:
             text += f"  fingerprint {fingerprint(report.dataset)[:16]}: results are compared where it is equal\n"
         sys.stdout.write(f"{heading}\n{text}")
@@ -187,11 +187,11 @@ def _pack(args: argparse.Namespace) -> int:
 
 
 def _overlap(args: argparse.Namespace) -> int:
-    from kdep_benchmarks.data.overlap import find_overlap, lines, write_overlap
+    from kdep_benchmarks.data.overlap import find_overlap, overlap_lines, write_overlap
     from kdep_benchmarks.tasks.task import load_suite
 
     tasks, show = load_suite(args.suite, args.data_root), sys.stderr.isatty()
     found = find_overlap(args.source, tasks, root=args.root, checkpoints=args.checkpoint, show=show)
     write_overlap(found, args.json)
-    sys.stdout.write("".join(f"{line}\n" for line in [*lines(found), str(args.json)]))
+    sys.stdout.write("".join(f"{line}\n" for line in [*overlap_lines(found), str(args.json)]))
     return 0

@@ -1,4 +1,4 @@
-"""What is installed, what it will run on, and which data sets are there."""
+"""Report what is installed, the device, and which data sets are present."""
 
 import argparse
 import platform
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; 1 where something that is needed is missing."""
+    """Print the report; 1 if a needed package is missing."""
     lines = [f"python       {platform.python_version()} on {platform.platform()}"]
     lines += [f"{name:12s} {installed((name,)) or 'missing'}" for name in PACKAGES]
     missing = "missing: .venv/bin/pip install -e '.[openmmlab]'"
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     lines += [f"{name:12s} {text or missing}" for name, text in found.items()]
     healthy = all(found.values())
     if healthy:
-        healthy, ops = check_openmmlab()
+        healthy, ops = try_openmmlab()
         lines.append(f"mmcv ops     {ops}")
     lines += [
         f"device       {device()}",
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def installed(names: tuple[str, ...]) -> str | None:
-    """Version of the first of these distributions that is there, with its name where it is not the usual one."""
+    """Version of the first of these distributions that is installed, with its name unless it is the first."""
     for name in names:
         try:
             return version(name) + ("" if name == names[0] else f" ({name})")
@@ -60,18 +60,18 @@ def installed(names: tuple[str, ...]) -> str | None:
     return None
 
 
-def check_openmmlab() -> tuple[bool, str]:
+def try_openmmlab() -> tuple[bool, str]:
     """Import both toolboxes as a cell does."""
     from kdep_benchmarks.openmmlab.check import import_toolboxes
 
     try:
         return True, import_toolboxes()
-    except Exception as error:  # whatever a broken installation raises is the finding
+    except Exception as error:  # whatever a broken installation raises is reported
         return False, f"cannot be imported: {type(error).__name__}: {error}"
 
 
 def device() -> str:
-    """What training will run on."""
+    """The device that training will use."""
     import torch
 
     if torch.cuda.is_available():

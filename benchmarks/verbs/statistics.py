@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write a sheet and a JSON per teacher, and the ranking of several; finished teachers are not measured again."""
-    check(args)
+    refuse_numbers(args)
     from kdep.models.weights import open_checkpoint
     from kdep.run.device import join
     from kdep_benchmarks.tasks.settings import Pixels
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse numbers that mean nothing.
+def refuse_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that are out of range.
 
     Raises:
         ValueError: names the option.

@@ -14,8 +14,8 @@ from PIL import Image
 from kdep import cli
 from kdep_benchmarks.data.cards import CARDS, Card, Dataset
 from kdep_benchmarks.data.check import Subject, check_dataset, family_of
-from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, overlap
-from kdep_benchmarks.data.findings import Finding, lines
+from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, shared_images
+from kdep_benchmarks.data.findings import Finding, finding_lines
 from kdep_benchmarks.data.images import open_splits
 from kdep_benchmarks.data.pictures import appearance, look_at, of_file
 from kdep_benchmarks.openmmlab.boxes import write_split
@@ -431,7 +431,7 @@ def test_real_photographs_that_two_sets_share_are_found_by_their_look(shared):
     folders = shared / "VOCdevkit_coco128/VOC2012/JPEGImages", shared / "detection/coco_mini/val2017"
     pictures = [[of_file(path) for path in sorted(folder.glob("*.jpg"))] for folder in folders]
     looks = [look_at(part, "", show=False) for part in pictures]
-    found = list(overlap(("coco128", pictures[0], looks[0]), ("mini", pictures[1], looks[1])))
+    found = list(shared_images(("coco128", pictures[0], looks[0]), ("mini", pictures[1], looks[1])))
     assert [(Path(f.where).stem, f.defect) for f in found] == [
         (name, False) for name in ("000000000139", "000000000802", "000000011813")
     ]
@@ -451,7 +451,14 @@ def test_the_crowds_of_real_annotations_are_counted_and_are_no_defect(shared):
 
 def test_findings_are_grouped_defects_first_and_counted_beyond_the_first_few():
     found = [Finding("b", "f", "w", defect=False), *(Finding("a", f"p{n}", "w") for n in range(4))]
-    assert lines(found, shown=2) == ["defect: a (4)", "  p0: w", "  p1: w", "  and 2 more", "note: b (1)", "  f: w"]
+    assert finding_lines(found, shown=2) == [
+        "defect: a (4)",
+        "  p0: w",
+        "  p1: w",
+        "  and 2 more",
+        "note: b (1)",
+        "  f: w",
+    ]
 
 
 def suite(tmp_path, **parts):

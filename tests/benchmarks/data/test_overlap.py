@@ -95,7 +95,7 @@ def test_the_command_writes_a_file_that_puts_the_overlap_on_the_board(world, cap
     assert data.run(parser.parse_args(words)) == 0
     said = capsys.readouterr().out
     assert "11 images, 1 of them unreadable" in said and "made: 2 exact and 1 by look, of 5 test images" in said
-    assert "gone: not looked at" in said
+    assert "gone: not compared" in said
     known = read_overlap(file).sets[0].data_fingerprint
     student = result("s", "made-knn", data=known, counts={"test": 5})
     student.checkpoint.summary["pretrain_data"] = source

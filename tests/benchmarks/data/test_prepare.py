@@ -105,7 +105,7 @@ def test_caltech256_takes_60_of_each_class_or_draws_them_by_a_seed(tmp_path):
         assert len(drawn[-1]) == 2 * 4
         assert len(names_below(tmp_path / place / "caltech256" / "train")) == 2 * 60
     assert drawn[1] == drawn[2] and len({tuple(names) for names in drawn}) == 3
-    with pytest.raises(ValueError, match="cub200: its owner divides it; a seed is for caltech256"):
+    with pytest.raises(ValueError, match="cub200: its owner defines the splits; --seed is for caltech256"):
         prepare("cub200", tmp_path, seed=1)
 
 
@@ -266,7 +266,7 @@ def test_masks_that_were_placed_by_hand_are_listed_without_vocs_val(tmp_path):
 def test_masks_without_the_rest_of_voc2012_are_no_voc2012(tmp_path):
     masks = tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"
     masks.mkdir(parents=True)
-    with pytest.raises(NotPrepared, match="VOC2012: is there, but not VOC 2012"):
+    with pytest.raises(NotPrepared, match="VOC2012: exists but is not VOC 2012"):
         prepare("voc2012aug", tmp_path)
 
 
@@ -298,7 +298,7 @@ def test_the_full_ade20k_is_refused(tmp_path, where):
 
 def test_an_archive_of_another_layout_is_refused_and_nothing_appears(tmp_path):
     ade20k(tmp_path, top="ADE20K_2021_17_01")
-    with pytest.raises(NotPrepared, match=r"holds nothing of the owner's ADEChallengeData2016/"):
+    with pytest.raises(NotPrepared, match=r"contains nothing of the owner's ADEChallengeData2016/"):
         prepare("ade20k", tmp_path)
     assert not (tmp_path / "ade" / "ADEChallengeData2016").exists()
 
@@ -430,14 +430,14 @@ def test_sets_behind_a_registration_name_every_file_that_is_not_there(tmp_path, 
 def test_a_damaged_archive_is_named_and_no_half_set_appears(tmp_path, cut):
     path = cub200(tmp_path)
     path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
-    with pytest.raises(NotPrepared, match=r"CUB_200_2011.tgz: not an archive, or a damaged one"):
+    with pytest.raises(NotPrepared, match=r"CUB_200_2011.tgz: not an archive, or damaged"):
         prepare("cub200", tmp_path)
     assert absent(known("cub200", tmp_path)) is not None
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path):
     path = tar(tmp_path / "bad.tar", {"top/../../x.txt": b"x"})
-    with pytest.raises(NotPrepared, match="leads out of the folder"):
+    with pytest.raises(NotPrepared, match="points outside the folder"):
         unpack(path, tmp_path / "into", lambda name: name, show=False)
     assert not (tmp_path.parent / "x.txt").exists()
 
@@ -484,7 +484,7 @@ def test_what_is_there_stays_untouched_even_without_its_archive(tmp_path):
 
 def test_an_incomplete_folder_of_that_name_is_told(tmp_path):
     (tmp_path / "cub200" / "train").mkdir(parents=True)
-    with pytest.raises(NotPrepared, match=r"what is there is not complete: .*cub200.test is not there"):
+    with pytest.raises(NotPrepared, match=r"cub200: not complete: .*cub200.test is not there"):
         prepare("cub200", tmp_path)
 
 
@@ -563,7 +563,7 @@ def test_a_download_that_broke_goes_on_or_begins_anew_where_the_server_cannot(tm
 
 def test_a_download_is_kept_under_its_name_only_with_the_owners_md5(tmp_path, server):
     digest = hashlib.md5(server.content, usedforsecurity=False).hexdigest()
-    with pytest.raises(NotPrepared, match=f"what came has md5 {digest}, the owner's file 0000"):
+    with pytest.raises(NotPrepared, match=f"the download has md5 {digest}, the owner's file 0000"):
         obtain((Archive("set.tgz", "page", server.url, "0000"),), tmp_path, show=False)
     assert list(tmp_path.iterdir()) == []
     (path,) = obtain((Archive("set.tgz", "page", server.url, digest),), tmp_path, show=False)

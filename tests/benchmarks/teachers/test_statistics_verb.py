@@ -280,9 +280,9 @@ def test_the_more_diverse_teacher_comes_first_by_the_mean_of_its_ranks():
 def test_agreement_is_said_and_a_first_place_without_neighbours_is_called_in_question():
     rows = teacher_ranking.rank([report("trained", 10, 0.8, knn=60.0), report("random", 30, 0.9, knn=5.0)])
     text = teacher_ranking.verdict(rows)
-    assert text.startswith("The 4 measures agree") and "not to be believed" in text and "random score 5.0 %" in text
+    assert text.startswith("The 4 measures agree") and "not credible" in text and "random score 5.0 %" in text
     rows = teacher_ranking.rank([report("a", 10, 0.8, knn=60.0), report("b", 30, 0.9, knn=55.0)])
-    assert "not to be believed" not in teacher_ranking.verdict(rows)
+    assert "not credible" not in teacher_ranking.verdict(rows)
 
 
 def test_an_order_that_two_halves_of_the_images_dispute_is_called_a_tie():
