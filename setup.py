@@ -17,6 +17,7 @@ REQUIRED = [
     "safetensors>=0.4",  # timm's own file format
     "scikit-learn>=1.3",  # stratified splits; brings scipy for t quantiles
     "threadpoolctl>=3.1",  # user_api="openmp" of one thread; scikit-learn requires it anyway
+    "pandas>=2.1,<4",  # DataFrame.map; the type of text columns changed with 3, 4 may change more
     "matplotlib>=3.8",  # layout='constrained', 'outside' legends
     "tensorboard>=2.14",  # torch.utils.tensorboard
     "tqdm>=4.65",
@@ -50,7 +51,7 @@ EXTRAS = {
     "huggingface": [
         "datasets>=2.19",  # Image(decode=False) gives the bytes of images in folders too
     ],
-    # Trackers of pretraining runs, and where `kdep leaderboard export` takes the board to.
+    # Trackers of pretraining runs.
     "wandb": [
         "wandb>=0.26.1,<1",  # takes the protobuf that tensorboard brings; 0.26.0 leaves tea_debug.log wherever it runs
     ],

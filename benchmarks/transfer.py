@@ -20,6 +20,7 @@ from kdep_benchmarks.board.leaderboard import terminal_table
 from kdep_benchmarks.board.names import board_names, first_names
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.data.cards import CARDS
+from kdep_benchmarks.data.overlap import read_with_overlap
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.local import Limits, ended_like_ctrl_c, run_plan, visible_devices
 from kdep_benchmarks.jobs.locks import suite_in
@@ -93,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     if any(planned.state == "to run" for planned in plan):
         with suite_in(args.results), ended_like_ctrl_c():
             codes = run_plan(plan, limits, times, screen)
-    results = write_leaderboard(args.results, args.results)
-    screen.say("\n" + terminal_table(results).rstrip())
+    results = read_with_overlap([args.results])
+    screen.say("\n" + terminal_table(write_leaderboard(results, args.results, folders=[args.results])).rstrip())
     screen.say(f"\n{args.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
     if said := missing_baselines(args, plan, results):
         screen.say(f"\n{said}")

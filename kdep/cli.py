@@ -26,7 +26,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "check that a library's backbone computes what the student computes",
     ),
     "transfer": ("kdep_benchmarks.transfer", "measure checkpoints on a suite of tasks"),
-    "leaderboard": ("kdep_benchmarks.board.report", "rebuild leaderboard.csv, .md, .html from results; merge DIR ..."),
+    "leaderboard": (
+        "kdep_benchmarks.verbs.leaderboard",
+        "rebuild leaderboard.csv, .md, .html from results; merge DIR ...",
+    ),
     "compare": ("kdep_benchmarks.board.compare", "say whether the difference of two checkpoints is real"),
     "study": (
         "kdep_benchmarks.studies.study",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdep_benchmarks.board.intervals import half_width, mean, proportions_half_width, runs_needed, standard_deviation
 from kdep_benchmarks.board.names import board_names
-from kdep_benchmarks.board.ways import Way, describe_settings, labels, way_of, with_known_settings
+from kdep_benchmarks.board.ways import Way, describe_settings, labels, way_of
 from kdep_benchmarks.results import Protocol, Result, read_results
 
 MIN_RUNS = 3
@@ -83,7 +83,7 @@ def compare(results: Iterable[Result], a: str, b: str, *, task: str | None = Non
         ValueError: A or B is unknown or ambiguous, or the two share no task under one protocol, on the same data and
             by the same settings.
     """
-    finished = [result for result in with_known_settings(results) if result.status == "ok"]
+    finished = [result for result in results if result.status == "ok"]
     first, second = _of_checkpoint(finished, a), _of_checkpoint(finished, b)
     if first[0].checkpoint.sha256 == second[0].checkpoint.sha256:
         raise ValueError(f"{a} and {b} are the same checkpoint ({first[0].checkpoint.sha256[:8]})")
@@ -105,7 +105,7 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
     Raises:
         ValueError: as `compare`.
     """
-    results = with_known_settings(results)
+    results = list(results)
     finished = [result for result in results if result.status == "ok"]
     sides = [_of_checkpoint(finished, name) for name in (a, b)]
     names = _names(finished, sides[0][0], sides[1][0])

@@ -1,55 +1,90 @@
-"""What stands behind a row of a board: the metrics beside the main one, and where checkpoint and scores come from."""
+"""What stands behind a row of the board: its origin, the overlap of its pretraining data with test sets, its cost.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+Each function takes the board's runs and returns one row per checkpoint. Columns have their names in leaderboard.csv.
+"""
+
 from typing import Any
 
-from kdep_benchmarks.board.table import Cell, Column, Row, is_on
+import pandas as pd
+
+ORIGIN = ("images_seen", "method", "teacher", "pretrain_data", "pretrain_epochs", "pretrain_seed", "pretrain_commit")
+COST = (
+    *("params_m", "gmacs", "load_coverage", "runs", "seconds", "peak_memory_mb"),
+    *("images_per_second", "training_images_per_second", "device"),
+)
+TRAINING = ("finetune", "segment", "detect")  # kinds whose images per second are of training, not of extraction
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a row's checkpoint and scores come from; None where nobody wrote it. Fields are columns of leaderboard.csv.
+def origins_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """Where a checkpoint and its scores come from, NaN where no result says so; `commit` is of the measuring code."""
+    summaries = pd.DataFrame([result.checkpoint.summary for result in runs["result"]], index=runs.checkpoint)
+    origin = summaries.reindex(columns=ORIGIN).astype(object).groupby(level=0).first()  # object: 3 stays 3
+    commits = {sha: {r.commit for r in own["result"]} - {""} for sha, own in runs[runs.ok].groupby("checkpoint")}
+    return origin.assign(commit=pd.Series({sha: ", ".join(sorted(found)) or None for sha, found in commits.items()}))
 
-    Attributes:
-        method: of pretraining, in a few words.
-        teacher: the teacher's source, several joined by +.
-        pretrain_data: source of the pretraining images.
-        pretrain_epochs: as configured.
-        pretrain_seed: of the run.
-        pretrain_commit: of the code that pretrained.
-        commit: of the code that measured the scores; several joined by commas.
+
+def overlaps_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """Test images that also stand in the pretraining data, over the data sets that `kdep data overlap` looked at.
+
+    overlap_images are all of them, overlap_exact those with equal bytes or pixels, overlap_percent their share,
+    overlap_sets and overlap_of_sets the data sets looked at and measured, overlap_found {data set: (shared, images)}.
     """
-
-    method: str | None
-    teacher: str | None
-    pretrain_data: str | None
-    pretrain_epochs: int | None
-    pretrain_seed: int | None
-    pretrain_commit: str | None
-    commit: str | None
-
-
-def origin_of(row: Row) -> Origin:
-    """Put together what the row's results say; of one checkpoint they do not differ in it, but some may lack it."""
-    finished = [result for result in row.results if result.status == "ok"]
-
-    def known(name: str) -> Any:
-        values = (result.checkpoint.summary.get(name) for result in row.results)
-        return next((value for value in values if value is not None), None)
-
-    names = ("method", "teacher", "pretrain_data", "pretrain_epochs", "pretrain_seed", "pretrain_commit")
-    commits = sorted({result.commit for result in finished} - {""})
-    return Origin(**{name: known(name) for name in names}, commit=", ".join(commits) or None)
-
-
-def other_metrics(rows: Iterable[Row], column: Column) -> list[str]:
-    """Names of a column's metrics beside the main one, in the order in which results have them."""
-    found = (r.metrics for row in rows for r in row.results if r.status == "ok" and is_on(r, column))
-    return [name for name in dict.fromkeys(name for metrics in found for name in metrics) if name != column.metric]
+    counts = pd.DataFrame([result.counts for result in runs["result"]], index=runs.index)
+    counts = counts.reindex(columns=["test", "overlap", "overlap_exact"]).fillna({"test": 0})
+    counts = counts.assign(
+        checkpoint=runs.checkpoint,
+        dataset=[result.task.dataset for result in runs["result"]],
+        data=[result.data_fingerprint for result in runs["result"]],
+    )[runs.ok].drop_duplicates(["checkpoint", "dataset", "data"], keep="last")  # tasks share data sets
+    seen = counts[counts.overlap.notna() & (counts.test > 0)]
+    total = seen.groupby("checkpoint")[["test", "overlap", "overlap_exact"]].sum()
+    found = seen.groupby(["checkpoint", "dataset"])[["overlap", "test"]].sum().astype(int)
+    of = {sha: {d: (o, n) for (_, d), o, n in own.itertuples()} for sha, own in found.groupby(level=0)}
+    return pd.DataFrame(
+        {
+            "overlap_percent": 100 * total.overlap / total.test,
+            "overlap_images": total.overlap.astype("Int64"),
+            "overlap_exact": total.overlap_exact.astype("Int64"),
+            "overlap_sets": seen.groupby("checkpoint").size(),
+            "overlap_of_sets": counts.groupby("checkpoint").size().loc[total.index],
+            "overlap_found": pd.Series(of, dtype=object),
+        }
+    )
 
 
-def metric_cell(row: Row, column: Column, metric: str) -> Cell:
-    """A row's scores by another metric than the main one, by seed."""
-    found = [r for r in row.results if r.status == "ok" and is_on(r, column) and metric in r.metrics]
-    return Cell({result.seed: result.metrics[metric] for result in sorted(found, key=lambda result: result.seed)})
+def costs_of(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the finished runs cost, and what the backbone costs to run; NaN where nothing is known.
+
+    gmacs are billions of multiply-adds at 224 px; load_coverage is the lowest share of tensors loaded, in percent;
+    seconds are added up, peak_memory_mb is the highest. Images per second are medians, of feature extraction and of
+    training apart, and NaN where the runs were on several kinds of device.
+    """
+    ok = runs[runs.ok]
+    costs = pd.DataFrame([result.cost for result in ok["result"]], index=ok.index)
+    costs = costs.reindex(columns=["gmacs", "seconds", "peak_memory_mb", "images_per_second", "device"])
+    kind = pd.Series([result.task.kind for result in ok["result"]], index=ok.index, dtype=object)
+    costs = costs.assign(
+        load_coverage=[result.load.get("coverage") for result in ok["result"]],
+        training_images_per_second=costs.images_per_second.where(kind == "finetune"),
+        images_per_second=costs.images_per_second.where(~kind.isin(TRAINING)),
+    )
+    by = costs.groupby(ok.checkpoint)
+    found = pd.DataFrame(
+        {
+            "gmacs": by.gmacs.agg(_agreed),
+            "load_coverage": by.load_coverage.min(),
+            "runs": by.size(),
+            "seconds": by.seconds.sum(min_count=1),
+            "peak_memory_mb": by.peak_memory_mb.max(),
+            "images_per_second": by.images_per_second.median(),
+            "training_images_per_second": by.training_images_per_second.median(),
+            "device": by.device.agg(_agreed),
+        }
+    ).reindex(rows.index)
+    found.loc[found.device.isna(), ["images_per_second", "training_images_per_second"]] = None
+    return found.assign(runs=found.runs.fillna(0).astype(int))
+
+
+def _agreed(values: pd.Series) -> Any:
+    known = values.dropna().unique()
+    return known[0] if len(known) == 1 else None

@@ -1,27 +1,44 @@
-"""The board as tables: leaderboard.csv and results.csv for programs, `Table`s for people (terminal, Markdown, HTML)."""
+"""The board as tables: one wide DataFrame for leaderboard.csv, and `Table`s for the terminal, Markdown and HTML."""
 
-import csv
-import io
-import json
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from kdep_benchmarks.board.costs import Cost, cost_of
-from kdep_benchmarks.board.facts import metric_cell, origin_of, other_metrics
-from kdep_benchmarks.board.table import Board, Cell, Row, average_ranks, boards, families, shares_of_gain
+import pandas as pd
+
+from kdep_benchmarks.board.facts import COST, ORIGIN
+from kdep_benchmarks.board.frame import ABSENT, typed
+from kdep_benchmarks.board.table import Board
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.results import Result
 
-ABSENT = "-"
-IMAGES = ("train", "val", "test", "overlap", "overlap_exact")
-COST = tuple(field.name for field in fields(Cost))
+FIRST = ("name", "sha8", "role", "arch", *ORIGIN, "commit", "protocol", "version", "budget", "complete", "failed")
+AVERAGES = ("mean_over_families", "average_rank", "average_rank_low", "average_rank_high", "share_of_gain")
+OVERLAP = ("overlap_percent", "overlap_images", "overlap_exact")
+CELLS = {
+    "mean": "",
+    "std": "_std",
+    "n": "_n",
+    "ci95": "_ci95",
+    "images": "_ci95_images",
+    "share_of_gain": "_share_of_gain",
+}
+PROVENANCE = {
+    "sha8": "sha256",
+    "arch": "architecture",
+    "method": "method",
+    "teacher": "teacher",
+    "pretrain_data": "pretrained on",
+    "images_seen": "images seen",
+    "pretrain_epochs": "epochs",
+    "pretrain_seed": "seed",
+    "load_coverage": "load",
+    "pretrain_commit": "pretrained by",
+    "commit": "measured by",
+}
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """What a reader sees, what the column is sorted by, and what a closer look shows."""
+    """What a reader sees, the value a column is sorted by, and the text of a tooltip."""
 
     text: str
     value: float | str | None = None
@@ -31,291 +48,229 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table whose first column names the checkpoint."""
+    """A titled table whose first column names the checkpoint, in the order of the board's rows."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[TableCell, ...], ...]
 
 
-def leaderboard_rows(results: Iterable[Result]) -> tuple[list[str], list[dict[str, Any]]]:
-    """One row per checkpoint and protocol; None where nothing was measured. Columns are the union over all rows."""
-    rows = []
-    for board in boards(results):
-        ranks = average_ranks(board)
-        rows += [_wide_row(board, row, ranks.get(row.checkpoint.sha256)) for row in board.rows]
-    columns = dict.fromkeys(name for row in rows for name in row)
-    # What it cost stands behind what it scored, on every board, and the notes behind all.
-    return sorted(columns, key=lambda name: (name == "notes", name in COST)), rows
+def leaderboard_frame(boards: Iterable[Board]) -> pd.DataFrame:
+    """One row per checkpoint and protocol, missing where nothing was measured: the content of leaderboard.csv.
+
+    A column of the board has the columns LABEL (the mean score), LABEL_std, _n, _ci95 (half the 95 % interval),
+    _ci95_images, _share_of_gain, and LABEL_METRIC for the mean of each other metric.
+    """
+    frames = [_wide(board) for board in boards]
+    if not frames:
+        return pd.DataFrame()
+    frame = pd.concat(frames, ignore_index=True)
+    # The cost is behind the scores of every board, and the notes behind all.
+    return typed(frame[sorted(frame, key=lambda name: (name == "notes", name in COST))])
 
 
-def result_rows(results: Iterable[Result]) -> tuple[list[str], list[dict[str, Any]]]:
-    """One row per cell and metric, with all that is known of the cell; a failed cell has one row without a metric."""
-    rows = []
-    for result in results:
-        for metric, value in (result.metrics or {None: None}).items():
-            rows.append(_long_row(result, metric, value))
-    return list(dict.fromkeys(name for row in rows for name in row)), rows
+def _wide(board: Board) -> pd.DataFrame:
+    protocol, cells = board.protocol, board.cells.astype({("n", c): "Int64" for c in board.columns.index})
+    rows = board.rows.assign(protocol=protocol.name, version=protocol.version, budget=protocol.budget)
+    parts = [rows[[*FIRST, *AVERAGES, *OVERLAP]], board.family_means.add_prefix("mean_")]
+    for label in board.columns.index:
+        own = cells.xs(label, axis=1, level=1)
+        own = own.assign(n=own.n.replace(0, pd.NA), images=own.images.where(own.n > 1))
+        parts.append(own[list(CELLS)].rename(columns={name: label + suffix for name, suffix in CELLS.items()}))
+        more = _other_metrics(board, [label])["mean"]
+        parts.append(more.set_axis(["_".join(key) for key in more], axis=1))
+    notes = pd.Series(_notes_by_row(board), index=rows.index, dtype=object, name="notes")
+    return pd.concat([*parts, rows[list(COST)], notes], axis=1)
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
-    """CSV with `-` for None and full precision; no cell that a spreadsheet would run as a formula."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([csv_cell(name) for name in columns])
-    writer.writerows([csv_cell(row.get(name)) for name in columns] for row in rows)
-    return file.getvalue()
+def _other_metrics(board: Board, labels: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Mean, std and n of the metrics beside the main one: by checkpoint, with columns (column, metric)."""
+    own = board.metrics[board.metrics.index.get_level_values("column").isin(labels)]
+    keys = list(dict.fromkeys((column, metric) for _, column, metric in own.index))
+    keys.sort(key=lambda key: labels.index(key[0]))
+    columns = (
+        pd.MultiIndex.from_tuples(keys, names=["column", "metric"]) if keys else pd.MultiIndex.from_arrays([[], []])
+    )
+    return {
+        name: own[name].unstack([1, 2]).reindex(index=board.rows.index, columns=columns)
+        for name in ("mean", "std", "n")
+    }
 
 
-def csv_cell(value: Any) -> str:
-    """Text of one cell. A leading apostrophe keeps a spreadsheet from running names such as `=HYPERLINK(...)`."""
-    if value is None:
-        return ABSENT
-    if isinstance(value, float):
-        return repr(round(value, 10))  # 62.3, not 62.300000000000004
-    text = str(value)
-    number = re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", text, re.IGNORECASE)
-    return "'" + text if text[:1] in "=+-@\t\r\n＝＋－＠" and text not in ("", ABSENT) and not number else text
+def _notes_by_row(board: Board) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for note in board.notes:
+        for sha256 in note.about:
+            found.setdefault(sha256, []).append(note.text)
+    return {sha256: " ".join(texts) for sha256, texts in found.items()}
 
 
 def tables(board: Board) -> list[Table]:
-    """An overview of the board, one table per family, and what the rows cost."""
-    return [_overview(board), *(_family_table(board, name) for name in families(board.columns)), _cost_table(board)]
+    """Return an overview of the board, one table per family, and what the rows cost."""
+    return [overview(board), *(family_table(board, name) for name in board.families()), cost_table(board)]
 
 
-def terminal_table(results: Iterable[Result]) -> str:
-    """All boards as aligned text: `mean ± std (n)`, `*` at the best, `!` where runs failed."""
+def overview(board: Board) -> Table:
+    """Means, ranks and what a reader must know before comparing two rows."""
+    rows, columns = board.rows, {}
+    for name, values in {"mean": rows.mean_over_families, **board.family_means}.items():
+        columns[name] = _numbers(values, best=True)
+    columns["rank"] = [
+        TableCell(ABSENT) if pd.isna(rank) else TableCell(f"{rank:.1f}{_between(low, high)}", -rank)
+        for rank, low, high in zip(rows.average_rank, rows.average_rank_low, rows.average_rank_high, strict=True)
+    ]
+    columns["gain share"] = _numbers(rows.share_of_gain, digits=0, unit=" %")
+    columns["images seen"] = _counts(rows.images_seen)
+    columns["load"] = _numbers(rows.load_coverage, digits=0, unit=" %")
+    columns["overlap"] = [_overlap_cell(row) for row in rows.itertuples()]
+    columns["failed"] = [TableCell(str(count), count) for count in rows.failed]
+    return _table(board, "overview", columns)
+
+
+def family_table(board: Board, family: str) -> Table:
+    """The scores of one family; a column that is not informative says so in its header."""
+    columns = {}
+    for label, column in board.columns[board.columns.family == family].iterrows():
+        cells = board.cells.xs(label, axis=1, level=1)
+        best = _best(cells["mean"])
+        header = f"{label} ({column.metric}{', not informative' * (column.informative == 'no')})"
+        columns[header] = [_score_cell(cell, best, column.metric) for cell in cells.itertuples()]
+    return _table(board, family, columns)
+
+
+def metric_table(board: Board, family: str) -> Table | None:
+    """A family's metrics beside the main ones, such as the macro accuracy, each tap's, AP50; None without any."""
+    found = _other_metrics(board, list(board.columns.index[board.columns.family == family]))
+    columns = {}
+    for column, metric in found["mean"]:
+        cells = pd.DataFrame({name: frame[column, metric] for name, frame in found.items()}).assign(failed=0)
+        texts = [score_text(*cell) for cell in cells[["mean", "std", "n", "failed"]].itertuples(index=False)]
+        columns[f"{column} ({metric})"] = [
+            TableCell(text, value) for text, value in zip(texts, _values(cells["mean"]), strict=True)
+        ]
+    return _table(board, f"{family}: other metrics", columns) if columns else None
+
+
+def origin_table(board: Board) -> Table:
+    """Where the rows come from: how and on what they were pretrained, and which code measured them."""
+    columns = {
+        header: [TableCell(ABSENT if pd.isna(v) else str(v)) for v in board.rows[n]] for n, header in PROVENANCE.items()
+    }
+    columns["images seen"] = _counts(board.rows.images_seen)
+    for name in ("epochs", "seed"):
+        columns[name] = _numbers(board.rows[f"pretrain_{name}"], digits=0)
+    columns["load"] = _numbers(board.rows.load_coverage, digits=0, unit=" %")
+    return _table(board, "provenance", columns)
+
+
+def cost_table(board: Board) -> Table:
+    """What the rows cost to measure, and their backbones to run."""
+    rows = board.rows
+    seconds = [TableCell(ABSENT if v is None else duration(v), v) for v in _values(rows.seconds)]
+    columns = {
+        "params (M)": _numbers(rows.params_m, digits=1),
+        "GMACs": _numbers(rows.gmacs),
+        "images/s": _numbers(rows.images_per_second, digits=0),
+        "images/s (training)": _numbers(rows.training_images_per_second, digits=0),
+        "wall time": seconds,
+        "runs": [TableCell(str(count), count) for count in rows.runs],
+        "peak memory (MiB)": _numbers(rows.peak_memory_mb, digits=0),
+        "device": [TableCell(ABSENT if pd.isna(device) else device) for device in rows.device],
+    }
+    return _table(board, "cost", columns)
+
+
+def terminal_table(boards: Iterable[Board]) -> str:
+    """Write all boards as aligned text: `mean ± std (n)`, `*` at the best, `!` where runs failed."""
     blocks = []
-    for board in boards(results):
+    for board in boards:
         for table in tables(board):
             rows = [table.header, *([cell.text + "*" * cell.best for cell in row] for row in table.rows)]
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
             lines = [_aligned(row, widths) for row in rows]
-            blocks.append(
-                "\n".join([f"{board.protocol} · {table.title}", "", lines[0], "─" * len(lines[0]), *lines[1:]])
-            )
-        blocks += ["\n".join(f"  {note}" for note in board.notes)] if board.notes else []
+            head = [f"{board.protocol} · {table.title}", "", lines[0], "─" * len(lines[0])]
+            blocks.append("\n".join([*head, *lines[1:]]))
+        blocks += ["\n".join(f"  {note.text}" for note in board.notes)] if board.notes else []
     return "\n\n".join(blocks) + "\n" if blocks else "no results yet\n"
 
 
-def score_text(cell: Cell) -> str:
-    """`81.20 ± 0.30 (3)`; without a spread for a single run; `!` where other runs failed."""
-    if not cell.n:
-        return f"failed ({cell.failed})!" if cell.failed else ABSENT
-    spread = "" if cell.std is None else f" ± {cell.std:.2f}"
-    return f"{cell.mean:.2f}{spread} ({cell.n})" + "!" * bool(cell.failed)
+def score_text(mean: float, std: float, n: float, failed: int) -> str:
+    """Write `81.20 ± 0.30 (3)`: no spread for a single run, `!` where other runs failed, `-` for nothing measured."""
+    if pd.isna(mean):
+        return f"failed ({failed:.0f})!" if failed else ABSENT
+    spread = "" if pd.isna(std) else f" ± {std:.2f}"
+    return f"{mean:.2f}{spread} ({n:.0f})" + "!" * bool(failed)
 
 
-def row_name(row: Row) -> str:
-    """The checkpoint's name and, unless it is a student or the name says so, its role."""
-    role, name = row.checkpoint.role, row.checkpoint.name
+def row_name(name: str, role: str) -> str:
+    """The checkpoint's name, with its role unless it is a student or the name says so."""
     return name if role in ("student", "other") or name.startswith(f"{role}:") else f"{name} ({role})"
 
 
 def compact(count: float) -> str:
-    """`950`, `64 k`, `1.3 M`: four digits say what an overview has to say."""
+    """Write `950`, `64 k`, `1.3 M`, with four digits at most."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if count >= size:
             return f"{count / size:.4g}{unit}"
     return f"{count:.4g}"
 
 
-def _wide_row(board: Board, row: Row, rank: Any) -> dict[str, Any]:
-    card, protocol = row.checkpoint, board.protocol
-    shares, share = shares_of_gain(board, row)
-    line = {
-        "name": card.name,
-        "sha8": card.sha256[:8],
-        "role": card.role,
-        "arch": card.arch,
-        "images_seen": card.summary.get("images_seen"),
-        **asdict(origin_of(row)),
-        "protocol": protocol.name,
-        "version": protocol.version,
-        "budget": protocol.budget,
-        "complete": str(row.complete).lower(),
-        "failed": row.failed,
-        "mean_over_families": row.mean_over_families,
-        "average_rank": rank and rank.value,
-        "average_rank_low": rank and rank.low,
-        "average_rank_high": rank and rank.high,
-        "share_of_gain": share,
-        "overlap_percent": row.overlap and row.overlap.percent,
-        "overlap_images": row.overlap and row.overlap.shared,
-        "overlap_exact": row.overlap and row.overlap.exact,
-    }
-    line |= {f"mean_{name}": row.family_mean(name) for name in families(board.columns)}
-    for column, cell, part in zip(board.columns, row.cells, shares, strict=True):
-        values = {"": cell.mean, "_std": cell.std, "_n": cell.n or None, "_ci95": cell.ci95}
-        values |= {"_ci95_images": cell.images if cell.n > 1 else None, "_share_of_gain": part}
-        values |= {f"_{name}": metric_cell(row, column, name).mean for name in other_metrics(board.rows, column)}
-        line |= {column.label + suffix: value for suffix, value in values.items()}
-    return line | asdict(cost_of(row)) | {"notes": " ".join(board.notes_about(row)) or None}
+def _table(board: Board, title: str, columns: dict[str, list[TableCell]]) -> Table:
+    names = [
+        TableCell(row_name(row.name, row.role), row_name(row.name, row.role), detail=f"{row.arch}, sha256 {row.sha8}")
+        for row in board.rows.itertuples()
+    ]
+    return Table(title, ("checkpoint", *columns), tuple(zip(names, *columns.values(), strict=True)))
 
 
-def _long_row(result: Result, metric: str | None, value: float | None) -> dict[str, Any]:
-    card, task, protocol, cost = result.checkpoint, result.task, result.protocol, result.cost
-    edges = [value for name, value in result.chosen.items() if name.endswith("at_edge")]
-    facts = {name: v for name, v in card.summary.items() if isinstance(v, str | int | float) and name != "role"}
-    summary = {name if name.startswith("pretrain_") else f"pretrain_{name}": value for name, value in facts.items()}
-    return {
-        "name": card.name,
-        "sha256": card.sha256,
-        "role": card.role,
-        "arch": card.arch,
-        **summary,
-        "task": task.name,
-        "kind": task.kind,
-        "family": task.family,
-        "dataset": task.dataset,
-        "protocol": protocol.name,
-        "version": protocol.version,
-        "budget": protocol.budget,
-        "data_fingerprint": result.data_fingerprint,
-        "seed": result.seed,
-        "status": result.status,
-        "metric": metric,
-        "value": value,
-        "main": str(bool(metric) and metric == result.main_metric).lower() if metric else None,
-        **{f"images_{role}": result.counts.get(role) for role in IMAGES},
-        "chosen": json.dumps(result.chosen, ensure_ascii=False) if result.chosen else None,
-        "at_edge": str(any(edges)).lower() if edges else None,
-        "load_coverage": result.load.get("coverage"),
-        "params_m": card.params / 1e6,
-        **{name: cost.get(name) for name in ("gmacs", "images_per_second", "seconds", "peak_memory_mb", "device")},
-        "error": next(reversed(result.error.get("log", "").strip().splitlines()), None),
-        "exit_code": result.error.get("exit_code"),
-        "commit": result.commit,
-        **result.versions,
-        "started": result.started,
-    }
+def _overlap_cell(row: tuple) -> TableCell:
+    if pd.isna(row.overlap_percent):
+        return TableCell(ABSENT, detail="test images were not searched for in the pretraining data")
+    sets = (row.overlap_sets, row.overlap_of_sets)
+    part = "" if sets[0] == sets[1] else f" ({sets[0]:.0f} of {sets[1]:.0f} sets)"
+    detail = ", ".join(f"{name} {shared:,} of {images:,}" for name, (shared, images) in row.overlap_found.items())
+    return TableCell(f"{row.overlap_percent:.2f} %{part}", row.overlap_percent, detail=detail)
 
 
-def _overview(board: Board) -> Table:
-    ranks, names = average_ranks(board), families(board.columns)
-    share = {row.checkpoint.sha256: shares_of_gain(board, row)[1] for row in board.rows}
-    averages = [[row.mean_over_families, *map(row.family_mean, names)] for row in board.rows]
-    best = [_best(column) for column in zip(*averages, strict=True)]
-    lines = []
-    for row, values in zip(board.rows, averages, strict=True):
-        rank = ranks.get(row.checkpoint.sha256)
-        seen, cost = row.checkpoint.summary.get("images_seen"), cost_of(row)
-        line = [_name_cell(row)]
-        line += [_number(v, best=top is not None and _shown(v) == top) for v, top in zip(values, best, strict=True)]
-        between = "" if rank is None or rank.low is None else f" [{rank.low:.1f}, {rank.high:.1f}]"
-        line += [TableCell(ABSENT if rank is None else f"{rank.value:.1f}{between}", rank and -rank.value)]
-        line += [_number(share[row.checkpoint.sha256], digits=0, unit=" %")]
-        line += [TableCell(ABSENT if seen is None else compact(seen), seen)]
-        line += [_number(cost.load_coverage, digits=0, unit=" %"), _overlap_cell(row)]
-        lines.append((*line, TableCell(str(row.failed), row.failed)))
-    head = ("checkpoint", "mean", *names, "rank", "gain share")
-    return Table("overview", (*head, "images seen", "load", "overlap", "failed"), tuple(lines))
-
-
-def _family_table(board: Board, family: str) -> Table:
-    chosen = [i for i, column in enumerate(board.columns) if column.task.family == family]
-    best = {i: _best([row.cells[i].mean for row in board.rows]) for i in chosen}
-    lines = [(_name_cell(row), *(_score_cell(row.cells[i], best[i]) for i in chosen)) for row in board.rows]
-    header = [f"{board.columns[i].label} ({board.columns[i].metric})" for i in chosen]
-    return Table(family, ("checkpoint", *header), tuple(lines))
-
-
-def metric_table(board: Board, family: str) -> Table | None:
-    """A family's metrics beside the main ones, such as the macro accuracy, each tap's, AP50; None without any."""
-    columns = [column for column in board.columns if column.task.family == family]
-    shown = [(column, name) for column in columns for name in other_metrics(board.rows, column)]
-    lines = []
-    for row in board.rows:
-        cells = [metric_cell(row, column, name) for column, name in shown]
-        lines.append((_name_cell(row), *(TableCell(score_text(cell), cell.mean) for cell in cells)))
-    header = ("checkpoint", *(f"{column.label} ({name})" for column, name in shown))
-    return Table(f"{family}: other metrics", header, tuple(lines)) if shown else None
-
-
-def origin_table(board: Board) -> Table:
-    """Where the rows come from: how and on what they were pretrained, and by which code they were measured."""
-    lines = []
-    for row in board.rows:
-        origin, seen, card = origin_of(row), row.checkpoint.summary.get("images_seen"), row.checkpoint
-        line = [_name_cell(row), *map(_text, (card.sha256[:8], card.arch, origin.method))]
-        line += [_text(origin.teacher), _text(origin.pretrain_data)]
-        line += [TableCell(ABSENT if seen is None else compact(seen), seen)]
-        line += [_number(origin.pretrain_epochs, digits=0), _number(origin.pretrain_seed, digits=0)]
-        line += [_number(cost_of(row).load_coverage, digits=0, unit=" %")]
-        lines.append((*line, _text(origin.pretrain_commit), _text(origin.commit)))
-    how = (
-        "checkpoint",
-        "sha256",
-        "architecture",
-        "method",
-        "teacher",
-        "pretrained on",
-        "images seen",
-        "epochs",
-        "seed",
-    )
-    return Table("provenance", (*how, "load", "pretrained by", "measured by"), tuple(lines))
-
-
-def _cost_table(board: Board) -> Table:
-    lines = []
-    for row in board.rows:
-        cost = cost_of(row)
-        seconds = TableCell(ABSENT if cost.seconds is None else duration(cost.seconds), cost.seconds)
-        speeds = [_number(v, digits=0) for v in (cost.images_per_second, cost.training_images_per_second)]
-        line = [_name_cell(row), _number(cost.params_m, digits=1), _number(cost.gmacs), *speeds, seconds]
-        line += [TableCell(str(cost.runs), cost.runs), _number(cost.peak_memory_mb, digits=0)]
-        lines.append((*line, TableCell(cost.device or ABSENT)))
-    header = ("checkpoint", "params (M)", "GMACs", "images/s", "images/s (training)", "wall time", "runs")
-    return Table("cost", (*header, "peak memory (MiB)", "device"), tuple(lines))
-
-
-def _overlap_cell(row: Row) -> TableCell:
-    overlap = row.overlap
-    if overlap is None:
-        return TableCell(ABSENT, detail="nobody looked for test images in the pretraining data")
-    part = "" if overlap.sets == overlap.of_sets else f" ({overlap.sets} of {overlap.of_sets} sets)"
-    detail = ", ".join(f"{dataset} {shared:,} of {images:,}" for dataset, (shared, images) in overlap.found.items())
-    return TableCell(f"{overlap.percent:.2f} %{part}", overlap.percent, detail=detail)
-
-
-def _name_cell(row: Row) -> TableCell:
-    card = row.checkpoint
-    return TableCell(row_name(row), row_name(row), detail=f"{card.arch}, sha256 {card.sha256[:8]}")
-
-
-def _score_cell(cell: Cell, best: float | None) -> TableCell:
+def _score_cell(cell: tuple, best: float | None, metric: str) -> TableCell:
     interval = ""
-    if cell.ci95 is not None:
+    if not pd.isna(cell.ci95):
+        over = f"runs and {cell.images:,.0f} images" if metric == "top1" and not pd.isna(cell.images) else "runs"
         ends = f"{max(cell.mean - cell.ci95, 0):.2f} to {min(cell.mean + cell.ci95, 100):.2f}"
-        interval = f"95 % interval {ends}, over {_over(cell)}"
-    return TableCell(score_text(cell), cell.mean, best=best is not None and _shown(cell.mean) == best, detail=interval)
+        interval = f"95 % interval {ends}, over {over}"
+    (value,) = _values([cell.mean])
+    is_best = best is not None and value is not None and round(value, 2) == best
+    return TableCell(score_text(cell.mean, cell.std, cell.n, cell.failed), value, best=is_best, detail=interval)
 
 
-def _over(cell: Cell) -> str:
-    """What the interval of a cell is over."""
-    return "runs" if cell.images is None else f"runs and {cell.images:,} images"
+def _between(low: float, high: float) -> str:
+    return "" if pd.isna(low) else f" [{low:.1f}, {high:.1f}]"
 
 
-def _text(value: str | None) -> TableCell:
-    return TableCell(ABSENT if value is None else value)
+def _counts(values: Iterable[float]) -> list[TableCell]:
+    return [TableCell(ABSENT if value is None else compact(value), value) for value in _values(values)]
 
 
-def _number(value: float | None, *, digits: int = 2, unit: str = "", best: bool = False) -> TableCell:
-    return TableCell(ABSENT if value is None else f"{value:,.{digits}f}{unit}", value, best=best)
+def _numbers(values: Iterable[float], *, digits: int = 2, unit: str = "", best: bool = False) -> list[TableCell]:
+    top = _best(values) if best else None
+    return [
+        TableCell(ABSENT)
+        if value is None
+        else TableCell(f"{value:,.{digits}f}{unit}", value, best=top is not None and round(value, 2) == top)
+        for value in _values(values)
+    ]
 
 
-def _best(values: Iterable[float | None]) -> float | None:
-    """The highest, as it is shown, of at least two that differ in what is shown; otherwise nothing is best."""
-    known = {_shown(value) for value in values if value is not None}
+def _values(values: Iterable[float]) -> list[float | None]:
+    return [None if pd.isna(value) else float(value) for value in values]
+
+
+def _best(values: Iterable[float]) -> float | None:
+    """The highest of at least two values that differ in the two decimals shown; otherwise nothing is best."""
+    known = {round(value, 2) for value in _values(values) if value is not None}
     return max(known) if len(known) > 1 else None
 
 
-def _shown(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
-
-
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(
-        [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
-    )
+    cells = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
+    return "  ".join([row[0].ljust(widths[0]), *cells])

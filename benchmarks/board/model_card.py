@@ -1,6 +1,6 @@
-"""A README.md as Hugging Face shows it, beside an exported student: what it is, how to load it, what it scores.
+"""Write a Hugging Face README.md beside an exported student: what it is, how to load it, what it scores.
 
-Scores are those of the results given, means over all finished runs of a task; a task with a failed run is left out.
+Scores are means over all finished runs of a task. A task with a failed run is left out.
 """
 
 import re
@@ -8,10 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from kdep.files import write_text
+from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.leaderboard import compact, score_text
-from kdep_benchmarks.board.report import markdown_text
-from kdep_benchmarks.board.table import Board, Cell, Column, Row, boards
-from kdep_benchmarks.results import Result, write_text
+from kdep_benchmarks.board.markdown import markdown_text
+from kdep_benchmarks.board.table import Board, baselines
+from kdep_benchmarks.results import Result
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -39,23 +43,22 @@ KINDS = {
 def write_card(
     checkpoint: "Checkpoint", results: Iterable[Result], path: Path, *, snippet: str, licence: str | None = None
 ) -> None:
-    """Write a card, and read it back before it takes its place.
+    """Write a model card, after checking that its metadata reads back as written.
 
     Args:
         checkpoint: what was exported.
         results: any results; those of this checkpoint and the baselines beside it are used.
         path: the README.md.
         snippet: code that loads the export.
-        licence: the hub's name of a licence, such as apache-2.0; the card says where nobody named one.
+        licence: the hub's name of a licence, such as apache-2.0; without one the card says that none was named.
 
     Raises:
-        ValueError: `path` holds a text that is no card of ours, or the licence is none that a card can hold.
+        ValueError: `path` holds another text than a card of kdep, or the licence is not a name that the hub knows.
     """
     from huggingface_hub import ModelCard
 
     check_place(path, licence)
-    every = boards(results)
-    found = [(board, row) for board in every for row in board.rows if row.checkpoint.sha256 == checkpoint.identity]
+    found = [board for board in boards(results) if checkpoint.identity in board.rows.index]
     data = card_data(checkpoint, found, licence=licence)
     text = f"---\n{data.to_yaml()}\n---\n\n{_body(checkpoint, found, snippet, licence)}"
     read = ModelCard(text, ignore_metadata_errors=False).data
@@ -78,16 +81,14 @@ def check_place(path: Path, licence: str | None) -> None:
         raise ValueError(f"--license {licence!r}: the hub's names are like apache-2.0, mit, cc-by-nc-4.0")
 
 
-def card_data(
-    checkpoint: "Checkpoint", found: list[tuple[Board, Row]], *, licence: str | None = None
-) -> "ModelCardData":
-    """The metadata: licence, library, tags, data sets, and the scores as a model index."""
+def card_data(checkpoint: "Checkpoint", found: list[Board], *, licence: str | None = None) -> "ModelCardData":
+    """Return the metadata: licence, library, tags, data sets, and the scores as a model index."""
     from huggingface_hub import ModelCardData
 
     scores = [
-        _eval_result(board, column, cell)
-        for board, row in found
-        for column, cell in zip(board.columns, row.cells, strict=True)
+        _eval_result(board, label, cell)
+        for board in found
+        for label, cell in board.cells.loc[checkpoint.identity].unstack(0).reindex(board.columns.index).iterrows()
         if cell.n and not cell.failed
     ]
     source = checkpoint.provenance.get("data", {}).get("source")
@@ -115,38 +116,36 @@ def data_name(source: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "images"
 
 
-def _eval_result(board: Board, column: Column, cell: Cell) -> "EvalResult":
+def _eval_result(board: Board, label: str, cell: pd.Series) -> "EvalResult":
     from huggingface_hub import EvalResult
 
-    protocol = str(board.protocol)
-    spread = {} if cell.std is None else {"std": round(cell.std, 4), "interval95": round(cell.ci95, 4)}
+    column, protocol = board.columns.loc[label], str(board.protocol)
+    spread = {"std": round(float(cell["std"]), 4), "interval95": round(float(cell.ci95), 4)} if cell.n > 1 else {}
     return EvalResult(
-        task_type=TASK_TYPES[column.task.family],
-        dataset_type=column.task.dataset,
-        dataset_name=column.task.dataset,
+        task_type=TASK_TYPES[column.family],
+        dataset_type=column.dataset,
+        dataset_name=column.dataset,
         metric_type=METRIC_TYPES.get(column.metric, column.metric),
-        metric_value=round(cell.mean, 4),
-        metric_name=f"{column.metric}, {KINDS.get(column.task.kind, column.task.kind)}, {column.label}, {protocol}",
+        metric_value=round(float(cell["mean"]), 4),
+        metric_name=f"{column.metric}, {KINDS.get(column.kind, column.kind)}, {label}, {protocol}",
         dataset_revision=column.data_fingerprint[:16],  # the hub keeps entries apart by it
-        metric_args={"protocol": protocol, "runs": cell.n, **spread},
+        metric_args={"protocol": protocol, "runs": int(cell.n), **spread},
     )
 
 
-def _body(checkpoint: "Checkpoint", found: list[tuple[Board, Row]], snippet: str, licence: str | None) -> str:
+def _body(checkpoint: "Checkpoint", found: list[Board], snippet: str, licence: str | None) -> str:
     parts = [f"# {markdown_text(checkpoint.name)}", _what(checkpoint)]
     if licence is None:
-        parts.append("No licence was named for these weights; those of the teacher and of its data may bind them.")
+        parts.append("No licence was named for these weights. Licences of the teacher and of its data may apply.")
     parts += ["## Use", f"```python\n{snippet.strip()}\n```", "## Scores"]
-    for board, row in found:
-        parts += [f"### Protocol {markdown_text(str(board.protocol))}", _scores(board, row)]
+    for board in found:
+        parts += [f"### Protocol {markdown_text(str(board.protocol))}", _scores(board, checkpoint.identity)]
     if not found:
-        parts.append(
-            "Not measured yet: `kdep transfer` measures it, and the next export with `--card` says the scores."
-        )
+        parts.append("Not measured yet. Measure it with `kdep transfer`, then export with `--card` again.")
     else:
         parts.append(
-            "Percent, mean ± standard deviation (runs) over seeds, on splits that were touched once. Scores of "
-            "different protocols are not comparable; `-` was not measured."
+            "Percent, mean ± standard deviation over seeds (number of runs), on the test split. Scores of different "
+            "protocols are not comparable. `-` means not measured."
         )
     parts += ["## Provenance", _provenance(checkpoint)]
     return "\n\n".join(parts) + "\n"
@@ -169,18 +168,22 @@ def _what(checkpoint: "Checkpoint") -> str:
     )
 
 
-def _scores(board: Board, row: Row) -> str:
-    """Scores of the row beside its baselines."""
-    baselines = [board.baseline(row, role) for role in ("random", "supervised")]
-    shown = [row, *(one for one in baselines if one is not None and one is not row)]
-    head = ["task", "metric", *(markdown_text(one.checkpoint.name) for one in shown)]
+def _scores(board: Board, checkpoint: str) -> str:
+    """Scores of the checkpoint beside its baselines."""
+    row = board.rows.loc[checkpoint]
+    firsts = [baselines(board.rows, role, row.arch)[:1] for role in ("random", "supervised")]
+    shown = list(dict.fromkeys([checkpoint, *(sha256 for first in firsts for sha256 in first)]))
+    head = ["task", "metric", *(markdown_text(board.rows["name"][sha256]) for sha256 in shown)]
     lines = [head, ["---", "---", *["---:"] * len(shown)]]
-    for i, column in enumerate(board.columns):
-        lines.append([markdown_text(column.label), column.metric, *(score_text(one.cells[i]) for one in shown)])
+    for label, column in board.columns.iterrows():
+        cells = board.cells.loc[shown].xs(label, axis=1, level=1)
+        texts = [score_text(*cell) for cell in cells[["mean", "std", "n", "failed"]].itertuples(index=False)]
+        lines.append([markdown_text(label), column.metric, *texts])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    if row.overlap and row.overlap.shared:
-        shared = f"{row.overlap.shared:,} of the {row.overlap.images:,} test images"
-        text += f"\n\nIn its pretraining data also stand {shared} ({row.overlap.percent:.2f} %)."
+    if row.overlap_percent > 0:
+        images = sum(images for _, images in row.overlap_found.values())
+        shared = f"{row.overlap_images:,} of the {images:,} test images"
+        text += f"\n\nIts pretraining data also contain {shared} ({row.overlap_percent:.2f} %)."
     return text
 
 

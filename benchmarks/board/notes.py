@@ -1,156 +1,159 @@
-"""Notes below a board: what its numbers do not say by themselves."""
+"""Write the notes below a board: what its numbers do not say by themselves."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+
+import pandas as pd
 
 from kdep_benchmarks.board.compare import MIN_RUNS
-from kdep_benchmarks.board.ways import describe_settings, is_measured
-from kdep_benchmarks.results import Result
-
-if TYPE_CHECKING:
-    from kdep_benchmarks.board.table import Cell, Column, Row
+from kdep_benchmarks.board.informative import STANDARD_ERRORS
+from kdep_benchmarks.board.table import Board, Note, baselines
+from kdep_benchmarks.board.ways import describe_settings
 
 
-@dataclass(frozen=True)
-class Note:
-    """A sentence, and the sha256 of the checkpoints whose rows it is about."""
-
-    text: str
-    about: tuple[str, ...]
+def notes_on(board: Board) -> list[Note]:
+    """Return all notes on a board."""
+    kinds = (_informative, _unknown, _ways, _holes, _overlaps, _edges, _fixed, _few_runs, _unequal_runs)
+    return [note for kind in (*kinds, _missing_baselines, _chosen_baselines, _shared_names) for note in kind(board)]
 
 
-def notes_on(columns: Sequence["Column"], rows: Sequence["Row"]) -> list[Note]:
-    """All notes on a board of these columns and rows."""
-    notes = [*_ways(columns, rows)]
-    for row in rows:
-        notes += [Note(text, _about([row])) for text in (*_holes(row), *_overlaps(row))]
-    notes += [*_edges(columns, rows), *_fixed(columns, rows), *_few_runs(rows), *_unequal_runs(columns, rows)]
-    return [*notes, *_missing_baselines(rows), *_chosen_baselines(rows), *_shared_names(rows)]
-
-
-def baselines(rows: Iterable["Row"], role: str, arch: str) -> list["Row"]:
-    """Rows of a role and an architecture, by name and then sha256: never by score, nor by the order of the rows."""
-    found = [row for row in rows if (row.checkpoint.role, row.checkpoint.arch) == (role, arch)]
-    return sorted(found, key=lambda row: (row.checkpoint.name, row.checkpoint.sha256))
-
-
-def _ways(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
-    for name in dict.fromkeys(column.task.name for column in columns):
-        own = [column for column in columns if column.task.name == name]
-        if len(own) > 1:
-            settings = [describe_settings(column.way, [other.way for other in own]) for column in own]
-            said = [c.label + (f" ({how})" if how else "") for c, how in zip(own, settings, strict=True)]
-            what = "by different settings" if any(settings) else f"on {len(own)} versions of its data"
-            yield Note(f"{name} was measured {what}: {', '.join(said)}; never averaged.", _about(rows))
-
-
-def _holes(row: "Row") -> Iterable[str]:
-    cells = list(zip(row.columns, row.cells, strict=True))
-    absent = [column.label for column, cell in cells if not cell.n and not cell.failed]
-    failed = [f"{column.label} ({cell.failed})" for column, cell in cells if cell.failed]
-    if failed:
-        yield f"{row.checkpoint.name}: failed runs, so not averaged: {', '.join(failed)}."
-    if absent:
-        yield f"{row.checkpoint.name}: not measured, so not averaged: {', '.join(absent)}."
-
-
-def _overlaps(row: "Row") -> Iterable[str]:
-    for dataset, (shared, images) in (row.overlap.found if row.overlap else {}).items():
-        if shared:
-            yield (
-                f"{row.checkpoint.name}: {shared:,} of the {images:,} images that {dataset} is scored on also stand in "
-                "its pretraining data."
-            )
-
-
-def _edges(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
-    """Settings that were best at an end of their grid: beyond it the score may be higher."""
-    found, about = [], set()
-    for column, runs, flagged in _flagged(columns, rows, "_at_edge"):
-        about |= {r.checkpoint.sha256 for _, r in flagged}
-        names = [name for name, _ in flagged]
-        found += [f"{column.label} {name} in {names.count(name)} of {runs} runs" for name in dict.fromkeys(names)]
-    if found:
-        text = f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."
-        yield Note(text, tuple(sorted(about)))
-
-
-def _fixed(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
-    """Settings that the task names alone: none was chosen for the checkpoint, and another may suit it better."""
-    found, about = [], set()
-    for column, _, flagged in _flagged(columns, rows, "_fixed"):
-        about |= {r.checkpoint.sha256 for _, r in flagged}
-        found += [f"{column.label} {name}" for name in dict.fromkeys(name for name, _ in flagged)]
-    if found:
-        yield Note(f"Fixed by the task, not chosen on val: {', '.join(found)}.", tuple(sorted(about)))
-
-
-def _flagged(
-    columns: Sequence["Column"], rows: Sequence["Row"], flag: str
-) -> Iterable[tuple["Column", int, list[tuple[str, Result]]]]:
-    """Of each column its number of runs, and every setting with this flag together with its run."""
-    for column in columns:
-        runs = [r for row in rows for r in row.results if r.status == "ok" and is_measured(r, column.way)]
-        chosen = ((name, on, r) for r in runs for name, on in r.chosen.items())
-        yield column, len(runs), [(name.removesuffix(flag), r) for name, on, r in chosen if name.endswith(flag) and on]
-
-
-def _few_runs(rows: Sequence["Row"]) -> Iterable[Note]:
-    if all(cell.n < MIN_RUNS for row in rows for _, cell in _measured(row)):
-        yield Note(f"Fewer than {MIN_RUNS} runs of everything on this board: too few to publish.", _about(rows))
-        return
-    for row in rows:
-        if few := [f"{column.label} ({cell.n})" for column, cell in _measured(row) if cell.n < MIN_RUNS]:
-            text = f"{row.checkpoint.name}: fewer than {MIN_RUNS} runs, too few to publish: {', '.join(few)}."
-            yield Note(text, _about([row]))
-
-
-def _unequal_runs(columns: Sequence["Column"], rows: Sequence["Row"]) -> Iterable[Note]:
-    for index, column in enumerate(columns):
-        names: dict[int, list[str]] = {}
-        for row in rows:
-            if row.cells[index].n:
-                names.setdefault(row.cells[index].n, []).append(row.checkpoint.name)
-        if len(names) > 1:
-            said = "; ".join(f"{n} of {', '.join(names[n])}" for n in sorted(names, reverse=True))
-            about = _about(row for row in rows if row.cells[index].n)
-            yield Note(f"{column.label}: unequal numbers of runs: {said}.", about)
-
-
-def _missing_baselines(rows: Sequence["Row"]) -> Iterable[Note]:
-    there = {row.checkpoint.arch for row in rows if row.checkpoint.role == "random"}
-    students = [row for row in rows if row.checkpoint.role == "student" and row.checkpoint.arch not in there]
-    for arch in sorted({row.checkpoint.arch for row in students}):
-        text = (
-            f"No random baseline of {arch}, without which nobody can tell what the student had learnt before the task: "
+def _informative(board: Board) -> Iterator[Note]:
+    names = board.rows.name
+    for label, column in board.columns[board.columns.informative == "no"].iterrows():
+        yield Note(
+            f"{label}: not informative at this budget. {names[column.reference]} ({column.reference_score:.2f}) is not "
+            f"above {names[column.random]} ({column.random_score:.2f}) by {STANDARD_ERRORS} standard errors, so the "
+            "column stays out of means and ranks.",
+            (),
         )
-        about = _about(row for row in students if row.checkpoint.arch == arch)
-        yield Note(f"{text}`kdep transfer random:{arch}` measures it.", about)
 
 
-def _chosen_baselines(rows: Sequence["Row"]) -> Iterable[Note]:
-    """Which of several baselines the gain share goes by."""
-    for arch in sorted({row.checkpoint.arch for row in rows}):
+def _unknown(board: Board) -> Iterator[Note]:
+    found = board.columns.index[board.columns.informative == "unknown"]
+    if len(found):
+        yield Note(
+            f"Informativeness unknown, counted all the same: {', '.join(found)}. It takes a supervised network or "
+            "teacher and a random initialisation, each with a standard error.",
+            (),
+        )
+
+
+def _ways(board: Board) -> Iterator[Note]:
+    for task, own in board.columns.groupby("task", sort=False):
+        if len(own) > 1:
+            settings = {label: describe_settings(way, own.way) for label, way in own.way.items()}
+            said = [label + (f" ({how})" if how else "") for label, how in settings.items()]
+            data = own.data_fingerprint.nunique()
+            what = "with different settings" if any(settings.values()) else f"on {data} versions of its data"
+            if data == 1 and not any(settings.values()):
+                what = "with different batches or precisions"
+            yield Note(f"{task} was measured {what}: {', '.join(said)}; never averaged.", tuple(board.rows.index))
+
+
+def _holes(board: Board) -> Iterator[Note]:
+    n, failures = board.cells["n"].to_numpy(), board.cells["failed"].to_numpy()
+    for sha256, name, finished, failing in zip(board.rows.index, board.rows.name, n, failures, strict=True):
+        labels = list(zip(board.columns.index, finished, failing, strict=True))
+        failed = [f"{label} ({count})" for label, _, count in labels if count]
+        absent = [label for label, done, count in labels if not done and not count]
+        if failed:
+            yield Note(f"{name}: failed runs, so not averaged: {', '.join(failed)}.", (sha256,))
+        if absent:
+            yield Note(f"{name}: not measured, so not averaged: {', '.join(absent)}.", (sha256,))
+
+
+def _overlaps(board: Board) -> Iterator[Note]:
+    for sha256, found in board.rows.overlap_found.dropna().items():
+        for dataset, (shared, images) in found.items():
+            if shared:
+                text = f"{shared:,} of the {images:,} test images of {dataset} are also in its pretraining data."
+                yield Note(f"{board.rows.name[sha256]}: {text}", (sha256,))
+
+
+def _edges(board: Board) -> Iterator[Note]:
+    flags = _flags(board, "_at_edge")
+    if len(flags):
+        counts, runs = flags.groupby(["column", "name"], sort=False).size(), board.runs[board.runs.ok].groupby("column")
+        found = [
+            f"{column} {name} in {count} of {len(runs.get_group(column))} runs"
+            for (column, name), count in counts.items()
+        ]
+        text = f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."
+        yield Note(text, tuple(sorted(set(flags.checkpoint))))
+
+
+def _fixed(board: Board) -> Iterator[Note]:
+    flags = _flags(board, "_fixed")
+    if len(flags):
+        found = [f"{column} {name}" for column, name in flags[["column", "name"]].drop_duplicates().values]
+        text = f"Fixed by the task, not chosen on val: {', '.join(found)}."
+        yield Note(text, tuple(sorted(set(flags.checkpoint))))
+
+
+def _flags(board: Board, suffix: str) -> pd.DataFrame:
+    """Every chosen setting with this flag: checkpoint, column and name, in the order of the columns."""
+    found = [
+        (run.checkpoint, run.column, name.removesuffix(suffix))
+        for run in board.runs[board.runs.ok].itertuples()
+        for name, on in run.result.chosen.items()
+        if name.endswith(suffix) and on
+    ]
+    frame = pd.DataFrame(found, columns=["checkpoint", "column", "name"])
+    place = {name: place for place, name in enumerate(board.rows.index)}
+    frame = frame.sort_values("checkpoint", key=lambda c: c.map(place), kind="stable")
+    order = {label: place for place, label in enumerate(board.columns.index)}
+    return frame.sort_values("column", key=lambda c: c.map(order), kind="stable")
+
+
+def _few_runs(board: Board) -> Iterator[Note]:
+    n = board.cells["n"]
+    few = n[(n > 0) & (n < MIN_RUNS)].stack().dropna().astype(int)
+    if not (n >= MIN_RUNS).any(axis=None):
+        yield Note(
+            f"Fewer than {MIN_RUNS} runs of everything on this board: too few to publish.", tuple(board.rows.index)
+        )
+        return
+    for sha256, own in few.groupby(level=0, sort=False):
+        found = ", ".join(f"{label} ({count})" for (_, label), count in own.items())
+        text = f"{board.rows.name[sha256]}: fewer than {MIN_RUNS} runs, too few to publish: {found}."
+        yield Note(text, (sha256,))
+
+
+def _unequal_runs(board: Board) -> Iterator[Note]:
+    for label, n in board.cells["n"].items():
+        n = n[n > 0]
+        if n.nunique() > 1:
+            said = [f"{count} of {', '.join(board.rows.name[own.index])}" for count, own in n.groupby(n)]
+            text = f"{label}: unequal numbers of runs: {'; '.join(reversed(said))}."
+            yield Note(text, tuple(n.index))
+
+
+def _missing_baselines(board: Board) -> Iterator[Note]:
+    there = set(board.rows.arch[board.rows.role == "random"])
+    for arch, own in board.rows[board.rows.role == "student"].groupby("arch"):
+        if arch not in there:
+            text = (
+                f"No random baseline of {arch}, so the board cannot say what the student learned before the task: "
+                f"`kdep transfer random:{arch}` measures it."
+            )
+            yield Note(text, tuple(own.index))
+
+
+def _chosen_baselines(board: Board) -> Iterator[Note]:
+    """Say which of several baselines the gain share uses."""
+    for arch, own in board.rows.groupby("arch"):
         for role in ("random", "supervised"):
-            if len(found := baselines(rows, role, arch)) > 1:
-                card = found[0].checkpoint
-                text = f"Gain shares of {arch} go by {card.name}, the first by name of the "
-                about = _about(row for row in rows if row.checkpoint.arch == arch)
-                yield Note(f"{text}{len(found)} {role} rows.", about)
+            if len(found := baselines(board.rows, role, arch)) > 1:
+                name = board.rows.name[found[0]]
+                text = f"Gain shares of {arch} use {name}, the first by name of the {len(found)} {role} rows."
+                yield Note(text, tuple(own.index))
 
 
-def _shared_names(rows: Sequence["Row"]) -> Iterable[Note]:
+def _shared_names(board: Board) -> Iterator[Note]:
     """Rows whose names had to be told apart."""
-    apart = [row for row in rows if row.checkpoint.name not in {result.checkpoint.name for result in row.results}]
+    own: dict[str, set[str]] = {}
+    for result in board.runs["result"]:
+        own.setdefault(result.checkpoint.sha256, set()).add(result.checkpoint.name)
+    apart = {sha256: name for sha256, name in board.rows.name.items() if name not in own[sha256]}
     if apart:
-        names = ", ".join(sorted(row.checkpoint.name for row in apart))
-        yield Note(f"{names}: checkpoints of one name; the digits are the first of their sha256.", _about(apart))
-
-
-def _measured(row: "Row") -> list[tuple["Column", "Cell"]]:
-    return [(column, cell) for column, cell in zip(row.columns, row.cells, strict=True) if cell.n]
-
-
-def _about(rows: Iterable["Row"]) -> tuple[str, ...]:
-    return tuple(row.checkpoint.sha256 for row in rows)
+        names = ", ".join(sorted(apart.values()))
+        yield Note(f"{names}: several checkpoints have this name; the digits start their sha256.", tuple(apart))

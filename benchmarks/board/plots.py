@@ -1,147 +1,225 @@
-"""Plots as inline SVG: no library, no fonts, colours by CSS class, so that one picture is right in light and dark."""
+"""Draw the plots of a board with matplotlib, as inline SVG in the colours of the page, light and dark."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from html import escape
 
-from kdep_benchmarks.board.intervals import half_width
-from kdep_benchmarks.board.table import Board, Rank, average_ranks
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation, Transform
 
-WIDTH, LABELS, VALUES, LINE = 440, 160, 42, 26  # viewBox units: the panel, its two text columns, one row
-COLOURS = 8  # .c0 to .c7 in the template
+from kdep_benchmarks.board.leaderboard import compact
+
+WIDTH, LABELS, VALUES, LINE = 440, 172, 56, 26  # points: the panel, its two text columns, the height of a row
+ROWS = 40  # of a dot plot; the tables have them all
+CURVES = 8  # lines of one plot; the page has as many colours
+TEXT, SMALL = 13, 11.5  # font sizes in points
+MARKERS = {"student": "o", "random": "o", "supervised": "s", "teacher": "D", "other": "^"}
+# matplotlib writes colours as hexadecimal numbers. Each name stands in as a number until the SVG is written, which
+# then says var(--name), so that the page's style sheet decides.
+NAMES = ("ink", "soft", "rule", "card", *MARKERS, *(f"c{number}" for number in range(CURVES)))
+COLOURS = {name: f"#0000{number + 1:02x}" for number, name in enumerate(NAMES)}
+INK, SOFT, RULE, CARD = (COLOURS[name] for name in NAMES[:4])
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One row of a dot plot. `low` and `high` are the ends of its 95 % interval, None where there is none."""
+class Panel:
+    """A figure being drawn. `tips`: the tooltips of the marks of one artist, by the artist's id in the SVG."""
 
-    label: str
-    role: str
-    value: float
-    low: float | None
-    high: float | None
-    text: str
+    figure: Figure
+    axes: Axes
+    tips: dict[str, list[str]] = field(default_factory=dict)
 
+    def marks(self, points: pd.DataFrame) -> None:
+        """Draw the marks of `points`: x, y, role and tip."""
+        for role, own in points.groupby("role", sort=False):
+            edge, face = (COLOURS[role], CARD) if role == "random" else (CARD, COLOURS[role])
+            look = {"color": face, "markeredgecolor": edge, "markeredgewidth": 1.5, "markersize": 10}
+            self.axes.plot(own.x, own.y, MARKERS[role], gid=self.named(own.tip), **look)
 
-def score_panels(board: Board, family: str) -> list[str]:
-    """One panel per task of the family: every measured checkpoint, with guides at the random and supervised rows."""
-    panels = []
-    for i, column in enumerate(board.columns):
-        if column.task.family != family:
-            continue
-        dots = []
-        for row in board.rows:
-            cell = row.cells[i]
-            if cell.n:
-                low, high = (None, None) if cell.ci95 is None else (cell.mean - cell.ci95, cell.mean + cell.ci95)
-                dots.append(Dot(row.checkpoint.name, row.checkpoint.role, cell.mean, low, high, f"{cell.mean:.1f}"))
-        if dots:
-            panels.append(dot_panel(column.label, f"{column.metric}, %", dots))
-    return panels
+    def named(self, tips: Iterable[str]) -> str:
+        """Register tooltips, one for each mark of an artist, and return the artist's gid."""
+        self.tips[f"tips{len(self.tips)}"] = list(tips)
+        return f"tips{len(self.tips) - 1}"
 
 
-def mean_panel(board: Board, family: str | None = None) -> str:
-    """Mean over families, or over the tasks of one, of the rows that have them all.
+def dot_panel(title: str, subtitle: str, dots: pd.DataFrame) -> str:
+    """One row per checkpoint: its score as a mark, the 95 % interval as a line, the score in figures at the right.
 
-    The interval is over the seeds that all those tasks have. Empty where a family's single task says it already.
+    Dashed lines continue the marks of random and supervised rows. An interval is cut off at 0 and at 100 %. Of many
+    rows the first `ROWS` are drawn, and all baselines.
+
+    Args:
+        title: of the panel.
+        subtitle: the metric and its unit.
+        dots: name, role, mean and half (of the interval, NaN without one), in the order of the rows.
     """
-    if family is not None and [column.task.family for column in board.columns].count(family) < 2:
-        return ""
-    dots = []
-    for row in board.rows:
-        value = row.mean_over_families if family is None else row.family_mean(family)
-        if value is not None:
-            by_seed = list(row.mean_by_seed(family).values())
-            half = half_width(by_seed) if by_seed else None
-            low, high = (None, None) if half is None else (value - half, value + half)
-            dots.append(Dot(row.checkpoint.name, row.checkpoint.role, value, low, high, f"{value:.1f}"))
-    over = "over families, %" if family is None else f"over the tasks of {family}, %"
-    return dot_panel("mean", over, dots) if len(dots) > 1 else ""
+    if len(dots) > ROWS:
+        subtitle += f"; the first {ROWS} of {len(dots)} rows and all baselines"
+        dots = dots[(np.arange(len(dots)) < ROWS) | (dots.role != "student")]
+    spread = dots.half.fillna(0)
+    ends = pd.DataFrame({"low": dots["mean"] - spread, "high": dots["mean"] + spread}).clip(0, 100)
+    said = dots.half.map(lambda half: "" if pd.isna(half) else f" ± {half:.2f}")
+    tips = dots.name + ": " + dots["mean"].map("{:.2f}".format) + said
+    dots = dots.assign(x=dots["mean"], y=range(len(dots)), tip=tips).join(ends)
+    with _panel(LINE * len(dots) + 30, left=LABELS + 12, right=WIDTH - VALUES, top=4, bottom=22) as (panel, svg):
+        axes = panel.axes
+        axes.set_ylim(len(dots) - 0.5, -0.5)
+        axes.set_yticks([])
+        _score_axis(axes.xaxis, min(dots.low), max(dots.high))
+        for role, own in dots.groupby("role", sort=False):
+            if role in ("random", "supervised"):
+                for x in own.x:
+                    axes.axvline(x, color=COLOURS[role], linewidth=1, dashes=(3, 4), alpha=0.7, zorder=1)
+            sure = own.dropna(subset="half")
+            axes.hlines(sure.y, sure.low, sure.high, colors=COLOURS[role], linewidth=2.5, alpha=0.55)
+        panel.marks(dots)
+        left, right = -12 / (WIDTH - VALUES - LABELS - 12), 1 + VALUES / (WIDTH - VALUES - LABELS - 12)
+        for dot in dots.itertuples():
+            _text(axes, shorten(dot.name), left, dot.y, "right", axes.get_yaxis_transform())
+            _text(axes, f"{dot.mean:.1f}", right, dot.y, "right", axes.get_yaxis_transform())
+    return _figure(title, subtitle, svg[0])
 
 
-def rank_panel(board: Board) -> str:
-    """Average rank of the complete rows, best on the right; empty below three rows, where it would say nothing new."""
-    ranks = average_ranks(board)
-    if len(ranks) < 3:
-        return ""
-    rows = sorted((row for row in board.rows if row.complete), key=lambda row: ranks[row.checkpoint.sha256].value)
-    dots = [_rank_dot(row.checkpoint.name, row.checkpoint.role, ranks[row.checkpoint.sha256]) for row in rows]
-    return dot_panel("average rank", "over tasks; 1 is best", dots, ranks=len(rows))
+def line_panel(
+    title: str,
+    subtitle: str,
+    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    *,
+    label: Callable[[float], str] = "{:.0e}".format,
+) -> str:
+    """Draw lines over a logarithmic axis, each with its highest point marked. Only the first `CURVES` lines fit."""
+    if len(lines) > CURVES:
+        subtitle += f"; {CURVES} of {len(lines)} checkpoints"
+    lines = lines[:CURVES]
+    points = [point for _, line in lines for point in line]
+    with _curve_panel([x for x, _ in points], [y for _, y in points], label) as (panel, said):
+        for number, (name, line) in enumerate(lines):
+            colour = COLOURS[f"c{number}"]
+            x, y = max(line, key=lambda point: point[1])
+            panel.axes.plot(*zip(*line, strict=True), color=colour, linewidth=2)
+            tip = panel.named([f"{name}: {y:.2f} at {label(x)}"])
+            panel.axes.plot([x], [y], "o", color=colour, markersize=8, markeredgecolor=CARD, gid=tip)
+    key = "".join(f'<span><i class="c{number}"></i>{escape(name)}</span>' for number, (name, _) in enumerate(lines))
+    return _figure(title, subtitle, said[0], key=f'<div class="key">{key}</div>')
 
 
-def dot_panel(title: str, subtitle: str, dots: Sequence[Dot], *, ranks: int = 0) -> str:
-    """A dot per row on a common axis, its 95 % interval as a line, its value in figures at the right.
+def cost_panel(title: str, points: pd.DataFrame, guides: pd.DataFrame) -> str:
+    """Draw scores over the images seen in pretraining, with a dashed line for each baseline.
 
-    `ranks` above 0 makes the axis run from that rank at the left to 1 at the right.
+    Args:
+        title: of the panel.
+        points: name, role, images_seen, mean and half.
+        guides: name, role and mean of the baselines, which have seen no images or do not say how many.
     """
-    ends = [min(max(end, 0), 100) for dot in dots for end in (dot.value, dot.low, dot.high) if end is not None]
-    ticks = [float(i) for i in range(1, ranks + 1)] if ranks else nice_ticks(min(ends), max(ends))
-    left, right = (WIDTH - VALUES - 14, LABELS + 16) if ranks else (LABELS + 16, WIDTH - VALUES - 14)
-    bottom = LINE * len(dots) + 8
-
-    def x(value: float) -> float:
-        share = (value - ticks[0]) / (ticks[-1] - ticks[0])
-        return round(left + min(max(share, 0), 1) * (right - left), 1)  # an interval may reach beyond 0 or 100 %
-
-    parts = []
-    for tick in ticks:
-        parts.append(f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="4" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    for dot in dots:
-        if dot.role in ("random", "supervised"):
-            at = x(dot.value)
-            parts.append(f'<line class="guide {dot.role}" x1="{at}" x2="{at}" y1="4" y2="{bottom}"/>')
-    parts += [_dot_row(dot, LINE * index + LINE / 2 + 4, x) for index, dot in enumerate(dots)]
-    return figure(title, subtitle, bottom + 22, parts)
+    half = points.half.fillna(0)
+    ends = [*(points["mean"] - half), *(points["mean"] + half), *guides["mean"]]
+    seen = [min(points.images_seen) / 2, max(points.images_seen) * 2]  # room for names on both sides
+    with _curve_panel(seen, ends, compact) as (panel, said):
+        axes = panel.axes
+        for guide in guides.itertuples():
+            axes.axhline(guide.mean, color=COLOURS[guide.role], linewidth=1, dashes=(3, 4), alpha=0.7)
+            _text(axes, shorten(guide.name), 1, guide.mean, "right", axes.get_yaxis_transform(), up=8)
+        for role, own in points.dropna(subset="half").groupby("role"):
+            low, high = (own["mean"] - own.half).clip(0, 100), (own["mean"] + own.half).clip(0, 100)
+            axes.vlines(own.images_seen, low, high, colors=COLOURS[role], linewidth=2.5, alpha=0.55)
+        tips = [f"{p.name}: {p.mean:.2f} after {compact(p.images_seen)} images" for p in points.itertuples()]
+        panel.marks(points.assign(x=points.images_seen, y=points["mean"], tip=tips))
+        for point in points.itertuples() if len(points) <= CURVES else ():  # more names than that cover each other
+            _text(axes, shorten(point.name), point.images_seen, point.mean, "left", axes.transData, right=9)
+    return _figure(title, "%, over images seen in pretraining", said[0])
 
 
-def mark(role: str, x: float, y: float) -> str:
-    """The role's shape: students are discs, random rings, supervised squares, teachers diamonds, others triangles."""
-    shapes = {
-        "student": f'<circle class="mark student" cx="{x:.1f}" cy="{y}" r="5.5"/>',
-        "random": f'<circle class="mark random" cx="{x:.1f}" cy="{y}" r="4.5"/>',
-        "supervised": f'<rect class="mark supervised" x="{x - 5:.1f}" y="{y - 5}" width="10" height="10" rx="1.5"/>',
-        "teacher": f'<path class="mark teacher" d="M{x:.1f} {y - 6.5}l6.5 6.5l-6.5 6.5l-6.5 -6.5z"/>',
-    }
-    return shapes.get(role, f'<path class="mark other" d="M{x:.1f} {y - 6}l6.2 11h-12.4z"/>')
-
-
-def nice_ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that enclose both ends."""
-    span = (high - low) or max(abs(high), 1) * 0.1
-    power = 10 ** math.floor(math.log10(span / 4))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10, 20) if span / (power * m) <= 4)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    last = max(last, first + 1)
-    return [round(step * i, 10) for i in range(first, last + 1)]
-
-
-def shorten(name: str, length: int = 19) -> str:
-    """Cut out the middle of a long name: its two ends tell most apart."""
+def shorten(name: str, length: int = 22) -> str:
+    """Cut out the middle of a long name; the two ends tell most names apart."""
+    name = " ".join(name.split())
     return name if len(name) <= length else f"{name[: length // 2]}…{name[-(length - length // 2 - 1) :]}"
 
 
-def _rank_dot(label: str, role: str, rank: Rank) -> Dot:
-    return Dot(label, role, rank.value, rank.low, rank.high, f"{rank.value:.1f}")
+@contextmanager
+def _panel(height: float, *, left: float, right: float, top: float, bottom: float) -> Iterator[tuple[Panel, list[str]]]:
+    """Yield an empty panel with the axes between these points, and a list that holds its SVG afterwards."""
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "kdep", "text.parse_math": False, "text.color": INK}):
+        figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none")  # 72 points to the inch
+        place = [left / WIDTH, bottom / height, (right - left) / WIDTH, (height - top - bottom) / height]
+        axes = figure.add_axes(place, facecolor="none")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelsize=SMALL, labelcolor=SOFT)
+        axes.set_axisbelow(True)
+        panel, said = Panel(figure, axes), []
+        yield panel, said
+        said.append(_svg(panel))
 
 
-def _dot_row(dot: Dot, y: float, x: Callable[[float], float]) -> str:
-    between = "" if dot.low is None else f", 95 % interval {dot.low:.2f} to {dot.high:.2f}"
-    whole = "" if dot.low is None else f'x1="{x(dot.low)}" x2="{x(dot.high)}" y1="{y}" y2="{y}"'
-    parts = [
-        f"<g><title>{escape(f'{dot.label}: {dot.value:.2f}{between}')}</title>",
-        f'<rect class="hit" x="0" y="{y - LINE / 2}" width="{WIDTH}" height="{LINE}"/>',
-        f'<text x="{LABELS}" y="{y + 4}" text-anchor="end">{escape(shorten(dot.label))}</text>',
-        f'<line class="interval {dot.role}" {whole}/>' if whole else "",
-        mark(dot.role, x(dot.value), y),
-        f'<text class="value" x="{WIDTH}" y="{y + 4}" text-anchor="end">{escape(dot.text)}</text></g>',
-    ]
-    return "".join(parts)
+@contextmanager
+def _curve_panel(
+    across: Sequence[float], scores: Sequence[float], label: Callable[[float], str]
+) -> Iterator[tuple[Panel, list[str]]]:
+    with _panel(216, left=40, right=WIDTH - 22, top=8, bottom=26) as (panel, said):
+        axes = panel.axes
+        axes.set_xscale("log")
+        margin = 1.05 if max(across) > min(across) else 2
+        axes.set_xlim(min(across) / margin, max(across) * margin)
+        decades = max(across) >= 10 * min(across)
+        axes.xaxis.set_major_locator(LogLocator(10, (1,) if decades else (1, 2, 5), numticks=7))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        _score_axis(axes.yaxis, max(min(scores), 0), min(max(scores), 100))
+        yield panel, said
 
 
-def figure(title: str, subtitle: str, height: float, parts: Iterable[str], *, key: str = "") -> str:
-    """A titled picture `WIDTH` wide, with a key below it."""
+def _score_axis(axis: object, low: float, high: float) -> None:
+    """Give an axis of percentages three to six round ticks that enclose both ends."""
+    if high - low < 1e-6:
+        low, high = low - 0.5, high + 0.5
+    ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axis.set_ticks(ticks, labels=[f"{round(tick, 10):g}" for tick in ticks])
+    axis.grid(color=RULE, linewidth=1)
+    getattr(axis.axes, f"set_{axis.axis_name}lim")(ticks[0], ticks[-1])
+
+
+def _text(
+    axes: Axes, text: str, x: float, y: float, align: str, transform: Transform, *, right: float = 0, up: float = 0
+) -> None:
+    moved = transform + ScaledTranslation(right / 72, up / 72, axes.figure.dpi_scale_trans)
+    axes.text(x, y, text, transform=moved, ha=align, va="center_baseline", fontsize=TEXT)
+
+
+def _svg(panel: Panel) -> str:
+    """The figure as an element of an HTML page: no header, no ids of groups, no clipping, two decimals."""
+    file = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has the font, matplotlib need not
+        panel.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = file.getvalue()
+    text = re.sub(r"^.*?<svg [^>]*>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r"<style .*?</style>|<clipPath .*?</clipPath>| clip-path=\"[^\"]*\"", "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*; ?| transform=\"rotate\(-0 [^\"]*\"", "", text)
+    text = re.sub(r"([ \"]-?\d+\.\d\d)\d+(?=[ \"\n])", r"\1", text)
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    for name, tips in panel.tips.items():
+        before, start, after = text.partition(f'<g id="{name}">')
+        for tip in tips:  # matplotlib writes one <use> for each mark, in order
+            use = re.search("<use [^>]*/>", after)
+            before, start = before + start + after[: use.start()], f"<g><title>{escape(tip)}</title>{use[0]}</g>"
+            after = after[use.end() :]
+        text = before + start + after
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r"\s*\n\s*", " ", text).replace("> <", "><")
+    width, height = (round(72 * inches) for inches in panel.figure.get_size_inches())
+    return f'<svg viewBox="0 0 {width} {height}" role="img"' + " {label}>" + text
+
+
+def _figure(title: str, subtitle: str, svg: str, *, key: str = "") -> str:
     caption = f"<figcaption><b>{escape(title)}</b> <span>{escape(subtitle)}</span></figcaption>"
-    svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
-    return f"<figure>{caption}{svg}{''.join(parts)}</svg>{key}</figure>"
+    named = svg.replace(" {label}>", f' aria-label="{escape(title)}">', 1)
+    return f"<figure>{caption}{named}{key}</figure>"

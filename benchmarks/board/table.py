@@ -1,183 +1,86 @@
-"""Results -> boards: what may stand side by side, averaged where averaging is honest, empty where it is not."""
+"""Build one board per protocol from results: columns, cells, means, ranks and shares of the supervised gain.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+A board is a set of DataFrames. Rows are checkpoints, by their sha256; columns are tasks, by their label.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
-from kdep_benchmarks.board.intervals import (
-    bootstrap_interval,
-    half_width,
-    mean,
-    new_images_half_width,
-    standard_deviation,
-)
+from kdep_benchmarks.board.facts import costs_of, origins_of, overlaps_of
+from kdep_benchmarks.board.informative import judge_columns
+from kdep_benchmarks.board.intervals import bootstrap_interval, half_width
 from kdep_benchmarks.board.names import board_names
-from kdep_benchmarks.board.notes import Note, baselines, notes_on
-from kdep_benchmarks.board.ways import Way, is_measured, labels, way_of, with_known_settings
-from kdep_benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result, TaskCard
+from kdep_benchmarks.board.uncertainty import cell_half_width
+from kdep_benchmarks.board.ways import labels, way_of
+from kdep_benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result
+
+FAMILIES = ("classification", "segmentation", "detection")
 
 
 @dataclass(frozen=True)
-class Column:
-    """One task measured in one way; `label` as by `kdep_benchmarks.board.ways.labels`."""
+class Note:
+    """A sentence, and the sha256 of the checkpoints that it is about."""
 
-    label: str
-    task: TaskCard
-    way: Way
-    metric: str
-
-    @property
-    def data_fingerprint(self) -> str:
-        """Of the version of its data."""
-        return self.way.data_fingerprint
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One checkpoint's finished scores on one column, by seed, and how many of its runs failed.
-
-    `images`: how many the scores are a share of; None where they are no shares (mIoU, AP), or it was not recorded.
-    """
-
-    scores: dict[int, float] = field(default_factory=dict)
-    failed: int = 0
-    images: int | None = None
-
-    @property
-    def n(self) -> int:
-        """Number of finished runs."""
-        return len(self.scores)
-
-    @property
-    def mean(self) -> float | None:
-        """Mean score; None where nothing was measured."""
-        return mean(list(self.scores.values())) if self.scores else None
-
-    @property
-    def std(self) -> float | None:
-        """Standard deviation over seeds; None below two runs."""
-        return standard_deviation(list(self.scores.values()))
-
-    @property
-    def ci95(self) -> float | None:
-        """Half the 95 % interval of the mean; None below two runs.
-
-        Over runs and, where `images` is known, over the choice of the test images too.
-        """
-        values = list(self.scores.values())
-        return half_width(values) if self.images is None else new_images_half_width(values, self.images)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One checkpoint under one protocol: a cell for each of the board's columns, in order."""
-
-    checkpoint: CheckpointCard
-    results: tuple[Result, ...]
-    columns: tuple[Column, ...]
-    cells: tuple[Cell, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Every task of the board is measured and none of its runs failed; only then may the row be averaged."""
-        return all(cell.n and not cell.failed for cell in self.cells)
-
-    @property
-    def failed(self) -> int:
-        """Number of failed runs."""
-        return sum(cell.failed for cell in self.cells)
-
-    def family_mean(self, family: str) -> float | None:
-        """Mean over the family's tasks; None unless all of them are measured."""
-        cells = [cell for cell, column in zip(self.cells, self.columns, strict=True) if column.task.family == family]
-        return mean([cell.mean for cell in cells]) if all(cell.n and not cell.failed for cell in cells) else None
-
-    @property
-    def mean_over_families(self) -> float | None:
-        """Mean over families of their means: ten classification tasks weigh as much as one detection task."""
-        return mean([self.family_mean(name) for name in families(self.columns)]) if self.complete else None
-
-    def mean_by_seed(self, family: str | None = None) -> dict[int, float]:
-        """`mean_over_families`, or `family_mean`, of each seed that every cell in it has."""
-        chosen = [i for i, column in enumerate(self.columns) if family in (None, column.task.family)]
-        cells, weights = [self.cells[i] for i in chosen], family_weights([self.columns[i] for i in chosen])
-        seeds = set.intersection(*(set(cell.scores) for cell in cells))
-        return {s: float(weights @ [cell.scores[s] for cell in cells]) for s in sorted(seeds)}
-
-    @property
-    def overlap(self) -> "Overlap | None":
-        """Score images that stand in the pretraining data, over the data sets looked at; None where none was."""
-        sets = {(r.task.dataset, r.data_fingerprint): r.counts for r in self.results if r.status == "ok"}
-        seen = {key: counts for key, counts in sets.items() if "overlap" in counts and counts.get("test")}
-        if not seen:
-            return None
-        found: dict[str, tuple[int, int]] = {}
-        for (dataset, _), counts in seen.items():
-            shared, images = found.get(dataset, (0, 0))
-            found[dataset] = (shared + counts["overlap"], images + counts["test"])
-        total = (sum(counts[name] for counts in seen.values()) for name in ("overlap", "overlap_exact", "test"))
-        return Overlap(*total, sets=len(seen), of_sets=len(sets), found=found)
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """How many score `images` stand in the pretraining data, `exact` with the same pixels, of `sets` of `of_sets`.
-
-    `found`: by data set, (images that do, images scored).
-    """
-
-    shared: int
-    exact: int
-    images: int
-    sets: int
-    of_sets: int
-    found: dict[str, tuple[int, int]]
-
-    @property
-    def percent(self) -> float:
-        """Of the images of the data sets that were looked at."""
-        return 100 * self.shared / self.images
+    text: str
+    about: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Board:
-    """All rows of one protocol, version and budget, best first."""
+    """All checkpoints measured by one protocol, version and budget.
+
+    Attributes:
+        runs: one row per result: checkpoint, column, seed, ok, score, images (of the test split), result.
+        columns: one row per column: task, kind, family, dataset, data_fingerprint, metric, way, and of
+            `judge_columns`: reference, reference_score, random, random_score, informative.
+        cells: the columns (statistic, column) of each checkpoint: mean, std, n, failed, ci95, images, share_of_gain.
+        metrics: mean, std and n of the metrics beside the main one, by (checkpoint, column, metric).
+        scores: the main metric by (checkpoint, seed), one column per column of the board.
+        family_means: one column per family; NaN unless all its counted columns are measured without failures.
+        rows: what is known of each checkpoint, best first; the columns of leaderboard.csv that are not of a task.
+        notes: what the numbers do not say by themselves.
+    """
 
     protocol: Protocol
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    remarks: tuple[Note, ...]
+    runs: pd.DataFrame
+    columns: pd.DataFrame
+    cells: pd.DataFrame
+    metrics: pd.DataFrame
+    scores: pd.DataFrame
+    family_means: pd.DataFrame
+    rows: pd.DataFrame
+    notes: tuple[Note, ...] = ()
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader should know of the whole board and of its rows."""
-        return tuple(note.text for note in self.remarks)
+    def counted(self) -> pd.DataFrame:
+        """The columns that count in means and ranks."""
+        return self.columns[self.columns.informative != "no"]
 
-    def notes_about(self, row: Row) -> tuple[str, ...]:
-        """Those of the notes that are about a row."""
-        return tuple(note.text for note in self.remarks if row.checkpoint.sha256 in note.about)
+    def families(self) -> list[str]:
+        """Families in the order of the columns."""
+        return list(dict.fromkeys(self.columns.family))
 
-    def baseline(self, row: Row, role: str) -> Row | None:
-        """The row of that role and of the same architecture; where there are several, the first of `baselines`."""
-        return next(iter(baselines(self.rows, role, row.checkpoint.arch)), None)
+    def results_of(self, column: str) -> pd.Series:
+        """Finished results of a column: a list by checkpoint, in the order of the seeds."""
+        own = self.runs[self.runs.ok & (self.runs.column == column)].sort_values("seed", kind="stable")
+        return own.groupby("checkpoint")["result"].agg(list)
 
 
-def boards(results: Iterable[Result]) -> list[Board]:
-    """One board for each protocol, version and budget; a task on two versions of its data gets two columns.
-
-    So does a task measured by two settings; results that do not say theirs join the others' where those agree.
-    A row has one name on all boards, see `kdep_benchmarks.board.names`; its results keep those they were measured by.
-    """
-    results = with_known_settings(results)
+def boards_without_notes(results: Iterable[Result]) -> list[Board]:
+    """Build a board for each protocol, version and budget, see `kdep_benchmarks.board.build.boards`."""
+    results = name_teachers(results)
     named = labels(map(way_of, results))
     names = board_names((result.checkpoint.sha256, result.checkpoint.name) for result in results)
     protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))
-    return [_board(p, [r for r in results if r.protocol == p], named, names) for p in protocols]
+    every = _runs(results, [named[way_of(result)] for result in results])
+    return [_board(p, every[[r.protocol == p for r in results]], names) for p in protocols]
 
 
 def name_teachers(results: Iterable[Result]) -> list[Result]:
-    """Give the role of teacher to checkpoints from which a student among the results was distilled."""
+    """Give the role of teacher to the checkpoints that a student among the results was distilled from."""
     results = list(results)
     taught_by = {result.checkpoint.summary.get("teacher") for result in results} - {None}
 
@@ -190,117 +93,202 @@ def name_teachers(results: Iterable[Result]) -> list[Result]:
     return [named(result) for result in results]
 
 
-def is_on(result: Result, column: Column) -> bool:
-    """Whether a result, one of a board's row, belongs to a column: it was measured in the same way."""
-    return is_measured(result, column.way)
+def baselines(rows: pd.DataFrame, role: str, arch: str) -> list[str]:
+    """Checkpoints of a role and an architecture, by name and sha256: never by score."""
+    found = rows[(rows.role == role) & (rows.arch == arch)]
+    return [sha256 for _, sha256 in sorted(zip(found.name, found.index, strict=True))]
 
 
-def families(columns: Iterable[Column]) -> list[str]:
-    """Families in the order of the columns."""
-    return list(dict.fromkeys(column.task.family for column in columns))
+def mean_by_seed(board: Board, family: str | None = None) -> pd.Series:
+    """Mean over families, or over the columns of one, by (checkpoint, seed); only where all counted columns have it."""
+    counted = board.counted if family is None else board.counted[board.counted.family == family]
+    return board.scores[counted.index].dropna() @ family_weights(counted.family)
 
 
-def family_weights(columns: Sequence[Column]) -> np.ndarray:
-    """Weight of each column in the mean over families; they sum to one."""
-    names = [column.task.family for column in columns]
-    return np.array([1 / names.count(name) / len(set(names)) for name in names])
+def family_weights(families: pd.Series) -> pd.Series:
+    """Weight of each column in the mean over families. The weights sum to one."""
+    return 1 / families.map(families.value_counts()) / families.nunique()
 
 
-def supervised_gain(random: Cell, supervised: Cell) -> float | None:
-    """How much better supervised weights are than random ones; None where that is within its noise.
+def _runs(results: list[Result], columns: list[str]) -> pd.DataFrame:
+    ok = [result.status == "ok" for result in results]
+    return pd.DataFrame(
+        {
+            "checkpoint": [result.checkpoint.sha256 for result in results],
+            "column": columns,
+            "seed": [result.seed for result in results],
+            "ok": np.array(ok, dtype=bool),
+            "score": [result.score if fine else np.nan for result, fine in zip(results, ok, strict=True)],
+            "images": [result.counts.get("test") for result in results],
+            "metric": [result.main_metric if result.metrics else None for result in results],
+            "result": results,
+        }
+    )
 
-    The noise is the 95 % interval of the difference, paired by seed, so that one run of each is never enough.
+
+def _board(protocol: Protocol, runs: pd.DataFrame, names: dict[str, str]) -> Board:
+    columns, cards = _columns(runs), _cards(runs, names)
+    scores = runs[runs.ok].drop_duplicates(["checkpoint", "column", "seed"], keep="last")
+    scores = scores.set_index(["checkpoint", "seed", "column"])["score"].unstack("column")
+    scores = scores.reindex(columns=columns.index).sort_index()
+    cells = _cells(runs, scores, index=cards.index, columns=columns.index)
+    columns = columns.join(judge_columns(runs, cards))
+    counted = columns[columns.informative != "no"]
+    measured = cells["mean"].where((cells["n"] > 0) & (cells["failed"] == 0))[counted.index]
+    family_means = pd.DataFrame({f: measured[own.index].mean(axis=1, skipna=False) for f, own in _by_family(counted)})
+    family_means = family_means.reindex(index=cards.index)
+    rows = cards.assign(
+        complete=measured.notna().all(axis=1) & bool(len(counted)),
+        failed=cells["failed"].sum(axis=1).astype(int),
+        mean_over_families=family_means.mean(axis=1, skipna=False),
+    )
+    # Best first; rows without a mean last, by role and name.
+    rows = rows.assign(place=rows.role.map(ROLES.index)).sort_values("name", kind="stable")
+    rows = rows.sort_values(["mean_over_families", "place"], ascending=[False, True], na_position="last", kind="stable")
+    order = rows.index
+    bare = Board(
+        protocol,
+        runs,
+        columns,
+        cells.loc[order],
+        _metrics(runs),
+        scores,
+        family_means.loc[order],
+        rows.drop(columns="place"),
+    )
+    return _with_comparisons(bare)
+
+
+def _with_comparisons(board: Board) -> Board:
+    """Add what a row is worth beside the others: ranks, shares of the gain; then where it comes from and its cost."""
+    shares, share = _shares_of_gain(board)
+    cells = pd.concat([board.cells, pd.concat({"share_of_gain": shares}, axis=1)], axis=1)
+    rows = board.rows.join(average_ranks(board)).assign(share_of_gain=share)
+    for more in (origins_of(board.runs), overlaps_of(board.runs), costs_of(board.runs, board.rows)):
+        rows = rows.join(more)
+    return replace(board, cells=cells, rows=rows)
+
+
+def _columns(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per column, from its first finished result; a failed one knows no metric."""
+    for label, metrics in runs[runs.ok].groupby("column")["metric"].unique().items():
+        if len(metrics) > 1:
+            raise ValueError(f"{label}: main metric is {metrics[0]} in one result and {metrics[1]} in another")
+    first = runs.sort_values("ok", ascending=False, kind="stable").drop_duplicates("column")
+    tasks = [result.task for result in first["result"]]
+    frame = pd.DataFrame(
+        {
+            "task": [task.name for task in tasks],
+            "kind": [task.kind for task in tasks],
+            "family": [task.family for task in tasks],
+            "dataset": [task.dataset for task in tasks],
+            "data_fingerprint": [result.data_fingerprint for result in first["result"]],
+            "metric": first["metric"].fillna("-").tolist(),
+            "way": [way_of(result) for result in first["result"]],
+        },
+        index=pd.Index(first["column"], name="column"),
+    )
+    known = {name: place for place, name in enumerate(FAMILIES)}
+    order = sorted(frame.index, key=lambda c: (known.get(frame.family[c], 3), frame.family[c], c))
+    return frame.loc[order]
+
+
+def _cards(runs: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    cards: dict[str, CheckpointCard] = {}
+    for result in runs["result"]:
+        card = result.checkpoint
+        if card.sha256 not in cards or card.name < cards[card.sha256].name:
+            cards[card.sha256] = card
+    known = [(names[sha], sha[:8], card.role, card.arch, card.params / 1e6) for sha, card in sorted(cards.items())]
+    index = pd.Index(sorted(cards), name="checkpoint")
+    return pd.DataFrame(known, columns=["name", "sha8", "role", "arch", "params_m"], index=index)
+
+
+def _by_family(columns: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    return columns.groupby("family", sort=False)
+
+
+def _cells(runs: pd.DataFrame, scores: pd.DataFrame, *, index: pd.Index, columns: pd.Index) -> pd.DataFrame:
+    by, keys, ok = scores.groupby(level="checkpoint"), ["checkpoint", "column"], runs[runs.ok]
+    images = ok[ok.metric == "top1"].groupby(keys)["images"].agg(lambda n: n.iloc[0] if n.nunique() == 1 else np.nan)
+    intervals = ok.groupby(keys)["result"].agg(lambda own: cell_half_width(own.tolist())) if len(ok) else ok["score"]
+    known = {
+        "mean": by.mean(),
+        "std": by.std(),
+        "n": by.count(),
+        "failed": runs[~runs.ok].groupby(keys).size().unstack("column"),
+        "ci95": intervals.unstack("column") if len(ok) else by.mean(),
+        "images": images.unstack("column"),
+    }
+    frames = {name: frame.reindex(index=index, columns=columns).astype(float) for name, frame in known.items()}
+    frames |= {name: frames[name].fillna(0).astype(int) for name in ("n", "failed")}
+    return pd.concat(frames, axis=1)
+
+
+def _metrics(runs: pd.DataFrame) -> pd.DataFrame:
+    keys = ["checkpoint", "column", "metric"]
+    values = [
+        (run.checkpoint, run.column, metric, value)
+        for run in runs[runs.ok].sort_values("seed", kind="stable").itertuples()
+        for metric, value in run.result.metrics.items()
+        if metric != run.metric
+    ]
+    by = pd.DataFrame(values, columns=[*keys, "value"]).groupby(keys, sort=False)["value"]
+    return by.agg(["mean", "std", "count"]).rename(columns={"count": "n"})
+
+
+def average_ranks(board: Board) -> pd.DataFrame:
+    """Average rank of complete rows over the counted columns, 1 is best, with its interval over seeds.
+
+    Empty below two complete rows. The interval is missing where a cell has a single run.
     """
-    seeds = sorted(set(random.scores) & set(supervised.scores))
-    if len(seeds) < 2:
-        return None
-    gain = supervised.mean - random.mean
-    return gain if gain > half_width([supervised.scores[s] - random.scores[s] for s in seeds]) else None
-
-
-def shares_of_gain(board: Board, row: Row) -> tuple[list[float | None], float | None]:
-    """(score - random) / (supervised - random) in percent, for each column and for the mean over families.
-
-    None without both baselines of the row's architecture, and where supervised is not clearly above random.
-    """
-    random, supervised = board.baseline(row, "random"), board.baseline(row, "supervised")
-    if random is None or supervised is None:
-        return [None] * len(row.cells), None
-    shares = []
-    for cell, low, high in zip(row.cells, random.cells, supervised.cells, strict=True):
-        failed = cell.failed or low.failed or high.failed
-        gain = None if failed else supervised_gain(low, high)
-        shares.append(None if gain is None or not cell.n else 100 * (cell.mean - low.mean) / gain)
-    if not (row.complete and random.complete and supervised.complete):
-        return shares, None
-    start = random.mean_over_families
-    gain = supervised_gain(Cell(random.mean_by_seed()), Cell(supervised.mean_by_seed()))
-    if gain is not None:  # clear on the seeds that all tasks share; its size is taken from all seeds, as on the board
-        gain = supervised.mean_over_families - start
-    return shares, None if not gain or gain < 0 else 100 * (row.mean_over_families - start) / gain
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Average rank over tasks, 1 is best; the interval is over seeds, and is absent where a cell has only one."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-def average_ranks(board: Board) -> dict[str, Rank]:
-    """Average rank of each complete row among the complete rows, by sha256; empty below two such rows."""
-    rows = [row for row in board.rows if row.complete]
+    rows, columns = board.rows.index[board.rows.complete], board.counted.index
+    names = ["average_rank", "average_rank_low", "average_rank_high"]
     if len(rows) < 2:
-        return {}
-    scores = [np.array(list(cell.scores.values())) for row in rows for cell in row.cells]
-    shape = (len(rows), len(board.columns))
+        return pd.DataFrame(columns=names, dtype=float)
+    by = dict(list(board.scores[columns].groupby(level="checkpoint")))
+    samples = [values[~np.isnan(values)] for row in rows for values in by[row].to_numpy().T]
 
     def ranks(means: list[np.ndarray]) -> np.ndarray:
-        table = np.stack(means, axis=-1).reshape(-1, *shape)
-        above = (table[:, None] > table[:, :, None]).sum(axis=2)
-        equal = (table[:, None] == table[:, :, None]).sum(axis=2)
-        return (above + (equal + 1) / 2).mean(axis=-1)  # equal scores share the mean of their ranks
+        table = np.stack(means, axis=-1).reshape(-1, len(rows), len(columns))  # of draws, rows, columns
+        flat = pd.DataFrame(table.transpose(1, 0, 2).reshape(len(rows), -1))
+        ranked = flat.rank(ascending=False).to_numpy()  # equal scores share the mean of their ranks
+        return ranked.reshape(len(rows), -1, len(columns)).mean(axis=-1).T
 
-    values = ranks([np.atleast_1d(values.mean()) for values in scores])[0]
-    low = high = [None] * len(rows)
-    if all(len(values) > 1 for values in scores):
-        low, high = (ends.tolist() for ends in bootstrap_interval(scores, ranks))
-    return {row.checkpoint.sha256: Rank(float(v), *ends) for row, v, *ends in zip(rows, values, low, high, strict=True)}
-
-
-def _board(protocol: Protocol, results: list[Result], named: dict[Way, str], names: dict[str, str]) -> Board:
-    columns = _columns(results, named)
-    rows = []
-    for sha256 in sorted({result.checkpoint.sha256 for result in results}):
-        own = tuple(result for result in results if result.checkpoint.sha256 == sha256)
-        card = replace(min((result.checkpoint for result in own), key=lambda card: card.name), name=names[sha256])
-        rows.append(Row(card, own, columns, tuple(_cell(own, column) for column in columns)))
-    rows.sort(key=_order)
-    return Board(protocol, columns, tuple(rows), tuple(notes_on(columns, rows)))
+    found = {names[0]: ranks([np.atleast_1d(values.mean()) for values in samples])[0]}
+    if all(len(values) > 1 for values in samples):
+        found |= dict(zip(names[1:], bootstrap_interval(samples, ranks), strict=True))
+    return pd.DataFrame(found, index=rows).reindex(columns=names)
 
 
-def _columns(results: list[Result], named: dict[Way, str]) -> tuple[Column, ...]:
-    found: dict[Way, Column] = {}
-    for result in sorted(results, key=lambda r: (r.status != "ok", r.task.name)):  # a failure knows no metric
-        way, metric = way_of(result), result.main_metric if result.metrics else "-"
-        label = named[way]
-        column = found.setdefault(way, Column(label, result.task, way, metric))
-        if result.status == "ok" and column.metric != metric:
-            raise ValueError(f"{label}: main metric is {column.metric} in one result and {metric} in another")
-    order = {"classification": 0, "segmentation": 1, "detection": 2}
-    return tuple(sorted(found.values(), key=lambda c: (order.get(c.task.family, 3), c.task.family, c.label)))
+def _shares_of_gain(board: Board) -> tuple[pd.DataFrame, pd.Series]:
+    """(score - random) / (supervised - random) in percent, by column and of the mean over families.
+
+    NaN without both baselines of the row's architecture, and where supervised is not clearly above random.
+    """
+    mean, average = board.cells["mean"].where(board.cells["failed"] == 0), board.rows.mean_over_families
+    shares = pd.DataFrame(np.nan, index=mean.index, columns=mean.columns)
+    share, by_seed = pd.Series(np.nan, index=mean.index), mean_by_seed(board)
+    for arch, own in board.rows.groupby("arch"):
+        pair = [baselines(board.rows, role, arch)[:1] for role in ("random", "supervised")]
+        if not all(pair):
+            continue
+        (random,), (supervised,) = pair
+        gain = mean.loc[supervised] - mean.loc[random]
+        clear = {c: is_clear(board.scores[c], random, supervised, gain[c]) for c in mean.columns}
+        shares.loc[own.index] = 100 * (mean.loc[own.index] - mean.loc[random]) / gain.where(pd.Series(clear))
+        whole = average[supervised] - average[random]
+        if whole > 0 and is_clear(by_seed, random, supervised, None):
+            share[own.index] = 100 * (average[own.index] - average[random]) / whole
+    return shares, share
 
 
-def _cell(results: Iterable[Result], column: Column) -> Cell:
-    own = [result for result in results if is_on(result, column)]
-    finished = sorted((result for result in own if result.status == "ok"), key=lambda result: result.seed)
-    scores, failed = {result.seed: result.score for result in finished}, len(own) - len(finished)
-    images = {result.counts.get("test") for result in finished} if column.metric == "top1" else set()
-    return Cell(scores, failed, images=images.pop() if len(images) == 1 else None)
+def is_clear(scores: pd.Series, random: str, supervised: str, gain: float | None) -> bool:
+    """Whether supervised weights are better than random ones by more than the noise of the difference.
 
-
-def _order(row: Row) -> tuple[bool, float, int, str]:
-    average = row.mean_over_families
-    return average is None, -(average or 0), ROLES.index(row.checkpoint.role), row.checkpoint.name
+    The noise is the 95 % interval of the difference paired by seed, so that one run of each is never enough. `scores`
+    is by (checkpoint, seed); `gain` is the difference of the means over all seeds, by default over the paired ones.
+    """
+    ends = [scores[scores.index.get_level_values("checkpoint") == sha].droplevel(0) for sha in (random, supervised)]
+    paired = (ends[1] - ends[0]).dropna()
+    return len(paired) > 1 and bool((paired.mean() if gain is None else gain) > half_width(paired.tolist()))

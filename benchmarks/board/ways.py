@@ -1,4 +1,4 @@
-"""The way a score was measured: protocol, task, data, settings. Scores of different ways never stand in one column."""
+"""Decide which scores share a column: those of one protocol, task, data set version, settings, batch and precision."""
 
 import hashlib
 import json
@@ -13,51 +13,37 @@ SHOWN = 40  # letters of a setting's value in a note
 
 @dataclass(frozen=True)
 class Way:
-    """What must be equal for scores to be averaged or compared. `settings`: as JSON; None where nobody wrote them."""
+    """What must be equal before two scores are averaged or compared.
+
+    Attributes:
+        settings: the task's settings as JSON.
+        variant: what the machine changed: `half-batch` after an out-of-memory retry, a precision below float32.
+    """
 
     protocol: Protocol
     task: str
     data_fingerprint: str
-    settings: str | None = None
+    settings: str = "null"
+    variant: str = ""
 
 
 def way_of(result: Result) -> Way:
-    """How a result was measured."""
-    return Way(result.protocol, result.task.name, result.data_fingerprint, settings_text(result.settings))
+    """Return how a result was measured."""
+    return Way(
+        result.protocol, result.task.name, result.data_fingerprint, settings_text(result.settings), _variant(result)
+    )
 
 
-def is_measured(result: Result, way: Way) -> bool:
-    """Whether a result was measured in this way; its settings are put into words only where the task agrees."""
-    return result.task.name == way.task and way_of(result) == way
-
-
-def settings_text(settings: dict[str, Any] | None) -> str | None:
-    """Settings as one text, equal for equal settings."""
-    return None if settings is None else json.dumps(settings, sort_keys=True)
-
-
-def with_known_settings(results: Iterable[Result]) -> list[Result]:
-    """Give results of older versions, which hold no settings, those of their task where others agree on them.
-
-    Where no other result, or several that differ, say the settings, they stay unknown: a way of its own.
-    """
-    results = list(results)
-    known: dict[Way, dict[str, dict[str, Any]]] = {}
-    for result in results:
-        if result.settings is not None:
-            known.setdefault(_without_settings(result), {})[settings_text(result.settings)] = result.settings
-    joined = []
-    for result in results:
-        candidates = list(known.get(_without_settings(result), {}).values())
-        alone = result.settings is None and len(candidates) == 1
-        joined.append(replace(result, settings=candidates[0]) if alone else result)
-    return joined
+def settings_text(settings: dict[str, Any] | None) -> str:
+    """Write settings as one text, equal for equal settings."""
+    return json.dumps(settings, sort_keys=True)
 
 
 def labels(ways: Iterable[Way]) -> dict[Way, str]:
-    """Names for columns: the task's, with `@fingerprint` where its data differ and `@s-digest` where settings do.
+    """Name columns after their task, plus `@fingerprint`, `@s-digest` or `@half-batch` where they are needed.
 
-    Settings count as different within one protocol: each protocol has its own.
+    The fingerprint of the data and the digest of the settings are added only where they differ: the settings within
+    one protocol, the data anywhere. The variant is always added.
     """
     ways = set(ways)
     named = {}
@@ -65,36 +51,31 @@ def labels(ways: Iterable[Way]) -> dict[Way, str]:
         label = way.task
         if len({other.data_fingerprint for other in ways if other.task == way.task}) > 1:
             label += f"@{way.data_fingerprint[:6]}"
-        if len(_siblings(way, ways)) > 1:
-            label += f"@s-{_digest(way.settings)}"
-        named[way] = label
+        if len(_settings_beside(way, ways)) > 1:
+            label += f"@s-{hashlib.sha256(way.settings.encode()).hexdigest()[:6]}"
+        named[way] = label + (f"@{way.variant}" if way.variant else "")
     return named
 
 
 def describe_settings(way: Way, ways: Iterable[Way]) -> str:
-    """In what the settings of a way differ from those of others of its protocol, task and data; else empty."""
-    others = [other.settings for other in _siblings(way, ways)]
-    if len(others) < 2:
-        return ""
-    if way.settings is None:
-        return "settings not recorded"
-    known = [json.loads(text) for text in others if text is not None]
-    own = json.loads(way.settings)
-    names = sorted({name for settings in known for name in settings})
-    differing = [name for name in names if any(s.get(name) != own.get(name) for s in known)]
-    return ", ".join(f"{name} {_short(own.get(name, 'not set'))}" for name in differing) or "settings recorded"
+    """Say how a way's settings differ from the others of its protocol, task and data; empty if there is one only."""
+    others = [json.loads(text) or {} for text in _settings_beside(way, ways)]
+    own = json.loads(way.settings) or {}
+    names = sorted({name for settings in others for name in settings})
+    differing = [name for name in names if any(s.get(name) != own.get(name) for s in others)]
+    return ", ".join(f"{name} {_short(own.get(name, 'not set'))}" for name in differing)
 
 
-def _siblings(way: Way, ways: Iterable[Way]) -> set[Way]:
-    return {other for other in ways if replace(other, settings=None) == replace(way, settings=None)}
+def _variant(result: Result) -> str:
+    # Half the batch changes a score only where BatchNorm sees it: training, which then accumulates twice as often.
+    halved = "accumulate" in (result.chosen.get("out_of_memory") or {})
+    precision = result.chosen.get("precision", "float32")
+    return "@".join(["half-batch"] * halved + [precision] * (precision != "float32"))
 
 
-def _without_settings(result: Result) -> Way:
-    return replace(way_of(result), settings=None)
-
-
-def _digest(settings: str | None) -> str:
-    return "unknown" if settings is None else hashlib.sha256(settings.encode()).hexdigest()[:6]
+def _settings_beside(way: Way, ways: Iterable[Way]) -> set[str]:
+    key = replace(way, settings="", variant="")
+    return {other.settings for other in ways if replace(other, settings="", variant="") == key}
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep_benchmarks.results import CheckpointCard, Result, write_text
+from kdep_benchmarks.results import CheckpointCard, Result, read_results, write_text
 
 if TYPE_CHECKING:
     from kdep_benchmarks.data.check import Use
@@ -172,6 +172,11 @@ def read_overlap(path: Path) -> Overlap:
 def read_overlaps(folders: Iterable[Path]) -> list[Overlap]:
     """Every `overlap/*.json` of folders of results."""
     return [read_overlap(path) for folder in folders for path in sorted((Path(folder) / "overlap").glob("*.json"))]
+
+
+def read_with_overlap(folders: Sequence[Path]) -> list[Result]:
+    """Read all results below folders, with the overlaps that the files beside them count."""
+    return with_overlap(read_results(folders), read_overlaps(folders))
 
 
 def with_overlap(results: Iterable[Result], overlaps: Sequence[Overlap]) -> list[Result]:

@@ -4,23 +4,22 @@ A cell writes its sheet beside its result, `RESULTS/<sha8>/<task>/<protocol>/see
 of the board shows the sheet of the lowest seed. Arrays are numpy; nothing here imports a toolbox.
 """
 
-import base64
 import colorsys
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from kdep_benchmarks.results import Result, write_bytes
+from kdep_benchmarks.results import write_bytes
 
 ROWS = 6  # images of a sheet; more are left out
 SIDE = 248  # pixels of the longer side of an image when boxes are drawn on it: the width of a column
 LEGEND = 24  # classes named below a sheet
 GREY = (96, 96, 96)  # ignored pixels
-WIDTH, DPI, QUALITY = 744, 100, 80  # pixels of a sheet and of a picture on the page
+WIDTH, DPI = 744, 100  # pixels of a sheet
 
 
 @dataclass(frozen=True)
@@ -140,39 +139,6 @@ def with_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
 def sheet_path(result: Path) -> Path:
     """The sheet that belongs to a result's file: `seed0.json` -> `seed0.sheet.png`."""
     return Path(result).with_suffix(".sheet.png")
-
-
-def place(result: Result) -> Path:
-    """Where below a folder of results the sheets of a result's task lie."""
-    return result.key.path(Path()).parent
-
-
-def find_sheets(results: Iterable[Result], folders: Iterable[Path]) -> dict[Path, Path]:
-    """Sheets by `place`: of each checkpoint, task and protocol the one of the lowest seed."""
-    folders, found = list(folders), {}
-    for result in sorted(results, key=lambda result: result.seed):
-        for folder in folders:
-            path = sheet_path(result.key.path(folder))
-            if result.status == "ok" and path.is_file():
-                found.setdefault(place(result), path)
-    return found
-
-
-def data_uri(path: Path) -> str:
-    """A picture as text for a page: as JPEG and no wider than it is shown.
-
-    Raises:
-        ValueError: no picture; names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{path}: no picture ({error}); remove it or write the sheet again") from error
-    picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
-    memory = io.BytesIO()
-    picture.save(memory, "JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode()
 
 
 def _zipped(images: Sequence, truths: Sequence, predictions: Sequence) -> list[tuple]:

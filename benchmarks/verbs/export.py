@@ -54,8 +54,6 @@ def _results(args: argparse.Namespace) -> list:
         return []
     if args.to != "timm":
         raise ValueError(f"--card describes an export for timm, not {args.to}: --to timm")
-    from kdep_benchmarks.board.table import name_teachers
-    from kdep_benchmarks.data.overlap import read_overlaps, with_overlap
-    from kdep_benchmarks.results import read_results
+    from kdep_benchmarks.data.overlap import read_with_overlap
 
-    return with_overlap(name_teachers(read_results(args.results)), read_overlaps(args.results))
+    return read_with_overlap(args.results)

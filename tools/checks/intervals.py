@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.compare import compare
-from kdep_benchmarks.board.intervals import half_width
-from kdep_benchmarks.board.table import Cell, average_ranks, boards
+from kdep_benchmarks.board.intervals import half_width, new_images_half_width
 from kdep_benchmarks.results import CheckpointCard, Protocol, Result, TaskCard, write_text
 
 RUNS = (3, 5, 10)
@@ -50,10 +50,10 @@ def new_image_coverage(runs: int, images: int, alike: float, *, cases: int, seed
         hard = np.sqrt(alike) * random.standard_normal(images)
         own = np.sqrt(1 - alike) * random.standard_normal((runs, images))
         right = hard + own < middle + spread * random.standard_normal((runs, 1))
-        scores = dict(enumerate((100 * right.mean(axis=1)).tolist()))
-        cell = Cell(scores, images=images)
-        held += abs(cell.mean - truth) <= cell.ci95
-        held_over_runs += abs(cell.mean - truth) <= Cell(scores).ci95
+        scores = (100 * right.mean(axis=1)).tolist()
+        error = abs(sum(scores) / runs - truth)
+        held += error <= new_images_half_width(scores, images)
+        held_over_runs += error <= half_width(scores)
     return 100 * held / cases, 100 * held_over_runs / cases
 
 
@@ -86,10 +86,8 @@ def rank_coverage(runs: int, apart: float, *, cases: int, seed: int) -> float:
         truth = random.normal(CENTRE, apart * SPREAD, (MODELS, TASKS))
         true_ranks = (truth[:, None] < truth[None]).sum(axis=1).mean(axis=1) + 1
         (board,) = boards(made_results(random.normal(truth[..., None], SPREAD, (MODELS, TASKS, runs)), names=names))
-        ranks = average_ranks(board)
-        for row in board.rows:
-            rank = ranks[row.checkpoint.sha256]
-            held += rank.low <= true_ranks[names.index(row.checkpoint.name)] <= rank.high
+        for row in board.rows.itertuples():
+            held += row.average_rank_low <= true_ranks[names.index(row.name)] <= row.average_rank_high
     return 100 * held / cases / MODELS
 
 

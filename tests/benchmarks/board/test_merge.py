@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kdep_benchmarks.board import report
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.results import read_results, write_result
+from kdep_benchmarks.verbs import leaderboard
 from tests.helpers.made_results import failure, result
 
 
@@ -21,9 +21,9 @@ def test_two_machines_make_one_folder_and_one_board(tmp_path, capsys):
     one = folder(tmp_path, "one", result("a", seed=0, score=60.0), result("a", seed=1, score=62.0))
     two = folder(tmp_path, "two", result("b", seed=0, score=50.0))
     parser = argparse.ArgumentParser()
-    report.add_arguments(parser)
-    assert report.run(parser.parse_args(["merge", str(one), str(two), "--results", str(tmp_path / "all")])) == 0
-    assert "3 files new" in capsys.readouterr().out
+    leaderboard.add_arguments(parser)
+    assert leaderboard.run(parser.parse_args(["merge", str(one), str(two), "--results", str(tmp_path / "all")])) == 0
+    assert "3 new files" in capsys.readouterr().out
     assert [(r.checkpoint.name, r.score) for r in read_results(tmp_path / "all")] == [
         ("a", 60.0),
         ("a", 62.0),
@@ -50,7 +50,7 @@ def test_the_same_cell_twice_is_fine_and_the_earlier_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        ({"test": 50.001}, "metrics"),
+        ({"score": 50.001}, "metrics"),
         ({"data": "e" * 64}, "data fingerprint"),
         ({"counts": {"test": 99}}, "counts"),
         ({"chosen": {"k": 5}}, "chosen"),
@@ -115,10 +115,10 @@ def test_what_cannot_be_merged_is_said(tmp_path):
     with pytest.raises(ValueError, match="absent: no such folder of results"):
         merge([tmp_path / "absent"], tmp_path / "all")
     parser = argparse.ArgumentParser()
-    report.add_arguments(parser)
+    leaderboard.add_arguments(parser)
     with pytest.raises(ValueError, match="merge needs folders and --results"):
-        report.run(parser.parse_args(["merge", str(tmp_path)]))
+        leaderboard.run(parser.parse_args(["merge", str(tmp_path)]))
     with pytest.raises(ValueError, match="merge needs folders and --results"):
-        report.run(parser.parse_args(["merge", "--results", str(tmp_path)]))
+        leaderboard.run(parser.parse_args(["merge", "--results", str(tmp_path)]))
     with pytest.raises(ValueError, match="--results is for merge; "):
-        report.run(parser.parse_args([str(tmp_path), "--results", str(Path("x"))]))
+        leaderboard.run(parser.parse_args([str(tmp_path), "--results", str(Path("x"))]))

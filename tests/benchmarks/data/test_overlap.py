@@ -4,12 +4,13 @@ import argparse
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from kdep_benchmarks.board.leaderboard import leaderboard_rows, result_rows, tables
-from kdep_benchmarks.board.report import write_leaderboard
-from kdep_benchmarks.board.table import boards
+from kdep_benchmarks.board.build import boards
+from kdep_benchmarks.board.frame import results_frame
+from kdep_benchmarks.board.leaderboard import leaderboard_frame, overview
 from kdep_benchmarks.data.overlap import (
     Match,
     Overlap,
@@ -17,6 +18,7 @@ from kdep_benchmarks.data.overlap import (
     find_overlap,
     read_overlap,
     read_overlaps,
+    read_with_overlap,
     with_overlap,
     write_overlap,
 )
@@ -100,11 +102,8 @@ def test_the_command_writes_a_file_that_puts_the_overlap_on_the_board(world, cap
     student = result("s", "made-knn", data=known, counts={"test": 5})
     student.checkpoint.summary["pretrain_data"] = source
     write_result(student, world / "results")
-    write_leaderboard(world / "results", world / "results")
-    assert (
-        "s: 3 of the 5 images that made is scored on also stand in its pretraining data"
-        in (world / "results" / "leaderboard.md").read_text()
-    )
+    (board,) = boards(read_with_overlap([world / "results"]))
+    assert "s: 3 of the 5 test images of made are also in its pretraining data." in [note.text for note in board.notes]
 
 
 def overlap(*matches, source="photos", fingerprint="f" * 64, data="d" * 64, checkpoints=(), images=1000):
@@ -112,8 +111,8 @@ def overlap(*matches, source="photos", fingerprint="f" * 64, data="d" * 64, chec
     return Overlap(source, fingerprint, 10, 0, sets, {}, tuple(checkpoints))
 
 
-def student(name="s", task="cifar-linear", score=1000, seed=0, **summary):
-    one = result(name, task, seed, counts={"test": score}, data=summary.pop("data", "d" * 64))
+def student(name="s", task="cifar-linear", images=1000, seed=0, **summary):
+    one = result(name, task, seed, counts={"test": images}, data=summary.pop("data", "d" * 64))
     one.checkpoint.summary.update(summary)
     return one
 
@@ -149,25 +148,30 @@ def test_the_board_counts_a_data_set_once_and_says_how_many_were_looked_at():
         for task in ("cifar-linear", "cifar-knn")
         for seed in (0, 1)
     ]
-    results += [student(task="dtd-knn", score=500, data="e" * 64, pretrain_data="photos"), *runs("b", "dtd-knn", [1.0])]
+    results += [
+        student(task="dtd-knn", images=500, data="e" * 64, pretrain_data="photos"),
+        *runs("b", "dtd-knn", [1.0]),
+    ]
     results = with_overlap(results, [overlap(*BOTH)])
-    rows = {row["name"]: row for row in leaderboard_rows(results)[1]}
-    assert [rows["s"][f"overlap_{name}"] for name in ("percent", "images", "exact")] == [0.2, 2, 1]
-    assert rows["b"]["overlap_percent"] is None  # nobody looked: no zero
-    assert result_rows(results)[1][0]["images_overlap"] == 2
-    table = tables(boards(results)[0])[0]
+    rows = leaderboard_frame(boards(results)).set_index("name")
+    assert [rows[f"overlap_{name}"]["s"] for name in ("percent", "images", "exact")] == [0.2, 2, 1]
+    assert pd.isna(rows.overlap_percent["b"])  # nobody looked: no zero
+    assert results_frame(results).images_overlap[0] == 2
+    table = overview(boards(results)[0])
     column = table.header.index("overlap")
     assert {line[0].text: line[column].text for line in table.rows} == {"s": "0.20 % (1 of 2 sets)", "b": "-"}
 
 
 def test_where_somebody_looked_and_found_nothing_it_is_zero():
     (found,) = with_overlap([student(pretrain_data="photos")], [overlap()])
-    assert leaderboard_rows([found])[1][0]["overlap_percent"] == 0.0
-    assert not [note for note in boards([found])[0].notes if "pretraining" in note]
+    (board,) = boards([found])
+    assert board.rows.overlap_percent.tolist() == [0.0]
+    assert not [note for note in board.notes if "pretraining" in note.text]
 
 
 def test_a_failed_run_has_no_overlap():
-    assert boards(with_overlap([failure("s")], [overlap(checkpoints=["s"])]))[0].rows[0].overlap is None
+    (board,) = boards(with_overlap([failure("s")], [overlap(checkpoints=["s"])]))
+    assert board.rows.overlap_percent.isna().all()
 
 
 def test_a_file_reads_back_and_another_is_refused_by_name(tmp_path):

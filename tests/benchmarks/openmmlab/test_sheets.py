@@ -1,28 +1,19 @@
-"""Sheets show what they were given, where it was, and are embedded in the page of the board."""
-
-import base64
-import io
+"""Sheets show what they were given, where it was."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.openmmlab.sheets import (
     ROWS,
     WIDTH,
     Boxes,
     colour_of,
-    data_uri,
     detection_sheet,
-    find_sheets,
     segmentation_sheet,
-    sheet_path,
     with_boxes,
     with_mask,
 )
-from kdep_benchmarks.results import write_result
-from tests.helpers.made_results import failure, result
 
 CLASSES = ("background", "cat", "dog")
 NONE = Boxes(np.zeros((0, 4)), np.zeros(0, dtype=int), np.zeros(0))
@@ -109,39 +100,3 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(tmp_path, make, argume
     with pytest.raises(ValueError, match=what):
         make(*arguments, tmp_path / "s.png", classes=CLASSES)
     assert list(tmp_path.iterdir()) == []
-
-
-def written(folder, seed, **others):
-    one = result("a", "voc-segment", seed, **others)
-    path = sheet_path(write_result(one, folder))
-    path.write_bytes(f"seed {seed}".encode())
-    return one, path
-
-
-def test_the_sheet_of_the_lowest_seed_that_has_one_is_shown(tmp_path):
-    (two, second), (three, _) = written(tmp_path, 2), written(tmp_path, 3)
-    other, apart = written(tmp_path, 0, version=2)
-    results = [result("a", "voc-segment", 0), three, two, other, failure("b", "voc-segment")]
-    assert set(find_sheets(results, [tmp_path / "none", tmp_path]).values()) == {second, apart}
-    assert second.name == "seed2.sheet.png"
-
-
-def test_the_page_holds_the_sheet_itself(tmp_path):
-    path = write_result(result("a", "voc-segment", score=40.0), tmp_path)
-    write_result(result("b", "voc-segment", score=50.0), tmp_path)
-    mask = np.zeros((60, 80), dtype=int)
-    segmentation_sheet([grey()], [mask], [mask], sheet_path(path), classes=CLASSES)
-    write_leaderboard(tmp_path, tmp_path)
-    page = (tmp_path / "leaderboard.html").read_text()
-    assert page.count("<img ") == 1 and "voc-segment: image, truth, prediction (1 checkpoint)" in page
-    assert f'src="{data_uri(sheet_path(path))}"' in page
-    assert "truth and prediction of a" in page
-
-
-def test_a_picture_on_the_page_is_no_wider_than_it_is_shown(tmp_path):
-    Image.new("RGB", (3000, 1000)).save(tmp_path / "s.png")
-    picture = Image.open(io.BytesIO(base64.b64decode(data_uri(tmp_path / "s.png").partition(",")[2])))
-    assert picture.size == (WIDTH, 248)
-    (tmp_path / "s.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"s.png: no picture"):
-        data_uri(tmp_path / "s.png")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from kdep_benchmarks.board.table import boards
+from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.data.cards import CARDS, Dataset
 from kdep_benchmarks.jobs.cell import Cell, protocol_of
 from kdep_benchmarks.openmmlab.detect import train_dataset

@@ -1,0 +1,20 @@
+"""Build boards from results: the tables of `kdep_benchmarks.board.table` with their notes."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from kdep_benchmarks.board.notes import notes_on
+from kdep_benchmarks.board.table import Board, boards_without_notes
+from kdep_benchmarks.results import Result
+
+
+def boards(results: Iterable[Result]) -> list[Board]:
+    """Build a board for each protocol, version and budget.
+
+    A task has one column for each version of its data, each set of settings, and each batch and precision that the
+    machine had to change. A checkpoint has the same name on all boards.
+
+    Raises:
+        ValueError: one column has two main metrics.
+    """
+    return [replace(board, notes=tuple(notes_on(board))) for board in boards_without_notes(results)]

@@ -1,0 +1,109 @@
+"""Turn results into pandas DataFrames, and DataFrames into CSV files that are safe to open in a spreadsheet."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdep_benchmarks.board.ways import labels, way_of
+from kdep_benchmarks.results import Result
+
+ABSENT = "-"
+IMAGES = ("train", "val", "test", "overlap", "overlap_exact")
+FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - spreadsheets read full-width signs too
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
+
+
+def results_frame(results: Iterable[Result]) -> pd.DataFrame:
+    """Return one row per result and metric, with everything known about the run: the content of results.csv.
+
+    A failed run has one row without a metric. `column` is the result's column on the leaderboard: only scores of one
+    `protocol`, `version`, `budget` and `column` may be averaged. `main` marks the metric on the leaderboard:
+
+        frame = results_frame(read_results("results"))
+        frame[frame.main == True].groupby(["name", "column"]).value.agg(["mean", "std", "count"])
+    """
+    results = list(results)
+    named = labels(map(way_of, results))
+    facts = pd.DataFrame(
+        [_before_metric(result) | {"column": named[way_of(result)]} for result in results], dtype=object
+    )
+    more = pd.DataFrame([_after_metric(result) for result in results], dtype=object)
+    scores = pd.DataFrame(
+        [
+            (at, metric, value, None if metric is None else metric == result.main_metric)
+            for at, result in enumerate(results)
+            for metric, value in (result.metrics or {None: None}).items()
+        ],
+        columns=["at", "metric", "value", "main"],
+    ).set_index("at")
+    return typed(facts.join(scores).join(more).reset_index(drop=True))
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give columns of whole numbers and of truth values a type that knows missing values, so that 3 stays 3."""
+    types = {"integer": "Int64", "boolean": "boolean", "floating": "float", "mixed-integer-float": "float"}
+    kinds = {name: pd.api.types.infer_dtype(frame[name].astype(object), skipna=True) for name in frame}
+    return frame.astype({name: types.get(kind, frame[name].dtype) for name, kind in kinds.items()}).infer_objects()
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Write a frame as CSV: `-` for a missing value, ten decimals, and no cell that a spreadsheet runs as a formula."""
+    shown = {}
+    for name, values in frame.items():
+        if pd.api.types.is_float_dtype(values.dtype):
+            shown[csv_cell(name)] = values.round(10)  # 62.3, not 62.300000000000004
+        elif pd.api.types.is_integer_dtype(values.dtype):
+            shown[csv_cell(name)] = values
+        else:
+            texts = {value: csv_cell(value) for value in values.dropna().unique()}
+            shown[csv_cell(name)] = values.astype(object).map(texts, na_action="ignore")
+    return pd.DataFrame(shown).to_csv(index=False, na_rep=ABSENT, lineterminator="\n")
+
+
+def csv_cell(value: Any) -> str:
+    """Return the text of one cell. A leading apostrophe stops a spreadsheet from running `=HYPERLINK(...)`."""
+    text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+    return "'" + text if FORMULA.match(text) and text != ABSENT and not NUMBER.fullmatch(text) else text
+
+
+def _before_metric(result: Result) -> dict[str, Any]:
+    card, task, protocol = result.checkpoint, result.task, result.protocol
+    facts = {name: v for name, v in card.summary.items() if isinstance(v, str | int | float) and name != "role"}
+    return {
+        "name": card.name,
+        "sha256": card.sha256,
+        "role": card.role,
+        "arch": card.arch,
+        **{name if name.startswith("pretrain_") else f"pretrain_{name}": value for name, value in facts.items()},
+        "task": task.name,
+        "kind": task.kind,
+        "family": task.family,
+        "dataset": task.dataset,
+        "protocol": protocol.name,
+        "version": protocol.version,
+        "budget": protocol.budget,
+        "data_fingerprint": result.data_fingerprint,
+        "seed": result.seed,
+        "status": result.status,
+    }
+
+
+def _after_metric(result: Result) -> dict[str, Any]:
+    cost, edges = result.cost, [value for name, value in result.chosen.items() if name.endswith("at_edge")]
+    return {
+        **{f"images_{role}": result.counts.get(role) for role in IMAGES},
+        "chosen": json.dumps(result.chosen, ensure_ascii=False) if result.chosen else None,
+        "at_edge": any(edges) if edges else None,
+        "load_coverage": result.load.get("coverage"),
+        "params_m": result.checkpoint.params / 1e6,
+        **{name: cost.get(name) for name in ("gmacs", "images_per_second", "seconds", "peak_memory_mb", "device")},
+        "error": next(reversed(result.error.get("log", "").strip().splitlines()), None),
+        "exit_code": result.error.get("exit_code"),
+        "commit": result.commit,
+        **result.versions,
+        "started": result.started,
+    }

@@ -1,0 +1,49 @@
+"""Write boards as GitHub tables."""
+
+import re
+from collections.abc import Iterable
+from html import escape
+
+from kdep_benchmarks.board.informative import STANDARD_ERRORS
+from kdep_benchmarks.board.leaderboard import Table, metric_table, origin_table, tables
+from kdep_benchmarks.board.table import Board
+
+READING = (
+    "Scores are percent: mean ± standard deviation over seeds, with the number of runs in brackets. `-` means not "
+    "measured; `!` means that runs failed. The mean is over families of tasks. The rank is the average over tasks with "
+    "its 95 % interval. Rows that lack a task have neither. "
+    f"A task counts only if its reference is {STANDARD_ERRORS} standard errors above random initialisation: the "
+    "reference is the best supervised network or teacher on the board. The gain share is (score - random) / "
+    "(supervised - random) with baselines of the same architecture; it is blank where that gain is within its noise. "
+    "Overlap is the share of test images that are also in the checkpoint's pretraining data, where `kdep data overlap` "
+    "has looked. The 95 % interval of a top-1 score covers the runs and the choice of test images; other intervals "
+    "cover the runs only. The best score of a task is marked within its protocol. `kdep compare A B` says whether a "
+    "difference is real. A column is one task, data version and set of settings; `@half-batch` and `@bfloat16` mark "
+    "scores from half the batch or from lower precision."
+)
+
+
+def markdown(boards: Iterable[Board]) -> str:
+    """Return all boards as one Markdown document."""
+    parts = ["# Leaderboard", READING]
+    for board in boards:
+        parts.append(f"## {markdown_text(str(board.protocol))}")
+        more = [metric_table(board, family) for family in board.families()]
+        for table in [*tables(board), *filter(None, more), origin_table(board)]:
+            parts += [f"### {markdown_text(table.title)}", markdown_table(table)]
+        if board.notes:
+            parts.append("\n".join(f"- {markdown_text(note.text)}" for note in board.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """Return one GitHub table with the best scores in bold."""
+    rows = [[f"**{markdown_text(c.text)}**" if c.best else markdown_text(c.text) for c in row] for row in table.rows]
+    lines = [[markdown_text(name) for name in table.header], ["---", *["---:"] * (len(table.header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_text(text: str) -> str:
+    """Escape text so that GitHub shows it as it is: no markup, no HTML, no new table cell."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", escape(flat, quote=False))

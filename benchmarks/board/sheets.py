@@ -1,0 +1,40 @@
+"""Find the example sheets of segmentation and detection cells, and embed them in the page."""
+
+import base64
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from kdep_benchmarks.board.table import Board
+
+WIDTH, QUALITY = 744, 80  # pixels on the page, JPEG
+
+
+def find_sheets(board: Board, folders: Iterable[Path]) -> dict[tuple[str, str], Path]:
+    """Return the sheet of the lowest seed that has one, by (checkpoint, column)."""
+    folders, found = list(folders), {}
+    for run in board.runs[board.runs.ok].sort_values("seed", kind="stable").itertuples():
+        for folder in folders:
+            path = run.result.key.path(folder).with_suffix(".sheet.png")
+            if (run.checkpoint, run.column) not in found and path.is_file():
+                found[run.checkpoint, run.column] = path
+    return found
+
+
+def data_uri(path: Path) -> str:
+    """Return a picture as a JPEG in a data URI, no wider than it is shown.
+
+    Raises:
+        ValueError: the file is not a picture; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path}: not a picture ({error}); remove it or write the sheet again") from error
+    picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
+    memory = io.BytesIO()
+    picture.save(memory, "JPEG", quality=QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode()

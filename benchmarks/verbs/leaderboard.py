@@ -1,0 +1,45 @@
+"""`kdep leaderboard [DIR ...]` and `kdep leaderboard merge DIR ... --results OUT`."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdep_benchmarks.board.leaderboard import terminal_table
+from kdep_benchmarks.board.merge import merge
+from kdep_benchmarks.board.report import write_leaderboard
+from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.data.overlap import read_with_overlap
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `kdep leaderboard`."""
+    help_ = "folders of results [results]; `merge DIR ... --results OUT` joins the folders of several machines first"
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("results")], metavar="DIR", help=help_)
+    parser.add_argument("--out", type=Path, help="where to write the four files [the first folder]")
+    parser.add_argument("--results", type=Path, metavar="OUT", help="merge: the folder that is to hold all results")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Rebuild the board and print it, after a merge where that was asked for."""
+    verb, folders, written = str(args.folders[0]), args.folders, None
+    if verb == "compare":
+        where = ["--results", str(args.results)] if args.results else []
+        raise ValueError(f"use the verb compare: {shlex.join(['kdep', 'compare', *map(str, folders[1:]), *where])}")
+    if verb == "merge":
+        if not folders[1:] or args.results is None:
+            raise ValueError("merge needs folders and --results OUT")
+        written = merge(folders[1:], args.results)
+        folders = [args.results]
+    elif args.results is not None:
+        raise ValueError("--results is for merge; use --out to say where the board is written")
+    sys.stdout.write(terminal_table(rebuild(folders, args.out or folders[0])))
+    if written is not None:
+        sys.stdout.write(f"\n{args.results}: {len(written)} new file{'s' * (len(written) != 1)}\n")
+    return 0
+
+
+def rebuild(folders: Sequence[Path], out: Path) -> list[Board]:
+    """Write the board of all results below the folders, with the overlaps that were found, and return it."""
+    return write_leaderboard(read_with_overlap(folders), out, folders=folders)

@@ -1,0 +1,343 @@
+"""The files of a board: CSV that is safe in a spreadsheet, Markdown and HTML that escape names, plots."""
+
+import argparse
+import base64
+import csv
+import io
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from kdep import cli
+from kdep_benchmarks.board.build import boards
+from kdep_benchmarks.board.frame import csv_cell, csv_text, results_frame
+from kdep_benchmarks.board.leaderboard import compact, terminal_table
+from kdep_benchmarks.board.markdown import markdown
+from kdep_benchmarks.board.page import html
+from kdep_benchmarks.board.panels import (
+    cost_panels,
+    efficiency_panels,
+    labelled_images,
+    mean_panel,
+    path_panels,
+    regularisation_path,
+    score_panels,
+)
+from kdep_benchmarks.board.plots import ROWS
+from kdep_benchmarks.board.report import write_leaderboard
+from kdep_benchmarks.board.sheets import data_uri, find_sheets
+from kdep_benchmarks.durations import duration
+from kdep_benchmarks.results import write_result
+from kdep_benchmarks.verbs import leaderboard
+from tests.helpers.made_results import failure, result, runs
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|x", "@SUM(A1)", "\tx", "\rx", "＝1", "+5", "--5", "-5-5"])
+def test_what_a_spreadsheet_would_run_is_escaped(text):
+    assert csv_cell(text) == "'" + text
+
+
+def test_numbers_missing_values_and_truth_values_are_written_as_people_read_them():
+    assert [csv_cell(value) for value in (-1.5, "-1e-3", "-", "a=b")] == ["-1.5", "-1e-3", "-", "a=b"]
+    frame = pd.DataFrame(
+        {"float": [0.1 + 0.2, 100 / 3, None], "truth": [True, False, None], "=text": ["=a", None, "b"]}
+    )
+    assert csv_text(frame) == "float,truth,'=text\n0.3,true,'=a\n33.3333333333,false,-\n-,-,b\n"
+
+
+def test_the_four_files_are_written_and_read_back(tmp_path):
+    results = [
+        result("=evil", score=61.5, metrics={"top1": 61.5, "macro_top1": 60.0}, counts={"test": 16}),
+        failure("b", seed=2),
+    ]
+    write_leaderboard(results, tmp_path)
+    names = ["leaderboard.csv", "leaderboard.html", "leaderboard.md", "results.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    with (tmp_path / "results.csv").open(newline="") as file:
+        lines = [
+            (r["name"], r["metric"], r["value"], r["main"], r["images_test"], r["error"]) for r in csv.DictReader(file)
+        ]
+    assert lines == [
+        ("'=evil", "top1", "61.5", "true", "16", "-"),
+        ("'=evil", "macro_top1", "60.0", "false", "16", "-"),
+        ("b", "-", "-", "-", "-", "RuntimeError: out of memory"),
+    ]
+
+
+def test_the_frame_of_results_says_what_was_chosen_and_where_the_checkpoint_comes_from():
+    one = result(chosen={"C": 10.0, "C_at_edge": True}, counts={"test": 16}, versions={"torch": "2.13.0"})
+    one.checkpoint.summary["images_seen"] = 640
+    row = results_frame([one, failure("b", data="e" * 64)]).iloc[0]
+    assert (row.chosen, row.at_edge) == ('{"C": 10.0, "C_at_edge": true}', True)
+    assert (row.pretrain_images_seen, row.images_test, row.torch) == (640, 16, "2.13.0")
+    assert (row.column, row.value, row.main) == ("cifar-linear@dddddd", 50.0, True)
+    assert results_frame([]).empty
+
+
+def test_the_markdown_table_marks_the_best_of_each_protocol_and_escapes_names():
+    results = [result("a|b", score=60.0), result("*c*", score=50.0), result("d", score=99.0, version=2)]
+    text = markdown(boards(results))
+    assert "| a\\|b | **60.00 (1)** |" in text
+    assert "| \\*c\\* | 50.00 (1) |" in text
+    assert "| d | 99.00 (1) |" in text  # alone on its board: nothing to be better than
+    scores = [line for line in text.split("### classification")[1].splitlines() if line.startswith("|")]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in scores[:4]] == [3] * 4  # two cells, whatever the name
+
+
+def test_scores_that_look_equal_are_best_together_and_none_where_all_do():
+    scores = {"a": 0.001, "b": 0.004, "c": 0.0}
+    assert "**" not in markdown(boards([result(name, score=score) for name, score in scores.items()]))
+    text = markdown(boards([result(name, score=score + 5) for name, score in (scores | {"c": -1.0}).items()]))
+    assert "| a | **5.00 (1)** |" in text and "| b | **5.00 (1)** |" in text and "| c | 4.00 (1) |" in text
+
+
+def test_other_metrics_and_provenance_are_on_the_pages():
+    metrics = [{"top1": 50.0, "top1_macro": 48.0 + s} for s in (0, 2)]
+    results = [result("a", "c-linear", seed, metrics=one, commit="beef") for seed, one in enumerate(metrics)]
+    results[0].checkpoint.summary.update({"method": "kdep svd", "pretrain_epochs": 90, "images_seen": 640})
+    every = boards([*results, failure("a", "v-segment")])
+    text = markdown(every)
+    assert "### classification: other metrics" in text and "### segmentation: other" not in text
+    assert "c-linear (top1\\_macro)" in text and "49.00 ± 1.41 (2)" in text
+    assert "| a | 61000000 | resnet18 | kdep svd | - | - | 640 | 90 | - | - | - | beef |" in text
+    page = html(every)
+    assert page.count("<summary>Other metrics</summary>") == 1 and 'data-value="49.0"' in page
+    assert '<td class="absent" >kdep svd</td>' in page.partition("<h3>Provenance</h3>")[2]
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+EVIL = '<img src=x onerror="alert(1)">&$x$'
+
+
+def test_the_page_escapes_every_name_also_in_plots():
+    results = [result(EVIL, "cifar-linear", arch=EVIL), result("b", f"{EVIL}-knn"), failure(EVIL, "x-detect")]
+    page = Page(html(boards(results)))
+    assert "img" not in [tag for tag, _ in page.tags]
+    assert not any("onerror" in attrs for _, attrs in page.tags)
+    assert page.text.count(EVIL) > 5 and "mathdefault" not in page.text
+
+
+def test_the_page_needs_no_network_and_its_plots_take_the_colours_of_the_page():
+    text = html(boards(runs("a", "cifar-linear", [1.0, 2.0])))
+    assert not re.search(r"https?://|//cdn|@import|url\(|xlink:href=\"[^#]", text)
+    loads = [(t, a) for t, a in Page(text).tags if {"src", "href"} & set(a) or t in ("link", "iframe", "object")]
+    assert loads == []
+    assert "default-src 'none'" in text  # and the browser holds it to that
+    (svg,) = re.findall(r"<svg .*?</svg>", text, re.DOTALL)
+    assert "var(--student)" in svg and ">a</text>" in svg and "font-family" not in svg
+    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= {"#000000"}  # matplotlib's default, of nothing that is drawn
+    assert len(svg) < 8000
+
+
+def titles(text):
+    return [attrs["aria-label"] for tag, attrs in Page(text).tags if tag == "svg"]
+
+
+def test_the_page_has_the_plots_of_means_scores_and_paths():
+    curves = {"C": [0.01, 0.1, 1.0], "val_top1": [50.0, 60.0, 55.0]}
+    results = [result(n, "c-linear", seed, 50.0 + i, curves=curves) for i, n in enumerate("xyz") for seed in (0, 1)]
+    every = boards(results)
+    assert titles(html(every)) == ["mean", "c-linear", "c-linear"]
+    assert "<title>x: 60.00 at 1e-01</title>" in path_panels(every[0])[0]
+    assert "<title>x: 50.00 ± 0.00</title>" in score_panels(every[0], "classification")[0]
+    assert mean_panel(boards(results[:2])[0]) == []  # one row: nothing to compare
+
+
+def test_a_plot_of_many_rows_shows_the_first_and_all_baselines():
+    many = [result(f"s{number:02}", score=99.0 - number) for number in range(ROWS + 5)]
+    (panel,) = score_panels(boards([*many, result("r", score=1.0, role="random")])[0], "classification")
+    assert panel.count("<title>") == ROWS + 1 and "r: 1.00" in panel
+    assert f"the first {ROWS} of {ROWS + 6} rows" in panel
+
+
+def test_an_interval_says_what_it_covers_and_stays_within_0_and_100():
+    page = html(boards(runs("a", "cifar-linear", [98.0, 99.0, 100.0], counts={"test": 100})))
+    assert re.search(r"95 % interval 9\d\.\d\d to 100\.00, over runs and 100 images", page)
+
+
+def test_values_that_the_page_sorts_by_are_numbers_and_absent_ones_have_none():
+    results = [result("a", "c-linear", score=5.0), result("a", "d-linear"), result("b", "c-linear", score=40.0)]
+    cells = [attrs for tag, attrs in Page(html(boards(results))).tags if tag == "td"]
+    assert all(float(attrs["data-value"]) is not None for attrs in cells if "data-value" in attrs)
+    assert any("absent" in attrs["class"] and "data-value" not in attrs for attrs in cells)
+
+
+def seen(one, images):
+    one.checkpoint.summary["images_seen"] = images
+    return one
+
+
+def test_scores_stand_over_the_images_seen_and_incomplete_rows_do_not():
+    results = [seen(result("s", t, score=60.0), 1_000_000) for t in ("c-linear", "v-segment")]
+    results += [result("random:r", t, score=20.0, role="random") for t in ("c-linear", "v-segment")]
+    results += [seen(result("half", "c-linear", score=50.0), 10_000)]
+    panels = cost_panels(boards(results)[0])
+    assert titles("".join(panels)) == ["mean", "classification", "segmentation"]
+    assert "s: 60.00 after 1 M images" in panels[0] and ">random:r</text>" in panels[0] and "half" not in panels[0]
+    assert "half: 50.00 after 10 k images" in panels[1]
+    assert cost_panels(boards([result("a")])[0]) == []
+
+
+def few(name, shares, score, **others):
+    out = []
+    for share in shares:
+        counts = {"train": 40 * share, "val": 1000, "test": 500}
+        task = f"c-fewshot{share}" if share < 100 else "c-linear"
+        one = result(name, task, score=score + share / 10, **({"counts": counts} | others))
+        out.append(replace(one, task=replace(one.task, kind="fewshot" if share < 100 else "linear")))
+    return out
+
+
+def test_fewer_labels_are_a_curve_over_the_labelled_images_that_ends_at_the_linear_probe():
+    (board,) = boards([*few("a", (1, 10, 100), 50.0), *few("b", (10,), 40.0), *few("b", (1,), 30.0)])
+    assert {c: labelled_images(board, c).to_dict() for c in board.columns.index} == {
+        "c-fewshot1": {"61".ljust(64, "0"): 40, "62".ljust(64, "0"): 40},
+        "c-fewshot10": {"61".ljust(64, "0"): 400, "62".ljust(64, "0"): 400},
+        "c-linear": {"61".ljust(64, "0"): 5000},  # refitted on train and val
+    }
+    (panel,) = efficiency_panels(board)
+    assert titles(panel) == ["c"]
+    assert re.findall("<title>(.*?)</title>", panel) == ["a: 60.00 at 5 k", "b: 41.00 at 400"]
+
+
+def test_a_curve_has_no_point_without_a_count_or_with_two_settings():
+    (board,) = boards([*few("a", (1, 10), 50.0), *few("a", (100,), 50.0, counts={})])
+    assert "a: 51.00 at 400" in efficiency_panels(board)[0]  # not of the linear probe
+    differ = [*few("a", (1, 100), 50.0), *few("a", (10,), 50.0, settings={"draws": 5})]
+    differ += few("b", (10,), 50.0, settings={"draws": 9})
+    (panel,) = efficiency_panels(boards(differ)[0])
+    assert panel.count("<title>") == 1  # b has the task of two settings alone
+    unequal = [*few("a", (1,), 50.0), *(replace(one, seed=1, counts={"train": 60}) for one in few("a", (1,), 50.0))]
+    assert labelled_images(boards(unequal)[0], "c-fewshot1").tolist() == [50]
+    assert labelled_images(boards([result("a", "c-knn", counts={"train": 5})])[0], "c-knn").empty
+
+
+def path_of(curves, **chosen):
+    return regularisation_path(result(curves=curves, chosen=chosen))
+
+
+def test_a_path_is_that_of_the_chosen_tap_and_never_guessed():
+    pairs, others = [(0.1, 50.0), (1.0, 60.0)], {"lambda": [0.1, 1.0], "val_top1": [1.0, 2.0]}
+    curve = {"chosen": {"lambda": 1.0}, "lambda": [0.1, 1.0], "val_top1": [50.0, 60.0]}
+    assert path_of({"lambda": [1.0, 0.1], "val_top1": [60.0, 50.0]}) == pairs
+    assert path_of({"pre": curve, "post": others}, tap="pre") == pairs
+    assert path_of({"pre": curve, "post": others}) is None
+    assert path_of({"lambda": [0.0, 1.0], "val_top1": [50.0, 60.0]}) is None  # no place on a logarithmic axis
+    assert path_of({}) is None
+
+
+CLICKS = """<script>
+addEventListener("load", () => {
+  const table = document.querySelector("table"), said = [];
+  const rows = () => Array.from(table.tBodies[0].rows).filter(row => !row.hidden);
+  const shown = () => rows().map(row => row.cells[0].textContent.slice(1));
+  const click = name => {
+    const heads = Array.from(table.tHead.rows[0].cells);
+    heads.find(cell => cell.textContent.startsWith(name)).querySelector("button").click();
+    said.push(shown().join());
+  };
+  click("mean"); click("mean"); click("checkpoint"); click("rank");
+  const filter = document.getElementById("filter");
+  filter.value = "RANDOM resnet18"; filter.dispatchEvent(new Event("input")); said.push(shown().join());
+  document.title = said.join(" ") + " " + (document.documentElement.scrollWidth <= innerWidth);
+});
+</script></body>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_browser_sorts_and_filters_the_page_and_nothing_is_wider_than_it(tmp_path):
+    results = [
+        result(n, t, score=s) for n, s in (("m", 9.0), ("z", 80.0), ("b", 70.0)) for t in ("c-linear", "v-segment")
+    ]
+    results += [result("random:r", "c-linear", score=5.0, role="random")]  # incomplete: last, both ways
+    page = tmp_path / "page.html"
+    page.write_text(html(boards(results)).replace("</body>", CLICKS), encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--dump-dom"]
+    dom = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=60, check=True).stdout
+    title = re.search("<title>(.*?)</title>", dom)[1]
+    assert title == "z,b,m,random:r m,b,z,random:r b,m,random:r,z z,b,m,random:r random:r true"
+
+
+def sheet(folder, seed, colour="red", **others):
+    one = result("a", "voc-segment", seed, **others)
+    path = write_result(one, folder).with_suffix(".sheet.png")
+    Image.new("RGB", (3000, 1000), colour).save(path)
+    return one, path
+
+
+def test_the_page_holds_the_sheet_of_the_lowest_seed_that_has_one(tmp_path):
+    (two, second), (three, _) = sheet(tmp_path, 2), sheet(tmp_path, 3)
+    other, apart = sheet(tmp_path, 0, version=2)
+    results = [result("a", "voc-segment", 0), three, two, other, failure("b", "voc-segment")]
+    found = [find_sheets(board, [tmp_path / "none", tmp_path]) for board in boards(results)]
+    assert [list(sheets.values()) for sheets in found] == [[second], [apart]]
+    write_leaderboard(results[:3], tmp_path, folders=[tmp_path])
+    page = (tmp_path / "leaderboard.html").read_text()
+    assert page.count("<img ") == 1 and "voc-segment: image, truth, prediction (1 checkpoint)" in page
+    picture = Image.open(io.BytesIO(base64.b64decode(data_uri(second).partition(",")[2])))
+    assert picture.size == (744, 248) and data_uri(second) in page
+    second.write_text("no picture")
+    with pytest.raises(ValueError, match=r"seed2.sheet.png: not a picture"):
+        data_uri(second)
+
+
+def test_counts_and_durations_are_short_for_people():
+    assert [compact(count) for count in (950, 20_000, 1_281_167, 999_999)] == ["950", "20 k", "1.281 M", "1000 k"]
+    texts = ["42 s", "59 s", "1 min", "60 min", "1.0 h", "2.5 h"]
+    assert [duration(seconds) for seconds in (41.6, 59.4, 60, 3599, 3600, 9000)] == texts
+
+
+def test_the_terminal_table_is_aligned_and_marks_the_best():
+    results = runs("a", "c-linear", [60.0, 62.0]) + runs("long name", "c-linear", [50.0]) + [failure("f", "c-linear")]
+    text = terminal_table(boards(results))
+    assert "61.00 ± 1.41 (2)*" in text
+    assert "failed (1)!" in text
+    block = text.split("\n\n")[3].splitlines()
+    assert len({len(line) for line in block}) == 1
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    leaderboard.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def test_the_command_rebuilds_the_same_board_beside_the_results(tmp_path, capsys):
+    write_result(result("a"), tmp_path / "one")
+    write_result(result("b"), tmp_path / "two")
+    words = arguments(tmp_path / "one", tmp_path / "two")
+    assert leaderboard.run(words) == 0
+    assert "b" in capsys.readouterr().out
+    first = (tmp_path / "one" / "leaderboard.html").read_bytes()
+    assert leaderboard.run(words) == 0
+    assert (tmp_path / "one" / "leaderboard.html").read_bytes() == first
+
+
+def test_compare_behind_leaderboard_says_the_command_that_is_right(capsys):
+    words = ["leaderboard", "compare", "a", "random:resnet18", "--results", "demo/results"]
+    assert cli.main(words) == 2
+    assert "kdep compare a random:resnet18 --results demo/results\n" in capsys.readouterr().err
+
+
+def test_no_results_make_an_empty_board_not_an_error(tmp_path):
+    assert write_leaderboard([], tmp_path) == []
+    assert "No results yet" in (tmp_path / "leaderboard.html").read_text()
+    assert terminal_table([]) == "no results yet\n"

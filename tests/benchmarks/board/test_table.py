@@ -1,0 +1,312 @@
+"""What is averaged on a board, what is not, and what its notes say."""
+
+import re
+from dataclasses import replace
+from random import Random
+
+import pandas as pd
+import pytest
+
+from kdep_benchmarks.board.build import boards
+from kdep_benchmarks.board.leaderboard import leaderboard_frame
+from kdep_benchmarks.board.names import board_names
+from tests.helpers.made_results import failure, result, runs
+
+
+def rows_of(results):
+    """Rows of leaderboard.csv by name and version; None for a missing value."""
+    rows = leaderboard_frame(boards(results)).to_dict("records")
+    return {
+        (row["name"], f"v{row['version']}"): {
+            k: v if isinstance(v, dict) or pd.notna(v) else None for k, v in row.items()
+        }
+        for row in rows
+    }
+
+
+def notes_of(*results, word=""):
+    return [note.text for note in boards(results)[0].notes if word in note.text and "nformative" not in note.text]
+
+
+def test_a_row_has_mean_deviation_count_and_interval():
+    row = rows_of(runs("a", "cifar-linear", [70.0, 72.0, 74.0]))["a", "v1"]
+    assert (row["cifar-linear"], row["cifar-linear_std"], row["cifar-linear_n"]) == (72.0, 2.0, 3)
+    assert row["cifar-linear_ci95"] == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)  # t(0.975, 2)
+
+
+def test_the_interval_of_a_top1_covers_the_choice_of_images_and_others_do_not():
+    counted = {"counts": {"test": 100}}
+    top1 = rows_of(runs("a", "cifar-linear", [70.0, 72.0, 74.0], **counted))["a", "v1"]
+    assert top1["cifar-linear_ci95"] == pytest.approx(10.02488, abs=1e-4)  # worked out in test_compare
+    assert top1["cifar-linear_ci95_images"] == 100
+    miou = rows_of(runs("a", "voc-segment", [70.0, 72.0, 74.0], **counted))["a", "v1"]
+    assert miou["voc-segment_ci95"] == pytest.approx(4.968276, abs=1e-4)
+    assert miou["voc-segment_ci95_images"] is None
+    unlike = [result("a", seed=s, score=70.0 + s, counts={"test": 100 + s}) for s in (0, 1)]  # no single count
+    assert rows_of(unlike)["a", "v1"]["cifar-linear_ci95_images"] is None
+
+
+def test_the_mean_over_families_weighs_families_alike():
+    tasks = {"c-linear": 80.0, "d-linear": 60.0, "v-segment": 40.0, "o-detect": 15.0}
+    row = rows_of([result("a", task, score=score) for task, score in tasks.items()])["a", "v1"]
+    assert row["mean_classification"] == 70.0
+    assert row["mean_over_families"] == pytest.approx((70 + 40 + 15) / 3)
+
+
+def test_incomplete_rows_are_never_averaged_or_ranked_and_absent_is_not_zero():
+    results = [result(n, t, score=50.0) for n in ("a", "b") for t in ("c-linear", "v-segment")]
+    results += [result("c", "c-linear"), failure("d", "c-linear", 1), result("d", "c-linear"), result("d", "v-segment")]
+    rows = rows_of(results)
+    c, d = rows["c", "v1"], rows["d", "v1"]
+    assert (c["complete"], c["mean_over_families"], c["average_rank"]) == (False, None, None)
+    assert (c["mean_classification"], c["mean_segmentation"]) == (50.0, None)
+    assert (c["v-segment"], c["v-segment_n"]) == (None, None)
+    assert (d["complete"], d["failed"], d["mean_over_families"], d["c-linear"]) == (False, 1, None, 50.0)
+    assert rows["a", "v1"]["average_rank"] == 1.5  # the tie of the two complete rows
+    only_failed = rows_of([result("a", "c-linear"), failure("b", "v-segment")])["a", "v1"]
+    assert (only_failed["complete"], only_failed["v-segment"]) == (False, None)
+
+
+def test_protocols_versions_and_budgets_have_boards_of_their_own():
+    results = [result("a", score=1.0), result("a", score=2.0, version=2), result("a", score=3.0, budget="smoke")]
+    found = [(str(board.protocol), board.cells["mean"].iloc[0, 0]) for board in boards(results)]
+    assert found == [("fair-v1", 1.0), ("fair-v1-smoke", 3.0), ("fair-v2", 2.0)]
+
+
+def test_two_versions_of_the_data_have_two_columns_and_a_note():
+    results = [result("a", score=1.0, data="a" * 64), result("b", score=2.0, data="b" * 64)]
+    rows = rows_of(results)
+    assert (rows["a", "v1"]["cifar-linear@aaaaaa"], rows["a", "v1"]["cifar-linear@bbbbbb"]) == (1.0, None)
+    assert rows["a", "v1"]["complete"] == rows["b", "v1"]["complete"] == False  # noqa: E712
+    (note,) = notes_of(*results, word="versions")
+    assert "on 2 versions of its data: cifar-linear@aaaaaa, cifar-linear@bbbbbb; never averaged" in note
+
+
+def test_settings_that_differ_have_columns_of_their_own_and_a_note_names_the_difference():
+    small, large = ({"size": size, "k": [1, 5]} for size in (32, 40))
+    results = [result("a", score=1.0, settings=small), result("b", score=2.0, settings=large)]
+    results.append(result("c", "other-linear", score=3.0, settings={"size": 64}))
+    (note,) = notes_of(*results, word="settings")
+    found = dict(re.findall(r"(cifar-linear@s-\w{6}) \((size \d+)\)", note))
+    assert sorted(found.values()) == ["size 32", "size 40"] and "never averaged" in note
+    rows = rows_of(results)
+    assert sorted(rows["a", "v1"][label] or 0 for label in found) == [0, 1.0]
+    assert rows["c", "v1"]["other-linear"] == 3.0
+    paper = replace(results[1], protocol=replace(results[1].protocol, name="paper"))
+    assert [list(board.columns.index) for board in boards([results[0], paper])] == [["cifar-linear"]] * 2
+
+
+def test_half_the_batch_and_lower_precision_have_columns_of_their_own_always():
+    halved = {"out_of_memory": {"images_at_once": 16, "before": 32, "accumulate": 2}}
+    probe = {"out_of_memory": {"images_at_once": 16, "before": 32}}  # the answer of a probe does not depend on it
+    found = boards(
+        [
+            result("a", "c-finetune", score=1.0),
+            result("a", "c-finetune", 1, score=2.0, chosen=halved),
+            result("a", "d-finetune", chosen=halved | {"precision": "bfloat16"}),
+            result("a", "e-linear", chosen=probe | {"precision": "float32"}),
+        ]
+    )[0]
+    labels = ["c-finetune", "c-finetune@half-batch", "d-finetune@half-batch@bfloat16", "e-linear"]
+    assert list(found.columns.index) == labels
+    assert found.cells["mean"].iloc[0].tolist()[:2] == [1.0, 2.0]
+    assert any("different batches or precisions" in note.text for note in found.notes)
+
+
+def test_one_task_with_two_main_metrics_is_refused():
+    with pytest.raises(ValueError, match="cifar-linear: main metric is top1 in one result and macro_top1 in another"):
+        boards([result("a"), result("b", metrics={"macro_top1": 50.0})])
+
+
+def ranks_of(results):
+    return boards(results)[0].rows.set_index("name")[["average_rank", "average_rank_low", "average_rank_high"]]
+
+
+def test_ranks_are_means_over_tasks_with_an_interval_over_seeds():
+    scores = {"c-linear": {"a": 70, "b": 60, "c": 50}, "v-segment": {"a": 20, "b": 10, "c": 30}}
+    found = ranks_of([r for t, by in scores.items() for n, s in by.items() for r in runs(n, t, [s, s + 1.0, s + 0.5])])
+    assert found.average_rank.to_dict() == {"a": 1.5, "b": 2.5, "c": 2.0}
+    # Seeds that spread by one do not reverse a gap of ten.
+    assert found.loc["a", ["average_rank_low", "average_rank_high"]].tolist() == [1.5, 1.5]
+    assert ranks_of([result("a", score=2.0), result("b", score=1.0)]).average_rank_low.isna().all()  # single runs
+    unclear = ranks_of(runs("a", "c-linear", [50, 60.0, 70]) + runs("b", "c-linear", [51, 61.0, 69]))
+    assert (unclear.average_rank_low == 1.0).all() and (unclear.average_rank_high == 2.0).all()
+
+
+def gain(student, random, supervised, **others):
+    results = [*runs("s", "c-linear", student), *runs("r", "c-linear", random, role="random")]
+    results += runs("t", "c-linear", supervised, role="supervised", **others)
+    row = rows_of(results)["s", "v1"]
+    return row["c-linear_share_of_gain"], row["share_of_gain"]
+
+
+def test_the_share_of_the_supervised_gain_follows_its_definition():
+    # (55 - 30) / (80 - 30) = half the way
+    assert gain([54.0, 55, 56], [30.0, 31, 29], [80.0, 79, 81]) == (pytest.approx(50), pytest.approx(50))
+
+
+@pytest.mark.parametrize(
+    ("supervised", "others"),
+    [
+        ([31.0, 29.0, 32.0], {}),  # the gain is within its noise
+        ([10.0, 10.5, 11.0], {}),  # supervised is clearly below random
+        ([80.0], {}),  # one pair has no noise to compare with
+        ([80.0, 81.0, 82.0], {"arch": "mobilenetv2_100"}),  # the baseline of another architecture
+    ],
+)
+def test_the_share_is_absent_where_the_supervised_gain_is_not_clear(supervised, others):
+    assert gain([54.0, 55, 56], [30.0, 31, 29], supervised, **others) == (None, None)
+
+
+def test_the_share_is_absent_where_a_run_of_the_score_or_of_a_baseline_failed():
+    results = [*runs("s", "c-linear", [55.0, 55.5]), *runs("r", "c-linear", [30.0, 30.5], role="random")]
+    results += runs("t", "c-linear", [80.0, 80.4], role="supervised")
+    assert rows_of(results)["s", "v1"]["c-linear_share_of_gain"] is not None
+    for name in "srt":
+        failed = failure(name, "c-linear", 9, role={"s": "student", "r": "random", "t": "supervised"}[name])
+        assert rows_of([*results, failed])["s", "v1"]["c-linear_share_of_gain"] is None
+
+
+@pytest.mark.parametrize("shuffle", range(3))
+def test_of_several_baselines_the_first_by_name_counts_whatever_the_order_of_the_results(shuffle):
+    results = [*runs("s", "c-linear", [54.0, 55, 56]), *runs("r", "c-linear", [30.0, 31, 29], role="random")]
+    for name, score in (("timm:a2", 80), ("timm:b", 99), ("timm:a1", 55), ("timm:a0", 90)):
+        arch = "vgg11" if name == "timm:a0" else "resnet18"
+        results += runs(name, "c-linear", [score, score + 1.0, score - 1.0], role="supervised", arch=arch)
+    Random(shuffle).shuffle(results)
+    assert rows_of(results)["s", "v1"]["share_of_gain"] == pytest.approx(100)  # of a1: (55 - 30) / (55 - 30)
+    (note,) = notes_of(*results, word="Gain shares")
+    assert note == "Gain shares of resnet18 use timm:a1, the first by name of the 3 supervised rows."
+
+
+def informative(reference, random, task="c-linear", role="supervised", **others):
+    results = [*runs("s", task, [50.0, 51.0, 52.0]), *runs("s", "e-linear", [60.0, 61.0, 62.0])]
+    results += runs("t", task, reference, role=role, **others) + runs("r", task, random, role="random", **others)
+    (board,) = boards(results)
+    return board.columns.informative[task], board
+
+
+def test_a_column_counts_only_where_the_reference_is_five_standard_errors_above_random():
+    # Both sides: deviation 1, 3 runs, standard error 1 / sqrt(3); of the difference sqrt(2 / 3) = 0.816; five are 4.08.
+    near, board = informative([34.0, 33.0, 35.0], [30.0, 29.0, 31.0])
+    assert near == "no" and informative([34.2, 33.2, 35.2], [30.0, 29.0, 31.0])[0] == "yes"
+    row = board.rows[board.rows.name == "s"].iloc[0]
+    assert (row.mean_over_families, row.complete) == (61.0, True)  # of e-linear alone
+    assert board.cells["mean"]["c-linear"][row.name] == 51.0  # still shown
+    (note,) = [note.text for note in board.notes if "not informative" in note.text]
+    assert "t (34.00) is not above r (30.00) by 5 standard errors" in note
+    # With 100 test images the choice of images adds 4.7 points to each side.
+    counted = {"counts": {"test": 100}}
+    assert informative([50.0, 51.0, 52.0], [30.0, 29.0, 31.0], **counted)[0] == "no"
+    assert informative([80.0, 81.0, 82.0], [30.0, 29.0, 31.0], **counted)[0] == "yes"
+    assert informative([90.0, 91.0, 92.0], [30.0, 29.0, 31.0], role="teacher")[0] == "yes"
+
+
+def test_a_column_that_nobody_can_judge_counts_and_a_note_says_so():
+    (board,) = boards(runs("s", "c-linear", [50.0, 51.0]) + runs("r", "c-linear", [30.0, 31.0], role="random"))
+    assert board.columns.informative["c-linear"] == "unknown"
+    assert board.rows.mean_over_families.tolist() == [50.5, 30.5]
+    assert any(note.text.startswith("Informativeness unknown, counted all the same: c-linear") for note in board.notes)
+    assert informative([90.0], [30.0])[0] == "unknown"  # a single run has no standard error
+
+
+def test_columns_that_are_all_uninformative_leave_no_mean_and_no_rank():
+    results = runs("t", "c-linear", [30.0, 31.0, 32.0], role="supervised")
+    results += runs("r", "c-linear", [30.0, 31.0, 32.0], role="random")
+    (board,) = boards(results)
+    assert board.rows[["mean_over_families", "average_rank"]].isna().all(axis=None) and not board.rows.complete.any()
+
+
+def test_what_a_row_cost_is_added_up_over_its_finished_runs():
+    costs = [
+        {"seconds": 10.0, "peak_memory_mb": 700, "gmacs": 1.8, "device": "cpu x1", "images_per_second": 90.0},
+        {"seconds": 20.5, "peak_memory_mb": 900, "gmacs": 1.8, "device": "cpu x1", "images_per_second": 110.0},
+        {"seconds": 30.0, "gmacs": 1.8, "device": "cpu x1", "images_per_second": 400.0},
+    ]
+    load = [{"coverage": 100.0}, {"coverage": 99.0}, {}]
+    results = [result("a", seed=i, cost=cost, load=load[i]) for i, cost in enumerate(costs)]
+    row = rows_of([*results, failure("a", seed=5, cost={"seconds": 1000.0})])["a", "v1"]
+    assert (row["params_m"], row["gmacs"], row["load_coverage"], row["runs"]) == (11.0, 1.8, 99.0, 3)
+    assert (row["seconds"], row["peak_memory_mb"], row["images_per_second"]) == (60.5, 900, 110.0)
+    assert row["device"] == "cpu x1" and row["training_images_per_second"] is None
+
+
+def test_speeds_of_extraction_and_training_are_apart_and_those_of_different_devices_are_absent():
+    costs = {"c-knn": [800.0, None], "c-linear": [None, 600.0], "c-finetune": [50.0, 40.0], "a-segment": [9.0, 8.0]}
+    found = [
+        result("a", task, seed, cost={"device": "cpu x1"} | ({"images_per_second": speed} if speed else {}))
+        for task, speeds in costs.items()
+        for seed, speed in enumerate(speeds)
+    ]
+    row = rows_of(found)["a", "v1"]
+    assert (row["images_per_second"], row["training_images_per_second"]) == (700.0, 45.0)
+    mixed = [result("a", seed=i, cost={"device": f"d{i}", "images_per_second": 9.0}) for i in (0, 1)]
+    row = rows_of(mixed)["a", "v1"]
+    assert (row["images_per_second"], row["device"], row["seconds"], row["peak_memory_mb"]) == (None,) * 4
+
+
+def test_metrics_beside_the_main_one_and_the_origin_of_a_row_are_in_the_file():
+    metrics = [{"top1": 50.0, "top1_macro": 48.0 + s, "top1_pre": 50.0} for s in (0, 2)]
+    results = [result("a", "c-linear", seed, metrics=one, commit="ab"[seed]) for seed, one in enumerate(metrics)]
+    known = {"method": "kdep svd", "teacher": "pypi:x", "pretrain_data": "photos", "images_seen": 640}
+    known |= {"pretrain_epochs": 90, "pretrain_seed": 4, "pretrain_commit": "c0ffee"}
+    results[1].checkpoint.summary.update(known)  # the first run does not say
+    rows = rows_of([*results, result("b", "c-linear", metrics={"top1": 30.0}), failure("a", "v-segment")])
+    assert rows["a", "v1"]["c-linear_top1_macro"] == 49.0 and rows["b", "v1"]["c-linear_top1_macro"] is None
+    assert "c-linear_top1" not in rows["a", "v1"]
+    assert {name: rows["a", "v1"][name] for name in known} == known
+    assert rows["a", "v1"]["commit"] == "a, b" and rows["b", "v1"]["teacher"] is None
+
+
+def test_settings_at_the_end_of_their_grid_and_fixed_ones_are_noted():
+    chosen = [{"k": 5, "k_at_edge": edge, "temperature_at_edge": False} for edge in (True, False, True)]
+    results = [result("a", "c-knn", seed, chosen=one) for seed, one in enumerate(chosen)]
+    assert notes_of(*results, word="grid") == [
+        "Best at an end of its grid, so that a better value may lie beyond: c-knn k in 2 of 3 runs."
+    ]
+    assert notes_of(results[1], word="grid") == []
+    fixed = [result("a", "c-finetune", seed, chosen={"lr": 1e-3, "lr_fixed": True}) for seed in range(2)]
+    assert notes_of(*fixed, word="ixed") == ["Fixed by the task, not chosen on val: c-finetune lr."]
+
+
+def test_too_few_and_unequal_numbers_of_runs_are_noted():
+    enough = [*runs("a", "c-linear", [1.0, 2, 3], role="other"), *runs("a", "d-knn", [1.0, 2, 3], role="other")]
+    assert notes_of(*enough, *runs("b", "c-linear", [1.0, 2, 3], role="other"), word="runs") == []
+    few = runs("b", "c-linear", [1.0, 2], role="other") + runs("b", "d-knn", [4.0] * 3, role="other")
+    assert notes_of(*enough, *few, word="runs") == [
+        "b: fewer than 3 runs, too few to publish: c-linear (2).",
+        "c-linear: unequal numbers of runs: 3 of a; 2 of b.",
+    ]
+    few = notes_of(result("a", role="other"), word="runs")
+    assert few == ["Fewer than 3 runs of everything on this board: too few to publish."]
+
+
+def test_a_student_without_the_random_baseline_of_its_architecture_is_noted():
+    student, other = runs("s", "c-linear", [1.0, 2, 3]), runs("o", "c-linear", [1.0, 2, 3], role="supervised")
+    wrong = runs("random:vgg11", "c-linear", [1.0, 2, 3], role="random", arch="vgg11")
+    (note,) = notes_of(*student, *other, *wrong, word="baseline")
+    assert note.startswith("No random baseline of resnet18, ") and "`kdep transfer random:resnet18`" in note
+    assert notes_of(*student, *runs("random:resnet18", "c-linear", [1.0, 2, 3], role="random"), word="baseline") == []
+
+
+def test_notes_stand_in_the_file_at_the_rows_that_they_are_about():
+    frame = leaderboard_frame(
+        boards([*runs("s", "c-linear", [1.0, 2, 3]), *runs("o", "c-linear", [1.0, 2], role="other")])
+    )
+    notes = frame.set_index("name").notes
+    assert frame.columns[-1] == "notes"
+    assert "No random baseline" in notes["s"] and "fewer than 3 runs" not in notes["s"]
+    assert "fewer than 3 runs" in notes["o"] and "unequal" in notes["s"] and "unequal" in notes["o"]
+    assert leaderboard_frame(boards(runs("o", "c-linear", [1.0, 2, 3], role="other"))).notes.isna().all()
+
+
+def test_two_checkpoints_of_one_name_stay_two_rows_on_every_board_and_are_noted():
+    (board,) = boards([result("a", score=1.0), result("a", score=2.0, sha256="f" * 64)])
+    assert board.cells["mean"]["cifar-linear"].tolist() == [2.0, 1.0]
+    assert board.rows.name.tolist() == ["a (ffffffff)", "a (61000000)"]
+    assert board.notes[-1].text.startswith("a (61000000), a (ffffffff): several checkpoints have this name")
+    one, other = "1" * 64, "2" * 64  # the same weights have one name: the first by alphabet
+    assert board_names([(one, "tv"), (one, "dino"), (other, "dino")]) == {
+        one: "dino (11111111)",
+        other: "dino (22222222)",
+    }
