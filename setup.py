@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 REQUIRED = [
     "torch>=2.5",  # the safe reader makes objects of classes that it is given; fused optimizers on the CPU
     "torchvision>=0.20",  # the release that goes with torch 2.5; its ops stand in for mmcv's
-    "timm>=1.0.12,<2",  # head_hidden_size, is_model_in_modules; 2 may rename tensors
+    "timm>=1.0.13,<2",  # opens local-dir:FOLDER, as exports say; 2 may rename tensors
     "numpy>=1.24",  # Generator(Philox) with a counter, wheels for Python 3.10 to 3.13
     "pillow>=10.1",  # Image.Resampling; fixes for truncated files
     "simplejpeg>=1.8",  # JPEG at two thirds of Pillow's time, same pixels; built for Python 3.10 to 3.13 and numpy 2
@@ -57,6 +57,12 @@ EXTRAS = {
     ],
     "mlflow": [
         "mlflow>=3.13,<4",  # likewise; 3.7 cannot import SQLAlchemy 2.1; 4 may change the client
+    ],
+    # `kdep export --to onnx`.
+    "onnx": [
+        "onnx>=1.17",  # wheels for Python 3.10 to 3.13
+        "onnxscript>=0.2",  # what torch.onnx.export(dynamo=True) translates with
+        "onnxruntime>=1.20",  # runs the file for the audit; onnx's own reference takes minutes
     ],
     "dev": [
         "pytest>=8",

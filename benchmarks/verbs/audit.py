@@ -13,25 +13,24 @@ OPENMMLAB = ("mmseg", "mmdet")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep audit`."""
     parser.add_argument("checkpoint", help="student.pth, a state dict with --arch, timm:NAME, random:NAME")
-    parser.add_argument("--to", nargs="+", metavar="LIBRARY", help="only these [every one that has the architecture]")
+    parser.add_argument("--to", nargs="+", metavar="LIBRARY", help="only these [all that have the architecture]")
     parser.add_argument("--arch", help="timm's name of the network in a plain state dict")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per target; a load that is not complete ends with exit code 3."""
-    from kdep.export.write import TARGETS
-    from kdep.models.names import TORCHVISION_NAMES
+    from kdep.models.names import SPELLINGS, TORCHVISION_NAMES
     from kdep.models.weights import open_checkpoint
 
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
     everywhere = checkpoint.arch in TORCHVISION_NAMES
-    for target in args.to or (TARGETS if everywhere else ("timm",)):
+    for target in args.to or (SPELLINGS if everywhere else ("timm",)):
         sys.stdout.write(audit_target(checkpoint, target) + "\n")
     return 0
 
 
 def audit_target(checkpoint: "Checkpoint", target: str) -> str:
-    """Audit one target and put the finding into a line.
+    """Audit one target and describe the finding in a line.
 
     Raises:
         LoadError: a tensor does not load or an output differs.

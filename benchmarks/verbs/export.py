@@ -7,13 +7,15 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep export`."""
-    parser.add_argument("checkpoint", help="student.pth, a state dict with --arch, timm:NAME, random:NAME")
-    parser.add_argument("--to", required=True, metavar="LIBRARY", help="timm, torchvision, mmseg, mmdet or detectron2")
-    parser.add_argument("--out", type=Path, help="file to write [beside the checkpoint, STEM.LIBRARY.pth]")
+    parser.add_argument("checkpoint", help="student.pth, a folder of timm's, FILE with --arch, timm:NAME")
+    parser.add_argument(
+        "--to", required=True, metavar="LIBRARY", help="timm, torchvision, mmseg, mmdet, detectron2, onnx"
+    )
+    parser.add_argument("--out", type=Path, help="file to write; for timm a folder [beside the checkpoint]")
     parser.add_argument("--arch", help="timm's name of the network in a plain state dict")
     card = parser.add_argument_group("model card")
-    card.add_argument("--card", action="store_true", help="write a Hugging Face README.md beside the file; --to timm")
-    card.add_argument("--results", nargs="+", type=Path, default=[], metavar="DIR", help="results whose scores it says")
+    card.add_argument("--card", action="store_true", help="write a Hugging Face README.md into the folder; --to timm")
+    card.add_argument("--results", nargs="+", type=Path, default=[], metavar="DIR", help="results to quote in the card")
     card.add_argument("--license", metavar="NAME", help="the hub's name of the weights' licence, such as apache-2.0")
 
 
@@ -25,12 +27,12 @@ def run(args: argparse.Namespace) -> int:
 
     results = _results(args)
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
-    suffix = "pkl" if args.to == "detectron2" else "pth"
-    stem = Path(args.checkpoint) if Path(args.checkpoint).is_file() else Path(checkpoint.name.replace(":", "_"))
-    out = args.out or stem.with_name(f"{stem.stem}.{args.to}.{suffix}")
+    ending = {"timm": "timm", "detectron2": "detectron2.pkl", "onnx": "onnx"}.get(args.to, f"{args.to}.pth")
+    stem = Path(args.checkpoint) if Path(args.checkpoint).exists() else Path(checkpoint.name.replace(":", "_"))
+    out = args.out or stem.with_name(f"{stem.stem}.{ending}")
     if out.resolve() == Path(args.checkpoint).resolve():
         raise ValueError(f"--out {out} is the checkpoint itself")
-    card = out.with_name("README.md")
+    card = out / "README.md"
     if args.card:
         from kdep_benchmarks.board.model_card import check_place, write_card
 

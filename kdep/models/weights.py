@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdep.models import keras_resnet
-from kdep.models.backbone import SIZE_OPTIONS, create_network
+from kdep.models.backbone import SIZE_OPTIONS, create_network, pooling
 from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student
 from kdep.models.foreign import read_weights
 from kdep.models.layouts import classifier_names, take_apart
@@ -277,7 +277,9 @@ def _open_folder(folder: Path) -> Checkpoint:
         arch, options = config["architecture"], config.get("model_args", {})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'}: not timm's format, which has the key architecture") from error
-    if foreign := sorted(options.keys() - SIZE_OPTIONS):
+    usual = {"num_classes": options.get("num_classes"), "in_chans": 3, "global_pool": pooling(create_network(arch))}
+    foreign = sorted(name for name in options if name not in SIZE_OPTIONS and options[name] != usual.get(name))
+    if foreign:
         raise ValueError(f"{folder / 'config.json'}: model_args {', '.join(foreign)}: only plain networks are opened")
     given = config.get("pretrained_cfg", {})
     checkpoint = _open_content(read_weights(file), arch, source=str(folder), name=folder.name, config=given)

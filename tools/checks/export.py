@@ -17,11 +17,10 @@ import torch
 from torch import nn
 
 from kdep.export.audit import TOLERANCE, Audit, audit
-from kdep.export.write import TARGETS
 from kdep.files import write_atomically
 from kdep.models.backbone import create_network
 from kdep.models.checkpoint import Checkpoint, fingerprint
-from kdep.models.names import TORCHVISION_NAMES
+from kdep.models.names import SPELLINGS, TORCHVISION_NAMES
 from kdep.models.weights import open_checkpoint
 
 
@@ -61,7 +60,7 @@ def check(checkpoint: Checkpoint) -> dict[str, Audit]:
 
     return {
         target: audit_openmmlab(checkpoint, target) if target in ("mmseg", "mmdet") else audit(checkpoint, target)
-        for target in TARGETS
+        for target in SPELLINGS
     }
 
 

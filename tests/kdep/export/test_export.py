@@ -1,4 +1,5 @@
 import errno
+import json
 import pickle
 from dataclasses import replace
 
@@ -8,13 +9,15 @@ import torch
 import torch.nn.functional as F
 import torchvision
 import yaml
+from PIL import Image
 from torch import nn
 
-from kdep.export.audit import fixed_batch, student_stages
+from kdep.export.audit import TOLERANCE, audit, fixed_batch, student_stages
 from kdep.export.write import read_export, write_export
-from kdep.models.backbone import create_network
+from kdep.models.backbone import build_backbone, create_network
 from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
 from kdep.models.names import TORCHVISION_NAMES, export_weights, from_torchvision
+from kdep.models.weights import open_checkpoint
 from tools.checks.export import scrambled
 
 ARCHS = tuple(TORCHVISION_NAMES)
@@ -75,32 +78,81 @@ def test_the_torchvision_snippet_loads_strictly_and_gives_the_student_s_features
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_an_export_to_a_full_disk_names_the_file_and_leaves_nothing(suffix, tmp_path, a_full_disk):
-    path = tmp_path / f"student{suffix}"
+@pytest.mark.parametrize(("target", "name"), [("timm", "folder/model.safetensors"), ("torchvision", "student.pth")])
+def test_an_export_to_a_full_disk_names_the_file_and_leaves_nothing(target, name, tmp_path, a_full_disk):
+    path = tmp_path / name
     with a_full_disk(50_000), pytest.raises(OSError) as caught:
-        write_export(scrambled("resnet18"), "timm", path)
+        write_export(scrambled("resnet18"), target, path.parent if target == "timm" else path)
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
-    assert list(tmp_path.iterdir()) == []
+    assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(("target", "layers"), [("timm", "conv_head and bn2"), ("torchvision", "features.18")])
 def test_a_snippet_says_which_layers_a_student_never_trained(target, layers, tmp_path):
-    student = scrambled("mobilenetv2_100")
-    assert "as they were at the start" not in write_export(student, target, tmp_path / "whole.pth")
-    snippet = write_export(replace(student, tap="before_head"), target, tmp_path / "student.pth")
-    assert f"# {layers}" in snippet and "as they were at the start" in snippet
+    student, suffix = scrambled("mobilenetv2_100"), "" if target == "timm" else ".pth"
+    assert "untrained" not in write_export(student, target, tmp_path / f"whole{suffix}")
+    snippet = write_export(replace(student, tap="before_head"), target, tmp_path / f"student{suffix}")
+    assert f"# {layers}" in snippet and "are untrained" in snippet
     run(snippet)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_the_timm_snippet_loads_strictly_and_normalises_as_the_student_does(suffix, tmp_path):
-    student = replace(scrambled("mobilenetv2_100"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    output, names = run(write_export(student, "timm", tmp_path / f"student{suffix}"))
-    torch.testing.assert_close(output, student_output(student))
+@pytest.mark.parametrize("arch", ["mobilenetv2_100", "test_convnext", "test_vit", "swin_tiny_patch4_window7_224"])
+def test_timm_opens_the_folder_with_the_students_features_and_kdep_the_same_checkpoint(arch, tmp_path):
+    student = replace(scrambled(arch), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), size=64)
+    found = audit(student, "timm")
+    assert found.coverage == 100 and found.max_difference <= TOLERANCE
+    names = {}
+    exec(write_export(student, "timm", tmp_path / "student"), names)
+    network = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True, num_classes=0).eval()
+    backbone, images = build_backbone(student).eval(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        for opened in (network, names["network"].eval()):
+            torch.testing.assert_close(opened((images - backbone.mean) / backbone.std), backbone(images))
+    assert timm.data.resolve_model_data_config(network)["mean"] == pytest.approx(student.mean)
     normalise = names["transform"].transforms[-1]
     assert normalise.mean.tolist() == pytest.approx([0.5, 0.4, 0.3])
-    assert normalise.std.tolist() == pytest.approx([0.2, 0.3, 0.4])
+    again = open_checkpoint(str(tmp_path / "student"))
+    assert (again.sha256, again.identity, again.provenance) == (student.sha256, student.identity, student.provenance)
+    assert (again.name, again.tap, again.size) == (student.name, student.tap, 64)
+
+
+def test_a_folder_of_timms_own_opens_and_another_is_refused(tmp_path):
+    network = timm.create_model("test_resnet", num_classes=5)
+    timm.models.save_for_hf(network, tmp_path / "own", safe_serialization=True)
+    opened = open_checkpoint(str(tmp_path / "own"))
+    assert (opened.name, opened.tap, opened.provenance["left_out"]) == ("own", "pre", ["fc"])
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "model_args": {"act_layer": "gelu"}}))
+    with pytest.raises(ValueError, match="model_args act_layer: only plain networks are opened"):
+        open_checkpoint(str(tmp_path / "own"))
+    (tmp_path / "own" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="config.json: not timm's format"):
+        open_checkpoint(str(tmp_path / "own"))
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
+def test_onnx_gives_the_students_features_for_any_batch_size(arch, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    student = replace(scrambled(arch), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), size=64)
+    snippet = write_export(student, "onnx", tmp_path / "student.onnx")
+    session, backbone = runtime.InferenceSession(tmp_path / "student.onnx"), build_backbone(student).eval()
+    for count in (1, 3):
+        images = torch.rand(count, 3, 64, 64)
+        (found,) = session.run(None, {"images": images.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), backbone(images), rtol=1e-4, atol=1e-5)
+    assert audit(student, "onnx").max_difference <= TOLERANCE
+    Image.new("RGB", (80, 70)).save(tmp_path / "photo.jpg")
+    names = {}
+    exec(snippet.replace("photo.jpg", str(tmp_path / "photo.jpg")), names)
+    assert names["features"].shape == (1, backbone.dim)
+
+
+def test_without_the_extra_onnx_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"onnx, onnxscript not installed: .*\[onnx\]"):
+        write_export(scrambled("test_resnet"), "onnx", tmp_path / "student.onnx")
 
 
 def test_the_torchvision_snippet_normalises_as_the_student_does(tmp_path):
@@ -109,12 +161,6 @@ def test_the_torchvision_snippet_normalises_as_the_student_does(tmp_path):
     normalise = names["transform"].transforms[-1]
     assert list(normalise.mean) == [0.5, 0.4, 0.3]
     assert list(normalise.std) == [0.2, 0.3, 0.4]
-
-
-def test_any_timm_network_goes_to_timm(tmp_path):
-    student = scrambled("test_convnext")
-    output, _ = run(write_export(student, "timm", tmp_path / "student.pth"))
-    torch.testing.assert_close(output, student_output(student))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
