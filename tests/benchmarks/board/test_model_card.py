@@ -131,12 +131,12 @@ def test_the_command_writes_the_card_beside_the_export(tmp_path, capsys):
     matches = (Match("a", "b", "bytes"), Match("c", "d", "look"))
     of = Overlap("x", "f" * 64, 9, 0, (SetOverlap("tiny", "d" * 64, 1000, matches),), {}, ("random:resnet18",))
     write_overlap(of, tmp_path / "results" / "overlap" / "x.json")
-    out, results = str(tmp_path / "m.safetensors"), str(tmp_path / "results")
+    out, results = str(tmp_path / "m"), str(tmp_path / "results")
     assert export.run(arguments("random:resnet18", "--to", "timm", "--out", out, "--card", "--results", results)) == 0
-    assert capsys.readouterr().out.endswith(f"{tmp_path / 'README.md'}\n")
-    read = ModelCard.load(tmp_path / "README.md")
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'm' / 'README.md'}\n")
+    read = ModelCard.load(tmp_path / "m" / "README.md")
     assert [e.metric_value for e in read.data.eval_results] == [12.5]
-    assert 'load_file("m.safetensors")' in read.text and str(tmp_path) not in read.text
+    assert '"local-dir:m"' in read.text and str(tmp_path) not in read.text
     assert "2 of the 1,000 test images (0.20 %)" in read.text
 
 

