@@ -52,9 +52,7 @@ def _open(root: Path, name: str, split: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(
-            "the layout huggingface needs the package datasets: .venv/bin/pip install -e '.[huggingface]'"
-        ) from error
+        raise ValueError("the layout huggingface needs the package datasets: pip install '.[huggingface]'") from error
     place = root / name
     try:
         if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():

