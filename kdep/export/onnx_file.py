@@ -52,4 +52,4 @@ def run_onnx(content: bytes, images: torch.Tensor) -> torch.Tensor:
 def _require(*packages: str) -> None:
     missing = [name for name in packages if not importlib.util.find_spec(name)]
     if missing:
-        raise ValueError(f"{', '.join(missing)} not installed: .venv/bin/pip install -e '.[onnx]'")
+        raise ValueError(f"{', '.join(missing)} not installed: pip install '.[onnx]'")
