@@ -1,4 +1,4 @@
-"""Proof that mmseg's or mmdet's own backbone, filled with an export, computes what the student computes."""
+"""Check that mmseg's or mmdet's own backbone computes the student's outputs from an export."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ def audit_openmmlab(
 ) -> Audit:
     """Load an export into a toolbox's backbone and compare the outputs of all its stages with the student's.
 
-    Dilation, which a segmentation config may ask for, is taken out first: it changes no tensor, and a dilated network
-    rightly differs from the student.
+    Dilation is removed first. It changes no tensor, but a dilated network computes other outputs.
 
     Args:
         checkpoint: the student.
@@ -41,7 +40,7 @@ def audit_openmmlab(
     own = student_stages(checkpoint, images)
     if target in WITHOUT_HEAD:
         own = {stage: output for stage, output in own.items() if stage not in HEAD}
-    # The modules that each class runs in order after its stem. All of them, and not only those that a config reads.
+    # All modules that the class runs after its stem, not only those whose maps the config reads.
     stages = network.res_layers if hasattr(network, "res_layers") else network.layers
     return complete_audit(target, network, own, stage_outputs(network, images, names=stages))
 

@@ -1,4 +1,4 @@
-"""The student as a backbone of mmseg or mmdet: which class, how many channels, under which names, and the proof."""
+"""Configure a student as a backbone of mmseg or mmdet, rename its tensors, and compare its maps with the student's."""
 
 import copy
 import importlib
@@ -22,7 +22,7 @@ CHANNELS = {
     "resnet50": (256, 512, 1024, 2048),
     "mobilenetv2_100": (24, 32, 96, 320),
 }
-# What ends the network at a smaller stride than 32; `d8` in mmseg's configs is 8. The weights are the same.
+# Options for a last stride below 32 (8 is `d8` in mmseg's configs). The weights are the same.
 DILATIONS: dict[str, dict[int, dict[str, Any]]] = {
     "ResNet": {
         8: {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
@@ -40,7 +40,7 @@ TOOLBOXES = ("mmseg", "mmdet")
 
 
 def backbone_config(arch: str, toolbox: str, *, output_stride: int = 32, norm: str = "BN") -> dict[str, Any]:
-    """Configure the toolbox's own plain backbone for a timm network, or mmseg's wrapper around timm where it has none.
+    """Configure the toolbox's own backbone for a timm network, or mmseg's wrapper around timm where it has none.
 
     All stages train, with BatchNorm in training mode, and nothing is loaded by the toolbox.
 
@@ -82,7 +82,8 @@ def timm_maps(arch: str) -> list[tuple[int, int]]:
     Raises:
         ValueError: the network has no such maps, as a plain vision transformer.
     """
-    create_network(arch)
+    if not timm.is_model(arch):
+        raise ValueError(f"{arch}: not a timm network; segmentation and detection need one with feature maps")
     try:
         info = timm.create_model(arch, features_only=True, pretrained=False).feature_info
     except (RuntimeError, AttributeError) as error:
@@ -124,13 +125,13 @@ def build_module(config: dict[str, Any], toolbox: str) -> nn.Module:
 
 
 def undilated(config: dict[str, Any]) -> dict[str, Any]:
-    """The same backbone with the student's own strides, whose outputs can be compared with it."""
+    """Remove dilation from a backbone's config, so that its outputs can be compared with the student's."""
     return {name: value for name, value in config.items() if name not in ("strides", "dilations", "output_stride")}
 
 
 @torch.no_grad()
 def student_maps(checkpoint: Checkpoint, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Run the student's own network, timm's, strictly loaded: its last map at each of the strides 4, 8, 16 and 32."""
+    """Run the student in timm and return its last map at each of the strides 4, 8, 16 and 32."""
     network = create_network(checkpoint.arch)
     load_exactly(network, checkpoint.weights, checkpoint.name)
     maps = network.eval().forward_intermediates(images, intermediates_only=True)

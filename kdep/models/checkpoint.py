@@ -1,4 +1,4 @@
-"""The file formats: written atomically, read safely, loaded completely or not at all."""
+"""The checkpoint with its input normalisation and tap; student.pth; loading weights completely or not at all."""
 
 import hashlib
 import json
@@ -51,9 +51,9 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """What a score is of: the weights and how they are fed and read, hex; the weights' own hash where as usual.
+        """Hash of the weights and of how they are used, hex; the weights' own hash where mean, std and size are usual.
 
-        Probes choose between `pre` and `post` on select; a checkpoint has both of them or, with `before_head`, neither.
+        The tap counts for `before_head` only: probes choose between `pre` and `post` on val.
         """
         mean, std = ([round(value, 5) for value in values] for values in (self.mean, self.std))
         how = [mean, std, self.resample, *([self.tap] if self.tap == "before_head" else [])]

@@ -1,4 +1,4 @@
-"""A network without memory: its names, shapes, parameters and multiply-adds, counted without computing anything."""
+"""Count a network's parameters and multiply-adds on the meta device, without memory for its weights."""
 
 from functools import lru_cache
 
