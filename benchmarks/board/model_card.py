@@ -36,7 +36,10 @@ KINDS = {
     "fewshot": "few-shot linear probe",
     "finetune": "fine-tuning",
     "segment": "segmentation",
+    "dense-linear": "linear segmentation probe",
+    "dense-knn": "nearest-neighbour segmentation probe",
     "detect": "detection",
+    "box": "probe of given boxes",
 }
 
 

@@ -86,6 +86,14 @@ def run_kind(kind: str) -> Callable[..., Outcome]:
         from kdep_benchmarks.tasks.fewshot import run_fewshot
 
         return run_fewshot
+    if kind in ("dense-linear", "dense-knn"):
+        from kdep_benchmarks.tasks.dense.segment import run_dense_knn, run_dense_linear
+
+        return {"dense-linear": run_dense_linear, "dense-knn": run_dense_knn}[kind]
+    if kind == "box":
+        from kdep_benchmarks.tasks.dense.box import run_box
+
+        return run_box
     from kdep_benchmarks.tasks import classify
 
     return {"knn": classify.run_knn, "linear": classify.run_linear, "finetune": classify.run_finetune}[kind]

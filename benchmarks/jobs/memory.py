@@ -8,7 +8,7 @@ import torch
 from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
-PROBES = ("knn", "linear", "fewshot")
+PROBES = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box")
 # Of the CPU's allocator, of cuBLAS, which allocates for itself, and of a loader whose worker the kernel has killed.
 WORDS = (
     "can't allocate memory",

@@ -85,6 +85,13 @@ class Images:
         copy._rows, copy._turned = self._rows, turned
         return copy
 
+    def only(self, rows: torch.Tensor) -> "Images":
+        """Some of the images, on the axes on which all of them lie and are kept."""
+        copy = Images(self._features, self.labels, None, block=self._block, device=self._device)
+        rows = rows.to(self._device)
+        copy.labels, copy._turned = self.labels[rows], _Turned(dtype=self.dtype, kept=self._turned.kept[rows])
+        return copy
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         turned = self._turned
         if turned.kept is not None:
@@ -104,16 +111,22 @@ class Images:
         return slopes.double() if self._turned.kept is not None else slopes.double() @ self._turned.basis
 
 
-def find_axes(images: Images) -> Axes:
+def find_axes(images: Images, products: torch.dtype = torch.float64) -> Axes:
     """Standardise by these images' own statistics and find the principal axes that have variance.
 
     A constant feature (a unit that never fires, up to float32 rounding) carries nothing and is left out: dividing by
     its deviation would blow rounding noise up to the size of a feature.
 
+    Args:
+        images: as they are.
+        products: type in which features are multiplied with each other, a block at a time. float32 is several times
+            faster; axes with less than a millionth of the largest variance then are arbitrary, which costs the solver
+            steps and changes no optimum.
+
     Raises:
         ValueError: features are not finite.
     """
-    mean, covariance = moments(images)
+    mean, covariance = moments(images, products)
     if not torch.isfinite(covariance).all():
         raise ValueError("features are not finite; the network diverges on these images or its weights are broken")
     deviation = covariance.diagonal().sqrt()
@@ -130,7 +143,7 @@ def find_axes(images: Images) -> Axes:
     return Axes(mean, scale[:, None] * vectors[:, kept], variances[kept])
 
 
-def moments(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
+def moments(images: Images, products: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (D,) and covariance (D, D) in float64, in one pass: a large file is read once."""
     shift: torch.Tensor | None = None
     total: torch.Tensor | None = None
@@ -142,7 +155,8 @@ def moments(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
             total, square = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
         centred = block.double() - shift
         total += centred.sum(0)
-        square.addmm_(centred.T, centred)
+        rounded = centred.to(products)
+        square += rounded.T @ rounded
     offset = total / len(images)
     covariance = square / len(images) - offset[:, None] * offset
     # Rounding can turn the variance of a constant feature negative.

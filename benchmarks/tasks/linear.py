@@ -95,7 +95,7 @@ def walk_path(
 
     Args:
         features: (N, D) float32, in memory or memory-mapped; never copied as a whole where that would be large.
-        labels: (N,) class numbers below `classes`.
+        labels: (N,) class numbers below `classes`, or (N, C) shares of each class that sum to 1.
         classes: number of classes C; one that does not occur gets a bias of its own far below the others.
         penalties: positive, in any order.
         rows: positions of the images to fit on, by default all; ascending is fastest on a memory-mapped file.
@@ -105,22 +105,39 @@ def walk_path(
     Raises:
         ValueError: a penalty is not positive, features are not finite, or the optimum was not reached.
     """
-    if min(penalties) <= 0:
-        raise ValueError(f"penalty {min(penalties)}: every penalty of the path must be positive")
     device = device or features.device
     images = Images(features, labels, rows, block=ROWS, device=device)
     axes = find_axes(images)
     small = len(images) * len(axes.variances) * classes <= SMALL
-    solver = Solver(images.on(axes, torch.float64 if small else torch.float32), axes, classes=classes)
-    frequencies = torch.bincount(images.labels, minlength=classes).double() / len(images)
-    start = torch.zeros(classes, len(axes.variances) + 1, dtype=torch.float64, device=device)
-    start[:, -1] = frequencies.clamp_min(1e-3 / len(images)).log()
+    turned = images.on(axes, torch.float64 if small else torch.float32)
+    yield from descend(turned, axes, classes=classes, penalties=penalties, tolerance=tolerance)
+
+
+def descend(
+    images: Images, axes: Axes, *, classes: int, penalties: Sequence[float], tolerance: float = 3e-6
+) -> Iterator[Solution]:
+    """`walk_path` on images that lie on axes already, which may be those of more images than are fitted.
+
+    Raises:
+        ValueError: a penalty is not positive, or the optimum was not reached.
+    """
+    if min(penalties) <= 0:
+        raise ValueError(f"penalty {min(penalties)}: every penalty of the path must be positive")
+    solver = Solver(images, axes, classes=classes)
+    start = axes.variances.new_zeros(classes, len(axes.variances) + 1)
+    start[:, -1] = _frequencies(images.labels, classes).clamp_min(1e-3 / len(images)).log()
     last: torch.Tensor | None = None
     for number, penalty in enumerate(sorted(set(penalties), reverse=True)):
         ahead = start if last is None else start + AHEAD * (start - last)
         optimum, objective, gap, steps = solver.minimise(ahead, penalty, tolerance=tolerance)
         last, start = (start if number else None), optimum
         yield Solution(penalty, *_as_given(optimum, axes), objective, gap, steps)
+
+
+def _frequencies(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    if labels.ndim == 2:
+        return labels.double().mean(0)
+    return torch.bincount(labels, minlength=classes).double() / len(labels)
 
 
 def _as_given(optimum: torch.Tensor, axes: Axes) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,11 +216,16 @@ class Solver:
         slopes, biases, spread = torch.zeros_like(weight), torch.zeros_like(x[:, -1]), torch.zeros_like(x[:, -1])
         for block, labels in self._images:
             log_q = torch.addmm(bias, weight, block.T).log_softmax(0)
-            loss -= log_q.gather(0, labels[None]).sum(dtype=torch.float64)
+            soft = labels.T.to(log_q) if labels.ndim == 2 else None
+            picked = log_q.gather(0, labels[None]) if soft is None else log_q * soft
+            loss -= picked.sum(dtype=torch.float64)
             q = log_q.exp_()
             total = q.sum(1)
             spread += total - torch.linalg.vecdot(q, q)
-            q[labels, torch.arange(len(labels), device=q.device)] -= 1
+            if soft is None:
+                q[labels, torch.arange(len(labels), device=q.device)] -= 1
+            else:
+                q -= soft
             slopes.addmm_(q, block)
             biases += q.sum(1)
         count = len(self._images)

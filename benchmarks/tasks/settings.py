@@ -188,13 +188,67 @@ class Detect(Dense):
         return fewer.model_copy(update={"warmup": min(self.warmup, fewer.iterations // 10)})
 
 
+class WholeImages(KindSettings):
+    """How whole images are shown to a frozen backbone."""
+
+    size: Annotated[int, Field(ge=32)] = 256
+    """Short side in pixels; the image is resized as a whole, both sides to multiples of 32 or of the patch."""
+    batch_size: Count = 16
+    """Images in memory at once."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that decode images."""
+    images: Count = 2000
+    """Train images that take part at most; a larger set is drawn from, always alike."""
+
+
+class DensePositions(WholeImages):
+    """Which positions of images are labelled."""
+
+    stride: Literal[8, 16, 32] = 16
+    """Pixels between positions; a plain vision transformer keeps those of its patches."""
+    positions: Annotated[int, Field(ge=100, le=100_000)] = 25_000
+    """Positions of train images that are drawn at most."""
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """0 draws classes as often as they occur, 1 all equally often."""
+
+
+class DenseKnn(DensePositions):
+    """Segmentation by the nearest neighbours of each position among those of train."""
+
+    k: Count = 30
+    """Number of neighbours."""
+    temperature: Positive = 0.02
+    """Temperature of the neighbours' weights."""
+    axes: Count = 256
+    """Principal axes on which positions are compared."""
+
+
+class DenseLinear(DensePositions):
+    """Segmentation by logistic regression from each position."""
+
+    path: Grid = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    """Penalties per position to choose from on val."""
+
+
+class Box(WholeImages):
+    """Classes and corrections of boxes that are given."""
+
+    path: Grid = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+    """Penalties per box of the classes to choose from on val."""
+    ridge: Grid = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    """Penalties per box of the corrections to choose from on val."""
+
+
 KINDS: dict[str, type[KindSettings]] = {
     "knn": Knn,
     "linear": Linear,
     "fewshot": Fewshot,
     "finetune": Finetune,
     "segment": Segment,
+    "dense-linear": DenseLinear,
+    "dense-knn": DenseKnn,
     "detect": Detect,
+    "box": Box,
 }
 Kind = TypeVar("Kind", bound=KindSettings)
 

@@ -20,7 +20,10 @@ KINDS: dict[str, str] = {
     "fewshot": "classification",
     "finetune": "classification",
     "segment": "segmentation",
+    "dense-linear": "segmentation",
+    "dense-knn": "segmentation",
     "detect": "detection",
+    "box": "detection",
 }
 # Versions of the protocols. A change of settings or rules that moves scores raises them. A task's own `version` wins.
 # fair 2: wider grids for kNN (k to 200, temperatures from 0.005 to 0.2) and for the weight decay of fine-tuning.
@@ -111,7 +114,7 @@ class TaskFile(Settings):
 
     name: str
     """Name of the task, DATASET-KIND with a suffix where there are several."""
-    kind: Literal["knn", "linear", "fewshot", "finetune", "segment", "detect"]
+    kind: Literal["knn", "linear", "fewshot", "finetune", "segment", "dense-linear", "dense-knn", "detect", "box"]
     """Kind of transfer."""
     dataset: str | DatasetFile
     """Name of a known data set, or a data set of your own."""

@@ -24,6 +24,10 @@ ZERO_INIT = {"resnet", "keras_resnet", "regnet"}  # modules whose networks have 
 SIZE_OPTIONS = {"img_size", *(option for options in OTHER_SIZES.values() for option in options)}
 
 
+class Moved(nn.Identity):
+    """Stands in a network where its final activation was."""
+
+
 class Backbone(nn.Module):
     """A network without classifier that yields its features at a tap of `kdep.models.taps`.
 
@@ -63,7 +67,7 @@ class Backbone(nn.Module):
         if found.activation is not None:
             self.activation = copy.deepcopy(network.get_submodule(found.activation))
             self.activation.inplace = False  # `pre` is read after `post` was computed from it
-            network.set_submodule(found.activation, nn.Identity())
+            network.set_submodule(found.activation, Moved())
         if tap == "before_head":
             # Not trained and not used. They stay, so that the weights fit the architecture.
             for unused in (network.conv_head, network.bn2):
@@ -112,6 +116,28 @@ class Backbone(nn.Module):
             return {"pre": before.mean((2, 3)), "post": self.activation(before).mean((2, 3))}
         vector = pooled(self.network, before)
         return {"pre": vector, "post": self.activation(vector)}
+
+    def stage_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """(B, 3, H, W) -> the last map (B, C, h, w) of each size, largest first: those that dense tasks read.
+
+        Maps are the network's own, after their activations, whatever the tap. A plain vision transformer has one map,
+        its last tokens after the final norm.
+
+        Raises:
+            ValueError: the network has no maps.
+        """
+        images, seen = self._prepare(images), []
+        if not hasattr(self.network, "forward_intermediates"):
+            raise ValueError(f"{network_name(self.network)} has no feature maps, which dense tasks read")
+        moved = next((module for module in self.network.modules() if isinstance(module, Moved)), Moved())
+        hook = moved.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        plain = hasattr(self.network, "pos_embed")
+        maps = self.network.forward_intermediates(images, intermediates_only=True, norm=plain)
+        hook.remove()
+        if seen and seen[-1] is maps[-1]:  # the activation that was moved out is that of the last map
+            maps[-1] = self.activation(maps[-1])
+        last = {features.shape[2:]: features for features in maps}  # the last of a size replaces those before
+        return sorted(last.values(), key=lambda features: -features[0, 0].numel())
 
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:
         if self.resample is not None and images.shape[-1] != self.resample:

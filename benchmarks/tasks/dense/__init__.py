@@ -1,0 +1,1 @@
+"""Segmentation and detection on frozen feature maps: dense-linear, dense-knn and box."""

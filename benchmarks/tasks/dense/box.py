@@ -1,0 +1,192 @@
+"""Detection with a frozen backbone and boxes that are given: which class is in them, and how they should move.
+
+Features are RoIAlign's: see `kdep_benchmarks.tasks.dense.box_features`. Logistic regression gives the class or
+background, ridge regression the four offsets to the true box. Both penalties are chosen on a seeded fifth of the train
+images, and refitted on all. On test, AP is over jittered boxes and background, never over true boxes; what the class is
+worth alone is measured on true boxes, with background among the candidates (mAP) and without (accuracy).
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision.ops import batched_nms
+
+from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.data.readers.boxed import BoxedImage
+from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.tasks.axes import Images, find_axes
+from kdep_benchmarks.tasks.classify import at_edge, best_on_val, gives_up, load_report
+from kdep_benchmarks.tasks.dense.box_features import Part, box_features
+from kdep_benchmarks.tasks.dense.proposals import BACKGROUND, JITTERED, TRUE, moved, offsets
+from kdep_benchmarks.tasks.dense.ridge import Map, ridge_path
+from kdep_benchmarks.tasks.dense.segment import val_positions
+from kdep_benchmarks.tasks.features import feature_folder
+from kdep_benchmarks.tasks.linear import ROWS, Solution, descend
+from kdep_benchmarks.tasks.settings import Box, read_settings
+from kdep_benchmarks.tasks.task import Task
+
+OVERLAP = 0.5  # IoU above which the weaker of two detections of a class is dropped
+MOST = 100  # detections per image that COCO looks at
+LEAST = 0.01  # probability of a detection
+
+
+def run_box(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
+    """Fit the classifier and the offsets on train, and score them on the proposals of test.
+
+    Raises:
+        ValueError: unknown settings, or data that cannot be.
+        LoadError: weights that do not load completely.
+    """
+    settings = read_settings(Box, task)
+    cache = feature_folder(work_dir, checkpoint)
+    train, test, cost = box_features(checkpoint, task.dataset, settings, cache=cache, device=device)
+    val = val_positions(torch.from_numpy(train.proposals.image), seed)
+    classes, chosen, curves = fit_classes(train, path=settings.path, val=val, device=device)
+    move, moved_by, ridge_curves = fit_offsets(train, path=settings.ridge, val=val, device=device)
+    scores = classes.scores(test.whole.to(device).float()).softmax(1).cpu()
+    found = detections(test, scores, move(test.parts).cpu().numpy())
+    held = len(np.unique(train.proposals.image[val.numpy()]))
+    return Outcome(
+        metrics=average_precision(test.images, test.classes, found) | class_metrics(test, scores),
+        counts={"train": len(train.images) - held, "val": held, "test": len(test.images)},
+        chosen=chosen | moved_by | {"proposals": len(train.whole), "detections": len(found)},
+        curves=curves | ridge_curves,
+        load=load_report(checkpoint),
+        cost=cost,
+    )
+
+
+def fit_classes(
+    train: Part, *, path: tuple[float, ...], val: torch.Tensor, device: torch.device
+) -> tuple[Solution, dict[str, Any], dict[str, Any]]:
+    """Choose the penalty by the mAP of val's true boxes among background, and refit on all proposals."""
+    labels, number = torch.from_numpy(train.proposals.label).to(device), train.classes + 1
+    images = Images(train.whole, labels, None, block=ROWS, device=device)
+    axes = find_axes(images, products=torch.float32)
+    images = images.on(axes, torch.float32)
+    asked = val & torch.from_numpy(train.proposals.kind != JITTERED)
+    held, truth = train.whole[asked].to(device).float(), labels[asked.to(device)]
+    tried, precision, loss = [], [], []
+    fitted = images.only(torch.nonzero(~val).flatten())
+    for solution in descend(fitted, axes, classes=number, penalties=path):
+        scores = solution.scores(held)
+        tried.append(solution.penalty)
+        precision.append(mean_precision(scores.softmax(1).cpu().numpy(), truth.cpu().numpy()))
+        loss.append(float(F.cross_entropy(scores.double(), truth)))
+        if gives_up(precision, loss):
+            break
+    best = tried[best_on_val(precision, loss)]
+    (refitted,) = descend(images, axes, classes=number, penalties=[best])
+    curves = {"lambda": tried[::-1], "val_mAP": precision[::-1], "val_loss": loss[::-1]}
+    return refitted, {"lambda": best} | at_edge("lambda", best, path), curves
+
+
+def fit_offsets(
+    train: Part, *, path: tuple[float, ...], val: torch.Tensor, device: torch.device
+) -> tuple[Map, dict[str, Any], dict[str, Any]]:
+    """Choose the penalty of the offsets by the squared error on val's jittered boxes, and refit on all boxes.
+
+    `offsets_explained` is the share of their variance on val, in percent.
+    """
+    proposals = train.proposals
+    goals = torch.from_numpy(offsets(proposals.box, proposals.goal)).float()
+    with_object = torch.from_numpy(proposals.kind != BACKGROUND)
+    asked = val & torch.from_numpy(proposals.kind == JITTERED)
+    fitted = torch.nonzero(with_object & ~val).flatten()
+    truth = goals[asked]
+    errors = [
+        float((move(train.parts[asked]).cpu() - truth).square().mean())
+        for move in ridge_path(train.parts, goals, fitted, path, device)
+    ]
+    best = path[min(range(len(path)), key=lambda number: errors[number])]
+    (move,) = ridge_path(train.parts, goals, torch.nonzero(with_object).flatten(), [best], device)
+    explained = 100 * (1 - min(errors) / float(truth.square().mean()))
+    chosen = {"ridge": best, "offsets_explained": explained} | at_edge("ridge", best, path)
+    return move, chosen, {"ridge": list(path), "val_offset_error": errors}
+
+
+def detections(test: Part, scores: torch.Tensor, by: np.ndarray) -> list[dict[str, Any]]:
+    """The moved proposals as detections in the form of COCO's result files, the best of each class that overlap.
+
+    True boxes are left out: they would tell the answer.
+    """
+    proposals = test.proposals
+    sizes = np.array([image.size for image in test.images])[proposals.image]
+    places = torch.from_numpy(moved(proposals.box, by, sizes))
+    found = []
+    for number, image in enumerate(test.images):
+        rows = torch.from_numpy(np.flatnonzero((proposals.image == number) & (proposals.kind != TRUE)))
+        row, label = torch.nonzero(scores[rows, :-1] >= LEAST, as_tuple=True)
+        box, score = places[rows[row]], scores[rows[row], label].double()
+        for kept in batched_nms(box, score, label, OVERLAP)[:MOST].tolist():
+            x1, y1, x2, y2 = box[kept].tolist()
+            place = {"image_id": image.number, "category_id": int(label[kept]) + 1}
+            found.append(place | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(score[kept])})
+    return found
+
+
+def average_precision(images: Sequence[BoxedImage], classes: int, found: list[dict[str, Any]]) -> dict[str, float]:
+    """COCO's AP, AP50 and AP75 in percent; all 0 without detections."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    names = ("AP", "AP50", "AP75")
+    if not found:
+        return dict.fromkeys(names, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = as_coco(images, classes)
+        truth.createIndex()
+        scoring = COCOeval(truth, truth.loadRes(found), "bbox")
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    return {name: 100 * float(value) for name, value in zip(names, scoring.stats, strict=False)}
+
+
+def as_coco(images: Sequence[BoxedImage], classes: int) -> dict[str, Any]:
+    """The content of a COCO json; categories are numbered from 1, labels from 0."""
+    boxes = []
+    for image in images:
+        for corners, label, ignored, area in zip(image.boxes, image.labels, image.ignored, image.areas, strict=True):
+            x1, y1, x2, y2 = corners.tolist()
+            own = {"id": len(boxes) + 1, "image_id": image.number, "category_id": int(label) + 1}
+            boxes.append(own | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(area), "iscrowd": int(ignored)})
+    listed = [{"id": image.number, "width": image.size[0], "height": image.size[1]} for image in images]
+    return {"images": listed, "annotations": boxes, "categories": [{"id": n + 1} for n in range(classes)]}
+
+
+def class_metrics(test: Part, scores: torch.Tensor) -> dict[str, float]:
+    """Percent: mAP of the classes over true boxes and background, and accuracy of the class among true boxes."""
+    kind, label = test.proposals.kind, test.proposals.label
+    asked, true = kind != JITTERED, kind == TRUE
+    right = scores[torch.from_numpy(true), :-1].argmax(1).numpy() == label[true]
+    precision = mean_precision(scores[torch.from_numpy(asked)].numpy(), label[asked])
+    return {"mAP": precision, "accuracy": 100 * float(right.mean())}
+
+
+def mean_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that are there, background not counted, of the average precision, in percent.
+
+    Args:
+        scores: (N, C + 1); the last column is the background's.
+        labels: (N,).
+    """
+    background = scores.shape[1] - 1
+    there = [label for label in np.unique(labels) if label != background]
+    return 100 * float(np.mean([_precision(scores[:, label], labels == label) for label in there]))
+
+
+def _precision(score: np.ndarray, right: np.ndarray) -> float:
+    """Mean precision at the right ones; those of equal score come together."""
+    order = np.argsort(-score, kind="stable")
+    score, right = score[order], right[order]
+    last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)  # of each group of equal scores
+    hits = np.cumsum(right)[last]
+    return float((np.diff(hits, prepend=0) * hits / (last + 1)).sum() / right.sum())

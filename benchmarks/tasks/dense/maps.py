@@ -1,0 +1,151 @@
+"""Feature maps of a frozen backbone on whole images, batch by batch.
+
+An image is resized as a whole: its short side becomes `size` pixels, then both sides are rounded to a multiple of what
+the network divides by, so maps cover the image exactly and a position on a map is a share of the image's sides.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from kdep.data.decode import UNREADABLE, Encoded, reason
+from kdep.models.backbone import Backbone, build_backbone
+from kdep.models.checkpoint import Checkpoint
+from kdep.run.device import without_tf32
+from kdep_benchmarks.tasks.features import as_input, fastest, frozen
+from kdep_benchmarks.tasks.settings import WholeImages
+
+LONGEST = 4  # long side over short side; longer images are squeezed
+FINEST = 6  # maps of a smaller stride are left out: the first stage holds edges and most of the bytes
+
+Side = tuple[int, int]  # height, width
+Batches = Iterator[tuple[list[int], list[torch.Tensor]]]  # positions of images, and their maps
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a network sees images.
+
+    Attributes:
+        multiple: of which both sides of an image are.
+        fixed: side in pixels of the square it resamples every image to; None where it takes any.
+        plain: the stride of its only map, None where it has several.
+    """
+
+    multiple: int
+    fixed: int | None
+    plain: float | None
+
+    def shown(self, image: Side, size: int) -> Side:
+        """Height and width at which an image enters the network."""
+        if self.fixed is not None:
+            return (self.fixed, self.fixed)
+        scale = size / min(image)
+        sides = (min(side * scale, LONGEST * size) for side in image)
+        return tuple(self.multiple * max(1, round(side / self.multiple)) for side in sides)
+
+    def grid(self, shown: Side, stride: int) -> Side:
+        """Rows and columns of positions: one per `stride` pixels, or those of the only map."""
+        return tuple(max(1, round(side / (self.plain or stride))) for side in shown)
+
+
+def open_network(checkpoint: Checkpoint, pixels: WholeImages, device: torch.device) -> tuple[Backbone, Geometry]:
+    """Build the backbone in its fastest form, and look how it sees images.
+
+    Raises:
+        ValueError: it has no maps.
+        LoadError: the weights do not fit their architecture.
+    """
+    backbone = build_backbone(checkpoint).to(device).eval()
+    multiple = 32 if 32 % backbone.divisor == 0 else backbone.divisor
+    side = backbone.resample or multiple * max(1, round(pixels.size / multiple))
+    with torch.no_grad():
+        maps = backbone.stage_maps(torch.zeros(1, 3, side, side, device=device))
+    plain = side / maps[0].shape[2] if len(maps) == 1 else None
+    alike = pixels.model_copy(update={"size": side})
+    return fastest(backbone, alike, device), Geometry(multiple, backbone.resample, plain)
+
+
+def run_maps(
+    backbone: Backbone, paths: Sequence[Path], shown: Sequence[Side], *, pixels: WholeImages, device: torch.device
+) -> Batches:
+    """Run the network over images, those of one shape together.
+
+    Yields:
+        Positions in `paths`, and the maps (B, C, h, w) of these images on the device, largest first, without the
+        finest stage.
+
+    Raises:
+        ValueError: an image cannot be read; names it.
+    """
+    batches = batches_of_one_shape(shown, pixels.batch_size)
+    workers = pixels.workers if pixels.workers != "auto" else int(torch.get_num_threads() > 1 and len(paths) > 64)
+    loader = DataLoader(_Images(paths, shown, batches), batch_size=None, num_workers=workers)
+    bar = tqdm(total=len(paths), desc="maps", unit="img", mininterval=1)
+    with frozen(backbone), torch.no_grad(), without_tf32(), contextlib.closing(bar):
+        for batch, images in zip(batches, loader, strict=True):
+            if isinstance(images, ValueError):
+                raise images
+            maps = backbone.stage_maps(as_input(images, device))
+            coarse = [m.float() for m in maps if images.shape[-1] / m.shape[-1] >= FINEST]
+            yield batch, coarse or [maps[-1].float()]
+            bar.update(len(batch))
+
+
+def on_grid(maps: Sequence[torch.Tensor], grid: Side) -> torch.Tensor:
+    """Bring maps to one grid, finer ones by their mean over a position, and concatenate them: (B, D, rows, columns)."""
+    return torch.cat([_resized(m, grid) for m in maps], 1)
+
+
+def _resized(features: torch.Tensor, grid: Side) -> torch.Tensor:
+    if features.shape[2] > grid[0] or features.shape[3] > grid[1]:
+        return F.adaptive_avg_pool2d(features, grid)
+    if features.shape[2:] == grid:
+        return features
+    return F.interpolate(features, grid, mode="bilinear", align_corners=False)
+
+
+def batches_of_one_shape(shown: Sequence[Side], batch_size: int) -> list[list[int]]:
+    """Positions of images in batches of equal height and width, in the order of the list within a shape."""
+    by_shape: dict[Side, list[int]] = {}
+    for position, shape in enumerate(shown):
+        by_shape.setdefault(shape, []).append(position)
+    return [
+        positions[start : start + batch_size]
+        for positions in by_shape.values()
+        for start in range(0, len(positions), batch_size)
+    ]
+
+
+def read_image(path: Path, shown: Side) -> torch.Tensor:
+    """A whole image, resized to height and width: (3, H, W) uint8 RGB.
+
+    Raises:
+        ValueError: it cannot be read; names it.
+    """
+    try:
+        image = Encoded(path.read_bytes())
+        return image.crop((0, 0, *image.size), (shown[1], shown[0]))
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+class _Images(Dataset):
+    def __init__(self, paths: Sequence[Path], shown: Sequence[Side], batches: list[list[int]]) -> None:
+        self.paths, self.shown, self.batches = paths, shown, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> torch.Tensor | ValueError:
+        # Handed over rather than raised: a DataLoader would wrap it in the traceback of its worker.
+        try:
+            return torch.stack([read_image(self.paths[k], self.shown[k]) for k in self.batches[number]])
+        except ValueError as error:
+            return error

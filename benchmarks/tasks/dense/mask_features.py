@@ -1,0 +1,128 @@
+"""Frozen features for segmentation: drawn positions of train images and all positions of test images."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.data.cards import Dataset, fingerprint
+from kdep_benchmarks.tasks.dense.maps import Geometry, Side, on_grid, open_network, run_maps
+from kdep_benchmarks.tasks.dense.positions import draw_positions, soft_counts
+from kdep_benchmarks.tasks.dense.readers import Masks, open_masks
+from kdep_benchmarks.tasks.dense.store import as_half, of_checkpoint, stored
+from kdep_benchmarks.tasks.settings import DensePositions
+
+FORMAT = 1  # raised when the same key would give other numbers
+
+
+@dataclass(frozen=True)
+class MaskFeatures:
+    """Features of a segmentation data set; P positions drawn from train, Q of all test images.
+
+    Attributes:
+        train: (P, D) float16; labels: (P, C) shares of the classes; image: (P,) the train image of each;
+            weight: (P,) how many positions each stands for.
+        test: (Q, D) float16, image by image; grids: (N, 2) rows and columns of each test image's positions.
+        masks: of test.
+        counts: images of train that take part and of test; absent: classes that train does not have, if any.
+        cost: images_per_second of the extraction; empty where the features were there.
+    """
+
+    train: torch.Tensor
+    labels: torch.Tensor
+    image: torch.Tensor
+    weight: torch.Tensor
+    test: torch.Tensor
+    grids: np.ndarray
+    masks: Masks
+    counts: dict[str, int]
+    absent: dict[str, list[str]]
+    cost: dict[str, float]
+
+    def test_images(self) -> Iterator[tuple[Side, torch.Tensor]]:
+        """Grid and features (rows * columns, D) of each test image."""
+        start = 0
+        for rows, columns in self.grids.tolist():
+            yield (rows, columns), self.test[start : start + rows * columns]
+            start += rows * columns
+
+
+def mask_features(
+    checkpoint: Checkpoint, dataset: Dataset, settings: DensePositions, *, cache: Path, device: torch.device
+) -> MaskFeatures:
+    """Extract the features, or open them where a cell of the same checkpoint has done so.
+
+    Raises:
+        ValueError: masks that cannot be, a class that train does not have, a network without maps.
+        LoadError: weights that do not load completely.
+    """
+    train, test = (open_masks(dataset, role) for role in ("train", "test"))
+    key = {"format": FORMAT, "kind": "masks", "data": fingerprint(dataset), **of_checkpoint(checkpoint)}
+    key |= {name: getattr(settings, name) for name in ("size", "stride", "positions", "images", "balance")}
+
+    def make(folder: Path) -> None:
+        _extract(checkpoint, train, test, settings, folder, device)
+
+    arrays, seconds = stored(cache, key, make)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "grids"}
+    counts = {"train": min(len(train.images), settings.images), "test": len(test.images)}
+    cost = {} if seconds is None else {"images_per_second": sum(counts.values()) / seconds}
+    never = [name for name, share in zip(train.names, tensors["labels"].sum(0), strict=True) if not share]
+    absent = {"classes_not_in_train": never} if never else {}
+    return MaskFeatures(**tensors, grids=arrays["grids"], masks=test, counts=counts, absent=absent, cost=cost)
+
+
+def _extract(
+    checkpoint: Checkpoint, train: Masks, test: Masks, settings: DensePositions, folder: Path, device: torch.device
+) -> None:
+    backbone, geometry = open_network(checkpoint, settings, device)
+    used = taken(len(train.images), settings.images)
+    paths, shown, grids = _plan([train.images[number] for number in used], geometry, settings)
+    counts = [soft_counts(train.read(n), grid, len(train.names)) for n, grid in zip(used, grids, strict=True)]
+    draw = draw_positions(counts, total=settings.positions, balance=settings.balance)
+    np.save(folder / "labels.npy", draw.labels)
+    np.save(folder / "image.npy", draw.image)
+    np.save(folder / "weight.npy", draw.weight)
+    rows: list[np.ndarray] = [np.flatnonzero(draw.image == number) for number in range(len(paths))]
+    features: np.ndarray | None = None
+    for batch, maps in run_maps(backbone, paths, shown, pixels=settings, device=device):
+        found = on_grid(maps, grids[batch[0]]).flatten(2).transpose(1, 2)
+        if features is None:
+            shape = (len(draw.image), found.shape[2])
+            features = np.lib.format.open_memmap(folder / "train.npy", "w+", np.float16, shape)
+        for number, positions in zip(batch, found, strict=True):
+            cells = torch.from_numpy(draw.cell[rows[number]]).to(device)
+            features[rows[number]] = as_half(positions[cells], checkpoint.name)
+    paths, shown, grids = _plan(test.images, geometry, settings)
+    starts = np.concatenate([[0], np.cumsum([height * width for height, width in grids])])
+    features = np.lib.format.open_memmap(folder / "test.npy", "w+", np.float16, (int(starts[-1]), features.shape[1]))
+    for batch, maps in run_maps(backbone, paths, shown, pixels=settings, device=device):
+        found = on_grid(maps, grids[batch[0]]).flatten(2).transpose(1, 2)
+        for number, positions in zip(batch, found, strict=True):
+            features[starts[number] : starts[number + 1]] = as_half(positions, checkpoint.name)
+    np.save(folder / "grids.npy", np.array(grids))
+
+
+def taken(count: int, most: int) -> list[int]:
+    """Which of the train images take part: all, or a draw of `most` that is always the same."""
+    if count <= most:
+        return list(range(count))
+    return sorted(np.random.default_rng(0).choice(count, most, replace=False).tolist())
+
+
+def _plan(
+    images: Sequence[Path], geometry: Geometry, settings: DensePositions
+) -> tuple[list[Path], list[Side], list[Side]]:
+    """Paths, the size at which each image is shown, and its grid."""
+    shown = [geometry.shown(image_side(path), settings.size) for path in images]
+    return list(images), shown, [geometry.grid(side, settings.stride) for side in shown]
+
+
+def image_side(path: Path) -> Side:
+    """Height and width by the file's header."""
+    with Image.open(path) as image:
+        return image.height, image.width

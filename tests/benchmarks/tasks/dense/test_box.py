@@ -1,0 +1,157 @@
+"""The kind box: proposals, RoIAlign box by box, ridge and AP against others' versions, and data that cannot be."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import Ridge
+from sklearn.metrics import average_precision_score
+from torchvision.ops import roi_align
+
+from kdep.models.backbone import build_backbone
+from kdep_benchmarks.openmmlab.boxes import write_split
+from kdep_benchmarks.openmmlab.detect import average_precision as of_detectors
+from kdep_benchmarks.tasks.dense.box import as_coco, average_precision, detections, mean_precision, run_box
+from kdep_benchmarks.tasks.dense.box_features import box_features, fewer_channels
+from kdep_benchmarks.tasks.dense.proposals import BACKGROUND, JITTERED, TRUE, iou, moved, offsets, propose
+from kdep_benchmarks.tasks.dense.readers import open_boxes
+from kdep_benchmarks.tasks.dense.ridge import ridge_path
+from kdep_benchmarks.tasks.settings import Box
+from kdep_benchmarks.tasks.task import Task
+from tests.helpers import toolbox_trees as trees
+
+CPU = torch.device("cpu")
+SMALL = {"size": 64, "batch_size": 2, "workers": 0}
+
+
+def run(dataset, folder, *, seed=0, **settings):
+    task = Task("tiny-box", "box", dataset, settings={**SMALL, **settings})
+    return run_box(trees.student(), task, seed=seed, work_dir=folder, device=CPU)
+
+
+def test_proposals_are_true_near_and_far_boxes(tmp_path):
+    split = open_boxes(trees.voc(tmp_path), "test")
+    found = propose(split.images, [0, 1, 2], 2)
+    for number, image in enumerate(split.images):
+        own = found.image == number
+        true = found.box[own & (found.kind == TRUE)]
+        assert np.array_equal(true, image.boxes[~image.ignored])
+        ground = found.box[own & (found.kind == BACKGROUND)]
+        assert len(ground) > 0 and (iou(ground, image.boxes) < 0.2).all()
+        assert (ground >= 0).all() and (ground[:, 2:] <= image.size).all()
+    near = found.kind == JITTERED
+    overlap = np.array([iou(b[None], g[None])[0, 0] for b, g in zip(found.box[near], found.goal[near], strict=True)])
+    assert near.sum() == 3 * (found.kind == TRUE).sum() and (overlap >= 0.5).all() and overlap.mean() < 0.9
+    assert (found.label[found.kind == BACKGROUND] == 2).all()
+    alone = propose(split.images, [2], 2)
+    assert np.array_equal(alone.box, found.box[found.image == 2])
+
+
+def test_offsets_lead_from_a_box_to_its_goal():
+    generator = np.random.default_rng(0)
+    box, goal = (generator.uniform(0, 20, (20, 4)) + [0, 0, 50, 50] for _ in range(2))
+    sizes = np.full((20, 2), 100)
+    assert moved(box, offsets(box, goal), sizes) == pytest.approx(goal)
+
+
+def test_overlaps_are_torchvisions():
+    from torchvision.ops import box_iou
+
+    generator = np.random.default_rng(1)
+    first, second = (generator.uniform(0, 40, (n, 4)) + [0, 0, 30, 30] for n in (7, 5))
+    assert iou(first, second) == pytest.approx(box_iou(*map(torch.from_numpy, (first, second))).numpy())
+
+
+def test_features_are_roi_align_box_by_box(tmp_path):
+    checkpoint, dataset = trees.student(), trees.coco(tmp_path)
+    train, test, cost = box_features(checkpoint, dataset, Box(**SMALL), cache=tmp_path / "cache", device=CPU)
+    again = box_features(checkpoint, dataset, Box(**SMALL), cache=tmp_path / "cache", device=CPU)
+    assert cost and not again[2] and torch.equal(test.whole, again[1].whole)
+    backbone = build_backbone(checkpoint).eval()
+    for number, image in enumerate(test.images):
+        with Image.open(image.path) as opened:
+            pixels = torch.from_numpy(np.array(opened)).permute(2, 0, 1)[None].float()
+        # 72 x 80 pixels become 64 x 64: the sides are scaled apart, to multiples of 32.
+        shown = torch.nn.functional.interpolate(pixels, (64, 64), mode="bilinear", antialias=True).round() / 255
+        with torch.no_grad():
+            maps = backbone.stage_maps(shown)[-3:]
+        for row in np.flatnonzero(test.proposals.image == number):
+            x1, y1, x2, y2 = test.proposals.box[row]
+            expected = []
+            for m, bins, more in [*((m, 1, 0.0) for m in maps), (maps[0], 4, 0.25)]:
+                side, width, height = m.shape[-1], x2 - x1, y2 - y1
+                left, right = (x1 - more * width) * side / 80, (x2 + more * width) * side / 80
+                top, bottom = (y1 - more * height) * side / 72, (y2 + more * height) * side / 72
+                roi = torch.tensor([[0, left, top, right, bottom]])
+                expected.append(roi_align(m, roi.float(), bins, 1.0, -1, True).flatten())
+            whole, parts = torch.cat(expected[:3]), expected[3]
+            assert (test.whole[row].float() - whole).norm() < 0.02 * whole.norm()
+            # The number of samples in a bin jumps where a bin is as wide as a position.
+            assert (test.parts[row].float() - parts).norm() < 0.06 * parts.norm()
+
+
+def test_many_channels_are_mixed_into_fewer_that_keep_distances():
+    maps = torch.randn(2, 512, 3, 3, generator=torch.Generator().manual_seed(0))
+    mixed = fewer_channels(maps)
+    assert mixed.shape == (2, 128, 3, 3) and torch.equal(mixed, fewer_channels(maps))
+    ratio = (mixed[0] - mixed[1]).flatten().norm() / (maps[0] - maps[1]).flatten().norm()
+    assert 0.8 < ratio < 1.2
+    assert torch.equal(fewer_channels(maps[:, :128]), maps[:, :128])
+
+
+@pytest.mark.parametrize("penalty", [0.01, 1.0])
+def test_ridge_is_scikit_learns(penalty):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 9, generator=generator) * torch.logspace(-1, 2, 9) + 4
+    y = torch.randn(300, 2, generator=generator) + x[:, :2] / torch.tensor([0.1, 0.2])
+    rows = torch.arange(0, 300, 2)
+    (ours,) = ridge_path(x, y, rows, [penalty], CPU)
+    mean, deviation = x[rows].double().mean(0), x[rows].double().std(0, correction=0)
+    model = Ridge(alpha=penalty * len(rows)).fit(((x[rows] - mean) / deviation).numpy(), y[rows].numpy())
+    assert ours(x).numpy() == pytest.approx(model.predict(((x - mean) / deviation).numpy()), abs=2e-3)
+
+
+def test_average_precision_of_classes_is_scikit_learns():
+    generator = np.random.default_rng(0)
+    scores, labels = generator.random((400, 5)).round(1), generator.integers(0, 5, 400)  # many equal scores
+    labels[labels == 3] = 1
+    expected = [average_precision_score(labels == c, scores[:, c]) for c in (0, 1, 2)]  # 3 is nowhere, 4 is background
+    assert mean_precision(scores, labels) == pytest.approx(100 * np.mean(expected))
+
+
+def test_average_precision_of_detections_is_that_of_the_detectors(tmp_path):
+    dataset = trees.voc(tmp_path)
+    _, test, _ = box_features(trees.student(), dataset, Box(**SMALL), cache=tmp_path / "cache", device=CPU)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(len(test.whole), 3, generator=generator)
+    scores[torch.arange(len(scores)), torch.from_numpy(test.proposals.label)] += 0.5
+    found = detections(test, scores, offsets(test.proposals.box, test.proposals.goal) * 0.7)
+    split = write_split(dataset, "test", ("red", "green"), tmp_path / "test.json")
+    ours = average_precision(test.images, 2, found)
+    assert ours == pytest.approx(of_detectors(split.path, found)) and 20 < ours["AP"] < 100
+    written = json.loads(split.path.read_text())["annotations"]
+    assert as_coco(test.images, 2)["annotations"] == written
+    assert average_precision(test.images, 2, []) == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco"])
+def test_both_layouts_are_measured(tmp_path, layout):
+    outcome = run(getattr(trees, layout)(tmp_path), tmp_path / "work")
+    assert list(outcome.metrics) == ["AP", "AP50", "AP75", "mAP", "accuracy"]
+    assert outcome.counts == {"train": 3, "val": 1, "test": 3}
+    assert outcome.metrics["accuracy"] == 100 and outcome.metrics["AP"] > 10  # two flat colours
+
+
+def test_a_split_without_boxes_and_broken_boxes_are_refused(tmp_path):
+    dataset = trees.coco(tmp_path)
+    path = dataset.root / "train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(ValueError, match="has no box"):
+        run(dataset, tmp_path / "work")
+    content["annotations"][0]["bbox"] = [5, float("nan"), 9, 9]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="box without numbers"):
+        run(dataset, tmp_path / "work")
