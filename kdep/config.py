@@ -10,6 +10,7 @@ from kdep.settings import PathText, Settings, Shares, validate
 from kdep.yaml_file import override, read_mapping
 
 Tap = Literal["pre", "post", "before_head"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Teacher(Settings):
@@ -23,6 +24,8 @@ class Teacher(Settings):
     """Where features are taken: before or after the final activation, or before the head; null: by architecture."""
     size: int | None = Field(None, ge=16)
     """Pixels to which the student's view is resized for the teacher; null: not resized."""
+    precision: Precision = "auto"
+    """Number format of a live teacher; auto: float16 on a GPU, float32 on a CPU. Statistics and banks are float32."""
 
 
 class Student(Settings):
@@ -215,10 +218,8 @@ class Config(Settings):
     log: Log = Log()
     device: str = "auto"
     """Device, such as cpu or cuda; auto: a GPU where there is one."""
-    tune: bool | Literal["compile"] = True
-    """Measure which form of the networks is fastest here; compile tries torch.compile as well."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the networks; auto: the fastest that tune measures."""
+    precision: Precision = "auto"
+    """Number format of the student; auto: bfloat16 where the device has units for it, else float16 (GPU) or float32."""
     runs: PathText = Path("runs")
     """Folder of the run folders."""
 

@@ -1,156 +1,150 @@
-"""The main path, top to bottom: config -> teacher, statistics, target -> student -> student.pth."""
+"""The method, top to bottom: images, teacher, student -> statistics -> target -> loss -> training -> student.pth."""
 
+import copy
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from kdep.config import Config, Loss
-from kdep.data.views import Order, Views, load, mix
-from kdep.method.loss import Learner, make_head, make_loss, mse
-from kdep.method.scale import make_scaler
+from kdep.config import Config
+from kdep.data.training import make_pixels, open_views
+from kdep.data.views import Order, Views, load, mix, once
+from kdep.features import FeatureSource, open_features
+from kdep.method.loss import Criterion, distill_loss, make_criterion
+from kdep.method.rivals import Learner, make_head
+from kdep.method.target import make_target
+from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import write_student
-from kdep.models.forms import choose_student, sample
-from kdep.parts import make_pixels, open_student, open_views
-from kdep.run.device import Process, choose_precision, computing_in, join
+from kdep.models.student import open_student
+from kdep.run.checks import check_batch_size
+from kdep.run.device import Process, computing_in, gathered, join, resolve_precision
 from kdep.run.folder import RunFolder
 from kdep.run.journal import Journal
 from kdep.run.optim import learning_rate, make_optimizer
 from kdep.run.provenance import as_checkpoint, report
 from kdep.run.resume import Training, resume, save_run
-from kdep.teaching import Known, bank_source, labels_source, make_target, match_student, teacher_source, without_match
 
 logger = logging.getLogger("kdep")
-
-Comparison = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def pretrain(config: Config) -> Path:
     """Distil the teacher into the student and return the path of student.pth.
 
-    Started again with the same configuration it goes on where it was interrupted.
+    Started again with the same configuration, an interrupted run resumes.
 
     Raises:
-        ValueError: something in the configuration or the data cannot be.
+        ValueError: the configuration or the data is invalid.
         LoadError: weights that do not load completely.
         DivergedError: the loss is no longer finite; the last good run checkpoint stays.
     """
     process = join(config.device)
+    given, config = config, resolve_precision(config, process)
     run = RunFolder(config, is_first=process.is_first)
     if run.student.exists():
         logger.info("%s is already done: %s", config.name, run.student)
         return run.student
-    if config.optim.batch_size % process.world:
-        raise ValueError(f"optim.batch_size={config.optim.batch_size} does not divide among {process.world} processes")
-    choose_precision(config.precision, process.device)  # refused before a bank is made
-    views = open_views(config, process)
-    student = open_student(config).to(process.device)
-    scaler = make_scaler(config.scale.name, without_match(config.scale))
-    find_known = labels_source if config.loss.name == "labels" else bank_source if config.bank else teacher_source
-    known = find_known(config, student, views, run, process)
-    target, width = make_target(config, student, known, scaler)
-    run.bind()  # teacher, images and student go together: from here on the run's only configuration
-    if known.statistics is not None:
-        report(config, known.statistics, student, target)
+    check_batch_size(config, process)
+
+    with process.first_alone():
+        views = open_views(config, show=process.is_first)
+    student = open_student(config).to(process.device, memory_format=torch.channels_last)
+    source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
+
+    statistics = source.statistics(run)
+    own = {"axes": source.axes, "classifier": source.classifier, "classes": source.classes}
+    target, width = make_target(config, statistics, student.dim, **own)
+    target.to(process.device)
+    run.bind()  # teacher, student and images fit together: from here on the folder takes no other configuration
+    if statistics is not None:
+        report(statistics, student)
+    if config.scale.options.get("match") is not None:
+        match_scale(target, config, student, source, views, process)
+
     learner = Learner(student, make_head(config, student.dim, width)).to(process.device)
-    match_student(config, student, known, target.to(process.device), views, process)
-    loss = make_loss(config.loss, width)
-    seen = train(config, learner, known, target, loss, views, run, process)
+    criterion = make_criterion(config.loss, width, gathered)
+    training = prepare(config, learner, criterion, process)
+    seen = train(config, training, source, target, views, run, process)
     if process.is_first:
-        write_student(as_checkpoint(config, student, known, views, seen, run.forms), run.student)
+        precision = {"student": config.precision, "teacher": config.teacher.precision}
+        facts = {"views": source.views or config.optim.epochs, "bank": source.code, "precision": precision}
+        write_student(as_checkpoint(given, student, views, seen, statistics, source.tap, facts), run.student)
         run.draw_loss()
         logger.info("student written: %s", run.student)
     process.wait()
     return run.student
 
 
-def distill_loss(
-    learner: nn.Module, targets: torch.Tensor, images: torch.Tensor, loss: Loss, compare: Comparison = mse
-) -> torch.Tensor:
-    """How far the student is from the aligned teacher on the same pixels; the method's comparison is `mse`.
+@torch.no_grad()
+def match_scale(
+    target: nn.Module, config: Config, student: Backbone, source: FeatureSource, views: Views, process: Process
+) -> None:
+    """For scale.match: multiply the target so that its root mean square is that of the untrained student's features.
 
-    Args:
-        learner: (B, 3, S, S) -> (B, D), the student, with its head if it has one.
-        targets: (B, 1 + positions, D), pooled first; or class numbers (B, 1).
-        images: (B, 3, S, S).
-        loss: weights of the pooled and of the dense term.
-        compare: of `kdep.method.loss`.
+    Both are taken on the first view of 256 images. For Power Temperature Scaling this sets the temperature, which is
+    one factor: PTS = T^(-1/n) sign(f) |f|^(1/n).
     """
-    if targets.shape[1] == 1:
-        return loss.factor * compare(learner(images).float(), targets[:, 0])
-    pooled, maps = learner(images, with_map=True)
-    dense = F.mse_loss(maps.float().flatten(2).transpose(1, 2), targets[:, 1:])
-    return loss.factor * compare(pooled.float(), targets[:, 0]) + loss.dense * dense
+    to_pixels, wanted, own = make_pixels(views.augmentation, process.device), 0.0, 0.0
+    copied = copy.deepcopy(student).train()  # a copy: its BatchNorm statistics would move
+    batches = once(len(views.source.names), config.optim.batch_size, count=256, seed=config.view_seed)
+    for batch in load(views, batches, workers=0):
+        if batch.images is not None:
+            pixels = to_pixels(batch)
+            wanted += float(target(source.features(batch, pixels))[:, 0].square().mean())
+            own += float(copied(pixels).square().mean())
+    target.factor.fill_((own / wanted) ** 0.5)
+    logger.info("targets are multiplied by %.4g, to the scale of the untrained student", float(target.factor))
+
+
+def prepare(config: Config, learner: Learner, criterion: Criterion, process: Process) -> Training:
+    """Make optimizer and gradient scaler, and seed the random numbers of the training."""
+    if isinstance(criterion, nn.Module):
+        criterion.to(process.device)
+    precision = getattr(torch, config.precision)
+    optimizer = make_optimizer(learner, config.optim)
+    gradients = torch.amp.GradScaler(process.device.type, enabled=precision == torch.float16)
+    torch.manual_seed(config.seed)  # dropout draws the same with a live teacher and from a bank
+    return Training(learner, criterion, optimizer, gradients, precision)
 
 
 def train(
     config: Config,
-    learner: Learner,
-    known: Known,
+    training: Training,
+    source: FeatureSource,
     target: nn.Module,
-    loss: Comparison,
     views: Views,
     run: RunFolder,
     process: Process,
 ) -> int:
     """Train to the last step, saving on the way; returns the number of images seen."""
-    optim, device, student = config.optim, process.device, learner.student
-    compare = loss.to(device) if isinstance(loss, nn.Module) else loss
-    noise = sample(optim.batch_size // process.world, config.data.size, device)
-    chosen = choose_student(
-        student,
-        noise,
-        precision=config.precision,
-        tune=config.tune,
-        process=process,
-        earlier=run.forms.get("student"),
-    )
-    run.forms["student"], precision = chosen.name, chosen.precision
-    optimizer = make_optimizer(learner, optim)
-    gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    torch.manual_seed(config.seed)  # dropout draws the same with a live teacher and from a bank
-    state = Training(learner, compare, optimizer, gradients)
-    step, seen = resume(run, state)
-    images = len(views.source.names)
-    order = Order(images, optim.batch_size, optim.epochs, config.seed, step, process.rank, process.world, known.views)
-    model = nn.parallel.DistributedDataParallel(learner) if process.world > 1 else learner
-    model.train()
-    to_pixels = make_pixels(views.augmentation, device)
-    journal = Journal(config, run, order.steps_per_epoch, show=process.is_first, step=step, seen=seen)
-    batches = iter(load(views, order, workers=config.data.workers, pin=device.type == "cuda"))
+    step, seen = resume(run, training)
+    optim, images = config.optim, len(views.source.names)
+    share = {"rank": process.rank, "world": process.world, "views": source.views}
+    order = Order(images, optim.batch_size, optim.epochs, config.seed, step, **share)
     total = optim.epochs * order.steps_per_epoch
-    with journal:
+    model = training.learner.train()
+    if process.world > 1:
+        model = nn.parallel.DistributedDataParallel(model).train()
+    to_pixels = make_pixels(views.augmentation, process.device)
+    batches = iter(load(views, order, workers=config.data.workers, pin=process.device.type == "cuda"))
+    with Journal(config, run, order.steps_per_epoch, show=process.is_first, step=step, seen=seen) as journal:
         while step < total:
             with journal.waiting():
                 batch = next(batches)
-            run.note_unreadable(batch.unreadable, limit=config.data.max_unreadable, images=images)
-            if batch.images is None:
-                raise ValueError(f"step {step}: no image of the batch is readable; see {run.unreadable_list}")
-            rate = learning_rate(optim, step, order.steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with computing_in(precision, device):
+            run.note_unreadable(batch, step, limit=config.data.max_unreadable, images=images)
+            with computing_in(training.precision, process.device):
                 pixels = to_pixels(batch)
                 if config.data.mixup:
                     pixels = mix(pixels, seed=config.seed, step=step)
-                targets = target(known.features(batch, pixels))
-                value = distill_loss(model, targets, pixels, config.loss, compare)
-            optimizer.zero_grad(set_to_none=True)
-            gradients.scale(value).backward()
-            if optim.clip is not None:
-                gradients.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(learner.parameters(), optim.clip)
-            gradients.step(optimizer)
-            gradients.update()
+                targets = target(source.features(batch, pixels))
+                loss = distill_loss(model, targets, pixels, config.loss, training.criterion)
+            rate = learning_rate(optim, step, order.steps_per_epoch)
+            training.update(loss, rate, clip=optim.clip)
             step, seen = step + 1, seen + len(batch.images) * process.world
-            journal.step(value.detach(), len(batch.images) * process.world, rate)
-            if step % config.log.every == 0 or step == total:
+            journal.step(loss.detach(), len(batch.images) * process.world, rate)
+            save_now = step % config.log.checkpoint_every == 0 or step == total
+            if save_now or step % config.log.every == 0:
                 journal.flush()
-            if step % config.log.checkpoint_every == 0 or step == total:
-                journal.flush()
-                if process.is_first:
-                    save_run(run, state, step, seen)
+            if save_now and process.is_first:
+                save_run(run, training, step, seen)
     return seen

@@ -1,10 +1,7 @@
 import contextlib
 import os
 import resource
-import tempfile
 
-# Choices of the fastest form that other runs on this machine have left must not decide how the tests go.
-os.environ["KDEP_CACHE"] = tempfile.mkdtemp(prefix="kdep-tests-")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to gain from a second thread
 
 
@@ -15,7 +12,7 @@ from PIL import Image
 TINY = """
 name: tiny
 seed: 1
-teacher: {{source: "random:test_efficientnet", tap: post}}
+teacher: {{source: "random:test_efficientnet", tap: post, precision: float32}}
 student: {{arch: test_resnet}}
 data: {{source: "{photos}", size: 32, workers: 0}}
 scale: {{name: pts}}

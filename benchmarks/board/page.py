@@ -107,9 +107,11 @@ def _panels(panels: Iterable[str]) -> str:
 
 
 def _notes(board: Board) -> str:
-    notes = "".join(f"<li>{escape(note.text)}</li>" for note in board.notes)
-    title = _count(len(board.notes), "note")
-    return f"<details><summary>{title}</summary><ul>{notes}</ul></details>" if notes else ""
+    """Notes on columns as text, and the notes about rows folded in."""
+    columns = "".join(f'<p class="soft">{escape(note.text)}</p>' for note in board.notes if not note.about)
+    rows = [f"<li>{escape(note.text)}</li>" for note in board.notes if note.about]
+    title = _count(len(rows), "note")
+    return columns + (f"<details><summary>{title}</summary><ul>{''.join(rows)}</ul></details>" if rows else "")
 
 
 def _sheets(board: Board, family: str, sheets: Sheets) -> str:

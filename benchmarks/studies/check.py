@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from kdep.config import Config
 
 # Keys of the data that a bank of targets does not depend on; the seed of the views is looked at by itself.
-NOT_OF_A_BANK = ("data.cache", "data.workers", "data.max_unreadable", "data.seed", "data.mixup")
+NOT_OF_A_BANK = (
+    "data.cache",
+    "data.workers",
+    "data.max_unreadable",
+    "data.seed",
+    "data.mixup",
+    "teacher.precision",
+)
 
 
 def check(study: Study, runs: Path) -> None:
@@ -69,13 +76,12 @@ def check_names(planned: Run, config: "Config") -> None:
     import timm
 
     from kdep.method.align import ALIGNERS
-    from kdep.method.loss import PROJECTORS
+    from kdep.method.rivals import PROJECTORS
     from kdep.method.scale import make_scaler
-    from kdep.teaching import without_match
 
     arm, scaler = f"arm {planned.arm}", config.scale.name
     try:
-        make_scaler(scaler, without_match(config.scale))
+        make_scaler(scaler, config.scale.options)
     except ValueError as error:
         raise ValueError(
             f"{arm}: {error}. To leave the recipe's options of another scaler, name the whole section, as in "

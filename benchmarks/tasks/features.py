@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
-from kdep.models.forms import choose_frozen, sample
-from kdep.run.device import Process, without_tf32
+from kdep.models.teacher import fastest_form
+from kdep.run.device import without_tf32
 from kdep_benchmarks.data.images import Labelled
-from kdep_benchmarks.tasks.settings import Pixels, WholeImages
+from kdep_benchmarks.tasks.settings import Pixels
 
 FORMAT = 2  # raised when the same key would give other numbers
 
@@ -53,7 +53,7 @@ def extract(
     """
     folder, seconds = cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels), None
     if not folder.is_dir():
-        backbone = fastest(build_backbone(checkpoint).to(device), pixels, device)
+        backbone = fastest_form(build_backbone(checkpoint).eval(), pixels.size, device)
         neighbour = cache / f".{folder.name}.{uuid.uuid4().hex}.part"
         neighbour.mkdir(parents=True)
         try:
@@ -67,14 +67,6 @@ def extract(
     # Copy on write, so that torch takes it for writable; nothing here writes.
     taps = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
     return Extracted(taps, seconds)
-
-
-def fastest(backbone: Backbone, pixels: Pixels | WholeImages, device: torch.device) -> Backbone:
-    """The network in eval mode, in the form that is fastest here; equal up to rounding, see `kdep.models.forms`."""
-    images = sample(pixels.batch_size, pixels.size, device)
-    own = {"precision": "float32", "tune": True, "process": Process(device)}
-    with without_tf32():
-        return choose_frozen("backbone", backbone.eval(), images, **own).network
 
 
 def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:

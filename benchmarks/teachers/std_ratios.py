@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from kdep.method.align import ALIGNERS, Target
+from kdep.method.align import ALIGNERS
 from kdep.method.scale import SCALERS, make_scaler
 from kdep.method.statistics import Statistics, std_ratio
+from kdep.method.target import Target
 
 # Std ratio after a scaler, from the ratio r before it and the scaler's options; a scaler that is not here has no law.
 LAWS: dict[str, Callable[..., float]] = {

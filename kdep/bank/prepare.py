@@ -1,4 +1,4 @@
-"""The bank of targets of a run: found, or made by `kdep.bank.write`, complete, and held against the live teacher."""
+"""Open the bank of a run: found, or made by `kdep.bank.write`, complete, and compared with the live teacher."""
 
 import json
 import logging
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from kdep.bank.read import (
     FORMAT,
@@ -19,25 +18,19 @@ from kdep.bank.read import (
     project,
     refuse_another,
 )
-from kdep.bank.write import Writer, exactly
+from kdep.bank.write import Writer
 from kdep.config import Config
+from kdep.data.training import data_identity, make_pixels, open_views
 from kdep.data.views import Views, load
 from kdep.files import save, write_atomically
-from kdep.method.align import LEADING
+from kdep.method.target import axes_read
 from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import LoadError
-from kdep.parts import (
-    data_identity,
-    make_pixels,
-    open_student,
-    open_teacher,
-    open_views,
-    refuse_impossible,
-    refuse_without_map,
-    teacher_arch,
-    teacher_identity,
-)
-from kdep.run.device import Process, join
+from kdep.models.maps import map_side
+from kdep.models.student import open_student
+from kdep.models.teacher import fastest_form, open_teacher, teacher_arch, teacher_identity
+from kdep.run.checks import check_fit
+from kdep.run.device import Process, exactly, join
 from kdep.run.folder import take_lock
 
 logger = logging.getLogger("kdep")
@@ -52,83 +45,83 @@ def build(config: Config) -> Path:
     if config.bank is None:
         raise ValueError("the configuration has no bank: add bank.path=FOLDER")
     process = join(config.device)
-    views, student = open_views(config, process), open_student(config)
-    return ready(config, student, views, process).path
+    with process.first_alone():
+        views = open_views(config, show=process.is_first)
+    return open_bank(config, open_student(config), views, process).path
 
 
-def width_of(config: Config, student: Backbone) -> int | None:
-    """Leading axes that a run reads: the student's width, or all (None) for heads and aligners that mix them all."""
-    return student.dim if config.align.name in LEADING and config.loss.name != "logits" else None
-
-
-def grid_of(config: Config, student: Backbone) -> int:
-    """Side of the student's feature map where the dense term asks for it, else 0.
-
-    Raises:
-        ValueError: the student has no map.
-    """
-    if config.loss.dense == 0:
-        return 0
-    refuse_without_map("student", config.student.arch, student)
-    with torch.no_grad():
-        side = config.data.size
-        return student.eval().feature_map(torch.zeros(1, 3, side, side, device=student.mean.device)).shape[-1]
-
-
-def ready(config: Config, student: Backbone, views: Views, process: Process) -> Bank:
-    """The bank of a run: found or made, complete, and compared with the live teacher where there is one.
+def open_bank(config: Config, student: Backbone, views: Views, process: Process) -> Bank:
+    """Open the bank of a run: found or made, complete, and compared with the live teacher if that is at hand.
 
     A finished bank serves without its teacher. It is only read, without a lock: runs share it, and it may lie in a
     folder that cannot be written.
 
     Raises:
         ValueError: it is the bank of another teacher or of other views, another process is making it, or an entry is
-            not what the teacher says.
+            not what the teacher gives now.
     """
     assert config.bank is not None
-    dim, grid = width_of(config, student), grid_of(config, student)
     path, count = config.bank.path, config.bank.views or config.optim.epochs
     # As the first process sees it: all must go the same way.
     whole = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
     finished = process.gather(whole)[0]
     try:
-        teacher = open_teacher(config).to(process.device, memory_format=torch.channels_last)
+        teacher = open_teacher(config)
     except LoadError:
         raise
     except ValueError as error:
         if not finished:
             raise
-        logger.warning("the bank %s is used without its teacher, which is not at hand: %s", path, error)
-        teacher = None
-    if teacher is None:
-        bank, data = Bank(path), describe_data(config, views)
-        known = {"teacher": asked_teacher(config), "data": data, "code": config.bank.code, "precision": PRECISION}
-        refuse_another(bank.description, known, path)
+        logger.warning("the bank %s is used without its teacher, which cannot be opened: %s", path, error)
+        bank = Bank(path)
+        known = {"teacher": asked_teacher(config), "data": describe_data(config, views)}
+        refuse_another(bank.description, {**known, "code": config.bank.code, "precision": PRECISION}, path)
     else:
-        refuse_impossible(config, student, teacher, len(views.source.names))
-        wanted = describe(config, teacher, views, dim=dim, grid=grid)
-        if finished:
-            bank = Bank(path)
-            refuse_another(bank.description, vars(wanted), path)
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = take_lock(path, "wait for it, or take another bank.path") if process.is_first else None
-            bank = fill(config, wanted, teacher, views, process, views_wanted=count)
-            if lock is not None:
-                lock.close()
+        check_fit(config, student, teacher, len(views.source.names))
+        wanted = describe(config, teacher, views, dim=axes_read(config, student.dim), grid=map_side(config, student))
+        teacher = fastest_form(teacher, config.data.size, process.device)
+        bank = complete_bank(config, wanted, teacher, views, process, finished=finished)
         check(bank, teacher, views, process, count=config.bank.check, views_used=count)
-    dim = dim or len(bank.statistics.mean)
-    if bank.description.axes < dim or (grid and bank.description.grid != grid):
-        raise ValueError(
-            f"{path}: keeps {bank.description.axes} axes and a map of side {bank.description.grid}; this run reads "
-            f"{dim} axes and a map of side {grid}. Take another bank.path, or remove {path}"
-        )
+    check_axes(config, student, bank)
     return bank
 
 
+def complete_bank(
+    config: Config, wanted: Description, teacher: Backbone, views: Views, process: Process, *, finished: bool
+) -> Bank:
+    """Open the bank, after computing what is missing in it; one process at a time may do that."""
+    assert config.bank is not None
+    path, count = config.bank.path, config.bank.views or config.optim.epochs
+    if finished:
+        bank = Bank(path)
+        refuse_another(bank.description, vars(wanted), path)
+        return bank
+    path.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(path, "wait for it, or take another bank.path") if process.is_first else None
+    bank = fill(config, wanted, teacher, views, process, views_wanted=count)
+    if lock is not None:
+        lock.close()
+    return bank
+
+
+def check_axes(config: Config, student: Backbone, bank: Bank) -> None:
+    """Check that a bank holds the axes and the map that a run reads.
+
+    Raises:
+        ValueError: it does not.
+    """
+    about, grid = bank.description, map_side(config, student)
+    dim = axes_read(config, student.dim) or len(bank.statistics.mean)
+    if about.axes < dim or (grid and about.grid != grid):
+        raise ValueError(
+            f"{bank.path}: keeps {about.axes} axes and a map of side {about.grid}; this run reads {dim} axes and a map "
+            f"of side {grid}. Take another bank.path, or remove {bank.path}"
+        )
+
+
 def asked_teacher(config: Config) -> dict[str, Any]:
-    """What a configuration says of the teacher: all that is known of one that is not at hand."""
-    asked = config.teacher.model_dump(mode="json")
+    """What a configuration says of the teacher; a bank's features are float32 whatever teacher.precision says."""
+    asked = config.teacher.model_dump(mode="json", exclude={"precision"})
     return {"source": asked.pop("source"), "asked": asked}
 
 

@@ -3,10 +3,8 @@
 The first view is kept as it came until its statistics give the axes, so that the teacher sees no image twice.
 """
 
-import contextlib
 import logging
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ from tqdm import tqdm
 from kdep.bank.read import (
     ABSENT,
     HEADROOM,
-    PRECISION,
     SHARD,
     Bank,
     Description,
@@ -30,26 +27,15 @@ from kdep.bank.read import (
 )
 from kdep.config import Config
 from kdep.data.sources import choose
+from kdep.data.training import make_pixels
 from kdep.data.views import Views, load
 from kdep.files import write_atomically
-from kdep.method.align import map_on_grid
 from kdep.method.statistics import Moments, Statistics, finish, merged
 from kdep.models.backbone import Backbone
-from kdep.models.forms import Chosen, choose_frozen, sample
-from kdep.parts import make_pixels
-from kdep.run.device import Process, computing_in, without_tf32
+from kdep.models.maps import map_on_grid
+from kdep.run.device import Process, exactly
 
 logger = logging.getLogger("kdep")
-
-
-@contextlib.contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
-    """The context of the teacher's statistics, and of a bank's targets and their check: float32, whatever the run's.
-
-    Under half precision or TF32 the small axes would drown in rounding noise, which hides a teacher's missing rank.
-    """
-    with torch.no_grad(), computing_in(torch.float32, device), without_tf32():
-        yield
 
 
 class Writer:
@@ -62,7 +48,6 @@ class Writer:
         self.config, self.description, self.views, self.process = config, description, views, process
         self.path = config.bank.path
         self.teacher = teacher
-        self.chosen = Chosen(teacher, torch.float32)
         self.pixels = make_pixels(views.augmentation, process.device)
         self.for_axes = chosen_for_axes(description.images, config.align.images, config.view_seed)
 
@@ -76,29 +61,15 @@ class Writer:
         return Plan(files, self.description, self.config.optim.batch_size, self.for_axes)
 
     def announce(self, files: list[tuple[int, int]]) -> None:
-        """Say what it will take, and stop where the disk has no room.
+        """Log how much there is to compute, and stop if the disk has no room.
 
         Raises:
             ValueError: less free space than the bank needs.
         """
-        # What the first process saw: others may look later, and all must take part in the choice of a form.
-        files = self.process.gather(files)[0]
-        if not files:
+        if not files or not self.process.is_first:
             return
-        if self.process.is_first:
-            size = self.find_room(files)
-        rate = self.measure()
-        if self.process.is_first:
-            images = self.plan(files).images
-            logger.info(
-                "bank %s: %d views of %d images to compute, %.2f GB, about %s at %.0f images/s",
-                self.path,
-                images,
-                self.description.images,
-                size / 1e9,
-                tqdm.format_interval(images / rate / self.process.world),
-                rate,
-            )
+        size, views, images = self.find_room(files), self.plan(files).images, self.description.images
+        logger.info("bank %s: %d views of %d images to compute, %.2f GB", self.path, views, images, size / 1e9)
 
     def find_room(self, files: list[tuple[int, int]]) -> int:
         """Bytes that these files take.
@@ -117,18 +88,6 @@ class Writer:
                 "bank.views, fewer bank.axes or bank.code=int8 make it smaller"
             )
         return size
-
-    def measure(self) -> float:
-        """Images per second of the teacher on this device, in the form that is fastest here."""
-        images = sample(self.config.optim.batch_size, self.config.data.size, self.process.device)
-        with exactly(self.process.device):
-            self.chosen = choose_frozen(
-                "teacher", self.teacher, images, precision=PRECISION, tune=self.config.tune, process=self.process
-            )
-            began = time.perf_counter()
-            for _ in range(2):
-                float(self.chosen.network(images).sum())
-        return 2 * len(images) / (time.perf_counter() - began)
 
     def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
         """Compute these files: raw features without a projection, encoded targets with it."""
@@ -157,10 +116,9 @@ class Writer:
         """What is kept of a batch of images: (B, D_t) raw, or (B, 1 + grid^2, axes)."""
         if projection is None:
             return self.teacher(images)
-        network = self.chosen.network
         if self.description.grid == 0:
-            return project(network(images), projection)[:, None]
-        pooled, maps = network(images, with_map=True)
+            return project(self.teacher(images), projection)[:, None]
+        pooled, maps = self.teacher(images, with_map=True)
         return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
 
     def write(self, file: tuple[int, int], rows: torch.Tensor, bank: Bank | None) -> None:

@@ -1,182 +1,58 @@
-"""Losses between what the student predicts and what the teacher says, and heads that are trained with the student.
-
-A head (projector or classifier) sits on the student's side, learns with it, and is thrown away: `student.pth` has none.
-The method needs no head (paper, section 3.2); heads are here for its rivals.
-"""
+"""The loss between the student's features and the target, and the criteria to choose from."""
 
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations
 
-from kdep.config import Config, Loss
-from kdep.run.device import gathered
+from kdep.config import Loss
+from kdep.method.rivals import Gather, QueueKL, SmoothL1, SoftenedLogits, cosine, cross_entropy, log_sum
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def mse(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean squared error over images and channels."""
+    """Mean squared error over images and channels: the paper's criterion."""
     return F.mse_loss(predicted, wanted)
 
 
-def cosine(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Squared distance of the normalised vectors, 2 - 2 cos, mean over images (SimReg, Navaneet et al. 2021)."""
-    return (2 - 2 * F.cosine_similarity(predicted, wanted, dim=-1)).mean()
+def distill_loss(
+    learner: nn.Module, targets: torch.Tensor, images: torch.Tensor, loss: Loss, criterion: Criterion = mse
+) -> torch.Tensor:
+    """Compare the student's features of these images with the targets.
 
+    loss.weight * criterion(pooled features) + loss.dense * mean squared error of feature maps, if targets have a map.
 
-def log_sum(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the sum of fourth powers of the differences (SRD, Miles & Mikolajczyk 2024)."""
-    return (predicted - wanted).abs().pow(4).sum().log()
-
-
-def cross_entropy(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Against class numbers (B,): the supervised baseline."""
-    return F.cross_entropy(predicted, wanted)
-
-
-class SmoothL1(nn.Module):
-    """Quadratic within beta, linear beyond."""
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(B, D), (B, D) -> scalar."""
-        return F.smooth_l1_loss(predicted, wanted, beta=self.beta)
-
-
-class SoftenedLogits(nn.Module):
-    """T^2 KL(softmax(teacher / T), softmax(student / T)), mean over images (Hinton et al. 2015)."""
-
-    def __init__(self, temperature: float) -> None:
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(B, classes), (B, classes) -> scalar."""
-        student, teacher = ((x / self.temperature).log_softmax(1) for x in (predicted, wanted))
-        return self.temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
-
-
-class QueueKL(nn.Module):
-    """Similarities to a queue of the teacher's recent features, teacher's distribution against the student's.
-
-    LightlyTrain's first distillation: features normalised, softmax over the queue at a temperature. The queue holds the
-    images of earlier steps, and is part of what a resumed run takes up. With torchrun it is the same in every process.
+    Args:
+        learner: (B, 3, S, S) -> (B, D), the student, with its head if it has one.
+        targets: (B, 1 + positions, D), the pooled target first; or class numbers (B, 1).
+        images: (B, 3, S, S), the same pixels that gave the targets.
+        loss: weights of the two terms.
+        criterion: (predicted, wanted) -> scalar.
     """
-
-    def __init__(self, dim: int, size: int, temperature: float) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.register_buffer("queue", torch.zeros(size, dim))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
-
-    def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(B, D), (B, D) -> scalar."""
-        predicted, wanted = F.normalize(predicted, dim=1), F.normalize(wanted.detach(), dim=1)
-        with torch.no_grad():
-            # The newest in front, this step's among them, so that the first step has something to compare with.
-            newest = gathered(wanted)
-            self.queue.copy_(torch.cat([newest, self.queue])[: len(self.queue)])
-            self.filled.add_(len(newest)).clamp_(max=len(self.queue))
-            empty = torch.arange(len(self.queue), device=predicted.device) >= self.filled
-        student, teacher = (
-            (x @ self.queue.T / self.temperature).masked_fill(empty, -torch.inf) for x in (predicted, wanted)
-        )
-        log_student, share = student.log_softmax(1).masked_fill(empty, 0), teacher.softmax(1)
-        return (share * (teacher.log_softmax(1).masked_fill(empty, 0) - log_student)).sum(1).mean()
+    if targets.shape[1] == 1:
+        return loss.factor * criterion(learner(images).float(), targets[:, 0])
+    pooled, maps = learner(images, with_map=True)
+    dense = F.mse_loss(maps.float().flatten(2).transpose(1, 2), targets[:, 1:])
+    return loss.factor * criterion(pooled.float(), targets[:, 0]) + loss.dense * dense
 
 
-def make_loss(loss: Loss, dim: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The loss that a configuration names; `dim` is the width at which student and teacher are compared."""
-    makers: dict[str, Callable[[], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
+def make_criterion(loss: Loss, dim: int, gather: Gather) -> Criterion:
+    """Make the criterion that a configuration names.
+
+    Args:
+        loss: its name and options.
+        dim: width at which student and target are compared.
+        gather: (b, D) -> (B, D), the rows of all processes; a queue is the same in each of them.
+    """
+    makers: dict[str, Callable[[], Criterion]] = {
         "mse": lambda: mse,
         "smooth_l1": lambda: SmoothL1(loss.beta),
         "cosine": lambda: cosine,
         "log_sum": lambda: log_sum,
-        "queue_kl": lambda: QueueKL(dim, loss.queue, loss.temperature or 0.07),
+        "queue_kl": lambda: QueueKL(dim, loss.queue, loss.temperature or 0.07, gather),
         "logits": lambda: SoftenedLogits(loss.temperature or 4.0),
         "labels": lambda: cross_entropy,
     }
     return makers[loss.name]()
-
-
-def linear(student: int, teacher: int) -> nn.Module:
-    """A 1x1 convolution on pooled features."""
-    return nn.Linear(student, teacher)
-
-
-def linear_bn(student: int, teacher: int) -> nn.Module:
-    """With BatchNorm behind it, as the authors' code has its 1x1 baseline."""
-    return nn.Sequential(nn.Linear(student, teacher), nn.BatchNorm1d(teacher))
-
-
-def linear_norm(student: int, teacher: int) -> nn.Module:
-    """With BatchNorm that has no gain and no offset (SRD); the targets' own is scale.name sn on single channels."""
-    return nn.Sequential(nn.Linear(student, teacher), nn.BatchNorm1d(teacher, affine=False))
-
-
-def mlp(student: int, teacher: int) -> nn.Module:
-    """Four layers, BatchNorm and ReLU between them (SimReg)."""
-    layers: list[nn.Module] = []
-    for width in (student, teacher, teacher):
-        layers += [nn.Linear(width, teacher), nn.BatchNorm1d(teacher), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(teacher, teacher))
-
-
-def orthogonal(student: int, teacher: int) -> nn.Module:
-    """A learned isometry, kept orthonormal (VkD, Miles et al. 2024)."""
-    # The default for matrices that are not square, a product of reflections, took 4.6 s of a CPU per step from 512 to
-    # 1280 channels, 20 times as long as Cayley's map, and more than the student's own step.
-    return parametrizations.orthogonal(nn.Linear(student, teacher, bias=False), orthogonal_map="cayley")
-
-
-PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
-    "linear": linear,
-    "linear_bn": linear_bn,
-    "linear_norm": linear_norm,
-    "mlp": mlp,
-    "orthogonal": orthogonal,
-}
-
-
-class Learner(nn.Module):
-    """The student with the head that learns beside it; only the student is kept.
-
-    Shape:
-        (B, 3, S, S) -> (B, width of the head), or of the student without one.
-    """
-
-    def __init__(self, student: nn.Module, head: nn.Module | None) -> None:
-        super().__init__()
-        self.student, self.head = student, head
-
-    def forward(self, images: torch.Tensor, *, with_map: bool = False) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Features, projected where there is a head; the map is never projected."""
-        if with_map:
-            return self.student(images, with_map=True)
-        features = self.student(images)
-        return features if self.head is None else self.head(features)
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that the student's architecture exempts from weight decay, under their names here."""
-        exempt = getattr(self.student.network, "no_weight_decay", set)()
-        return {f"student.network.{name}" for name in exempt}
-
-
-def make_head(config: Config, student: int, wanted: int) -> nn.Module | None:
-    """The projector or classifier from the student's width to that of what is wanted.
-
-    Raises:
-        ValueError: no such projector.
-    """
-    torch.manual_seed(config.seed)  # the same head whatever was drawn before it
-    if config.loss.classifies:
-        return nn.Linear(student, wanted)
-    if config.project is None:
-        return None
-    if config.project not in PROJECTORS:
-        raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
-    return PROJECTORS[config.project](student, wanted)

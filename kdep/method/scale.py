@@ -108,11 +108,15 @@ SCALERS: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def make_scaler(name: str, options: dict[str, Any]) -> Scaler:
-    """Bind a scaler's options.
+    """Bind a scaler's options. `match` is no option of a scaler: `kdep.pretrain.match_scale` reads it.
 
     Raises:
         ValueError: unknown scaler or option, or an option that is not a positive number, or turns its scaler round.
     """
+    options = dict(options)
+    match = options.pop("match", None)
+    if match not in (None, "student"):
+        raise ValueError(f"scale.match: expected student, got {match!r}")
     if name not in SCALERS:
         raise ValueError(f"scale.name {name!r}: there are {', '.join(SCALERS)}")
     known = [

@@ -1,9 +1,8 @@
-"""Which process and device this is, and in which precision it computes."""
+"""Processes, devices, and the precision in which a network computes."""
 
 import contextlib
 import ctypes
 import os
-import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# The others wait while the first decodes a cache, or one has a file of a bank more than they; torch gives up after
-# 10 or 30 minutes. A process that dies ends the others through torchrun.
+from kdep.config import Config
+
+# The others wait for hours while the first fills a cache; torch's default is 10 or 30 minutes. If a process dies,
+# torchrun ends the others.
 PATIENCE = timedelta(hours=24)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 CPUINFO = Path("/proc/cpuinfo")
-# Virtual machines hide the name behind one such as "Intel Xeon Processor", but not the number of the model.
-CPU_FIELDS = ("vendor_id", "cpu family", "model", "model name", "CPU implementer", "CPU variant", "CPU part")
-VECTORS = re.compile(r"avx|amx|fma|f16c|asimd|sve|sme|i8mm|bf16")  # units that convolutions and products can use
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # units for it, as /proc/cpuinfo of x86 and ARM calls them
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,21 @@ class Process:
         if self.world > 1:
             dist.barrier()
 
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Let the first process go through before the others, who then find what it has made."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
 
 def gathered(rows: torch.Tensor) -> torch.Tensor:
-    """The rows of every process, in the order of their ranks, without gradient; a process may have fewer than others.
+    """Collect the rows of every process in the order of their ranks, without gradient; counts may differ.
 
     Shape:
-        (B, D) -> (sum of all B, D); as they are where there is one process.
+        (b, D) -> (sum of all b, D).
     """
     if not (dist.is_available() and dist.is_initialized()):
         return rows
@@ -105,18 +113,6 @@ def join(device: str) -> Process:
     return Process(torch.device(chosen), rank, world)
 
 
-def describe_cpu() -> str:
-    """The processor's model and its vector and matrix units; without /proc/cpuinfo, what Python knows of it."""
-    try:
-        lines = CPUINFO.read_text().partition("\n\n")[0].splitlines()  # of the first core
-    except OSError:
-        lines = []
-    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    parts = [platform.machine(), *(known[key] for key in CPU_FIELDS if key in known)]
-    units = sorted(unit for unit in known.get("flags", known.get("Features", "")).split() if VECTORS.search(unit))
-    return " ".join([*parts, *units] if known else [*parts, platform.processor()])
-
-
 def keep_freed_memory() -> None:
     """Let glibc keep what a training step frees for the next one; without effect where another allocator serves.
 
@@ -130,36 +126,69 @@ def keep_freed_memory() -> None:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """'auto' takes half precision on GPUs and float32 on CPUs; `kdep.models.forms` measures whether another gains.
+    """Resolve a precision by name; `auto` is half precision on GPUs and float32 on CPUs.
 
     Raises:
-        ValueError: float16 on a CPU, whose gradients would underflow without anything gained.
+        ValueError: float16 on a CPU: it would gain nothing, and gradients would underflow.
     """
     if name == "auto":
         if device.type != "cuda":
             return torch.float32
-        return torch.bfloat16 if _computes_bfloat16(device) else torch.float16
+        return torch.bfloat16 if _gpu_has_bfloat16(device) else torch.float16
     if name == "float16" and device.type == "cpu":
         raise ValueError("precision float16 is for GPUs; on a CPU use float32 or bfloat16")
     return getattr(torch, name)
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
+def choose_student_precision(name: str, device: torch.device) -> torch.dtype:
+    """Resolve `precision`: as `choose_precision`, but `auto` is bfloat16 on a CPU that has units for it."""
+    if name == "auto" and device.type == "cpu" and _cpu_has_bfloat16():
+        return torch.bfloat16
+    return choose_precision(name, device)
+
+
+def choose_teacher_precision(name: str, device: torch.device) -> torch.dtype:
+    """Resolve `teacher.precision`: `auto` is float16 on a GPU, which keeps more digits than bfloat16, else float32."""
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return choose_precision(name, device)
+
+
+def resolve_precision(config: Config, process: Process) -> Config:
+    """Replace `auto` by the precision this device computes in, the same in all processes.
+
+    The run folder keeps the result, so that a run is resumed in the precision in which it began, or not at all.
+    """
+    student = choose_student_precision(config.precision, process.device)
+    teacher = choose_teacher_precision(config.teacher.precision, process.device)
+    names = process.gather([str(dtype).removeprefix("torch.") for dtype in (student, teacher)])[0]
+    own = config.teacher.model_copy(update={"precision": names[1]})
+    return config.model_copy(update={"precision": names[0], "teacher": own})
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU has units for bfloat16; without them it is slower than float32. Only Linux tells."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return bool(BFLOAT16 & set(flags.split()))
+
+
+def _gpu_has_bfloat16(device: torch.device) -> bool:
     """Whether a GPU has units for it: `torch.cuda.is_bf16_supported` also counts the slow emulation before Ampere."""
     return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def computing_in(precision: torch.dtype, device: torch.device) -> torch.autocast:
-    """The context of a forward pass in this precision, whatever the context around it."""
+    """Make the context of a forward pass in this precision, whatever the context around it."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """Convolutions and matrix products in full float32, where a GPU would round to TF32's ten bits.
-
-    What must not depend on the kind of GPU is computed like this: features that are kept, and comparisons of them.
-    """
+    """Compute convolutions and matrix products in full float32, where a GPU would round to TF32's ten bits."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -167,3 +196,13 @@ def without_tf32() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Compute in float32 without TF32 and without gradient, whatever the precision of the run.
+
+    Statistics and a bank's features are computed like this: rounding noise in the small axes would hide a missing rank.
+    """
+    with torch.no_grad(), computing_in(torch.float32, device), without_tf32():
+        yield

@@ -3,7 +3,7 @@
 config.yaml    the resolved configuration; a run is only resumed under the same one
 statistics.pt  moments of the teacher's features, with the axes that the run reads
 log.jsonl      one line per logging step
-run.pt         everything needed to go on bit for bit: student, optimizer, position, random state, forms of the networks
+run.pt         everything needed to go on bit for bit: student, optimizer, position, random state
 unreadable.txt images that could not be decoded, with the reason
 student.pth    the result; its presence means that the run is done
 """
@@ -11,7 +11,6 @@ student.pth    the result; its presence means that the run is done
 import fcntl
 import json
 import logging
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +18,7 @@ import torch
 import yaml
 
 from kdep.config import Config, as_yaml, differences
+from kdep.data.views import Batch
 from kdep.files import read, save, write_atomically
 from kdep.method.statistics import Statistics
 from kdep.run.trackers import check_installed
@@ -80,17 +80,9 @@ class RunFolder:
         """Say what happened, what is left, and what to try."""
         kept = f"{self.checkpoint} holds the last good state" if self.checkpoint.exists() else "nothing saved yet"
         return DivergedError(
-            f"{what}; {kept}. Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, or a "
-            "larger scale.temperature, under another name (name=...)"
+            f"{what}; {kept}. Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, "
+            "teacher.precision=float32, or a larger scale.temperature, under another name (name=...)"
         )
-
-    @cached_property
-    def forms(self) -> dict[str, str]:
-        """Role -> form and precision of its network, see `kdep.models.forms`: those of the last good state.
-
-        A run adds what it chooses anew.
-        """
-        return dict(read(self.checkpoint).get("forms", {})) if self.checkpoint.exists() else {}
 
     def load_statistics(self, *, teacher: str, data: str) -> Statistics | None:
         """Statistics of an earlier start of this run, None where there are none.
@@ -151,13 +143,13 @@ class RunFolder:
             return set()
         return {line.partition("\t")[0] for line in self.unreadable_list.read_text().splitlines()}
 
-    def note_unreadable(self, entries: list[tuple[str, str]], *, limit: float, images: int) -> None:
-        """Count and log images that could not be decoded.
+    def note_unreadable(self, batch: Batch, step: int | None, *, limit: float, images: int) -> None:
+        """Count and log the images of a batch that could not be decoded.
 
         Raises:
-            ValueError: more than `limit` (a share) of `images`.
+            ValueError: more than `limit` (a share) of all `images`, or no image of a training step's batch is readable.
         """
-        for name, reason in entries:
+        for name, reason in batch.unreadable:
             if name in self.unreadable:
                 continue
             self.unreadable.add(name)
@@ -169,6 +161,8 @@ class RunFolder:
                 f"{len(self.unreadable)} of {images} images are unreadable, more than data.max_unreadable={limit} "
                 f"allows; they are listed in {self.unreadable_list}"
             )
+        if batch.images is None and step is not None:
+            raise ValueError(f"step {step}: no image of the batch is readable; see {self.unreadable_list}")
 
     def draw_loss(self) -> None:
         """Write loss.png: loss and learning rate over images seen."""

@@ -1,4 +1,4 @@
-"""What is said about a run, at its start and in its student: teacher, statistics, data, configuration."""
+"""Describe a run: in the log at its start, and in student.pth at its end."""
 
 import logging
 from typing import Any
@@ -7,18 +7,16 @@ from torch import nn
 
 from kdep.config import Config
 from kdep.data.views import Views
-from kdep.method.align import Target
 from kdep.method.statistics import Statistics, effective_rank, explained, numerical_rank, std_ratio
 from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import Checkpoint, fingerprint
 from kdep.run.folder import provenance_of_code
-from kdep.teaching import Known
 
 logger = logging.getLogger("kdep")
 
 
-def report(config: Config, statistics: Statistics, student: Backbone, target: Target) -> None:
-    """Say what the student is asked to learn."""
+def report(statistics: Statistics, student: Backbone) -> None:
+    """Log what the teacher's features are like, and warn if the student cannot match them."""
     std = statistics.variances.sqrt()
     logger.info(
         "teacher: %d features, numerical rank %d, effective rank %.0f; std ratio %.1f of the channels, %.1f of the %d "
@@ -42,9 +40,25 @@ def report(config: Config, statistics: Statistics, student: Backbone, target: Ta
 
 
 def as_checkpoint(
-    config: Config, student: Backbone, known: Known, views: Views, seen: int, forms: dict[str, str]
+    config: Config,
+    student: Backbone,
+    views: Views,
+    seen: int,
+    statistics: Statistics | None,
+    tap: str,
+    facts: dict[str, Any],
 ) -> Checkpoint:
-    """The student with where it came from."""
+    """Put the student's weights together with where they come from.
+
+    Args:
+        config: as the user gave it.
+        student: after training.
+        views: the images.
+        seen: number of images it was trained on, repetitions included.
+        statistics: of the teacher's features; None for labels.
+        tap: where the teacher's features were taken.
+        facts: how the run computed, such as its precision; plain values.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.network.state_dict().items()}
     return Checkpoint(
         name=config.name,
@@ -59,16 +73,14 @@ def as_checkpoint(
         provenance={
             "kind": "student",
             "method": method_of(config),
-            **teacher_provenance(config, student, known),
+            **teacher_provenance(config, student, statistics, tap),
             "data": {
                 "source": config.data.source,
                 "images": len(views.source.names),
                 "fingerprint": views.source.fingerprint,
             },
             "images_seen": seen,
-            "views": known.views or config.optim.epochs,
-            "bank": known.bank.description.code if known.bank else None,
-            "forms": dict(forms),
+            **facts,
             "config": config.model_dump(mode="json"),
             **provenance_of_code(),
         },
@@ -76,20 +88,20 @@ def as_checkpoint(
 
 
 def method_of(config: Config) -> str:
-    """The run in a few words, for the board."""
+    """Name the method in a few words, for the board."""
     if config.loss.classifies:
         return config.loss.name
     parts = [config.project or config.align.name, config.scale.name]
     return " ".join(["kdep", *parts, *([] if config.loss.name == "mse" else [config.loss.name])])
 
 
-def teacher_provenance(config: Config, student: Backbone, known: Known) -> dict[str, Any]:
-    """Whose features these are, and what they are like; nothing for labels."""
-    if known.statistics is None:
+def teacher_provenance(config: Config, student: Backbone, statistics: Statistics | None, tap: str) -> dict[str, Any]:
+    """Say which teacher the features are of, and what they are like; nothing for labels."""
+    if statistics is None:
         return {}
-    statistics, std = known.statistics, known.statistics.variances.sqrt()
+    std = statistics.variances.sqrt()
     return {
-        "teacher": {"source": config.teacher.source, "tap": known.tap, "sha256": statistics.teacher},
+        "teacher": {"source": config.teacher.source, "tap": tap, "sha256": statistics.teacher},
         "statistics": {
             "images": statistics.count,
             "numerical_rank": numerical_rank(statistics),

@@ -1,14 +1,14 @@
-"""What an interrupted run takes up, and how it is kept."""
+"""Save the state of a training run, and restore it."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from kdep.files import save
-from kdep.method.loss import Learner
+from kdep.method.loss import Criterion
+from kdep.method.rivals import Learner
 from kdep.models.checkpoint import load_exactly
 from kdep.run.folder import RunFolder
 
@@ -17,21 +17,34 @@ logger = logging.getLogger("kdep")
 
 @dataclass(frozen=True)
 class Training:
-    """What a resumed run takes up."""
+    """Everything with a state that a resumed run restores, and the precision in which the student computes."""
 
     learner: Learner
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    criterion: Criterion
     optimizer: torch.optim.Optimizer
     gradients: torch.amp.GradScaler
+    precision: torch.dtype
 
     def parts(self) -> dict[str, nn.Module]:
-        """Modules with a state: the student, and what learns or remembers beside it."""
-        found = {"student": self.learner.student, "head": self.learner.head, "loss": self.loss}
+        """Modules with a state: the student, its head, and a criterion that keeps a queue."""
+        found = {"student": self.learner.student, "head": self.learner.head, "criterion": self.criterion}
         return {name: part for name, part in found.items() if isinstance(part, nn.Module)}
+
+    def update(self, loss: torch.Tensor, rate: float, *, clip: float | None) -> None:
+        """Take one optimizer step at a learning rate, with the gradient's norm clipped to `clip`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.scale(loss).backward()
+        if clip is not None:
+            self.gradients.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.learner.parameters(), clip)
+        self.gradients.step(self.optimizer)
+        self.gradients.update()
 
 
 def resume(run: RunFolder, training: Training) -> tuple[int, int]:
-    """Take up the last good state; returns (step, images seen)."""
+    """Restore the last run checkpoint; returns (step, images seen), (0, 0) without one."""
     state = run.load_checkpoint()
     if state is None:
         return 0, 0
@@ -45,7 +58,11 @@ def resume(run: RunFolder, training: Training) -> tuple[int, int]:
 
 
 def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
-    """Write run.pt, unless the last step ruined the weights: its loss was still finite."""
+    """Write run.pt.
+
+    Raises:
+        DivergedError: the last step made a weight NaN or infinite, although its loss was finite.
+    """
     if not all(bool(tensor.isfinite().all()) for tensor in training.learner.state_dict().values()):
         raise run.diverged(f"the weights are no longer finite after step {step}")
     save(
@@ -56,7 +73,6 @@ def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
             "optimizer": training.optimizer.state_dict(),
             "gradients": training.gradients.state_dict(),
             "random": torch.get_rng_state(),
-            "forms": run.forms,
         },
         run.checkpoint,
     )

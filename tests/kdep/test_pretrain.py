@@ -16,22 +16,29 @@ from torch import nn
 
 from kdep.cli import guarded, main
 from kdep.config import Loss, parse_config
+from kdep.data.training import make_pixels, open_views
 from kdep.data.views import load, once
+from kdep.features import LiveTeacher
 from kdep.files import read, save
-from kdep.method.scale import make_scaler
+from kdep.method.loss import distill_loss
+from kdep.method.target import make_target
 from kdep.models.checkpoint import LoadError, fingerprint, write_student
+from kdep.models.student import open_student
+from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint
-from kdep.parts import make_pixels, open_student, open_teacher, open_views
-from kdep.pretrain import distill_loss, pretrain
+from kdep.pretrain import pretrain
 from kdep.run.device import Process
 from kdep.run.folder import DivergedError, RunFolder
 from kdep.run.provenance import report
 from kdep.shipped import find
-from kdep.teaching import Known, make_target, teacher_statistics
 
 
 def folder(config):
     return config.runs / config.name
+
+
+def live_teacher(config):
+    return LiveTeacher(config, open_student(config), open_views(config), Process(torch.device("cpu")))
 
 
 def odd_teacher(path):
@@ -94,19 +101,20 @@ def test_statistics_are_those_of_the_teacher_in_eval_mode_under_its_own_normalis
     ids=lambda value: "".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_a_run_keeps_the_axes_that_it_reads_and_they_give_the_targets_of_all(tiny, monkeypatch, overrides, axes):
-    config = tiny("optim.epochs=1", "tune=false", *overrides)
+    config = tiny("optim.epochs=1", *overrides)
     made = []
-    monkeypatch.setattr("kdep.pretrain.make_target", lambda *given: made.append(make_target(*given)) or made[-1])
+    monkeypatch.setattr(
+        "kdep.pretrain.make_target", lambda *given, **own: made.append(make_target(*given, **own)) or made[-1]
+    )
     pretrain(config)
     file = folder(config) / "statistics.pt"
     found = read(file)
     assert found["axes"].shape == (256, axes) and len(found["variances"]) == 256
     assert file.stat().st_size < 8 * 256 * (axes + 3) + 16_000  # no more on disk than in the tensors
-    teacher = open_teacher(config).to(memory_format=torch.channels_last)  # the same bits
-    run, student, process = RunFolder(tiny("name=all")), open_student(config), Process(torch.device("cpu"))
-    every = teacher_statistics(config, teacher, open_views(config), run, process)
-    scaler = make_scaler(config.scale.name, config.scale.options)
-    whole, width = make_target(config, student, Known(every, "post", lambda *_: None), scaler)
+    teacher = live_teacher(config)
+    teacher._axes_kept = None  # all
+    every = teacher.statistics(RunFolder(tiny("name=all")))
+    whole, width = make_target(config, every, 96)
     features = every.mean.float() + torch.randn(20, 256) @ (every.axes * every.variances.sqrt()).T.float()
     ((target, _),) = made
     assert width == len(target.std) and torch.allclose(target.std, whole.std, rtol=1e-5)
@@ -114,13 +122,13 @@ def test_a_run_keeps_the_axes_that_it_reads_and_they_give_the_targets_of_all(tin
 
 
 def test_a_bank_s_run_keeps_its_own_axes_and_logits_keep_none(tiny, tmp_path):
-    config = tiny("optim.epochs=1", f"bank.path={tmp_path / 'bank'}", "bank.axes=200", "tune=false")
+    config = tiny("optim.epochs=1", f"bank.path={tmp_path / 'bank'}", "bank.axes=200")
     pretrain(config)
     assert read(folder(config) / "statistics.pt")["axes"].shape == (256, 96)
     teacher = timm.create_model("test_efficientnet", num_classes=10)
     torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
     given = (f"teacher.source={tmp_path / 'teacher.pth'}", "teacher.arch=test_efficientnet", "loss.name=logits")
-    config = tiny("optim.epochs=1", "name=logits", "tune=false", *given)
+    config = tiny("optim.epochs=1", "name=logits", *given)
     pretrain(config)
     found = read(folder(config) / "statistics.pt")
     assert found["axes"].shape == (256, 0) and (folder(config) / "statistics.pt").stat().st_size < 30_000
@@ -159,9 +167,9 @@ def test_the_same_pixels_go_to_teacher_and_student(tiny, monkeypatch, mixup):
 
         return opened
 
-    monkeypatch.setattr("kdep.teaching.open_teacher", noted(open_teacher, "teacher"))
+    monkeypatch.setattr("kdep.features.open_teacher", noted(open_teacher, "teacher"))
     monkeypatch.setattr("kdep.pretrain.open_student", noted(open_student, "student"))
-    pretrain(tiny("optim.epochs=1", "tune=false", f"data.mixup={mixup}"))
+    pretrain(tiny("optim.epochs=1", f"data.mixup={mixup}"))
     assert len(seen["student"]) == 8
     assert all(torch.equal(t, s) for t, s in zip(seen["teacher"][-8:], seen["student"], strict=True))
 
@@ -170,16 +178,18 @@ def test_a_live_teachers_statistics_are_taken_without_tf32_and_half_precision(ti
     """As a GPU would need it, whose rounding would hide a missing rank; emulated, for a CPU has no TF32."""
     states = []
 
+    def note(_, inputs):
+        if inputs[0].any():  # not the blank image by which BatchNorm is folded
+            states.append((torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")))
+
     def opened(config):
         teacher = open_teacher(config)
-        teacher.register_forward_pre_hook(
-            lambda *_: states.append((torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")))
-        )
+        teacher.register_forward_pre_hook(note)
         return teacher
 
-    monkeypatch.setattr("kdep.teaching.open_teacher", opened)
+    monkeypatch.setattr("kdep.features.open_teacher", opened)
     with torch.autocast("cpu", torch.bfloat16):
-        pretrain(tiny("optim.epochs=1", "tune=false"))
+        pretrain(tiny("optim.epochs=1"))
     assert states[:8] == [(False, False)] * 8 and states[8][0]  # 128 images by 16; then training
 
 
@@ -190,9 +200,9 @@ def test_a_run_gives_the_teacher_no_gradient_and_leaves_it_as_it_was(tiny, monke
         kept.append(open_teacher(config))
         return kept[0]
 
-    monkeypatch.setattr("kdep.teaching.open_teacher", opened)
+    monkeypatch.setattr("kdep.features.open_teacher", opened)
     before = fingerprint(open_teacher(tiny()).state_dict())
-    pretrain(tiny("optim.epochs=1", "tune=false"))
+    pretrain(tiny("optim.epochs=1"))
     assert not kept[0].training and all(parameter.grad is None for parameter in kept[0].parameters())
     assert fingerprint(kept[0].state_dict()) == before
 
@@ -222,6 +232,31 @@ def test_a_run_refuses_to_go_on_under_another_configuration_and_shows_the_differ
         pretrain(tiny(override))
 
 
+def test_precision_follows_the_device_and_a_run_resumes_only_in_the_precision_in_which_it_began(tiny, monkeypatch):
+    config = tiny("precision=auto", "optim.epochs=1")
+    chosen = {True: {"student": "bfloat16", "teacher": "float32"}, False: {"student": "float32", "teacher": "float32"}}
+    for has_units, precision in chosen.items():
+        monkeypatch.setattr("kdep.run.device._cpu_has_bfloat16", lambda has_units=has_units: has_units)
+        content = read(pretrain(config.model_copy(update={"name": f"units{has_units}"})))
+        assert content["provenance"]["precision"] == precision
+        assert content["provenance"]["config"]["precision"] == "auto"  # as it was asked for
+    (config.runs / "unitsTrue" / "student.pth").unlink()
+    with pytest.raises(ValueError, match="\n  precision: 'bfloat16' in the run, 'float32' now"):
+        pretrain(config.model_copy(update={"name": "unitsTrue"}))
+
+
+def test_the_teacher_has_a_precision_of_its_own(tiny):
+    pixels = torch.rand(2, 3, 32, 32)
+    exact, half = (live_teacher(tiny(f"teacher.precision={name}")) for name in ("float32", "bfloat16"))
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = exact.features(None, pixels)
+    rounded = half.features(None, pixels)
+    with torch.no_grad():
+        expected = open_teacher(tiny())(pixels)[:, None]
+    assert torch.allclose(plain, expected, atol=1e-5)
+    assert 1e-4 < float((rounded - plain).norm() / plain.norm()) < 5e-2
+
+
 def test_a_run_goes_on_under_a_configuration_that_changes_no_result(tiny):
     run = RunFolder(tiny())
     run.bind()
@@ -239,7 +274,7 @@ def test_a_run_that_cannot_start_does_not_bind_its_name(tiny, override):
 def test_a_run_that_proves_impossible_leaves_its_name_to_one_that_is_not(tiny, monkeypatch):
     """The rank is known only when the teacher has looked at the images; what was written then binds nobody."""
     with monkeypatch.context() as patched:
-        patched.setattr("kdep.method.align.numerical_rank", lambda statistics: 50)
+        patched.setattr("kdep.method.target.numerical_rank", lambda statistics: 50)
         with pytest.raises(ValueError, match="span at most 50 of their 256 dimensions .*teacher.tap: post"):
             pretrain(tiny())
     assert (folder(tiny()) / "statistics.pt").exists()
@@ -276,13 +311,12 @@ def test_a_run_is_locked_by_its_process_and_not_by_what_that_leaves_behind(tiny)
 @pytest.mark.parametrize(("key", "what"), [("teacher", "other teacher"), ("data", "other images")])
 def test_statistics_of_another_teacher_or_other_images_are_refused(tiny, key, what):
     config = tiny()
-    run, views, teacher = RunFolder(config), open_views(config), open_teacher(config).eval()
+    run, teacher = RunFolder(config), live_teacher(config)
     run.bind()
-    process = Process(torch.device("cpu"))
-    statistics = teacher_statistics(config, teacher, views, run, process)
+    statistics = teacher.statistics(run)
     run.save_statistics(dataclasses.replace(statistics, **{key: "0123456789"}))
     with pytest.raises(ValueError, match=rf"statistics.pt: made with {what} \(01234567, now"):
-        teacher_statistics(config, teacher, views, run, process)
+        teacher.statistics(run)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tiny):
@@ -344,17 +378,10 @@ def test_a_student_does_not_start_from_weights_of_another_architecture(tiny, tmp
 
 
 def test_a_student_that_cannot_reach_its_targets_is_warned_of(tiny, caplog):
-    config = tiny("student.arch=test_efficientnet", "student.tap=pre", "scale.name=none")
-    student = open_student(config)
-    statistics = teacher_statistics(
-        config,
-        open_teacher(config).eval(),
-        open_views(config),
-        RunFolder(config),
-        Process(torch.device("cpu")),
-    )
+    config = tiny("student.arch=test_efficientnet", "student.tap=pre", "scale.name=none", "align.name=random")
+    statistics = live_teacher(config).statistics(RunFolder(config))
     with caplog.at_level(logging.INFO, "kdep"):
-        report(config, statistics, student, nn.Identity())
+        report(statistics, open_student(config))
     assert "move in 64 dimensions only" in caplog.text and "numerical rank" in caplog.text
 
 

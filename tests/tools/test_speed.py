@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.method.align import Target
+from kdep.method.loss import distill_loss
 from kdep.method.scale import make_scaler
 from kdep.method.statistics import Moments, finish
-from kdep.parts import open_student, open_teacher
-from kdep.pretrain import distill_loss
+from kdep.method.target import Target
+from kdep.models.student import open_student
+from kdep.models.teacher import open_teacher
 from tools.speed import clock, lightly, moments, probes, reference_loop, references
 from tools.speed import measure as speed
 from tools.speed.ceilings import CASES
@@ -39,7 +40,6 @@ FIELDS = {
 
 @pytest.fixture
 def setting(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDEP_CACHE", str(tmp_path / "cache"))
     return Setting(tmp_path, torch.device("cpu"), repeats=1, quick=True)
 
 

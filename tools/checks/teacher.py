@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from kdep.data.sources import Pack
 from kdep.files import write_atomically
-from kdep.method.align import Target
 from kdep.method.scale import make_scaler
 from kdep.method.statistics import Moments, finish, numerical_rank
+from kdep.method.target import Target
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.weights import open_checkpoint, open_classifier
 

@@ -21,7 +21,7 @@ LITE0, R50 = "random:efficientnet_lite0", "random:resnet50"
 CASES = {
     64: Case(LITE0, "resnet18", 64, batch=64, images=576, live=576, epochs=3),
     128: Case(LITE0, "resnet18", 128, batch=32, images=576, live=576),
-    224: Case(R50, "resnet18", 224, batch=16, images=544, live=192, tune="compile"),
+    224: Case(R50, "resnet18", 224, batch=16, images=544, live=192),
 }
 SHARE = 0.95
 NOTE = (

@@ -35,7 +35,7 @@ def lightly(setting: Setting) -> list[Row]:
     if setting.lightly is None:
         reason = "not installed: pip install lightly-train in another environment and give --lightly-python PATH"
         return [Row("lightly", WHAT, AGAINST, unit="images/s, all included", target=2.0, skipped=reason)]
-    exact = on_device(replace(CASES[224], epochs=EPOCHS, tune=True), setting)
+    exact = on_device(replace(CASES[224], epochs=EPOCHS), setting)
     folder = folder_of(exact, setting)
     theirs = their_run(setting, exact, folder, exact.epochs)
     start = their_run(setting, replace(exact, images=4 * exact.batch), first(folder, setting, 4 * exact.batch), 1)

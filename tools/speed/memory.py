@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from kdep.bank.prepare import describe, ready
+from kdep.bank.prepare import describe, open_bank
 from kdep.bank.read import SHARD, Bank, shard_path
 from kdep.config import Config, parse_config
+from kdep.data.training import open_views
 from kdep.files import save, write_atomically
-from kdep.parts import open_student, open_teacher, open_views
+from kdep.models.student import open_student
+from kdep.models.teacher import open_teacher
 from kdep.pretrain import pretrain
 from kdep.run.device import join
 from tools.speed.clock import environment
@@ -99,7 +101,6 @@ def configure(setting: Setting, root: Path, source: Path, bank: Path) -> Config:
         "log": {"every": 2, "checkpoint_every": 10**6},
         "bank": {"path": str(bank), "views": 1, "check": 0},
         "device": str(setting.device),
-        "tune": False,
         "runs": str(setting.work / "runs"),
     }
     return parse_config(content, "tools.speed.measure")
@@ -109,7 +110,7 @@ def small_bank(config: Config) -> tuple[dict[str, Any], Any]:
     """Statistics and peaks of a real bank of the few photographs."""
     process = join(config.device)
     views, student = open_views(config), open_student(config)
-    bank: Bank = ready(config, student, views, process)
+    bank: Bank = open_bank(config, student, views, process)
     return bank.statistics.as_dict(), bank.peaks
 
 

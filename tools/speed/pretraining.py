@@ -13,10 +13,10 @@ import torch
 from kdep.bank.prepare import build
 from kdep.config import Config, Data, parse_config
 from kdep.files import write_atomically
-from kdep.models.forms import choose_student, sample
-from kdep.parts import open_student
-from kdep.pretrain import distill_loss, pretrain
-from kdep.run.device import computing_in, join
+from kdep.method.loss import distill_loss
+from kdep.models.student import open_student
+from kdep.pretrain import pretrain
+from kdep.run.device import choose_student_precision, computing_in, join
 from kdep.run.optim import make_optimizer
 from tools.speed.clock import seconds
 from tools.speed.photographs import photographs
@@ -44,7 +44,6 @@ class Case:
     images: int
     live: int
     epochs: int = 1
-    tune: bool | str = True
     precision: str = "float32"
 
 
@@ -55,7 +54,7 @@ def on_device(case: Case, setting: Setting) -> Case:
             case, teacher="random:test_efficientnet", student="test_resnet", size=32, batch=8, images=128, live=128
         )
     if setting.device.type == "cuda":
-        return replace(case, batch=128, images=8192, live=8192, tune=True, precision="auto")
+        return replace(case, batch=128, images=8192, live=8192, precision="auto")
     return case
 
 
@@ -89,7 +88,6 @@ def configure(
         "log": {"every": 5 if setting.device.type == "cuda" else 1, "checkpoint_every": 10**6},
         "bank": {"path": str(bank_path(case, setting, cache=cache)), "views": 1, "check": 1} if bank else None,
         "device": str(setting.device),
-        "tune": case.tune,
         "precision": case.precision,
         "runs": str(setting.work / "runs"),
     }
@@ -166,11 +164,9 @@ def ceiling(config: Config, steps: int) -> Callable[[], float]:
     """
     process, optim, size = join(config.device), config.optim, config.data.size
     device = process.device
-    student = open_student(config).to(device)
+    student = open_student(config).to(device, memory_format=torch.channels_last)
     images = torch.rand(optim.batch_size, 3, size, size, device=device)
-    noise = sample(optim.batch_size, size, device)
-    chosen = choose_student(student, noise, precision=config.precision, tune=config.tune, process=process)
-    precision = chosen.precision
+    precision = choose_student_precision(config.precision, device)
     wanted = torch.randn(optim.batch_size, 1, student.dim, device=device)
     optimizer = make_optimizer(student, optim)
     gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)

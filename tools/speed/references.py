@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from kdep.parts import open_student, open_teacher
+from kdep.models.student import open_student
+from kdep.models.teacher import open_teacher
 from tools.speed import reference_loop
 from tools.speed.ceilings import CASES, by_workers
 from tools.speed.clock import interleave, medians

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from kdep.data.decode import UNREADABLE, Encoded, reason
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
+from kdep.models.teacher import fastest_form
 from kdep.run.device import without_tf32
-from kdep_benchmarks.tasks.features import as_input, fastest, frozen
+from kdep_benchmarks.tasks.features import as_input, frozen
 from kdep_benchmarks.tasks.settings import WholeImages
 
 LONGEST = 4  # long side over short side; longer images are squeezed
@@ -68,8 +69,7 @@ def open_network(checkpoint: Checkpoint, pixels: WholeImages, device: torch.devi
     with torch.no_grad():
         maps = backbone.stage_maps(torch.zeros(1, 3, side, side, device=device))
     plain = side / maps[0].shape[2] if len(maps) == 1 else None
-    alike = pixels.model_copy(update={"size": side})
-    return fastest(backbone, alike, device), Geometry(multiple, backbone.resample, plain)
+    return fastest_form(backbone, side, device), Geometry(multiple, backbone.resample, plain)
 
 
 def run_maps(

@@ -54,7 +54,7 @@ def shrunk(study, planned, photos, folder):
     changes = [f"teacher.source={source}", "teacher.arch=test_efficientnet", "teacher.size=null", "teacher.tap=post"]
     changes += ["student.arch=test_resnet", f"data.source={photos}", "data.root=null", "data.limit=128"]
     changes += ["data.size=32", "data.workers=0", "optim.epochs=1", "optim.batch_size=32", "log.every=1"]
-    changes += ["tune=false", "precision=float32", "device=cpu", f"runs={folder}/runs"]
+    changes += ["precision=float32", "device=cpu", f"runs={folder}/runs"]
     if config.bank is not None:
         kind = f"{config.loss.dense:g}-{len(config.teacher.source) if isinstance(config.teacher.source, list) else 1}"
         changes += [f"bank.path={folder}/bank-{kind}", *(["bank.axes=256"] if config.bank.axes else [])]

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.models import forms
 from kdep.models.backbone import build_backbone
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
@@ -115,26 +114,6 @@ def test_cached_features_are_the_features(checkpoint, colours, tmp_path):
     for tap in ("pre", "post"):
         assert torch.equal(first.taps[tap], again.taps[tap]) and np.allclose(first.taps[tap], fresh[tap], atol=1e-5)
     assert (first.taps["pre"] < 0).any() and (first.taps["post"] >= 0).all()
-
-
-@pytest.mark.parametrize("form", ["channels_last", "contiguous", "folded", "folded_contiguous"])
-def test_features_are_extracted_in_the_form_that_is_fastest_here(checkpoint, colours, tmp_path, monkeypatch, form):
-    def measure(network, offered, *others):
-        return {name: 1.0 if name == form else 2.0 for name in offered}
-
-    monkeypatch.setenv("KDEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(forms, "_measure", measure)
-    built, plain = [], features.frozen_features
-    monkeypatch.setattr(
-        features, "frozen_features", lambda network, *a, **k: built.append(network) or plain(network, *a, **k)
-    )
-    images, pixels = open_split(colours, "train"), Pixels(size=32)
-    found = extract(checkpoint, images, pixels=pixels, cache=tmp_path / "features", device=CPU).taps
-    folded = not any(isinstance(module, torch.nn.BatchNorm2d) for module in built[0].modules())
-    first = next(module for module in built[0].modules() if isinstance(module, torch.nn.Conv2d)).weight
-    assert (folded, first.is_contiguous()) == ("folded" in form, "contiguous" in form)
-    for tap, expected in plain(build_backbone(checkpoint), images, tmp_path, pixels=pixels, device=CPU).items():
-        assert np.allclose(found[tap], expected, atol=1e-5)
 
 
 def clock(monkeypatch, module, *times):

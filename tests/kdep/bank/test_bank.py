@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import logging
 import shutil
@@ -18,18 +17,22 @@ from kdep.bank.read import Bank, Description, decode, encode, share_of
 from kdep.cli import main
 from kdep.config import load_config
 from kdep.data.sources import choose
+from kdep.data.training import make_pixels, open_views
 from kdep.data.views import Order, load
+from kdep.features import LiveTeacher
 from kdep.files import read
-from kdep.method.align import Target, map_on_grid
 from kdep.method.scale import make_scaler
+from kdep.method.target import Target
 from kdep.models.checkpoint import write_student
+from kdep.models.maps import map_on_grid
+from kdep.models.student import open_student
+from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint
-from kdep.parts import make_pixels, open_student, open_teacher, open_views
 from kdep.pretrain import pretrain
 from kdep.run.device import Process
-from kdep.teaching import teacher_source
 
 CPU = torch.device("cpu")
+FOLDING = 1  # blank image, which shows how BatchNorm follows convolutions
 
 
 @pytest.fixture
@@ -98,20 +101,22 @@ def test_statistics_of_a_bank_are_those_of_a_live_teacher(banked, tiny, small_fi
 
 def test_a_bank_trains_the_student_of_a_live_teacher_up_to_the_rounding_of_float16(banked, tiny, monkeypatch):
     """Small networks amplify a rounding within some steps, so the live teacher is rounded too, and no further."""
-    gentle = ("scale.name=unit", "optim.lr=3e-4", "tune=false")
+    gentle = ("scale.name=unit", "optim.lr=3e-4")
     from_bank, live = banked("name=banked", *gentle), tiny("name=live", *gentle)
     a = read(pretrain(from_bank))["state_dict"]
 
-    def rounded(*arguments):
-        known = teacher_source(*arguments)
-        axes, mean = known.statistics.axes[:, :96].float(), known.statistics.mean.float()
+    class Rounded(LiveTeacher):
+        axes = 96
 
-        def features(batch, images):
-            return ((known.features(batch, images) - mean) @ axes).half().float()
+        def statistics(self, run):
+            self.found = super().statistics(run)
+            return self.found
 
-        return dataclasses.replace(known, features=features, axes=96)
+        def features(self, batch, images):
+            centred = super().features(batch, images) - self.found.mean.float()
+            return (centred @ self.found.axes[:, :96].float()).half().float()
 
-    monkeypatch.setattr("kdep.pretrain.teacher_source", rounded)
+    monkeypatch.setattr("kdep.features.LiveTeacher", Rounded)
     b = read(pretrain(live))["state_dict"]
     assert losses(live)[-1] < 0.95 * losses(live)[0]
     assert losses(from_bank) == pytest.approx(losses(live), rel=1e-3)
@@ -124,8 +129,8 @@ def test_a_bank_trains_the_student_of_a_live_teacher_up_to_the_rounding_of_float
 
 
 def test_targets_are_float32_whatever_the_precision_of_the_training(banked, tiny, tmp_path):
-    exact = targets.build(banked("tune=false"))
-    half = targets.build(tiny(f"bank.path={tmp_path / 'half'}", "tune=false", "precision=bfloat16"))
+    exact = targets.build(banked())
+    half = targets.build(tiny(f"bank.path={tmp_path / 'half'}", "precision=bfloat16"))
     assert json.loads((half / "bank.json").read_text())["precision"] == "float32"
     files = sorted(path.relative_to(exact) for path in exact.rglob("*.npy"))
     assert len(files) == 2
@@ -147,17 +152,14 @@ def test_the_teacher_computes_targets_and_checks_them_without_tf32_and_half_prec
     """As a GPU would need it; emulated, for a CPU has no TF32."""
     states = []
 
+    def note(_, inputs):
+        if inputs[0].any():  # not the blank image of folding
+            precision = torch.get_float32_matmul_precision()
+            states.append((torch.backends.cudnn.allow_tf32, precision, torch.is_autocast_enabled("cpu")))
+
     def opened(config):
         teacher = open_teacher(config)
-        teacher.register_forward_pre_hook(
-            lambda *_: states.append(
-                (
-                    torch.backends.cudnn.allow_tf32,
-                    torch.get_float32_matmul_precision(),
-                    torch.is_autocast_enabled("cpu"),
-                )
-            )
-        )
+        teacher.register_forward_pre_hook(note)
         return teacher
 
     monkeypatch.setattr(targets, "open_teacher", opened)
@@ -165,7 +167,7 @@ def test_the_teacher_computes_targets_and_checks_them_without_tf32_and_half_prec
     try:
         for check in (0, 2):  # made without a check; found, and checked alone
             with torch.autocast("cpu", torch.bfloat16):
-                targets.build(banked("tune=false", f"bank.check={check}"))
+                targets.build(banked(f"bank.check={check}"))
             assert set(states) == {(False, "highest", False)}
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -190,9 +192,8 @@ def test_a_bank_of_an_older_format_or_another_precision_is_refused(banked):
 
 def test_the_teacher_sees_no_image_twice(banked, small_files, monkeypatch):
     seen = count_images(monkeypatch)
-    targets.build(banked("tune=false", "bank.check=0", "optim.batch_size=16"))
-    measuring = 3 * 16 - 16  # two batches of noise, to say how long it will take
-    assert sum(seen) == 2 * 128 + measuring
+    targets.build(banked("bank.check=0", "optim.batch_size=16"))
+    assert sum(seen) == 2 * 128 + FOLDING
 
 
 def test_an_interrupted_bank_goes_on_at_the_missing_files_and_ends_the_same(banked, tiny, tmp_path, small_files):
@@ -223,10 +224,10 @@ def test_more_views_are_added_and_the_old_ones_left_alone(banked, monkeypatch):
     path = targets.build(banked("optim.epochs=1"))
     before = (path / "view000" / "00000.npy").stat().st_mtime_ns
     seen = count_images(monkeypatch)
-    targets.build(banked("bank.views=3", "tune=false", "bank.check=0"))
+    targets.build(banked("bank.views=3", "bank.check=0"))
     assert (path / "view000" / "00000.npy").stat().st_mtime_ns == before
     assert sorted(p.name for p in path.glob("view*")) == ["view000", "view001", "view002"]
-    assert sum(seen) == 2 * 128 + 2 * 16
+    assert sum(seen) == 2 * 128 + FOLDING
 
 
 def test_fewer_views_than_epochs_repeat_crops_and_targets(banked):
@@ -414,7 +415,7 @@ def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked, tmp_pa
 
 
 def test_a_bank_with_maps_gives_the_dense_term_the_live_maps(banked, tiny):
-    dense = ("data.size=64", "loss.dense=1", "optim.epochs=1", "optim.lr=3e-4", "tune=false")
+    dense = ("data.size=64", "loss.dense=1", "optim.epochs=1", "optim.lr=3e-4")
     config = banked(*dense)
     bank = Bank(targets.build(config))
     assert bank.description.grid == 2 and bank.statistics.count == 128
@@ -436,11 +437,10 @@ def test_a_bank_with_maps_gives_the_dense_term_the_live_maps(banked, tiny):
 def test_the_axes_of_a_bank_with_maps_come_from_the_images_they_need_and_no_others_are_seen_twice(
     banked, tiny, small_files, monkeypatch
 ):
-    overrides = ("data.size=64", "loss.dense=1", "optim.epochs=1", "tune=false", "align.images=3", "seed=5")
+    overrides = ("data.size=64", "loss.dense=1", "optim.epochs=1", "align.images=3", "seed=5")
     overrides += ("align.name=random",)  # three images span too few axes for others
     shards = {int(index) // 40 for index in choose(128, 3, 5)}
     assert len(shards) < 4  # one file of the raw features has no image to keep
-    monkeypatch.setattr(target_writer.Writer, "measure", lambda _: 1.0)
     seen, written, write = count_images(monkeypatch), [], target_writer.Writer.write
 
     def noted(self, file, *arguments):
@@ -449,7 +449,7 @@ def test_the_axes_of_a_bank_with_maps_come_from_the_images_they_need_and_no_othe
 
     monkeypatch.setattr(target_writer.Writer, "write", noted)
     path = targets.build(banked(*overrides, "bank.check=0"))
-    assert sum(seen) == 3 + 128
+    assert sum(seen) == 3 + 128 + FOLDING
     assert {shard for number, shard in written if number < 0} == shards
     stored = Bank(path).statistics
     features = torch.stack([live_features(banked(*overrides), int(i), 0) for i in choose(128, 3, 5)])

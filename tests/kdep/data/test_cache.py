@@ -200,7 +200,7 @@ def test_a_run_from_the_cache_is_the_run_from_the_files(tiny, tmp_path):
 
 @pytest.mark.parametrize(("low", "told"), [(0.08, True), (0.5, True), (0.7, False)])
 def test_a_run_says_when_its_cache_enlarges_crops(tiny, tmp_path, caplog, low, told):
-    from kdep.parts import open_views
+    from kdep.data.training import open_views
 
     config = tiny(f"data.cache={tmp_path / 'cache'}", "data.size=24", f"data.crop_scale=[{low}, 1.0]")
     with caplog.at_level(logging.WARNING, "kdep"):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from kdep.data.sources import Names, Subset, open_source, write_subset
+from kdep.data.training import make_pixels
 from kdep.data.views import (
     LIGHT_AXES,
     LIGHT_STD,
@@ -26,7 +27,6 @@ from kdep.data.views import (
     recolour,
     view,
 )
-from kdep.parts import make_pixels
 
 AUGMENTATION = Augmentation(24, (0.3, 1.0), jitter=0.2, lighting=0.1)
 

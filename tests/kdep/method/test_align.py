@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdep.method.align import ALIGNERS, Logits, Target, hadamard, refuse_widths
+from kdep.method.align import ALIGNERS, hadamard
 from kdep.method.scale import make_scaler
 from kdep.method.statistics import Moments, finish
+from kdep.method.target import Logits, Target, check_widths
 from tools.checks.teacher import compare_aligner, slow_alignment, slow_pts
 
 
@@ -87,7 +88,7 @@ def test_a_size_without_a_simple_hadamard_matrix_is_refused(size):
     with pytest.raises(ValueError, match=f"no Hadamard matrix of size {size}"):
         hadamard(size)
     with pytest.raises(ValueError, match=f"no Hadamard matrix of size {size}"):
-        refuse_widths("phi_s", width=256, dim=size, rank=256, images=1000)
+        check_widths("phi_s", width=256, dim=size, rank=256, images=1000)
 
 
 @pytest.mark.parametrize("aligner", [name for name in ALIGNERS if name != "none"])

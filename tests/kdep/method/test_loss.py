@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdep.config import Loss
-from kdep.method.loss import PROJECTORS, Learner, QueueKL, make_head, make_loss
+from kdep.method.loss import make_criterion
+from kdep.method.rivals import PROJECTORS, Learner, QueueKL, make_head
+
+
+def alone(rows):
+    """The rows of all processes, of which there is one."""
+    return rows
+
 
 A = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
 B = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
@@ -23,13 +30,13 @@ B = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     ],
 )
 def test_a_loss_gives_the_number_worked_out_by_hand(name, options, expected):
-    assert float(make_loss(Loss(name=name, **options), 2)(A, B)) == pytest.approx(expected)
+    assert float(make_criterion(Loss(name=name, **options), 2, alone)(A, B)) == pytest.approx(expected)
 
 
 def test_labels_are_compared_by_cross_entropy_by_hand():
     predicted = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
     # Shares 3/4 of the right class, then 1/2.
-    value = float(make_loss(Loss(name="labels"), 2)(predicted, torch.tensor([0, 1])))
+    value = float(make_criterion(Loss(name="labels"), 2, alone)(predicted, torch.tensor([0, 1])))
     assert value == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
 
 
@@ -37,16 +44,16 @@ def test_logits_are_softened_and_weighted_by_the_square_of_the_temperature_by_ha
     student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[4 * math.log(3), 0.0]])
     # At T = 4 the teacher says 3/4 and 1/4, the student 1/2 each.
     by_hand = 16 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
-    loss = make_loss(Loss(name="logits"), 2)
+    loss = make_criterion(Loss(name="logits"), 2, alone)
     assert float(loss(student, teacher)) == pytest.approx(by_hand)
     assert float(loss(torch.cat([student, teacher]), torch.cat([teacher] * 2))) == pytest.approx(by_hand / 2)  # a mean
-    assert float(make_loss(Loss(name="logits", temperature=1), 2)(teacher / 4, teacher / 4)) == pytest.approx(
-        0, abs=1e-7
-    )
+    assert float(
+        make_criterion(Loss(name="logits", temperature=1), 2, alone)(teacher / 4, teacher / 4)
+    ) == pytest.approx(0, abs=1e-7)
 
 
 def test_a_queue_compares_distributions_over_the_newest_teacher_features_by_a_slow_formula():
-    loss, generator = QueueKL(3, 6, 0.5), torch.Generator().manual_seed(0)
+    loss, generator = QueueKL(3, 6, 0.5, alone), torch.Generator().manual_seed(0)
     kept = torch.empty(0, 3)
     for _ in range(4):
         student, teacher = (torch.randn(4, 3, generator=generator) for _ in range(2))
@@ -61,14 +68,14 @@ def test_a_queue_compares_distributions_over_the_newest_teacher_features_by_a_sl
 
 
 def test_a_queue_has_the_size_and_temperature_of_the_configuration_or_those_of_its_authors():
-    assert make_loss(Loss(name="queue_kl"), 3).temperature == 0.07
-    given = make_loss(Loss(name="queue_kl", temperature=0.2, queue=16), 3)
+    assert make_criterion(Loss(name="queue_kl"), 3, alone).temperature == 0.07
+    given = make_criterion(Loss(name="queue_kl", temperature=0.2, queue=16), 3, alone)
     assert given.temperature == 0.2 and given.queue.shape == (16, 3)
-    assert make_loss(Loss(name="logits", temperature=2), 3).temperature == 2
+    assert make_criterion(Loss(name="logits", temperature=2), 3, alone).temperature == 2
 
 
 def test_a_queue_gives_the_student_a_gradient_and_the_teacher_none():
-    loss = QueueKL(3, 6, 0.5)
+    loss = QueueKL(3, 6, 0.5, alone)
     student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
     loss(student, teacher).backward()
     assert bool(student.grad.isfinite().all()) and float(student.grad.abs().sum()) > 0

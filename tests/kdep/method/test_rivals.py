@@ -10,15 +10,16 @@ from PIL import Image
 from torch import nn
 
 from kdep.data.sources import labels_of
+from kdep.data.training import make_pixels, open_views
 from kdep.data.views import load, mix
 from kdep.files import read
 from kdep.models.backbone import Teachers, build_backbone, create_network
 from kdep.models.checkpoint import fingerprint
 from kdep.models.layouts import Layout
+from kdep.models.student import open_student
+from kdep.models.teacher import open_teacher, teacher_identity
 from kdep.models.weights import open_checkpoint, open_classifier
-from kdep.parts import make_pixels, open_student, open_teacher, open_views, teacher_identity
-from kdep.pretrain import pretrain
-from kdep.teaching import match_student
+from kdep.pretrain import match_scale, pretrain
 
 
 def losses(config):
@@ -157,7 +158,7 @@ def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier
         return step(learner, wanted, images, *rest)
 
     monkeypatch.setattr(module, "distill_loss", noted)
-    given = (f"teacher.source={path}", f"teacher.arch={arch}", f"teacher.tap={tap}", "loss.name=logits", "tune=false")
+    given = (f"teacher.source={path}", f"teacher.arch={arch}", f"teacher.tap={tap}", "loss.name=logits")
     config = tiny(*given, "optim.epochs=2")
     pretrain(config)
     teacher = open_teacher(config)
@@ -171,7 +172,7 @@ def test_classical_distillation_learns_the_logits_of_the_teachers_own_classifier
 def test_logits_from_a_bank_of_all_axes_are_those_of_the_live_teacher(tiny, classified, tmp_path):
     path, _ = classified
     given = (f"teacher.source={path}", "teacher.arch=test_efficientnet", "loss.name=logits", "optim.epochs=1")
-    given = (*given, "optim.lr=1e-6", "tune=false")
+    given = (*given, "optim.lr=1e-6")
     live, stored = tiny(*given, "name=live"), tiny(*given, "name=stored", f"bank.path={tmp_path / 'bank'}")
     pretrain(live), pretrain(stored)
     assert losses(stored) == pytest.approx(losses(live), rel=1e-3)
@@ -295,7 +296,7 @@ def blind(monkeypatch):
         teacher.forward = look
         return teacher
 
-    monkeypatch.setattr("kdep.teaching.open_teacher", opened)
+    monkeypatch.setattr("kdep.features.open_teacher", opened)
     monkeypatch.setattr("kdep.bank.prepare.open_teacher", opened)
 
 
@@ -356,11 +357,11 @@ def test_matching_leaves_the_student_and_its_statistics_as_they_were(tiny, monke
         return students[0]
 
     def looked_at(*arguments):
-        match_student(*arguments)
+        match_scale(*arguments)
         left.append(fingerprint(students[0].state_dict()))
 
     monkeypatch.setattr(module, "open_student", opened)
-    monkeypatch.setattr(module, "match_student", looked_at)
+    monkeypatch.setattr(module, "match_scale", looked_at)
     config = tiny("scale.match=student", "optim.epochs=1")
     pretrain(config)
     assert left == [fingerprint(open_student(config).state_dict())]

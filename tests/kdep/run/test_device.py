@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from kdep.run import device
-from kdep.run.device import choose_precision, describe_cpu, find_device, join
+from kdep.run.device import (
+    choose_precision,
+    choose_student_precision,
+    choose_teacher_precision,
+    find_device,
+    join,
+)
 
 SCRIPT = """
 import resource, torch
@@ -46,42 +52,32 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch, capa
     assert choose_precision("bfloat16", torch.device("cuda")) == torch.bfloat16  # who asks for it gets it
 
 
-X86 = """processor : 0
-vendor_id : GenuineIntel
-cpu family : 6
-model : {model}
-model name : {name}
-cpu MHz : {mhz}
-flags : fpu sse2 avx2 fma {more} rdtscp
-
-processor : 1
-flags : none
-"""
-ARM = "processor : 0\nFeatures : fp asimd {more}\nCPU implementer : 0x41\nCPU part : {part}\n"
-
-
-def described(monkeypatch, tmp_path, content):
+@pytest.mark.parametrize(
+    ("flags", "taken"),
+    [
+        ("flags : fpu avx2 avx512_bf16", torch.bfloat16),
+        ("flags : fpu amx_bf16 amx_tile", torch.bfloat16),
+        ("Features : fp asimd bf16", torch.bfloat16),
+        ("flags : fpu avx2 avx512f", torch.float32),  # computes it several times slower than float32
+        ("", torch.float32),
+    ],
+)
+def test_a_student_on_a_cpu_computes_in_bfloat16_where_the_cpu_has_units_for_it(monkeypatch, tmp_path, flags, taken):
     monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
-    (tmp_path / "cpuinfo").write_text(content)
-    return describe_cpu()
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nmodel name : any\n{flags}\n")
+    cpu = torch.device("cpu")
+    assert choose_student_precision("auto", cpu) == taken
+    assert choose_student_precision("float32", cpu) == choose_precision("auto", cpu) == torch.float32
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "none")  # another system
+    assert choose_student_precision("auto", cpu) == torch.float32
 
 
-def test_a_processor_is_known_by_its_model_and_its_units_not_by_its_clock(monkeypatch, tmp_path):
-    plain = {"model": 143, "name": "Xeon", "mhz": 2000, "more": "avx512_bf16 amx_tile"}
-    here = described(monkeypatch, tmp_path, X86.format(**plain))
-    assert here.endswith("GenuineIntel 6 143 Xeon amx_tile avx2 avx512_bf16 fma")
-    assert described(monkeypatch, tmp_path, X86.format(**plain | {"mhz": 3100})) == here
-    for other in ({"model": 106}, {"name": "Xeon Gold"}, {"more": "avx512_bf16"}, {"more": "amx_tile"}):
-        assert described(monkeypatch, tmp_path, X86.format(**plain | other)) != here
-    arms = [ARM.format(more=more, part=part) for more, part in (("bf16", 1), ("", 1), ("bf16", 2))]
-    assert len({described(monkeypatch, tmp_path, arm) for arm in arms}) == 3
-
-
-def test_without_cpuinfo_python_says_what_it_knows_of_the_processor(monkeypatch, tmp_path):
-    monkeypatch.setattr(device, "CPUINFO", tmp_path / "none")
-    monkeypatch.setattr(device.platform, "machine", lambda: "arm64")
-    monkeypatch.setattr(device.platform, "processor", lambda: "apple")
-    assert describe_cpu() == "arm64 apple"
+def test_a_teacher_computes_in_bfloat16_only_when_told_to():
+    for kind, taken in (("cuda", torch.float16), ("cpu", torch.float32)):
+        assert choose_teacher_precision("auto", torch.device(kind)) == taken
+        assert choose_teacher_precision("bfloat16", torch.device(kind)) == torch.bfloat16
+    with pytest.raises(ValueError, match="float16 is for GPUs"):
+        choose_teacher_precision("float16", torch.device("cpu"))
 
 
 def test_processes_wait_for_hours_while_the_first_works(monkeypatch):

@@ -27,11 +27,11 @@ from kdep.files import save
 from kdep.config import load_config
 from kdep.bank import read as bank
 from kdep.bank import write as target_writer
-from kdep.method.align import Target
+from kdep.method.target import Target
 from kdep.data.views import *
-from kdep.method.loss import Learner, QueueKL, mse
+from kdep.method.loss import mse
+from kdep.method.rivals import Learner, QueueKL
 from kdep.method.scale import make_scaler
-from kdep.teaching import *
 from kdep.pretrain import *
 
 class Interrupting(torch.nn.Module):
@@ -47,10 +47,11 @@ class Interrupting(torch.nn.Module):
 def go(config, at):
     run = RunFolder(config, is_first=process.is_first)
     run.bind()
-    views, student = open_views(config), open_student(config)
-    known = teacher_source(config, student, views, run, process)
-    target = Target(known.statistics, student.dim, aligner="svd", scaler=make_scaler("pts", {}))
-    train(config, Learner(student, None), known, Interrupting(target, at), mse, views, run, process)
+    views, student = open_views(config), open_student(config).to(memory_format=torch.channels_last)
+    source = open_features(config, student, views, process)
+    target = Target(source.statistics(run), student.dim, aligner="svd", scaler=make_scaler("pts", {}))
+    training = prepare(config, Learner(student, None), mse, process)
+    train(config, training, source, Interrupting(target, at), views, run, process)
     return student
 
 file, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -66,7 +67,7 @@ student = go(config, at=0)
 network = student.network
 bank.SHARD = target_writer.SHARD = 40
 pretrain(load_config(file, ["name=banked", f"bank.path={out}/bank"]))
-queue = QueueKL(2, 5, 0.1)
+queue = QueueKL(2, 5, 0.1, gathered)
 for step in range(2):  # the second process lacks an image each time
     rows = torch.eye(2)[[process.rank]].repeat(2 - process.rank, 1) * (step + 1)
     queue(rows, rows)
@@ -107,7 +108,7 @@ def test_statistics_of_two_processes_equal_those_of_one(root):
 def test_a_bank_that_two_processes_fill_is_that_of_one(root, monkeypatch):
     for module in (bank, target_writer):
         monkeypatch.setattr(module, "SHARD", 40)
-    alone = targets.build(load_config(root / "tiny.yaml", [f"bank.path={root / 'one'}", "tune=false"]))
+    alone = targets.build(load_config(root / "tiny.yaml", [f"bank.path={root / 'one'}"]))
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.npy"))
     assert files == sorted(path.relative_to(root / "bank") for path in (root / "bank").rglob("*.npy"))
     assert len(files) == 2 * 4

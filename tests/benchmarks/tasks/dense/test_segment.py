@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from timm.models.resnet import ResNet
 
 from kdep.models.backbone import Backbone, build_backbone, create_network
-from kdep.models.forms import fold_batchnorm
+from kdep.models.fold import fold_batchnorm
 from kdep.models.taps import find_taps
 from kdep_benchmarks.tasks.dense.mask_features import mask_features
 from kdep_benchmarks.tasks.dense.neighbours import Memory
@@ -213,7 +213,7 @@ def test_maps_are_those_that_timm_gives_whatever_the_tap(arch, tap):
     if tap not in find_taps(network).names:
         pytest.skip(f"{arch} has no tap {tap}")
     backbone = Backbone(network, tap=tap, mean=(0.0,) * 3, std=(1.0,) * 3).eval()
-    folded = fold_batchnorm(copy.deepcopy(backbone), images)
+    folded = fold_batchnorm(copy.deepcopy(backbone), images.shape[-1])
     with torch.no_grad():
         expected, found, again = theirs(images), backbone.stage_maps(images), folded.stage_maps(images)
     assert [m.shape for m in found] == [m.shape for m in expected]

@@ -1,0 +1,59 @@
+"""Open the images a run trains on: found by their address, cropped into views, coloured on the device."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import torch
+
+from kdep.config import Config
+from kdep.data.cache import open_cache
+from kdep.data.decode import PIXELS
+from kdep.data.sources import labels_of, open_source
+from kdep.data.views import Augmentation, Batch, Views, recolour
+
+logger = logging.getLogger("kdep")
+
+
+def open_views(config: Config, *, show: bool = True) -> Views:
+    """Open the images and say how they are cropped and coloured; fills `data.cache` where images are missing in it.
+
+    Args:
+        config: of the run.
+        show: show progress and log warnings.
+
+    Raises:
+        ValueError: no images there, fewer than a batch, or no labels for `loss.name` labels.
+    """
+    data = config.data
+    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
+    if len(source.names) < config.optim.batch_size:
+        raise ValueError(
+            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
+        )
+    labels = labels_of(source) if config.loss.name == "labels" else None
+    if data.cache is not None:
+        source = open_cache(source, data.cache, size=data.size, show=show)
+        lost = source.lost_detail(data.size, data.crop_scale)
+        if lost is not None and show:
+            logger.warning("data.cache %s: %s", data.cache, lost)
+    augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
+    views = Views(source, augmentation, config.view_seed)
+    views.labels = labels
+    return views
+
+
+def data_identity(views: Views) -> str:
+    """Fingerprint of the images and of how their views are drawn."""
+    return f"{views.source.fingerprint}:{views.seed}:{dataclasses.astuple(views.augmentation)}:pixels{PIXELS}"
+
+
+def make_pixels(augmentation: Augmentation, device: torch.device) -> Callable[[Batch], torch.Tensor]:
+    """Make the function that turns a batch into RGB float32 in [0, 1] on the device, for teacher and student alike."""
+    coloured = augmentation.jitter > 0 or augmentation.lighting > 0
+
+    def pixels(batch: Batch) -> torch.Tensor:
+        images = batch.images.to(device, non_blocking=True)
+        return recolour(images, batch.colour.to(device, non_blocking=True)) if coloured else images.float().div_(255)
+
+    return pixels

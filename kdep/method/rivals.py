@@ -1,0 +1,169 @@
+"""Rivals of the method: other criteria, and heads that are trained with the student.
+
+A head (projector or classifier) sits on the student's side, is trained with it, and is not part of student.pth. The
+method itself needs no head (paper, section 3.2).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from kdep.config import Config
+
+Gather = Callable[[torch.Tensor], torch.Tensor]
+
+
+def cosine(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Squared distance of the normalised vectors, 2 - 2 cos, mean over images (SimReg, Navaneet et al. 2021)."""
+    return (2 - 2 * F.cosine_similarity(predicted, wanted, dim=-1)).mean()
+
+
+def log_sum(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the sum of fourth powers of the differences (SRD, Miles & Mikolajczyk 2024)."""
+    return (predicted - wanted).abs().pow(4).sum().log()
+
+
+def cross_entropy(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy against class numbers (B,): the supervised baseline."""
+    return F.cross_entropy(predicted, wanted)
+
+
+class SmoothL1(nn.Module):
+    """Quadratic within beta, linear beyond."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """(B, D), (B, D) -> scalar."""
+        return F.smooth_l1_loss(predicted, wanted, beta=self.beta)
+
+
+class SoftenedLogits(nn.Module):
+    """T^2 KL(softmax(teacher / T), softmax(student / T)), mean over images (Hinton et al. 2015)."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """(B, classes), (B, classes) -> scalar."""
+        student, teacher = ((x / self.temperature).log_softmax(1) for x in (predicted, wanted))
+        return self.temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+
+
+class QueueKL(nn.Module):
+    """KL divergence of teacher and student in their similarities to a queue of the teacher's recent features.
+
+    LightlyTrain's first distillation: features normalised, softmax over the queue at a temperature. The queue is saved
+    in the run checkpoint.
+
+    Args:
+        dim: width of the features.
+        size: features kept.
+        temperature: of both softmaxes.
+        gather: the rows of all processes, so that each has the same queue.
+    """
+
+    def __init__(self, dim: int, size: int, temperature: float, gather: Gather) -> None:
+        super().__init__()
+        self.temperature, self._gather = temperature, gather
+        self.register_buffer("queue", torch.zeros(size, dim))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """(B, D), (B, D) -> scalar."""
+        predicted, wanted = F.normalize(predicted, dim=1), F.normalize(wanted.detach(), dim=1)
+        with torch.no_grad():
+            # Newest first, with those of this step: the first step needs something to compare with.
+            newest = self._gather(wanted)
+            self.queue.copy_(torch.cat([newest, self.queue])[: len(self.queue)])
+            self.filled.add_(len(newest)).clamp_(max=len(self.queue))
+            empty = torch.arange(len(self.queue), device=predicted.device) >= self.filled
+        student, teacher = (
+            (x @ self.queue.T / self.temperature).masked_fill(empty, -torch.inf) for x in (predicted, wanted)
+        )
+        log_student, share = student.log_softmax(1).masked_fill(empty, 0), teacher.softmax(1)
+        return (share * (teacher.log_softmax(1).masked_fill(empty, 0) - log_student)).sum(1).mean()
+
+
+def linear(student: int, teacher: int) -> nn.Module:
+    """A 1x1 convolution on pooled features."""
+    return nn.Linear(student, teacher)
+
+
+def linear_bn(student: int, teacher: int) -> nn.Module:
+    """A linear layer and BatchNorm, the 1x1 baseline of the authors' code."""
+    return nn.Sequential(nn.Linear(student, teacher), nn.BatchNorm1d(teacher))
+
+
+def linear_norm(student: int, teacher: int) -> nn.Module:
+    """A linear layer and BatchNorm without gain and offset (SRD, whose targets are normalised by scale.name sn)."""
+    return nn.Sequential(nn.Linear(student, teacher), nn.BatchNorm1d(teacher, affine=False))
+
+
+def mlp(student: int, teacher: int) -> nn.Module:
+    """Four layers, BatchNorm and ReLU between them (SimReg)."""
+    layers: list[nn.Module] = []
+    for width in (student, teacher, teacher):
+        layers += [nn.Linear(width, teacher), nn.BatchNorm1d(teacher), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(teacher, teacher))
+
+
+def orthogonal(student: int, teacher: int) -> nn.Module:
+    """A learned isometry, kept orthonormal (VkD, Miles et al. 2024)."""
+    # torch's default for matrices that are not square takes 20 times as long: 4.6 s per step from 512 to 1280 channels.
+    return parametrizations.orthogonal(nn.Linear(student, teacher, bias=False), orthogonal_map="cayley")
+
+
+PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
+    "linear": linear,
+    "linear_bn": linear_bn,
+    "linear_norm": linear_norm,
+    "mlp": mlp,
+    "orthogonal": orthogonal,
+}
+
+
+class Learner(nn.Module):
+    """The student and the head that is trained with it; only the student is kept.
+
+    Shape:
+        (B, 3, S, S) -> (B, width of the head), or of the student without one.
+    """
+
+    def __init__(self, student: nn.Module, head: nn.Module | None) -> None:
+        super().__init__()
+        self.student, self.head = student, head
+
+    def forward(self, images: torch.Tensor, *, with_map: bool = False) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Features, projected where there is a head; the map is never projected."""
+        if with_map:
+            return self.student(images, with_map=True)
+        features = self.student(images)
+        return features if self.head is None else self.head(features)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that the student's architecture exempts from weight decay, under their names here."""
+        exempt = getattr(self.student.network, "no_weight_decay", set)()
+        return {f"student.network.{name}" for name in exempt}
+
+
+def make_head(config: Config, student: int, wanted: int) -> nn.Module | None:
+    """Make the projector or classifier from the student's width to the target's; None if the student needs none.
+
+    Raises:
+        ValueError: no such projector.
+    """
+    torch.manual_seed(config.seed)  # the same head whatever random numbers were drawn before
+    if config.loss.classifies:
+        return nn.Linear(student, wanted)
+    if config.project is None:
+        return None
+    if config.project not in PROJECTORS:
+        raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
+    return PROJECTORS[config.project](student, wanted)

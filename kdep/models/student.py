@@ -1,0 +1,42 @@
+"""Open the student: its network, its weights at the start, and the tap at which its features are taken."""
+
+import torch
+from torch import nn
+
+from kdep.config import Config
+from kdep.models import taps
+from kdep.models.backbone import Backbone, create_network
+from kdep.models.checkpoint import load_exactly
+from kdep.models.weights import open_checkpoint
+
+
+def open_student(config: Config) -> Backbone:
+    """Open the student with seeded random weights, or with those of `student.weights`."""
+    torch.manual_seed(config.seed)
+    network = create_network(config.student.arch)
+    tap = student_tap(config, network)
+    if config.student.weights is None:
+        return Backbone(network, tap=tap)
+    start = open_checkpoint(config.student.weights, arch=config.student.arch)
+    load_exactly(network, start.weights, config.student.weights)
+    return Backbone(network, tap=tap, mean=start.mean, std=start.std)
+
+
+def student_tap(config: Config, network: nn.Module) -> str:
+    """Choose where the student's features are taken.
+
+    A classifier (loss.name logits or labels) reads them after the final activation, as in any network. Otherwise the
+    default is before a last 1x1 convolution, which adds channels but no dimensions: study `mobilenetv2_taps_small`.
+
+    Raises:
+        ValueError: a classifier on features before the last convolution, which would stay untrained.
+    """
+    tap = config.student.tap
+    if not config.loss.classifies:
+        return tap or taps.student_tap(network)
+    if tap == "before_head":
+        raise ValueError(
+            f"student.tap before_head: with loss.name {config.loss.name} a classifier reads the features after the "
+            "final activation; leave student.tap out, or take student.tap=post"
+        )
+    return "post"

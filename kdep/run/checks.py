@@ -1,0 +1,60 @@
+"""Check early, before the teacher has seen an image, that teacher, student and settings fit together."""
+
+from kdep.config import Config
+from kdep.method.rivals import PROJECTORS
+from kdep.method.scale import make_scaler
+from kdep.method.target import Classifier, check_classifier, check_widths
+from kdep.models.backbone import Backbone, Teachers
+from kdep.models.maps import require_map
+from kdep.models.teacher import largest_rank
+from kdep.models.weights import open_classifier
+from kdep.run.device import Process
+
+
+def check_batch_size(config: Config, process: Process) -> None:
+    """Check that a batch divides among the processes.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if config.optim.batch_size % process.world:
+        raise ValueError(f"optim.batch_size={config.optim.batch_size} does not divide among {process.world} processes")
+
+
+def open_teachers_classifier(config: Config) -> Classifier | None:
+    """Open the teacher's own classifier for loss.name logits; None for other losses.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if config.loss.name != "logits":
+        return None
+    assert isinstance(config.teacher.source, str)  # checked by Config
+    return open_classifier(config.teacher.source, arch=config.teacher.arch)
+
+
+def check_fit(config: Config, student: Backbone, teacher: Backbone | Teachers, images: int) -> None:
+    """Fail early on settings the teacher's features cannot satisfy.
+
+    Raises:
+        ValueError: a dense loss without a map of the teacher; logits without a classifier of the teacher's features; a
+            width, projector or scaler that does not fit or does not exist.
+    """
+    make_scaler(config.scale.name, config.scale.options)  # refuses unknown names and options
+    if config.loss.dense:
+        require_map("teacher", str(config.teacher.source), teacher)
+    classifier = open_teachers_classifier(config)
+    if classifier is not None:
+        check_classifier(classifier[0], teacher.dim)
+        return
+    if config.project is not None and config.project not in PROJECTORS:
+        raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
+    wanted = student.dim if config.project is None else teacher.dim
+    images = min(images, config.align.images or images)
+    rank = min(largest_rank(teacher), images - 1)  # one dimension goes to the mean
+    check_widths(config.align.name, width=teacher.dim, dim=wanted, rank=rank, images=images)
+    if config.scale.name == "sm" and wanted > teacher.dim:
+        raise ValueError(
+            f"scale.name sm: the student's {wanted} channels cannot take the deviations of the teacher's "
+            f"{teacher.dim}; scale.name=unit, sn or pts can scale them"
+        )
