@@ -1,13 +1,17 @@
 """The method, top to bottom: images, teacher, student -> statistics -> target -> loss -> training -> student.pth."""
 
 import copy
+import json
 import logging
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
 
-from kdep.config import Config
+from kdep.config import Config, flatten
 from kdep.data.training import make_pixels, open_views
 from kdep.data.views import Order, Views, load, mix, once
 from kdep.features import FeatureSource, open_features
@@ -148,3 +152,34 @@ def train(
             if save_now and process.is_first:
                 save_run(run, training, step, seen)
     return seen
+
+
+class _Function(ModuleType):
+    """Let `kdep.pretrain(...)` be called: importing this file makes Python set `kdep.pretrain` to the module."""
+
+    def __call__(
+        self,
+        recipe: str = "default",
+        *,
+        data: str | dict[str, Any] | None = None,
+        student: str | dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> Path:
+        """Distil a teacher into a student, by a recipe with changes, and return the path of student.pth.
+
+        Args:
+            recipe: a shipped name such as `default`, or a YAML file.
+            data: the images, as data.source; or keys of the section, such as `{"source": "photos", "size": 128}`.
+            student: timm's name of the student, as student.arch; or keys of the section.
+            changes: other keys of the recipe, such as `name="mine"` or `optim={"epochs": 3}`.
+        """
+        from kdep.verbs.pretrain import read_config
+
+        sections = {"data": {"source": data}, "student": {"arch": student}}
+        for name, given in (("data", data), ("student", student)):
+            changes |= {name: given if isinstance(given, dict) else sections[name]} if given is not None else {}
+        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in flatten(changes).items()]
+        return pretrain(read_config(recipe, overrides))
+
+
+sys.modules[__name__].__class__ = _Function

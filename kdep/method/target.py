@@ -176,11 +176,15 @@ def check_widths(aligner: str, *, width: int, dim: int, rank: int, images: int) 
         )
     if aligner in LEADING and dim > rank:
         few = rank >= images - 1  # one dimension goes to the mean
-        way = "Use more images" if few else "Tap the teacher after its final activation (teacher.tap: post)"
+        if few:
+            raise ValueError(
+                f"a student with {dim} channels needs at least {dim + 1} images, and there are {images}, which span at "
+                f"most {rank} dimensions. Use more images, or take a narrower student"
+            )
         raise ValueError(
             f"the student has {dim} channels, but the teacher's features span at most {rank} of their {width} "
-            f"dimensions ({images} images); the axes beyond are noise, which scaling would teach. "
-            f"{way}, or take a narrower student"
+            "dimensions; the other axes are noise, which scaling would amplify. Tap the teacher after its final "
+            "activation (teacher.tap: post), or take a narrower student"
         )
     if aligner == "phi_s":
         hadamard(dim)

@@ -37,7 +37,7 @@ def add_config(parser: argparse.ArgumentParser, overrides: str, *, nargs: str | 
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=overrides)
 
 
-def read_config(recipe: str | None, overrides: list[str], *, data: str | None, student: str | None) -> "Config":
+def read_config(recipe: str | None, overrides: list[str]) -> "Config":
     """Read a recipe by name or path, with the command line's changes; `default` without one.
 
     Without a name of its own, a run of the default recipe is called after its student and its images.
@@ -47,12 +47,11 @@ def read_config(recipe: str | None, overrides: list[str], *, data: str | None, s
     changed = list(overrides)
     if recipe is not None and "=" in recipe:  # no recipe was given, only keys
         recipe, changed = None, [recipe, *changed]
-    given = {change.partition("=")[0] for change in changed}
-    for key, value in (("data.source", data), ("student.arch", student)):
-        if value is not None:
-            changed.append(f"{key}={value}")
-    if recipe is None and "name" not in given and data is not None:
-        changed.append(f"name={student or 'resnet18'}-{Path(data.partition(':')[0]).stem}")
+    given = dict(change.split("=", 1) for change in changed if "=" in change)
+    source = given.get("data.source", "").strip("\"'")
+    if recipe in (None, "default") and "name" not in given and source:
+        student = given.get("student.arch", "resnet18").strip("\"'").rpartition(":")[2]
+        changed.append(f"name={student}-{Path(source.partition(':')[0]).stem}")
     return load_config(find("pretrain", recipe or "default"), changed)
 
 
@@ -60,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     """Pretrain, and say what to do next."""
     from kdep.config import as_yaml
 
-    config = read_config(args.config, args.overrides, data=args.data, student=args.student)
+    given = {"data.source": args.data, "student.arch": args.student}
+    changes = [*args.overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    config = read_config(args.config, changes)
     if args.dry_run:
         from kdep.run.dry import problems
 

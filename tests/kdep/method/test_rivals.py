@@ -256,9 +256,9 @@ CANNOT_BE = [
     (("align.name=pca",), "align.name 'pca': there are svd, top_variance"),
     (
         ("align.images=96",),
-        "96 channels, but .* features span at most 95 of their 256 dimensions .96 images.*Use more images, or",
+        "96 channels needs at least 97 images, and there are 96, .* at most 95 dimensions. Use more images, or",
     ),
-    (("teacher.tap=pre",), "span at most 64 of their 256 dimensions .128 images.*teacher.tap: post"),
+    (("teacher.tap=pre",), "span at most 64 of their 256 dimensions.*teacher.tap: post"),
     (("scale.name=sm", "align.name=random", "student.arch=resnet10t"), "sm: the student's 512 .* teacher's 256"),
     (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
     (("scale.temperature=match",), "scale.temperature: expected a positive number, got 'match'"),

@@ -1,0 +1,79 @@
+"""Check a recipe without training: look for the images, build the networks without memory, list every problem."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from kdep.config import Config
+from kdep.data.sources import labels_of, open_source
+from kdep.models.backbone import Backbone, Teachers, create_network
+from kdep.models.student import open_student
+from kdep.models.taps import default_tap
+from kdep.models.teacher import open_teacher
+from kdep.run.checks import check_fit
+from kdep.run.device import find_device
+from kdep.run.trackers import check_installed
+
+Found = TypeVar("Found")
+
+
+def problems(config: Config) -> list[str]:
+    """One sentence for each problem that would stop the run; empty if it can start.
+
+    The student and teachers of timm are built on torch's meta device: nothing is downloaded. Other teachers are opened.
+    """
+    said: list[str] = []
+
+    def attempt(look: Callable[[], Found]) -> Found | None:
+        try:
+            return look()
+        except (ValueError, OSError) as error:
+            said.append(str(error))
+            return None
+
+    attempt(lambda: find_device(config.device))
+    for tracker in config.log.trackers:
+        attempt(lambda name=tracker: check_installed(name))
+    images = attempt(lambda: count_images(config))
+    student = attempt(lambda: outline_student(config))
+    teacher = None if config.loss.name == "labels" else attempt(lambda: outline_teacher(config))
+    if images is not None and student is not None and teacher is not None:
+        attempt(lambda: check_fit(config, student, teacher, images))
+    return said
+
+
+def count_images(config: Config) -> int:
+    """Count the images of the recipe.
+
+    Raises:
+        ValueError: there are none, they do not fill a batch, or labels are needed and missing.
+    """
+    data = config.data
+    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
+    if len(source.names) < config.optim.batch_size:
+        raise ValueError(
+            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
+        )
+    if config.loss.name == "labels":
+        labels_of(source)
+    return len(source.names)
+
+
+def outline_student(config: Config) -> Backbone:
+    """Build the student on the meta device; its starting weights are opened if it has some."""
+    if config.student.weights is not None:
+        return open_student(config)
+    with torch.device("meta"):
+        return open_student(config)
+
+
+def outline_teacher(config: Config) -> Backbone | Teachers:
+    """Build teachers of timm on the meta device, which downloads nothing; open all others."""
+    source = config.teacher.source
+    if isinstance(source, list) or not source.startswith("timm:"):
+        return open_teacher(config)
+    with torch.device("meta"):
+        network = create_network(source.removeprefix("timm:").partition("@")[0])
+        tap = "post" if config.loss.name == "logits" else config.teacher.tap
+        return Backbone(network, tap=tap or default_tap(network), resample=config.teacher.size)

@@ -1,0 +1,57 @@
+"""The calls of Python users: kdep.pretrain, kdep.load; kdep.transfer is tested where it is defined."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import kdep
+from kdep.models.weights import open_checkpoint
+from kdep.run.dry import problems
+from kdep.verbs.pretrain import read_config
+from tests.conftest import draw
+
+OPTIM = {"epochs": 1, "batch_size": 8, "warmup_epochs": 0}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(48):
+        draw(folder / f"{number}.jpg", number)
+    return folder
+
+
+def test_pretrain_is_a_call_and_load_gives_the_student_with_its_preprocessing(images, tmp_path):
+    given = {"teacher": {"source": "random:resnet18", "tap": "post", "size": None}, "align": {"name": "linear"}}
+    data = {"source": str(images), "size": 32, "workers": 0}
+    student = kdep.pretrain(data=data, student="test_resnet", runs=str(tmp_path), optim=OPTIM, **given)
+    assert student == tmp_path / f"test_resnet-{images.name}" / "student.pth"
+    network = kdep.load(student)
+    weights = open_checkpoint(str(student)).weights
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.network.state_dict().items())
+    from PIL import Image
+
+    pixels = network.preprocess(Image.open(images / "0.jpg"))
+    with torch.no_grad():
+        assert network(pixels[None]).shape == (1, network.dim)
+
+
+def test_importing_kdep_takes_no_time_and_an_unknown_name_lists_what_is_there():
+    code = "import kdep, sys; assert not {'torch', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="there are pretrain, load, transfer"):
+        _ = kdep.distill
+
+
+def test_a_dry_run_lists_every_problem_at_once(tmp_path):
+    changes = ["name=x", "data.source=/nowhere", "student.arch=resnet18x", "teacher.source=missing.pth"]
+    said = problems(read_config("default", [*changes, "log.trackers=[]"]))
+    assert len(said) == 3 and "/nowhere" in said[0] and "resnet18x" in said[1] and "missing.pth" in said[2]
+
+
+def test_a_dry_run_counts_the_images_that_a_student_needs(images):
+    changes = ["teacher.source=timm:resnet50", "teacher.tap=pre", "optim.batch_size=8", f"data.source={images}"]
+    (said,) = problems(read_config(None, changes))
+    assert "at least 513 images" in said and "48" in said
