@@ -233,7 +233,7 @@ class DenseLinear(DensePositions):
 class Box(WholeImages):
     """Classes and corrections of boxes that are given."""
 
-    path: Grid = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+    path: Grid = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     """Penalties per box of the classes to choose from on val."""
     ridge: Grid = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     """Penalties per box of the corrections to choose from on val."""
