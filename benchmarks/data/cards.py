@@ -3,7 +3,8 @@
 `known` turns a card into a `Dataset` at a root; a suite file describes a `Dataset` of the user's. `files` by layout,
 relative to the root:
 
-    imagefolder  train, test, optional val: folders of class folders
+    imagefolder  train, test, optional val: folders of class folders; FOLDER:train and FOLDER:test are four fifths and
+                 one fifth of each class of one such folder
     npz          train, test, optional val: FILE.npz:SPLIT (see kdep.data.sources.Pack)
     torchvision  train, test, optional val: CLASS:SPLIT, such as CIFAR10:train
     huggingface  train, test, optional val: SPLIT of the set saved at the root, or NAME:SPLIT of one below it or on
@@ -217,7 +218,7 @@ def paths(dataset: Dataset) -> Iterator[Path]:
         return
     for value in dataset.files.values():
         for part in value.split(","):
-            path = dataset.root / (part.rpartition(":")[0] if dataset.layout == "npz" else part.strip())
+            path = dataset.root / (part.rpartition(":")[0] if dataset.layout == "npz" else folder_of(part.strip()))
             yield path
             if dataset.layout == "voc":
                 yield path.parents[2] / "JPEGImages"
@@ -254,13 +255,19 @@ def _data_root(dataset: Dataset, name: str) -> Path | None:
     return data_root if same else None
 
 
+def folder_of(files: str) -> str:
+    """The folder of a split of the imagefolder layout: FOLDER of `FOLDER`, `FOLDER:train` and `FOLDER:test`."""
+    folder, _, part = files.rpartition(":")
+    return folder if folder and part in ("train", "test") else files
+
+
 def class_folders(dataset: Dataset, files: str) -> list[str]:
     """Names of the class folders of a split, sorted; hidden folders are skipped.
 
     Raises:
         ValueError: it is no folder, or holds none.
     """
-    root = dataset.root / files
+    root = dataset.root / folder_of(files)
     if not root.is_dir():
         raise ValueError(f"data set {dataset.name}: {root} is not a folder of class folders")
     found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -17,8 +17,7 @@ from kdep.files import write_atomically
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
 from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.readers.classification import TorchvisionSplit, read_labelled
-
-SELECT_SHARE = 0.2
+from kdep_benchmarks.data.splits import hold_out
 
 
 class Labelled:
@@ -163,20 +162,6 @@ def open_splits(dataset: Dataset, *, seed: int) -> Splits:
     joined = Labelled(Joined(pool.source, val.source), labels, pool.classes, pool.where)
     positions = np.arange(len(joined))
     return Splits(joined, positions[: len(pool)], positions[len(pool) :], test)
-
-
-def hold_out(labels: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide positions into four fifths and one fifth of every class, ascending.
-
-    A class gives at least one image to each part, a class of one image keeps it in the first.
-    """
-    draw = np.random.Generator(np.random.Philox(seed))
-    chosen = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        positions = draw.permutation(np.flatnonzero(labels == label))
-        count = max(1, round(SELECT_SHARE * len(positions))) if len(positions) > 1 else 0
-        chosen[positions[:count]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def open_split(dataset: Dataset, role: str) -> Labelled:

@@ -1,269 +1,209 @@
-"""One cell of the scoreboard in a process of its own: checkpoint x task x seed -> one result file.
+"""One cell of the scoreboard, checkpoint x task x seed, and `run_cell`, which does everything that a cell needs.
 
-Started by `kdep_benchmarks.jobs.local` with a JSON description; whatever it prints goes to the cell's log.
+`run_cell` takes the cell's lock, measures in a child process (`kdep_benchmarks.jobs.measure`), retries once with half
+the batch when memory ran out, and writes the result or the failure. It can be called from any process or machine that
+sees the results folder and the data.
 """
 
-import contextlib
-import dataclasses
-import datetime
-import hashlib
-import json
-import os
-import resource
 import signal
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
+from pydantic import TypeAdapter
 
-from kdep.models.checkpoint import Checkpoint, LoadError
-from kdep.models.outline import gmacs, parameters
-from kdep.models.weights import open_checkpoint
-from kdep.run.device import join
-from kdep.run.folder import provenance_of_code
-from kdep_benchmarks.data.cards import Dataset, fingerprint, paths
-from kdep_benchmarks.jobs.memory import halve, is_out_of_memory
-from kdep_benchmarks.results import CheckpointCard, Outcome, Protocol, Result, TaskCard, write_result
+from kdep_benchmarks.jobs.engine import Slot
+from kdep_benchmarks.jobs.locks import remove_parts, try_lock
+from kdep_benchmarks.jobs.process import Ended, last_lines, run_module
+from kdep_benchmarks.results import (
+    CellKey,
+    CheckpointCard,
+    Protocol,
+    Result,
+    TaskCard,
+    read_result,
+    write_result,
+    write_text,
+)
+from kdep_benchmarks.tasks.progress import clear_progress, write_progress
 from kdep_benchmarks.tasks.task import Task
-from kdep_benchmarks.tasks.training_state import tidy
 
-OUT_OF_MEMORY = 4  # exit code
-GRACE = 5.0  # seconds between the end of the suite's process and that of a cell which has not ended by itself
+MEASURE = "kdep_benchmarks.jobs.measure"
+WEIGHTS_DO_NOT_LOAD, OUT_OF_MEMORY = 3, 4  # exit codes of the child
+POOLED = ("knn", "linear", "fewshot")  # kinds that read the same pooled features
+NO_OOM_EVENT = "killed by signal 9; the kernel counted no out-of-memory kill, so it was not tried with half the batch"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Cell:
-    """What one process measures.
+    """What to measure.
 
     Attributes:
-        name: under which the results in the folder know these weights, where it is not the checkpoint's own.
-        data_fingerprint, data_stamp: of the data set, as the suite found it; see `data_stamp`.
-        halved: why half the batch is tried, of a cell that did not fit into memory.
+        spec, arch: open the checkpoint; see `kdep.models.weights.open_checkpoint`.
+        checkpoint: its entry in the result; the weights that open must have its sha256.
+        task: with the settings of the full budget.
+        seed: of the task.
+        device: auto, cpu, cuda or cuda:1.
+        results: the results folder.
+        data_fingerprint, data_stamp: of the data set when the run was planned; see `measure.data_stamp`.
+        force: measure again where a result is there.
+        timeout: seconds that an attempt may take; None for no limit.
+        halved: why this attempt uses half the batch; empty for the first attempt.
     """
 
     spec: str
     arch: str | None
+    checkpoint: CheckpointCard
     task: Task
     seed: int
     device: str
     results: Path
+    data_fingerprint: str = ""
+    data_stamp: str = ""
     force: bool = False
-    name: str | None = None
-    data_fingerprint: str | None = None
-    data_stamp: str | None = None
+    timeout: float | None = None
     halved: str = ""
 
-    def to_json(self) -> str:
-        """A description that `from_json` reads in another process."""
-        return json.dumps(dataclasses.asdict(self), default=str, indent=1)
+    @property
+    def key(self) -> CellKey:
+        """Identity of its result."""
+        protocol = str(protocol_of(self.task))
+        return CellKey(self.checkpoint.sha256, self.task.name, protocol, self.data_fingerprint, self.seed)
 
-    @staticmethod
-    def from_json(text: str) -> "Cell":
-        """Read what `to_json` wrote."""
-        content = json.loads(text)
-        task = content.pop("task")
-        dataset = task.pop("dataset")
-        dataset = Dataset(**{**dataset, "root": Path(dataset["root"]), "classes": tuple(dataset["classes"])})
-        return Cell(**{**content, "results": Path(content["results"]), "task": Task(dataset=dataset, **task)})
+    @property
+    def path(self) -> Path:
+        """File of the result."""
+        return self.key.path(self.results)
 
+    @property
+    def work(self) -> Path:
+        """Folder of what the cell keeps until its result is written."""
+        return self.path.with_suffix(".work")
 
-def run_kind(kind: str) -> Callable[..., Outcome]:
-    """The function that measures a kind of task; OpenMMLab is imported only for the kinds that need it."""
-    if kind == "segment":
-        from kdep_benchmarks.openmmlab.segment import run_segment
+    @property
+    def log(self) -> Path:
+        """File with the output of its attempts."""
+        return self.path.with_suffix(".log")
 
-        return run_segment
-    if kind == "detect":
-        from kdep_benchmarks.openmmlab.detect import run_detect
-
-        return run_detect
-    if kind == "fewshot":
-        from kdep_benchmarks.tasks.fewshot import run_fewshot
-
-        return run_fewshot
-    if kind in ("dense-linear", "dense-knn"):
-        from kdep_benchmarks.tasks.dense.segment import run_dense_knn, run_dense_linear
-
-        return {"dense-linear": run_dense_linear, "dense-knn": run_dense_knn}[kind]
-    if kind == "box":
-        from kdep_benchmarks.tasks.dense.box import run_box
-
-        return run_box
-    from kdep_benchmarks.tasks import classify
-
-    return {"knn": classify.run_knn, "linear": classify.run_linear, "finetune": classify.run_finetune}[kind]
+    @property
+    def features(self) -> tuple[str, str, Any, Any] | None:
+        """Equal for cells that read the same features; None where no features are extracted."""
+        if self.task.kind not in POOLED:
+            return None
+        size = self.task.settings.get("size", 224)
+        return self.checkpoint.sha256, self.data_fingerprint, size, self.task.settings.get("resize") or size
 
 
-def measure(cell: Cell) -> Result:
-    """Run the task and put the result together."""
-    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    checkpoint = open_checkpoint(cell.spec, arch=cell.arch)
-    checkpoint = dataclasses.replace(checkpoint, name=cell.name or checkpoint.name)
-    device = join(cell.device).device
-    protocol = protocol_of(cell.task)
-    work_dir = work_folder(cell, checkpoint.identity)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    task, said = halve(cell.task) if cell.halved else (cell.task, {})
-    outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=work_dir, device=device)
-    memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}
-    own = provenance_of_code()
-    return Result(
-        checkpoint=describe(checkpoint),
-        settings=cell.task.plain_settings,
-        task=TaskCard(cell.task.name, cell.task.kind, cell.task.family, cell.task.dataset.name),
-        protocol=protocol,
-        data_fingerprint=fingerprint_now(cell),
-        seed=cell.seed,
-        status="ok",
-        started=started.isoformat(timespec="seconds"),
-        metrics=outcome.metrics,
-        counts=outcome.counts,
-        chosen=outcome.chosen | memory,
-        curves=outcome.curves,
-        load=outcome.load,
-        cost=cost(checkpoint, device, time.perf_counter() - clock) | outcome.cost,
-        versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
-        commit=own["commit"],
-    )
+@dataclass(frozen=True)
+class Status:
+    """How `run_cell` ended.
 
-
-def work_folder(cell: Cell, identity: str) -> Path:
-    """Where a cell keeps what it needs before its result is written."""
-    return cell.results / identity[:8] / cell.task.name / str(protocol_of(cell.task)) / f"seed{cell.seed}.work"
-
-
-def fingerprint_now(cell: Cell) -> str:
-    """The suite's fingerprint, as long as the data set's stamp is what it was then; else it is computed anew."""
-    dataset = cell.task.dataset
-    if cell.data_fingerprint is not None and data_stamp(dataset) == cell.data_stamp:
-        return cell.data_fingerprint
-    return fingerprint(dataset)
-
-
-def data_stamp(dataset: Dataset) -> str:
-    """Times and sizes of the set's lists and packs, and times of all its folders, for a fraction of a fingerprint.
-
-    Another stamp is no other data, but other data has another stamp: adding, removing or renaming a file changes its
-    folder's time. An image overwritten in place does not; the next suite's fingerprint finds it by its size.
+    Attributes:
+        state: done, failed, stopped, or busy: another process holds the cell's lock.
+        text: scores of a finished cell, reason of a failed one.
+        code: exit code of the child process, 0 when done.
+        seconds: that it took.
     """
-    found = []
-    for path in sorted(set(paths(dataset))):
-        found += [path, *(Path(folder) for folder, _, _ in os.walk(path, followlinks=True))]
-    marks = ((path.stat(), path) for path in found)
-    lines = [f"{path}|{mark.st_size}|{mark.st_mtime_ns}|{mark.st_ctime_ns}" for mark, path in marks]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+    state: str
+    text: str = ""
+    code: int = 0
+    seconds: float = 0.0
 
 
 def protocol_of(task: Task) -> Protocol:
-    """The rules of a task."""
+    """The protocol under which a task's results are stored."""
     return Protocol(task.protocol, task.version, task.budget)
 
 
-def describe(checkpoint: Checkpoint) -> CheckpointCard:
-    """What the board says of a checkpoint."""
-    source = checkpoint.provenance
-    kind = source.get("kind", "other")
-    teacher = source.get("teacher", {})
-    summary = {
-        "role": kind if kind in ("student", "random", "supervised", "teacher") else "other",
-        "tap": checkpoint.tap,
-        "source": source.get("source"),
-        "method": source.get("method"),
-        "teacher": teacher_name(teacher.get("source") if isinstance(teacher, dict) else teacher),
-        "pretrain_data": source.get("data", {}).get("source"),
-        "pretrain_fingerprint": source.get("data", {}).get("fingerprint"),
-        "images_seen": source.get("images_seen"),
-        "pretrain_epochs": source.get("config", {}).get("optim", {}).get("epochs"),
-        "pretrain_seed": source.get("config", {}).get("seed"),
-        "pretrain_commit": source.get("commit"),
-    }
-    if checkpoint.identity != checkpoint.sha256:
-        summary["weights_sha256"] = checkpoint.sha256
-    known = {key: value for key, value in summary.items() if value is not None}
-    return CheckpointCard(checkpoint.name, checkpoint.identity, checkpoint.arch, parameters(checkpoint.arch), known)
-
-
-def teacher_name(source: str | list[str] | None) -> str | None:
-    """One text for one teacher or several."""
-    return " + ".join(source) if isinstance(source, list) else source
-
-
-def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[str, Any]:
-    """What a cell has cost, and what the backbone costs (parameters, multiply-adds at 224 px)."""
-    if device.type == "cuda":
-        peak, name = torch.cuda.max_memory_allocated(device) / 2**20, torch.cuda.get_device_name(device)
-    else:
-        peak, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, f"cpu x{torch.get_num_threads()}"
-    return {
-        "seconds": round(seconds, 2),
-        "peak_memory_mb": round(peak),
-        "device": name,
-        "params_m": round(parameters(checkpoint.arch) / 1e6, 2),
-        "gmacs": round(gmacs(checkpoint.arch), 3),
-    }
-
-
-def toolbox_versions() -> dict[str, str]:
-    """Versions of the OpenMMLab packages that this process has imported."""
-    names = ("mmengine", "mmcv", "mmseg", "mmdet")
-    return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
-
-
-def leave_when_told() -> None:
-    """Let SIGTERM unwind the stack, so that half-written files are removed."""
-
-    def leave(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-
-
-def end_with_suite() -> None:
-    """Leave when the suite's process is gone, however it went: it alone holds the other end of standard input."""
-
-    def watch() -> None:
-        os.read(0, 1)  # returns at the end of the pipe; nothing is ever written to it
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def main(path: str, *, of_suite: bool = False) -> int:
-    """Measure the cell described in a file; exit code 3 where weights did not load, 4 out of memory, 1 otherwise.
+def run_cell(cell: Cell, slot: Slot) -> Status:
+    """Measure one cell and write its result or its failure, unless another process does or did.
 
     Args:
-        path: cell.in.json of the cell's folder.
-        of_suite: end when standard input does; the process leads a group of its own.
+        cell: what to measure.
+        slot: threads and device for it, and the event that stops it.
     """
-    leave_when_told()
-    if of_suite:
-        end_with_suite()
-    cell = Cell.from_json(Path(path).read_text())
-    try:
-        result = measure(cell)
-    except LoadError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the log of the cell is this process's stderr
-        return 3
-    except Exception as error:
-        if is_out_of_memory(error):
-            traceback.print_exc()
-            return OUT_OF_MEMORY
-        if not isinstance(error, ValueError):
-            raise
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - likewise
-        return 1
-    with contextlib.suppress(FileExistsError):  # another suite in the same folder was first; its result stands
-        write_result(result, cell.results, force=cell.force)
-    tidy(work_folder(cell, result.checkpoint.sha256))
-    return 0
+    began = time.monotonic()
+    with try_lock(cell.work / "lock") as held:
+        if not held:
+            return Status("busy")
+        if cell.path.exists() and not cell.force:
+            return Status("done", f"{scores(cell)}  (by another suite)")
+        remove_parts(cell.work)
+        remove_parts(cell.path.parent, f".seed{cell.seed}.*.part")
+        cell.log.unlink(missing_ok=True)
+        try:
+            cell, ended = attempts(cell, slot)
+        finally:
+            clear_progress(cell.work)
+        seconds = time.monotonic() - began
+        if slot.stop.is_set():
+            return Status("stopped", code=ended.code, seconds=seconds)
+        if ended.code == 0:
+            return Status("done", scores(cell), seconds=seconds)
+        text = "\n".join(filter(None, [last_lines(cell.log), f"    {ended.reason}" if ended.reason else ""]))
+        write_result(failure(cell, ended.code, text, seconds), cell.results)
+        return Status("failed", f"FAILED with exit code {ended.code}, see {cell.log}\n{text}", ended.code, seconds)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], of_suite="--of-suite" in sys.argv[2:]))
+def attempts(cell: Cell, slot: Slot) -> tuple[Cell, Ended]:
+    """Run the child once, and once more with half the batch if memory ran out; return the last attempt and its end."""
+    from kdep_benchmarks.jobs.memory import oom_kills
+
+    kills = oom_kills()
+    ended = attempt(cell, slot)
+    why = out_of_memory(ended, oom_kills() > kills)
+    if why and not slot.stop.is_set():
+        cell = replace(cell, halved=why)
+        ended = attempt(cell, slot)
+    if ended.code == -signal.SIGKILL and not ended.reason and oom_kills() == kills:
+        ended = ended._replace(reason=NO_OOM_EVENT)
+    return cell, ended
+
+
+def attempt(cell: Cell, slot: Slot) -> Ended:
+    """Measure in a child process."""
+    write_text(cell.work / "cell.in.json", TypeAdapter(Cell).dump_json(cell, indent=1).decode())
+    write_progress(cell.work, "half the batch" if cell.halved else "starting", began=time.time())
+    return run_module(MEASURE, [str(cell.work / "cell.in.json")], cell.log, slot, timeout=cell.timeout)
+
+
+def out_of_memory(ended: Ended, oom_kill: bool) -> str:
+    """How memory ran out; empty where it did not. A SIGKILL counts only together with the kernel's own count."""
+    if ended.reason:
+        return ""
+    if ended.code == OUT_OF_MEMORY:
+        return "out of memory"
+    return "killed by the kernel, out of memory" if ended.code == -signal.SIGKILL and oom_kill else ""
+
+
+def read_cell(path: Path) -> Cell:
+    """Read the file that `attempt` wrote."""
+    return TypeAdapter(Cell).validate_json(path.read_text())
+
+
+def scores(cell: Cell) -> str:
+    """The first scores of a finished cell."""
+    result = read_result(cell.path)
+    halved = result.chosen.get("out_of_memory")
+    said = f"  (half the batch: {halved['because']})" if halved else ""
+    return "  ".join(f"{name} {value:.2f}" for name, value in list(result.metrics.items())[:3]) + said
+
+
+def failure(cell: Cell, code: int, text: str, seconds: float) -> Result:
+    """The result of a failed cell, a row on the board that says so."""
+    task = cell.task
+    began = datetime.fromtimestamp(time.time() - seconds, timezone.utc)
+    return Result(
+        checkpoint=cell.checkpoint,
+        task=TaskCard(task.name, task.kind, task.family, task.dataset.name),
+        protocol=protocol_of(task),
+        data_fingerprint=cell.data_fingerprint,
+        seed=cell.seed,
+        status="failed",
+        started=began.isoformat(timespec="seconds"),
+        error={"exit_code": code, "log": text} | ({"halved": cell.halved} if cell.halved else {}),
+        settings=task.plain_settings,
+    )

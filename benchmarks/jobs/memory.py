@@ -1,6 +1,9 @@
-"""Out of memory: what says so, and the one rung down that is tried then: half the batch, twice the accumulation."""
+"""Detect out of memory, and halve the batch of a task for the second attempt."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,33 +12,64 @@ from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
 PROBES = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box")
-# Of the CPU's allocator, of cuBLAS, which allocates for itself, and of a loader whose worker the kernel has killed.
-WORDS = (
-    "can't allocate memory",
-    "DefaultCPUAllocator",
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "is killed by signal: Killed",
-)
+# RuntimeErrors of torch's CPU allocator, and of cuBLAS, which allocates memory of its own.
+MESSAGES = ("can't allocate memory", "DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+KILLED_WORKER = "is killed by signal: Killed"  # a DataLoader's, whoever killed it
+CGROUPS = Path("/sys/fs/cgroup")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that memory did not suffice; numpy's is a MemoryError."""
+def is_out_of_memory(error: BaseException, *, kills_before: int) -> bool:
+    """Whether an error, or its cause, says that memory ran out.
+
+    A killed loader process proves nothing by itself: the kernel must have counted an out-of-memory kill as well.
+
+    Args:
+        error: as caught.
+        kills_before: `oom_kills()` when the work began.
+    """
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS):
-        return True
-    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+    if isinstance(error, RuntimeError):
+        if any(message in str(error) for message in MESSAGES):
+            return True
+        if KILLED_WORKER in str(error) and oom_kills() > kills_before:
+            return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__, kills_before=kills_before)
+
+
+def oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory so far, by all counters that can be read; else 0."""
+    total = 0
+    for path in counters():
+        try:
+            found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+        except OSError:  # another version of cgroups, or no Linux
+            continue
+        total += int(found[1]) if found else 0
+    return total
+
+
+def counters() -> Iterator[Path]:
+    """Files with a line `oom_kill N`: of the machine, and of this process's control groups (versions 2 and 1)."""
+    yield Path("/proc/vmstat")
+    yield CGROUPS / "memory.events"
+    yield CGROUPS / "memory" / "memory.oom_control"
+    with_own = Path("/proc/self/cgroup")
+    for line in with_own.read_text().splitlines() if with_own.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if path != "/":
+            yield CGROUPS / path.lstrip("/") / "memory.events"
+            yield CGROUPS / controllers / path.lstrip("/") / "memory.oom_control"
 
 
 def halve(task: Task) -> tuple[Task, dict[str, Any]]:
-    """The task with half as many images in memory at once, and what a result says of it.
+    """Halve the images in memory at once; return the task and what its result records about it.
 
-    A training step keeps its number of images, up to an odd one, by twice the accumulation; BatchNorm sees the smaller
-    parts. A probe's answer does not depend on how many images its features are extracted from at once.
+    A training step keeps its batch size by accumulating over twice as many parts, except for an odd image; BatchNorm
+    sees the smaller parts. A probe's score does not depend on the batch of its feature extraction.
 
     Raises:
-        ValueError: there is one image at once already.
+        ValueError: the batch is one image already.
     """
     own = read_settings(KINDS[task.kind], task)
     if task.kind in PROBES:
@@ -48,7 +82,7 @@ def halve(task: Task) -> tuple[Task, dict[str, Any]]:
         before, accumulate = own.batch_size, 2 * own.accumulate
         changed = {"batch_size": before // 2, "accumulate": accumulate}
     if before < 2:
-        raise ValueError(f"{task.name}: out of memory with one image at once; nothing is left to halve")
+        raise ValueError(f"{task.name}: out of memory with a batch of one image; it cannot be halved")
     said = {"images_at_once": before // 2, "before": before}
     said |= {} if accumulate is None else {"accumulate": accumulate}
     return replace(task, settings={**task.settings, **changed}), said

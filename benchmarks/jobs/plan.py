@@ -1,21 +1,18 @@
-"""What a suite would do before it does anything: cells by state, time from cells measured before, disk."""
+"""Plan a run: which cells are done, to run or without data, and how long they take by those measured before."""
 
-import shutil
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kdep.models.checkpoint import Checkpoint
-from kdep.models.outline import outline, parameters
+from kdep.models.outline import parameters
 from kdep_benchmarks.data import cards as datasets
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.jobs.cell import Cell, data_stamp, protocol_of
-from kdep_benchmarks.results import CellKey, Result, read_result
+from kdep_benchmarks.jobs.cell import Cell
+from kdep_benchmarks.jobs.measure import data_stamp
+from kdep_benchmarks.results import CheckpointCard, Result, read_result
 
-PROBES = ("knn", "linear", "fewshot")
-TAPS = 2  # features before and after the last activation
 STATES = ("to run", "done", "absent")
 
 # Seconds of finished cells, by what they have in common; see `likenesses`.
@@ -24,103 +21,124 @@ Times = dict[tuple[str, ...], list[float]]
 
 @dataclass(frozen=True)
 class Found:
-    """A data set as it lies on disk: its fingerprint and stamp, or why it is absent."""
+    """A data set on disk: its fingerprint and stamp, or why it cannot be used."""
 
-    fingerprint: str | None
-    stamp: str | None
+    fingerprint: str = ""
+    stamp: str = ""
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell and what is known of it before it runs: done, to run, or absent (with the reason).
+    """A cell and its state: to run, done (`reason` is its score) or absent (`reason` says which data).
 
-    `row` is the name of its row on the board, where that is not the checkpoint's.
+    `row` is the name of its row on the board.
     """
 
     cell: Cell
-    checkpoint: Checkpoint
-    key: CellKey | None
     state: str
     reason: str = ""
     row: str = ""
 
     @property
     def title(self) -> str:
-        """How the cell is called on the terminal."""
-        return f"{self.row or self.checkpoint.name}  {self.cell.task.name}  seed {self.cell.seed}"
-
-    @property
-    def path(self) -> Path:
-        """The file of its result."""
-        return self.key.path(self.cell.results)
-
-    @property
-    def features(self) -> str | None:
-        """What cells that read the same features have in common; None where none are extracted."""
-        task, settings = self.cell.task, self.cell.task.settings
-        if task.kind not in PROBES:
-            return None
-        size = settings.get("size", 224)
-        parts = (self.checkpoint.name, self.checkpoint.identity[:8], self.key.data_fingerprint[:16])
-        return "-".join(map(str, (*parts, size, settings.get("resize") or size))).replace("/", "-")
+        """Name of the cell on the terminal."""
+        return f"{self.row or self.cell.checkpoint.name}  {self.cell.task.name}  seed {self.cell.seed}"
 
 
 def look_up(dataset: datasets.Dataset) -> Found:
-    """Look at a data set on disk; once per suite, since a fingerprint reads every file's size.
+    """Look for a data set on disk. Call it once per run: a fingerprint reads the size of every file.
 
     Raises:
-        ValueError: its class folders, where it has such, are one only, or not the same in all splits.
+        ValueError: its class folders are fewer than two, or differ between the splits.
     """
     reason = datasets.absent(dataset)
     if reason is not None:
-        return Found(None, None, reason)
+        return Found(reason=reason)
     datasets.refuse_bad_splits(dataset)
-    stamp = data_stamp(dataset)  # first: what changes while the fingerprint is taken must not go unseen
+    stamp = data_stamp(dataset)  # before the fingerprint, so that a change in between is noticed later
     return Found(datasets.fingerprint(dataset), stamp)
 
 
-def plan_cell(cell: Cell, checkpoint: Checkpoint, reason: str) -> Planned:
-    """Look up whether a cell can run and whether it is done.
+def plan_cell(cell: Cell, found: Found) -> Planned:
+    """Decide whether a cell is done, to run, or absent.
 
     Raises:
-        ValueError: it is done, on other data or by other settings under the same name.
+        ValueError: it is done, but on other data, with other settings or as another network.
     """
-    if cell.data_fingerprint is None:
-        return Planned(cell, checkpoint, None, "absent", reason)
-    key = CellKey(checkpoint.identity, cell.task.name, str(protocol_of(cell.task)), cell.data_fingerprint, cell.seed)
-    path = key.path(cell.results)
-    if path.exists() and not cell.force:
-        known = read_result(path)
-        if known.data_fingerprint != cell.data_fingerprint:
-            raise ValueError(
-                f"{path}: measured on other data than now lies in {cell.task.dataset.root}; "
-                "take another --results folder"
-            )
-        if known.checkpoint.arch != checkpoint.arch:
-            raise ValueError(f"{path}: these weights were measured as {known.checkpoint.arch}, not {checkpoint.arch}")
-        _check_settings(path, known.settings, cell.task.plain_settings)
-        return Planned(cell, checkpoint, key, "done", f"{known.main_metric} {known.score:.2f}")
-    return Planned(cell, checkpoint, key, "to run")
+    if found.reason:
+        return Planned(cell, "absent", found.reason)
+    cell = replace(cell, data_fingerprint=found.fingerprint, data_stamp=found.stamp)
+    if not cell.path.exists() or cell.force:
+        return Planned(cell, "to run")
+    known = read_result(cell.path)
+    if known.data_fingerprint != cell.data_fingerprint:
+        raise ValueError(
+            f"{cell.path}: measured on other data than now lies in {cell.task.dataset.root}; "
+            "use another --results folder"
+        )
+    if known.checkpoint.arch != cell.checkpoint.arch:
+        raise ValueError(f"{cell.path}: these weights were measured as {known.checkpoint.arch}, not {cell.spec}")
+    check_same_settings(cell, known.settings)
+    return Planned(cell, "done", f"{known.main_metric} {known.score:.2f}")
 
 
-def _check_settings(path: Path, known: dict[str, Any] | None, now: dict[str, Any]) -> None:
+def check_same_settings(cell: Cell, known: dict[str, Any] | None) -> None:
+    """Raise a ValueError where a finished cell was measured with other settings than its task has now."""
+    now = cell.task.plain_settings
     if known is None or known == now:
         return
     name = min(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
     raise ValueError(
-        f"{path}: measured with other settings than the task has now ({name}: {known.get(name)}, now {now.get(name)}); "
-        "give the task another name or version, take another --results folder, or measure all anew with --force"
+        f"{cell.path}: measured with other settings than the task has now ({name}: {known.get(name)}, now "
+        f"{now.get(name)}); rename the task or raise its version, use another --results folder, or measure everything "
+        "again with --force"
     )
 
 
+def checkpoint_card(checkpoint: Checkpoint) -> CheckpointCard:
+    """The checkpoint's entry in a result."""
+    source = checkpoint.provenance
+    kind, teacher = source.get("kind", "other"), source.get("teacher", {})
+    teacher = teacher.get("source") if isinstance(teacher, dict) else teacher
+    config = source.get("config", {})
+    summary = {
+        "role": kind if kind in ("student", "random", "supervised", "teacher") else "other",
+        "tap": checkpoint.tap,
+        "source": source.get("source"),
+        "method": source.get("method"),
+        "teacher": " + ".join(teacher) if isinstance(teacher, list) else teacher,
+        "pretrain_data": source.get("data", {}).get("source"),
+        "pretrain_fingerprint": source.get("data", {}).get("fingerprint"),
+        "images_seen": source.get("images_seen"),
+        "pretrain_epochs": config.get("optim", {}).get("epochs"),
+        "pretrain_seed": config.get("seed"),
+        "pretrain_commit": source.get("commit"),
+        "weights_sha256": checkpoint.sha256 if checkpoint.identity != checkpoint.sha256 else None,
+    }
+    known = {key: value for key, value in summary.items() if value is not None}
+    return CheckpointCard(checkpoint.name, checkpoint.identity, checkpoint.arch, parameters(checkpoint.arch), known)
+
+
+def extracting_first(plan: Iterable[Planned]) -> list[Planned]:
+    """Put cells that share features with an earlier cell last: they would only wait for its extraction."""
+    seen: set[tuple[Any, ...]] = set()
+    first: list[Planned] = []
+    later: list[Planned] = []
+    for planned in plan:
+        features = planned.cell.features
+        (later if features in seen else first).append(planned)
+        seen |= {features} if features is not None else set()
+    return first + later
+
+
 def likenesses(task: str, kind: str, arch: str, budget: str) -> tuple[tuple[str, ...], ...]:
-    """What decides how long a cell takes, the most telling first: task and network, task, kind and network, kind."""
+    """What decides how long a cell takes, best predictor first: task and network, task, kind and network, kind."""
     return ("task", task, budget, arch), ("task", task, budget), ("kind", kind, budget, arch), ("kind", kind, budget)
 
 
 def add_time(times: Times, result: Result) -> None:
-    """Learn from a finished cell."""
+    """Record the seconds of a finished cell."""
     if result.status == "ok" and result.cost.get("seconds") is not None:
         for like in likenesses(result.task.name, result.task.kind, result.checkpoint.arch, result.protocol.budget):
             times.setdefault(like, []).append(result.cost["seconds"])
@@ -135,98 +153,42 @@ def measured_times(results: Iterable[Result], *, cpu: bool) -> Times:
     return times
 
 
-def estimate(planned: Planned, times: Times) -> float | None:
-    """Median seconds of the cells most like it; None where there are none."""
-    task = planned.cell.task
-    for like in likenesses(task.name, task.kind, planned.checkpoint.arch, task.budget):
+def estimate(cell: Cell, times: Times) -> float | None:
+    """Median seconds of the finished cells most like it; None where there are none."""
+    for like in likenesses(cell.task.name, cell.task.kind, cell.checkpoint.arch, cell.task.budget):
         if like in times:
             return statistics.median(times[like])
     return None
 
 
-def remaining(plan: Iterable[Planned], times: Times, *, jobs: int) -> tuple[float, int]:
-    """Seconds for the cells whose time is known, so many at once, and the number of those whose time is not."""
-    return at_once([estimate(planned, times) for planned in plan], jobs=jobs)
-
-
 def at_once(seconds: Sequence[float | None], *, jobs: int) -> tuple[float, int]:
-    """Seconds until all are done, so many at a time, of those that are known; and the number of those that are not."""
+    """Seconds until cells of these times are done, `jobs` at a time, and the number of those of unknown time."""
     known = [value for value in seconds if value is not None]
     return max(sum(known) / jobs, max(known, default=0.0)), len(seconds) - len(known)
 
 
-def describe_plan(plan: list[Planned], times: Times, *, jobs: int, results: Path) -> str:
-    """Cells by state with the time each may take, absent data once per task, then the sums and the disk."""
+def describe_plan(plan: Sequence[Planned], times: Times, *, jobs: int) -> str:
+    """Cells by state, the time that each may take, and their sum; absent data once per task."""
     count = {state: sum(planned.state == state for planned in plan) for state in STATES}
     lines = [f"{len(plan)} cells: {count['to run']} to run, {count['done']} done, {count['absent']} without data"]
     for planned in plan:
         if planned.state == "done":
             lines.append(f"  done    {planned.title}  {planned.reason}")
         elif planned.state == "to run":
-            seconds = estimate(planned, times)
-            lines.append(f"  to run  {planned.title}  {'time unknown' if seconds is None else _about(seconds)}")
+            seconds = estimate(planned.cell, times)
+            about = "time unknown" if seconds is None else f"about {duration(seconds)}"
+            lines.append(f"  to run  {planned.title}  {about}")
     absent = {planned.cell.task.name: planned.reason for planned in plan if planned.state == "absent"}
     lines += [f"  absent  {task}: {reason}" for task, reason in absent.items()]
-    todo = [planned for planned in plan if planned.state == "to run"]
-    if todo:
-        lines += [_describe_time(todo, times, jobs), _describe_disk(plan, jobs, results)]
-    return "\n".join(lines)
+    todo = [planned.cell for planned in plan if planned.state == "to run"]
+    return "\n".join(lines + ([describe_time(todo, times, jobs=jobs)] if todo else []))
 
 
-def _describe_time(todo: list[Planned], times: Times, jobs: int) -> str:
-    seconds, unknown = remaining(todo, times, jobs=jobs)
+def describe_time(todo: Sequence[Cell], times: Times, *, jobs: int) -> str:
+    """The time of all cells to run, in one line."""
+    seconds, unknown = at_once([estimate(cell, times) for cell in todo], jobs=jobs)
     if unknown == len(todo):
-        return "time: unknown, nothing like it has been measured in this folder"
-    at_once = f", {jobs} at once" if jobs > 1 else ""
+        return "time: unknown, this results folder has no similar cell"
+    several = f", {jobs} at once" if jobs > 1 else ""
     rest = f", and {unknown} of unknown time" if unknown else ""
-    return f"time: {_about(seconds)} for {len(todo) - unknown} cells{at_once}{rest}, by the cells measured here"
-
-
-def _describe_disk(plan: list[Planned], jobs: int, results: Path) -> str:
-    features, unknown = feature_bytes(plan)
-    training = training_bytes(plan, jobs)
-    folder = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    rest = f" and those of {', '.join(unknown)}, whose size is not known" if unknown else ""
-    needed = f"disk: about {_size(features)} of features{rest}, {_size(training)} while training; {_size(free)} free"
-    return needed + (" - NOT ENOUGH" if features + training > free else "")
-
-
-def feature_bytes(plan: list[Planned]) -> tuple[int, list[str]]:
-    """Bytes of the features that are not there yet, and the names of data sets whose images were not counted."""
-    done = {planned.features for planned in plan if planned.state == "done"}
-    todo = {planned.features: planned for planned in plan if planned.state == "to run" and planned.features}
-    total, unknown = 0, set()
-    for features, planned in todo.items():
-        images = count_images(planned.cell.task.dataset)
-        if images is None:
-            unknown.add(planned.cell.task.dataset.name)
-        elif features not in done:
-            total += images * outline(planned.checkpoint.arch).num_features * TAPS * 4
-    return total, sorted(unknown)
-
-
-def count_images(dataset: datasets.Dataset) -> int | None:
-    """Images of a classification set: files of its folders, or as published; None where neither tells."""
-    if dataset.layout == "imagefolder":
-        return sum(path.is_file() for folder in set(datasets.paths(dataset)) for path in folder.rglob("*"))
-    card = datasets.CARDS.get(dataset.name)
-    return sum(card.images.values()) if card is not None and card.images else None
-
-
-def training_bytes(plan: list[Planned], jobs: int) -> int:
-    """Bytes of the training checkpoints that lie there at a time: weights and momentum, the new one beside the old.
-
-    Heads are taken to be as large as the backbone.
-    """
-    dense = [p for p in plan if p.state == "to run" and p.cell.task.kind in ("segment", "detect")]
-    largest = max((parameters(planned.checkpoint.arch) for planned in dense), default=0)
-    return min(jobs, len(dense)) * largest * 2 * 2 * 2 * 4
-
-
-def _about(seconds: float) -> str:
-    return f"about {duration(seconds)}"
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+    return f"time: about {duration(seconds)} for {len(todo) - unknown} cells{several}{rest}, by cells measured before"

@@ -13,7 +13,7 @@ from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.boxes import Split, write_split
 from kdep_benchmarks.openmmlab.looks import draw_boxes
-from kdep_benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
+from kdep_benchmarks.openmmlab.runner import Training, check_count, loader, predictions, read_config, train
 from kdep_benchmarks.openmmlab.sheets import ROWS
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.settings import Detect, read_settings
@@ -38,7 +38,7 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
         ValueError: a setting or the data set is wrong; says where and what would be right.
         LoadError: the student's weights do not fill the backbone exactly.
     """
-    cell = Cell(checkpoint, task, read_settings(Detect, task), seed, work_dir, device)
+    cell = Training(checkpoint, task, read_settings(Detect, task), seed, work_dir, device)
     classes = class_names(task.dataset)
     test = write_split(task.dataset, "test", classes, work_dir / "test.json")
     trained = train(train_config(cell), cell)
@@ -53,7 +53,7 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
     return Outcome(average_precision(test.path, found), counts, facts, trained.curves, trained.load, trained.cost)
 
 
-def train_config(cell: Cell) -> "Config":
+def train_config(cell: Training) -> "Config":
     """Make the training's mmengine config: the task's file with student, classes, data and schedule filled in."""
     config = read_config(cell, toolbox="mmdet")
     classes = class_names(cell.task.dataset)
@@ -66,7 +66,7 @@ def train_config(cell: Cell) -> "Config":
     return config
 
 
-def _set_model(config: "Config", cell: Cell, classes: int) -> None:
+def _set_model(config: "Config", cell: Training, classes: int) -> None:
     model = config.model
     model.neck.in_channels = list(channels(cell.checkpoint.arch))
     head = model.roi_head.bbox_head if "roi_head" in model else model.bbox_head
@@ -124,7 +124,7 @@ def _dataset(split: Split, classes: tuple[str, ...], transforms: list[dict[str, 
 
 
 def detections(
-    model: torch.nn.Module, dataset: dict[str, Any], cell: Cell
+    model: torch.nn.Module, dataset: dict[str, Any], cell: Training
 ) -> tuple[list[dict[str, Any]], list[Any], int]:
     """All detections in the form of COCO's result files, the data samples of the first images, the number of images."""
     found, looked_at, scored = [], [], 0

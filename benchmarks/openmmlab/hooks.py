@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from kdep.files import write_atomically
 from kdep.models.checkpoint import Checkpoint, LoadError, load_exactly
 from kdep_benchmarks.openmmlab.backbones import map_difference, toolbox_weights
+from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.training_state import random_state
 
 SECONDS = 60  # between training checkpoints
@@ -88,6 +89,23 @@ class KeepLast(Hook):
         """Leave out what the log has gathered, which a resumed run gathers anew, and add the random numbers' state."""
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
         checkpoint["meta"]["random"] = random_state()
+
+
+class TellProgress(Hook):
+    """Write how far the training is to the cell's folder, at most once a second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def before_train(self, runner: Runner) -> None:
+        """Start where the run starts or resumes."""
+        self.bar = Bar(self.folder, desc="training", total=runner.max_iters, initial=runner.iter, unit="it")
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Count the iteration."""
+        self.bar.update()
 
 
 class WatchLoss(Hook):

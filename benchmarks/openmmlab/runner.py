@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 
-class Cell(NamedTuple):
+class Training(NamedTuple):
     """One measurement: who, what, with which seed, where and on what."""
 
     checkpoint: Checkpoint
@@ -47,7 +47,7 @@ class Trained(NamedTuple):
     cost: dict[str, Any]
 
 
-def read_config(cell: Cell, *, toolbox: str) -> "Config":
+def read_config(cell: Training, *, toolbox: str) -> "Config":
     """Read the task's mmengine config and put the student into it: backbone, input normalisation, optimizer.
 
     Raises:
@@ -69,7 +69,7 @@ def read_config(cell: Cell, *, toolbox: str) -> "Config":
     return config
 
 
-def _set_backbone(config: "Config", cell: Cell, toolbox: str) -> None:
+def _set_backbone(config: "Config", cell: Training, toolbox: str) -> None:
     arch, theirs = cell.checkpoint.arch, config.model.backbone
     stride = cell.settings.output_stride if toolbox == "mmseg" else 32
     if arch in RESNET_DEPTHS and "ResNet" in theirs.type:
@@ -110,7 +110,7 @@ def loader(dataset: dict[str, Any], settings: Dense, *, train: bool) -> dict[str
     }
 
 
-def train(config: "Config", cell: Cell) -> Trained:
+def train(config: "Config", cell: Training) -> Trained:
     """Train to the last iteration, going on where an interrupted run of the same cell stopped.
 
     Raises:
@@ -120,7 +120,7 @@ def train(config: "Config", cell: Cell) -> Trained:
     import mmengine.device.utils
     from mmengine.runner import Runner
 
-    from kdep_benchmarks.openmmlab.hooks import KeepLast, LoadExactly, WatchClock, WatchLoss
+    from kdep_benchmarks.openmmlab.hooks import KeepLast, LoadExactly, TellProgress, WatchClock, WatchLoss
     from kdep_benchmarks.openmmlab.resume import go_on
 
     # mmengine takes a GPU when it sees one, whatever it is told; which one is torch's current device.
@@ -136,7 +136,7 @@ def train(config: "Config", cell: Cell) -> Trained:
     watch = WatchLoss(every=max(1, cell.settings.passes // 50))
     clock = WatchClock()
     keep = KeepLast(cell.last, every=cell.settings.save_every, accumulate=cell.settings.accumulate)
-    for hook in (load, watch, clock, keep, *resumed):
+    for hook in (load, watch, clock, keep, TellProgress(cell.work_dir), *resumed):
         runner.register_hook(hook)
     compat.carry_into_workers(type(runner.train_dataloader.dataset))
     model = runner.train()
@@ -146,7 +146,7 @@ def train(config: "Config", cell: Cell) -> Trained:
     return Trained(model, len(runner.train_dataloader.dataset), load.report, curves, cost)
 
 
-def _complete(config: "Config", cell: Cell) -> None:
+def _complete(config: "Config", cell: Training) -> None:
     """Set what is the same for every run. Scoring is ours, once, after the last iteration; see `predictions`."""
     for role in ("val", "test"):
         for part in ("cfg", "dataloader", "evaluator"):
@@ -172,14 +172,14 @@ def _complete(config: "Config", cell: Cell) -> None:
 
 
 @torch.no_grad()
-def predictions(model: "nn.Module", dataset: dict[str, Any], cell: Cell) -> Iterator[Any]:
+def predictions(model: "nn.Module", dataset: dict[str, Any], cell: Training) -> Iterator[Any]:
     """Predict on every image of the test split: the toolbox's data samples, one per image."""
     model.eval()  # not chained: some of the toolboxes' train() return None
     for batch in test_batches(dataset, cell):
         yield from model.test_step(batch)
 
 
-def test_batches(dataset: dict[str, Any], cell: Cell) -> "DataLoader":
+def test_batches(dataset: dict[str, Any], cell: Training) -> "DataLoader":
     """Load a split image by image, in order."""
     from mmengine.runner import Runner
 

@@ -10,7 +10,7 @@ from kdep_benchmarks.data.readers.masks import IGNORED, label_names
 from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.looks import draw_masks
 from kdep_benchmarks.openmmlab.masks import open_masks, split_configs
-from kdep_benchmarks.openmmlab.runner import Cell, check_count, loader, predictions, read_config, train
+from kdep_benchmarks.openmmlab.runner import Training, check_count, loader, predictions, read_config, train
 from kdep_benchmarks.openmmlab.sheets import ROWS
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.settings import Segment, read_settings
@@ -32,7 +32,7 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
         ValueError: a setting or the data set is wrong; says where and what would be right.
         LoadError: the student's weights do not fill the backbone exactly.
     """
-    cell = Cell(checkpoint, task, read_settings(Segment, task), seed, work_dir, device)
+    cell = Training(checkpoint, task, read_settings(Segment, task), seed, work_dir, device)
     test = open_masks(task.dataset, "test")
     trained = train(train_config(cell), cell)
     areas, scored = class_areas(trained.model, _joined(split_configs(test), test_transforms(cell.settings)), cell)
@@ -41,7 +41,7 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     return Outcome(mean_iou(areas), counts, curves=trained.curves, load=trained.load, cost=trained.cost)
 
 
-def train_config(cell: Cell) -> "Config":
+def train_config(cell: Training) -> "Config":
     """Make the training's mmengine config: the task's file with student, classes, data and schedule filled in."""
     config = read_config(cell, toolbox="mmseg")
     _set_model(config, cell)
@@ -51,7 +51,7 @@ def train_config(cell: Cell) -> "Config":
     return config
 
 
-def _set_model(config: "Config", cell: Cell) -> None:
+def _set_model(config: "Config", cell: Training) -> None:
     model, classes = config.model, len(label_names(cell.task.dataset))
     widths = channels(cell.checkpoint.arch)
     crop = (cell.settings.crop, cell.settings.crop)
@@ -97,7 +97,7 @@ def _joined(parts: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> di
     return parts[0] if len(parts) == 1 else {"type": "ConcatDataset", "datasets": parts}
 
 
-def class_areas(model: torch.nn.Module, dataset: dict[str, Any], cell: Cell) -> tuple[torch.Tensor, int]:
+def class_areas(model: torch.nn.Module, dataset: dict[str, Any], cell: Training) -> tuple[torch.Tensor, int]:
     """Pixels per class of intersection, union, prediction and label over the whole split, (4, classes); and images.
 
     Draws the sheet of the first images.

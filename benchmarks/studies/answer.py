@@ -21,7 +21,7 @@ from kdep_benchmarks.studies.claims import (
     spent,
 )
 from kdep_benchmarks.studies.file import Study
-from kdep_benchmarks.studies.rows import Row, write_rows
+from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
 
 
-def answer(study: Study, rows: Sequence[Row], out: Path) -> str:
+def answer(study: Study, rows: Sequence[AnswerRow], out: Path) -> str:
     """Write NAME.csv, NAME.md and NAME.png of at least one row below `out`, and return the text of NAME.md."""
     write_rows(rows, out / f"{study.name}.csv")
     text = as_markdown(study, rows)
@@ -38,7 +38,7 @@ def answer(study: Study, rows: Sequence[Row], out: Path) -> str:
     return text
 
 
-def as_markdown(study: Study, rows: Sequence[Row]) -> str:
+def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
     """Tables of means and a sentence per comparison."""
     scores, val, tested = by_cell(rows), by_cell(rows, "val"), 0
     lines = [f"# {study.question}", "", f"Seeds {study.seeds}; mean ± half the 95 % interval over seeds.", ""]
@@ -94,7 +94,7 @@ def shown(values: list[float]) -> str:
     return f"{mean(values):.2f}" + (f" ± {half:.2f}" if half else "")
 
 
-def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
+def draw(study: Study, rows: Sequence[AnswerRow], path: Path) -> None:
     """A panel per task and one of their mean: dots per arm, or curves over what the axis spends, with intervals.
 
     Along a number of epochs there is a row of panels over the images seen, and one over the seconds of training.
@@ -142,7 +142,7 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
     write_atomically(path, lambda part: figure.savefig(part, dpi=120, format="png"))
 
 
-def places_of(study: Study, rows: Sequence[Row], measure: Measure | None) -> dict[tuple[str, Any], Any]:
+def places_of(study: Study, rows: Sequence[AnswerRow], measure: Measure | None) -> dict[tuple[str, Any], Any]:
     """Where each arm and value stands on the horizontal axis: at what it spent, mean over seeds, or at the value."""
     if measure is None:
         numbers = all(isinstance(value, int | float) for value in study.values)

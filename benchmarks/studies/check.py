@@ -1,4 +1,4 @@
-"""What is wrong with a study, found before its first run starts and not hours later."""
+"""Check a study before its first run starts: configurations, shared banks, existing students, data."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ NOT_OF_A_BANK = (
 
 
 def check(study: Study, runs: Path) -> None:
-    """Look at every run: its configuration, the bank it shares, the student that lies in its folder.
+    """Check the configuration of every run, the bank it shares and the student in its folder.
 
     Raises:
-        ValueError: a run that cannot be, or a student of another configuration than the study's now.
+        ValueError: a run is impossible, or a student was trained with another configuration.
     """
     load_tasks(study)
     banks: dict[Path, tuple[Run, dict[str, Any]]] = {}
@@ -47,22 +47,22 @@ def check(study: Study, runs: Path) -> None:
 
 
 def refuse_equal_arms(study: Study, arms: Mapping[str, Sequence[Any]]) -> None:
-    """Raise a ValueError where two arms are one: all their runs would be alike, and the answer "no difference".
+    """Raise a ValueError where two arms have the same configuration, which would always compare as equal.
 
     Args:
-        study: whose arms they are.
-        arms: arm -> what decides the result of each of its runs.
+        study: has the arms.
+        arms: arm -> for each of its runs, everything that decides the result.
     """
     for (one, runs), (other, more) in itertools.combinations(arms.items(), 2):
         if runs == more:
             raise ValueError(
-                f"arms {one} and {other} are one configuration at every value and seed: what they ask for, the recipe "
-                f"{study.pretrain} may have already; change or leave out one"
+                f"arms {one} and {other} are one configuration at every value and seed; perhaps the recipe "
+                f"{study.pretrain} has already what one of them sets. Change one or leave it out"
             )
 
 
 def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
-    """A sentence for every data set of the study's tasks, and for the images of runs to train, that is not there."""
+    """A sentence for each missing data set of the tasks and of the runs to train."""
     from kdep.data.sources import absent_address
     from kdep_benchmarks.data.cards import absent
 
@@ -72,7 +72,7 @@ def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
 
 
 def check_names(planned: Run, config: "Config") -> None:
-    """Names that pretraining looks up only when it has come so far."""
+    """Check names that pretraining looks up late."""
     import timm
 
     from kdep.method.align import ALIGNERS
@@ -96,7 +96,7 @@ def check_names(planned: Run, config: "Config") -> None:
 
 
 def bank_content(config: "Config") -> dict[str, Any]:
-    """Of a configuration, what its bank of targets depends on."""
+    """The part of a configuration on which its bank of targets depends."""
     from kdep.config import flatten
     from kdep.method.align import LEADING
 
@@ -111,7 +111,7 @@ def bank_content(config: "Config") -> dict[str, Any]:
 
 
 def refuse_shared(path: Path, first: tuple[Run, dict[str, Any]], second: tuple[Run, dict[str, Any]]) -> None:
-    """Raise a ValueError where two runs name one bank and mean two."""
+    """Raise a ValueError where two runs share a bank but need different ones."""
     (one, content), (other, now) = first, second
     keys = [key for key in content if content[key] != now[key]]
     if keys:
@@ -124,7 +124,7 @@ def refuse_shared(path: Path, first: tuple[Run, dict[str, Any]], second: tuple[R
 
 
 def refuse_another(config: "Config", student: Path) -> None:
-    """Raise a ValueError where a run's student was trained with another configuration than the study's now."""
+    """Raise a ValueError where the student in a run's folder was trained with another configuration."""
     if not student.exists():
         return
     from kdep.config import parse_config

@@ -11,7 +11,7 @@ from typing import Any
 from kdep_benchmarks.board.compare import MIN_RUNS, judge
 from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
-from kdep_benchmarks.studies.rows import Row
+from kdep_benchmarks.studies.rows import AnswerRow
 
 WORDS = {
     "better": "is better than",
@@ -25,7 +25,7 @@ Scores = dict[Cell, dict[int, float]]  # score by seed
 Curve = list[tuple[float, float]]  # (what was spent, score), in the order of the axis's values
 
 
-def by_cell(rows: Sequence[Row], column: str = "score") -> Scores:
+def by_cell(rows: Sequence[AnswerRow], column: str = "score") -> Scores:
     """Score by seed, for every arm, value and task; or another column, where a row has it."""
     scores: Scores = {}
     for row in rows:
@@ -185,7 +185,7 @@ class Goal:
     scores: dict[int, float]
 
 
-def savings(study: Study, scores: Scores, rows: Sequence[Row], measure: Measure) -> list[str]:
+def savings(study: Study, scores: Scores, rows: Sequence[AnswerRow], measure: Measure) -> list[str]:
     """The baseline against the best score of each other arm along the axis, and the other way round."""
     curves = {arm: curves_of(study, scores, rows, arm, measure) for arm in study.arms}
     said = []
@@ -196,7 +196,7 @@ def savings(study: Study, scores: Scores, rows: Sequence[Row], measure: Measure)
     return [sentence for sentence in said if sentence]
 
 
-def spent(rows: Sequence[Row], measure: Measure) -> dict[tuple[str, Any, int], float]:
+def spent(rows: Sequence[AnswerRow], measure: Measure) -> dict[tuple[str, Any, int], float]:
     """What each run has spent, by arm, value and seed; nothing of a checkpoint, which was not trained here."""
     return {
         (row["arm"], row["value"], row["seed"]): row["value"] if measure.column is None else row[measure.column]
@@ -205,7 +205,7 @@ def spent(rows: Sequence[Row], measure: Measure) -> dict[tuple[str, Any, int], f
     }
 
 
-def curves_of(study: Study, scores: Scores, rows: Sequence[Row], arm: str, measure: Measure) -> dict[int, Curve]:
+def curves_of(study: Study, scores: Scores, rows: Sequence[AnswerRow], arm: str, measure: Measure) -> dict[int, Curve]:
     """An arm's curve by seed, of the mean over tasks; only of seeds that have every value. None of a checkpoint's."""
     known = spent(rows, measure)
     curves: dict[int, Curve] = {}

@@ -1,4 +1,4 @@
-"""What a study has, what it lacks, and how long the rest will take by what is done already."""
+"""Plan a study: which runs are done, to score or to train, and how long the rest takes by finished runs."""
 
 import re
 import statistics
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.results import Result
 from kdep_benchmarks.studies.file import Run, Study
-from kdep_benchmarks.studies.rows import Row, cost, row_of, student_here
+from kdep_benchmarks.studies.rows import AnswerRow, cost, row_of, student_here
 
 if TYPE_CHECKING:
     from kdep.config import Config
 
 DONE, TO_SCORE, TO_TRAIN = "done", "to score", "to train"
-STARTED = re.compile(r"^OMP_NUM_THREADS=(\d+) kdep ", re.MULTILINE)  # what `study_work` writes into a log
+STARTED = re.compile(r"^OMP_NUM_THREADS=(\d+) kdep ", re.MULTILINE)  # as `studies.work.run_verb` writes
 
 # Seconds per image of finished runs, images of an epoch, and seconds of finished scores, by what they have in common.
 Times = dict[tuple[Any, ...], list[float]]
@@ -24,17 +24,18 @@ Times = dict[tuple[Any, ...], list[float]]
 
 @dataclass(frozen=True)
 class Item:
-    """A run and what is left of it: `DONE`, `TO_SCORE` or `TO_TRAIN`; `cells` are the scores that are missing."""
+    """A run, its state (`DONE`, `TO_SCORE` or `TO_TRAIN`) and the tasks whose scores are missing."""
 
     run: Run
     state: str
     cells: tuple[str, ...]
 
 
-def items(study: Study, runs: Path, rows: Sequence[Row]) -> list[Item]:
-    """Every run with what is left of it.
+def items(study: Study, runs: Path, rows: Sequence[AnswerRow]) -> list[Item]:
+    """Every run with what is left to do.
 
-    A run has all its scores from one student: where its rows are not of the one here, that one is scored on all tasks.
+    All scores of a run must come from one student. If published rows are of another student than the one in the run's
+    folder, the latter is scored on all tasks.
     """
     found = []
     for planned in study.runs:
@@ -48,8 +49,8 @@ def items(study: Study, runs: Path, rows: Sequence[Row]) -> list[Item]:
     return found
 
 
-def learn(study: Study, runs: Path, rows: Sequence[Row], results: Iterable[Result]) -> Times:
-    """Times of all finished runs below `runs`, of the study's rows from elsewhere, and of finished scores."""
+def learn(study: Study, runs: Path, rows: Sequence[AnswerRow], results: Iterable[Result]) -> Times:
+    """Times of the finished runs below `runs`, of published rows, and of finished scores."""
     from kdep.config import parse_config
 
     times: Times = {}
@@ -58,7 +59,7 @@ def learn(study: Study, runs: Path, rows: Sequence[Row], results: Iterable[Resul
         folder = student.parent
         try:
             config = parse_config(_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
-        except (ValueError, OSError):  # of another version, or only the student was kept: no measure for this study
+        except (ValueError, OSError):  # no readable config.yaml: nothing to learn from
             continue
         spent = cost(folder)
         arm = planned[folder.name].arm if folder.name in planned else None
@@ -89,9 +90,9 @@ def _add_run(times: Times, config: "Config", arm: str | None, threads: int | Non
 
 
 def likenesses(config: "Config", arm: str | None, threads: int | None) -> list[tuple[Any, ...]]:
-    """What decides how long an image takes, the most telling first: the arm, then network, size and what teaches.
+    """What decides how long an image takes, best predictor first: the arm, then network, image size and teacher.
 
-    Each first with the number of threads, then without: a run that shared the cores is no measure for one that did not.
+    Each comes first with the number of threads and then without it, since runs on fewer cores are slower.
     """
     teaching = "labels" if config.loss.name == "labels" else "bank" if config.bank else str(config.teacher.source)
     kind = ("kind", config.student.arch, config.data.size, teaching, config.precision)
@@ -100,13 +101,13 @@ def likenesses(config: "Config", arm: str | None, threads: int | None) -> list[t
 
 
 def threads_of(log: Path) -> int | None:
-    """With how many threads the study last started a run; None where its log does not say."""
+    """Threads with which the study last started a run; None where its log does not say."""
     found = STARTED.findall(log.read_text(errors="replace")) if log.is_file() else []
     return int(found[-1]) if found else None
 
 
 def estimate(study: Study, item: Item, times: Times, *, threads: int) -> tuple[float, int]:
-    """Seconds for what is left of a run, as far as known, and the number of parts whose time is not."""
+    """Seconds that a run still needs, and the number of its parts whose time is unknown."""
     seconds, unknown = 0.0, 0
     if item.state == TO_TRAIN:
         config = study.config(item.run)
@@ -126,7 +127,7 @@ def estimate(study: Study, item: Item, times: Times, *, threads: int) -> tuple[f
 
 
 def images_of(config: "Config", times: Times) -> float | None:
-    """Images that a run will see: full batches of every epoch; None where the size of its source is not known."""
+    """Images that a run will see, in full batches; None where the size of its source is unknown."""
     limit, batch = config.data.limit, config.optim.batch_size
     if limit is not None:
         return limit // batch * batch * config.optim.epochs
@@ -135,7 +136,7 @@ def images_of(config: "Config", times: Times) -> float | None:
 
 
 def describe(study: Study, plan: list[Item], times: Times, *, jobs: int, threads: int, banks: Sequence[Path]) -> str:
-    """The plan in words: counts, banks, every run with its time, and the hours that are left."""
+    """Describe the plan: counts, banks, every run with its time, and the time left."""
     own = [item for item in plan if item.run.checkpoint is None]
     count = {state: sum(item.state == state for item in own) for state in (DONE, TO_SCORE, TO_TRAIN)}
     counts = f"{count[DONE]} done, {count[TO_SCORE]} to score, {count[TO_TRAIN]} to train"

@@ -27,10 +27,10 @@ COLUMNS = (
     *("checkpoint", "protocol", "data", "run"),
 )
 NUMBERS = ("score", "val", "images_seen", "pretrain_seconds")
-Row = dict[str, Any]
+AnswerRow = dict[str, Any]
 
 
-def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence[Row] = ()) -> list[Row]:
+def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence[AnswerRow] = ()) -> list[AnswerRow]:
     """A row per run and task whose seeds have all been scored; the mean over these seeds.
 
     Rows of a run are of one student: the one here, or the one of the published rows where that has more scores.
@@ -54,7 +54,7 @@ def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence
     return rows
 
 
-def one_student(study: Study, own: list[Row], published: list[Row]) -> list[Row]:
+def one_student(study: Study, own: list[AnswerRow], published: list[AnswerRow]) -> list[AnswerRow]:
     """A run's rows from both: together where they are of the same weights, else the more complete."""
     if {row["checkpoint"] for row in own} == {row["checkpoint"] for row in published}:
         by_task = {row["task"]: row for row in (*published, *own)}
@@ -64,7 +64,7 @@ def one_student(study: Study, own: list[Row], published: list[Row]) -> list[Row]
 
 def own_rows(
     study: Study, planned: Run, runs: Path, finished: list[Result], protocols: dict[str, Protocol]
-) -> list[Row]:
+) -> list[AnswerRow]:
     """Rows of the student that lies here, or of a checkpoint."""
     sha256 = student_here(planned, runs)
     if sha256 is None and is_file(planned):
@@ -111,7 +111,7 @@ def on_val(cells: list[Result]) -> float | None:
     return round(mean(best), 4)
 
 
-def row_of(row: Row, planned: Run) -> bool:
+def row_of(row: AnswerRow, planned: Run) -> bool:
     """Is this a row of this run?"""
     return all(row[column] == value for column, value in planned.place.items())
 
@@ -156,20 +156,11 @@ def load_tasks(study: Study) -> "list[Task]":
     Raises:
         ValueError: no such suite or task, or the protocol has no recipe for it.
     """
-    from argparse import Namespace
-
-    from kdep_benchmarks.transfer import choose_tasks
+    from kdep_benchmarks.tasks.choose import choose_tasks
 
     score = study.score
-    return choose_tasks(
-        Namespace(
-            tasks=",".join(score.tasks),
-            suite=score.suite,
-            data_root=study.data_root,
-            protocol=score.protocol,
-            budget=score.budget,
-        )
-    )
+    own = {"protocol": score.protocol, "budget": score.budget}
+    return choose_tasks(score.suite, score.tasks, study.data_root.resolve(), **own)
 
 
 def fingerprint(study: Study, planned: Run) -> str:
@@ -237,7 +228,7 @@ def cost(folder: Path) -> dict[str, Any]:
     return {"images_seen": images, "pretrain_seconds": round(seconds, 1)}
 
 
-def read_known(paths: Iterable[Path], study: Study) -> list[Row]:
+def read_known(paths: Iterable[Path], study: Study) -> list[AnswerRow]:
     """Rows of earlier, unfinished answers of this study.
 
     Raises:
@@ -246,7 +237,7 @@ def read_known(paths: Iterable[Path], study: Study) -> list[Row]:
     places = {planned.key: planned for planned in study.runs}
     protocols = protocols_of(study)
     prints: dict[tuple[str, str, str], str] = {}
-    rows: dict[tuple[Any, ...], Row] = {}
+    rows: dict[tuple[Any, ...], AnswerRow] = {}
     for path in paths:
         for number, text in enumerate(_read_table(path), 2):
             key, where = (text["arm"], text["value"], text["seed"]), f"{path}, line {number}"
@@ -270,7 +261,7 @@ def read_known(paths: Iterable[Path], study: Study) -> list[Row]:
     return list(rows.values())
 
 
-def read_shared(paths: Iterable[Path], study: Study, known: Sequence[Row] = ()) -> list[Row]:
+def read_shared(paths: Iterable[Path], study: Study, known: Sequence[AnswerRow] = ()) -> list[AnswerRow]:
     """Rows of other studies' answers whose runs are the same as some of this one's and have no rows in `known`.
 
     A run is the same where all that decides its result is, whatever its arm is called there, and a task where its name
@@ -284,14 +275,14 @@ def read_shared(paths: Iterable[Path], study: Study, known: Sequence[Row] = ()) 
         if not any(row_of(row, planned) for row in known):
             runs.setdefault(fingerprint(study, planned), []).append(planned)
     protocols = {task: str(protocol) for task, protocol in protocols_of(study).items()}
-    students: dict[str, dict[tuple[Path, str], dict[str, Row]]] = {}
+    students: dict[str, dict[tuple[Path, str], dict[str, AnswerRow]]] = {}
     for path in paths:
         for number, text in enumerate(_read_table(path), 2):
             if text["run"] in runs and protocols.get(text["task"]) == text["protocol"]:
                 row = text | {column: _number(text[column], column, f"{path}, line {number}") for column in NUMBERS}
                 of_run = students.setdefault(text["run"], {})
                 of_run.setdefault((path, text["checkpoint"]), {})[text["task"]] = row
-    found: list[Row] = []
+    found: list[AnswerRow] = []
     for same, by_student in students.items():
         rows = max(by_student.values(), key=len).values()
         found += [{**row, **planned.place} for planned in runs[same] for row in rows]
@@ -324,7 +315,7 @@ def _number(text: str, column: str, where: str) -> float | None:
     return number
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
+def write_rows(rows: Sequence[AnswerRow], path: Path) -> None:
     """Write a CSV in one go."""
     from kdep.files import write_atomically
 

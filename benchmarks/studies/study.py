@@ -1,4 +1,4 @@
-"""A question as a file: arms x values x seeds of pretraining runs, each scored on the same tasks, and the answer.
+"""Compare arms: arms x values x seeds of pretraining runs, each scored on the same tasks, in one study file.
 
     name: ablation                                        # names the runs and the files of the answer
     question: Which alignment and which scaling?
@@ -8,11 +8,11 @@
       SVD: {scale: {name: unit}}                          # a part (scale.name: pts) or a whole section, as here,
       supervised: {loss.name: labels, bank: null}         # which also takes back what `set` says of its parts;
       random init: random:resnet18#{seed}                 # or a checkpoint that is scored as it is
-    baseline: SVD                                         # the arm the others are held against
+    baseline: SVD                                         # the arm that the others are compared with
     seeds: [0, 1, 2]                                      # of pretraining; replace {seed} in overrides and checkpoints
     score: {suite: photographs, tasks: [flowers5-linear], seeds: [0]}   # also protocol, budget, data_root:
                                                           # as of kdep transfer
-    pairs: [[SVD, random init]]                           # optional: further arms to hold against each other
+    pairs: [[SVD, random init]]                           # optional: further arms to compare
 
 Optional, beside or instead of `arms`, every combination of parts; names are joined, later overrides lie on top:
 
@@ -26,18 +26,17 @@ Optional, every arm at every value of a key. `with` sets what goes with a value,
     arms: {supervised: {loss.name: labels, at: {1000: {optim.lr: 1e-3}}}}
 
 Along optim.epochs and data.limit the answer also says with how many times fewer images one arm reaches the best score
-of another; along optim.epochs it counts the images seen and the seconds of training, in sentences and as curves.
+of another. Along optim.epochs it also counts images seen and seconds of training.
 
-Banks of targets are made first, then run after run is trained and scored; what is there already is not done again, and
-a run that fails stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.md
-(means, intervals, and in sentences each arm against the baseline, the `pairs`, what the tasks' val splits choose
-against the baseline, and each arm against the best other one; paired by seed) and NAME.png. What is chosen for a seed
-is chosen by the other seeds: a student that had luck has it on val and on score.
+The study makes banks of targets first, then trains and scores each run. Finished parts are not repeated, and a failed
+run stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.png, and NAME.md
+with means, intervals and comparisons paired by seed: each arm with the baseline, the `pairs`, the arm chosen on val
+with the baseline, and each arm with the best other arm. The choice for a seed uses the other seeds only, because a
+lucky student is lucky on val and test alike.
 
-With --known NAME.csv a study goes on from the rows of an unfinished one on another machine: a run whose rows are all
-there is not done again. With --arm and --seed a part of a large study is done first; the rest stays to be done, and the
-answer says how much that is. With --shared OTHER.csv, the answer of another study, runs that it has in common with this
-one are not done again.
+--known NAME.csv resumes an unfinished study from another machine: runs whose rows are all in the file are not repeated.
+--arm and --seed do a part of a study first; the answer says how much is left. --shared OTHER.csv takes over runs that
+another study has in common with this one.
 """
 
 import argparse
@@ -50,7 +49,7 @@ from kdep_benchmarks.studies.answer import answer
 from kdep_benchmarks.studies.check import check, missing_data
 from kdep_benchmarks.studies.file import Study, load_study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item, describe, items, learn
-from kdep_benchmarks.studies.rows import Row, collect, read_known, read_shared
+from kdep_benchmarks.studies.rows import AnswerRow, collect, read_known, read_shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is missing, and answer; 1 if some run or score failed."""
+    """Do the missing runs and write the answer; 1 if a run or score is missing at the end."""
     if args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: at least 1")
     study = load_study(find("studies", args.study))
@@ -86,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     published = [*known, *shared]
     check(study, args.runs)
 
-    def look() -> tuple[list[Row], list[Item]]:
+    def look() -> tuple[list[AnswerRow], list[Item]]:
         rows = collect(study, args.runs, read_scores(results), published)
         return rows, part_of(items(study, args.runs, rows), args.arm, args.seed)
 
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_part(study: Study, arms: Sequence[str], seeds: Sequence[int]) -> None:
-    """Refuse arms and seeds that a study does not have.
+    """Check that a study has the arms and seeds.
 
     Raises:
         ValueError: names them and those it has.
@@ -137,7 +136,9 @@ def read_scores(results: Path) -> list[Result]:
     return read_results([results]) if results.is_dir() else []
 
 
-def describe_left(study: Study, runs: Path, results: Path, rows: Sequence[Row], plan: list[Item], *, jobs: int) -> str:
+def describe_left(
+    study: Study, runs: Path, results: Path, rows: Sequence[AnswerRow], plan: list[Item], *, jobs: int
+) -> str:
     """The plan in words."""
     from kdep_benchmarks.studies.work import banks_left, threads_for
 

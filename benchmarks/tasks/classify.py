@@ -182,7 +182,8 @@ def open_taps(
     """
     cache = feature_folder(work_dir, checkpoint)
     parts = (splits.pool, splits.test)
-    found = [extract(checkpoint, images, pixels=pixels, cache=cache, device=device) for images in parts]
+    own = {"pixels": pixels, "cache": cache, "device": device, "work_dir": work_dir}
+    found = [extract(checkpoint, images, **own) for images in parts]
     (pool, test), took = (part.taps for part in found), [part.seconds for part in found]
     done = sum(len(images) for images, seconds in zip(parts, took, strict=True) if seconds is not None)
     cost = {"images_per_second": done / sum(filter(None, took))} if done else {}

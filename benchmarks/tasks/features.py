@@ -5,22 +5,22 @@ import hashlib
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.teacher import fastest_form
 from kdep.run.device import without_tf32
 from kdep_benchmarks.data.images import Labelled
+from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.settings import Pixels
 
 FORMAT = 2  # raised when the same key would give other numbers
@@ -40,12 +40,17 @@ class Extracted(NamedTuple):
 
 
 def extract(
-    checkpoint: Checkpoint, images: Labelled, *, pixels: Pixels, cache: Path, device: torch.device
+    checkpoint: Checkpoint,
+    images: Labelled,
+    *,
+    pixels: Pixels,
+    cache: Path,
+    device: torch.device,
+    work_dir: Path | None = None,
 ) -> Extracted:
     """Features at every tap that one forward gives.
 
-    Within a suite one cell extracts and the others wait (`kdep_benchmarks.jobs.local`); cells started by hand may both
-    do it, and the folder of the first one stays.
+    One process extracts them while it holds a lock; others wait for it. `work_dir` is told how far the extraction is.
 
     Raises:
         ValueError: an image cannot be read.
@@ -53,17 +58,20 @@ def extract(
     """
     folder, seconds = cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels), None
     if not folder.is_dir():
-        backbone = fastest_form(build_backbone(checkpoint).eval(), pixels.size, device)
-        neighbour = cache / f".{folder.name}.{uuid.uuid4().hex}.part"
-        neighbour.mkdir(parents=True)
-        try:
-            started = time.perf_counter()
-            frozen_features(backbone, images, neighbour, pixels=pixels, device=device)
-            seconds = time.perf_counter() - started
-            with contextlib.suppress(OSError):  # another process was first; its files are the same
-                neighbour.rename(folder)
-        finally:
-            shutil.rmtree(neighbour, ignore_errors=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f".{folder.name}.lock"):
+            if not folder.is_dir():  # nobody extracted them while this process waited
+                backbone = fastest_form(build_backbone(checkpoint).eval(), pixels.size, device)
+                part = cache / f".{folder.name}.part"
+                shutil.rmtree(part, ignore_errors=True)  # of a killed process
+                part.mkdir()
+                try:
+                    started = time.perf_counter()
+                    frozen_features(backbone, images, part, pixels=pixels, device=device, work_dir=work_dir)
+                    seconds = time.perf_counter() - started
+                    part.rename(folder)
+                finally:
+                    shutil.rmtree(part, ignore_errors=True)
     # Copy on write, so that torch takes it for writable; nothing here writes.
     taps = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
     return Extracted(taps, seconds)
@@ -91,12 +99,18 @@ def feature_folder(work_dir: Path, checkpoint: Checkpoint) -> Path:
 
 
 def frozen_features(
-    backbone: Backbone, images: Labelled, folder: Path, *, pixels: Pixels, device: torch.device
+    backbone: Backbone,
+    images: Labelled,
+    folder: Path,
+    *,
+    pixels: Pixels,
+    device: torch.device,
+    work_dir: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """Run the backbone as it is over the images and write TAP.npy into a folder, batch by batch; see `extract`."""
+    """Run the frozen backbone over the images and write TAP.npy into a folder, batch by batch; see `extract`."""
     written: dict[str, np.ndarray] = {}
     with frozen(backbone), torch.no_grad(), without_tf32():
-        bar, done = tqdm(total=len(images), desc="features", unit="img", mininterval=1), 0
+        bar, done = Bar(work_dir, total=len(images), desc="features", unit="img"), 0
         for batch in frames(images, np.arange(len(images)), pixels=pixels):
             for tap, features in backbone.pooled_taps(as_input(batch, device)).items():
                 if tap not in written:

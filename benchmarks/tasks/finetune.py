@@ -22,6 +22,7 @@ from kdep.run.device import choose_precision, computing_in
 from kdep.run.optim import learning_rate, make_optimizer
 from kdep_benchmarks.data.images import Labelled, Splits
 from kdep_benchmarks.tasks.features import as_input, frames
+from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.settings import Finetune
 from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import ENDED, LAST, Trainings, forget_others, set_random_state
@@ -58,7 +59,7 @@ def going_on(
     whose = {"checkpoint": checkpoint.identity, "settings": vars(settings), "seed": seed, "device": device.type}
     forget_others(work_dir, task, whose, left=[LAST, ENDED])
     total = steps_of(settings, len(splits.pool)) + (points * steps_of(settings, len(splits.train)) if points > 1 else 0)
-    with tqdm(total=total, unit="step", mininterval=1) as bar:
+    with Bar(work_dir, total=total, unit="step") as bar:
         yield Work(Trainings(work_dir), bar)
 
 

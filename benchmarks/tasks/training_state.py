@@ -1,4 +1,4 @@
-"""What an interrupted cell has left in its folder, and whose it is."""
+"""Save and restore the training state of an interrupted cell."""
 
 import json
 import logging
@@ -15,17 +15,17 @@ from kdep_benchmarks.data.cards import fingerprint
 from kdep_benchmarks.tasks.task import Task
 
 LOG = logging.getLogger(__name__)
-LAST, ENDED = "last.pth", "ended.json"  # the training in hand, and what has come out of those before it
+LAST, ENDED = "last.pth", "ended.json"  # state of the current training; outcomes of finished ones
 
 
 def forget_others(work_dir: Path, task: Task, whose: dict[str, Any], left: Iterable[str]) -> None:
-    """Drop files of a cell's folder that another cell has left there; going on from them would be wrong.
+    """Delete state that another cell left in this cell's folder, so that training does not resume from it.
 
     Args:
         work_dir: the cell's folder.
-        task: its protocol and data set count; the latter by its fingerprint.
-        whose: what else must be the same: weights, settings as the budget has them, seed; plain values.
-        left: names of the files.
+        task: identifies the cell by its protocol and the fingerprint of its data set.
+        whose: what else identifies the cell, as plain values: weights, settings at its budget, seed.
+        left: names of the files to delete.
     """
     identity = {"task": task.name, "protocol": f"{task.protocol}-v{task.version}", "data": fingerprint(task.dataset)}
     text, path = json.dumps(whose | identity, indent=1), work_dir / "cell.json"
@@ -33,22 +33,22 @@ def forget_others(work_dir: Path, task: Task, whose: dict[str, Any], left: Itera
         return
     for file in (work_dir / name for name in left):
         if file.exists():
-            LOG.warning("%s: belongs to another cell, training starts anew", file)
+            LOG.warning("%s: belongs to another cell; training starts from the beginning", file)
             file.unlink()
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def tidy(work_dir: Path) -> None:
-    """Drop what an interrupted cell would have gone on from: its result is written."""
+    """Delete the training state of a cell whose result is written."""
     for name in (LAST, ENDED):
         (work_dir / name).unlink(missing_ok=True)
 
 
 class Trainings:
-    """Several trainings of one cell, by name: what has come out of those that ended, and the state of one in hand.
+    """The trainings of one cell by name: outcomes of the finished ones, and the state of the current one.
 
     Args:
-        folder: of the cell, freed from another cell's files by `forget_others`; None to keep nothing.
+        folder: of the cell, after `forget_others`; None to keep nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -63,7 +63,7 @@ class Trainings:
         return self._ended[name]
 
     def end(self, name: str, outcome: Any) -> Any:
-        """Keep a plain outcome instead of the state, and return it."""
+        """Save the outcome of a finished training, delete its state, and return the outcome."""
         self._ended[name] = outcome
         if self._folder is not None:
             text = json.dumps(self._ended, indent=1)
@@ -72,12 +72,12 @@ class Trainings:
         return outcome
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Keep the state of the training in hand, plain values and tensors, together with all random numbers."""
+        """Save the state of the current training, plain values and tensors, with all random states."""
         if self._folder is not None:
             save({"training": name, "random": random_state(), **state}, self._folder / LAST)
 
     def state(self, name: str) -> dict[str, Any] | None:
-        """What `save` has kept of this training, if that is the one in hand."""
+        """The saved state of this training; None where another one, or none, was saved."""
         if self._folder is None or not (self._folder / LAST).exists():
             return None
         state = read(self._folder / LAST)
@@ -85,7 +85,7 @@ class Trainings:
 
 
 def random_state() -> dict[str, Any]:
-    """State of all random numbers of this process, in tensors and plain values."""
+    """States of the random generators of this process, as tensors and plain values."""
     kind, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return {
@@ -97,7 +97,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on with the random numbers of `random_state`."""
+    """Restore what `random_state` returned."""
     random.setstate(state["python"])
     np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -19,6 +20,7 @@ from kdep.models.backbone import create_network
 from kdep.models.checkpoint import write_student
 from kdep.models.outline import gmacs, outline, parameters
 from kdep.models.weights import open_checkpoint
+from kdep_benchmarks import transfer as transfers
 from kdep_benchmarks.tasks.task import CONFIGS, load_suite, load_task, suite_names, task_names
 
 STUDENT = "random:test_resnet"
@@ -256,7 +258,7 @@ def test_two_files_of_one_name_have_rows_that_are_told_apart_everywhere(world, t
     assert rows[0] not in capsys.readouterr().out
     assert transfer(world, tmp_path / "results", *ONE_TASK, checkpoints=files[1:]) == 0
     out = capsys.readouterr().out
-    assert f"{files[1]}: other weights are called last too; its row is {rows[1]}\n" in out
+    assert f"{files[1]}: other weights have the name last too; its row is {rows[1]}\n" in out
     assert f"to run  {rows[1]}  colours-knn  seed 0" in out
     overview = out[out.index("overview") :].splitlines()
     assert all(any(line.startswith(row) for line in overview) for row in rows)
@@ -331,13 +333,78 @@ def test_a_network_that_resamples_its_input_is_another_checkpoint(world, measure
         (["--suite", "nonsense"], "there are all, classification"),
         (["--tasks", "voc2012-linear"], "there are ade20k-segment"),
         (["--tasks", "dtd-knn", "--protocol", "paper"], "has protocol fair and no section paper"),
-        ([], "--suite NAME or --tasks"),
+        ([], "--suite NAME, --tasks A,B or --data FOLDER"),
         (["--suite", "demo", "--seeds", "0,x"], "whole numbers"),
     ],
 )
 def test_a_wrong_choice_says_what_there_is(arguments, message, capsys):
     assert cli.main(["transfer", STUDENT, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_from_python_a_table_comes_back(world, measured, tmp_path):
+    shutil.copytree(measured, tmp_path / "results")
+    own = {"suite": str(world / "suite.yaml"), "data_root": world, "results": str(tmp_path / "results")}
+    found = transfers.transfer(STUDENT, **own, seeds=[0, 1], tasks=["colours-knn"], device="cpu")
+    assert isinstance(found, pd.DataFrame) and set(found.task) == {"colours-knn"} and set(found.seed) == {0, 1}
+    scores = found[found.metric == "top1"]
+    assert len(scores) == 2 and scores.value.between(0, 100).all()
+    with pytest.raises(ValueError, match="--jobs 0: expected at least 1"):
+        transfers.transfer(STUDENT, **own, jobs=0)
+    with pytest.raises(ValueError, match="nothing to measure"):
+        transfers.transfer(STUDENT, tasks=["dtd-knn"], data_root=tmp_path, results=tmp_path / "none")
+    with pytest.raises(TypeError, match="data_rot"):
+        transfers.transfer(STUDENT, data_rot=world)
+
+
+def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys):
+    own = ["--results", str(tmp_path), "--device", "cpu"]
+    assert cli.main(["transfer", STUDENT, "--data", str(world / "colours"), *own, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "settings are chosen on a fifth of train, scores are of test" in said
+    assert "colours-knn  seed 0" in said and "colours-linear  seed 0" in said
+    shutil.copytree(world / "colours" / "train", tmp_path / "my photos")
+    command = ["transfer", STUDENT, "--data", str(tmp_path / "my photos"), "--tasks", "knn", *own]
+    assert cli.main(command) == 0
+    assert "a fifth of each class is test and the rest train (seed 0)" in capsys.readouterr().out
+    (path,) = tmp_path.rglob("my_photos-knn/**/seed0.json")
+    assert json.loads(path.read_text())["counts"] == {"train": 12, "val": 3, "test": 3}
+    assert cli.main(command) == 0 and "0 to run, 1 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("folders", "more", "message"),
+    [
+        (
+            (),
+            (),
+            "has no class folders; expected train/CLASS/*.jpg and test/CLASS/*.jpg (or val/), or only CLASS/*.jpg",
+        ),
+        (None, (), "no such folder; expected"),
+        (("test/a", "test/b"), (), "has test only; expected"),
+        (("a", "b"), (), "class a has fewer than three images"),
+        (
+            ("train/a", "test/a"),
+            ("--tasks", "fewshot"),
+            "--tasks fewshot: with --data, tasks are knn, linear, finetune",
+        ),
+        (("train/a", "test/a"), ("--suite", "probe"), "a folder takes the place of a suite; leave out --suite probe"),
+        (("train/a", "val/a"), (), "train has one class only (a)"),
+    ],
+)
+def test_a_folder_that_cannot_be_measured_says_what_would_be_right(tmp_path, capsys, folders, more, message):
+    for name in folders or ():
+        (tmp_path / "data" / name).mkdir(parents=True)
+    if folders == ():
+        (tmp_path / "data").mkdir()
+    assert cli.main(["transfer", STUDENT, "--data", str(tmp_path / "data"), *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--jobs", "0"), ("--timeout", "0"), ("--timeout", "nan"), ("--seeds", "1,1")])
+def test_impossible_values_are_refused(option, capsys):
+    assert cli.main(["transfer", "random:test_resnet", "--suite", "demo", *option]) == 2
+    assert option[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", task_names())

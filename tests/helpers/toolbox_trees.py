@@ -10,7 +10,7 @@ from PIL import Image
 from kdep.models.backbone import create_network
 from kdep.models.checkpoint import Checkpoint, fingerprint
 from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.openmmlab.runner import Cell
+from kdep_benchmarks.openmmlab.runner import Training
 from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
@@ -115,8 +115,8 @@ def task(kind: str, dataset: Dataset, config: str, **settings) -> Task:
     return Task(f"tiny-{kind}", kind, dataset, "fair", 1, {**given, **size, **settings})
 
 
-def cell(checkpoint: Checkpoint, of: Task, work_dir: Path, *, seed=0) -> Cell:
-    return Cell(checkpoint, of, read_settings(KINDS[of.kind], of), seed, work_dir, CPU)
+def cell(checkpoint: Checkpoint, of: Task, work_dir: Path, *, seed=0) -> Training:
+    return Training(checkpoint, of, read_settings(KINDS[of.kind], of), seed, work_dir, CPU)
 
 
 def stopping(config, *, at: int):

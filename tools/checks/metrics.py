@@ -20,7 +20,7 @@ from kdep_benchmarks.openmmlab.boxes import write_split
 from kdep_benchmarks.openmmlab.detect import average_precision, detections, test_dataset
 from kdep_benchmarks.openmmlab.detect import train_config as detector_config
 from kdep_benchmarks.openmmlab.masks import open_masks, split_configs
-from kdep_benchmarks.openmmlab.runner import Cell, check_count, train
+from kdep_benchmarks.openmmlab.runner import Training, check_count, train
 from kdep_benchmarks.openmmlab.segment import class_areas, mean_iou, test_transforms
 from kdep_benchmarks.openmmlab.segment import train_config as segmenter_config
 
@@ -49,7 +49,7 @@ class Answers(torch.nn.Module):
             yield sample
 
 
-def compare_masks(cell: Cell) -> dict[str, Scores]:
+def compare_masks(cell: Training) -> dict[str, Scores]:
     """Score a barely trained network, and the truth disturbed: predictions -> whose metric -> scores in percent."""
     split = open_masks(cell.task.dataset, "test")
     datasets = [{**part, "pipeline": test_transforms(cell.settings)} for part in split_configs(split)]
@@ -71,7 +71,7 @@ def compare_masks(cell: Cell) -> dict[str, Scores]:
     return found
 
 
-def compare_boxes(cell: Cell) -> dict[str, Scores]:
+def compare_boxes(cell: Training) -> dict[str, Scores]:
     """Likewise for boxes; the truth is disturbed from the boxes a cell is scored on."""
     classes = class_names(cell.task.dataset)
     score = write_split(cell.task.dataset, "test", classes, cell.work_dir / "test.json")
@@ -137,7 +137,7 @@ def mmdet_scores(samples: list[Any], truth: str, classes: tuple[str, ...]) -> di
     return {name: 100 * found.get(f"coco/bbox_mAP{end}", 0.0) for name, end in _ENDS.items()}
 
 
-def pycocotools_scores(samples: list[Any], cell: Cell, classes: tuple[str, ...]) -> dict[str, float]:
+def pycocotools_scores(samples: list[Any], cell: Training, classes: tuple[str, ...]) -> dict[str, float]:
     """AP on the data set's own json, whose categories have their own numbers; 0 without detections."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -167,7 +167,7 @@ def pycocotools_scores(samples: list[Any], cell: Cell, classes: tuple[str, ...])
 _ENDS = {"AP": "", "AP50": "_50", "AP75": "_75"}
 
 
-def _trained(config: "Config", cell: Cell) -> torch.nn.Module:
+def _trained(config: "Config", cell: Training) -> torch.nn.Module:
     model = train(config, cell).model
     model.eval()  # a cell does it, but to what stands in the model's place here
     return model

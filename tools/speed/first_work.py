@@ -8,9 +8,9 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from kdep_benchmarks.jobs import cell
+from kdep_benchmarks.jobs import measure
 
-genuine = cell.run_kind
+genuine = measure.run_kind
 
 
 def run_child(path: str) -> None:
@@ -24,8 +24,8 @@ def run_child(path: str) -> None:
         genuine(kind)  # what a kind imports is part of the start
         return stop
 
-    cell.run_kind = find
-    sys.exit(cell.main(path))
+    measure.run_kind = find
+    sys.exit(measure.main(path))
 
 
 if __name__ == "__main__":

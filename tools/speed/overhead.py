@@ -63,7 +63,7 @@ def alternate(checkpoint: Checkpoint, task: Task, work: Path, device: torch.devi
 
 def timed(name: str, checkpoint: Checkpoint, task: Task, work: Path, device: torch.device) -> dict[str, Any]:
     """One run from its configuration on: seconds per iteration, of our hooks in it, and before the first."""
-    cell = runner.Cell(checkpoint, task, read_settings(KINDS[task.kind], task), 0, work / name, device)
+    cell = runner.Training(checkpoint, task, read_settings(KINDS[task.kind], task), 0, work / name, device)
     cell.work_dir.mkdir(parents=True, exist_ok=True)
     cell.last.unlink(missing_ok=True)
     config = {"segment": segment, "detect": detect}[task.kind].train_config(cell)
@@ -90,7 +90,7 @@ def summarise(began: float, ends: list[float], spent: list[float]) -> dict[str, 
     return {"intervals": intervals, "once": once, "hooks": sum(inside) / max(1, len(inside))}
 
 
-def ours(config: Any, cell: runner.Cell) -> list[float]:
+def ours(config: Any, cell: runner.Training) -> list[float]:
     """Train as a cell does; seconds that our hooks took at every iteration."""
     spent: list[float] = []
     genuine = {hook: hook.after_train_iter for hook in (hooks.WatchLoss, hooks.WatchClock, hooks.KeepLast)}
@@ -113,7 +113,7 @@ def ours(config: Any, cell: runner.Cell) -> list[float]:
     return [sum(spent[at : at + len(genuine)]) for at in range(0, len(spent), len(genuine))]
 
 
-def bare(config: Any, cell: runner.Cell) -> list[float]:
+def bare(config: Any, cell: runner.Training) -> list[float]:
     """Train with mmengine alone, from the same configuration."""
     mmengine.device.utils.DEVICE = cell.device.type
     runner._complete(config, cell)

@@ -17,7 +17,7 @@ def starts(setting: Setting) -> list[Row]:
     """Alternate both with a bare interpreter, which is the floor."""
     data = scenes(setting)
     description = setting.work / "cell.json"
-    description.write_text(cell(data, setting.work / "results"))
+    description.write_bytes(cell(data, setting.work / "results"))
     times: dict[str, list[float]] = {"python": [], "help": [], "cell": []}
     for _ in range(max(2, setting.repeats)):
         times["python"].append(wall(lambda: run("-c", "pass")))
@@ -51,12 +51,19 @@ def scenes(setting: Setting) -> Path:
     return root
 
 
-def cell(data: Path, results: Path) -> str:
+def cell(data: Path, results: Path) -> bytes:
     """Description of a classification cell on the scenes."""
+    from pydantic import TypeAdapter
+
+    from kdep.models.weights import open_checkpoint
     from kdep_benchmarks.jobs.cell import Cell
+    from kdep_benchmarks.jobs.plan import checkpoint_card
     from kdep_benchmarks.tasks.task import load_task
 
-    return Cell("random:resnet18", None, load_task("scenes-knn", data), 0, "auto", results).to_json()
+    card = checkpoint_card(open_checkpoint("random:resnet18"))
+    return TypeAdapter(Cell).dump_json(
+        Cell("random:resnet18", None, card, load_task("scenes-knn", data), 0, "auto", results)
+    )
 
 
 def run(*arguments: str) -> None:

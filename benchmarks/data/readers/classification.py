@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.sources import SUFFIXES, Files, Pack, Source
-from kdep_benchmarks.data.cards import Dataset, class_folders
+from kdep_benchmarks.data.cards import Dataset, class_folders, folder_of
 from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.pictures import Picture, of_file
+from kdep_benchmarks.data.splits import hold_out
 
 
 class LabelledSource(NamedTuple):
@@ -83,14 +84,19 @@ def images_below(folder: Path) -> Iterator[Path]:
 
 
 def _read_folders(dataset: Dataset, files: str, _: bool) -> LabelledSource:
-    """Class folders, sorted by name; images anywhere below them."""
-    root, classes = dataset.root / files, class_folders(dataset, files)
+    """Class folders, sorted by name; images anywhere below them. `FOLDER:test` is what `hold_out` draws with seed 0."""
+    folder = folder_of(files)
+    root, classes = dataset.root / folder, class_folders(dataset, files)
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         found = sorted(images_below(root / name))
         names += [str(path.relative_to(root)) for path in found]
         labels += [label] * len(found)
+    if files != folder:
+        train, test = hold_out(np.asarray(labels), seed=0)
+        kept = test if files.endswith(":test") else train
+        names, labels = [names[position] for position in kept], [labels[position] for position in kept]
     return LabelledSource(Files(root, names), np.array(labels, dtype=np.int64), tuple(classes), str(root))
 
 

@@ -1,9 +1,6 @@
 import csv
-import os
 import re
-import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,8 @@ from kdep.cli import main
 from kdep_benchmarks.studies import work as study_work
 from kdep_benchmarks.studies.check import check
 from kdep_benchmarks.studies.file import load_study
-from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item, items, threads_of
-from kdep_benchmarks.studies.work import Crew, banks_left, pretrain_command, score_command, students, threads_for
+from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item, items
+from kdep_benchmarks.studies.work import banks_left, pretrain_command, score_command, students
 from tests.helpers.made_studies import write_study
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs/studies").glob("*.yaml"))
@@ -30,13 +27,13 @@ def here(monkeypatch):
     """Run commands in this process, and tell which; `refuse` makes those fail that hold one of its words."""
     commands, refuse = [], []
 
-    def run(self, arguments, log, *, threads, device=None):
+    def run(arguments, log, slot):
         commands.append(arguments)
         if any(word in part for part in arguments for word in refuse):
             return 1
         return main(arguments)
 
-    monkeypatch.setattr(Crew, "run", run)
+    monkeypatch.setattr(study_work, "run_verb", run)
     commands_and_refuse = type("Here", (), {"commands": commands, "refuse": refuse})
     commands_and_refuse.verbs = staticmethod(lambda: [command[0] for command in commands])
     return commands_and_refuse
@@ -116,15 +113,15 @@ def test_a_part_of_a_study_is_done_first_and_the_answer_says_what_is_left(writte
 
 
 def test_an_interrupted_study_has_answered_what_was_finished(written, tmp_path, here, monkeypatch):
-    own, count = Crew.run, []
+    own, count = study_work.run_verb, []
 
-    def run(self, arguments, log, **others):
+    def run(arguments, log, slot):
         count.append(arguments)
         if len(count) == 5:
             raise KeyboardInterrupt
-        return own(self, arguments, log, **others)
+        return own(arguments, log, slot)
 
-    monkeypatch.setattr(Crew, "run", run)
+    monkeypatch.setattr(study_work, "run_verb", run)
     assert main(command_of(written, tmp_path)) == 130
     assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["live", "random"]
 
@@ -261,20 +258,7 @@ def test_the_budget_and_the_protocol_of_a_study_are_those_of_its_scores(written,
     command = score_command(study, Item(study.runs[0], TO_SCORE, ("photos-knn",)), tmp_path, tmp_path / "results")
     told = " ".join(command)
     assert command[1] == f"{tmp_path}/tiny_study-live-s0/student.pth"
-    assert "--tasks photos-knn --seeds 0,3" in told and "--protocol fair --budget smoke" in told
-
-
-def test_a_log_says_with_how_many_threads_its_run_was_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_work, "cores", lambda: 7)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [threads_for(jobs) for jobs in (1, 2, 9)] == [7, 3, 1]
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert [threads_for(jobs) for jobs in (1, 9)] == [2, 1]
-    log = tmp_path / "a run.log"
-    assert Crew(1).run(["ls", "no such kind"], log, threads=3) == 2
-    assert log.read_text().startswith("OMP_NUM_THREADS=3 kdep ls 'no such kind'\n")
-    log.write_text(log.read_text() + "OMP_NUM_THREADS=2 kdep ls\n")
-    assert threads_of(log) == 2  # the last start
+    assert "--tasks photos-knn --seeds 0,3" in told and "--budget smoke --protocol fair" in told
 
 
 def test_a_study_says_how_far_it_is_and_how_long_the_rest_takes():
@@ -282,50 +266,19 @@ def test_a_study_says_how_far_it_is_and_how_long_the_rest_takes():
     assert study_work.progress(12, 12, 3600) == "[12/12] in 1.0 h"
 
 
-def test_a_command_has_its_share_of_the_cores_and_its_gpu(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    variables = study_work.environment(3, "1")
-    assert (variables["OMP_NUM_THREADS"], variables["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
-    assert variables["PYTHONPATH"].split(os.pathsep) == [str(Path(study_work.__file__).parents[2]), "/elsewhere"]
-
-
 def test_every_job_has_a_gpu_of_its_own(written, tmp_path, monkeypatch):
     monkeypatch.setattr(study_work, "visible_devices", lambda device: ("4", "7"))
     both, used = threading.Barrier(2, timeout=60), []
 
-    def run(self, arguments, log, *, threads, device=None):
+    def run(arguments, log, slot):
         if arguments[0] == "pretrain":
-            used.append(device)
+            used.append(slot.device)
             both.wait()  # until the other one runs, too
         return 1
 
-    monkeypatch.setattr(Crew, "run", run)
+    monkeypatch.setattr(study_work, "run_verb", run)
     study = load_study(written)
     todo = [item for item in items(study, tmp_path, []) if item.state == TO_TRAIN]
     monkeypatch.setattr(study_work, "banks_left", lambda study, plan: {})
     assert study_work.work(study, todo, tmp_path, tmp_path / "results", jobs=2, after=lambda: None) == 2
     assert sorted(used) == ["4", "7"]
-
-
-def test_a_stopped_study_leaves_no_process_behind_and_starts_none(tmp_path, monkeypatch):
-    real, started = subprocess.Popen, []
-
-    def popen(command, **others):
-        started.append(real(["sleep", "600"], **others))
-        return started[-1]
-
-    monkeypatch.setattr(study_work.subprocess, "Popen", popen)
-    crew, codes = Crew(2), []
-    threads = [
-        threading.Thread(target=lambda n=n: codes.append(crew.run(["ls"], tmp_path / f"{n}.log", threads=1)))
-        for n in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    while len(started) < 2:
-        time.sleep(0.01)
-    crew.stop()
-    for thread in threads:
-        thread.join(30)
-    assert codes == [-15, -15] and all(process.poll() is not None for process in started)
-    assert crew.run(["ls"], tmp_path / "late.log", threads=1) == 1 and len(started) == 2

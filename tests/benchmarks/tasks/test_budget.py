@@ -10,20 +10,19 @@ from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.data.cards import CARDS, Dataset
 from kdep_benchmarks.jobs.cell import Cell, protocol_of
 from kdep_benchmarks.openmmlab.detect import train_dataset
-from kdep_benchmarks.results import BUDGETS
+from kdep_benchmarks.results import BUDGETS, CheckpointCard
 from kdep_benchmarks.tasks import classify, finetune
 from kdep_benchmarks.tasks import settings as kinds
+from kdep_benchmarks.tasks.choose import choose_tasks
 from kdep_benchmarks.tasks.settings import Finetune, read_settings
 from kdep_benchmarks.tasks.task import KINDS, SCHEDULED, SHARES, Task, load_suite, load_task, parse_task
-from kdep_benchmarks.transfer import choose_tasks
 from tests.helpers.made_results import result
 
 PAPER = ("caltech256", "cifar100", "cub200", "dtd")
 
 
 def chosen(tmp_path, **given):
-    given = {"suite": None, "tasks": None, "protocol": None, "budget": "full", "data_root": tmp_path} | given
-    return choose_tasks(types.SimpleNamespace(**given))
+    return choose_tasks(given.pop("suite", None), given.pop("tasks", ()), tmp_path, **given)
 
 
 def settings_of(task):
@@ -75,11 +74,11 @@ def test_a_row_says_its_budget_where_there_is_a_schedule(tmp_path):
     }
 
 
-def test_budget_and_protocol_reach_the_process_of_the_cell(tmp_path):
-    (task,) = chosen(tmp_path, tasks="cub200-finetune", protocol="paper", budget="short")
-    cell = Cell("random:resnet18", None, task, 0, "cpu", tmp_path)
-    assert Cell.from_json(cell.to_json()).task == task
-    assert str(protocol_of(Cell.from_json(cell.to_json()).task)) == "paper-v1-short"
+def test_budget_and_protocol_decide_where_a_result_lies(tmp_path):
+    (task,) = chosen(tmp_path, tasks=["cub200-finetune"], protocol="paper", budget="short")
+    card = CheckpointCard("random:resnet18", "5" * 64, "resnet18", 1)
+    cell = Cell("random:resnet18", None, card, task, 0, "cpu", tmp_path)
+    assert cell.path == tmp_path / "55555555" / "cub200-finetune" / "paper-v1-short" / "seed0.json"
 
 
 def test_rows_of_another_budget_stand_on_another_board():

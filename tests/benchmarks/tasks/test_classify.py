@@ -2,18 +2,23 @@
 
 import dataclasses
 import re
+import threading
+import time
 import types
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 
 from kdep.models.backbone import build_backbone
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.images import open_split, open_splits
-from kdep_benchmarks.jobs import cell
+from kdep_benchmarks.jobs import measure as measuring
+from kdep_benchmarks.jobs.cell import Cell
+from kdep_benchmarks.jobs.plan import checkpoint_card
 from kdep_benchmarks.tasks import classify, features, finetune
 from kdep_benchmarks.tasks.classify import (
     Data,
@@ -114,6 +119,26 @@ def test_cached_features_are_the_features(checkpoint, colours, tmp_path):
     for tap in ("pre", "post"):
         assert torch.equal(first.taps[tap], again.taps[tap]) and np.allclose(first.taps[tap], fresh[tap], atol=1e-5)
     assert (first.taps["pre"] < 0).any() and (first.taps["post"] >= 0).all()
+
+
+def test_features_are_extracted_once_while_others_wait(checkpoint, colours, tmp_path, monkeypatch):
+    calls, own, found = [], features.frozen_features, []
+
+    def slow(*given, **options):
+        calls.append(1)
+        time.sleep(0.5)
+        return own(*given, **options)
+
+    monkeypatch.setattr(features, "frozen_features", slow)
+    given = {"pixels": Pixels(size=32), "cache": tmp_path, "device": CPU}
+    images = open_split(colours, "train")
+    work = [threading.Thread(target=lambda: found.append(extract(checkpoint, images, **given))) for _ in range(2)]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert len(calls) == 1 and sorted(one.seconds is None for one in found) == [False, True]
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def clock(monkeypatch, module, *times):
@@ -380,23 +405,23 @@ def test_one_bar_shows_the_whole_grid_from_where_it_goes_on(finetuning, capsys):
 
 
 def test_unfinished_work_stays_until_the_result_is_written(finetuning, colours, tmp_path, monkeypatch):
-    monkeypatch.setattr(cell, "leave_when_told", lambda: None)
-    one = cell.Cell("random:test_resnet", None, task(colours, "finetune", **GRID), 0, "cpu", tmp_path)
-    work = cell.work_folder(one, open_checkpoint(one.spec).identity)
+    card = checkpoint_card(open_checkpoint("random:test_resnet"))
+    one = Cell("random:test_resnet", None, card, task(colours, "finetune", **GRID), 0, "cpu", tmp_path)
+    work, described = one.work, one.work / "cell.in.json"
     work.mkdir(parents=True)
-    (work / "cell.in.json").write_text(one.to_json())
-    written = cell.write_result
+    described.write_bytes(TypeAdapter(Cell).dump_json(one))
+    written = measuring.write_result
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cell, "write_result", stop)
+    monkeypatch.setattr(measuring, "write_result", stop)
     with pytest.raises(KeyboardInterrupt):
-        cell.main(str(work / "cell.in.json"))
+        measuring.main(str(described))
     assert (work / "last.pth").exists() and (work / "ended.json").exists()
-    monkeypatch.setattr(cell, "write_result", written)
+    monkeypatch.setattr(measuring, "write_result", written)
     monkeypatch.setattr(finetune, "_set_rate", stop)  # nothing is left to train
-    assert cell.main(str(work / "cell.in.json")) == 0
+    assert measuring.main(str(described)) == 0
     assert work.with_name("seed0.json").exists()
     assert not (work / "last.pth").exists() and not (work / "ended.json").exists()
 

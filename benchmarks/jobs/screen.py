@@ -1,22 +1,17 @@
-"""How far cells are, read from their logs, and a table of them that stays at the foot of a terminal."""
+"""Print lines to a terminal, with a table of running cells below them that is redrawn in place."""
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 from kdep_benchmarks.durations import duration
 
-TAIL = 8192  # bytes of a log that are read
-TQDM = re.compile(rb"(\d+)%\|")
-MMENGINE = re.compile(rb"Iter\(train\)\s*\[\s*(\d+)/(\d+)\]")
 HEADER = ("cell", "state", "progress", "time", "left")
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """A line of the table; shares from 0 to 1, times in seconds, None where unknown."""
 
     title: str
@@ -27,45 +22,26 @@ class Row:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """As it is shown."""
+        """Its columns."""
         share = "" if self.share is None else f"{round(100 * self.share)} %"
         times = ("" if value is None else duration(value) for value in (self.elapsed, self.left))
         return self.title, self.state, share, *times
 
 
-def share_done(log: Path) -> float | None:
-    """Share of the work in hand by the last progress bar (tqdm's or mmengine's) in a log; None where there is none.
-
-    A cell may have several bars after one another, such as one per set of images whose features it extracts.
-    """
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL))
-            text = file.read()
-    except OSError:
-        return None
-    bars = [(found.start(), int(found[1]) / 100) for found in TQDM.finditer(text)]
-    bars += [(found.start(), int(found[1]) / int(found[2])) for found in MMENGINE.finditer(text)]
-    return max(bars)[1] if bars else None
-
-
 class Screen:
-    """Lines that stay, and below them, on a terminal, a table that is drawn anew.
-
-    Elsewhere (a file, a pipe) there are only the lines.
-    """
+    """Lines that stay and, on a terminal only, a table below them that is redrawn in place."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.height = stream, 0
         self.live = stream.isatty()
 
     def say(self, text: str) -> None:
-        """Print lines to stay."""
+        """Print lines that stay."""
         self._write(f"{text}\n")
         self.height = 0
 
-    def show(self, rows: Sequence[Row], summary: str) -> None:
-        """Draw the table in the place of the last one, as much of it as fits."""
+    def show(self, rows: Sequence[Line], summary: str) -> None:
+        """Redraw the table, as much of it as fits the terminal."""
         if not self.live:
             return
         columns, lines = shutil.get_terminal_size()
@@ -82,8 +58,8 @@ class Screen:
         self.stream.flush()
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Lines of columns, each as wide as its widest text."""
+def table(rows: Sequence[Line]) -> list[str]:
+    """Align the columns."""
     cells = [HEADER, *(row.texts for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]

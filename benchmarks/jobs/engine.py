@@ -1,0 +1,41 @@
+"""What an engine is: the one method by which suites and studies hand their jobs to a machine or a cluster."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The part of a machine that one job may use. The default is all of it, as under a cluster's scheduler.
+
+    Attributes:
+        threads: CPU threads; None leaves the choice to the libraries.
+        device: the value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
+        stop: set when the job has to end early.
+    """
+
+    threads: int | None = None
+    device: str | None = None
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
+
+
+class Engine(Protocol):
+    """Where jobs run. `kdep_benchmarks.jobs.local.Local` is the engine for one machine.
+
+    A job is a picklable function of a `Slot`, such as `partial(run_cell, cell)`. It takes its own locks, retries and
+    writes its own result, so an engine for a cluster only submits it, to be called with `Slot()` there, and waits.
+    """
+
+    def run(
+        self, jobs: Sequence[Callable[[Slot], T]], *, meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[tuple[int, T]]:
+        """Run the jobs; yield the position of each and what it returned, in the order in which they end.
+
+        `meanwhile` is called about once a second while jobs run. An error of a job is raised here. When the iterator
+        is closed, jobs that still run are stopped and no other starts.
+        """
+        ...

@@ -1,0 +1,165 @@
+"""Measure one cell: open the checkpoint, run the task, write the result. The child process of `run_cell`.
+
+python -m kdep_benchmarks.jobs.measure CELL.JSON; what it prints goes to the cell's log. Exit code 3: the weights do not
+load; 4: out of memory; 1: any other failure.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from kdep.models.checkpoint import Checkpoint, LoadError
+from kdep.models.outline import gmacs, parameters
+from kdep.models.weights import open_checkpoint
+from kdep.run.device import join
+from kdep.run.folder import provenance_of_code
+from kdep_benchmarks.data.cards import Dataset, fingerprint, paths
+from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
+from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
+from kdep_benchmarks.results import Outcome, Result, TaskCard, write_result
+from kdep_benchmarks.tasks.training_state import tidy
+
+
+def run_kind(kind: str) -> Callable[..., Outcome]:
+    """The function that measures a kind of task; OpenMMLab is imported only for the kinds that need it."""
+    if kind == "segment":
+        from kdep_benchmarks.openmmlab.segment import run_segment
+
+        return run_segment
+    if kind == "detect":
+        from kdep_benchmarks.openmmlab.detect import run_detect
+
+        return run_detect
+    if kind == "fewshot":
+        from kdep_benchmarks.tasks.fewshot import run_fewshot
+
+        return run_fewshot
+    if kind in ("dense-linear", "dense-knn"):
+        from kdep_benchmarks.tasks.dense.segment import run_dense_knn, run_dense_linear
+
+        return {"dense-linear": run_dense_linear, "dense-knn": run_dense_knn}[kind]
+    if kind == "box":
+        from kdep_benchmarks.tasks.dense.box import run_box
+
+        return run_box
+    from kdep_benchmarks.tasks import classify
+
+    return {"knn": classify.run_knn, "linear": classify.run_linear, "finetune": classify.run_finetune}[kind]
+
+
+def measure(cell: Cell) -> Result:
+    """Run the task and put the result together.
+
+    Raises:
+        ValueError: the checkpoint is not the one that was planned, or the task or its data have a mistake.
+        LoadError: weights that do not load completely.
+    """
+    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    checkpoint = open_checkpoint(cell.spec, arch=cell.arch)
+    if checkpoint.identity != cell.checkpoint.sha256:
+        raise ValueError(f"{cell.spec} has changed since the run was planned; start the same command again")
+    checkpoint = dataclasses.replace(checkpoint, name=cell.checkpoint.name)
+    device = join(cell.device).device
+    task, said = halve(cell.task) if cell.halved else (cell.task, {})
+    outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=cell.work, device=device)
+    memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}
+    own = provenance_of_code()
+    return Result(
+        checkpoint=cell.checkpoint,
+        settings=cell.task.plain_settings,
+        task=TaskCard(cell.task.name, cell.task.kind, cell.task.family, cell.task.dataset.name),
+        protocol=protocol_of(cell.task),
+        data_fingerprint=fingerprint_now(cell),
+        seed=cell.seed,
+        status="ok",
+        started=started.isoformat(timespec="seconds"),
+        metrics=outcome.metrics,
+        counts=outcome.counts,
+        chosen=outcome.chosen | memory,
+        curves=outcome.curves,
+        load=outcome.load,
+        cost=cost(checkpoint, device, time.perf_counter() - clock) | outcome.cost,
+        versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
+        commit=own["commit"],
+    )
+
+
+def fingerprint_now(cell: Cell) -> str:
+    """The planned fingerprint while the data set's stamp is unchanged; otherwise a new one."""
+    dataset = cell.task.dataset
+    return cell.data_fingerprint if data_stamp(dataset) == cell.data_stamp else fingerprint(dataset)
+
+
+def data_stamp(dataset: Dataset) -> str:
+    """Hash of times and sizes of the data set's lists and packs, and of the times of all its folders.
+
+    Much cheaper than a fingerprint. Adding, removing or renaming a file changes its folder's time and so the stamp. An
+    image that is overwritten in place does not; the fingerprint of the next run finds it by its size.
+    """
+    found = []
+    for path in sorted(set(paths(dataset))):
+        found += [path, *(Path(folder) for folder, _, _ in os.walk(path, followlinks=True))]
+    marks = ((path.stat(), path) for path in found)
+    lines = [f"{path}|{mark.st_size}|{mark.st_mtime_ns}|{mark.st_ctime_ns}" for mark, path in marks]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Cost of the cell, and of the backbone (parameters, multiply-adds at 224 px)."""
+    if device.type == "cuda":
+        peak, name = torch.cuda.max_memory_allocated(device) / 2**20, torch.cuda.get_device_name(device)
+    else:
+        peak, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, f"cpu x{torch.get_num_threads()}"
+    return {
+        "seconds": round(seconds, 2),
+        "peak_memory_mb": round(peak),
+        "device": name,
+        "params_m": round(parameters(checkpoint.arch) / 1e6, 2),
+        "gmacs": round(gmacs(checkpoint.arch), 3),
+    }
+
+
+def toolbox_versions() -> dict[str, str]:
+    """Versions of the OpenMMLab packages that this process has imported."""
+    names = ("mmengine", "mmcv", "mmseg", "mmdet")
+    return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+
+
+def main(path: str) -> int:
+    """Measure the cell in a file, write its result, and return the exit code."""
+    cell, kills = read_cell(Path(path)), oom_kills()
+    try:
+        # `run_cell` holds the cell's own lock. This one also covers the moment in which a child outlives its parent.
+        with FileLock(cell.work / "measure.lock"):
+            result = measure(cell)
+            with contextlib.suppress(FileExistsError):  # a result that is there stays
+                write_result(result, cell.results, force=cell.force)
+            tidy(cell.work)
+    except LoadError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - standard error is the cell's log
+        return WEIGHTS_DO_NOT_LOAD
+    except Exception as error:
+        if is_out_of_memory(error, kills_before=kills):
+            traceback.print_exc()
+            return OUT_OF_MEMORY
+        if not isinstance(error, ValueError):
+            raise
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - standard error is the cell's log
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,88 @@
+"""Run a module in a process of its own: its log, time limit and resources, and an end that leaves nothing running."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kdep_benchmarks.durations import duration
+from kdep_benchmarks.jobs.engine import Slot
+
+LOOK = 0.1  # seconds between two looks at the time limit and at `Slot.stop`
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+LAST_LINES = 12
+
+
+class Ended(NamedTuple):
+    """The exit code of a process, and why this module stopped it; empty where it ended by itself."""
+
+    code: int
+    reason: str = ""
+
+
+def run_module(module: str, arguments: Sequence[str], log: Path, slot: Slot, *, timeout: float | None = None) -> Ended:
+    """Run `python -m MODULE ARGUMENTS` and wait for its end.
+
+    The process ends with this one, even if this one is killed (see `kdep_benchmarks.jobs.child`).
+
+    Args:
+        module: name of the module.
+        arguments: of the module.
+        log: where its output is appended.
+        slot: the threads and the device that it may use, and the event that stops it.
+        timeout: seconds that it may take; None for no limit.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kdep_benchmarks.jobs.child", module, *arguments],
+            stdin=subprocess.PIPE,  # the child ends when this closes
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(slot),
+            start_new_session=True,  # Ctrl-C reaches this process only; the child's workers can be killed with it
+        )
+    reason, began = "", time.monotonic()
+    try:
+        while process.poll() is None and not reason:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK)
+            if slot.stop.is_set():
+                reason = "stopped"
+            elif timeout is not None and time.monotonic() - began > timeout:
+                reason = f"stopped after {duration(timeout)} (--timeout)"
+    finally:
+        end(process)
+    return Ended(process.returncode, reason)
+
+
+def environment(slot: Slot) -> dict[str, str]:
+    """This process's environment with the slot's threads and device."""
+    threads = {} if slot.threads is None else {"OMP_NUM_THREADS": str(slot.threads)}
+    device = {} if slot.device is None else {"CUDA_VISIBLE_DEVICES": slot.device}
+    return {**os.environ, **threads, **device}
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process: SIGTERM, so that it removes half-written files, then SIGKILL for all that is left of its group."""
+    try:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone; on macOS also: only zombies are left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdin.close()
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log, indented; of a progress bar only its last state."""
+    lines = [line.rpartition("\r")[2].rstrip() for line in log.read_text(errors="replace").split("\n")]
+    return "\n".join(f"    {line}" for line in [line for line in lines if line][-LAST_LINES:])

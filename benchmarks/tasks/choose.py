@@ -1,0 +1,95 @@
+"""Choose what to measure: tasks of a suite, tasks by name, or tasks on a folder of images."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdep_benchmarks.data.cards import Dataset, class_folders
+from kdep_benchmarks.data.readers.classification import images_below
+from kdep_benchmarks.tasks.settings import check_settings
+from kdep_benchmarks.tasks.task import Task, load_suite, load_task
+
+FOLDER_KINDS = ("knn", "linear", "finetune")  # kinds that need no settings
+
+
+def choose_tasks(
+    suite: str | None, names: Sequence[str], data_root: Path, *, protocol: str | None = None, budget: str = "full"
+) -> list[Task]:
+    """Load the tasks of a suite, or those of them that are named; without a suite, shipped tasks by name.
+
+    Raises:
+        ValueError: nothing was named, a task is not in the suite, or a file has a mistake.
+    """
+    if suite is None:
+        if not names:
+            raise ValueError("say what to measure: --suite NAME, --tasks A,B or --data FOLDER")
+        return [checked(load_task(name, data_root, protocol=protocol), "--tasks").at(budget) for name in names]
+    tasks = load_suite(suite, data_root, protocol=protocol)
+    if unknown := [name for name in names if name not in [task.name for task in tasks]]:
+        raise ValueError(f"--tasks {unknown[0]}: suite {suite} has {', '.join(task.name for task in tasks)}")
+    chosen = [task for task in tasks if not names or task.name in names]
+    return [checked(task, f"suite {suite}").at(budget) for task in chosen]
+
+
+def checked(task: Task, source: str) -> Task:
+    """Return the task after reading its settings as its cell will read them.
+
+    Raises:
+        ValueError: names the task's source, the task, the key, and what would be right.
+    """
+    try:
+        check_settings(task)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return task
+
+
+def folder_tasks(folder: Path, kinds: Sequence[str], *, budget: str = "full") -> tuple[list[Task], str]:
+    """Tasks on a folder of images, `kinds` or else knn and linear, and a sentence that says how it is split.
+
+    The folder holds train and test (or val) with class folders in each, or the class folders themselves.
+
+    Raises:
+        ValueError: another kind, or a folder that holds neither.
+    """
+    kinds = kinds or ("knn", "linear")
+    if unknown := [kind for kind in kinds if kind not in FOLDER_KINDS]:
+        raise ValueError(
+            f"--tasks {unknown[0]}: with --data, tasks are {', '.join(FOLDER_KINDS)}; for others write a suite file"
+        )
+    folder = folder.resolve()
+    files, said = split_folder(folder)
+    dataset = Dataset(re.sub(r"[^\w.+]+", "_", folder.name), "imagefolder", folder, files)
+    return [Task(f"{dataset.name}-{kind}", kind, dataset).at(budget) for kind in kinds], said
+
+
+def split_folder(folder: Path) -> tuple[dict[str, str], str]:
+    """The splits of a folder of images, as a data set's `files`, and a sentence about them.
+
+    Raises:
+        ValueError: it is not a folder, or has no class folders where they are needed.
+    """
+    expected = "expected train/CLASS/*.jpg and test/CLASS/*.jpg (or val/), or only CLASS/*.jpg"
+    if not folder.is_dir():
+        raise ValueError(f"--data {folder}: no such folder; {expected}")
+    there = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
+    if "train" in there and len(there) > 1:
+        if "test" in there:
+            chosen = "val" if "val" in there else "a fifth of train"
+            return {split: split for split in there}, f"{folder}: settings are chosen on {chosen}, scores are of test"
+        said = f"{folder}: there is no test folder, so scores are of val; settings are chosen on a fifth of train"
+        return {"train": "train", "test": "val"}, said
+    if there:
+        raise ValueError(f"--data {folder}: has {' and '.join(there)} only; {expected}")
+    try:
+        classes = class_folders(Dataset(folder.name, "imagefolder", folder, {"train": ".", "test": "."}), ".")
+    except ValueError as error:
+        raise ValueError(f"--data {folder}: has no class folders; {expected}") from error
+    for name in classes:
+        if len(list(images_below(folder / name))) < 3:
+            raise ValueError(
+                f"--data {folder}: class {name} has fewer than three images, one each for train, val and test; add "
+                "images, or make train and test folders"
+            )
+    said = f"{folder}: there is no train folder, so a fifth of each class is test and the rest train (seed 0)"
+    return {"train": ".:train", "test": ".:test"}, said

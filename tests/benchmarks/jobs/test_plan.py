@@ -1,0 +1,162 @@
+"""Planning: times by similar cells, fingerprints, and what a running suite shows."""
+
+import io
+import pickle
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from kdep.models.weights import open_checkpoint
+from kdep_benchmarks.data.cards import Dataset, fingerprint
+from kdep_benchmarks.jobs import measure, plan, run
+from kdep_benchmarks.jobs.cell import Cell, read_cell, run_cell
+from kdep_benchmarks.jobs.plan import Planned
+from kdep_benchmarks.jobs.screen import Line, Screen
+from kdep_benchmarks.results import CheckpointCard
+from kdep_benchmarks.tasks.progress import Bar, clear_progress, read_progress, write_progress
+from kdep_benchmarks.tasks.task import Task
+from tests.helpers.made_results import result
+
+
+def cell_like(task, arch="resnet18", kind="linear", results="results", seed=0):
+    dataset = Dataset("d", "imagefolder", Path("nowhere"), {"train": "a", "test": "b"})
+    card = CheckpointCard("x", "0" * 64, arch, 1)
+    return Cell("x", None, card, Task(task, kind, dataset), seed, "cpu", Path(results), "f" * 64)
+
+
+def test_time_is_that_of_the_cells_most_like_it():
+    def took(task, arch, seconds, **others):
+        return result(task=task, arch=arch, cost={"seconds": seconds, "device": "cpu x2"}, **others)
+
+    made = [
+        took("a-linear", "resnet18", 10.0),
+        took("a-linear", "resnet18", 14.0, seed=1),
+        took("a-linear", "resnet50", 30.0),
+        took("b-linear", "resnet18", 2.0),
+        took("b-linear", "resnet18", 9999.0, budget="smoke"),
+        result(task="a-linear", arch="resnet18", cost={"seconds": 0.1, "device": "NVIDIA H100"}),
+    ]
+    times = plan.measured_times(made, cpu=True)
+    assert plan.estimate(cell_like("a-linear"), times) == 12.0  # this task and network
+    assert plan.estimate(cell_like("a-linear", "vgg11"), times) == 14.0  # this task: 10, 14, 30
+    assert plan.estimate(cell_like("c-linear"), times) == 10.0  # this kind and network: 2, 10, 14
+    assert plan.estimate(cell_like("c-linear", "vgg11"), times) == 12.0  # this kind: 2, 10, 14, 30
+    assert plan.estimate(cell_like("a-knn", kind="knn"), times) is None
+    assert plan.at_once([12.0, 2.0, None], jobs=1) == (14.0, 1)
+    assert plan.at_once([12.0, 2.0, None], jobs=2) == (12.0, 1)  # no shorter than the longest
+
+
+def test_the_plan_says_states_and_time():
+    todo = [Planned(cell_like("a-knn", kind="knn", seed=seed), "to run") for seed in range(2)]
+    gone = Planned(cell_like("b-knn", kind="knn"), "absent", "b is not there")
+    text = plan.describe_plan([*todo, gone], {}, jobs=1)
+    assert text.startswith("3 cells: 2 to run, 0 done, 1 without data\n") and "  absent  b-knn: b is not there" in text
+    assert text.count("time unknown") == 2 and "time: unknown, this results folder has no similar cell" in text
+    times = plan.measured_times([result(task="a-knn", cost={"seconds": 90.0, "device": "cpu x1"})], cpu=True)
+    text = plan.describe_plan(todo, times, jobs=2)
+    assert "a-knn  seed 1  about 2 min" in text
+    assert "time: about 2 min for 2 cells, 2 at once, by cells measured before" in text
+
+
+def test_time_that_running_cells_have_spent_is_taken_off(tmp_path, monkeypatch):
+    times = plan.measured_times([result(task="a-linear", cost={"seconds": 600.0, "device": "cpu x1"})], cpu=True)
+    busy, next_one = cell_like("a-linear", results=tmp_path), cell_like("a-linear", results=tmp_path, seed=1)
+    began = time.time()
+    monkeypatch.setattr(run.time, "time", lambda: began + 480)
+    write_progress(busy.work, "features", 0.25, began=began)
+    assert run.time_left([busy], times, jobs=1) == ", about 2 min left"
+    assert run.time_left([busy, next_one], times, jobs=1) == ", about 12 min left"  # 600 + 120
+    assert run.time_left([busy, next_one], times, jobs=2) == ", about 10 min left"
+    shown = run.lines([Planned(busy, "to run"), Planned(next_one, "to run")], times)
+    assert [line.texts[1:] for line in shown] == [
+        ("features", "25 %", "8 min", "2 min"),
+        ("waiting", "", "", "10 min"),
+    ]
+    run.clear_stale_progress([Planned(busy, "to run")])  # nobody holds its lock: it was killed
+    assert read_progress(busy.work) is None
+    clear_progress(busy.work)  # twice is fine
+
+
+def test_a_bar_writes_how_far_it_is_and_keeps_the_time_at_which_the_cell_began(tmp_path, capsys):
+    write_progress(tmp_path, "starting", began=12.5)
+    with Bar(tmp_path, total=4, desc="features") as bar:
+        assert read_progress(tmp_path) == (12.5, "features", 0.0)
+        bar.update(3)
+        bar.refresh()
+        assert read_progress(tmp_path) == (12.5, "features", 0.75)
+    with Bar(None, total=4) as bar:
+        bar.update(4)
+    assert "3/4" in capsys.readouterr().err
+
+
+def test_a_students_card_says_how_it_was_pretrained():
+    config = {"seed": 4, "optim": {"epochs": 90}}
+    provenance = {"kind": "student", "config": config, "commit": "c0ffee", "images_seen": 640}
+    summary = plan.checkpoint_card(replace(open_checkpoint("random:test_resnet"), provenance=provenance)).summary
+    names = ("role", "pretrain_epochs", "pretrain_seed", "pretrain_commit", "images_seen")
+    assert [summary[name] for name in names] == ["student", 90, 4, "c0ffee", 640]
+
+
+def test_a_cell_trusts_the_planned_fingerprint_while_the_data_stays_as_it_was(tmp_path):
+    for folder in ("a/x", "a/y", "b/x", "b/y"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.png").write_bytes(b"1")
+    dataset = Dataset("d", "imagefolder", tmp_path, {"train": "a", "test": "b"})
+    found = plan.look_up(dataset)
+    assert found.fingerprint == fingerprint(dataset)
+    cell = replace(cell_like("d-knn", kind="knn"), task=Task("d-knn", "knn", dataset))
+    cell = replace(cell, data_fingerprint="as planned", data_stamp=found.stamp)
+    assert measure.fingerprint_now(cell) == "as planned"
+    (tmp_path / "b/x" / "1.png").rename(tmp_path / "b/x" / "2.png")
+    assert measure.fingerprint_now(cell) == fingerprint(dataset) != found.fingerprint
+
+
+def test_a_cell_is_read_as_it_was_written(tmp_path):
+    from pydantic import TypeAdapter
+
+    cell = replace(cell_like("a-linear"), timeout=60.0, halved="out of memory")
+    (tmp_path / "cell.json").write_bytes(TypeAdapter(Cell).dump_json(cell))
+    assert read_cell(tmp_path / "cell.json") == cell
+    job = pickle.loads(pickle.dumps(partial(run_cell, cell)))  # as an engine for a cluster sends it
+    assert job.args == (cell,)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(written):
+    """What stands on a terminal after these characters: cursor up n lines, clear to the end."""
+    lines = [""]
+    while written:
+        if written.startswith("\x1b["):
+            count, written = written[2:].split("F\x1b[J", 1)
+            lines = [*lines[: len(lines) - 1 - int(count)], ""]
+        else:
+            lines, written = (
+                (([*lines, ""]) if written[0] == "\n" else [*lines[:-1], lines[-1] + written[0]]),
+                written[1:],
+            )
+    return lines[:-1]
+
+
+def test_the_table_is_redrawn_below_the_lines_that_stay_on_a_terminal_only():
+    stream, file = Terminal(), io.StringIO()
+    screen = Screen(stream)
+    screen.say("plan")
+    screen.show([Line("a", "features", 0.5, 61.0, 59.0), Line("bb", "waiting")], "0 of 2")
+    expected = [
+        "cell  state     progress  time   left",
+        "a     features  50 %      1 min  59 s",
+        "bb    waiting",
+        "0 of 2",
+    ]
+    assert shown(stream.getvalue()) == ["plan", *expected]
+    screen.say("a is done")
+    screen.show([Line("bb", "features")], "1 of 2")
+    expected = ["cell  state     progress  time  left", "bb    features", "1 of 2"]
+    assert shown(stream.getvalue()) == ["plan", "a is done", *expected]
+    Screen(file).show([Line("a", "features")], "0 of 1")
+    assert file.getvalue() == ""

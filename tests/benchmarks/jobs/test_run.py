@@ -1,0 +1,376 @@
+"""How a suite runs its cells: several at once, time limits, memory, locks, interruption. Most cells here are stand-ins.
+
+A stand-in is a small module in the place of `kdep_benchmarks.jobs.measure` that does what its task's settings say and
+writes a result as a real cell does.
+"""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdep import cli
+from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.jobs import cell as cells
+from kdep_benchmarks.jobs import local, memory, process
+from kdep_benchmarks.jobs.cell import Cell
+from kdep_benchmarks.jobs.engine import Slot
+from kdep_benchmarks.jobs.local import Local
+from kdep_benchmarks.jobs.locks import try_lock
+from kdep_benchmarks.jobs.plan import Planned
+from kdep_benchmarks.jobs.run import run_plan
+from kdep_benchmarks.jobs.screen import Screen
+from kdep_benchmarks.results import CheckpointCard, read_results
+from kdep_benchmarks.tasks.task import Task
+
+STAND_IN = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+from kdep_benchmarks.results import CheckpointCard, Protocol, Result, TaskCard, write_result
+
+path = Path(sys.argv[1])
+cell = json.loads(path.read_text())
+task, here = cell["task"], path.parent.name.split(".")[0] + "-" + cell["task"]["name"]
+do, shared = task["settings"]["do"], Path(task["settings"]["shared"])
+
+def note(**more):
+    about = {"cell": here, "threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    with (shared / "notes").open("a") as file:
+        file.write(json.dumps({**about, "pid": os.getpid(), "time": time.monotonic(), **more}) + "\\n")
+
+def start_worker():
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    (shared / "worker.part").write_text(str(worker.pid))
+    (shared / "worker.part").rename(shared / "worker")
+
+note(event="start")
+print("attempt", "with half" if cell["halved"] else "with all", flush=True)
+if do == "meet":
+    (shared / f"met-{here}").touch()
+    end = time.monotonic() + 20
+    while len(list(shared.glob("met-*"))) < 2:
+        if time.monotonic() > end:
+            sys.exit("alone")
+        time.sleep(0.01)
+elif do == "sleep":
+    time.sleep(task["settings"]["seconds"])
+elif do == "hang":
+    part = path.parent / ".half.1.part"
+    part.touch()
+    start_worker()
+    try:
+        time.sleep(60)
+    finally:
+        part.unlink()
+elif do == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+elif do == "leave":
+    start_worker()
+    sys.exit("gone without its worker")
+elif do == "fail":
+    sys.exit("this cell always fails")
+elif do in ("memory", "counted kill", "kill") and not (cell["halved"] and task["settings"].get("fits")):
+    if do == "memory":
+        sys.exit(4)
+    if do == "counted kill":
+        (shared / "vmstat").write_text("pgfault 7\\noom_kill 4\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+note(event="end")
+write_result(Result(
+    CheckpointCard(**cell["checkpoint"]), TaskCard(task["name"], task["kind"], "classification", "d"),
+    Protocol(task["protocol"], task["version"]), cell["data_fingerprint"], cell["seed"], "ok", "2026-01-01T00:00:00",
+    metrics={"top1": 50.0}, cost={"seconds": 2.0, "device": "cpu x1"},
+    chosen={"out_of_memory": {"because": cell["halved"]}} if cell["halved"] else {},
+), Path(cell["results"]))
+"""
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch):
+    """Make plans of stand-ins: `suite("sleep", seeds=2, seconds=1)`."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    (shared / "vmstat").write_text("pgfault 7\noom_kill 3\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(cells, "MEASURE", "stand_in")
+    monkeypatch.setattr(memory, "counters", lambda: [shared / "vmstat", shared / "not there"])
+
+    def make(do, *, kind="finetune", seeds=1, name="tiny", **settings):
+        dataset = Dataset("tiny", "imagefolder", tmp_path, {"train": "a", "test": "b"})
+        task = Task(f"{name}-{kind}", kind, dataset, settings={"do": do, "shared": str(shared), **settings})
+        card = CheckpointCard("stand-in", "5" * 64, "test_resnet", 1)
+        own = {"results": tmp_path / "results", "data_fingerprint": "f" * 64}
+        return [Planned(Cell("random:x", None, card, task, seed, "cpu", **own), "to run") for seed in range(seeds)]
+
+    make.notes = lambda: [json.loads(line) for line in (shared / "notes").read_text().splitlines()]
+    make.shared, make.results = shared, tmp_path / "results"
+    return make
+
+
+def go(plan, engine=None):
+    engine, said = engine or Local(), io.StringIO()
+    return run_plan(plan, engine, {}, Screen(said), jobs=engine.jobs), said.getvalue()
+
+
+def states(statuses):
+    return sorted(status.state for status in statuses)
+
+
+def gone(pid):
+    """Whether a process has ended, within the moment that a kill may take."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+        if not listed.strip() or listed.startswith("Z"):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def worker_of(suite):
+    while not (suite.shared / "worker").exists():
+        time.sleep(0.02)
+    return int((suite.shared / "worker").read_text())
+
+
+def with_timeout(plan, seconds):
+    from dataclasses import replace
+
+    return [replace(planned, cell=replace(planned.cell, timeout=seconds)) for planned in plan]
+
+
+def failure_of(suite):
+    (failed,) = [found for found in read_results(suite.results) if found.status == "failed"]
+    return failed.error
+
+
+def test_cells_run_at_once_each_with_its_threads_and_its_gpu(suite):
+    statuses, _ = go(suite("meet", seeds=2), Local(2, threads=4, devices=("5", "7")))
+    assert states(statuses) == ["done", "done"]
+    assert {note["threads"] for note in suite.notes()} == {"4"}
+    assert sorted(note["gpu"] for note in suite.notes() if note["event"] == "start") == ["5", "7"]
+
+
+def test_no_more_cells_than_slots_run_at_once_and_one_alone_has_what_the_user_gave_it(suite, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    assert states(go(suite("sleep", seeds=2, seconds=0.2))[0]) == ["done", "done"]
+    assert [note["event"] for note in suite.notes()] == ["start", "end"] * 2
+    assert {note["threads"] for note in suite.notes()} == {"6"}
+
+
+def test_slots_share_the_visible_gpus_and_the_cores(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert local.visible_devices("auto") == ("5", "7")
+    assert local.visible_devices("cuda:1") == local.visible_devices("cpu") == ()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert local.visible_devices("auto") == ("0", "1")
+    monkeypatch.setattr(local, "cores", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [local.threads_for(jobs) for jobs in (1, 2, 9)] == [7, 3, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [local.threads_for(jobs) for jobs in (1, 9)] == [2, 1]
+
+
+def test_a_cell_that_hangs_is_stopped_with_its_workers_and_the_rest_goes_on(suite):
+    statuses, said = go(with_timeout(suite("hang"), 1.5) + suite("sleep", name="next", seconds=0))
+    assert states(statuses) == ["done", "failed"] and "next-finetune  seed 0  top1 50.00" in said
+    assert failure_of(suite)["log"].splitlines()[-1].strip() == "stopped after 2 s (--timeout)"
+    assert gone(worker_of(suite)) and not list(suite.results.rglob("*.part"))
+
+
+def test_a_cell_that_ignores_sigterm_is_killed_and_not_tried_again(suite, monkeypatch):
+    monkeypatch.setattr(process, "GRACE", 0.3)
+    ((status,), _) = go(with_timeout(suite("deaf"), 2))
+    assert status.code == -signal.SIGKILL and len(suite.notes()) == 1
+    assert "--timeout" in failure_of(suite)["log"] and "halved" not in failure_of(suite)
+
+
+def test_workers_of_a_failed_cell_are_killed_and_its_log_is_the_reason(suite):
+    assert states(go(suite("leave"))[0]) == ["failed"]
+    assert failure_of(suite)["log"].strip().endswith("gone without its worker")
+    assert gone(worker_of(suite))
+
+
+@pytest.mark.parametrize(
+    ("do", "because"), [("memory", "out of memory"), ("counted kill", "killed by the kernel, out of memory")]
+)
+def test_a_cell_that_ran_out_of_memory_is_tried_once_more_with_half_the_batch(suite, do, because):
+    (planned,) = suite(do, fits=True)
+    statuses, said = go([planned])
+    assert states(statuses) == ["done"] and f"top1 50.00  (half the batch: {because})" in said
+    assert [note["event"] for note in suite.notes()] == ["start", "start", "end"]
+    assert planned.cell.log.read_text() == "attempt with all\nattempt with half\n"
+
+
+def test_a_kill_that_the_kernel_did_not_count_is_a_failure_and_no_proof_of_too_little_memory(suite):
+    ((status,), _) = go(suite("kill", fits=True))
+    assert status.code == -signal.SIGKILL and len(suite.notes()) == 1
+    assert "the kernel counted no out-of-memory kill" in failure_of(suite)["log"]
+
+
+def test_twice_out_of_memory_is_a_failure_that_says_so(suite):
+    assert states(go(suite("memory"))[0]) == ["failed"] and len(suite.notes()) == 2
+    assert failure_of(suite)["halved"] == "out of memory" and "attempt with half" in failure_of(suite)["log"]
+
+
+def test_cells_that_would_wait_for_features_come_last(suite):
+    probes = suite("sleep", kind="knn", seconds=0.2) + suite("sleep", kind="linear", seconds=0.2)
+    others = suite("sleep", kind="knn", name="wide", size=64, seconds=0.2) + suite("sleep", seconds=0.2)
+    assert states(go(probes + others, Local(2))[0]) == ["done"] * 4
+    began = [note["cell"] for note in suite.notes() if note["event"] == "start"]
+    assert began[-1] == "seed0-tiny-linear"  # other pixels, or no features at all, need not wait
+
+
+def test_two_suites_in_one_folder_share_the_cells_and_lose_none(suite):
+    plan, ended = suite("sleep", seeds=6, seconds=0.1), []
+    threads = [threading.Thread(target=lambda: ended.append(go(plan))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [states(statuses) for statuses, _ in ended] == [["done"] * 6] * 2
+    assert len([note for note in suite.notes() if note["event"] == "start"]) == 6
+    assert sum(said.count("by another suite") for _, said in ended) == 6
+    assert len(read_results(suite.results)) == 6
+
+
+def test_an_interrupted_suite_leaves_no_process_no_half_file_no_failure_and_no_lock(suite):
+    (planned,) = suite("hang")
+
+    def interrupt():
+        worker_of(suite)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        go([planned])
+    assert all(map(gone, [suite.notes()[0]["pid"], worker_of(suite)]))
+    assert not list(suite.results.rglob("*.part")) and not list(suite.results.rglob("seed*.json"))
+    with try_lock(planned.cell.work / "lock") as held:
+        assert held
+
+
+HANG = """
+import subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+try:
+    print(worker.pid, flush=True)
+    time.sleep(60)
+finally:
+    print("tidied", flush=True)
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from kdep_benchmarks.jobs.engine import Slot
+from kdep_benchmarks.jobs.process import run_module
+run_module("hang", [], Path(sys.argv[1]), Slot())
+"""
+
+
+def test_a_killed_parent_leaves_no_process_behind(tmp_path, monkeypatch):
+    (tmp_path / "hang.py").write_text(HANG)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    log = tmp_path / "log"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(log)])
+    while not log.exists() or "\n" not in log.read_text():
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while "tidied" not in log.read_text() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert "tidied" in log.read_text()  # the child unwound before its group was killed
+    worker = int(log.read_text().split()[0])
+    assert gone(worker)
+
+
+def test_what_a_killed_cell_left_half_written_is_removed_when_it_runs_again(suite):
+    (planned,) = suite("sleep", seconds=0)
+    parts = [planned.cell.work / ".last.pth.1.part", planned.cell.path.parent / ".seed0.json.1.part"]
+    other = planned.cell.path.parent / ".seed1.json.1.part"
+    planned.cell.work.mkdir(parents=True)
+    for path in (*parts, other):
+        path.touch()
+    assert states(go([planned])[0]) == ["done"]
+    assert not any(path.exists() for path in parts) and other.exists()
+
+
+def test_an_error_of_a_job_is_raised_and_stops_the_others():
+    stopped = []
+
+    def waits(slot):
+        stopped.append(slot.stop.wait(20))
+
+    def fails(slot):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        list(Local(2).run([waits, fails]))
+    assert stopped == [True]
+
+
+SHORT_OF_MEMORY = """
+import torch
+inner = torch.nn.functional.cross_entropy
+
+def limited(scores, *args, **others):
+    if torch.is_grad_enabled() and len(scores) > 6:
+        torch.empty(1 << 50)  # a petabyte: the allocator's own words
+    return inner(scores, *args, **others)
+
+torch.nn.functional.cross_entropy = limited
+"""
+
+
+def test_fine_tuning_that_does_not_fit_is_done_with_half_the_batch_and_the_result_says_so(
+    tmp_path, monkeypatch, capsys
+):
+    for split in ("train", "test"):
+        for label, colour in enumerate([(220, 40, 40), (40, 40, 220)]):
+            folder = tmp_path / "colours" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(6):
+                Image.fromarray(np.full((32, 32, 3), colour, np.uint8) + np.uint8(number)).save(
+                    folder / f"{number}.png"
+                )
+    files = {"train": "train", "test": "test"}
+    dataset = f"{{name: colours, layout: imagefolder, root: colours, files: {json.dumps(files)}}}"
+    settings = "{size: 32, epochs: 1, batch_size: 12, lr: 0.01, weight_decay: 0.0}"
+    task = f"{{name: colours-finetune, kind: finetune, dataset: {dataset}, settings: {settings}}}"
+    (tmp_path / "suite.yaml").write_text(f"tasks: [{task}]")
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "patch"))
+    arguments = ["transfer", "random:test_resnet", "--suite", str(tmp_path / "suite.yaml"), "--device", "cpu"]
+    assert cli.main([*arguments, "--data-root", str(tmp_path), "--results", str(tmp_path / "results")]) == 0
+    assert "(half the batch: out of memory)" in capsys.readouterr().out
+    (found,) = read_results(tmp_path / "results")
+    expected = {"because": "out of memory", "images_at_once": 6, "before": 12, "accumulate": 2}
+    assert found.chosen["out_of_memory"] == expected and found.counts["test"] == 12
+
+
+def test_a_verb_of_a_study_is_logged_with_its_threads(tmp_path):
+    from kdep_benchmarks.studies.plan import threads_of
+    from kdep_benchmarks.studies.work import run_verb
+
+    log = Path(tmp_path / "a run.log")
+    assert run_verb(["ls", "no such kind"], log, Slot(threads=3)) == 2
+    assert log.read_text().startswith("OMP_NUM_THREADS=3 kdep ls 'no such kind'\n") and "invalid choice" in (
+        log.read_text()
+    )
+    log.write_text(log.read_text() + "OMP_NUM_THREADS=2 kdep ls\n")
+    assert threads_of(log) == 2  # the last start
