@@ -16,7 +16,7 @@ import torch
 
 from kdep.files import write_text
 from kdep.models.weights import open_checkpoint
-from kdep_benchmarks.jobs.cell import run_kind
+from kdep_benchmarks.jobs.measure import run_kind
 from kdep_benchmarks.tasks.task import Task, load_suite
 
 KINDS = ("dense-linear", "dense-knn", "box")
