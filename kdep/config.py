@@ -7,6 +7,7 @@ import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from kdep.settings import PathText, Settings, Shares, validate
+from kdep.shipped import find
 from kdep.yaml_file import override, read_mapping
 
 Tap = Literal["pre", "post", "before_head"]
@@ -293,6 +294,22 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
     for text in overrides:
         override(content, text)
     return parse_config(content, str(path))
+
+
+def read_config(recipe: str | None, overrides: list[str]) -> Config:
+    """Read a recipe by name or path, with the command line's changes; `default` without one.
+
+    Without a name of its own, a run of the default recipe is called after its student and its images.
+    """
+    changed = list(overrides)
+    if recipe is not None and "=" in recipe:  # no recipe was given, only keys
+        recipe, changed = None, [recipe, *changed]
+    given = dict(change.split("=", 1) for change in changed if "=" in change)
+    source = given.get("data.source", "").strip("\"'")
+    if recipe in (None, "default") and "name" not in given and source:
+        student = given.get("student.arch", "resnet18").strip("\"'").rpartition(":")[2]
+        changed.append(f"name={student}-{Path(source.partition(':')[0]).stem}")
+    return load_config(find("pretrain", recipe or "default"), changed)
 
 
 def parse_config(content: dict[str, Any], source: str) -> Config:

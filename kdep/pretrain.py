@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdep.config import Config, flatten
+from kdep.config import Config, flatten, read_config
 from kdep.data.training import make_pixels, open_views
 from kdep.data.views import Order, Views, load, mix, once
 from kdep.features import FeatureSource, open_features
@@ -173,8 +173,6 @@ class _Function(ModuleType):
             student: timm's name of the student, as student.arch; or keys of the section.
             changes: other keys of the recipe, such as `name="mine"` or `optim={"epochs": 3}`.
         """
-        from kdep.verbs.pretrain import read_config
-
         sections = {"data": {"source": data}, "student": {"arch": student}}
         for name, given in (("data", data), ("student", student)):
             changes |= {name: given if isinstance(given, dict) else sections[name]} if given is not None else {}

@@ -21,7 +21,7 @@ ARROWS = {
     "kdep.settings": set(),
     "kdep.shipped": set(),
     "kdep.yaml_file": set(),
-    "kdep.config": {"kdep.settings", "kdep.yaml_file"},
+    "kdep.config": {"kdep.settings", "kdep.shipped", "kdep.yaml_file"},
     "kdep.reference": {"kdep.settings"},
     "kdep.data": EVERYWHERE,
     "kdep.method": {"kdep.config"},

@@ -2,13 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from kdep.shipped import find
-
-if TYPE_CHECKING:
-    from kdep.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,27 +30,9 @@ def add_config(parser: argparse.ArgumentParser, overrides: str, *, nargs: str | 
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=overrides)
 
 
-def read_config(recipe: str | None, overrides: list[str]) -> "Config":
-    """Read a recipe by name or path, with the command line's changes; `default` without one.
-
-    Without a name of its own, a run of the default recipe is called after its student and its images.
-    """
-    from kdep.config import load_config
-
-    changed = list(overrides)
-    if recipe is not None and "=" in recipe:  # no recipe was given, only keys
-        recipe, changed = None, [recipe, *changed]
-    given = dict(change.split("=", 1) for change in changed if "=" in change)
-    source = given.get("data.source", "").strip("\"'")
-    if recipe in (None, "default") and "name" not in given and source:
-        student = given.get("student.arch", "resnet18").strip("\"'").rpartition(":")[2]
-        changed.append(f"name={student}-{Path(source.partition(':')[0]).stem}")
-    return load_config(find("pretrain", recipe or "default"), changed)
-
-
 def run(args: argparse.Namespace) -> int:
     """Pretrain, and say what to do next."""
-    from kdep.config import as_yaml
+    from kdep.config import as_yaml, read_config
 
     given = {"data.source": args.data, "student.arch": args.student}
     changes = [*args.overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]

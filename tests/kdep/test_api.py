@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import kdep
+from kdep.config import read_config
 from kdep.models.weights import open_checkpoint
 from kdep.run.dry import problems
-from kdep.verbs.pretrain import read_config
 from tests.conftest import draw
 
 OPTIM = {"epochs": 1, "batch_size": 8, "warmup_epochs": 0}
