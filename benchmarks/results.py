@@ -1,15 +1,18 @@
-"""One result = one immutable JSON file: written once, read whole, never averaged here (see leaderboard.py)."""
+"""Read and write results: an immutable JSON file per cell, with the answers per test image in a file beside it."""
 
 import json
 import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+from kdep_benchmarks.answers.resample import standard_errors
+from kdep_benchmarks.answers.store import Answers, from_bytes
+
+FORMAT = 2
 ROLES = ("student", "random", "supervised", "teacher", "other")
 BUDGETS = ("full", "short", "smoke")
 STATUSES = ("ok", "failed")
@@ -26,6 +29,7 @@ class Outcome:
         curves: e.g. the regularisation path; lists of plain numbers.
         load: tensors, expected, coverage in percent, max_difference of the features.
         cost: images_per_second; see `Result`.
+        answers: per test image; None of a kind that keeps none, whose scores then have no interval over images.
     """
 
     metrics: dict[str, float]
@@ -34,6 +38,7 @@ class Outcome:
     curves: dict[str, Any] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class Result:
         settings: the task's, as its file has them, for the full budget; None where an older version wrote the result.
         started: ISO 8601, UTC.
         error: of a failed cell: exit_code, log (its last lines, as one text).
+        errors: metric -> standard error over the choice of the test images, in points; set by `write_result`.
+        answers: sha256 of the answers per test image, which `read_answers` reads; set by `write_result`.
     """
 
     checkpoint: CheckpointCard
@@ -133,6 +140,8 @@ class Result:
     commit: str = ""
     error: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+    answers: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -172,15 +181,19 @@ def write_bytes(path: Path, content: bytes) -> None:
     _neighbour(path, content).replace(path)
 
 
-def write_result(result: Result, folder: Path, *, force: bool = False) -> Path:
-    """Write one result and return its path. A finished result is never overwritten, whoever comes second.
+def write_result(result: Result, folder: Path, *, answers: Answers | None = None, force: bool = False) -> Path:
+    """Write one result, its answers beside it, and return its path. A finished result is never overwritten.
 
-    A failure may be overwritten, and goes away when the cell later succeeds.
+    A failure may be overwritten, and goes away when the cell later succeeds. Answers are written first: an interrupted
+    writer leaves no result without them.
 
     Raises:
         FileExistsError: the cell is finished already, and `force` is not set.
     """
     path = result.key.path(folder, result.status)
+    if answers is not None:
+        result = replace(result, answers=answers.sha256, errors=standard_errors(answers))
+        write_bytes(answers_path(result, path), answers.to_bytes())
     text = json.dumps({"format": FORMAT, **asdict(result)}, indent=1, allow_nan=False) + "\n"
     if result.status == "failed" or force:
         write_text(path, text)
@@ -194,8 +207,49 @@ def write_result(result: Result, folder: Path, *, force: bool = False) -> Path:
         finally:
             neighbour.unlink()
     if result.status == "ok":
+        remove_other_answers(path)
         result.key.path(folder, "failed").unlink(missing_ok=True)
     return path
+
+
+def answers_path(result: Result, path: Path) -> Path:
+    """Where the answers of a result lie whose JSON is at `path`; two sets of answers never share a name."""
+    return path.with_name(f"seed{result.seed}.answers-{result.answers[:8]}.npz")
+
+
+def remove_other_answers(path: Path) -> None:
+    """Remove answers beside the result at `path` that are not its own: of one that was replaced, or came second."""
+    result = read_result(path)
+    for other in path.parent.glob(f"seed{result.seed}.answers-*.npz"):
+        if other != answers_path(result, path):
+            other.unlink(missing_ok=True)
+
+
+def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
+    """Read the answers per test image of a result that was found below one of these folders.
+
+    Raises:
+        ValueError: the result has none, or their file is missing or damaged; names the file.
+    """
+    what = f"{result.task.name}, seed {result.seed} of {result.checkpoint.name}"
+    if not result.answers:
+        raise ValueError(f"{what}: the result has no answers per test image; measure it again with --force")
+    folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+    places = [answers_path(result, result.key.path(folder)) for folder in folders]
+    found = [path for path in places if path.is_file()]
+    if not found:
+        found = [path for root, place in zip(folders, places, strict=True) for path in _below(root, place)]
+    if not found:
+        raise ValueError(f"{what}: its answers {places[0]} are missing; measure it again with --force")
+    answers = from_bytes(found[0].read_bytes(), str(found[0]))
+    if answers.sha256 != result.answers:
+        raise ValueError(f"{found[0]}: not the answers of {what}, or damaged; measure it again with --force")
+    return answers
+
+
+def _below(root: Path, place: Path) -> Iterable[Path]:
+    """Files of the same relative place anywhere below a folder."""
+    return sorted(root.glob(f"**/{place.relative_to(root)}"))
 
 
 def read_result(path: Path) -> Result:

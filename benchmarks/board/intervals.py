@@ -11,7 +11,12 @@ CONFIDENCE = 0.95
 
 def t_quantile(count: int) -> float:
     """How many standard errors a 95 % interval reaches to each side of the mean of `count` values."""
-    return float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+    return t_quantile_of(count - 1)
+
+
+def t_quantile_of(freedom: float) -> float:
+    """The same for a standard error with so many degrees of freedom."""
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def mean(values: Sequence[float]) -> float:
@@ -47,26 +52,6 @@ def new_images_half_width(values: Sequence[float], images: int) -> float | None:
         return None
     share = (mean(values) / 100 * images + 2) / (images + 4)
     return math.hypot(over_runs, 100 * _z() * math.sqrt(share * (1 - share) / (images + 4)))
-
-
-def proportions_half_width(first: float, second: float, images: int) -> float:
-    """Half the 95 % interval of the difference of two percentages of the same number of images.
-
-    As if the two were measured on different images; on the same ones it errs on the safe side.
-    """
-    variance = sum(percent * (100 - percent) / images for percent in (first, second))
-    return _z() * math.sqrt(variance)
-
-
-def runs_needed(difference: float, deviation: float, *, limit: int = 1000) -> int | None:
-    """Smallest number of runs whose interval would exclude zero, were the difference what it seems; None above `limit`.
-
-    A plan, not a promise: the difference it starts from is itself uncertain.
-    """
-    for count in range(2, limit + 1):
-        if t_quantile(count) * deviation / math.sqrt(count) < abs(difference):
-            return count
-    return None
 
 
 def bootstrap_interval(

@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kdep_benchmarks.results import Result, read_result, result_paths, write_bytes
+from kdep_benchmarks.results import (
+    Result,
+    answers_path,
+    read_result,
+    remove_other_answers,
+    result_paths,
+    write_bytes,
+)
 
 Found = tuple[Result, Path]
 # What two files of one cell must agree in. Time, memory, device and versions may differ: the earlier one is kept.
@@ -11,7 +18,7 @@ NUMBERS = ("data_fingerprint", "settings", "status", "metrics", "counts", "chose
 
 
 def merge(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Bring the results below several folders together in one, with the sheets and overlap files beside them.
+    """Bring the results below several folders together in one, with answers, sheets and overlap files beside them.
 
     What `out` holds already takes part like any other folder, so that a merge can be repeated. A success replaces a
     failure of its cell; of two failures the later one is kept. Files are copied byte for byte.
@@ -20,8 +27,8 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
         The files that were written; those that `out` had already are not among them.
 
     Raises:
-        ValueError: no such folder, a file that is no result, or two files of one cell with other scores, counts,
-            choices, settings or data; names both files. Nothing is written then.
+        ValueError: no such folder, a file that is no result, missing answers, or two files of one cell with other
+            scores, counts, choices, settings or data; names both files. Nothing is written then.
     """
     out = Path(out)
     for folder in map(Path, folders):
@@ -34,8 +41,13 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
         place = found[0].key.path(out)
         cells[place] = chosen(cells[place], found) if place in cells else found
     beside = _beside(sources, out, cells)
-    copies = {result.key.path(out, result.status): path for result, path in cells.values()} | beside
-    return [place for place, path in copies.items() if _copy(path, place)]
+    # Answers first: an interrupted merge leaves no result without them.
+    copies = beside | {result.key.path(out, result.status): path for result, path in cells.values()}
+    written = [place for place, path in copies.items() if _copy(path, place)]
+    for result, _ in cells.values():
+        if result.answers:
+            remove_other_answers(result.key.path(out))
+    return written
 
 
 def chosen(first: Found, second: Found) -> Found:
@@ -66,9 +78,16 @@ def chosen(first: Found, second: Found) -> Found:
 
 
 def _beside(sources: Iterable[Path], out: Path, cells: dict[Path, Found]) -> dict[Path, Path]:
-    """Sheets of the results that are kept, and the files of overlap: place in `out` -> file."""
+    """Answers and sheets of the results that are kept, and the files of overlap: place in `out` -> file."""
     files = {}
     for place, (result, path) in cells.items():
+        if result.answers:
+            answers = answers_path(result, path)
+            if not answers.is_file():
+                raise ValueError(
+                    f"{path}: its answers {answers.name} are missing; nothing was merged, bring them along"
+                )
+            files[place.with_name(answers.name)] = answers
         sheet = path.with_name(f"seed{result.seed}.sheet.png")
         if result.status == "ok" and sheet.is_file():
             files[place.with_name(sheet.name)] = sheet

@@ -25,6 +25,7 @@ from kdep.models.outline import gmacs, parameters
 from kdep.models.weights import open_checkpoint
 from kdep.run.device import join
 from kdep.run.folder import provenance_of_code
+from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.cards import Dataset, fingerprint, paths
 from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
 from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
@@ -59,8 +60,8 @@ def run_kind(kind: str) -> Callable[..., Outcome]:
     return {"knn": classify.run_knn, "linear": classify.run_linear, "finetune": classify.run_finetune}[kind]
 
 
-def measure(cell: Cell) -> Result:
-    """Run the task and put the result together.
+def measure(cell: Cell) -> tuple[Result, Answers | None]:
+    """Run the task; return its result and the answers per test image.
 
     Raises:
         ValueError: the checkpoint is not the one that was planned, or the task or its data have a mistake.
@@ -76,7 +77,7 @@ def measure(cell: Cell) -> Result:
     outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=cell.work, device=device)
     memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}
     own = provenance_of_code()
-    return Result(
+    result = Result(
         checkpoint=cell.checkpoint,
         settings=cell.task.plain_settings,
         task=TaskCard(cell.task.name, cell.task.kind, cell.task.family, cell.task.dataset.name),
@@ -94,6 +95,7 @@ def measure(cell: Cell) -> Result:
         versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
         commit=own["commit"],
     )
+    return result, outcome.answers
 
 
 def fingerprint_now(cell: Cell) -> str:
@@ -143,9 +145,9 @@ def main(path: str) -> int:
     try:
         # `run_cell` holds the cell's own lock. This one also covers the moment in which a child outlives its parent.
         with FileLock(cell.work / "measure.lock"):
-            result = measure(cell)
+            result, answers = measure(cell)
             with contextlib.suppress(FileExistsError):  # a result that is there stays
-                write_result(result, cell.results, force=cell.force)
+                write_result(result, cell.results, answers=answers, force=cell.force)
             tidy(cell.work)
     except LoadError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - standard error is the cell's log

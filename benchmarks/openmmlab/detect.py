@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.answers.detections import evaluate
+from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.boxes import Split, write_split
@@ -50,7 +52,8 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
         LOG.warning("%s: not a single detection on %d images", task.name, scored)
         facts["no_detections"] = True
     counts = {"train": trained.train_images, "test": scored}
-    return Outcome(average_precision(test.path, found), counts, facts, trained.curves, trained.load, trained.cost)
+    metrics, answers = average_precision(test.path, found)
+    return Outcome(metrics, counts, facts, trained.curves, trained.load, trained.cost, answers)
 
 
 def train_config(cell: Training) -> "Config":
@@ -142,22 +145,10 @@ def detections(
     return found, looked_at, scored
 
 
-def average_precision(path: Path, found: list[dict[str, Any]]) -> dict[str, float]:
-    """COCO's AP, AP50 and AP75 in percent, unrounded; all 0 without detections.
-
-    pycocotools directly: mmdet's CocoMetric calls it too, but rounds to a tenth of a percent and returns nothing at all
-    when there are no detections.
-    """
+def average_precision(path: Path, found: list[dict[str, Any]]) -> tuple[dict[str, float], Answers]:
+    """COCO's AP, AP50 and AP75 in percent against the boxes of a json file, and the answers per image."""
     from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
 
-    if not found:
-        return {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
-        scoring = COCOeval(truth, truth.loadRes(found), "bbox")
-        scoring.evaluate()
-        scoring.accumulate()
-        scoring.summarize()
-    LOG.info("%s", said.getvalue())
-    return {name: 100 * float(value) for name, value in zip(("AP", "AP50", "AP75"), scoring.stats, strict=False)}
+    return evaluate(truth, found)

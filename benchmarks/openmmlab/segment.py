@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.masks import IGNORED, label_names
 from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.looks import draw_masks
@@ -35,10 +38,14 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     cell = Training(checkpoint, task, read_settings(Segment, task), seed, work_dir, device)
     test = open_masks(task.dataset, "test")
     trained = train(train_config(cell), cell)
-    areas, scored = class_areas(trained.model, _joined(split_configs(test), test_transforms(cell.settings)), cell)
-    check_count(scored, len(test), task)
-    counts = {"train": trained.train_images, "test": scored}
-    return Outcome(mean_iou(areas), counts, curves=trained.curves, load=trained.load, cost=trained.cost)
+    answers = area_answers(
+        image_areas(trained.model, _joined(split_configs(test), test_transforms(cell.settings)), cell)
+    )
+    check_count(answers.images, len(test), task)
+    counts = {"train": trained.train_images, "test": answers.images}
+    metrics = {name: float(value[0]) for name, value in measure(answers).items()}
+    known = {"curves": trained.curves, "load": trained.load, "cost": trained.cost}
+    return Outcome(metrics, counts, **known, answers=answers)
 
 
 def train_config(cell: Training) -> "Config":
@@ -97,35 +104,21 @@ def _joined(parts: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> di
     return parts[0] if len(parts) == 1 else {"type": "ConcatDataset", "datasets": parts}
 
 
-def class_areas(model: torch.nn.Module, dataset: dict[str, Any], cell: Training) -> tuple[torch.Tensor, int]:
-    """Pixels per class of intersection, union, prediction and label over the whole split, (4, classes); and images.
+def image_areas(model: torch.nn.Module, dataset: dict[str, Any], cell: Training) -> np.ndarray:
+    """Pixels per image and class of intersection, prediction and label, (images, 3, classes).
 
     Draws the sheet of the first images.
     """
     from mmseg.evaluation import IoUMetric
 
-    names, scored, looked_at = label_names(cell.task.dataset), 0, []
-    areas = torch.zeros(4, len(names), dtype=torch.float64)
+    names, looked_at, areas = label_names(cell.task.dataset), [], []
     for sample in predictions(model, dataset, cell):
         label = sample.gt_sem_seg.data.squeeze(0)
         predicted = sample.pred_sem_seg.data.squeeze(0).to(label)
-        areas += torch.stack(IoUMetric.intersect_and_union(predicted, label, len(names), IGNORED)).cpu()
-        scored += 1
-        if scored <= ROWS:
+        intersection, _, *others = IoUMetric.intersect_and_union(predicted, label, len(names), IGNORED)
+        areas.append(torch.stack([intersection, *others]).cpu().numpy())
+        if len(areas) <= ROWS:
             # Not the sample, whose logits of a whole image take hundreds of megabytes of the device.
             looked_at.append((sample.img_path, label.cpu().numpy(), predicted.cpu().numpy()))
     draw_masks(looked_at, names, cell.work_dir)
-    return areas, scored
-
-
-def mean_iou(areas: torch.Tensor) -> dict[str, float]:
-    """Scores in percent from pixels counted over the whole split, as mmseg's IoUMetric, which rounds to two decimals.
-
-    A class that is neither predicted nor labelled anywhere takes no part in the means (0 / 0 is NaN).
-    """
-    intersection, union, _, label = areas
-    return {
-        "mIoU": 100 * float((intersection / union).nanmean()),
-        "aAcc": 100 * float(intersection.sum() / label.sum()),
-        "mAcc": 100 * float((intersection / label).nanmean()),
-    }
+    return np.stack(areas)

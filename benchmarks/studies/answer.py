@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING, Any
 from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.results import write_text
 from kdep_benchmarks.studies.claims import (
-    Measure,
+    Comparison,
     Scores,
+    adjusted,
     against_all_images,
     against_baseline,
     against_best,
     asked_for,
     by_cell,
     chosen_on_val,
-    measures,
+    claimed,
+    is_trained,
     over_tasks,
-    savings,
-    spent,
 )
 from kdep_benchmarks.studies.file import Study
 from kdep_benchmarks.studies.rows import AnswerRow, write_rows
+from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
+from kdep_benchmarks.studies.stats import Noise, pooled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,58 +41,94 @@ def answer(study: Study, rows: Sequence[AnswerRow], out: Path) -> str:
 
 
 def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
-    """Tables of means and a sentence per comparison."""
-    scores, val, tested = by_cell(rows), by_cell(rows, "val"), 0
-    lines = [f"# {study.question}", "", f"Seeds {study.seeds}; mean ± half the 95 % interval over seeds.", ""]
+    """What the seeds draw, the claim, then tables of means and a sentence per comparison."""
+    scores, val = by_cell(rows), by_cell(rows, "val")
+    lines = [f"# {study.question}", "", *what_it_covers(study), ""]
     missing = len(study.runs) * len(study.tasks) - len(rows)
     if missing:
         lines += [f"Unfinished: {missing} of {missing + len(rows)} scores are still to come.", ""]
+    own = {value: _own_comparisons(study, scores, val, value) for value in study.values}
+    claims = [one for value in study.values for one in claimed(study, scores, value)]
+    shares = against_all_images(study, scores)
+    groups = adjusted([*(group for parts in own.values() for _, _, group in parts), shares])
+    lines += _claim(study, claims)
     for value in study.values:
         if study.axis:
             lines += [f"## {study.axis.key} = {value}", ""]
         lines += [*table(study, scores, value), ""]
-        own = [
-            ("", against_baseline(study, scores, value)),
-            ("Pairs that the study asks for:", asked_for(study, scores, value)),
-            ("Chosen on val:", chosen_on_val(study, scores, val, value)),
-        ]
-        tested += len({frozenset((one.arm, one.other)) for _, said in own for one in said if one.tested})
-        picked = "Against the best other arm, picked by the same scores, so that more than 5 % of these err:"
-        for title, said in (*own, (picked, against_best(study, scores, value))):
-            lines += [title, ""] if title and said else []
-            lines += [f"- {one.sentence}" for one in said] + ([""] if said else [])
-    if said := against_all_images(study, scores):
-        tested += sum(one.tested for one in said)
+        for title, said, _ in own[value]:
+            sentences = [*([said] if said else []), *(one.sentence for one in groups.pop(0))]
+            lines += _listed(title, sentences)
+        picked = "Against the best other arm, picked by the same scores, so that more than 5 % of these are wrong:"
+        lines += _listed(picked, [one.sentence for one in against_best(study, scores, value)])
+    if shares:
         lines += [f"## Along {study.axis.key}: what fewer images cost", ""]
-        lines += [*(f"- {one.sentence}" for one in said), ""]
+        lines += _listed("", [one.sentence for one in groups[0]])
     for measure in measures(study):
         if sentences := savings(study, scores, rows, measure):
             lines += [f"## Along {study.axis.key}: {measure.what}", ""]
-            lines += [*([measure.note, ""] if measure.note else []), *(f"- {sentence}" for sentence in sentences), ""]
-    if tested > 5:
-        lines += [
-            "Each comparison with an interval, of arms that these scores have not picked, is a 95 % statement of its "
-            f"own: of {tested}, about {0.05 * tested:.1f} err by chance.",
-            "",
-        ]
+            lines += [*([measure.note, ""] if measure.note else []), *_listed("", sentences)]
     return "\n".join(lines)
+
+
+def _own_comparisons(study: Study, scores: Scores, val: Scores, value: Any) -> list[tuple[str, str, list[Comparison]]]:
+    """Title, a sentence that comes first, and comparisons, of those that the scores themselves have not picked."""
+    on_val, chosen = chosen_on_val(study, scores, val, value)
+    return [
+        ("", "", against_baseline(study, scores, value)),
+        ("Pairs that the study asks for:", "", asked_for(study, scores, value)),
+        ("Chosen on val:", on_val, chosen),
+    ]
+
+
+def _listed(title: str, sentences: Sequence[str]) -> list[str]:
+    if not sentences:
+        return []
+    return [*([title, ""] if title else []), *(f"- {sentence}" for sentence in sentences), ""]
+
+
+def _claim(study: Study, claims: Sequence[Comparison]) -> list[str]:
+    if study.claim is None:
+        return ["No claim was named before the runs: every comparison below is exploratory.", ""]
+    sentences = [one.sentence for one in claims] or ["no run of it is scored yet."]
+    return [*_listed("Claim, named before the runs:", sentences), "Every other comparison is exploratory.", ""]
+
+
+def what_it_covers(study: Study) -> list[str]:
+    """What is drawn anew with every seed, what is the same for all, and what an interval is over."""
+    data_seed, score_seeds = str(study.set.get("data.seed", "{seed}")), study.score_seeds
+    drawn, fixed = ["the student's weights", "the order of the images"], []
+    (drawn if "{seed}" in data_seed or data_seed == "None" else fixed).extend(["crops", "which images a share has"])
+    fixed.append(f"the test images, and the val splits of the probes (score seeds {score_seeds})")
+    return [
+        f"Seeds {study.seeds}; each draws {', '.join(drawn)} anew. The same for all: {', '.join(fixed)}.",
+        "Scores are means ± half the 95 % interval over seeds, differences are means over the seeds of both arms with "
+        "their 95 % interval. The spread over seeds is pooled over the arms that are trained (Student's t), or is the "
+        "pair's own where Bartlett's test finds that arms spread differently. No interval covers other test images.",
+    ]
 
 
 def table(study: Study, scores: Scores, value: Any) -> list[str]:
     """A row per arm: its score on each task, and their mean."""
-    lines = [f"| arm | {' | '.join(study.tasks)} | mean |", "|---" * (len(study.tasks) + 2) + "|"]
+    columns = {task: {arm: scores.get((arm, value, task), {}) for arm in study.arms} for task in study.tasks}
+    columns["mean"] = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
+    noises = {
+        name: pooled({arm: found for arm, found in column.items() if is_trained(study, arm)})
+        for name, column in columns.items()
+    }
+    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for arm in study.arms:
-        cells = [shown(list(scores.get((arm, value, task), {}).values())) for task in study.tasks]
-        means = shown(list(over_tasks(study, scores, arm, value).values()))
-        lines.append(f"| {arm} | {' | '.join(cells)} | {means} |")
+        noise = noises if is_trained(study, arm) else {}
+        cells = [shown(list(column[arm].values()), noise.get(name)) for name, column in columns.items()]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
 
 
-def shown(values: list[float]) -> str:
-    """`65.4 ± 1.2`, without an interval for a single value or equal ones."""
+def shown(values: list[float], noise: Noise | None = None) -> str:
+    """`65.4 ± 1.2`, by the pooled spread or by the values' own; a single value or equal ones have no interval."""
     if not values:
         return "-"
-    half = half_width(values)
+    half = noise.half_width(len(values)) if noise else half_width(values)
     return f"{mean(values):.2f}" + (f" ± {half:.2f}" if half else "")
 
 

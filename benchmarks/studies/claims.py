@@ -1,28 +1,21 @@
-"""The sentences of a study's answer: who is better than whom, and with how many times fewer images or seconds.
+"""The comparisons of a study's answer: which arm is better than which.
 
-All of them are about the mean over tasks, paired by seed of pretraining, and stand on the seeds that both arms have.
+All of them are about the mean over tasks and use the seeds that both arms have.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdep_benchmarks.board.compare import MIN_RUNS, judge
-from kdep_benchmarks.board.intervals import half_width, mean
-from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
+from kdep_benchmarks.board.intervals import CONFIDENCE, mean
+from kdep_benchmarks.board.verdicts import Interval, holm
+from kdep_benchmarks.studies.file import SHARE, Study
 from kdep_benchmarks.studies.rows import AnswerRow
+from kdep_benchmarks.studies.stats import MIN_SEEDS, Noise, paired_difference, pooled
 
-WORDS = {
-    "better": "is better than",
-    "worse": "is worse than",
-    "no difference": "shows no difference to",
-    "not enough": "has not enough runs to be told from",
-    "same every run": "scores higher than",
-}
+WORDS = {"better": "is better than", "worse": "is worse than", "no difference": "shows no difference to"}
 Cell = tuple[str, Any, str]  # arm, value of the axis, task
 Scores = dict[Cell, dict[int, float]]  # score by seed
-Curve = list[tuple[float, float]]  # (what was spent, score), in the order of the axis's values
 
 
 def by_cell(rows: Sequence[AnswerRow], column: str = "score") -> Scores:
@@ -34,21 +27,97 @@ def by_cell(rows: Sequence[AnswerRow], column: str = "score") -> Scores:
     return scores
 
 
-def over_tasks(study: Study, scores: Scores, arm: str, value: Any) -> dict[int, float]:
-    """Mean over tasks by seed, of the seeds that all tasks have."""
-    cells = [scores.get((arm, value, task), {}) for task in study.tasks]
+def over_tasks(
+    study: Study, scores: Scores, arm: str, value: Any, tasks: Sequence[str] | None = None
+) -> dict[int, float]:
+    """Mean over tasks (all, or some) by seed, of the seeds that all of them have."""
+    cells = [scores.get((arm, value, task), {}) for task in tasks or study.tasks]
     shared = set.intersection(*(set(cell) for cell in cells))
     return {seed: mean([cell[seed] for cell in cells]) for seed in sorted(shared)}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm held against another; `tested` where an interval stands behind the sentence."""
+    """One arm against another.
+
+    Attributes:
+        arm: its name, or how it was chosen.
+        other: the arm it is compared with.
+        value: mean difference over the seeds of both, in points.
+        interval: None where there are too few seeds, or where all differ by the same.
+        seeds: how many both have.
+        before: sentences that come first.
+        adjusted: Holm's p value among `tests` comparisons.
+    """
 
     arm: str
     other: str
-    sentence: str
-    tested: bool
+    value: float
+    interval: Interval | None
+    seeds: int
+    before: str = ""
+    adjusted: float | None = None
+    tests: int = 1
+
+    @property
+    def sentence(self) -> str:
+        """The comparison for people."""
+        known, n = f"{self.value:+.2f}", f"n = {self.seeds}"
+        if self.interval is None:
+            reason = "too few runs for an interval" if self.seeds < MIN_SEEDS else "the same in every run"
+            return f"{self.before}{self.arm} against {self.other}: {known}, no verdict ({n}, {reason})."
+        words, known = WORDS[self.interval.verdict], f"{known} [{self.interval.low:+.2f}, {self.interval.high:+.2f}]"
+        if self.adjusted is not None and self.tests > 1 and self.interval.verdict != "no difference":
+            holds = "holds" if self.adjusted < 1 - CONFIDENCE else "does not hold"
+            n += f"; {holds} among {self.tests} comparisons (Holm)"
+        return f"{self.before}{self.arm} {words} {self.other} ({known}, {n})."
+
+
+def adjusted(groups: Iterable[list[Comparison]]) -> list[list[Comparison]]:
+    """Give Holm's p values, among all groups; a pair that is compared in several of them counts once."""
+    groups = list(groups)
+    tested = {_pair(one): one.interval.p for group in groups for one in group if one.interval}
+    known = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return [[replace(one, adjusted=known.get(_pair(one)), tests=len(known)) for one in group] for group in groups]
+
+
+def _pair(one: Comparison) -> tuple[frozenset[str], float]:
+    return frozenset((one.arm, one.other)), round(abs(one.value), 9)
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Scores by arm and seed at one value of the axis, mean over tasks, and their pooled spread."""
+
+    scores: dict[str, dict[int, float]]
+    noise: dict[str, Noise | None]
+
+
+def arms_at(study: Study, scores: Scores, value: Any, tasks: Sequence[str] | None = None) -> Arms:
+    """Every arm's scores at a value. The spread is pooled over the arms that are trained here; see `pooled`."""
+    found = {arm: over_tasks(study, scores, arm, value, tasks) for arm in study.arms}
+    trained = {arm: by_seed for arm, by_seed in found.items() if is_trained(study, arm)}
+    noise = pooled(trained)
+    return Arms(found, {arm: noise if arm in trained else None for arm in found})
+
+
+def is_trained(study: Study, arm: str) -> bool:
+    """Whether an arm is trained by the study, and not a checkpoint that is scored as it is."""
+    return not isinstance(study.arms.get(arm), str)
+
+
+def claimed(study: Study, scores: Scores, value: Any) -> list[Comparison]:
+    """The comparison that the study file names before its runs: two arms, a metric and seeds; nothing without one."""
+    if study.claim is None:
+        return []
+    (arm, other), metric, seeds = study.claim.arms, study.claim.metric, study.claim.seeds or study.seeds
+    chosen = {key: {seed: score for seed, score in cell.items() if seed in seeds} for key, cell in scores.items()}
+    found = arms_at(study, chosen, value, None if metric == "mean" else [metric])
+    if not set(found.scores[arm]) & set(found.scores[other]):
+        return []
+    what = "the mean over tasks" if metric == "mean" else metric
+    at = f", at {study.axis.key} = {value}" if study.axis else ""
+    return [replace(compared(study, arm, other, found), before=f"By {what}, seeds {seeds}{at}: ")]
 
 
 def against_baseline(study: Study, scores: Scores, value: Any) -> list[Comparison]:
@@ -65,25 +134,29 @@ def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
     """Each arm with fewer images against itself with the most; nothing along an axis that is no share of the data."""
     if not study.axis or study.axis.key != SHARE:
         return []
-    said = []
-    for arm in [arm for arm, given in study.arms.items() if not isinstance(given, str)]:  # a checkpoint has seen none
-        found = {f"{arm}, {value:,} images": over_tasks(study, scores, arm, value) for value in sorted(study.values)}
-        *fewer, most = found
-        said += [compared(study, name, most, found) for name in fewer if set(found[name]) & set(found[most])]
+    said, at = [], {value: arms_at(study, scores, value) for value in sorted(study.values)}
+    for arm in [arm for arm in study.arms if is_trained(study, arm)]:  # a checkpoint has seen none of the images
+        names = {f"{arm}, {value:,} images": value for value in at}
+        own = Arms(
+            {name: at[value].scores[arm] for name, value in names.items()},
+            {name: at[value].noise[arm] for name, value in names.items()},
+        )
+        *fewer, most = names
+        said += [compared(study, name, most, own) for name in fewer if set(own.scores[name]) & set(own.scores[most])]
     return said
 
 
 def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Sequence[str]]) -> list[Comparison]:
-    found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
-    return [compared(study, arm, other, found) for arm, other in pairs if set(found[arm]) & set(found[other])]
+    found = arms_at(study, scores, value)
+    shared = [pair for pair in pairs if set(found.scores[pair[0]]) & set(found.scores[pair[1]])]
+    return [compared(study, arm, other, found) for arm, other in shared]
 
 
 def against_best(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     """Each arm against the best other one, where that is not the baseline: against which it does worst."""
-    found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
-    said = []
-    for arm, own in found.items():
-        pairs = {other: differences(own, found[other]) for other in study.arms if other != arm}
+    found, said = arms_at(study, scores, value), []
+    for arm, own in found.scores.items():
+        pairs = {other: differences(own, found.scores[other]) for other in study.arms if other != arm}
         pairs = {other: values for other, values in pairs.items() if values}
         if pairs:
             best = min(pairs, key=lambda other: (-len(pairs[other]), mean(pairs[other])))
@@ -92,31 +165,33 @@ def against_best(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     return said
 
 
-def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> list[Comparison]:
-    """The arm that is best on val; and for each seed the one that the other seeds choose, against the baseline.
+def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tuple[str, list[Comparison]]:
+    """The arm that is best on val, in a sentence; for each seed the arm that the others choose, against the baseline.
 
-    Score images are not those of the choice, but the students are: a lucky one is lucky on both. So what is held
-    against the baseline at a seed was chosen without that seed. Nothing before all arms have all seeds on val: the
-    best of those that are done is another question.
+    Test images are not those of the choice, but the students are: a lucky one is lucky on both. So what is compared
+    with the baseline at a seed was chosen without that seed. Nothing before all arms have all seeds on val: the best
+    of those that are done is another question.
     """
-    found = {arm: over_tasks(study, val, arm, value) for arm in study.arms}
-    own = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
-    if any(set(by_seed) != set(study.seeds) for by_seed in (*found.values(), *own.values())):
-        return []
-    best = best_without(found, None)
-    said = f"On the val split `{best}` is the best ({mean(list(found[best].values())):.2f})"
+    on_val = {arm: over_tasks(study, val, arm, value) for arm in study.arms}
+    own = arms_at(study, scores, value)
+    if any(set(by_seed) != set(study.seeds) for by_seed in (*on_val.values(), *own.scores.values())):
+        return "", []
+    best = best_without(on_val, None)
+    said = f"On the val split `{best}` is the best ({mean(list(on_val[best].values())):.2f})"
     if len(study.seeds) < 2:
-        return [Comparison(best, study.baseline, f"{said}; one seed, so no other to choose by.", tested=False)]
-    chosen = {seed: best_without(found, seed) for seed in study.seeds}
+        return f"{said}; one seed, so no other to choose by.", []
+    chosen = {seed: best_without(on_val, seed) for seed in study.seeds}
     if {best, *chosen.values()} == {study.baseline}:
-        sentence = f"{said}, whichever seed is left out: no arm is above the baseline."
-        return [Comparison(best, study.baseline, sentence, tested=False)]
-    picks = {"chosen": {seed: own[arm][seed] for seed, arm in chosen.items()}, study.baseline: own[study.baseline]}
-    result = compared(study, "chosen", study.baseline, picks)
+        return f"{said}, whichever seed is left out: no arm is above the baseline.", []
+    name = "chosen"
+    picks = Arms(
+        {**own.scores, name: {seed: own.scores[arm][seed] for seed, arm in chosen.items()}},
+        {**own.noise, name: own.noise[study.baseline] if all(own.noise[arm] for arm in chosen.values()) else None},
+    )
     arms = list(dict.fromkeys(chosen.values()))
     named = f"`{arms[0]}` each time" if len(arms) == 1 else ", ".join(f"`{arm}`" for arm in chosen.values())
-    sentence = result.sentence.replace("`chosen`", f"what is so chosen ({named})", 1)
-    return [replace(result, sentence=f"{said}. Chosen for each seed by the select of the others, {sentence}")]
+    what = f"the arm that the other seeds choose ({named})"
+    return f"{said}.", [replace(compared(study, name, study.baseline, picks), before="For each seed, ", arm=what)]
 
 
 def best_without(val: dict[str, dict[int, float]], left_out: int | None) -> str:
@@ -130,162 +205,10 @@ def differences(own: dict[int, float], other: dict[int, float]) -> list[float]:
     return [own[seed] - other[seed] for seed in sorted(set(own) & set(other))]
 
 
-def compared(study: Study, arm: str, other: str, found: dict[str, dict[int, float]]) -> Comparison:
-    """One sentence about two arms that share a seed; two checkpoints that no seed changes are one measurement."""
-    pairs = differences(found[arm], found[other])
-    if all(isinstance(given := study.arms.get(name), str) and "{seed}" not in given for name in (arm, other)):
-        pairs = pairs[:1]
-    verdict, half = judge(pairs)
-    known = f"{mean(pairs):+.2f}" + (f" ± {half:.2f}" if half is not None else "") + f", n = {len(pairs)}"
-    words = WORDS[verdict] if pairs[0] >= 0 or verdict != "same every run" else "scores lower than"
-    every = " in every run" if verdict == "same every run" else ""
-    return Comparison(arm, other, f"`{arm}` {words} `{other}`{every} ({known}).", tested=half is not None)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What an arm spends along an axis.
-
-    Attributes:
-        column: of a row; None: the axis's own value.
-        what: is counted, in words.
-        note: what one must know to read the sentences.
-    """
-
-    column: str | None
-    what: str
-    note: str = ""
-
-
-IMAGES, IMAGES_SEEN = Measure(None, "images"), Measure("images_seen", "images seen")
-SECONDS = Measure(
-    "pretrain_seconds",
-    "seconds of training",
-    "Seconds are those of the run itself, on the machine as it was then. What the making of a bank of targets took is "
-    "not among them.",
-)
-
-
-def measures(study: Study) -> list[Measure]:
-    """What is saved along the study's axis; nothing along one that is no budget."""
-    along = {BUDGET: [IMAGES_SEEN, SECONDS], SHARE: [IMAGES]}
-    return along.get(study.axis.key, []) if study.axis else []
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The best score of an arm along the axis: at the value whose mean over seeds is highest.
-
-    Attributes:
-        spent: up to this value, by seed.
-        scores: by seed.
-    """
-
-    spent: dict[int, float]
-    scores: dict[int, float]
-
-
-def savings(study: Study, scores: Scores, rows: Sequence[AnswerRow], measure: Measure) -> list[str]:
-    """The baseline against the best score of each other arm along the axis, and the other way round."""
-    curves = {arm: curves_of(study, scores, rows, arm, measure) for arm in study.arms}
-    said = []
-    for other in study.arms:
-        for arm, goal in ((study.baseline, other), (other, study.baseline)):
-            if other != study.baseline and curves[arm] and curves[goal]:
-                said.append(saving(measure.what, arm, goal, curves[arm], best_of(curves[goal])))
-    return [sentence for sentence in said if sentence]
-
-
-def spent(rows: Sequence[AnswerRow], measure: Measure) -> dict[tuple[str, Any, int], float]:
-    """What each run has spent, by arm, value and seed; nothing of a checkpoint, which was not trained here."""
-    return {
-        (row["arm"], row["value"], row["seed"]): row["value"] if measure.column is None else row[measure.column]
-        for row in rows
-        if row["images_seen"] and (measure.column is None or row[measure.column])
-    }
-
-
-def curves_of(study: Study, scores: Scores, rows: Sequence[AnswerRow], arm: str, measure: Measure) -> dict[int, Curve]:
-    """An arm's curve by seed, of the mean over tasks; only of seeds that have every value. None of a checkpoint's."""
-    known = spent(rows, measure)
-    curves: dict[int, Curve] = {}
-    for value in sorted(study.values):
-        for seed, score in over_tasks(study, scores, arm, value).items():
-            if (arm, value, seed) in known:
-                curves.setdefault(seed, []).append((known[arm, value, seed], score))
-    return {seed: curve for seed, curve in curves.items() if len(curve) == len(study.values) > 1}
-
-
-def best_of(curves: dict[int, Curve]) -> Goal:
-    """The best score along the curves, which have their points at the same values."""
-    columns = list(zip(*curves.values(), strict=True))
-    best = max(columns, key=lambda column: mean([score for _, score in column]))
-    at = dict(zip(curves, best, strict=True))
-    return Goal({seed: point[0] for seed, point in at.items()}, {seed: point[1] for seed, point in at.items()})
-
-
-def reached(curve: Curve, goal: float) -> float | None:
-    """What is spent when a curve, straight between its points over the logarithm, first has the score; None if never.
-
-    Its points are taken in the order of what was spent: on a busy machine fewer epochs may have taken more seconds.
-    """
-    (before, low), *rest = sorted(curve)
-    if low >= goal:
-        return before
-    for there, score in rest:
-        if score >= goal:
-            share = (goal - low) / (score - low)
-            return math.exp(math.log(before) + share * (math.log(there) - math.log(before)))
-        before, low = there, score
-    return None
-
-
-def saving(what: str, arm: str, other: str, curves: dict[int, Curve], goal: Goal) -> str | None:
-    """With how many times fewer images an arm has another's best score, or that it has not; None without a shared seed.
-
-    The factor is a geometric mean over seeds, with Student's interval of its logarithm.
-    """
-    seeds = sorted(set(curves) & set(goal.scores))
-    if not seeds:
-        return None
-    height, at = mean([goal.scores[seed] for seed in seeds]), mean([goal.spent[seed] for seed in seeds])
-    best = f"the best score of `{other}` ({height:.2f} with {at:,.0f} {what})"
-    found = {seed: reached(curves[seed], goal.scores[seed]) for seed in seeds}
-    there = {seed: amount for seed, amount in found.items() if amount is not None}
-    most = max(amount for curve in curves.values() for amount, _ in curve)
-    if not there:
-        return f"`{arm}` does not reach {best} within {most:,.0f} {what} in any run (n = {len(seeds)})."
-    if len(there) < len(seeds):
-        return (
-            f"`{arm}` does not reach {best} within {most:,.0f} {what} in {len(seeds) - len(there)} of "
-            f"{len(seeds)} runs."
-        )
-    logs = [math.log(goal.spent[seed] / amount) for seed, amount in there.items()]
-    early = sum(min(curves[seed])[1] >= goal.scores[seed] for seed in seeds)
-    return f"`{arm}` reaches {best} {in_words(logs, early, what)}."
-
-
-def in_words(logs: Sequence[float], early: int, what: str) -> str:
-    """`with 3.2 times fewer images seen (2.1 to 4.9, n = 3)`; `early` runs had the score at their first point already.
-
-    Args:
-        logs: natural logarithm of the factor of each seed.
-        early: of how many it is only a lower bound: less may have done.
-        what: is counted.
-    """
-    factor, half, n = math.exp(mean(logs)), half_width(logs), f"n = {len(logs)}"
-    if early:
-        bound = "at least" if factor >= 1 else "at most"  # `1.25 times as many` is from above
-        return f"with {bound} {times(factor, what)} ({early} of {len(logs)} runs have it at the smallest value already)"
-    if len(logs) < MIN_RUNS or half is None:
-        return f"with {times(factor, what)} ({n}: not enough runs for an interval)"
-    low, high = math.exp(mean(logs) - half), math.exp(mean(logs) + half)
-    fewer = factor >= 1
-    ends = (low, high) if fewer else (1 / high, 1 / low)
-    shown = "" if low > 1 or high < 1 else "; a difference is not shown"
-    return f"with {times(factor, what)} ({ends[0]:.2f} to {ends[1]:.2f}, {n}{shown})"
-
-
-def times(factor: float, what: str) -> str:
-    """`3.20 times fewer images seen`, or for a factor below 1 `1.25 times as many`."""
-    return f"{factor:.2f} times fewer {what}" if factor >= 1 else f"{1 / factor:.2f} times as many {what}"
+def compared(study: Study, arm: str, other: str, found: Arms) -> Comparison:
+    """Two arms that share a seed; two checkpoints that no seed changes are one measurement."""
+    first, second = found.scores[arm], found.scores[other]
+    pairs = differences(first, second)
+    fixed = [isinstance(given := study.arms.get(name), str) and "{seed}" not in given for name in (arm, other)]
+    interval = None if all(fixed) else paired_difference(first, second, (found.noise[arm], found.noise[other]))
+    return Comparison(f"`{arm}`", f"`{other}`", mean(pairs), interval, 1 if all(fixed) else len(pairs))

@@ -98,6 +98,17 @@ class Score(Settings):
     """Share of the schedule of fine-tuning, segmentation and detection."""
 
 
+class Claim(Settings):
+    """The comparison that a study is run for, named before its runs; all others are exploratory."""
+
+    arms: Annotated[list[Name], Field(min_length=2, max_length=2)]
+    """Two arms."""
+    metric: str = "mean"
+    """A task, or mean: over all tasks."""
+    seeds: Seeds | None = None
+    """Seeds of the runs that count; null: all."""
+
+
 class Study(Settings):
     """A study file. The combinations of the grid are added to the arms."""
 
@@ -119,6 +130,8 @@ class Study(Settings):
     """The arm that the others are compared with."""
     pairs: Annotated[list[Annotated[list[Name], Field(min_length=2, max_length=2)]], _LIST] = []
     """More pairs of arms to compare."""
+    claim: Claim | None = None
+    """The comparison that the study is run for."""
     seeds: Seeds
     """Seeds of the runs."""
     score: Score
@@ -135,6 +148,8 @@ class Study(Settings):
         for one, other in self.pairs:
             if one == other or not {one, other} <= {*self.arms}:
                 raise ValueError(f"pairs: [{one}, {other}]; expected two of the arms {', '.join(self.arms)}")
+        if self.claim is not None:
+            _check_claim(self, self.claim)
         _check_overrides(self)
         names = [run.name for run in self.runs if run.checkpoint is None]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
@@ -187,6 +202,15 @@ class Study(Settings):
         name = "-".join(re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts)
         overrides = [f"{key}={_as_text(content, seed)}" for key, content in keys.items()]
         return Run(arm, value, seed, name, (f"name={name}", *overrides))
+
+
+def _check_claim(study: Study, claim: Claim) -> None:
+    if len({*claim.arms} & {*study.arms}) != 2:
+        raise ValueError(f"claim: arms {claim.arms}; expected two of the arms {', '.join(study.arms)}")
+    if claim.metric not in ("mean", *study.tasks):
+        raise ValueError(f"claim: metric {claim.metric!r}; expected mean or one of {', '.join(study.tasks)}")
+    if not {*(claim.seeds or [])} <= {*study.seeds}:
+        raise ValueError(f"claim: seeds {claim.seeds}; expected some of {study.seeds}")
 
 
 def _as_text(value: Any, seed: int) -> str:

@@ -25,6 +25,10 @@ Optional, every arm at every value of a key. `with` sets what goes with a value,
     axis: {key: data.limit, values: [1000, 8000], with: {1000: {optim.epochs: 24}, 8000: {optim.epochs: 3}}}
     arms: {supervised: {loss.name: labels, at: {1000: {optim.lr: 1e-3}}}}
 
+Optional, the comparison that the study is run for, written before its runs start; all others are called exploratory:
+
+    claim: {arms: [SVD, supervised], metric: mean, seeds: [0, 1, 2]}    # metric: mean over tasks, or a task
+
 Along optim.epochs and data.limit the answer also says with how many times fewer images one arm reaches the best score
 of another. Along optim.epochs it also counts images seen and seconds of training.
 

@@ -15,6 +15,7 @@ import torch
 
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.outline import outline
+from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.features import extract, feature_folder
@@ -113,8 +114,10 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
             counts = {**counts, "train": len(splits.pool), "val": 0}
         final = (chosen["lr"], chosen["weight_decay"])
         scores, speed = train_and_predict(checkpoint, splits, settings, final, final=True, work=work, **own)
-    metrics = accuracy(scores.argmax(1), torch.from_numpy(splits.test.labels), classes=len(splits.pool.classes))
-    return Outcome(metrics, counts, chosen, curves, load_report(checkpoint), {"images_per_second": speed})
+    predicted = scores.argmax(1)
+    metrics = accuracy(predicted, torch.from_numpy(splits.test.labels), classes=len(splits.pool.classes))
+    answers = class_answers(predicted.numpy(), splits.test.labels)
+    return Outcome(metrics, counts, chosen, curves, load_report(checkpoint), {"images_per_second": speed}, answers)
 
 
 def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Probed:
@@ -217,6 +220,7 @@ def _probe(
         curves={tap: {"chosen": result.chosen, **result.curves} for tap, result in probed.items()},
         load=load_report(checkpoint),
         cost=cost,
+        answers=class_answers(probed[best].predicted.cpu().numpy(), splits.test.labels),
     )
 
 

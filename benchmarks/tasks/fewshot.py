@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.classify import Data, accuracy, at_edge, best_on_val, load_report, open_taps
@@ -24,10 +25,11 @@ from kdep_benchmarks.tasks.task import Task
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the probe of one draw gives at one tap; `penalty_at_edge` as in the linear probe."""
+    """What the probe of one draw gives at one tap; `predicted` on test, `penalty_at_edge` as in the linear probe."""
 
     val_top1: float
     val_loss: float
+    predicted: torch.Tensor
     score: dict[str, float]
     penalty: float
     penalty_at_edge: bool
@@ -58,6 +60,7 @@ def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
         curves={tap: _listed(results) for tap, results in probed.items()},
         load=load_report(checkpoint),
         cost=cost,
+        answers=class_answers(torch.stack([drawn.predicted for drawn in probed[best]]).numpy(), splits.test.labels),
     )
 
 
@@ -82,9 +85,10 @@ def probe_draw(data: Data, truth: torch.Tensor, *, path: tuple[float, ...]) -> D
     fitted = fit_path(data.pool, data.labels, rows=data.train, classes=data.classes, penalties=path, device=data.device)
     top1, loss = measure_path(fitted, data.pool, data.labels, rows=data.val)
     best = best_on_val(top1, loss)
-    score = accuracy(fitted[best].predict(data.test).cpu(), truth, classes=data.classes)
+    predicted = fitted[best].predict(data.test).cpu()
+    score = accuracy(predicted, truth, classes=data.classes)
     edge = at_edge("lambda", path[best], path)["lambda_at_edge"]
-    return Drawn(top1[best], loss[best], score, path[best], edge)
+    return Drawn(top1[best], loss[best], predicted, score, path[best], edge)
 
 
 def _on_val(results: list[Drawn]) -> tuple[float, float]:

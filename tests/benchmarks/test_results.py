@@ -6,10 +6,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.board.table import name_teachers
-from kdep_benchmarks.results import CheckpointCard, Protocol, read_results, write_result
+from kdep_benchmarks.results import CheckpointCard, Protocol, read_answers, read_results, write_result
 from tests.helpers.made_results import failure, result
 
 
@@ -87,14 +89,59 @@ def test_a_failure_that_comes_late_does_not_hide_a_success(tmp_path):
     assert [one.status for one in read_results(tmp_path)] == ["ok"]
 
 
+ANSWERS = class_answers(np.array([0, 1, 1, 1]), np.array([0, 1, 0, 1]))
+
+
+def test_answers_lie_beside_their_result_and_give_its_standard_errors(tmp_path):
+    path = write_result(result("a", score=75.0), tmp_path / "deep" / "er", answers=ANSWERS)
+    (read,) = read_results(tmp_path)
+    assert read.answers == ANSWERS.sha256 and read.errors["top1"] == pytest.approx(
+        100 * (0.75 * 0.25 / 3) ** 0.5, rel=0.05
+    )
+    back = read_answers(read, [tmp_path / "deep" / "er"])
+    assert back.sha256 == ANSWERS.sha256 and back.arrays["predicted"].tolist() == [[0, 1, 1, 1]]
+    assert read_answers(read, tmp_path).sha256 == ANSWERS.sha256  # results may lie anywhere below a folder
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        f"seed0.answers-{ANSWERS.sha256[:8]}.npz",
+        "seed0.json",
+    ]
+
+
+def test_of_two_sets_of_answers_those_of_the_result_that_stands_are_kept(tmp_path):
+    others = class_answers(np.array([0, 1, 0, 1]), np.array([0, 1, 0, 1]))
+    write_result(result(), tmp_path, answers=ANSWERS)
+    with pytest.raises(FileExistsError):
+        write_result(result(), tmp_path, answers=others)
+    assert read_answers(read_results(tmp_path)[0], tmp_path).sha256 == ANSWERS.sha256
+    path = write_result(result(), tmp_path, answers=others, force=True)
+    assert read_answers(read_results(tmp_path)[0], tmp_path).sha256 == others.sha256
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_answers_that_are_missing_or_damaged_are_named(tmp_path):
+    with pytest.raises(ValueError, match="cifar-linear, seed 0 of a: the result has no answers per test image"):
+        read_answers(result(), tmp_path)
+    path = write_result(result(), tmp_path, answers=ANSWERS)
+    (read,), (file,) = read_results(tmp_path), path.parent.glob("*.npz")
+    content = file.read_bytes()
+    others = class_answers(np.array([1, 1, 1, 1]), np.array([0, 1, 0, 1])).to_bytes()
+    for damaged, said in ((content[:-40], "not a file of answers"), (b"", "not a file"), (others, "or damaged")):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{file.name}: .*{said}"):
+            read_answers(read, tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=rf"{file.name} are missing"):
+        read_answers(read, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"format": 1, "seed"', "delimiter"),
+        ('{"format": 2, "seed"', "delimiter"),
         ("", "Expecting value"),
         ("[]", "format 'list'"),
-        ('{"format": 99}', "format 99; this version reads 1"),
-        ('{"format": 1}', "checkpoint"),
+        ('{"format": 99}', "format 99; this version reads 2"),
+        ('{"format": 2}', "checkpoint"),
     ],
 )
 def test_a_corrupt_file_is_named(tmp_path, text, reason):

@@ -1,5 +1,9 @@
 """Results made for the tests of the scoreboard; `result(...)` says only what a test is about."""
 
+import numpy as np
+
+from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.results import CheckpointCard, Protocol, Result, TaskCard
 
 FAMILIES = {"segment": ("segmentation", "mIoU"), "detect": ("detection", "AP")}
@@ -32,3 +36,29 @@ def failure(name="a", task="cifar-linear", seed=0, **others):
 def runs(name, task, scores, **others):
     """One result per score; the seeds count from zero."""
     return [result(name, task, seed, score, **others) for seed, score in enumerate(scores)]
+
+
+def answered(answers):
+    """The metrics that answers per image give."""
+    return {name: float(value[0]) for name, value in measure(answers).items()}
+
+
+class Answered:
+    """Results of classifiers with their answers; `read` gives the answers of a result as `read_answers` does."""
+
+    def __init__(self):
+        self.results, self._answers = [], {}
+
+    def add(self, name, task, *runs, **others):
+        """One result per seed; a run is for each image whether it was right, or (draws, images) of that."""
+        for seed, right in enumerate(runs):
+            right = np.atleast_2d(np.asarray(right, int))
+            answers = class_answers(1 - right, np.zeros(right.shape[1], int))
+            one = result(name, task, seed, 100 * float(right.mean()), answers=answers.sha256, **others)
+            self.results.append(one)
+            self._answers[one.answers] = answers
+        return self
+
+    def read(self, one):
+        """The answers of a result."""
+        return self._answers[one.answers]

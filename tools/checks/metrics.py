@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.data.readers.masks import IGNORED, MaskSplit, label_names
 from kdep_benchmarks.openmmlab.boxes import write_split
@@ -21,7 +23,7 @@ from kdep_benchmarks.openmmlab.detect import average_precision, detections, test
 from kdep_benchmarks.openmmlab.detect import train_config as detector_config
 from kdep_benchmarks.openmmlab.masks import open_masks, split_configs
 from kdep_benchmarks.openmmlab.runner import Training, check_count, train
-from kdep_benchmarks.openmmlab.segment import class_areas, mean_iou, test_transforms
+from kdep_benchmarks.openmmlab.segment import image_areas, test_transforms
 from kdep_benchmarks.openmmlab.segment import train_config as segmenter_config
 
 if TYPE_CHECKING:
@@ -61,10 +63,10 @@ def compare_masks(cell: Training) -> dict[str, Scores]:
         ("disturbed", lambda batch: _disturb_masks(batch, draw, classes)),
     ):
         answers = Answers(answer)
-        areas, scored = class_areas(answers, dataset, cell)
-        check_count(scored, len(split), cell.task)
+        ours = area_answers(image_areas(answers, dataset, cell))
+        check_count(ours.images, len(split), cell.task)
         found[name] = {
-            "kdep": mean_iou(areas),
+            "kdep": {name: float(value[0]) for name, value in measure(ours).items()},
             "mmseg": mmseg_scores(answers.samples, label_names(cell.task.dataset)),
             "confusion_matrix": confusion_scores(answers.samples, split, classes),
         }
@@ -85,7 +87,7 @@ def compare_boxes(cell: Training) -> dict[str, Scores]:
         ours, _, scored = detections(answers, test_dataset(score, classes, cell.settings), cell)
         check_count(scored, score.count, cell.task)
         found[name] = {
-            "kdep": average_precision(score.path, ours),
+            "kdep": average_precision(score.path, ours)[0],
             "mmdet": mmdet_scores(answers.samples, str(score.path), classes),
         }
         if cell.task.dataset.layout == "coco":

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
 from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.answers.detections import evaluate
+from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxed import BoxedImage
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
@@ -52,13 +54,15 @@ def run_box(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, de
     scores = classes.scores(test.whole.to(device).float()).softmax(1).cpu()
     found = detections(test, scores, move(test.parts).cpu().numpy())
     held = len(np.unique(train.proposals.image[val.numpy()]))
+    metrics, answers = average_precision(test.images, test.classes, found)
     return Outcome(
-        metrics=average_precision(test.images, test.classes, found) | class_metrics(test, scores),
+        metrics=metrics | class_metrics(test, scores),
         counts={"train": len(train.images) - held, "val": held, "test": len(test.images)},
         chosen=chosen | moved_by | {"proposals": len(train.whole), "detections": len(found)},
         curves=curves | ridge_curves,
         load=load_report(checkpoint),
         cost=cost,
+        answers=answers,
     )
 
 
@@ -131,23 +135,17 @@ def detections(test: Part, scores: torch.Tensor, by: np.ndarray) -> list[dict[st
     return found
 
 
-def average_precision(images: Sequence[BoxedImage], classes: int, found: list[dict[str, Any]]) -> dict[str, float]:
-    """COCO's AP, AP50 and AP75 in percent; all 0 without detections."""
+def average_precision(
+    images: Sequence[BoxedImage], classes: int, found: list[dict[str, Any]]
+) -> tuple[dict[str, float], Answers]:
+    """COCO's AP, AP50 and AP75 in percent, all 0 without detections; and the answers per image."""
     from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
 
-    names = ("AP", "AP50", "AP75")
-    if not found:
-        return dict.fromkeys(names, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = as_coco(images, classes)
         truth.createIndex()
-        scoring = COCOeval(truth, truth.loadRes(found), "bbox")
-        scoring.evaluate()
-        scoring.accumulate()
-        scoring.summarize()
-    return {name: 100 * float(value) for name, value in zip(names, scoring.stats, strict=False)}
+    return evaluate(truth, found)
 
 
 def as_coco(images: Sequence[BoxedImage], classes: int) -> dict[str, Any]:

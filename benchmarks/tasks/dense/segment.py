@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from kdep.models.checkpoint import Checkpoint
+from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
 from kdep_benchmarks.tasks.classify import at_edge, best_on_val, gives_up, load_report
@@ -81,6 +82,7 @@ def _outcome(
         curves=curves,
         load=load_report(checkpoint),
         cost=features.cost,
+        answers=area_answers(areas),
     )
 
 

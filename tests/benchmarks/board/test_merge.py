@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.board.merge import merge
-from kdep_benchmarks.results import read_results, write_result
+from kdep_benchmarks.results import read_answers, read_results, write_result
 from kdep_benchmarks.verbs import leaderboard
 from tests.helpers.made_results import failure, result
 
@@ -45,6 +47,24 @@ def test_the_same_cell_twice_is_fine_and_the_earlier_is_kept(tmp_path):
     two = folder(tmp_path, "two", result("a", started=early, cost={"seconds": 7.0}))
     merge([one, two], tmp_path / "all")
     assert [r.cost for r in read_results(tmp_path / "all")] == [{"seconds": 7.0}]
+
+
+def test_answers_come_along_and_those_of_the_result_that_is_kept_stay(tmp_path):
+    truth = np.zeros(4, int)
+    late, early = (class_answers(np.array(given), truth) for given in ([0, 0, 1, 1], [1, 1, 0, 0]))
+    write_result(result("a", started="2026-03-01T00:00:00Z"), tmp_path / "one", answers=late)
+    assert len(merge([tmp_path / "one"], tmp_path / "all")) == 2
+    write_result(result("a", started="2026-02-01T00:00:00Z"), tmp_path / "two", answers=early)
+    merge([tmp_path / "two"], tmp_path / "all")
+    (kept,) = read_results(tmp_path / "all")
+    assert read_answers(kept, tmp_path / "all").sha256 == early.sha256
+    assert len(list((tmp_path / "all").rglob("*.npz"))) == 1
+    next((tmp_path / "two").rglob("*.npz")).unlink()
+    with pytest.raises(
+        ValueError, match=r"two/.*seed0.json: its answers seed0.answers-\w{8}.npz are missing; nothing was"
+    ):
+        merge([tmp_path / "two"], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

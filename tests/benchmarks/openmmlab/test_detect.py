@@ -18,6 +18,7 @@ from kdep_benchmarks.openmmlab import boxes, detect, looks
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.tasks.task import CONFIGS
 from tests.helpers import toolbox_trees as trees
+from tests.helpers.made_results import answered
 
 pytestmark = pytest.mark.openmmlab
 
@@ -86,14 +87,14 @@ def detections_of(content, *, shift=0.0):
 def test_ap_is_100_for_the_boxes_themselves_and_0_for_none(tmp_path):
     split, content = split_of(trees.voc(tmp_path), "test", tmp_path)
     perfect = {"AP": 100.0, "AP50": 100.0, "AP75": 100.0}
-    assert detect.average_precision(split.path, list(detections_of(content))) == pytest.approx(perfect)
-    assert detect.average_precision(split.path, []) == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    assert detect.average_precision(split.path, list(detections_of(content)))[0] == pytest.approx(perfect)
+    assert detect.average_precision(split.path, [])[0] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
 
 
 def test_ap_averages_over_ten_overlaps(tmp_path):
     # Boxes 18 wide shifted by 3 overlap by 15 / 21 = 0.714: right at 0.50, 0.55, ..., 0.70, five of ten thresholds.
     split, content = split_of(trees.coco(tmp_path), "test", tmp_path / "work")
-    scores = detect.average_precision(split.path, list(detections_of(content, shift=3.0)))
+    scores, _ = detect.average_precision(split.path, list(detections_of(content, shift=3.0)))
     assert scores == pytest.approx({"AP": 50.0, "AP50": 100.0, "AP75": 0.0})
 
 
@@ -113,7 +114,8 @@ def test_the_student_arrives_whole_and_all_of_it_trains(tmp_path, config):
 def check_outcome(outcome):
     assert list(outcome.metrics) == ["AP", "AP50", "AP75"]
     assert all(0 <= value <= 100 for value in outcome.metrics.values())
-    assert outcome.counts == trees.COUNTS
+    assert outcome.counts == trees.COUNTS and outcome.answers.images == trees.COUNTS["test"]
+    assert answered(outcome.answers) == pytest.approx(outcome.metrics, abs=1e-9)
     assert outcome.chosen.get("no_detections", False) == (outcome.chosen["detections"] == 0)
     assert outcome.load["coverage"] == 100 and outcome.load["max_difference"] < 1e-4
 

@@ -2,26 +2,27 @@ import math
 
 import pytest
 
-from kdep_benchmarks.board.compare import judge
 from kdep_benchmarks.studies.answer import answer, as_markdown, places_of
 from kdep_benchmarks.studies.claims import (
-    IMAGES,
-    IMAGES_SEEN,
-    SECONDS,
     against_all_images,
     against_baseline,
     against_best,
     asked_for,
-    best_of,
     by_cell,
     chosen_on_val,
+    over_tasks,
+)
+from kdep_benchmarks.studies.file import Score
+from kdep_benchmarks.studies.savings import (
+    IMAGES,
+    IMAGES_SEEN,
+    SECONDS,
+    best_of,
     in_words,
     measures,
-    over_tasks,
     reached,
     savings,
 )
-from kdep_benchmarks.studies.file import Score
 from tests.helpers.made_studies import made, rows_of
 
 
@@ -38,13 +39,14 @@ def test_arms_are_compared_by_their_mean_over_tasks_paired_by_seed():
     }
     study, rows = made(scores), rows_of(scores)
     said = sentences(against_baseline(study, by_cell(rows), None))
-    assert said[0].startswith("`better` scores higher than `base` in every run (+4.00, n = 3)")
-    assert said[1] == "`equal` shows no difference to `base` (+0.00, n = 3)."
-    assert said[2] == "`short` has not enough runs to be told from `base` (+15.00, n = 1)."
+    assert said[0] == "`better` against `base`: +4.00, no verdict (n = 3, the same in every run)."
+    assert said[1] == "`equal` against `base`: +0.00, no verdict (n = 3, the same in every run)."
+    assert said[2] == "`short` against `base`: +15.00, no verdict (n = 1, too few runs for an interval)."
     text = as_markdown(study, rows)
-    # The mean of 10, 12, 14 with 4.303 * 2 / sqrt(3), and of the two tasks' mean by seed.
-    assert "| base | 12.00 ± 4.97 | 20.00 | 16.00 ± 2.48 |" in text
-    assert "| short | 30.00 | 30.00 | 30.00 |" in text
+    # Task a: variances 4, 6.33 and 4.33, so 2.4469 (6 degrees of freedom) * sqrt(4.889 / 3). Task b has no spread in
+    # one arm, and the mean over tasks none beside the seeds': there each arm has its own.
+    assert "| base | 12.00 ± 3.12 | 20.00 | 16.00 ± 2.48 |" in text
+    assert "| short | 30.00 ± 5.41 | 30.00 | 30.00 |" in text  # 2.4469 * sqrt(4.889) of a single seed
     assert "Unfinished: 4 of 24 scores are still to come." in text
 
 
@@ -52,17 +54,18 @@ def test_pairs_that_a_study_asks_for_are_compared_too():
     scores = {"base": {"a": [10, 12, 14]}, "one": {"a": [11, 13, 16]}, "two": {"a": [9, 12, 12]}}
     pairs = [["one", "two"], ["late", "one"]]
     study, rows = made({**scores, "late": {}}, score=Score(suite="made", tasks=["a"]), pairs=pairs), rows_of(scores)
-    # 2, 1, 4: mean 7 / 3, with 4.303 * 1.5275 / sqrt(3).
-    said = ["`one` shows no difference to `two` (+2.33 ± 3.79, n = 3)."]
-    assert sentences(asked_for(study, by_cell(rows), None)) == said
-    assert f"Pairs that the study asks for:\n\n- {said[0]}\n" in as_markdown(study, rows)
+    # Beside arms and seeds squares of 2.4444 with 4 degrees of freedom: 2.7764 * sqrt(2 * 0.6111 / 3) = 1.772.
+    said = "`one` is better than `two` (+2.33 [+0.56, +4.11], n = 3"
+    assert sentences(asked_for(study, by_cell(rows), None)) == [f"{said})."]
+    # p is 0.022, times 3 not below 0.05
+    holm = "does not hold among 3 comparisons (Holm)"
+    assert f"Pairs that the study asks for:\n\n- {said}; {holm}).\n" in as_markdown(study, rows)
 
 
 def test_an_interval_that_excludes_zero_is_called_better_or_worse():
     scores = {"base": {"a": [10, 10, 10], "b": [10, 10, 10]}, "worse": {"a": [8, 8.2, 7.8], "b": [8, 8.2, 7.8]}}
-    assert judge([-2, -1.8, -2.2])[0] == "worse"
     said = sentences(against_baseline(made(scores), by_cell(rows_of(scores)), None))
-    assert said == ["`worse` is worse than `base` (-2.00 ± 0.50, n = 3)."]
+    assert said == ["`worse` is worse than `base` (-2.00 [-2.50, -1.50], n = 3)."]
 
 
 def test_the_mean_over_tasks_is_of_the_seeds_that_all_tasks_have():
@@ -84,15 +87,15 @@ def test_every_arm_stands_against_the_best_other_one_unless_that_is_the_baseline
     said = sentences(against_best(made(scores), by_cell(rows_of(scores)), None))
     # first - second: 10, 11, 12, and 4.303 / sqrt(3) for its interval.
     assert said == [
-        "`base` is worse than `first` (-22.00 ± 4.97, n = 3).",
-        "`low` is worse than `first` (-30.00 ± 2.48, n = 3).",
-        "`second` is worse than `first` (-11.00 ± 2.48, n = 3).",
-        "`first` is better than `second` (+11.00 ± 2.48, n = 3).",
-        "`lucky` has not enough runs to be told from `first` (+60.00, n = 1).",
+        "`base` is worse than `first` (-22.00 [-26.97, -17.03], n = 3).",
+        "`low` is worse than `first` (-30.00 [-32.48, -27.52], n = 3).",
+        "`second` is worse than `first` (-11.00 [-13.48, -8.52], n = 3).",
+        "`first` is better than `second` (+11.00 [+8.52, +13.48], n = 3).",
+        "`lucky` against `first`: +60.00, no verdict (n = 1, too few runs for an interval).",
     ]
     two = {arm: scores[arm] for arm in ("base", "low")}
     assert sentences(against_best(made(two), by_cell(rows_of(two)), None)) == [
-        "`base` is better than `low` (+8.00 ± 2.48, n = 3)."
+        "`base` is better than `low` (+8.00 [+5.52, +10.48], n = 3)."
     ]
 
 
@@ -104,53 +107,88 @@ def test_what_is_chosen_on_select_without_a_seed_is_held_against_the_baseline_at
     study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "val")
     # Without its last seed x has 50.5 on val, less than y: 2, 3, 2 more than the baseline.
     said = chosen_on_val(study, by_score, by_select, None)
-    assert sentences(said) == [
-        "On the val split `x` is the best (53.00). Chosen for each seed by the select of the others, "
-        "what is so chosen (`x`, `x`, `y`) is better than `base` (+2.33 ± 1.43, n = 3)."
+    assert said[0] == "On the val split `x` is the best (53.00)."
+    assert sentences(said[1]) == [
+        "For each seed, the arm that the other seeds choose (`x`, `x`, `y`) is better than `base` "
+        "(+2.33 [+0.90, +3.77], n = 3)."
     ]
     clear = by_cell(rows_of(scores, val={"base": 50.0, "x": 53.0, "y": 52.0}), "val")
-    (again,) = sentences(chosen_on_val(study, by_score, clear, None))
-    assert again.endswith("what is so chosen (`x` each time) shows no difference to `base` (+2.00 ± 2.48, n = 3).")
-    assert said[0].tested and f"Chosen on val:\n\n- {said[0].sentence}\n" in as_markdown(study, rows)
+    (again,) = sentences(chosen_on_val(study, by_score, clear, None)[1])
+    assert again.endswith("choose (`x` each time) shows no difference to `base` (+2.00 [-0.48, +4.48], n = 3).")
+    assert f"Chosen on val:\n\n- {said[0]}\n- For each seed, the arm" in as_markdown(study, rows)
 
 
 def test_nothing_is_chosen_on_select_before_all_arms_are_done_and_no_arm_where_the_baseline_is_best():
     scores = {arm: {"a": [5, 6, 7], "b": [5, 6, 7]} for arm in ("base", "x", "y")}
     rows = rows_of(scores, val={"base": 53.0, "x": 52.0, "y": 51.0})
     study, by_score, by_select = made(scores), by_cell(rows), by_cell(rows, "val")
-    assert sentences(chosen_on_val(study, by_score, by_select, None)) == [
-        "On the val split `base` is the best (53.00), whichever seed is left out: no arm is above the baseline."
-    ]
+    none = "On the val split `base` is the best (53.00), whichever seed is left out: no arm is above the baseline."
+    assert chosen_on_val(study, by_score, by_select, None) == (none, [])
     some = by_cell(rows_of(scores, val={"base": 53.0, "x": 52.0}), "val")
-    assert chosen_on_val(study, by_score, some, None) == []  # y has none
+    assert chosen_on_val(study, by_score, some, None) == ("", [])  # y has none
     unfinished = by_cell([row for row in rows if (row["arm"], row["seed"]) != ("y", 2)])
-    assert chosen_on_val(study, unfinished, by_select, None) == []
+    assert chosen_on_val(study, unfinished, by_select, None) == ("", [])
     alone = made({arm: {task: by_task[task][:1] for task in by_task} for arm, by_task in scores.items()}, seeds=[0])
     first = [row for row in rows if row["seed"] == 0]
-    (said,) = chosen_on_val(alone, by_cell(first), by_cell(first, "val"), None)
-    assert said.sentence.endswith("(53.00); one seed, so no other to choose by.") and not said.tested
+    said, compared = chosen_on_val(alone, by_cell(first), by_cell(first, "val"), None)
+    assert said.endswith("(53.00); one seed, so no other to choose by.") and compared == []
 
 
 def test_two_checkpoints_that_no_seed_changes_are_one_measurement():
     scores = {arm: {"a": [value] * 3, "b": [value] * 3} for arm, value in {"base": 5, "x": 6, "y": 7}.items()}
     study = made(scores, arms={"base": "timm:one", "x": "timm:two", "y": "random:two#{seed}"})
     said = sentences(against_baseline(study, by_cell(rows_of(scores)), None))
-    assert said[0] == "`x` has not enough runs to be told from `base` (+1.00, n = 1)."
-    assert said[1] == "`y` scores higher than `base` in every run (+2.00, n = 3)."
+    assert said[0] == "`x` against `base`: +1.00, no verdict (n = 1, too few runs for an interval)."
+    assert said[1] == "`y` against `base`: +2.00, no verdict (n = 3, the same in every run)."
 
 
-def test_differences_that_are_equal_but_for_rounding_have_no_interval():
-    assert judge([50.1 - 50.2, 50.2 - 50.3, 50.3 - 50.4]) == ("same every run", None)
-    assert judge([0.1 + 0.2 - 0.3, 0.0, 0.0]) == ("no difference", None)
-
-
-def test_errors_by_chance_are_counted_once_a_pair_and_only_where_there_is_an_interval():
+def test_a_pair_is_counted_once_among_the_comparisons_and_only_where_there_is_an_interval():
     values = {f"arm{n}": [n, n + 1, n - 1 + n / 10] for n in range(6)}
-    scores = {arm: {"a": v, "b": v} for arm, v in {"base": [1, 3, 2], **values, "short": [4]}.items()}
+    scores = {arm: {"a": v, "b": v} for arm, v in {"base": [1, 3, 2], **values}.items()}
     study, rows = made(scores, pairs=[["base", "arm1"], ["arm1", "arm2"]]), rows_of(scores)
     text = as_markdown(study, rows)
-    assert "is a 95 % statement of its own: of 7, about 0.4 err by chance." in text  # 6, and arm1 with arm2
+    assert "among 7 comparisons (Holm)" in text  # 6, and arm1 with arm2
     assert "picked by the same scores" in text
+
+
+def test_a_claim_comes_first_and_all_else_is_exploratory():
+    scores = {"base": {"a": [10, 12, 14], "b": [9, 9, 9]}, "x": {"a": [11, 13, 16], "b": [1, 2, 3]}}
+    scores["y"] = {"a": [9, 12, 12], "b": [3, 1, 2]}
+    claim = {"arms": ["x", "y"], "metric": "a", "seeds": [0, 1, 2]}
+    study, rows = made(scores, claim=claim), rows_of(scores)
+    # As of the pair above: only task a counts.
+    said = "- By a, seeds [0, 1, 2]: `x` is better than `y` (+2.33 [+0.56, +4.11], n = 3)."
+    assert f"Claim, named before the runs:\n\n{said}\n\nEvery other comparison is exploratory.\n" in as_markdown(
+        study, rows
+    )
+    assert "no run of it is scored yet" in as_markdown(study, [row for row in rows if row["arm"] == "base"])
+    assert "No claim was named before the runs: every comparison below is exploratory." in as_markdown(
+        made(scores), rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"arms": ["x", "z"]}, r"claim: arms \['x', 'z'\]; expected two of the arms base, x"),
+        ({"arms": ["x", "x"]}, "expected two of the arms base, x"),
+        ({"arms": ["x", "base"], "metric": "c"}, "claim: metric 'c'; expected mean or one of a, b"),
+        ({"arms": ["x", "base"], "seeds": [0, 7]}, r"claim: seeds \[0, 7\]; expected some of \[0, 1, 2\]"),
+    ],
+)
+def test_a_claim_about_what_a_study_does_not_have_is_refused(claim, message):
+    with pytest.raises(ValueError, match=message):
+        made({"base": {}, "x": {}}, claim=claim)
+
+
+def test_an_answer_says_what_its_seeds_draw():
+    scores = {"base": {"a": [1, 2, 3], "b": [1, 2, 3]}}
+    drawn = as_markdown(made(scores), rows_of(scores))
+    assert "each draws the student's weights, the order of the images, crops, which images a share has anew." in drawn
+    fixed = as_markdown(made(scores, set={"data.seed": 0}), rows_of(scores))
+    assert (
+        "each draws the student's weights, the order of the images anew. The same for all: crops, which images" in fixed
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,10 +265,10 @@ def test_what_fewer_images_cost_is_paired_by_seed_against_the_most():
     }
     study, rows = along("data.limit", [1000, 10, 100], arms, images={10: 7, 100: 7, 1000: 7})
     assert sentences(against_all_images(study, by_cell(rows))) == [
-        "`new, 10 images` is worse than `new, 1,000 images` (-2.50 ± 1.24, n = 3).",
-        "`new, 100 images` shows no difference to `new, 1,000 images` (+0.00 ± 2.48, n = 3).",
-        "`old, 10 images` shows no difference to `old, 1,000 images` (+0.00, n = 3).",
-        "`old, 100 images` has not enough runs to be told from `old, 1,000 images` (+0.50 ± 6.35, n = 2).",
+        "`new, 10 images` is worse than `new, 1,000 images` (-2.50 [-3.74, -1.26], n = 3).",
+        "`new, 100 images` shows no difference to `new, 1,000 images` (+0.00 [-2.48, +2.48], n = 3).",
+        "`old, 10 images` against `old, 1,000 images`: +0.00, no verdict (n = 3, the same in every run).",
+        "`old, 100 images` against `old, 1,000 images`: +0.50, no verdict (n = 2, too few runs for an interval).",
     ]
     assert "## Along data.limit: what fewer images cost\n" in as_markdown(study, rows)
     study, rows = along("optim.epochs", [1000, 10, 100], arms, images={10: 7, 100: 7, 1000: 7})

@@ -35,6 +35,7 @@ from kdep_benchmarks.tasks.settings import Finetune, Knn, Pixels, read_settings
 from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import Trainings
 from tests.benchmarks.tasks.test_knn import clouds
+from tests.helpers.made_results import answered
 
 CPU = torch.device("cpu")
 COLOURS = [(220, 60, 60), (60, 220, 60), (60, 60, 220)]
@@ -74,7 +75,7 @@ def measure(run, checkpoint, dataset, tmp_path, seed=0, **settings):
 def test_a_probe_tells_colours_apart_and_reports_all_it_chose(run, checkpoint, colours, tmp_path):
     outcome = measure(run, checkpoint, colours, tmp_path)
     assert list(outcome.metrics) == ["top1", "top1_macro", "top1_pre", "top1_post"]
-    assert outcome.metrics["top1"] == 100.0
+    assert outcome.metrics["top1"] == 100.0 and answered(outcome.answers)["top1"] == 100.0
     assert outcome.counts == {"train": 24, "val": 6, "test": 15}
     assert outcome.load["coverage"] == 100.0 and outcome.load["tensors"] == outcome.load["expected"] > 0
     assert outcome.chosen["tap"] in ("pre", "post") and set(outcome.curves) == {"pre", "post"}
@@ -95,6 +96,7 @@ def test_the_score_is_that_of_the_tap_chosen_on_select(checkpoint, colours, tmp_
         "top1_pre": 100.0,
         "top1_post": pytest.approx(100 / 3),
     }
+    assert answered(outcome.answers)["top1"] == pytest.approx(100 / 3)  # those of the tap that was chosen
 
 
 def test_an_image_goes_through_the_network_once_for_all_probes_of_a_checkpoint(
@@ -302,6 +304,7 @@ def test_a_class_counts_the_same_in_macro_accuracy_however_large_it_is():
 
 def test_finetuning_tells_colours_apart(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"epochs": 8})
+    assert answered(outcome.answers) == pytest.approx(outcome.metrics)
     assert outcome.metrics["top1"] > 80 and outcome.counts == {"train": 30, "val": 0, "test": 15}
     assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_fixed": True, "weight_decay_fixed": True}
 

@@ -16,6 +16,7 @@ from kdep_benchmarks.tasks.settings import Fewshot, read_settings
 from kdep_benchmarks.tasks.task import Task, load_suite, load_task, task_names
 from tests.benchmarks.tasks.test_classify import CPU, colours, measure  # noqa: F401 - a fixture
 from tests.benchmarks.tasks.test_knn import clouds
+from tests.helpers.made_results import answered
 
 
 @pytest.fixture
@@ -83,6 +84,9 @@ def test_the_score_is_the_mean_over_draws_which_are_kept(checkpoint, colours, tm
     assert len(kept["test_top1"]) == len(kept["lambda"]) == 6
     assert outcome.metrics["top1"] == pytest.approx(np.mean(kept["test_top1"]))
     assert outcome.metrics["top1_macro"] == pytest.approx(np.mean(kept["test_top1_macro"]))
+    again = answered(outcome.answers)
+    assert again == pytest.approx({name: outcome.metrics[name] for name in ("top1", "top1_macro")})
+    assert [answered(draw)["top1"] for draw in outcome.answers.draws] == pytest.approx(kept["test_top1"])
     for tap in ("pre", "post"):
         assert outcome.metrics[f"top1_{tap}"] == pytest.approx(np.mean(outcome.curves[tap]["test_top1"]))
 
@@ -91,7 +95,7 @@ def test_the_tap_is_the_better_one_on_select_in_the_mean(checkpoint, colours, tm
     val, score = iter([70, 70, 70, 70, 40] + [60, 60, 60, 60, 95]), iter([90.0] * 5 + [10.0, 20.0, 30.0, 40.0, 0.0])
 
     def probe(data, truth, **_):  # five draws before the activation, then five after it
-        return fewshot.Drawn(next(val), 0.0, {"top1": next(score), "top1_macro": 50.0}, 1.0, False)
+        return fewshot.Drawn(next(val), 0.0, truth, {"top1": next(score), "top1_macro": 50.0}, 1.0, False)
 
     monkeypatch.setattr(fewshot, "probe_draw", probe)
     outcome = measure(run_fewshot, checkpoint, colours, tmp_path, share=0.5)

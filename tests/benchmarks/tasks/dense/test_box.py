@@ -21,6 +21,7 @@ from kdep_benchmarks.tasks.dense.ridge import ridge_path
 from kdep_benchmarks.tasks.settings import Box
 from kdep_benchmarks.tasks.task import Task
 from tests.helpers import toolbox_trees as trees
+from tests.helpers.made_results import answered
 
 CPU = torch.device("cpu")
 SMALL = {"size": 64, "batch_size": 2, "workers": 0}
@@ -129,11 +130,12 @@ def test_average_precision_of_detections_is_that_of_the_detectors(tmp_path):
     scores[torch.arange(len(scores)), torch.from_numpy(test.proposals.label)] += 0.5
     found = detections(test, scores, offsets(test.proposals.box, test.proposals.goal) * 0.7)
     split = write_split(dataset, "test", ("red", "green"), tmp_path / "test.json")
-    ours = average_precision(test.images, 2, found)
+    ours, answers = average_precision(test.images, 2, found)
+    assert answered(answers) == pytest.approx(ours)
     assert ours == pytest.approx(of_detectors(split.path, found)) and 20 < ours["AP"] < 100
     written = json.loads(split.path.read_text())["annotations"]
     assert as_coco(test.images, 2)["annotations"] == written
-    assert average_precision(test.images, 2, []) == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    assert average_precision(test.images, 2, [])[0] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco"])

@@ -1,0 +1,92 @@
+"""Answers per test image: what they hold, their hash, and the compressed file beside a result."""
+
+import hashlib
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+# The arrays of each form. N images, C classes, R draws of the train images, D detections.
+FORMS: dict[str, tuple[str, ...]] = {
+    "classes": ("predicted", "truth"),  # (R, N) and (N,): class numbers
+    "areas": ("areas",),  # (N, 3, C): pixels of intersection, prediction and label
+    # (N, C) boxes to find; then (D,) each: image, class, score, and bits of the ten IoU thresholds
+    "boxes": ("boxes", "image", "label", "score", "matched", "ignored"),
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers on the test split, in the order of its images; `form` is one of `FORMS`."""
+
+    form: str
+    arrays: dict[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"answers of form {self.form!r}; a form is one of {', '.join(FORMS)}")
+        if set(self.arrays) != set(FORMS[self.form]):
+            raise ValueError(f"{self.form}: arrays {sorted(self.arrays)}; expected {sorted(FORMS[self.form])}")
+
+    @property
+    def images(self) -> int:
+        """Number of test images."""
+        first = self.arrays[FORMS[self.form][0]]
+        return first.shape[1] if self.form == "classes" else first.shape[0]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What the right answers are: the same for every checkpoint that answered these images."""
+        if self.form == "areas":
+            return self.arrays["areas"][:, 2]
+        return self.arrays["truth" if self.form == "classes" else "boxes"]
+
+    @property
+    def draws(self) -> list["Answers"]:
+        """The answers of each draw of the train images by itself."""
+        truth = self.arrays["truth"]
+        return [Answers("classes", {"predicted": row[None], "truth": truth}) for row in self.arrays["predicted"]]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of names, types, shapes and contents; the compression of the file does not change it."""
+        digest = hashlib.sha256(self.form.encode())
+        for name in FORMS[self.form]:
+            array = np.ascontiguousarray(self.arrays[name])
+            digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Compress to the content of an npz file."""
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, form=np.array(self.form), **self.arrays)
+        return content.getvalue()
+
+
+def from_bytes(content: bytes, where: str) -> Answers:
+    """Read what `to_bytes` wrote.
+
+    Raises:
+        ValueError: the content is damaged or of another kind; the message names `where`.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return Answers(str(file["form"]), {name: file[name] for name in file.files if name != "form"})
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
+        raise ValueError(
+            f"{where}: not a file of answers ({problem}); measure the cell again with --force"
+        ) from problem
+
+
+def class_answers(predicted: np.ndarray, truth: np.ndarray) -> Answers:
+    """Answers of a classifier: predictions (N,), or (R, N) of R draws of the train images, and true classes (N,)."""
+    kind = np.min_scalar_type(max(int(np.max(predicted)), int(np.max(truth))))
+    return Answers("classes", {"predicted": np.atleast_2d(predicted).astype(kind), "truth": np.asarray(truth, kind)})
+
+
+def area_answers(areas: np.ndarray) -> Answers:
+    """Answers of a segmentation: pixels per image (N, 3, C) of intersection, prediction and label."""
+    return Answers("areas", {"areas": np.asarray(areas, np.uint32)})

@@ -1,0 +1,122 @@
+"""The difference between two checkpoints on one task, with an interval over test images and, where they differ, runs.
+
+Both checkpoints answered the same images, so images are resampled for both alike. The variance over images is that of
+the resampled difference. The variance over runs is that of the runs' scores, less the part that is due to the images,
+which every run answers in a way of its own. The degrees of freedom are Satterthwaite's.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr
+
+from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.resample import DRAWS, image_variance, resampled
+from kdep_benchmarks.answers.store import Answers
+from kdep_benchmarks.board.intervals import t_quantile_of
+
+# How the runs of one checkpoint on a task differ, by the task's kind.
+AVERAGED = (
+    "knn",
+    "linear",
+    "dense-knn",
+    "dense-linear",
+    "box",
+)  # only the val split differs: runs are averaged and never counted
+PAIRED = ("fewshot",)  # a run is a draw of train images, the same for both checkpoints
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference in points with its 95 % interval; `p` is the probability of one as large between equal models."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """better, worse or no difference."""
+        if self.low <= 0 <= self.high:
+            return "no difference"
+        return "better" if self.value > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Part of the variance that runs add, and its share in the degrees of freedom."""
+
+    variance: float = 0.0
+    uncertainty: float = 0.0
+
+
+def difference(
+    first: Sequence[Answers], second: Sequence[Answers], metric: str, kind: str, draws: int = DRAWS
+) -> Interval:
+    """First minus second, each the mean over its runs.
+
+    Args:
+        first: answers of each run of the one checkpoint.
+        second: those of the other, on the same test images.
+        metric: the one to compare.
+        kind: of the task; it says how runs differ, see `AVERAGED` and `PAIRED`.
+        draws: of the test images.
+    """
+    images = first[0].images
+    if kind in PAIRED:
+        first, second = ([draw for run in side for draw in run.draws] for side in (first, second))
+    sides = [np.stack([resampled(run, metric, draws) for run in side]) for side in (first, second)]
+    scores = [np.array([float(measure(run)[metric][0]) for run in side]) for side in (first, second)]
+    value = float(scores[0].mean() - scores[1].mean())
+    if images < 2:
+        return Interval(value, -math.inf, math.inf, 1.0)
+    variance = image_variance(sides[0].mean(axis=0) - sides[1].mean(axis=0), images)
+    if metric == "top1":
+        # One more image on which one run of them differs: without it a handful of images would seem certain.
+        variance += (100 / images) ** 2 / (1 if kind in AVERAGED else min(len(first), len(second)))
+    if kind in PAIRED:
+        parts = [run_spread(scores[0] - scores[1], sides[0] - sides[1], images)]
+    elif kind in AVERAGED:
+        parts = []
+    else:
+        parts = [run_spread(own, draws_of, images) for own, draws_of in zip(scores, sides, strict=True)]
+    uncertainty = variance**2 / (images - 1) + sum(part.uncertainty for part in parts)
+    variance += sum(part.variance for part in parts)
+    variance = variance or (100 / images) ** 2  # no image differs in any resample: one of others might
+    return student(value, variance, variance**2 / uncertainty if uncertainty else math.inf)
+
+
+def run_spread(scores: np.ndarray, resamples: np.ndarray, images: int) -> Spread:
+    """What the runs of one side add to the variance of their mean.
+
+    Args:
+        scores: of each run (R,).
+        resamples: scores of each run on each resample (R, draws).
+        images: number of test images.
+    """
+    runs = len(scores)
+    if runs < 2:
+        return Spread()
+    own = resamples - resamples.mean(axis=0)
+    of_images = sum(image_variance(row, images) for row in own) / (runs - 1)
+    over_runs = float(scores.var(ddof=1))
+    return Spread(max(over_runs - of_images, 0.0) / runs, (over_runs / runs) ** 2 / (runs - 1))
+
+
+def student(value: float, variance: float, freedom: float) -> Interval:
+    """The interval of a normal estimate whose variance was estimated with so many degrees of freedom."""
+    error = math.sqrt(variance)
+    half = t_quantile_of(freedom) * error
+    return Interval(value, value - half, value + half, 2 * float(stdtr(freedom, -abs(value) / error)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values: below 0.05 with at most 5 % chance of any error among all of them."""
+    order, adjusted, highest = sorted(range(len(p_values)), key=lambda at: p_values[at]), [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = highest
+    return adjusted
