@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh machine to a scoreboard in minutes: set-up, generated scenes, distillation, transfer, leaderboard.
-# Everything lands in demo/ and runs/demo/. A second call starts at once and runs only what is missing.
+# Run the demo: set up .venv, draw scenes, distil a student, measure it, write the board.
+# All files are in demo/ and runs/demo/. A second call runs only what is missing.
 set -euo pipefail
 source "$(dirname "$0")/venv.sh"
 echo "1. scenes: images, masks and boxes in the formats of ImageFolder, VOC, ADE20K and COCO"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Distil a teacher into a student:   tools/pretrain.sh CONFIG [key.sub=value ...]
+# Distil a teacher into a student:   tools/pretrain.sh RECIPE [key.sub=value ...]
 # On several GPUs or machines:       GPUS=8 [NNODES=2 NODE_RANK=0 MASTER_ADDR=host MASTER_PORT=29500] tools/pretrain.sh ...
-# Interrupted, the same command goes on where it stopped.
+# After an interruption the same command resumes the run.
 set -euo pipefail
 source "$(dirname "$0")/venv.sh"
 if [[ "${GPUS:-1}" -gt 1 || "${NNODES:-1}" -gt 1 ]]; then

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv from nothing, once: sourced by the other scripts. PYTHON=python3.12 chooses the interpreter, EXTRAS the extras.
+# Create .venv if it is missing; the other scripts source this one. PYTHON=python3.12 chooses the interpreter, EXTRAS the
+# extras.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ ! -e .venv/complete ]]; then

@@ -1,11 +1,11 @@
-"""mIoU and box AP as a cell reports them against others' metrics, on the same predictions: same numbers?
+"""Compare a cell's mIoU and box AP with those of mmseg, mmdet and pycocotools on the same predictions.
 
     python -m tools.checks.dense --suite photographs \
         --out docs/figures/dense_metrics.json
 
 Every segmentation and detection task of the suite is scored twice: with the predictions of a network trained for a few
-iterations, whose mIoU and AP are near 0, and with its truth disturbed, whose are not. mmseg rounds to 0.01 and mmdet to
-0.1 points: those differences are rounding up to half of that.
+iterations (mIoU and AP near 0), and with disturbed ground truth (higher scores). mmseg rounds to 0.01 and mmdet to 0.1
+points, so differences up to half of that are rounding.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PACKAGES = ("mmsegmentation", "mmdet", "pycocotools", "numpy")
 
 
 def measure(task: Task, *, checkpoint: str, iterations: int, folder: Path) -> dict[str, Any]:
-    """Scores of both predictions by every metric, for one task."""
+    """Score both kinds of predictions by every metric, for one task."""
     from kdep_benchmarks.openmmlab.runner import Training
     from kdep_benchmarks.tasks.settings import KINDS, read_settings
     from tools.checks import metrics
@@ -46,7 +46,7 @@ def measure(task: Task, *, checkpoint: str, iterations: int, folder: Path) -> di
 
 
 def largest_differences(tasks: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """By whose metric: the largest distance of any score from kdep's, in points."""
+    """Return for each other metric the largest difference of any score from kdep's, in points."""
     found: dict[str, float] = {}
     for by_metric in (scores for predictions in tasks for scores in predictions.values()):
         ours = by_metric["kdep"]
@@ -76,7 +76,7 @@ def main() -> None:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     largest = {"largest_difference": largest_differences(found.values()), "rounded_to": ROUNDED}
     write_text(args.out, json.dumps({**known, "versions": versions, **largest, "tasks": found}, indent=1) + "\n")
-    print(args.out)  # noqa: T201 - what it was run for
+    print(args.out)  # noqa: T201 - the script's answer
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure how far exported backbones are from the student, and write the figures.
+"""Measure the difference between exported backbones and the student; write the figures.
 
     python -m tools.checks.export OUT.json [student.pth ...]
 

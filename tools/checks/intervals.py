@@ -1,4 +1,4 @@
-"""How often does `kdep compare` call equal models different? On simulated answers and on answers exchanged by image.
+"""Measure how often `kdep compare` calls equal models different: on simulated answers, and on answers swapped by image.
 
 python -m tools.checks.intervals --out docs/figures/intervals.json [--results DIR ...]
 

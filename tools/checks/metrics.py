@@ -1,4 +1,4 @@
-"""The same predictions scored twice: as a cell scores them, and by others' metrics. See `tools.checks.dense`.
+"""Score the same predictions as a cell does and by the metrics of other libraries; see `tools.checks.dense`.
 
 For masks the others are mmseg's IoUMetric and a confusion matrix over the masks on disk; for boxes mmdet's CocoMetric
 and, where the data set brings a COCO json of its own, pycocotools on that file with its own category numbers.
@@ -36,7 +36,7 @@ ROUGH = 0.15  # largest move of a corner, as a share of the side
 
 
 class Answers(torch.nn.Module):
-    """Stands where a cell has its model, and keeps what was answered, without the logits of whole images."""
+    """Replaces a cell's model and keeps the predictions, without the logits of whole images."""
 
     def __init__(self, answer: Callable[[dict[str, Any]], list[Any]]) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Answers(torch.nn.Module):
 
 
 def compare_masks(cell: Training) -> dict[str, Scores]:
-    """Score a barely trained network, and the truth disturbed: predictions -> whose metric -> scores in percent."""
+    """Score a barely trained network, and disturbed ground-truth masks: predictions -> metric -> scores in percent."""
     split = open_masks(cell.task.dataset, "test")
     datasets = [{**part, "pipeline": test_transforms(cell.settings)} for part in split_configs(split)]
     dataset = datasets[0] if len(datasets) == 1 else {"type": "ConcatDataset", "datasets": datasets}
@@ -74,7 +74,7 @@ def compare_masks(cell: Training) -> dict[str, Scores]:
 
 
 def compare_boxes(cell: Training) -> dict[str, Scores]:
-    """Likewise for boxes; the truth is disturbed from the boxes a cell is scored on."""
+    """Score a barely trained detector, and disturbed ground-truth boxes: predictions -> metric -> scores in percent."""
     classes = class_names(cell.task.dataset)
     score = write_split(cell.task.dataset, "test", classes, cell.work_dir / "test.json")
     model, truth = _trained(detector_config(cell), cell), json.loads(score.path.read_text())
@@ -96,7 +96,7 @@ def compare_boxes(cell: Training) -> dict[str, Scores]:
 
 
 def mmseg_scores(samples: list[Any], names: tuple[str, ...]) -> dict[str, float]:
-    """IoUMetric's own answer, which it rounds to two decimals."""
+    """Scores of mmseg's IoUMetric, which rounds to two decimals."""
     from mmseg.evaluation import IoUMetric
 
     metric = IoUMetric()
@@ -128,7 +128,7 @@ def confusion_scores(samples: list[Any], split: MaskSplit, classes: int) -> dict
 
 
 def mmdet_scores(samples: list[Any], truth: str, classes: tuple[str, ...]) -> dict[str, float]:
-    """CocoMetric's own answer, which it rounds to a tenth of a percent; it gives none without detections: 0."""
+    """Scores of mmdet's CocoMetric, rounded to a tenth of a percent; 0 if there are no detections."""
     from mmdet.evaluation import CocoMetric
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -140,7 +140,7 @@ def mmdet_scores(samples: list[Any], truth: str, classes: tuple[str, ...]) -> di
 
 
 def pycocotools_scores(samples: list[Any], cell: Training, classes: tuple[str, ...]) -> dict[str, float]:
-    """AP on the data set's own json, whose categories have their own numbers; 0 without detections."""
+    """Scores of pycocotools on the data set's own JSON file and category numbers; 0 if there are no detections."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -171,7 +171,7 @@ _ENDS = {"AP": "", "AP50": "_50", "AP75": "_75"}
 
 def _trained(config: "Config", cell: Training) -> torch.nn.Module:
     model = train(config, cell).model
-    model.eval()  # a cell does it, but to what stands in the model's place here
+    model.eval()  # a cell calls eval() on `Answers`, which does not reach this model
     return model
 
 
@@ -180,7 +180,7 @@ def _generator() -> torch.Generator:
 
 
 def _disturb_masks(batch: dict[str, Any], draw: torch.Generator, classes: int) -> list[Any]:
-    """The truth moved to the right, some squares of it another class; unlabelled pixels become class 0."""
+    """Shift the ground truth to the right and give some squares another class; unlabelled pixels become class 0."""
     from mmengine.structures import PixelData
 
     for sample in batch["data_samples"]:
@@ -196,7 +196,7 @@ def _disturb_masks(batch: dict[str, Any], draw: torch.Generator, classes: int) -
 
 
 def _disturb_boxes(batch: dict[str, Any], truth: dict[str, Any], draw: torch.Generator, classes: int) -> list[Any]:
-    """The true boxes with their corners moved; some are lost, some called something else, some invented."""
+    """Move the corners of ground-truth boxes, drop some, give some another class, and add false boxes."""
     from mmengine.structures import InstanceData
 
     for sample in batch["data_samples"]:

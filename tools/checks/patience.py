@@ -1,9 +1,9 @@
-"""Would a linear probe that tries its whole path of penalties choose another one than the probe that gives up?
+"""Count how often early stopping along the penalties changes the choice of a linear probe.
 
     python -m tools.checks.patience results/ablation_small --out docs/figures/patience.json
 
-Reads results of linear probes that have the whole path in their curves, which those made before decision 0014 have, and
-says for every task how many penalties are left to try, and how often the choice would have been another.
+Reads results of linear probes whose curves have the whole path of penalties (made before decision 0014). For each
+task it reports how many penalties the probe tries and how often its choice would differ.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from typing import Any
 from kdep_benchmarks.results import Result, read_results, write_text
 from kdep_benchmarks.tasks.classify import PATIENCE, best_on_val, gives_up
 
-PATH = 13  # penalties of the path as it comes; a curve with fewer was cut short
+PATH = 13  # penalties of the default path; a curve with fewer was cut short
 
 
 def replay(results: Iterable[Result]) -> dict[str, dict[str, int]]:
-    """By task: the curves with a whole path, what is tried of their penalties, and the choices that would differ."""
+    """Count by task: complete curves, penalties in them, penalties tried, and choices that differ."""
     found: dict[str, dict[str, int]] = {}
     for result in results:
         curves = [curve for curve in result.curves.values() if len(curve["lambda"]) == PATH]
@@ -43,7 +43,7 @@ def main() -> None:
     rows = replay(read_results(args.results))
     content: dict[str, Any] = {"patience": PATIENCE, "path": PATH, "tasks": rows}
     write_text(args.out, json.dumps(content, indent=1) + "\n")
-    print(args.out)  # noqa: T201 - what it was run for
+    print(args.out)  # noqa: T201 - the script's answer
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Linear probe and kNN against scikit-learn on the same features of real photographs: same answers? at what time?
+"""Compare predictions and times of the linear probe and kNN with scikit-learn's, on features of real photographs.
 
     python -m tools.checks.probes --suite photographs --task flowers5-linear \
         --out docs/figures/probes.json
@@ -27,13 +27,13 @@ from kdep_benchmarks.tasks.linear import fit_path
 from kdep_benchmarks.tasks.settings import Knn, Linear, read_settings
 from kdep_benchmarks.tasks.task import Task, load_suite
 
-TOLERANCE, MAX_STEPS = 1e-6, 20_000  # of scikit-learn's solver: near enough to the optimum for equal predictions
+TOLERANCE, MAX_STEPS = 1e-6, 20_000  # of scikit-learn's solver; tight enough for equal predictions
 
 
 def compare_linear(data: Data, truth: np.ndarray, penalties: tuple[float, ...]) -> dict[str, Any]:
-    """Accuracy, shared predictions and objectives at every penalty, and the two times.
+    """Compare accuracy, predictions and objectives at every penalty, and the two times.
 
-    Where the penalty is weak, neither solver is at the optimum to the last digit: the lower objective is the nearer.
+    At weak penalties neither solver reaches the optimum exactly; the lower objective is closer to it.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -79,7 +79,7 @@ def compare_linear(data: Data, truth: np.ndarray, penalties: tuple[float, ...]) 
 
 
 def objective(model: Any, features: np.ndarray, labels: np.ndarray, penalty: float) -> float:
-    """What both minimise, at scikit-learn's solution, in float64."""
+    """The objective of both solvers at scikit-learn's solution, in float64."""
     scores = features @ model.coef_.T + model.intercept_
     top = scores.max(axis=1)
     loss = np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - scores[np.arange(len(labels)), labels]
@@ -87,7 +87,7 @@ def objective(model: Any, features: np.ndarray, labels: np.ndarray, penalty: flo
 
 
 def compare_knn(data: Data, truth: np.ndarray, settings: Knn) -> dict[str, Any]:
-    """Shared predictions and accuracy for every k and temperature of the grid, scikit-learn by brute force."""
+    """Compare predictions and accuracy for every k and temperature of the grid; scikit-learn uses brute force."""
     from sklearn.neighbors import KNeighborsClassifier
 
     ks = [k for k in settings.k if k <= len(data.pool)]
@@ -152,7 +152,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         content = measure(args.checkpoint, found[0], Path(folder))
     write_text(args.out, json.dumps(content, indent=1) + "\n")
-    print(args.out)  # noqa: T201 - what it was run for
+    print(args.out)  # noqa: T201 - the script's answer
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Offer checkpoints that must be refused to the real commands, and write down what each says.
+"""Run the commands on checkpoints that must be refused, and record exit codes and messages.
 
     python -m tools.checks.refusals OUT.json
 
-Two networks of which none is named, one missing tensor, a ResNetV1c target, a file that is no checkpoint, and a pickle
-that would run code. None may run, none may leave a row.
+Cases: a file with two unnamed networks, a missing tensor, a ResNetV1c target, a file that is no checkpoint, and a
+pickle that would run code. No code may run and no case may leave a row.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ARCH = "resnet18"
 
 
 def unnamed_networks(folder: Path) -> list[str]:
-    """Two networks under names that say nothing."""
+    """A file with two networks under prefixes that decide nothing."""
     own = create_network(ARCH).state_dict().items()
     torch.save(
         {f"{word}.{name}": tensor for word in ("a", "b") for name, tensor in own}, folder / "unnamed_networks.pth"

@@ -2,7 +2,7 @@
 
     python -m tools.checks.resume CONFIG OUT.json [key.sub=value ...]
 
-Both runs go to a temporary folder. SIGKILL leaves the process no time to tidy up.
+CONFIG is a recipe's name or a file. Both runs use a temporary folder. SIGKILL gives the process no time to clean up.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from kdep.models.weights import open_checkpoint
 KILLS = 3
 
 
-def start(config: Path, overrides: list[str], folder: Path, name: str) -> subprocess.Popen[bytes]:
+def start(config: str, overrides: list[str], folder: Path, name: str) -> subprocess.Popen[bytes]:
     """Start `kdep pretrain` in the background."""
-    command = [sys.executable, "-m", "kdep.cli", "pretrain", str(config), *overrides]
+    command = [sys.executable, "-m", "kdep.cli", "pretrain", config, *overrides]
     log = (folder / f"{name}.log").open("ab")
     return subprocess.Popen([*command, f"runs={folder}", f"name={name}"], stdout=log, stderr=log)
 
@@ -35,7 +35,7 @@ def position(folder: Path, name: str) -> int:
 
 
 def kill_past(process: subprocess.Popen[bytes], step: int, pause: float, folder: Path, name: str) -> dict[str, float]:
-    """SIGKILL the run a moment after it has logged a step; says where it was."""
+    """SIGKILL the run a moment after it has logged a step; return the step and the pause."""
     while position(folder, name) < step and process.poll() is None:
         time.sleep(0.02)
     time.sleep(pause)
@@ -46,8 +46,8 @@ def kill_past(process: subprocess.Popen[bytes], step: int, pause: float, folder:
     return {"wanted_step": step, "pause_seconds": round(pause, 2), "logged_step": position(folder, name)}
 
 
-def check(config: Path, overrides: list[str], seed: int) -> dict[str, object]:
-    """Run once through, once with kills at random steps of the first run's length."""
+def check(config: str, overrides: list[str], seed: int) -> dict[str, object]:
+    """Run once without interruption and once with kills at random steps; compare the weights."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -62,7 +62,7 @@ def check(config: Path, overrides: list[str], seed: int) -> dict[str, object]:
             raise ValueError((folder / "killed.log").read_text()[-2000:])
         hashes = {name: open_checkpoint(str(folder / name / "student.pth")).sha256 for name in ("through", "killed")}
     return {
-        "config": config.name,
+        "config": config,
         "overrides": overrides,
         "steps": total,
         "kills": kills,
@@ -74,7 +74,7 @@ def check(config: Path, overrides: list[str], seed: int) -> dict[str, object]:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
+    parser.add_argument("config", help="a recipe")
     parser.add_argument("out", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")

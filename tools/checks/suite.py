@@ -1,10 +1,10 @@
-"""Kill a suite at random moments, restart it, and compare its scores with those of a suite that ran through.
+"""Kill a suite at random moments, restart it, and compare its scores with those of an uninterrupted suite.
 
     python -m tools.checks.suite OUT.json [--kills 10] [--seed 0]
 
-Then two suites are started at once into one folder. All are of the same cells: probes and a fine-tuning on a small
-generated set, in a temporary folder. Every other kill takes the suite's process alone, whose cells then have to end by
-themselves; the rest take the cells with it. SIGKILL leaves nobody time to tidy up.
+Then start two suites at once with one results folder. All suites have the same cells: probes and a fine-tuning on a
+small generated set, in a temporary folder. Every other SIGKILL hits the suite's process alone, and its cells must end
+by themselves; the others hit the cells too.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from kdep_benchmarks.results import result_paths
 STUDENTS = ("random:test_resnet", "random:test_efficientnet")
 SIZES = {"pool": 12, "train_per_class": 6, "test_per_class": 3, "size": 32, "dense_size": 48}
 DENSE = {"dense_train": 10, "dense_val": 10}
-# What a run measures of itself, and when.
+# Columns that differ between runs: times, memory and device.
 OWN = ("seconds", "peak_memory_mb", "images_per_second", "training_images_per_second", "device", "started")
 
 
@@ -58,7 +58,7 @@ def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes], folder: Path, name: str) -> None:
-    """Wait for a suite that has to end well."""
+    """Wait for a suite; raise its log if it fails."""
     if process.wait() != 0:
         raise ValueError((folder / f"{name}.log").read_text()[-3000:])
 
@@ -74,7 +74,7 @@ def kill(process: subprocess.Popen[bytes], *, cells: bool) -> None:
 
 
 def scores(folder: Path, name: str) -> dict[str, list[dict[str, str]]]:
-    """Both tables of a folder, without what a run measures of itself."""
+    """Read both tables of a folder, without the columns `OWN`."""
     tables = {}
     for table in ("leaderboard.csv", "results.csv"):
         with (folder / name / table).open(newline="") as file:

@@ -1,4 +1,4 @@
-"""Check a teacher with ImageNet's classes, and the aligner on its features of real photographs, and write the figures.
+"""Check an ImageNet teacher's accuracy, and the aligner on its features of real photographs; write the figures.
 
     python -m tools.checks.teacher IMAGENET_PACK.npz OUT.json [--teacher npm:resnet50]
 
