@@ -1,6 +1,7 @@
 """Every command of the README, in its order, in a copy of the repository with schedules cut to a few steps."""
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -99,6 +100,20 @@ def test_the_demo_has_ended_with_a_row_for_each_checkpoint_and_every_kind(copy):
 @pytest.mark.openmmlab
 def test_a_second_demo_runs_nothing_again(copy):
     assert " 0 to run, 10 done" in run("tools/demo.sh", copy)
+
+
+@pytest.mark.openmmlab
+def test_the_notebook_runs(copy):
+    """Its code cells as one script, in the folder of the demo, on fewer and smaller images."""
+    cells = json.loads((ROOT / "docs" / "python.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    few = '{"source": "demo/scenes/images", "limit": 600, "size": 32, "workers": 0}'
+    steps = '{"epochs": 1, "batch_size": 16, "warmup_epochs": 0}'
+    assert 'data="demo/scenes/images"' in code
+    code = code.replace('data="demo/scenes/images"', f'data={few}, optim={steps}, teacher={{"size": 64}}')
+    code = re.sub(r"^!(.*)$", r"import subprocess; subprocess.run('\1'.split(), check=True)", code, flags=re.MULTILINE)
+    (copy / "notebook.py").write_text(f"{code}\nassert features.shape == (1, 512) and len(results) >= 2\n")
+    run("python notebook.py", copy)
 
 
 def test_the_suite_that_the_docs_show_is_a_suite(tmp_path):
