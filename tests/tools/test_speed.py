@@ -244,7 +244,7 @@ def test_the_published_tables_and_notes_are_those_of_the_published_figures():
     written = speed.PUBLISHED.with_suffix(".md").read_text()
     assert written == speed.markdown(document)
     table = "".join(line for line in written.splitlines(keepends=True) if line.startswith("|"))
-    assert f"<!-- speed -->\n\n{table}\n<!-- /speed -->" in Path("docs/reproduction.md").read_text()
+    assert f"<!-- speed -->\n\n{table}\n<!-- /speed -->" in Path("docs/speed.md").read_text()
     found = 0
     for content in (line for row in document["rows"].values() for line in row["lines"]):
         detail = content["detail"]
