@@ -30,7 +30,7 @@ ROLES = {0: "random", 1: "supervised"}  # by the checkpoint's number; the others
 
 
 def made_results(count: int) -> Iterator[Result]:
-    """Results of count / 40 checkpoints on eight tasks with five seeds, a few of them failed, the same every time."""
+    """Make results of count / 40 checkpoints on eight tasks with five seeds; a few failed. No randomness."""
     draw = random.Random(0)
     for number in range(-(-count // (SEEDS * len(TASKS)))):
         role = ROLES.get(number, "student")
@@ -72,7 +72,7 @@ def _made(card: CheckpointCard, task: TaskCard, metric: str, seed: int, number: 
 
 
 def write_made(count: int, folder: Path) -> None:
-    """Write the results as a suite would leave them, without the disk flush of each."""
+    """Write the results as a suite does, but without flushing each file to disk."""
     for result in made_results(count):
         path = result.key.path(folder, result.status)
         path.parent.mkdir(parents=True, exist_ok=True)

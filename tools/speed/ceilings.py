@@ -1,4 +1,4 @@
-"""Training from the bank against the ceiling: the student's own step, with nothing to load and no teacher."""
+"""Compare training from the bank with its limit: the student's step alone, without loading and without teacher."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,13 +49,13 @@ def bank_224(setting: Setting) -> list[Row]:
 
 
 def precisions(setting: Setting, size: int, *, cache: bool = False) -> list[Row]:
-    """In float32 and in the precision that a user gets; a faster step leaves less time to hide the loading in."""
+    """Measure in float32 and in the default precision; a faster step leaves less time to overlap with loading."""
     cases = [CASES[size]] if setting.device.type == "cuda" else [CASES[size], replace(CASES[size], precision="auto")]
     return [against_ceiling(setting, on_device(case, setting), cache=cache) for case in cases]
 
 
 def against_ceiling(setting: Setting, case: Case, *, cache: bool = False) -> Row:
-    """Alternate the ceiling and real pretraining runs from a finished bank."""
+    """Alternate the student's step alone with pretraining runs from a finished bank."""
     make_bank(case, setting, cache=cache)
     auto = case.precision == "auto"
     name = f"bank-{case.size}" + ("-cache" if cache else "") + ("-auto" if auto else "")

@@ -1,4 +1,4 @@
-"""The other side of `clock.in_child`: call one function, print its result as JSON on the last line.
+"""Child process of `clock.in_child`: call one function and print its result as JSON on the last line.
 
 python -m tools.speed.child MODULE:FUNCTION '{"argument": 1}'
 """

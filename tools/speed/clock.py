@@ -1,4 +1,4 @@
-"""Time, processor time and peak memory, measured so that drift of the machine hits both contenders alike."""
+"""Measure wall time, CPU time and peak memory; contenders take turns, so that drift of the machine affects both."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def interleave(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Run A B A B ...; every contender returns its figure."""
+    """Run A B A B ...; return the figures of each contender."""
     figures: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, measure in contenders.items():
@@ -27,12 +27,12 @@ def interleave(contenders: dict[str, Callable[[], float]], repeats: int) -> dict
 
 
 def medians(figures: dict[str, list[float]]) -> dict[str, float]:
-    """The middle figure of each contender."""
+    """Return the median of each contender."""
     return {name: statistics.median(values) for name, values in figures.items()}
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of some work; on a GPU between two events in its own queue, waited for once at the end."""
+    """Measure wall time; on a GPU with two events in its stream and one synchronisation at the end."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -53,7 +53,7 @@ def processor_seconds() -> float:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads for a while."""
+    """Limit torch to this many threads in a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -78,7 +78,7 @@ def peak_mb(work: Callable[[], Any]) -> tuple[Any, float]:
     without showing up.
     """
     if CLEAR.exists():
-        CLEAR.write_text("5")  # forget the peak that the imports had
+        CLEAR.write_text("5")  # reset the peak, which the imports raised
     before = resident_mb()
     result = work()
     return result, max(resident_mb("VmHWM") - before, 0.01)
@@ -95,7 +95,7 @@ def in_child(function: str, **arguments: Any) -> Any:
 
 
 def environment() -> dict[str, str]:
-    """Ours, with this checkout on the path of modules."""
+    """Return the environment with this checkout on PYTHONPATH."""
     search = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
 

@@ -1,4 +1,4 @@
-"""Run a cell's real process, but stop the clock where its task would begin.
+"""Run a cell's process up to the moment when its task would begin.
 
 python -m tools.speed.first_work CELL.json
 """

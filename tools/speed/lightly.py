@@ -1,4 +1,4 @@
-"""A whole pretraining against LightlyTrain's distillation: same images, same number of views, R50 to R18.
+"""Compare a whole pretraining with LightlyTrain's distillation: same images, same number of views, R50 to R18.
 
 Like the other rows one computes in float32, and one that ends in -auto in the precision that a user gets.
 
@@ -31,7 +31,7 @@ AGAINST = "LightlyTrain distillation, its own defaults for the loader"
 
 
 def lightly(setting: Setting) -> list[Row]:
-    """Both start from nothing: start-up, statistics and bank are in our time, start-up in theirs."""
+    """Time both from the start: our start-up, statistics and bank count, and their start-up."""
     if setting.lightly is None:
         reason = "not installed: pip install lightly-train in another environment and give --lightly-python PATH"
         return [Row("lightly", WHAT, AGAINST, unit="images/s, all included", target=2.0, skipped=reason)]
@@ -46,9 +46,9 @@ def lightly(setting: Setting) -> list[Row]:
 
 
 def against_theirs(name: str, case: Case, ours: Run, theirs: dict[str, Any], start: dict[str, Any]) -> Row:
-    """Our run beside theirs, both with what they cost once and in every epoch."""
+    """Time our run and theirs, each with its fixed cost and its cost per epoch."""
     seen, at = case.images * case.epochs, {}
-    # What does not grow with epochs: our start and bank; their start, from a run of four steps.
+    # Fixed cost: our start and bank; their start, from a run of four steps.
     per_epoch = {"ours": ours.cumulated[-1] / case.epochs}
     per_image = (theirs["seconds"] - start["seconds"]) / (seen - 4 * case.batch)
     fixed = {"ours": ours.whole - ours.cumulated[-1], "theirs": max(0.0, theirs["seconds"] - seen * per_image)}
@@ -108,7 +108,7 @@ def their_run(setting: Setting, case: Case, folder: Path, epochs: int) -> dict[s
         "epochs": epochs,
         "device": setting.device.type,
     }
-    # It would report the run to its makers.
+    # By default it reports runs to its makers.
     quiet = {**os.environ, "LIGHTLY_TRAIN_EVENTS_DISABLED": "1"}
     began = time.perf_counter()
     # Isolated: a script's own folder comes first on the path of modules, and ours holds one called `lightly`.

@@ -1,4 +1,4 @@
-"""The other side of the row against LightlyTrain: runs under a Python that has it, and imports nothing of ours.
+"""Run LightlyTrain in its own Python environment; imports nothing of kdep.
 
 python lightly_side.py '{"data": FOLDER, "out": FOLDER, "size": 224, "batch": 16, "epochs": 1, "device": "cpu"}'
 """

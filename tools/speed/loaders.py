@@ -1,4 +1,4 @@
-"""kdep's loader to coloured crops against torchvision's ImageFolder and transforms, images per second and core."""
+"""Compare kdep's loader with torchvision's ImageFolder and transforms: images per second and core."""
 
 import gc
 import itertools
@@ -16,12 +16,12 @@ from tools.speed.photographs import photographs
 from tools.speed.row import Row, Setting
 
 BATCH, IMAGES, SIZE = 32, 480, 224
-EPOCHS = 4  # start of the loading processes included: ours once, theirs in every epoch, as their loop does it
+EPOCHS = 4  # with the start of loading processes: ours once, theirs in every epoch
 QUICK = (8, 32, 32)
 
 
 def loader(setting: Setting) -> list[Row]:
-    """The rate per core is images over processor time, of all processes: what a waiting core does is not counted."""
+    """Measure images per second of CPU time over all processes; waiting does not count."""
     batch, images, size = QUICK if setting.quick else (BATCH, IMAGES, SIZE)
     sides = (120, 90) if setting.quick else (500, 375)
     folder = photographs(setting.work, images, own=setting.images, sides=sides)
@@ -31,9 +31,9 @@ def loader(setting: Setting) -> list[Row]:
     def rate(name: str, workers: int | str, count: int = images * EPOCHS) -> float:
         passes = {"ours": ours, "theirs": theirs}[name]
         began, busy = time.perf_counter(), processor_seconds()
-        with threads(1):  # idle threads would wait in a loop, on the processor's time
+        with threads(1):  # idle threads would spin and use CPU time
             seen = passes(folder, size, batch, workers, count)
-        gc.collect()  # ends the loading processes, whose time counts only then
+        gc.collect()  # ends the loading processes; their CPU time is counted when they end
         wall[f"{name}-{workers}"] = seen / (time.perf_counter() - began)
         return seen / (processor_seconds() - busy)
 
@@ -71,7 +71,7 @@ def loader(setting: Setting) -> list[Row]:
 
 
 def parts_of(folder: Path, size: int, count: int) -> dict[str, float]:
-    """Milliseconds per image, on one core, of what costs most: whole images decoded, resampled, coloured."""
+    """Measure milliseconds per image on one core for decoding, resampling and colour."""
     source, parts = open_source(str(folder)), dict.fromkeys(("decode", "resample", "colour"), 0.0)
     with threads(1):
         for index in range(min(count, len(source.names))):
@@ -89,7 +89,7 @@ def parts_of(folder: Path, size: int, count: int) -> dict[str, float]:
 
 
 def ours(folder: Path, size: int, batch: int, workers: int | str, count: int) -> int:
-    """Load, crop and colour so many images as pretraining does; returns how many."""
+    """Load, crop and colour images as pretraining does; return their number."""
     source = open_source(str(folder))
     views = Views(source, Augmentation(size, jitter=0.1, lighting=0.05), seed=0)
     batches = load(views, Order(len(source.names), batch, EPOCHS, seed=0), workers=workers)
@@ -101,7 +101,7 @@ def ours(folder: Path, size: int, batch: int, workers: int | str, count: int) ->
 
 
 def theirs(folder: Path, size: int, batch: int, workers: int, count: int) -> int:
-    """Load so many images with torchvision; returns how many."""
+    """Load images with torchvision; return their number."""
     loader = reference_loop.make_loader(folder, size=size, batch=batch, workers=workers)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     return sum(len(images) for images, _ in itertools.islice(batches, max(1, count // batch)))

@@ -1,4 +1,4 @@
-"""What loading costs a training step on this CPU: the bare step against ways to feed it, in turns.
+"""Measure what loading costs a training step on this CPU: the step alone and several loaders, in turns.
 
     python -m tools.speed.loading [--images FOLDER] [--sides 64 224] [--json FILE]
 
@@ -28,7 +28,7 @@ from kdep.run.device import choose_precision, computing_in
 from tools.speed.decoders import photographs
 
 BATCH = {64: 64, 128: 32, 224: 16}
-ENDLESS = 10**6  # epochs: a way is stopped, it does not end
+ENDLESS = 10**6  # epochs; each loader is stopped early
 
 
 def make_step(side: int) -> Callable[[torch.Tensor], None]:

@@ -1,4 +1,4 @@
-"""Measure speed and memory beside what people would use instead; print a table, write JSON, Markdown and a plot.
+"""Measure speed and memory against alternatives; print a table and write JSON, Markdown and a plot.
 
     python -m tools.speed.measure                          # everything: an hour and a half on two CPU cores
     python -m tools.speed.measure --rows loader,memory     # some of it; --list names them and their minutes
@@ -34,7 +34,7 @@ DEFAULT, PUBLISHED = Path("runs/speed/speed.json"), Path("docs/figures/speed.jso
 
 @dataclass(frozen=True)
 class Measurement:
-    """Where one is, how long it takes on two CPU cores with three repeats, and what it says."""
+    """A measurement: its module, its seconds on two CPU cores with three repeats, and what it compares."""
 
     function: str
     seconds: int
@@ -91,8 +91,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", help=f"some of {', '.join(MEASUREMENTS)}, comma-separated [all]")
     parser.add_argument("--list", action="store_true", help="name the measurements and the time they take")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: everything runs, the figures mean nothing")
-    parser.add_argument("--force", action="store_true", help="measure again what is done")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes to try that all runs; figures have no meaning")
+    parser.add_argument("--force", action="store_true", help="measure finished rows again")
     parser.add_argument("--repeats", type=int, default=3, help="turns of the contenders [3]")
     parser.add_argument(
         "--out", type=Path, nargs="?", default=DEFAULT, const=PUBLISHED, help=f"[{DEFAULT}; alone: {PUBLISHED}]"
@@ -105,7 +105,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace, chosen: list[str]) -> None:
-    """Stop early on what cannot be.
+    """Check the options before anything runs.
 
     Raises:
         SystemExit: says what is wrong and what would be right.
@@ -123,7 +123,7 @@ def check(args: argparse.Namespace, chosen: list[str]) -> None:
 
 
 def make_setting(args: argparse.Namespace) -> "Setting":
-    """What every measurement is told; quick ones have a folder of their own."""
+    """Settings shared by all measurements; quick ones have a folder of their own."""
     from kdep.run.device import join
     from tools.speed.row import Setting
 
@@ -134,7 +134,7 @@ def make_setting(args: argparse.Namespace) -> "Setting":
 
 
 def open_document(path: Path, setting: "Setting", *, force: bool) -> dict[str, Any]:
-    """What is measured so far, or a new document.
+    """Read what is measured so far, or start a new document.
 
     Raises:
         SystemExit: the file is of another device or of other sizes: its figures must not stand beside new ones.
@@ -166,7 +166,7 @@ def open_document(path: Path, setting: "Setting", *, force: bool) -> dict[str, A
 
 
 def is_done(document: dict[str, Any], name: str) -> bool:
-    """Whether a measurement has figures; one that was skipped is tried again."""
+    """Whether a measurement has figures; a skipped one has none and is tried again."""
     lines = document["rows"].get(name, {}).get("lines", [])
     return bool(lines) and not any(line["skipped"] for line in lines)
 
@@ -211,7 +211,7 @@ def write(document: dict[str, Any], out: Path) -> None:
 
 
 def table(lines: list["Row"]) -> str:
-    """Lines for people: figures, ratio and target, then what one must know to read them."""
+    """Format lines for the terminal: figures, ratio and target, then notes."""
     head = ("row", "ours", "against", "unit", "ratio", "target", "")
     body = [cells(line) for line in lines]
     widths = [max(len(row[column]) for row in (head, *body)) for column in range(len(head))]
@@ -221,7 +221,7 @@ def table(lines: list["Row"]) -> str:
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """Tables for docs: every line with its contenders and sizes, how its cost grows, and what one must know."""
+    """Format tables for the documentation: lines with contenders and sizes, growth of cost, notes."""
     lines, text = all_lines(document), [f"{_machine(document)}.", ""]
     text += ["| row | what | against | batch | px | kdep | rival | unit | ratio | target | met |"]
     text += ["|---|---|---|---:|---:|---:|---:|---|---:|---:|---|"]

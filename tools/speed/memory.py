@@ -1,4 +1,4 @@
-"""Host memory of pretraining from a bank of 1.28 million images: how much, and whether it stays so.
+"""Measure host memory of pretraining from a bank of 1.28 million images: its peak, and whether it grows.
 
 A real run of kdep in a child process, on a list of 1.28 million names and a bank of the right size. The names point to
 a few photographs, and the bank's files are sparse: reading them costs what reading full ones costs, but they take no
@@ -91,7 +91,7 @@ def prepare(setting: Setting, images: int) -> Config:
 
 
 def configure(setting: Setting, root: Path, source: Path, bank: Path) -> Config:
-    """A student with the full width of a R18, on small views: many images are seen in little time."""
+    """Configure a student as wide as a R18 on small views, so that many images pass in little time."""
     content = {
         "name": "memory",
         "teacher": {"source": "random:efficientnet_lite0"},
@@ -115,7 +115,7 @@ def small_bank(config: Config) -> tuple[dict[str, Any], Any]:
 
 
 def write_sparse(config: Config, statistics: dict[str, Any], peaks: Any) -> None:
-    """A complete bank in the project's own format, whose targets are holes: zeros that take no room."""
+    """Write a complete bank in kdep's format whose targets are sparse files: zeros that use no disk space."""
     assert config.bank is not None
     path = config.bank.path
     views, student, teacher = open_views(config), open_student(config), open_teacher(config)
@@ -131,7 +131,7 @@ def write_sparse(config: Config, statistics: dict[str, Any], peaks: Any) -> None
 
 
 def train_child(content: dict[str, Any]) -> None:
-    """In the child process: the real thing, until it is stopped."""
+    """In the child process: pretrain until killed."""
     pretrain(parse_config(content, "tools.speed.measure"))
 
 
@@ -172,7 +172,7 @@ def sample(config: Config, length: float) -> list[dict[str, float]]:
 
 
 def complete_lines(path: Path) -> list[str]:
-    """Lines of a file that is being written, without one that has only begun."""
+    """Read the complete lines of a file that is being written."""
     text = path.read_text() if path.exists() else ""
     return text[: text.rfind("\n") + 1].splitlines()
 

@@ -1,4 +1,4 @@
-"""Statistics of N x D features: one pass over batches against the singular value decomposition of the whole matrix."""
+"""Compare streaming statistics of N x D features with the singular value decomposition of the whole matrix."""
 
 import math
 import time
@@ -61,7 +61,7 @@ def statistics(setting: Setting) -> list[Row]:
                 unit=unit,
                 ours=ours,
                 theirs=theirs,
-                # Faster to other axes would be no gain.
+                # Speed counts only if the axes are the same.
                 ratio=theirs / ours if detail["same_axes"] else 0.0,
                 target=target,
                 images=images,
@@ -100,7 +100,7 @@ def make_source(dim: int) -> Source:
 def measure(kind: str, images: int, dim: int, out: str, threads: int | None = None) -> dict[str, float]:
     """In a child process: time without making the features, peak memory above that of their source, axes in a file."""
     torch.set_num_threads(threads or torch.get_num_threads())
-    torch.linalg.svd(torch.eye(256))  # the libraries are loaded, and have made the buffers of their threads
+    torch.linalg.svd(torch.eye(256))  # load the libraries and allocate their thread buffers first
     scipy.linalg.eigh(np.eye(256))
     source, clock = make_source(dim), {"moments": 0.0, "axes": 0.0}
     axes, peak = peak_mb(lambda: {"stream": _stream, "whole": _whole}[kind](source, images, clock))
@@ -109,7 +109,7 @@ def measure(kind: str, images: int, dim: int, out: str, threads: int | None = No
 
 
 def products(images: int, dim: int) -> float:
-    """Seconds that half of the scatter matrix takes as float64 products of the largest size, and nothing else."""
+    """Time the float64 products of half of the scatter matrix alone."""
     left, right = torch.ones(dim, BATCH, dtype=torch.float64), torch.ones(BATCH, dim, dtype=torch.float64)
     out = left @ right
     began = time.perf_counter()

@@ -22,13 +22,13 @@ FIRST = 3  # iterations left out: the loader starts, buffers are allocated
 
 @HOOKS.register_module(name="kdepClock", force=True)
 class Clock(Hook):
-    """Note when every iteration has ended, after all other hooks."""
+    """Record the time at the end of every iteration, after all other hooks."""
 
     priority = "LOWEST"
     ends: list[float] = []
 
     def after_train_iter(self, *_: Any, **__: Any) -> None:
-        """Wait for the device, in both contenders alike."""
+        """Synchronise the device, for both contenders."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         Clock.ends.append(time.perf_counter())

@@ -1,4 +1,4 @@
-"""Real JPEG files to read: synthesised photographs with the statistics that decoders care about, or the user's own.
+"""Provide JPEG files to read: synthetic photographs as costly to decode as real ones, or the user's own.
 
 A photograph is cheap or dear to decode by its size and by how many coefficients survive. Natural images have amplitudes
 that fall like 1/f, correlated colours, edges and flat areas; a picture made so weighs about as much as an ImageNet file
@@ -13,7 +13,7 @@ from PIL import Image
 from kdep.data.sources import open_source
 from kdep.files import write_atomically
 
-CLASSES = 4  # ImageFolder wants some
+CLASSES = 4  # ImageFolder needs class folders
 DISTINCT = 640  # more are links to these, in turn: views of equal files still differ
 SIDES = (500, 375)
 QUALITY = 90
@@ -92,5 +92,5 @@ def _place(folder: Path, number: int, suffix: str = ".jpg") -> Path:
 def _link(path: Path, to: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # a link whose photograph has gone
+        path.unlink(missing_ok=True)  # a link to a missing photograph
         path.symlink_to(to.resolve())

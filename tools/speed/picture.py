@@ -1,4 +1,4 @@
-"""The plot beside the table: every ratio on a logarithmic axis, with its target."""
+"""Plot every ratio on a logarithmic axis, with its target."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pretraining runs to be timed: their configuration, their rate from the run's own log, and the student's ceiling."""
+"""Configure and time pretraining runs from their own logs, and time the student's step alone."""
 
 import json
 import shutil
@@ -22,12 +22,12 @@ from tools.speed.clock import seconds
 from tools.speed.photographs import photographs
 from tools.speed.row import Setting
 
-EDGE = 3  # steps left out at both ends: the loader starts, and has nothing more to load
+EDGE = 3  # steps left out at both ends, when the loader starts and when it has finished
 
 
 @dataclass(frozen=True)
 class Case:
-    """Who learns from whom, on what.
+    """Teacher, student and images of a measurement.
 
     Attributes:
         size: side of the views in pixels.
@@ -48,7 +48,7 @@ class Case:
 
 
 def on_device(case: Case, setting: Setting) -> Case:
-    """The same case in the size that fills the device; tiny where only the way is tried."""
+    """Adapt the sizes of a case to the device; tiny with --quick."""
     if setting.quick:
         return replace(
             case, teacher="random:test_efficientnet", student="test_resnet", size=32, batch=8, images=128, live=128
@@ -102,7 +102,7 @@ def bank_path(case: Case, setting: Setting, *, cache: bool = False) -> Path:
 
 
 def make_bank(case: Case, setting: Setting, *, cache: bool = False) -> float:
-    """Make the case's bank if it is not there; seconds that making it took, then or now."""
+    """Make the case's bank if it is missing; return the seconds that it took."""
     path = bank_path(case, setting, cache=cache)
     note = path.with_name(f"{path.name}.json")
     if note.exists() and path.exists():
@@ -116,7 +116,7 @@ def make_bank(case: Case, setting: Setting, *, cache: bool = False) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's own log says.
+    """Figures of a run's own log.
 
     Attributes:
         rate: images/s between its first and last steps.
@@ -155,7 +155,7 @@ def growth(found: Run) -> dict[str, Any]:
 
 
 def ceiling(config: Config, steps: int) -> Callable[[], float]:
-    """The student's own step on synthetic tensors in memory: nothing that pretrains it can be faster.
+    """Time the student's step on tensors in memory, the upper limit of any pretraining.
 
     Same memory layout, precision, loss and optimizer as `kdep.pretrain.train` uses.
 

@@ -1,4 +1,4 @@
-"""The linear probe's whole path of penalties against scikit-learn's LogisticRegression, value by value."""
+"""Compare the linear probe's path of penalties with scikit-learn's LogisticRegression, value by value."""
 
 import statistics
 import time
@@ -24,7 +24,7 @@ SAME = 1e-4  # share by which an objective may lie above the rival's and still b
 
 
 def probe(setting: Setting) -> list[Row]:
-    """Ours before, between and after scikit-learn's fits; scikit-learn at the loosest tolerance that reaches as low."""
+    """Alternate both; scikit-learn takes the loosest tolerance that reaches as low an objective."""
     images, dim, classes, count = QUICK if setting.quick else (IMAGES, DIM, CLASSES, PENALTIES)
     penalties = list(Linear().path[-count:])
     features, labels = make_features(images, dim, classes)
@@ -60,7 +60,7 @@ def probe(setting: Setting) -> list[Row]:
             unit="s",
             ours=mine,
             theirs=total,
-            # Faster to another optimum would be no gain.
+            # Speed counts only if the optimum is the same.
             ratio=total / mine if worst <= SAME else 0.0,
             target=10.0,
             images=images,
@@ -91,7 +91,7 @@ def make_features(images: int, dim: int, classes: int) -> tuple[torch.Tensor, to
 
 
 def standardise(features: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What both solve for: features of mean 0 and deviation 1, (N, D) float64; with both (D,)."""
+    """Standardise features to (N, D) float64; return them with mean and deviation, both (D,)."""
     x = features.double().numpy()
     mean, deviation = x.mean(0), x.std(0)
     return (x - mean) / deviation, mean, deviation

@@ -1,4 +1,4 @@
-"""Pretraining in the style of the method's published code, as something to be faster than.
+"""Pretraining in the style of the method's published code, the baseline of the speed comparison.
 
 Own writing after a description of that code (docs/method.md): teacher and student in float32, channels first, as they
 come; images through torchvision's ImageFolder and its transforms on PIL images, colour noise included, in loading
@@ -90,7 +90,7 @@ def steps(
     lr: float = 0.01,
     weight: float = 3.0,
 ) -> Iterator[tuple[float, float]]:
-    """Train for as long as one asks: (loss, seconds) of every step, the wait for its images included."""
+    """Train without end; yield (loss, seconds) of every step, with the wait for its images."""
     student.to(device).train()
     teacher.to(device).eval()
     optimizer = torch.optim.SGD(

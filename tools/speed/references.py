@@ -1,4 +1,4 @@
-"""kdep, with the live teacher and from the bank, against a loop in the style of the published code."""
+"""Compare kdep, with a live teacher and from the bank, with a loop in the style of the published code."""
 
 import itertools
 import os
@@ -55,7 +55,7 @@ def compare(setting: Setting, case: Case, name: str, targets: dict[str, float], 
     usual = reference_workers()
     others = {count: reference_rate(case, setting, count, steps) for count in {1, 2} - {usual}}
     workers = {str(count): rate for count, rate in sorted({usual: middle["reference"], **others}.items())}
-    best = max(workers.values())  # the reference with whatever number of loading processes suits it here
+    best = max(workers.values())  # the reference with its fastest number of loading processes
     more = {mode: by_workers(lambda count, mode=mode: kdep(mode, count), middle[mode]) for mode in targets}
     detail = {"figures": figures, "reference_by_workers": workers, "bank_seconds": making, "bank_images": case.images}
     return [
@@ -88,7 +88,7 @@ def reference_workers() -> int:
 
 
 def explain(case: Case, mode: str, making: float, middle: dict[str, float], best: float) -> str:
-    """What the bank costs and from which epoch on it has paid for itself, in the precision of the row's own runs."""
+    """Say what the bank costs and after how many epochs it saves time, in the precision of the row's runs."""
     if mode.startswith("online"):
         return "steady rate; statistics and the choice (and compilation) of the fastest form come before it, once"
     auto, live = mode.endswith("-auto"), mode.replace("bank", "online")
@@ -107,7 +107,7 @@ def reference_rate(case: Case, setting: Setting, workers: int, steps: int) -> fl
     """Images/s of the reference's loop, without its first steps."""
     config = configure(case, setting, name="reference", bank=False)
     teacher, student = open_teacher(config), open_student(config)
-    # Their basis has the same shape whatever its values.
+    # The values of their basis do not change its cost.
     axes = torch.linalg.qr(torch.randn(teacher.dim, student.dim))[0]
     aligned = reference_loop.AlignedTeacher(teacher, torch.zeros(teacher.dim), axes)
     loader = reference_loop.make_loader(folder_of(case, setting), size=case.size, batch=case.batch, workers=workers)

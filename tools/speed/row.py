@@ -1,4 +1,4 @@
-"""What a measurement of speed reports, and what it is told."""
+"""Define the row that a measurement reports and the settings that it gets."""
 
 import os
 import platform
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is reached; None where there is none, or nothing was measured."""
+        """Whether the target is reached; None without a target or a measurement."""
         return None if self.target is None or self.ratio is None else self.ratio >= self.target
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """What every measurement is told.
+    """Settings shared by all measurements.
 
     Attributes:
         work: folder for photographs, banks and runs; kept, so that a second start is quicker.
@@ -97,7 +97,7 @@ def _cpu_model() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    # Virtual machines hide the model; the vector units say what it can do.
+    # Virtual machines hide the CPU's model; its vector units are visible.
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     width = next((flag for flag in ("avx512_bf16", "avx512f", "avx2") if flag in flags), "")
     return " ".join(part for part in (name or platform.processor() or platform.machine(), width) if part)

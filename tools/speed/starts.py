@@ -1,4 +1,4 @@
-"""What starting costs: `kdep --help`, and a cell of the scoreboard up to its first work."""
+"""Time the start of `kdep --help` and of a scoreboard cell up to its first work."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ HELP, CELL = 0.5, 4.0  # seconds
 
 
 def starts(setting: Setting) -> list[Row]:
-    """Alternate both with a bare interpreter, which is the floor."""
+    """Alternate both with a bare interpreter, the lower limit."""
     data = scenes(setting)
     description = setting.work / "cell.json"
     description.write_bytes(cell(data, setting.work / "results"))
@@ -33,7 +33,7 @@ def starts(setting: Setting) -> list[Row]:
 
 
 def limit(name: str, what: str, ours: float, most: float, floor: float, times: dict[str, list[float]]) -> Row:
-    """A line whose rival is a limit in seconds."""
+    """A row that is compared with a limit in seconds."""
     note = f"a bare interpreter takes {floor:.2f} s; the first start after a boot also reads the libraries from disk"
     return Row(
         name, what, f"a limit of {most} s", "s", ours, most, most / ours, 1.0, note=note, detail={"times": times}

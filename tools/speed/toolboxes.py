@@ -1,4 +1,4 @@
-"""What kdep adds to mmengine's Runner in cells of segmentation and detection: hooks and the loading of weights."""
+"""Time what kdep adds to mmengine's Runner in segmentation and detection: hooks and the loading of weights."""
 
 import dataclasses
 from importlib.util import find_spec
@@ -18,12 +18,12 @@ ITERATIONS, SHARE = 25, 0.02
 
 
 def segment(setting: Setting) -> list[Row]:
-    """Time mmsegmentation's Runner with and without what is ours."""
+    """Time mmsegmentation's Runner with and without kdep's hooks."""
     return [overhead(setting, "segment")]
 
 
 def detect(setting: Setting) -> list[Row]:
-    """Time mmdetection's Runner with and without what is ours."""
+    """Time mmdetection's Runner with and without kdep's hooks."""
     return [overhead(setting, "detect")]
 
 
