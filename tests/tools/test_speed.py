@@ -142,12 +142,7 @@ def test_turns_alternate_and_the_figure_is_the_median():
 
 
 def test_peak_memory_counts_what_was_allocated_and_freed():
-    assert 95 < clock.in_child("tests.tools.test_speed:peak_of", megabytes=100) < 160
-
-
-def peak_of(megabytes):
-    """In a process of its own: what this one has freed may serve again."""
-    return clock.peak_mb(lambda: int(np.ones(megabytes * 2**20, np.uint8).sum()))[1]
+    assert 95 < clock.in_child("tests.helpers.peak:peak_of", megabytes=100) < 160
 
 
 def test_ones_own_photographs_are_linked_into_classes_and_too_few_are_refused(tmp_path, photos):
