@@ -25,6 +25,18 @@ def measure(answers: Answers, weights: np.ndarray | None = None) -> Scores:
         return METRICS[answers.form](answers.arrays, weights)
 
 
+def constant_score(answers: Answers) -> float:
+    """Main metric in percent of the best constant answer: the most frequent class for every image or pixel, no box."""
+    if answers.form == "boxes":
+        return 0.0
+    if answers.form == "classes":
+        count = np.bincount(answers.truth)
+        return 100 * float(count.max() / count.sum())
+    pixels = answers.truth.astype(np.float64).sum(axis=0)
+    # The IoU of that class is its share of the pixels; the other classes that occur have an IoU of 0.
+    return 100 * float(pixels.max() / pixels.sum() / np.count_nonzero(pixels))
+
+
 def accuracies(arrays: Arrays, weights: np.ndarray) -> Scores:
     """top-1 over images and the mean over the classes that a resample has; the mean over draws of the train images."""
     truth, images = arrays["truth"].astype(np.int64), len(arrays["truth"])

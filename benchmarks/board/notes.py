@@ -12,7 +12,7 @@ from kdep_benchmarks.board.ways import describe_settings
 
 def notes_on(board: Board) -> list[Note]:
     """Return all notes on a board."""
-    kinds = (_informative, _unknown, _ways, _holes, _overlaps, _edges, _fixed, _few_runs, _unequal_runs)
+    kinds = (_informative, _unknown, _floors, _ways, _holes, _overlaps, _edges, _fixed, _few_runs, _unequal_runs)
     return [note for kind in (*kinds, _missing_baselines, _chosen_baselines, _shared_names) for note in kind(board)]
 
 
@@ -35,6 +35,13 @@ def _unknown(board: Board) -> Iterator[Note]:
             "teacher and a random initialisation, each with a standard error.",
             (),
         )
+
+
+def _floors(board: Board) -> Iterator[Note]:
+    floors = board.columns.floor.dropna()
+    if len(floors):
+        scores = ", ".join(f"{label} {floor:.2f}" for label, floor in floors.items())
+        yield Note(f"Score of the best constant answer: {scores}.", ())
 
 
 def _ways(board: Board) -> Iterator[Note]:

@@ -25,6 +25,7 @@ from kdep.models.outline import gmacs, parameters
 from kdep.models.weights import open_checkpoint
 from kdep.run.device import join
 from kdep.run.folder import provenance_of_code
+from kdep_benchmarks.answers.metrics import constant_score
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.cards import Dataset, fingerprint, paths
 from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
@@ -88,7 +89,7 @@ def measure(cell: Cell) -> tuple[Result, Answers | None]:
         started=started.isoformat(timespec="seconds"),
         metrics=outcome.metrics,
         counts=outcome.counts,
-        chosen=outcome.chosen | memory,
+        chosen=outcome.chosen | memory | ({"floor": constant_score(outcome.answers)} if outcome.answers else {}),
         curves=outcome.curves,
         load=outcome.load,
         cost=cost(checkpoint, device, time.perf_counter() - clock) | outcome.cost,

@@ -1,11 +1,11 @@
-"""Features read in blocks, their standardisation and principal axes; nothing of the size of all features in float64."""
+"""Read features in blocks, standardise them and rotate them onto principal axes, without a float64 copy of all."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-KEPT = 2**31  # bytes of rotated features that are kept; more is rotated again whenever it is read
+KEPT = 2**31  # bytes of rotated features kept in memory; larger sets are rotated at every pass
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Axes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Turned:
-    """How blocks are brought onto axes: `kept`, the rotated images, or `axes`, by which to rotate the parameters."""
+    """Either `kept`, the rotated features, or the mean and basis with which to rotate the parameters."""
 
     dtype: torch.dtype
     kept: torch.Tensor | None = None
@@ -28,16 +28,16 @@ class _Turned:
 
 
 class Images:
-    """Images in blocks: as they are until `on` brings them onto axes, where a block is (R, axes) with labels (R,).
+    """Features and labels, read in blocks. After `on`, iteration yields rotated blocks (R, axes) and labels (R,).
 
-    Where the rotated images are too many to keep, blocks are only centred, and the rotation moves to the other factor
-    of every product: x @ basis @ w is a product with few columns more.
+    If the rotated features are too large to keep, blocks are only centred and the parameters are rotated instead:
+    x @ (basis @ w) equals (x @ basis) @ w.
 
     Args:
         features: (N, D); labels: (N,).
-        rows: positions in both, by default all.
-        block: images at a time.
-        device: where blocks and labels go.
+        rows: positions in both [all].
+        block: images in a block.
+        device: device of blocks and labels.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Images:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the blocks on the axes."""
+        """Type of the rotated blocks."""
         return self._turned.dtype
 
     def raw(self) -> Iterator[torch.Tensor]:
-        """Blocks (R, D) as they were given."""
+        """Yield blocks (R, D) as given."""
         for start in range(0, len(self), self._block):
             part = slice(start, start + self._block)
             yield self._features[part if self._rows is None else self._rows[part]].to(self._device)
 
     def on(self, axes: Axes, dtype: torch.dtype) -> "Images":
-        """The same images on axes, in blocks of a type; float32 is rotated in float32."""
+        """Return the images rotated onto axes, in blocks of a type; the rotation is computed in that type."""
         turned = _Turned(dtype=dtype, mean=axes.mean, basis=axes.basis)
         if len(self) * len(axes.variances) * dtype.itemsize <= KEPT:
             kept = axes.mean.new_empty(len(self), len(axes.variances), dtype=dtype)
@@ -86,7 +86,7 @@ class Images:
         return copy
 
     def only(self, rows: torch.Tensor) -> "Images":
-        """Some of the images, on the axes on which all of them lie and are kept."""
+        """Select some of the images; the rotated features must be kept in memory."""
         copy = Images(self._features, self.labels, None, block=self._block, device=self._device)
         rows = rows.to(self._device)
         copy.labels, copy._turned = self.labels[rows], _Turned(dtype=self.dtype, kept=self._turned.kept[rows])
@@ -102,26 +102,24 @@ class Images:
         return zip(blocks, self.labels.split(self._block), strict=True)
 
     def parameters(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Parameters (C, axes + 1) on the axes -> weight (C, columns of a block) and bias (C, 1) for the blocks."""
+        """Convert parameters (C, axes + 1) to weight (C, columns of a block) and bias (C, 1) for the blocks."""
         weight = x[:, :-1] if self._turned.kept is not None else x[:, :-1] @ self._turned.basis.T
         return weight.to(self.dtype), x[:, -1:].to(self.dtype)
 
     def gradient(self, slopes: torch.Tensor) -> torch.Tensor:
-        """The gradient for the weights of `parameters` -> float64, on the axes."""
+        """Convert the gradient of the weights from `parameters` to float64 on the axes."""
         return slopes.double() if self._turned.kept is not None else slopes.double() @ self._turned.basis
 
 
 def find_axes(images: Images, products: torch.dtype = torch.float64) -> Axes:
-    """Standardise by these images' own statistics and find the principal axes that have variance.
+    """Standardise features by their mean and deviation on these images, and find the principal axes with variance.
 
-    A constant feature (a unit that never fires, up to float32 rounding) carries nothing and is left out: dividing by
-    its deviation would blow rounding noise up to the size of a feature.
+    A constant feature, such as a unit that never fires, is dropped: dividing by its deviation would amplify rounding.
 
     Args:
-        images: as they are.
-        products: type in which features are multiplied with each other, a block at a time. float32 is several times
-            faster; axes with less than a millionth of the largest variance then are arbitrary, which costs the solver
-            steps and changes no optimum.
+        images: before rotation.
+        products: type of the products of features. float32 is several times faster. It makes axes with less than a
+            millionth of the largest variance arbitrary, which costs the solver steps but changes no optimum.
 
     Raises:
         ValueError: features are not finite.
@@ -133,7 +131,7 @@ def find_axes(images: Images, products: torch.dtype = torch.float64) -> Axes:
     used = deviation > 1e-6 * mean.abs().clamp_min(1e-30)
     scale = torch.where(used, 1 / deviation.clamp_min(1e-30), torch.zeros_like(deviation))
     if len(images) < images.dim:
-        # The covariance of few images squares their rounding; they are small enough to be taken whole.
+        # With few images the features fit in memory, and their SVD is more precise than that of the covariance.
         standardised = torch.cat([(block.double() - mean) * scale for block in images.raw()])
         _, singular, axes = torch.linalg.svd(standardised, full_matrices=False)
         variances, vectors = singular.square() / len(images), axes.T
@@ -144,13 +142,13 @@ def find_axes(images: Images, products: torch.dtype = torch.float64) -> Axes:
 
 
 def moments(images: Images, products: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (D,) and covariance (D, D) in float64, in one pass: a large file is read once."""
+    """Compute mean (D,) and covariance (D, D) in float64, in one pass over the features."""
     shift: torch.Tensor | None = None
     total: torch.Tensor | None = None
     square: torch.Tensor | None = None
     for block in images.raw():
         if shift is None:
-            # About a mean of some images, or the squares of large offsets would drown the variances.
+            # Subtract the mean of the first block: squares of large offsets would swamp the variances.
             shift = block.double().mean(0)
             total, square = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
         centred = block.double() - shift
@@ -159,6 +157,6 @@ def moments(images: Images, products: torch.dtype = torch.float64) -> tuple[torc
         square += rounded.T @ rounded
     offset = total / len(images)
     covariance = square / len(images) - offset[:, None] * offset
-    # Rounding can turn the variance of a constant feature negative.
+    # Rounding can make the variance of a constant feature negative.
     covariance.diagonal().clamp_(min=0)
     return shift + offset, covariance

@@ -15,6 +15,7 @@ import torch
 
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.outline import outline
+from kdep.run.device import choose_precision
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.results import Outcome
@@ -117,6 +118,7 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
     predicted = scores.argmax(1)
     metrics = accuracy(predicted, torch.from_numpy(splits.test.labels), classes=len(splits.pool.classes))
     answers = class_answers(predicted.numpy(), splits.test.labels)
+    chosen["precision"] = str(choose_precision(settings.precision, device)).removeprefix("torch.")
     return Outcome(metrics, counts, chosen, curves, load_report(checkpoint), {"images_per_second": speed}, answers)
 
 

@@ -1,6 +1,6 @@
-"""k nearest neighbours by cosine, their votes weighted by exp(similarity / temperature).
+"""Classify by the k nearest neighbours in cosine similarity, with votes weighted by exp(similarity / temperature).
 
-Beside the features only a block of their comparisons is in memory, however large the bank and however many the classes.
+Similarities are computed in blocks, so memory does not grow with the bank or the number of classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-STEPS = 2**22  # similarities closer than 1 / STEPS, about their float32 rounding, are equal: the first image is nearer
-PAIRS = 2**22  # compared at once
-ROWS = 256  # queries compared at once, at least: a matrix product of fewer mostly waits for the bank's memory
+STEPS = 2**22  # similarities are rounded to 1 / STEPS, about float32 rounding; ties go to the first image
+PAIRS = 2**22  # similarities in a block
+ROWS = 256  # fewest queries in a block: products with fewer rows are limited by memory bandwidth
 
 
 def neighbours(
     queries: torch.Tensor, bank: torch.Tensor, *, k: int, rows: int | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Nearest images of the bank, nearest first, ties by position in the bank; `rows` queries at a time.
+    """Find the nearest images of the bank, nearest first, for `rows` queries at a time; ties go by position.
 
     Yields:
         Similarities (R, k) float64 and positions (R, k).
@@ -40,9 +40,9 @@ def neighbours(
 
 
 def _keys(queries: torch.Tensor, bank: torch.Tensor, start: int, end: int) -> torch.Tensor:
-    """One integer per pair (R, end - start) that sorts by similarity, then by position in the whole bank.
+    """Encode each pair (R, end - start) as an integer that sorts by similarity, then by position in the bank.
 
-    topk alone leaves the order of ties open.
+    topk does not define the order of ties.
     """
     count = len(bank)
     order = torch.arange(count - 1 - start, count - 1 - end, -1, device=bank.device)
@@ -58,28 +58,31 @@ def vote(
     grid: Sequence[tuple[int, float]],
     rows: int | None = None,
 ) -> list[torch.Tensor]:
-    """Class with the largest vote for every (k, temperature) of the grid: a list of (N,), in the grid's order.
+    """Predict the class with the largest vote; ties go to the smaller class number.
 
-    Equal votes go to the smaller class number.
+    Returns:
+        Predictions (N,) for each (k, temperature) of the grid, in its order.
     """
     largest = max(k for k, _ in grid)
     answers: list[list[torch.Tensor]] = [[] for _ in grid]
     for similarity, position in neighbours(queries, bank, k=largest, rows=rows):
-        seats, seated = _seats(labels[position])
+        columns, class_of = _vote_columns(labels[position])
         for (k, temperature), answer in zip(grid, answers, strict=True):
             weights = ((similarity[:, :k] - similarity[:, :1]) / temperature).exp()
-            votes = torch.zeros_like(similarity).scatter_add_(1, seats[:, :k], weights)
-            answer.append(seated.gather(1, votes.argmax(1, keepdim=True)).squeeze(1))
+            votes = torch.zeros_like(similarity).scatter_add_(1, columns[:, :k], weights)
+            answer.append(class_of.gather(1, votes.argmax(1, keepdim=True)).squeeze(1))
     return [torch.cat(answer) for answer in answers]
 
 
-def _seats(classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Number the classes among each query's neighbours (R, k) in ascending order: k seats serve any number of classes.
+def _vote_columns(classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Number the classes among each query's k neighbours from 0, so that votes need only k columns.
 
     Returns:
-        The seat of each neighbour (R, k), and the class on each seat (R, k); seats that nobody has hold class 0.
+        The column of each neighbour (R, k), and the class of each column (R, k), 0 for unused columns.
     """
     ascending, order = classes.sort(dim=1)
-    seat = torch.zeros_like(classes)
-    seat[:, 1:] = (ascending[:, 1:] != ascending[:, :-1]).long().cumsum(1)
-    return torch.zeros_like(classes).scatter_(1, order, seat), torch.zeros_like(classes).scatter_(1, seat, ascending)
+    column = torch.zeros_like(classes)
+    column[:, 1:] = (ascending[:, 1:] != ascending[:, :-1]).long().cumsum(1)
+    return torch.zeros_like(classes).scatter_(1, order, column), torch.zeros_like(classes).scatter_(
+        1, column, ascending
+    )

@@ -7,43 +7,44 @@ Minimises, for every penalty p of a path,
 on features standardised by the images they are fitted on. The penalty is per image, so that one chosen on a part of the
 images holds for all of them; scikit-learn's C is 1 / (p * images).
 
-What makes it fast: the features are rotated onto their principal axes, where the Hessian of class c is close to
-a_c * diag(variances), with a_c the class's mean of q (1 - q) over its predicted probabilities q. L-BFGS that starts
-from the inverse of this diagonal plus the penalty needs a few steps where plain L-BFGS needs hundreds. Axes without
-variance drop out. Each penalty starts from the optima of the larger ones, extrapolated, and keeps what L-BFGS has
-learnt there. Sums over images, parameters and search directions are float64; products too where they are small, and
-float32 where they take time.
+The solver is torch's L-BFGS on rescaled parameters. Features are first rotated onto their principal axes, where the
+Hessian of class c is close to a_c * diag(variances), with a_c the mean of q (1 - q) over the class's predicted
+probabilities q. Dividing by the square root of this diagonal plus the penalty brings the Hessian close to the identity,
+so a few steps are enough where plain L-BFGS needs hundreds. Axes without variance are dropped. Each penalty starts from
+the optima of the larger ones, extrapolated. Sums over images, parameters and search directions are float64. Products
+are float64 where they are small, and float32 where they take time.
 
-Images are read in blocks, so features may be a memory-mapped file that is larger than the memory: see
-`kdep_benchmarks.tasks.axes`. A row of the arrays of parameters is a class: products of that shape are faster.
+Images are read in blocks, so the features may be a memory-mapped file larger than the memory: see
+`kdep_benchmarks.tasks.axes`. Parameters have a row per class: products of that shape are faster.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from kdep_benchmarks.tasks.axes import Axes, Images, find_axes
-from kdep_benchmarks.tasks.lbfgs import Memory
 
-PAIRS = 30  # that L-BFGS keeps
-AHEAD = 0.9  # share of the last change along the path that is expected to repeat
-MAX_STEPS = 1000
-FLOOR = 1e-4  # an objective below this is solved to the tolerance times this: all images are fitted then
-SMALL = 2e7  # images * axes * classes up to which products in float64 cost next to nothing
-ROWS = 2048  # images at a time: their logits stay in the processor's cache
+PAIRS = 30  # steps that L-BFGS remembers
+TRIALS = 40  # evaluations in one step's line search, at most
+AHEAD = 0.9  # a penalty starts this share of the last change along the path beyond the last optimum
+MAX_STEPS = 2000
+ROUNDING = 1e-3  # a gap accepted where rounding of the objective stops the line search
+FLOOR = 1e-4  # the tolerance is relative to the objective, or to this if the objective is smaller
+SMALL = 2e7  # products are float64 up to this many images * axes * classes, where they cost little
+ROWS = 2048  # images in a block: their logits stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The optimum at one penalty, in terms of the features as they were given.
+    """The optimum at one penalty, for the features as given.
 
     Attributes:
         weight: (D, C) float32; bias: (C,).
-        objective: its value there, penalty included.
-        gap: estimate of what the objective still lies above the optimum, as a share of it (of FLOOR if it is less).
-        steps: of the solver.
+        objective: mean loss plus penalty.
+        gap: estimated distance to the optimal objective, relative to the objective (to FLOOR if that is larger).
+        steps: steps that the solver took.
     """
 
     penalty: float
@@ -88,18 +89,18 @@ def walk_path(
     device: torch.device | None = None,
     tolerance: float = 3e-6,
 ) -> Iterator[Solution]:
-    """Fit one penalty after the other from the strongest to the weakest, each when it is asked for.
+    """Fit the penalties lazily, from the strongest to the weakest.
 
-    The weaker a penalty, the more steps it takes: on photographs the weakest three of thirteen take two thirds of the
-    time of all. Who stops early saves them.
+    Weak penalties take the most steps: on photographs the weakest three of thirteen take two thirds of the time. A
+    caller that stops early saves it.
 
     Args:
-        features: (N, D) float32, in memory or memory-mapped; never copied as a whole where that would be large.
+        features: (N, D) float32, in memory or memory-mapped; not copied as a whole if large.
         labels: (N,) class numbers below `classes`, or (N, C) shares of each class that sum to 1.
-        classes: number of classes C; one that does not occur gets a bias of its own far below the others.
+        classes: number of classes C. A class without images gets a very low bias.
         penalties: positive, in any order.
-        rows: positions of the images to fit on, by default all; ascending is fastest on a memory-mapped file.
-        device: where to compute, the features' own by default; blocks travel there.
+        rows: positions of the images to fit on [all]. Ascending order is fastest on a memory-mapped file.
+        device: where to compute [the features' device].
         tolerance: the gap at which to stop.
 
     Raises:
@@ -116,7 +117,7 @@ def walk_path(
 def descend(
     images: Images, axes: Axes, *, classes: int, penalties: Sequence[float], tolerance: float = 3e-6
 ) -> Iterator[Solution]:
-    """`walk_path` on images that lie on axes already, which may be those of more images than are fitted.
+    """Do `walk_path` for images already rotated; the axes may come from more images than are fitted.
 
     Raises:
         ValueError: a penalty is not positive, or the optimum was not reached.
@@ -149,7 +150,7 @@ def _as_given(optimum: torch.Tensor, axes: Axes) -> tuple[torch.Tensor, torch.Te
 def measure_path(
     solutions: Sequence[Solution], features: torch.Tensor, labels: torch.Tensor, *, rows: torch.Tensor
 ) -> tuple[list[float], list[float]]:
-    """Percent of the images at `rows` that each solution gets right, and its mean cross-entropy, block by block."""
+    """Return each solution's accuracy in percent and mean cross-entropy on the images at `rows`."""
     correct, loss = [0] * len(solutions), [0.0] * len(solutions)
     for part in rows.split(ROWS):
         block = features[part.to(features.device)].to(solutions[0].weight.device)
@@ -163,53 +164,80 @@ def measure_path(
 
 @dataclass(frozen=True)
 class Point:
-    """The objective at one set of parameters, its gradient, and the diagonal that stands for the Hessian."""
+    """The objective at one set of parameters, its gradient, and an approximation of the Hessian's diagonal."""
 
     value: float
     gradient: torch.Tensor
     diagonal: torch.Tensor
 
 
+class Descent:
+    """torch's L-BFGS on u = scale * x, whose Hessian is close to the identity.
+
+    Attributes:
+        x: the parameters after the last step; now: the objective there.
+    """
+
+    def __init__(self, evaluate: Callable[[torch.Tensor], Point], start: torch.Tensor) -> None:
+        self._evaluate, self.now = evaluate, evaluate(start)
+        # torch forgets steps with a curvature below 1e-10. Dividing by the objective keeps it well above that.
+        self._unit = max(self.now.value, FLOOR)
+        self._scale = (self.now.diagonal / self._unit).sqrt()
+        self._u = torch.nn.Parameter(start * self._scale)
+        self.x = self._u.detach() / self._scale
+        limits = {"max_iter": 1, "max_eval": TRIALS, "tolerance_grad": 0, "tolerance_change": 0}
+        self._optimizer = torch.optim.LBFGS([self._u], history_size=PAIRS, line_search_fn="strong_wolfe", **limits)
+
+    def step(self) -> float:
+        """Take one step. Returns how far the objective was above the optimum before it, were it quadratic."""
+        if not self.now.gradient.any():
+            return 0.0
+        self._optimizer.step(self._loss)
+        self._loss()  # the line search may have returned to an earlier trial
+        state = self._optimizer.state[self._u]
+        return -0.5 * self._unit * float(state["d"].dot(state["prev_flat_grad"]))
+
+    def _loss(self) -> float:
+        x = self._u.detach() / self._scale
+        if not torch.equal(x, self.x):
+            self.x, self.now = x, self._evaluate(x)
+        self._u.grad = self.now.gradient / (self._unit * self._scale)
+        return self.now.value / self._unit
+
+
 class Solver:
-    """L-BFGS over parameters (C, axes + 1), the bias last; what it learns at one penalty serves the next."""
+    """Minimise the objective over parameters (C, axes + 1), the bias last."""
 
     def __init__(self, images: Images, axes: Axes, *, classes: int) -> None:
         self._images = images
-        # Sums of rounded losses cannot tell points apart that lie closer.
-        self._noise = 1e-14 if images.dtype == torch.float64 else 1e-7
         self._variances = torch.cat([axes.variances, axes.variances.new_ones(1)])
         self._penalised = self._variances.new_ones(classes, len(self._variances))
         self._penalised[:, -1] = 0
-        self._memory = Memory(PAIRS, self._penalised.flatten())
 
     def minimise(
         self, start: torch.Tensor, penalty: float, *, tolerance: float
     ) -> tuple[torch.Tensor, float, float, int]:
-        """Go on until the norm of the gradient, measured in the inverse Hessian, is small.
+        """Step until the estimated gap to the optimum is within the tolerance.
 
-        Half its square is what a quadratic would still lose, at every penalty alike; the plain norm of the gradient
-        stops far from the optimum where the penalty is small.
+        The estimate is half the squared norm of the gradient in the inverse Hessian, which means the same at every
+        penalty. The plain norm of the gradient would stop far from the optimum where the penalty is small.
 
         Returns:
             Parameters, objective, gap, steps.
         """
-        x, now = start, self._evaluate(start, penalty)
-        for step in range(MAX_STEPS):
-            direction = -self._memory.direction(now.gradient.flatten(), penalty, now.diagonal.flatten())
-            slope = float(direction.dot(now.gradient.flatten()))
-            gap = -slope / 2 / max(now.value, FLOOR)
-            if gap <= tolerance:
-                return x, now.value, gap, step
-            length, direction = 1.0, direction.view_as(x)
-            new = self._evaluate(x + direction, penalty)
-            while new.value > now.value + 1e-4 * length * slope + self._noise * (now.value + 0.1):
-                length /= 2
-                new = self._evaluate(x + length * direction, penalty)
-            moved = length * direction
-            change = new.gradient - now.gradient - penalty * self._penalised * moved
-            self._memory.add(moved.flatten(), change.flatten())
-            x, now = x + moved, new
-        raise ValueError(f"penalty {penalty:g}: no optimum in {MAX_STEPS} steps, gap {gap:.1e}; use larger penalties")
+        descent, fresh = Descent(lambda x: self._evaluate(x, penalty), start), True
+        for step in range(1, MAX_STEPS + 1):
+            before = descent.now.value
+            gap = descent.step() / max(before, FLOOR)
+            stuck = descent.now.value >= before
+            if gap <= tolerance or (stuck and fresh and gap <= ROUNDING):
+                return descent.x, descent.now.value, gap, step
+            if stuck and fresh:
+                break
+            if stuck:  # start again with the diagonal at this point and an empty memory
+                descent = Descent(lambda x: self._evaluate(x, penalty), descent.x)
+            fresh = stuck
+        raise ValueError(f"penalty {penalty:g}: no optimum after {step} steps, gap {gap:.1e}; use larger penalties")
 
     def _evaluate(self, x: torch.Tensor, penalty: float) -> Point:
         loss, weight, bias = x.new_zeros(()), *self._images.parameters(x)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdep_benchmarks.answers.detections import box_answers, evaluate
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import constant_score, measure
 from kdep_benchmarks.answers.resample import image_draws, standard_errors
 from kdep_benchmarks.answers.store import Answers, area_answers, class_answers
 
@@ -31,6 +31,16 @@ def test_mean_iou_sums_pixels_over_images_and_leaves_out_a_class_that_is_nowhere
     assert found["aAcc"][0] == pytest.approx(100 * 9 / 12)
     assert found["mAcc"][0] == pytest.approx(100 * (6 / 8 + 3 / 4) / 2)
     assert measure(area_answers(areas), np.array([[0.0], [2]]))["mIoU"][0] == pytest.approx(100 * 2 / 4)
+
+
+def test_the_best_constant_answer_is_the_most_frequent_class_everywhere():
+    # 3 of 4 images; 8 of 12 labelled pixels, over 2 classes that occur; no detection.
+    assert constant_score(class_answers(np.array([1, 1, 1, 1]), np.array([0, 0, 1, 0]))) == 75.0
+    areas = np.array([[[4, 3, 0], [5, 3, 0], [5, 4, 0]], [[2, 0, 0], [3, 0, 0], [3, 0, 0]]])
+    assert constant_score(area_answers(areas)) == pytest.approx(100 * (8 / 12 + 0) / 2)
+    everywhere = np.array([[[5, 0, 0], [9, 0, 0], [5, 4, 0]], [[3, 0, 0], [3, 0, 0], [3, 0, 0]]])
+    assert constant_score(area_answers(areas)) == pytest.approx(measure(area_answers(everywhere))["mIoU"][0])
+    assert constant_score(box_answers([[None]], images=1, classes=1)) == 0.0
 
 
 def ground_truth(random, *, images, classes, crowds=True):

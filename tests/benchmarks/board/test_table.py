@@ -202,6 +202,11 @@ def test_a_column_counts_only_where_the_reference_is_five_standard_errors_above_
     assert informative([90.0, 91.0, 92.0], [30.0, 29.0, 31.0], role="teacher")[0] == "yes"
 
 
+def test_a_note_gives_the_score_of_the_best_constant_answer():
+    (board,) = boards(runs("s", "c-linear", [50.0], chosen={"floor": 21.5}) + runs("s", "e-linear", [60.0]))
+    assert "Score of the best constant answer: c-linear 21.50." in [note.text for note in board.notes]
+
+
 def test_a_column_that_nobody_can_judge_counts_and_a_note_says_so():
     (board,) = boards(runs("s", "c-linear", [50.0, 51.0]) + runs("r", "c-linear", [30.0, 31.0], role="random"))
     assert board.columns.informative["c-linear"] == "unknown"

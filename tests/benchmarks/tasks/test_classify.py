@@ -198,7 +198,7 @@ def test_an_extraction_that_stops_leaves_nothing_behind(checkpoint, colours, tmp
     monkeypatch.setattr(features, "as_input", stop)
     with pytest.raises(KeyboardInterrupt):
         extract(checkpoint, open_split(colours, "train"), pixels=Pixels(size=32), cache=tmp_path, device=CPU)
-    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".fingerprint"] == []
+    assert [path.name for path in tmp_path.iterdir() if path.suffix not in (".fingerprint", ".lock")] == []
 
 
 def test_a_network_that_changes_while_frozen_is_found_out(checkpoint):
@@ -306,7 +306,9 @@ def test_finetuning_tells_colours_apart(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"epochs": 8})
     assert answered(outcome.answers) == pytest.approx(outcome.metrics)
     assert outcome.metrics["top1"] > 80 and outcome.counts == {"train": 30, "val": 0, "test": 15}
-    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_fixed": True, "weight_decay_fixed": True}
+    fixed = {"lr_fixed": True, "weight_decay_fixed": True}
+    # Precision "auto" is float32 on a CPU.
+    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, **fixed, "precision": "float32"}
 
 
 def test_a_value_that_the_task_fixes_is_no_edge_and_an_edge_is_not_fixed():
@@ -318,7 +320,8 @@ def test_a_value_that_the_task_fixes_is_no_edge_and_an_edge_is_not_fixed():
 def test_a_grid_is_chosen_on_select_and_its_curve_kept(checkpoint, colours, tmp_path):
     outcome = measure(run_finetune, checkpoint, colours, tmp_path, **QUICK | {"lr": [1e-7, 0.02, 1e9]})
     curve = outcome.curves["val_top1"]
-    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, "lr_at_edge": False, "weight_decay_fixed": True}
+    flags = {"lr_at_edge": False, "weight_decay_fixed": True}
+    assert outcome.chosen == {"lr": 0.02, "weight_decay": 1e-4, **flags, "precision": "float32"}
     assert outcome.counts == {"train": 24, "val": 6, "test": 15}
     assert curve[1] == max(value for value in curve if value is not None)
 
