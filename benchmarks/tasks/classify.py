@@ -1,9 +1,9 @@
-"""Classification: k nearest neighbours and linear probe on frozen features, and fine-tuning of the whole network.
+"""Classify with k nearest neighbours or a linear probe on frozen features, or by fine-tuning the whole network.
 
-All three choose on val and touch test once. What the seed draws: the val split, where the data set has none of
-its own, and in fine-tuning also the new classifier, the order of the images and their views. The train images of a
-probe are what they are and its optimum is unique, so the spread of a probe over seeds is that of the choice of its
-hyper-parameters alone; it says nothing of what other images would have given.
+All three choose hyper-parameters on val and use test once. The seed draws the val split if the data set has none. In
+fine-tuning it also draws the classifier's initial weights, the order of the images and their augmentation. A probe's
+train images are fixed and its optimum is unique, so its spread over seeds comes from the choice of hyper-parameters
+alone. It does not cover the choice of images.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ from kdep_benchmarks.tasks.linear import fit_path, measure_path, walk_path
 from kdep_benchmarks.tasks.settings import Finetune, Knn, Linear, Pixels, read_settings
 from kdep_benchmarks.tasks.task import Task
 
-PATIENCE = 3  # penalties in a row of a linear probe's path that may be no better than what came before
+PATIENCE = 3  # the path of a linear probe stops after this many penalties without improvement on val
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe gives at one tap: its score on val, and its answers on test after the refit."""
+    """A probe's result at one tap: its score on val, and its predictions on test after the refit."""
 
     val_top1: float
     val_loss: float
@@ -41,9 +41,9 @@ class Probed:
 
 @dataclass(frozen=True)
 class Data:
-    """Features of one tap, with labels; `train` and `val` are positions in `pool`.
+    """Features and labels at one tap; `train` and `val` are positions in `pool`.
 
-    Features stay where they are, in memory or in a memory-mapped file; what is computed with is brought to `device`.
+    Features stay in memory or in a memory-mapped file; blocks are copied to `device` for computing.
     """
 
     pool: torch.Tensor
@@ -56,11 +56,11 @@ class Data:
 
 
 def run_knn(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Ask the nearest neighbours among frozen features; k, temperature and tap chosen on val.
+    """Classify by nearest neighbours of frozen features; choose k, temperature and tap on val.
 
     Raises:
-        ValueError: unknown settings, or data that cannot be.
-        LoadError: weights that do not load completely.
+        ValueError: the settings or the data set are wrong.
+        LoadError: the weights do not load completely.
     """
     settings = read_settings(Knn, task)
 
@@ -76,11 +76,11 @@ def run_knn(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, de
 
 
 def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Logistic regression on frozen features; penalty and tap chosen on val.
+    """Fit logistic regression on frozen features; choose penalty and tap on val.
 
     Raises:
-        ValueError: unknown settings, or data that cannot be.
-        LoadError: weights that do not load completely.
+        ValueError: the settings or the data set are wrong.
+        LoadError: the weights do not load completely.
     """
     settings = read_settings(Linear, task)
 
@@ -91,15 +91,14 @@ def run_linear(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
 
 
 def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Train the whole network with a new classifier; learning rate and weight decay chosen on val.
+    """Fine-tune the whole network with a new classifier; choose learning rate and weight decay on val.
 
-    The last epoch is scored. With one learning rate and one weight decay nothing is chosen and nothing held out; what
-    the task has fixed is flagged as such.
-    Interrupted and called again with the same arguments, it goes on behind the last epoch that it had finished.
+    The last epoch is scored. With a single learning rate and weight decay, val joins the train images; `chosen` flags
+    both values as fixed. An interrupted call resumes after its last finished epoch if the arguments are the same.
 
     Raises:
-        ValueError: unknown settings, data that cannot be, or a loss that diverges at every learning rate.
-        LoadError: weights that do not load completely.
+        ValueError: the settings or the data set are wrong, or the loss diverges at every learning rate.
+        LoadError: the weights do not load completely.
     """
     from kdep_benchmarks.tasks.finetune import choose, flagged, going_on, train_and_predict
 
@@ -123,7 +122,7 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
 
 
 def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Probed:
-    """Choose k and temperature on val, then ask train and val together; ties go to the first of the grid."""
+    """Choose k and temperature on val, then predict test from train and val; ties go to the first of the grid."""
     grid = [(k, temperature) for k in ks for temperature in temperatures]
     labels = data.labels.to(data.device)
     train, val = (data.pool[positions].to(data.device) for positions in (data.train, data.val))
@@ -135,15 +134,15 @@ def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...
     bank, queries = data.pool.to(data.device), data.test.to(data.device)
     (predicted,) = vote(queries, bank, labels, grid=[grid[best]])
     chosen = {"k": k, "temperature": temperature} | at_edge("temperature", temperature, temperatures)
-    chosen["k_at_edge"] = len(ks) > 1 and k == max(ks)  # one neighbour is an end of its own
+    chosen["k_at_edge"] = len(ks) > 1 and k == max(ks)  # k cannot be below 1, so its lower end is no edge
     curves = {"k": [k for k, _ in grid], "temperature": [t for _, t in grid], "val_top1": curve}
     return Probed(curve[best], 0.0, predicted, chosen, curves)
 
 
 def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
-    """Choose the penalty on val, among equals by cross-entropy, then refit on train and val together.
+    """Choose the penalty by accuracy on val, ties by cross-entropy, then refit on train and val.
 
-    Penalties are tried from the strongest to the weakest, as long as that promises anything: see `gives_up`.
+    Penalties are tried from the strongest to the weakest until `gives_up`.
     """
     known = {"classes": data.classes, "device": data.device}
     tried, top1, loss = [], [], []
@@ -162,14 +161,14 @@ def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
 
 
 def best_on_val(top1: Sequence[float], loss: Sequence[float]) -> int:
-    """Position of the best top-1, among equals of the lowest cross-entropy."""
+    """Return the position of the best top-1; ties go to the lowest cross-entropy."""
     return max(range(len(top1)), key=lambda number: (top1[number], -loss[number]))
 
 
 def gives_up(top1: Sequence[float], loss: Sequence[float]) -> bool:
-    """Whether the last PATIENCE penalties gave neither a better top-1 on val nor a lower cross-entropy than before.
+    """Return whether the last PATIENCE penalties improved neither top-1 nor cross-entropy on val.
 
-    Weaker ones would fit the images still closer, in most of the time that the whole path takes (decision 0014).
+    Weaker penalties overfit more, and they take most of the time of the whole path (decision 0014).
     """
     before = len(top1) - PATIENCE
     if before < 1:
@@ -180,10 +179,10 @@ def gives_up(top1: Sequence[float], loss: Sequence[float]) -> bool:
 def open_taps(
     checkpoint: Checkpoint, splits: Splits, pixels: Pixels, *, work_dir: Path, device: torch.device
 ) -> tuple[dict[str, Data], dict[str, float]]:
-    """Features at every tap that one forward gives, `pre` before `post`; extracted once per checkpoint and images.
+    """Open the features of all taps, `pre` before `post`; they are extracted once per checkpoint and images.
 
     Returns:
-        Taps, and the images_per_second of what was extracted here, if anything was.
+        Data by tap, and images_per_second if this call extracted features.
     """
     cache = feature_folder(work_dir, checkpoint)
     parts = (splits.pool, splits.test)
@@ -208,7 +207,7 @@ def _probe(
     work_dir: Path,
     device: torch.device,
 ) -> Outcome:
-    """Probe every tap; the one that is best on val gives the score, and the scores of all stand beside it."""
+    """Probe every tap and report the one that is best on val, with the top-1 of every tap beside it."""
     splits = open_splits(task.dataset, seed=seed)
     taps, cost = open_taps(checkpoint, splits, pixels, work_dir=work_dir, device=device)
     probed = {tap: probe(data) for tap, data in taps.items()}
@@ -227,7 +226,7 @@ def _probe(
 
 
 def accuracy(predicted: torch.Tensor, truth: torch.Tensor, *, classes: int) -> dict[str, float]:
-    """Percent of the images, and the mean over classes of the percent of each, from counts per class."""
+    """Return top-1 in percent, over all images and as the mean over classes."""
     images = torch.bincount(truth, minlength=classes)
     correct = torch.bincount(truth[predicted == truth], minlength=classes)
     per_class = correct.double() / images
@@ -235,14 +234,14 @@ def accuracy(predicted: torch.Tensor, truth: torch.Tensor, *, classes: int) -> d
 
 
 def load_report(checkpoint: Checkpoint) -> dict[str, Any]:
-    """How many tensors went into the network: all, since `build_backbone` raises otherwise."""
+    """Report how many tensors were loaded: all, because `build_backbone` raises otherwise."""
     expected = len(outline(checkpoint.arch).state_dict())
     tensors = len(checkpoint.weights)
     return {"tensors": tensors, "expected": expected, "coverage": 100.0 * tensors / expected}
 
 
 def at_edge(name: str, value: float, grid: tuple[float, ...]) -> dict[str, bool]:
-    """Whether the best value was an end of its grid, so that a better one may lie beyond."""
+    """Flag a chosen value at an end of its grid: a better one may lie outside."""
     return {f"{name}_at_edge": len(grid) > 1 and value in (min(grid), max(grid))}
 
 

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone on labelled images, extracted once per (weights, images, pixels) and kept on disk."""
+"""Extract features of a frozen backbone, once per weights, images and preprocessing, and cache them on disk."""
 
 import contextlib
 import hashlib
@@ -23,16 +23,15 @@ from kdep_benchmarks.data.images import Labelled
 from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.settings import Pixels
 
-FORMAT = 2  # raised when the same key would give other numbers
+FORMAT = 2  # part of the cache key; raise it when a change of code changes the features
 
 
 class Extracted(NamedTuple):
     """Features of some images.
 
     Attributes:
-        taps: tap -> (N, D) float32, in the images' order; memory-mapped: those of a million images need not fit into
-            memory.
-        seconds: that it took to decode the images and run them through; None where the features were there.
+        taps: tap -> (N, D) float32 in the order of the images, memory-mapped.
+        seconds: time to decode the images and run the network; None if the features were cached.
     """
 
     taps: dict[str, torch.Tensor]
@@ -48,9 +47,9 @@ def extract(
     device: torch.device,
     work_dir: Path | None = None,
 ) -> Extracted:
-    """Features at every tap that one forward gives.
+    """Extract the features at every tap, or open them if they are cached.
 
-    One process extracts them while it holds a lock; others wait for it. `work_dir` is told how far the extraction is.
+    One process extracts while it holds a lock; others wait. The progress is written to `work_dir`.
 
     Raises:
         ValueError: an image cannot be read.
@@ -60,10 +59,10 @@ def extract(
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f".{folder.name}.lock"):
-            if not folder.is_dir():  # nobody extracted them while this process waited
+            if not folder.is_dir():  # not extracted while this process waited
                 backbone = fastest_form(build_backbone(checkpoint).eval(), pixels.size, device)
                 part = cache / f".{folder.name}.part"
-                shutil.rmtree(part, ignore_errors=True)  # of a killed process
+                shutil.rmtree(part, ignore_errors=True)  # left by a killed process
                 part.mkdir()
                 try:
                     started = time.perf_counter()
@@ -72,13 +71,13 @@ def extract(
                     part.rename(folder)
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
-    # Copy on write, so that torch takes it for writable; nothing here writes.
+    # Copy-on-write, because torch warns about arrays that are not writable. Nothing writes to them.
     taps = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
     return Extracted(taps, seconds)
 
 
 def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:
-    """Everything that shapes the features, the images by their fingerprint, as a folder's name."""
+    """Hash everything that determines the features into the name of their folder."""
     parts = {
         "format": FORMAT,
         "weights": checkpoint.sha256,
@@ -92,7 +91,7 @@ def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:
 
 
 def feature_folder(work_dir: Path, checkpoint: Checkpoint) -> Path:
-    """One folder for all tasks of a checkpoint, where `work_dir` is results/<sha8>/<task>/<protocol>/<seed>.work."""
+    """Return the folder that all tasks of a checkpoint share; `work_dir` is <sha8>/<task>/<protocol>/<seed>.work."""
     above = list(work_dir.absolute().parents)[:3]
     named = next((folder for folder in above if folder.name == checkpoint.identity[:8]), work_dir)
     return named / "features"
@@ -127,10 +126,10 @@ def frozen_features(
 
 @contextlib.contextmanager
 def frozen(backbone: torch.nn.Module) -> Iterator[None]:
-    """Put a network into eval mode, and make sure that nothing in it has changed afterwards.
+    """Put a network into eval mode, and check afterwards that none of its tensors changed.
 
     Raises:
-        RuntimeError: a parameter or a BatchNorm statistic has changed.
+        RuntimeError: a parameter or a BatchNorm statistic changed.
     """
     backbone.eval()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
@@ -141,19 +140,19 @@ def frozen(backbone: torch.nn.Module) -> Iterator[None]:
 
 
 def as_input(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """(B, 3, S, S) uint8 -> float32 in [0, 1] on the device, channels first: a network's own layout decides."""
+    """Convert (B, 3, S, S) uint8 to float32 in [0, 1] on the device."""
     return batch.to(device, non_blocking=True).float() / 255
 
 
 def frames(images: Labelled, positions: np.ndarray, *, pixels: Pixels) -> Iterator[torch.Tensor]:
-    """Batches (B, 3, size, size) uint8 of the images at `positions`, in that order.
+    """Yield batches (B, 3, size, size) uint8 of the images at `positions`, in that order.
 
     Raises:
-        ValueError: an image cannot be read; names it.
+        ValueError: an image cannot be read; the message names it.
     """
     workers = pixels.workers
     if workers == "auto":
-        # Starting a process costs more than decoding a few batches.
+        # Starting a worker process takes longer than decoding a few batches.
         workers = 0 if len(positions) <= 4 * pixels.batch_size else max(1, torch.get_num_threads() - 1)
     loader = DataLoader(
         _Frames(images, positions, pixels), batch_size=pixels.batch_size, num_workers=workers, collate_fn=list
@@ -173,7 +172,7 @@ class _Frames(Dataset):
         return len(self.positions)
 
     def __getitem__(self, number: int) -> Any:
-        # Handed over rather than raised: a DataLoader would wrap it in the traceback of its worker.
+        # Returned, not raised: a DataLoader would wrap the error in the worker's traceback.
         try:
             image = self.images.read(int(self.positions[number]))
         except ValueError as error:
@@ -182,7 +181,7 @@ class _Frames(Dataset):
 
 
 def centre(image: Image.Image, *, size: int, resize: int) -> torch.Tensor:
-    """Bring the short side to `resize` pixels and cut out the middle: (3, size, size) uint8 RGB."""
+    """Resize the short side to `resize` pixels and crop the centre: (3, size, size) uint8 RGB."""
     short = min(image.size)
     if short != resize:
         width, height = (max(resize, round(side * resize / short)) for side in image.size)

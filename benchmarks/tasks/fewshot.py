@@ -1,8 +1,7 @@
-"""Few-shot: a linear probe on a small share of the train images, averaged over several draws of them.
+"""Fit a few-shot linear probe on a small share of the train images, and average over several draws.
 
-A draw takes the same share of every class, at least one image. The penalty is chosen on the whole val split, as for
-the linear probe; there is no refit on val, which would be many more images than the draw. The tap is the one whose
-draws are better on val in the mean.
+A draw takes the same share of every class, at least one image. The penalty is chosen on the whole val split. There is
+no refit on val, which has many more images than the draw. The tap is the one with the best mean over draws on val.
 """
 
 import statistics
@@ -25,7 +24,7 @@ from kdep_benchmarks.tasks.task import Task
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the probe of one draw gives at one tap; `predicted` on test, `penalty_at_edge` as in the linear probe."""
+    """The probe of one draw at one tap; `predicted` are class numbers on test."""
 
     val_top1: float
     val_loss: float
@@ -36,11 +35,11 @@ class Drawn:
 
 
 def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Probe every draw at every tap; the score is the mean over the draws at the tap chosen on val.
+    """Probe every draw at every tap; score the mean over draws at the tap chosen on val.
 
     Raises:
-        ValueError: unknown settings, or data that cannot be.
-        LoadError: weights that do not load completely.
+        ValueError: the settings or the data set are wrong.
+        LoadError: the weights do not load completely.
     """
     settings = read_settings(Fewshot, task)
     splits = open_splits(task.dataset, seed=seed)
@@ -65,22 +64,22 @@ def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
 
 
 def draw(splits: Splits, *, share: float, seed: int, number: int) -> np.ndarray:
-    """Positions of one draw from train, ascending: of every class the share, rounded, and at least one image.
+    """Draw positions from train, ascending: the rounded share of every class, at least one image.
 
-    A function of (seed, number): another share or number of draws changes no other draw's generator.
+    Each draw depends only on (seed, number), not on how many draws there are.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, number]))
     labels = splits.pool.labels[splits.train]
     parts = []
     for label in np.unique(labels):
         positions = splits.train[labels == label]
-        # The order of all, so that a smaller share is a part of a larger one.
+        # Permute all positions, so that a smaller share is a subset of a larger one.
         parts.append(generator.permutation(positions)[: max(1, round(share * len(positions)))])
     return np.sort(np.concatenate(parts))
 
 
 def probe_draw(data: Data, truth: torch.Tensor, *, path: tuple[float, ...]) -> Drawn:
-    """Fit the path on `data.train`, choose on val, among equals by cross-entropy, and answer test."""
+    """Fit the path on `data.train`, choose by accuracy on val, ties by cross-entropy, and predict test."""
     path = tuple(sorted(path))
     fitted = fit_path(data.pool, data.labels, rows=data.train, classes=data.classes, penalties=path, device=data.device)
     top1, loss = measure_path(fitted, data.pool, data.labels, rows=data.val)
@@ -100,7 +99,7 @@ def _mean_score(results: list[Drawn]) -> dict[str, float]:
 
 
 def _listed(results: list[Drawn]) -> dict[str, Any]:
-    """Every draw's choice and score, in the order of the draws."""
+    """List choice and score of every draw, in order."""
     return {
         "lambda": [result.penalty for result in results],
         "lambda_at_edge": [result.penalty_at_edge for result in results],

@@ -134,6 +134,7 @@ def test_features_are_extracted_once_while_others_wait(checkpoint, colours, tmp_
     monkeypatch.setattr(features, "frozen_features", slow)
     given = {"pixels": Pixels(size=32), "cache": tmp_path, "device": CPU}
     images = open_split(colours, "train")
+    images.remembered_fingerprint(tmp_path)  # processes write it under names of their own, threads do not
     work = [threading.Thread(target=lambda: found.append(extract(checkpoint, images, **given))) for _ in range(2)]
     for thread in work:
         thread.start()
