@@ -1,9 +1,9 @@
-"""A source decoded once: every image as uint8 RGB in one file, for sets small enough to lie on a fast disk.
+"""Cache a source: decode every image once and store it as uint8 RGB in one file on a fast disk.
 
-Images are stored with their short side at the training size times a margin, only ever shrunk. Views keep the draws of
-the source: boxes are drawn on the original size and scaled. Where nothing was shrunk the pixels, and so the
-fingerprint, are those of the source. Of images that were shrunk small crops have less detail than from the source,
-which is said when a run starts.
+Large images are shrunk to a short side of the training size times a margin; small ones are stored as they are. Crop
+boxes are drawn on the original size and scaled, so views have the same boxes with and without the cache. If no image
+was shrunk, the pixels and the fingerprint equal those of the source. Small crops of shrunk images have less detail;
+the run warns about this at its start.
 """
 
 import errno
@@ -25,19 +25,20 @@ from tqdm import tqdm
 
 from kdep.data.decode import PIXELS, UNREADABLE, Box, KnownUnreadableError, reason, resample
 from kdep.data.sources import Source
+from kdep.files import write_atomically
 
 logger = logging.getLogger("kdep")
 
 FORMAT = 1
-MARGIN = 1.25  # a crop of 64 % of the area still has the training size
-SAMPLE = 64  # images from which the file's size is estimated
+MARGIN = 1.25  # a crop of 64 % of the area is as large as the view
+SAMPLE = 64  # images that are read to estimate the size of the file
 BLOCK = 256  # images in memory while the file is written
 
 
 class Cached:
-    """The images of a cache's folder; opened by `open_cache`.
+    """The images in a cache folder; see `open_cache`.
 
-    A crop reads its rows from the file, so memory does not grow with the set.
+    A crop reads its rows from the file, so memory use does not grow with the data set.
     """
 
     def __init__(self, folder: Path, names: Any) -> None:
@@ -50,10 +51,10 @@ class Cached:
         self._file = os.open(self._path, os.O_RDONLY)
 
     def open(self, index: int) -> "_Stored":
-        """Image `index`, in the file.
+        """Open image `index`.
 
         Raises:
-            KnownUnreadableError: it could not be read when the cache was made.
+            KnownUnreadableError: the image could not be decoded when the cache was made.
         """
         if int(index) in self._reasons:
             raise KnownUnreadableError(self._reasons[int(index)])
@@ -61,15 +62,15 @@ class Cached:
         return _Stored(self._file, int(self._offsets[index]), (width, height), tuple(self._originals[index].tolist()))
 
     def read(self, index: int) -> Image.Image:
-        """All of image `index` as it is stored."""
+        """Read the whole image `index` at its stored size."""
         picture = self.open(index)
         return Image.fromarray(picture.rows(0, picture.stored[1]))
 
     def lost_detail(self, size: int, crop_scale: tuple[float, float]) -> str | None:
-        """Say what views of shrunk images lose; None where they have all the pixels that they could have.
+        """Describe which crops of shrunk images have fewer pixels than the view; None if there are none.
 
-        Of a square image, a share s of the area has sqrt(s) of the side. From a stored side c that is fewer than `size`
-        pixels where s < (size / c)^2. What the image lacks itself, the cache does not lose.
+        A crop with a share s of the area of a square image has sqrt(s) of its side. If the stored side is c, the crop
+        has fewer than `size` pixels where s < (size / c)^2.
         """
         shrunk = (self._sizes != self._originals).any(1)
         if not shrunk.any():
@@ -82,16 +83,16 @@ class Cached:
         return (
             f"{int(shrunk.sum())} of {len(shrunk)} images are stored with a short side of {side} px. Crops of less "
             f"than {100 * enough:.0f} % of the area, about {100 * share:.0f} % of those that data.crop_scale "
-            f"{list(crop_scale)} draws, have fewer pixels there than the view's {size} and are enlarged. All detail "
-            f"needs a short side of {math.ceil(size / math.sqrt(low))} px: leave data.cache out, or let "
-            f"data.crop_scale start at {math.ceil(100 * enough - 1e-6) / 100:.2f}"
+            f"{list(crop_scale)} draws, are enlarged to the view's {size} px. Full detail needs a short side of "
+            f"{math.ceil(size / math.sqrt(low))} px: remove data.cache, or let data.crop_scale start at "
+            f"{math.ceil(100 * enough - 1e-6) / 100:.2f}"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_file"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # A worker that is spawned opens the file for itself.
+        # A spawned worker opens the file itself.
         self.__dict__.update(state)
         self._file = os.open(self._path, os.O_RDONLY)
 
@@ -101,13 +102,13 @@ class Cached:
 
 
 class _Stored:
-    """One image in the file; boxes are in the coordinates of the image before it was shrunk."""
+    """One image in the file. Boxes are in coordinates of the original image."""
 
     def __init__(self, file: int, offset: int, stored: tuple[int, int], size: tuple[int, int]) -> None:
         self._file, self._offset, self.stored, self.size = file, offset, stored, size
 
     def crop(self, box: Box, size: tuple[int, int]) -> torch.Tensor:
-        """Resample a box, rounded to stored pixels."""
+        """Resample a box, rounded to whole stored pixels."""
         left, right = _scaled(box[0], box[2], self.stored[0], self.size[0])
         top, bottom = _scaled(box[1], box[3], self.stored[1], self.size[1])
         pixels = self.rows(top, bottom)[None, :, left:right].transpose(0, 3, 1, 2)
@@ -118,12 +119,12 @@ class _Stored:
         width = self.stored[0]
         buffer = bytearray((bottom - top) * width * 3)
         if os.preadv(self._file, [buffer], self._offset + top * width * 3) != len(buffer):
-            raise OSError("the cache's pixels.bin is shorter than its index says; remove the folder to make it again")
+            raise OSError("pixels.bin of the cache is shorter than its index says; remove the folder to rebuild it")
         return np.frombuffer(buffer, np.uint8).reshape(bottom - top, width, 3)
 
 
 def _scaled(low: float, high: float, stored: int, original: int) -> tuple[int, int]:
-    """An interval in stored pixels: the nearest whole ones, at least one."""
+    """Scale an interval to stored pixels, rounded, at least one pixel long."""
     if stored == original:
         return int(low), int(high)
     start = min(round(low * stored / original), stored - 1)
@@ -131,17 +132,17 @@ def _scaled(low: float, high: float, stored: int, original: int) -> tuple[int, i
 
 
 def open_cache(source: Source, folder: Path, *, size: int, margin: float = MARGIN, show: bool = True) -> Cached:
-    """Open the cache of a source in `folder`, and make it first where it is missing.
+    """Open the cache of a source in `folder`; build it first if it does not exist.
 
     Args:
-        source: its images need `open`.
-        folder: holds pixels.bin and index.npz, and nothing else.
-        size: side of the views; images are stored with a short side of size * margin at most.
-        margin: at least 1 and below 2, from where on the source itself would decode at reduced scale.
-        show: draw a progress bar.
+        source: a source with `open`.
+        folder: for pixels.bin and index.npz only.
+        size: side of the views in pixels; images are stored with a short side of at most size * margin.
+        margin: at least 1 and below 2; from 2 on the source itself would decode at reduced scale.
+        show: show a progress bar.
 
     Raises:
-        ValueError: a cache of other images or another size is there, or the disk is too small.
+        ValueError: the folder has a cache of other images or another size, or the disk is too small.
     """
     if not 1 <= margin < 2:
         raise ValueError(f"margin {margin}: expected at least 1 and less than 2")
@@ -154,7 +155,7 @@ def open_cache(source: Source, folder: Path, *, size: int, margin: float = MARGI
 
 
 def estimate(source: Source, short_side: int) -> int:
-    """Bytes of the cache's pixels, from the headers of some images spread over the source."""
+    """Estimate the size of the cache in bytes from the headers of up to `SAMPLE` images."""
     count = len(source.names)
     chosen = sorted({number * count // SAMPLE for number in range(SAMPLE)})
     found: list[int] = []
@@ -168,7 +169,7 @@ def estimate(source: Source, short_side: int) -> int:
 
 
 def stored_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """The size at which an image is stored: its own, or shrunk to `short_side`."""
+    """Return the (width, height) at which an image is stored: its own, or shrunk to `short_side`."""
     short = min(size)
     if short <= short_side:
         return size
@@ -182,7 +183,7 @@ def _check(folder: Path, identity: dict[str, Any]) -> None:
     wrong = [f"{key} {found.get(key)}, now {identity[key]}" for key in identity if found.get(key) != identity[key]]
     if wrong:
         raise ValueError(
-            f"{folder}: a cache of other images ({'; '.join(wrong)}); remove the folder or name another one"
+            f"{folder}: the cache does not match this run ({'; '.join(wrong)}); remove the folder or take another one"
         )
     there = (folder / "pixels.bin").stat().st_size if (folder / "pixels.bin").is_file() else 0
     if there != expected:
@@ -190,15 +191,13 @@ def _check(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _make(source: Source, folder: Path, identity: dict[str, Any], *, show: bool) -> None:
-    """Write the pixels, then the index: a folder with an index is complete."""
-    from kdep.files import write_atomically
-
+    """Write the pixels, then the index. A folder with an index is complete."""
     expected = estimate(source, identity["short_side"])
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     logger.info("%s: decoding %d images once, about %s", folder, len(source.names), _human(expected))
     if expected > 0.95 * free:
-        raise ValueError(f"{folder}: the cache needs about {_human(expected)}, the disk has {_human(free)} free")
+        raise ValueError(f"{folder}: the cache needs about {_human(expected)}; the disk has {_human(free)} free")
     count = len(source.names)
     sizes, originals = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int32)
     unreadable: dict[int, str] = {}
@@ -232,7 +231,7 @@ def _make(source: Source, folder: Path, identity: dict[str, Any], *, show: bool)
 
 
 def _pictures(source: Source, short_side: int) -> Iterator[tuple[np.ndarray, tuple[int, int]] | str]:
-    """Each image as ((H, W, 3) uint8, its original size), or why it is unreadable, decoded by threads, in order."""
+    """Decode in threads; yield in order ((H, W, 3) uint8, original size), or the reason why an image is unreadable."""
 
     def decode(index: int) -> tuple[np.ndarray, tuple[int, int]] | str:
         try:
@@ -253,7 +252,7 @@ def _write_pixels(file: IO[bytes], pixels: np.ndarray, folder: Path) -> None:
         file.write(pixels.data)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ValueError(f"{folder}: the disk is full; nothing is kept of the unfinished cache") from error
+            raise ValueError(f"{folder}: the disk is full; the unfinished cache was removed") from error
         raise
 
 

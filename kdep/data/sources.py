@@ -1,4 +1,4 @@
-"""Image sources: folders, lists, packs of encoded images and torchvision's data sets, opened by their address."""
+"""Open image sources by address: a folder, a list of paths, a pack of encoded images or a torchvision data set."""
 
 import hashlib
 import io
@@ -14,20 +14,20 @@ from PIL import Image
 
 from kdep.data.decode import Encoded, Picture, Pixels, as_tensor
 from kdep.data.root import data_root, located
+from kdep.files import write_text
 
 ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT or torchvision:NAME"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 
 
 class Names(Sequence[str]):
-    """Names in one buffer, decoded when asked for: the same to read as a list of them, and equal to it.
+    """A read-only list of strings in one buffer, which forked workers share.
 
-    A worker that is forked shares the pages of its parent until it writes to them, and it writes a reference count into
-    every string of a list that it reads.
+    Reading a string from a list changes its reference count, so each forked worker would copy the memory of the list.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        # File names that are not UTF-8 come from the system with surrogates, and go back as they came.
+        # Python represents file names that are not UTF-8 by surrogates; surrogateescape keeps them.
         parts = [name.encode("utf-8", "surrogateescape") for name in names]
         self._buffer, self._ends = b"".join(parts), np.cumsum([len(part) for part in parts], dtype=np.int64)
 
@@ -37,7 +37,7 @@ class Names(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]  # negative ones count from the end, too large ones are an IndexError
+        number = range(len(self))[index]  # handles negative indices and raises IndexError
         start = self._ends[number - 1] if number else 0
         return self._buffer[start : self._ends[number]].decode("utf-8", "surrogateescape")
 
@@ -53,7 +53,7 @@ class Names(Sequence[str]):
 
 
 class Source(Protocol):
-    """Images by number; those that train a student are also opened undecoded, by `open(index) -> Picture`."""
+    """Images by index. Sources for pretraining also have `open(index) -> Picture`, which does not decode yet."""
 
     names: Sequence[str]
     fingerprint: str
@@ -64,7 +64,7 @@ class Source(Protocol):
 
 
 class Files:
-    """Image files, in the order given; the fingerprint covers relative names and sizes in bytes."""
+    """Image files in the given order. The fingerprint covers their relative names and sizes in bytes."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root, self.names = root, Names(names)
@@ -77,20 +77,20 @@ class Files:
             return image.convert("RGB")
 
     def open(self, index: int) -> Picture:
-        """Image `index`, not decoded yet."""
+        """Open image `index` without decoding it."""
         name = os.path.join(self.root, self.names[index])  # noqa: PTH118 - a Path takes as long as reading the file
         with open(name, "rb") as file:  # noqa: PTH123 - likewise
             return Encoded(file.read())
 
 
 class Pack:
-    """Encoded images end to end in an .npz: SPLIT_blob, SPLIT_offsets (n + 1), optional SPLIT_labels and classes."""
+    """Concatenated image files in an .npz: SPLIT_blob, SPLIT_offsets (n + 1), optional SPLIT_labels and classes."""
 
     def __init__(self, path: Path, split: str) -> None:
         try:
             self._read(path, split)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path}: damaged, or no .npz archive at all ({error}); copy it again") from error
+            raise ValueError(f"{path}: damaged or not an .npz archive ({error}); copy the file again") from error
         if len(self._offsets) < 2 or self._offsets[-1] != len(self._blob) or (np.diff(self._offsets) < 0).any():
             raise ValueError(f"{path}: {split}_offsets do not cover {split}_blob")
         self.names = Names(f"{path.name}:{split}:{index}" for index in range(len(self._offsets) - 1))
@@ -101,7 +101,7 @@ class Pack:
         return Image.open(io.BytesIO(self._bytes(index))).convert("RGB")
 
     def open(self, index: int) -> Picture:
-        """Image `index`, not decoded yet."""
+        """Open image `index` without decoding it."""
         return Encoded(self._bytes(index))
 
     def _read(self, path: Path, split: str) -> None:
@@ -120,13 +120,13 @@ class Pack:
 
 
 def _archive(path: Path) -> Any:
-    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
-        raise zipfile.BadZipFile("it has no directory of a zip file")
+    if not zipfile.is_zipfile(path):  # numpy would try to read a pickle
+        raise zipfile.BadZipFile("not a zip file")
     return np.load(path, allow_pickle=False)
 
 
 class Torchvision:
-    """A torchvision data set by class name, its training split."""
+    """The training split of a torchvision data set, by class name."""
 
     def __init__(self, name: str, root: Path) -> None:
         self._images = torchvision_split(name, root, train=True)
@@ -138,17 +138,17 @@ class Torchvision:
         return self._images[index][0].convert("RGB")
 
     def open(self, index: int) -> Picture:
-        """Image `index`, decoded by torchvision's data set."""
+        """Open image `index`, which torchvision decodes."""
         return Pixels(as_tensor(self.read(index)))
 
 
 def choose(total: int, count: int, seed: int) -> np.ndarray:
-    """A seeded choice of `count` of the numbers below `total`, in ascending order."""
+    """Draw `count` of the numbers below `total` without replacement, in ascending order."""
     return np.sort(np.random.Generator(np.random.Philox(seed)).permutation(total)[:count])
 
 
 class Subset:
-    """A seeded choice of another source's images, in ascending order."""
+    """A seeded random subset of another source, in ascending order."""
 
     def __init__(self, source: Source, count: int, seed: int) -> None:
         self._source, self._chosen = source, choose(len(source.names), count, seed)
@@ -160,41 +160,39 @@ class Subset:
         return self._source.read(self._chosen[index])
 
     def open(self, index: int) -> Picture:
-        """Image `index`, as the whole source opens it."""
+        """Open image `index` of the subset."""
         return self._source.open(self._chosen[index])
 
 
 def labels_of(source: Source) -> np.ndarray:
-    """Class numbers (N,) int64, for the supervised baseline.
+    """Return class numbers (N,) int64, for the supervised baseline.
 
-    Those of a pack or of torchvision's set; in a folder or a list, the first folder of each path, in order.
+    A pack and a torchvision data set have labels. In a folder or a list, the first folder of each path is its class.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the source has no labels.
     """
     if isinstance(source, Subset):
         return labels_of(source._source)[source._chosen]
     if isinstance(source, Files):
         parts = [Path(name).parts for name in source.names]
         if any(len(part) < 2 for part in parts):
-            raise ValueError(
-                f"{source.root}: loss.name labels needs a folder per class; {source.names[0]} lies in none"
-            )
+            raise ValueError(f"{source.root}: loss.name labels needs a folder per class; {source.names[0]} is in none")
         return np.unique([part[0] for part in parts], return_inverse=True)[1].astype(np.int64)
     found = getattr(source, "labels", None)
     if found is None and isinstance(source, Torchvision):
         images = source._images
         found = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
     if found is None:
-        raise ValueError(f"{source.names[0]}: loss.name labels needs labels, and this source has none")
+        raise ValueError(f"{source.names[0]}: loss.name labels needs labels; this source has none")
     return np.asarray(found, dtype=np.int64)
 
 
 def torchvision_split(name: str, root: Path, *, train: bool) -> Any:
-    """Open (or download) a torchvision classification data set.
+    """Open a torchvision classification data set; download it if needed.
 
     Raises:
-        ValueError: no such set, or it is not in `root` and cannot be downloaded.
+        ValueError: torchvision has no such data set, or it is not in `root` and cannot be downloaded.
     """
     import inspect
 
@@ -213,8 +211,8 @@ def torchvision_split(name: str, root: Path, *, train: bool) -> Any:
         return make(root, **options)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"torchvision:{name}: not in {root} and not downloadable here ({error}); place its files in {root} as "
-            f"torchvision.datasets.{name} lays them out"
+            f"torchvision:{name}: not in {root}, and the download failed ({error}); put its files into {root} as "
+            f"torchvision.datasets.{name} expects them"
         ) from error
 
 
@@ -222,18 +220,18 @@ def open_source(spec: str, *, root: Path | None = None, limit: int | None = None
     """Open images by their address.
 
     Args:
-        spec: a folder (searched recursively, labels ignored), a .txt list of paths, FILE.npz:SPLIT, torchvision:NAME. A
-            relative path is looked for in the current folder, then below the data root (see `kdep.data.root`).
-        root: where relative paths of a list start (default: the list's folder), or where torchvision's files are.
-        limit: take a subset of this many images.
-        seed: of the subset.
+        spec: a folder (searched recursively), a .txt list of paths, FILE.npz:SPLIT or torchvision:NAME. A relative path
+            is looked up in the current folder, then below the data root (see `kdep.data.root`).
+        root: folder to which the paths of a list are relative (default: the list's folder), or of torchvision's files.
+        limit: take a random subset of this many images.
+        seed: seed of the subset.
 
     Raises:
-        ValueError: nothing there; says what was looked for.
+        ValueError: the source is missing, empty or of an unknown type.
     """
     source = _open(str(spec), root)
     if limit is not None and limit > len(source.names):
-        raise ValueError(f"{spec}: data.limit {limit}, but there are only {len(source.names)} images")
+        raise ValueError(f"{spec}: data.limit {limit} exceeds its {len(source.names)} images")
     return source if limit is None else Subset(source, limit, seed)
 
 
@@ -244,27 +242,27 @@ def _open(spec: str, root: Path | None) -> Source:
         raise ValueError(reason)
     path, split = _path_of(spec)
     if path.suffix == ".npz":
-        return Pack(path, split)  # of a missing split it says which there are
+        return Pack(path, split)
     if path.is_dir():
         names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not names:
-            raise ValueError(f"{path}: no image below it ({', '.join(sorted(SUFFIXES))})")
+            raise ValueError(f"{path}: no image in this folder or below ({', '.join(sorted(SUFFIXES))})")
         return Files(path, names)
     if path.suffix == ".txt":
         root = None if root is None else located(root)
         if root is not None and not root.is_dir():
-            raise ValueError(f"{_absent(root)}; expected the folder where the paths of {spec} start")
+            raise ValueError(f"{_absent(root)}; expected the folder to which the paths in {spec} are relative")
         names = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
         if not names:
-            raise ValueError(f"{path}: an empty list")
+            raise ValueError(f"{path}: the list is empty")
         return Files(root or path.parent, names)
-    raise ValueError(f"{spec}: a file of another kind; expected {ADDRESSES}")
+    raise ValueError(f"{spec}: not an image source; expected {ADDRESSES}")
 
 
 def absent_address(spec: str) -> str | None:
-    """A sentence where nothing lies at an address; None where something does, which is not looked into.
+    """Return an error message if the path of an address does not exist, else None. The content is not read.
 
-    torchvision's sets say themselves what they lack when they are opened.
+    For torchvision data sets the answer is None: they report missing files when they are opened.
     """
     if spec.startswith("torchvision:"):
         return None
@@ -273,13 +271,13 @@ def absent_address(spec: str) -> str | None:
 
 
 def _path_of(spec: str) -> tuple[Path, str]:
-    """The file or folder of an address, and the split of a pack."""
+    """Split an address into its file or folder and the split of a pack."""
     file, _, split = spec.rpartition(":")
     return (located(Path(file)), split) if file.endswith(".npz") else (located(Path(spec)), "")
 
 
 def _absent(path: Path) -> str:
-    """Say that a path is missing, and which of its parts is the first that is."""
+    """Describe a missing path by its first missing part."""
     there = next(parent for parent in path.absolute().parents if parent.exists())
     missing = f"no {path.absolute().relative_to(there).parts[0]} in {there}"
     below = "" if path.is_absolute() else f", nor below the data root {data_root()}; KDEP_DATA names another"
@@ -287,7 +285,7 @@ def _absent(path: Path) -> str:
 
 
 def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: float | None, seed: int) -> int:
-    """Write a seeded list of image paths relative to `folder`; a class is a path's first folder.
+    """Write a list of randomly chosen image paths relative to `folder`; the first folder of a path is its class.
 
     Returns:
         The number of images listed.
@@ -297,19 +295,17 @@ def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: fl
     for name in source.names:
         classes.setdefault(Path(name).parts[0], []).append(name)
     if loose := [name for name in source.names if len(Path(name).parts) == 1]:
-        raise ValueError(f"{folder}: {len(loose)} images lie in no class folder (first {loose[0]}); put them into one")
+        raise ValueError(f"{folder}: {len(loose)} images are in no class folder (first {loose[0]}); move them into one")
     draw = np.random.Generator(np.random.Philox(seed))
     chosen: list[str] = []
     for label in sorted(classes):
         names = classes[label]
         count = per_class if per_class is not None else round(len(names) * float(fraction or 1.0))
         chosen += [names[i] for i in sorted(draw.permutation(len(names))[:count])]
-    from kdep.files import write_atomically
-
     header = (
         f"# {len(chosen)} of {len(source.names)} images of {Path(folder).name}, seed {seed}, relative to that folder\n"
     )
-    write_atomically(out, lambda neighbour: neighbour.write_text(header + "\n".join(chosen) + "\n"))
+    write_text(out, header + "\n".join(chosen) + "\n")
     return len(chosen)
 
 

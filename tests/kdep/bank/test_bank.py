@@ -500,7 +500,7 @@ def test_an_image_that_is_unreadable_has_no_target_and_counts_nowhere(banked, ph
     views.stored = bank
     views.source.root = tmp_path / "photos"
     (batch,) = load(views, [[(0, 0), (1, 0)]], workers=0)
-    assert batch.unreadable[0][0] == "gone.jpg" and "nothing is stored" in batch.unreadable[0][1]
+    assert batch.unreadable[0][0] == "gone.jpg" and "no stored target" in batch.unreadable[0][1]
     assert batch.stored.shape == (1, 1, 96) and batch.numbers.tolist() == [1]
 
 

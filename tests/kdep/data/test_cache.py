@@ -126,7 +126,7 @@ def test_a_cache_of_other_images_or_another_size_is_refused(tmp_path):
     open_cache(source, tmp_path / "c", size=32, show=False)
     with pytest.raises(ValueError, match="short_side 40, now 80.*remove the folder"):
         open_cache(source, tmp_path / "c", size=64, show=False)
-    with pytest.raises(ValueError, match="a cache of other images .source"):
+    with pytest.raises(ValueError, match="the cache does not match this run .source"):
         open_cache(pictures(tmp_path / "q", [(160, 120)]), tmp_path / "c", size=32, show=False)
 
 

@@ -315,7 +315,7 @@ def test_a_pack_of_encoded_images_opens_by_split(tmp_path):
         ("{0}/images.npz:val", "no split 'val'; expected .*images.npz:SPLIT, of fit$"),
         ("{0}/images.npz", "no split ''; expected .*images.npz:SPLIT, of fit$"),
         ("{0}/none.npz:fit", r"none.npz is not there \(no none.npz in {0}\); expected a folder of images, a .txt list"),
-        ("{0}/empty", "no image below it"),
+        ("{0}/empty", "no image in this folder or below"),
         ("{0}/none/b", r"{0}/none/b is not there \(no none in {0}\); .*, FILE.npz:SPLIT or torchvision:NAME$"),
         ("{0}/cut.npz/b", r"\(no b in {0}/cut.npz\)"),
         ("{0}/none.txt", "none.txt is not there"),
@@ -360,7 +360,7 @@ def test_a_relative_source_is_looked_for_here_and_then_below_the_data_root(tmp_p
 def test_a_list_whose_root_is_not_there_says_so(tmp_path):
     (tmp_path / "list.txt").write_text("a.png\n")
     with pytest.raises(
-        ValueError, match="roots is not there .*; expected the folder where the paths of .*list.txt start"
+        ValueError, match="roots is not there .*; expected the folder to which the paths in .*list.txt are relative"
     ):
         open_source(str(tmp_path / "list.txt"), root=tmp_path / "roots")
 
@@ -463,7 +463,7 @@ def test_a_written_subset_takes_as_many_of_each_class_and_opens_as_a_source(tmp_
 def test_a_subset_of_classes_leaves_no_image_out_in_silence(tmp_path):
     pictures(tmp_path / "p", count=4)
     (tmp_path / "p" / "c0" / "0.png").rename(tmp_path / "p" / "loose.png")
-    with pytest.raises(ValueError, match="p: 1 images lie in no class folder .first loose.png."):
+    with pytest.raises(ValueError, match="p: 1 images are in no class folder .first loose.png."):
         write_subset(tmp_path / "p", tmp_path / "a.txt", per_class=2, fraction=None, seed=0)
     assert not (tmp_path / "a.txt").exists()
 

@@ -199,7 +199,7 @@ def test_layers_are_renamed(layer, name):
 
 @pytest.mark.parametrize("layer", ["conv2_block1_1_conv", "res6a_branch1", "res2a_branch3", "res2_branch1", "res2a"])
 def test_other_layers_are_refused_by_name(layer):
-    with pytest.raises(LoadError, match=f"model.json: {layer} is no layer of ResNet-50"):
+    with pytest.raises(LoadError, match=f"model.json: {layer} is not a layer of ResNet-50"):
         module_name(layer, "model.json")
 
 
