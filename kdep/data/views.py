@@ -39,7 +39,7 @@ def view(
     """Draw view `number` of image `index`. Pillow resamples a Pillow image; a `Picture` resamples itself.
 
     Returns:
-        (3, size, size) uint8 RGB, and (6,) float32: factors of brightness, contrast and saturation, three colour shifts.
+        (3, size, size) uint8 RGB, and (6,) float32: factors of brightness, contrast, saturation, and colour shifts.
     """
     pixels, flip, colour = _draw(image, augmentation, seed=seed, index=index, number=number)
     return (pixels.flip(-1) if flip else pixels).contiguous(), torch.from_numpy(colour)
