@@ -16,7 +16,7 @@ REQUIRED = [
     "huggingface_hub>=0.23",  # ModelCard, EvalResult; timm requires it anyway
     "safetensors>=0.4",  # timm's own file format
     "scikit-learn>=1.3",  # stratified splits; brings scipy for t quantiles
-    "filelock>=3.10",  # a lock per cell and per extraction of features; torch requires it anyway
+    "filelock>=3.30",  # before, the loading processes of a killed run hold its lock for 5 s; torch requires it anyway
     "threadpoolctl>=3.1",  # user_api="openmp" of one thread; scikit-learn requires it anyway
     "pandas>=2.1,<4",  # DataFrame.map; the type of text columns changed with 3, 4 may change more
     "matplotlib>=3.8",  # layout='constrained', 'outside' legends

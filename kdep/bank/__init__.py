@@ -1,1 +1,1 @@
-"""The target bank: teacher targets computed once, read in every epoch."""
+"""The target bank: teacher features of every view, computed once and read in every epoch."""

@@ -1,4 +1,4 @@
-"""Open the bank of a run: found, or made by `kdep.bank.write`, complete, and compared with the live teacher."""
+"""Open the target bank of a run: compute what is missing, and compare entries with the live teacher."""
 
 import json
 import logging
@@ -37,13 +37,14 @@ logger = logging.getLogger("kdep")
 
 
 def build(config: Config) -> Path:
-    """Make, or complete, the bank that a configuration asks for, and return its folder.
+    """Make or complete the bank of a configuration, and return its folder.
 
     Raises:
-        ValueError: the configuration has no bank, the disk has no room, or the bank there is another's.
+        ValueError: the configuration has no bank, the disk is too small, or the folder has a bank of another teacher or
+            of other views.
     """
     if config.bank is None:
-        raise ValueError("the configuration has no bank: add bank.path=FOLDER")
+        raise ValueError("the configuration has no bank; add bank.path=FOLDER")
     process = join(config.device)
     with process.first_alone():
         views = open_views(config, show=process.is_first)
@@ -51,18 +52,18 @@ def build(config: Config) -> Path:
 
 
 def open_bank(config: Config, student: Backbone, views: Views, process: Process) -> Bank:
-    """Open the bank of a run: found or made, complete, and compared with the live teacher if that is at hand.
+    """Open the bank of a run, make or complete it if needed, and compare it with the teacher if that can be opened.
 
-    A finished bank serves without its teacher. It is only read, without a lock: runs share it, and it may lie in a
-    folder that cannot be written.
+    A finished bank does not need its teacher. It is read without a lock: runs share it, and the folder may be
+    read-only.
 
     Raises:
-        ValueError: it is the bank of another teacher or of other views, another process is making it, or an entry is
-            not what the teacher gives now.
+        ValueError: the bank is of another teacher or of other views, another process is making it, or an entry differs
+            from the teacher's present features.
     """
     assert config.bank is not None
     path, count = config.bank.path, config.bank.views or config.optim.epochs
-    # As the first process sees it: all must go the same way.
+    # The first process decides, so that all take the same branch.
     whole = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
     finished = process.gather(whole)[0]
     try:
@@ -72,7 +73,7 @@ def open_bank(config: Config, student: Backbone, views: Views, process: Process)
     except ValueError as error:
         if not finished:
             raise
-        logger.warning("the bank %s is used without its teacher, which cannot be opened: %s", path, error)
+        logger.warning("bank %s is used without its teacher, which cannot be opened: %s", path, error)
         bank = Bank(path)
         known = {"teacher": asked_teacher(config), "data": describe_data(config, views)}
         refuse_another(bank.description, {**known, "code": config.bank.code, "precision": PRECISION}, path)
@@ -89,7 +90,7 @@ def open_bank(config: Config, student: Backbone, views: Views, process: Process)
 def complete_bank(
     config: Config, wanted: Description, teacher: Backbone, views: Views, process: Process, *, finished: bool
 ) -> Bank:
-    """Open the bank, after computing what is missing in it; one process at a time may do that."""
+    """Open the bank; compute its missing files first, under a lock."""
     assert config.bank is not None
     path, count = config.bank.path, config.bank.views or config.optim.epochs
     if finished:
@@ -97,36 +98,32 @@ def complete_bank(
         refuse_another(bank.description, vars(wanted), path)
         return bank
     path.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(path, "wait for it, or take another bank.path") if process.is_first else None
+    lock = take_lock(path, "wait for it, or use another bank.path") if process.is_first else None
     bank = fill(config, wanted, teacher, views, process, views_wanted=count)
     if lock is not None:
-        lock.close()
+        lock.release()
     return bank
 
 
 def check_axes(config: Config, student: Backbone, bank: Bank) -> None:
-    """Check that a bank holds the axes and the map that a run reads.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Raise a ValueError if a bank lacks axes or the map that a run reads."""
     about, grid = bank.description, map_side(config, student)
     dim = axes_read(config, student.dim) or len(bank.statistics.mean)
     if about.axes < dim or (grid and about.grid != grid):
         raise ValueError(
-            f"{bank.path}: keeps {about.axes} axes and a map of side {about.grid}; this run reads {dim} axes and a map "
-            f"of side {grid}. Take another bank.path, or remove {bank.path}"
+            f"{bank.path}: has {about.axes} axes and a map of side {about.grid}; this run reads {dim} axes and a map "
+            f"of side {grid}. Use another bank.path, or remove {bank.path}"
         )
 
 
 def asked_teacher(config: Config) -> dict[str, Any]:
-    """What a configuration says of the teacher; a bank's features are float32 whatever teacher.precision says."""
+    """Return the configuration of the teacher, without its precision: a bank's features are always float32."""
     asked = config.teacher.model_dump(mode="json", exclude={"precision"})
     return {"source": asked.pop("source"), "asked": asked}
 
 
 def describe_data(config: Config, views: Views) -> dict[str, Any]:
-    """The images, their views, and which of them gave the statistics."""
+    """Describe the images, their views, and the number of images for the statistics."""
     return {
         "images": len(views.source.names),
         "identity": data_identity(views),
@@ -135,16 +132,16 @@ def describe_data(config: Config, views: Views) -> dict[str, Any]:
 
 
 def describe(config: Config, teacher: Backbone, views: Views, *, dim: int | None, grid: int) -> Description:
-    """The bank that a configuration asks for."""
+    """Describe the bank that a configuration asks for."""
     assert config.bank is not None
     dim = dim or teacher.dim
     axes = config.bank.axes or dim
     if not dim <= axes <= teacher.dim:
         raise ValueError(
-            f"bank.axes {axes}: expected at least {dim}, which this run reads, and at most the teacher's {teacher.dim}"
+            f"bank.axes {axes}: expected at least the {dim} that this run reads and at most the teacher's {teacher.dim}"
         )
     if grid and config.bank.code != "float16":
-        raise ValueError(f"bank.code {config.bank.code}: feature maps (loss.dense) are kept in float16 only")
+        raise ValueError(f"bank.code {config.bank.code}: feature maps (loss.dense) need bank.code=float16")
     own = {"arch": teacher_arch(teacher), "tap": teacher.tap, "sha256": teacher_identity(teacher)}
     identity = {**asked_teacher(config), **own}
     return Description(FORMAT, identity, describe_data(config, views), axes, grid, config.bank.code)
@@ -153,7 +150,7 @@ def describe(config: Config, teacher: Backbone, views: Views, *, dim: int | None
 def fill(
     config: Config, wanted: Description, teacher: Backbone, views: Views, process: Process, *, views_wanted: int
 ) -> Bank:
-    """Compute what is missing; with several processes each takes its share of the files."""
+    """Compute the missing files; each of several processes takes its share."""
     assert config.bank is not None
     path, file = config.bank.path, config.bank.path / "bank.json"
     if file.exists():
@@ -164,8 +161,8 @@ def fill(
         write_atomically(file, lambda part: part.write_text(json.dumps(vars(wanted), indent=1) + "\n"))
     writer = Writer(config, wanted, teacher, views, process)
     if not (path / "bank.pt").exists():
-        # Under a grid the maps of all images as they come would fill any disk: the first views of those that the axes
-        # need are seen twice, and no others are kept raw.
+        # With a grid, raw maps of all images would fill the disk. Raw pooled features are stored only for the images
+        # that determine the axes, and the teacher sees the first view of these images twice.
         raw = writer.raw_files()
         writer.announce([*raw, *missing(wanted, path, range(0 if wanted.grid else 1, views_wanted))])
         writer.run(raw, projection=None)
@@ -188,10 +185,10 @@ def fill(
 
 
 def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, count: int, views_used: int) -> None:
-    """Compute random entries again with the live teacher, and stop where they differ by more than rounding.
+    """Compute random entries again with the teacher, and compare.
 
     Raises:
-        ValueError: names the image and the view.
+        ValueError: an entry differs by more than rounding; names the image and the view.
     """
     if count == 0 or not process.is_first:
         return
@@ -207,6 +204,6 @@ def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, coun
         error = float((bank.decode(stored[0]) - live).norm() / live.norm())
         if not error <= limit:
             raise ValueError(
-                f"{bank.path}: view {number} of {views.source.names[index]} is stored {100 * error:.1f} % off what "
-                "the teacher says now (images changed, or the file is damaged); remove the bank to make it anew"
+                f"{bank.path}: view {number} of {views.source.names[index]} is stored {100 * error:.1f} % off the "
+                "teacher's present features (the images changed, or the file is damaged); remove the bank to rebuild it"
             )

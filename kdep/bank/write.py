@@ -1,6 +1,6 @@
-"""Running the teacher over views and writing what it says, file by file.
+"""Write a target bank: run the teacher on all views and store its features file by file.
 
-The first view is kept as it came until its statistics give the axes, so that the teacher sees no image twice.
+Features of the first view are stored unprojected until their statistics give the axes.
 """
 
 import logging
@@ -39,7 +39,7 @@ logger = logging.getLogger("kdep")
 
 
 class Writer:
-    """Runs the teacher over files' worth of views and writes them."""
+    """Computes and writes the files of a bank."""
 
     def __init__(
         self, config: Config, description: Description, teacher: Backbone, views: Views, process: Process
@@ -52,19 +52,19 @@ class Writer:
         self.for_axes = chosen_for_axes(description.images, config.align.images, config.view_seed)
 
     def raw_files(self) -> list[tuple[int, int]]:
-        """Files of raw features that are not there: all, or under a grid those with images that the axes need."""
+        """List the missing files of raw features; with a grid, only those with images that determine the axes."""
         files = missing(self.description, self.path, [-1])
         return [file for file in files if self.plan([file]).images > 0]
 
     def plan(self, files: list[tuple[int, int]]) -> "Plan":
-        """What to compute for these files."""
+        """Plan the batches for these files."""
         return Plan(files, self.description, self.config.optim.batch_size, self.for_axes)
 
     def announce(self, files: list[tuple[int, int]]) -> None:
-        """Log how much there is to compute, and stop if the disk has no room.
+        """Log how much is to be computed.
 
         Raises:
-            ValueError: less free space than the bank needs.
+            ValueError: the disk has less free space than the bank needs.
         """
         if not files or not self.process.is_first:
             return
@@ -72,10 +72,10 @@ class Writer:
         logger.info("bank %s: %d views of %d images to compute, %.2f GB", self.path, views, images, size / 1e9)
 
     def find_room(self, files: list[tuple[int, int]]) -> int:
-        """Bytes that these files take.
+        """Return the size of these files in bytes.
 
         Raises:
-            ValueError: the disk has less.
+            ValueError: the disk has less free space.
         """
         about, size = self.description, 0
         for number, shard in files:
@@ -84,13 +84,13 @@ class Writer:
         free = shutil.disk_usage(self.path).free
         if size > free:
             raise ValueError(
-                f"{self.path}: the bank needs {size / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB; fewer "
-                "bank.views, fewer bank.axes or bank.code=int8 make it smaller"
+                f"{self.path}: the bank needs {size / 1e9:.1f} GB more; the disk has {free / 1e9:.1f} GB free. Reduce "
+                "bank.views or bank.axes, or set bank.code=int8"
             )
         return size
 
     def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
-        """Compute these files: raw features without a projection, encoded targets with it."""
+        """Compute and write these files: raw features without a projection, encoded entries with it."""
         files = share_of(files, self.description.shards, self.process)
         if not files:
             return
@@ -113,7 +113,7 @@ class Writer:
                 bar.update(len(numbers))
 
     def compute(self, images: torch.Tensor, projection: Bank | None) -> torch.Tensor:
-        """What is kept of a batch of images: (B, D_t) raw, or (B, 1 + grid^2, axes)."""
+        """Compute the entries of a batch: (B, D_t) raw, or (B, 1 + grid^2, axes) projected."""
         if projection is None:
             return self.teacher(images)
         if self.description.grid == 0:
@@ -132,7 +132,7 @@ class Writer:
         write_atomically(Path(shard_path(self.path, *file)), into)
 
     def own_raw(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """This process's share of the raw features, file by file."""
+        """Yield this process's share of the raw features as (shard, features)."""
         shards = self.description.shards
         for _, shard in share_of([(-1, shard) for shard in range(shards)], shards, self.process):
             path = Path(shard_path(self.path, -1, shard))
@@ -140,11 +140,11 @@ class Writer:
                 yield shard, torch.from_numpy(np.load(path))
 
     def statistics(self) -> tuple[Statistics, torch.Tensor]:
-        """Statistics of the raw features of all processes, and the largest |z| on each kept axis."""
+        """Compute statistics of the raw features of all processes, and the largest |z| on each stored axis."""
         self.process.wait()
         about, moments = self.description, Moments(self.teacher.dim)
         for shard, raw in self.own_raw():
-            # As in training from a live teacher, an unreadable image counts nowhere.
+            # Unreadable images are left out, as with a live teacher.
             kept = raw[~raw[:, 0].isnan() & self.for_axes[shard * SHARD : shard * SHARD + len(raw)]]
             for part in kept.split(self.config.optim.batch_size):
                 moments.add(part)
@@ -153,13 +153,13 @@ class Writer:
         peaks = torch.zeros(about.axes)
         for _, raw in self.own_raw():
             z = (raw - statistics.mean.float()) @ statistics.basis[:, : about.axes].float()
-            # Beside the peaks so far: of this file's images none may have been readable.
+            # Concatenated with the earlier peaks, because a file may have no readable image.
             peaks = torch.cat([peaks[None], z[~raw[:, 0].isnan()].abs()]).amax(0)
         peaks = torch.stack(self.process.gather(peaks)).amax(0)
         return statistics, (peaks * HEADROOM).clamp_min(1e-12)
 
     def project_raw(self, bank: Bank) -> None:
-        """Turn raw features into the first view's targets."""
+        """Project the raw features into the files of the first view."""
         for shard, raw in self.own_raw():
             file = Path(shard_path(self.path, 0, shard))
             if not file.exists() and self.description.grid == 0:
@@ -169,9 +169,9 @@ class Writer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Batches of (image, view), file after file; none crosses from one file into the next.
+    """Batches of (image, view), file after file. No batch spans two files.
 
-    Of raw features under a grid, which become no targets, there are only those of the images `for_axes` (N,) bool.
+    With a grid, raw features serve only the statistics: they are limited to the images in the mask `for_axes` (N,).
     """
 
     files: list[tuple[int, int]]
@@ -181,11 +181,11 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """Views to compute."""
+        """Number of views to compute."""
         return sum(len(self.images_of(file)) for file in self.files)
 
     def images_of(self, file: tuple[int, int]) -> Sequence[int]:
-        """Images of a file that are computed, ascending."""
+        """List the images of a file that are computed, in ascending order."""
         number, shard = file
         start, end = shard * SHARD, shard * SHARD + self.description.images_in(shard)
         if number < 0 and self.description.grid:
@@ -193,7 +193,7 @@ class Plan:
         return range(start, end)
 
     def steps(self) -> Iterator[tuple[tuple[int, int], Sequence[int]]]:
-        """(file, images) of every batch."""
+        """Yield (file, images) of every batch."""
         for file in self.files:
             images = self.images_of(file)
             for start in range(0, len(images), self.batch_size):
@@ -205,7 +205,7 @@ class Plan:
 
 
 def chosen_for_axes(images: int, count: int | None, seed: int) -> torch.Tensor:
-    """Mask of the images whose features give the axes; the same choice as `kdep.data.views.once`."""
+    """Mask the images whose features determine the axes; the same choice as `kdep.data.views.once`."""
     if count is None or count >= images:
         return torch.ones(images, dtype=torch.bool)
     mask = torch.zeros(images, dtype=torch.bool)

@@ -1,7 +1,6 @@
-"""Aligners: teacher features (B, D_t) -> the student's width (B, D_s), without parameters.
+"""Aligners: fixed matrices (D_t, D_s) that map centred teacher features to the student's width.
 
-Every one of them is a centring followed by a fixed matrix (D_t, D_s); they differ in the matrix. Nothing here is
-learned, so nothing here is transferred.
+Nothing here is learned. An aligner is a function of the teacher's statistics and of the student's width.
 """
 
 from collections.abc import Callable
@@ -13,26 +12,26 @@ from kdep.method.statistics import Statistics
 
 
 def svd(statistics: Statistics, dim: int) -> torch.Tensor:
-    """The leading principal axes (paper, section 3.2)."""
+    """Return the leading principal axes (paper, section 3.2)."""
     return statistics.axes[:, :dim]
 
 
 def top_variance(statistics: Statistics, dim: int) -> torch.Tensor:
-    """Channel selection: the `dim` channels of largest variance, in their own order."""
+    """Select the `dim` channels with the largest variance, in the teacher's order."""
     chosen = statistics.channel_variances.topk(dim).indices.sort().values
     return torch.eye(len(statistics.mean), dtype=torch.float64)[:, chosen]
 
 
 def random_channels(statistics: Statistics, dim: int) -> torch.Tensor:
-    """Channel selection at random, always the same one (seed 0), in their own order."""
+    """Select random channels (seed 0), in the teacher's order."""
     chosen = torch.randperm(len(statistics.mean), generator=torch.Generator().manual_seed(0))[:dim].sort().values
     return torch.eye(len(statistics.mean), dtype=torch.float64)[:, chosen]
 
 
 def random_orthonormal(statistics: Statistics, dim: int) -> torch.Tensor:
-    """A random orthonormal projection, always the same one (seed 0).
+    """Return a random orthonormal projection (seed 0).
 
-    For a student wider than the teacher an isometry: distances between images stay, spread over all channels.
+    For a student wider than the teacher it is an isometry: distances between images are preserved.
     """
     generator, width = torch.Generator().manual_seed(0), len(statistics.mean)
     square = torch.randn(max(width, dim), min(width, dim), dtype=torch.float64, generator=generator)
@@ -41,24 +40,24 @@ def random_orthonormal(statistics: Statistics, dim: int) -> torch.Tensor:
 
 
 def identity(statistics: Statistics, dim: int) -> torch.Tensor:
-    """The teacher's features as they are: for a learned projector on the student's side, or equal widths."""
+    """Keep the teacher's features: for a learned projector on the student's side, or for equal widths."""
     return torch.eye(dim, dtype=torch.float64)
 
 
 def _interpolation(mode: str) -> Callable[[Statistics, int], torch.Tensor]:
-    """The channels as a signal that is resampled to the student's length; a linear map, so a matrix."""
+    """Resample the channels, as a signal, to the student's width; the resampling is linear, so it is a matrix."""
 
     def matrix(statistics: Statistics, dim: int) -> torch.Tensor:
-        # One output channel per column: what each of the teacher's channels contributes to it.
+        # Row i is the resampled unit vector of channel i.
         return F.interpolate(torch.eye(len(statistics.mean), dtype=torch.float64)[None], dim, mode=mode)[0]
 
     return matrix
 
 
 def phi_s(statistics: Statistics, dim: int) -> torch.Tensor:
-    """Leading axes, rotated by a Hadamard matrix and divided by one scalar: every channel has unit variance.
+    """Rotate the leading axes by a Hadamard matrix and divide by one scalar, so that every channel has unit variance.
 
-    PHI-S (Ranzinger et al. 2024) on the leading axes: it makes the std ratio 1 without re-weighting any direction.
+    PHI-S (Ranzinger et al. 2024) makes the std ratio 1 without re-weighting any direction.
 
     Raises:
         ValueError: neither Sylvester's nor Paley's construction gives a Hadamard matrix of this size.
@@ -68,7 +67,7 @@ def phi_s(statistics: Statistics, dim: int) -> torch.Tensor:
 
 
 def hadamard(size: int) -> torch.Tensor:
-    """A matrix of +-1 with orthogonal rows: Sylvester's doubling of 1 or of Paley's q + 1, q prime."""
+    """Build a matrix of +-1 with orthogonal rows: Paley's of size q + 1 (q prime) or 1, doubled by Sylvester."""
     base, doublings = size, 0
     while base % 2 == 0 and _paley_prime(base) is None and base > 2:
         base, doublings = base // 2, doublings + 1
@@ -84,7 +83,7 @@ def hadamard(size: int) -> torch.Tensor:
         matrix = skew + torch.eye(base, dtype=torch.float64)
     else:
         raise ValueError(
-            f"align phi_s: no Hadamard matrix of size {size}; a power of two, times q + 1 (q prime, 3 mod 4), has one"
+            f"align.name phi_s: no Hadamard matrix of size {size}; take 2^k or 2^k (q + 1), q prime and 3 mod 4"
         )
     for _ in range(doublings):
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
@@ -103,12 +102,12 @@ ALIGNERS: dict[str, Callable[[Statistics, int], torch.Tensor]] = {
     "random_channels": random_channels,
     "random": random_orthonormal,
     "phi_s": phi_s,
-    "nearest": _interpolation("nearest"),  # what the authors' code called interpolation: every fourth channel
+    "nearest": _interpolation("nearest"),  # "interpolation" in the authors' code: every fourth channel
     "linear": _interpolation("linear"),
     "area": _interpolation("area"),
     "none": identity,
 }
-# These widen a narrow teacher too.
+# Aligners that also work for a student wider than the teacher.
 WIDENING = ("random", "nearest", "linear", "area")
-# These read single axes, the leading ones as many as the student has channels; the others read all of them.
+# Aligners that read the first D_s principal axes; the others read all axes.
 LEADING = ("svd", "phi_s")

@@ -1,7 +1,7 @@
 """Rivals of the method: other criteria, and heads that are trained with the student.
 
-A head (projector or classifier) sits on the student's side, is trained with it, and is not part of student.pth. The
-method itself needs no head (paper, section 3.2).
+A head (projector or classifier) is trained with the student and is not part of student.pth. The method itself needs no
+head (paper, section 3.2).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Gather = Callable[[torch.Tensor], torch.Tensor]
 
 
 def cosine(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Squared distance of the normalised vectors, 2 - 2 cos, mean over images (SimReg, Navaneet et al. 2021)."""
+    """Squared distance of the normalised vectors: 2 - 2 cos, mean over images (SimReg, Navaneet et al. 2021)."""
     return (2 - 2 * F.cosine_similarity(predicted, wanted, dim=-1)).mean()
 
 
@@ -57,16 +57,16 @@ class SoftenedLogits(nn.Module):
 
 
 class QueueKL(nn.Module):
-    """KL divergence of teacher and student in their similarities to a queue of the teacher's recent features.
+    """KL divergence between teacher and student similarities to a queue of the teacher's recent features.
 
-    LightlyTrain's first distillation: features normalised, softmax over the queue at a temperature. The queue is saved
-    in the run checkpoint.
+    As in LightlyTrain's first distillation method: normalised features, softmax over the queue at a temperature. The
+    queue is saved in the run checkpoint.
 
     Args:
         dim: width of the features.
-        size: features kept.
+        size: length of the queue.
         temperature: of both softmaxes.
-        gather: the rows of all processes, so that each has the same queue.
+        gather: collects the rows of all processes, so that each has the same queue.
     """
 
     def __init__(self, dim: int, size: int, temperature: float, gather: Gather) -> None:
@@ -79,7 +79,7 @@ class QueueKL(nn.Module):
         """(B, D), (B, D) -> scalar."""
         predicted, wanted = F.normalize(predicted, dim=1), F.normalize(wanted.detach(), dim=1)
         with torch.no_grad():
-            # Newest first, with those of this step: the first step needs something to compare with.
+            # The queue holds the features of this step too: the first step needs something to compare with.
             newest = self._gather(wanted)
             self.queue.copy_(torch.cat([newest, self.queue])[: len(self.queue)])
             self.filled.add_(len(newest)).clamp_(max=len(self.queue))
@@ -92,7 +92,7 @@ class QueueKL(nn.Module):
 
 
 def linear(student: int, teacher: int) -> nn.Module:
-    """A 1x1 convolution on pooled features."""
+    """A linear layer: a 1x1 convolution on pooled features."""
     return nn.Linear(student, teacher)
 
 
@@ -107,7 +107,7 @@ def linear_norm(student: int, teacher: int) -> nn.Module:
 
 
 def mlp(student: int, teacher: int) -> nn.Module:
-    """Four layers, BatchNorm and ReLU between them (SimReg)."""
+    """Four linear layers with BatchNorm and ReLU between them (SimReg)."""
     layers: list[nn.Module] = []
     for width in (student, teacher, teacher):
         layers += [nn.Linear(width, teacher), nn.BatchNorm1d(teacher), nn.ReLU()]
@@ -130,10 +130,10 @@ PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 class Learner(nn.Module):
-    """The student and the head that is trained with it; only the student is kept.
+    """The student and the head that is trained with it; only the student is saved.
 
     Shape:
-        (B, 3, S, S) -> (B, width of the head), or of the student without one.
+        (B, 3, S, S) -> (B, width of the head, or of the student if there is no head).
     """
 
     def __init__(self, student: nn.Module, head: nn.Module | None) -> None:
@@ -141,14 +141,14 @@ class Learner(nn.Module):
         self.student, self.head = student, head
 
     def forward(self, images: torch.Tensor, *, with_map: bool = False) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Features, projected where there is a head; the map is never projected."""
+        """Compute features, projected by the head if there is one; maps are never projected."""
         if with_map:
             return self.student(images, with_map=True)
         features = self.student(images)
         return features if self.head is None else self.head(features)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that the student's architecture exempts from weight decay, under their names here."""
+        """Name the parameters that the student's architecture exempts from weight decay; timm calls this."""
         exempt = getattr(self.student.network, "no_weight_decay", set)()
         return {f"student.network.{name}" for name in exempt}
 
@@ -157,9 +157,9 @@ def make_head(config: Config, student: int, wanted: int) -> nn.Module | None:
     """Make the projector or classifier from the student's width to the target's; None if the student needs none.
 
     Raises:
-        ValueError: no such projector.
+        ValueError: the projector is unknown.
     """
-    torch.manual_seed(config.seed)  # the same head whatever random numbers were drawn before
+    torch.manual_seed(config.seed)  # the head must not depend on random numbers drawn before
     if config.loss.classifies:
         return nn.Linear(student, wanted)
     if config.project is None:

@@ -1,4 +1,4 @@
-"""Teacher features -> what the student is trained to match: an aligner, then a scaler, both fixed by the statistics."""
+"""Compute the training target from teacher features: an aligner, then a scaler, both fixed by the statistics."""
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +21,18 @@ def make_target(
     classifier: Classifier | None = None,
     classes: int = 0,
 ) -> tuple[nn.Module, int]:
-    """Make the module that turns features into the target, and say how wide the target is.
+    """Make the module that turns teacher features into the target; return it with the width of the target.
 
     Args:
-        config: its aligner, scaler and loss.
-        statistics: of the teacher's features; None without a teacher, for loss.name labels.
+        config: names the aligner, scaler and loss.
+        statistics: of the teacher's features; None for loss.name labels, which has no teacher.
         dim: the student's width.
         axes: as for `Target`.
-        classifier: the teacher's, for loss.name logits.
+        classifier: of the teacher, for loss.name logits.
         classes: number of classes, for loss.name labels.
 
     Returns:
-        The module, and the width to which a projector or classifier on the student must lead.
+        The module, and the width that the student must have after its projector or classifier.
     """
     scaler = make_scaler(config.scale.name, config.scale.options)
     if statistics is None:
@@ -44,28 +44,28 @@ def make_target(
 
 
 def axes_read(config: Config, dim: int) -> int | None:
-    """Number of leading principal axes that a run reads: the student's width `dim`, or None for all of them."""
+    """Return the number of leading principal axes that a run reads: the student's width `dim`, or None for all."""
     return dim if config.align.name in LEADING and config.loss.name != "logits" else None
 
 
 class Target(nn.Module):
-    """Teacher features -> target: align to the student's width, then scale.
+    """Align teacher features to the student's width, then scale them.
 
-    It has buffers only; nothing here is learned. It runs without gradient: the power function of PTS has none at 0.
+    The module has only buffers and runs without gradient: the power function of PTS has none at 0.
 
     Args:
         statistics: of the teacher's features.
         dim: the student's width D_s.
         aligner: a key of `ALIGNERS`.
         scaler: see `kdep.method.scale.make_scaler`.
-        axes: None for features as the teacher gives them; for those of a bank, which are centred and projected on the
-            leading principal axes, the number of these axes.
+        axes: None for features of the teacher; for features of a bank, which are centred and projected on the leading
+            principal axes, the number of these axes.
 
     Shape:
         (..., D_t or axes) -> (..., D_s), float32.
 
     Raises:
-        ValueError: what `check_widths` refuses, or an aligner that reads more axes than the bank keeps.
+        ValueError: the widths do not fit (`check_widths`), or the aligner reads more axes than the bank stores.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Target(nn.Module):
             share = float(((covariance @ lost) * lost).sum() / std.square().sum())
             if share > 1e-9:
                 raise ValueError(
-                    f"align.name {aligner} needs more than the {axes} axes that the bank keeps ({100 * share:.2g} % of "
-                    f"its targets' variance lies beyond): make one with bank.axes={width}"
+                    f"align.name {aligner} needs more than the bank's {axes} axes, which lack {100 * share:.2g} % of "
+                    f"the targets' variance: make a bank with bank.axes={width}"
                 )
             matrix, mean = kept.T @ matrix, mean.new_zeros(axes)
         elif statistics.scale is not None:
@@ -94,7 +94,7 @@ class Target(nn.Module):
         self.register_buffer("matrix", matrix.float().contiguous())
         self.register_buffer("std", std.float())
         self.register_buffer("channels", statistics.channel_variances.sqrt().sort(descending=True).values.float())
-        self.register_buffer("factor", torch.ones(()))  # moved by scale.match only
+        self.register_buffer("factor", torch.ones(()))  # set by scale.match
         self._scaler = scaler
 
     @torch.no_grad()
@@ -105,18 +105,18 @@ class Target(nn.Module):
 
 
 class Logits(nn.Module):
-    """Teacher features -> the teacher's logits: the target of classical distillation.
+    """Compute the teacher's logits from its features: the target of classical distillation.
 
     Args:
         statistics: of the teacher's features.
         classifier: weight (classes, D_t) and bias (classes,).
-        axes: as for `Target`; a bank must have kept all axes.
+        axes: as for `Target`; a bank must have all axes.
 
     Shape:
-        (..., D_t), or a bank's (..., D_t) on all axes -> (..., classes), float32.
+        (..., D_t) -> (..., classes), float32.
 
     Raises:
-        ValueError: the classifier does not read these features, or the bank does not keep all axes.
+        ValueError: the classifier has another width than the features, or the bank lacks axes.
     """
 
     def __init__(self, statistics: Statistics, classifier: Classifier, *, axes: int | None = None) -> None:
@@ -140,38 +140,38 @@ class Logits(nn.Module):
 
 
 def check_classifier(weight: torch.Tensor, width: int) -> None:
-    """Raise a ValueError if a classifier (classes, D) does not read the teacher's `width` features."""
+    """Raise a ValueError if a classifier (classes, D) does not fit the teacher's `width` features."""
     if weight.shape[1] != width:
         raise ValueError(
-            f"loss.name logits: the classifier reads {weight.shape[1]} features, the teacher gives {width}; tap it "
-            "where its classifier does (teacher.tap=post)"
+            f"loss.name logits: the classifier reads {weight.shape[1]} features, the teacher has {width}; take its "
+            "features where its classifier does (teacher.tap=post)"
         )
 
 
 def check_widths(aligner: str, *, width: int, dim: int, rank: int, images: int) -> None:
-    """Check that an aligner can bring the teacher's features to the student's width.
+    """Check that an aligner can map the teacher's features to the student's width.
 
     Args:
         aligner: a key of `ALIGNERS`.
         width: channels of the teacher.
         dim: channels of the student.
-        rank: largest number of dimensions that the teacher's features can span, as far as known.
-        images: number of images behind the statistics.
+        rank: upper bound for the rank of the teacher's features.
+        images: number of images in the statistics.
 
     Raises:
-        ValueError: it cannot; says what would.
+        ValueError: the aligner cannot do this; the message names alternatives.
     """
     if aligner not in ALIGNERS:
         raise ValueError(f"align.name {aligner!r}: there are {', '.join(ALIGNERS)}")
     if aligner == "none" and dim != width:
         raise ValueError(
             f"align.name none: the teacher has {width} channels, the student {dim}; add a projector (project=linear), "
-            "or align them (align.name=svd)"
+            "or use an aligner (align.name=svd)"
         )
     if dim > width and aligner not in WIDENING:
         raise ValueError(
             f"the student has {dim} channels, the teacher {width}, and align.name {aligner} cannot add channels. "
-            "Take align.name=random (an isometry: distances stay), a learned projector (align.name=none "
+            "Use align.name=random (an isometry: it preserves distances), a learned projector (align.name=none "
             "project=linear), a wider teacher, or a narrower tap of the student"
         )
     if aligner in LEADING and dim > rank:

@@ -1,21 +1,22 @@
-"""The run folder: resolved config, statistics, log, run checkpoint, loss curve.
+"""Read and write the files of a run folder.
 
-config.yaml    the resolved configuration; a run is only resumed under the same one
-statistics.pt  moments of the teacher's features, with the axes that the run reads
+config.yaml    the resolved configuration; a run is only resumed with the same one
+statistics.pt  statistics of the teacher's features, with the axes that the run reads
 log.jsonl      one line per logging step
-run.pt         everything needed to go on bit for bit: student, optimizer, position, random state
+run.pt         the run checkpoint, for a bit-exact resume: student, optimizer, position, random state
 unreadable.txt images that could not be decoded, with the reason
-student.pth    the result; its presence means that the run is done
+loss.png       loss and learning rate over images seen
+student.pth    the result; if it exists, the run is done
 """
 
-import fcntl
 import json
 import logging
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from kdep.config import Config, as_yaml, differences
 from kdep.data.views import Batch
@@ -30,54 +31,60 @@ class DivergedError(RuntimeError):
     """The loss became NaN or infinite."""
 
 
-def take_lock(folder: Path, advice: str) -> IO[str]:
-    """Hold a folder until the returned handle closes, and clear away what a killed process was writing into it.
+def take_lock(folder: Path, advice: str) -> FileLock:
+    """Lock a folder for this process, and remove the partial files of a killed one.
+
+    The lock is released by `release`, when it is garbage-collected, and when the process ends or is killed.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds the lock.
     """
-    handle = (folder / ".lock").open("w")
+    # A singleton: a run that failed in a notebook can be repeated while its traceback still holds the lock.
+    lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
-        # Not flock: a killed run's loading processes, which live on for some seconds, would inherit and hold it.
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise ValueError(f"{folder}: another process is at work in it; {advice}") from error
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use by another process; {advice}") from error
     for part in folder.rglob(".*.part"):
         part.unlink()
-    return handle
+    return lock
 
 
 class RunFolder:
-    """Files of one run; refuses another configuration, a missing tracker and a second process at the same time."""
+    """The files of one run, locked for this process.
+
+    Raises:
+        ValueError: the run has another configuration, a tracker is not installed, or another process holds the lock.
+    """
 
     def __init__(self, config: Config, *, is_first: bool = True) -> None:
-        for name in config.log.trackers:  # here, not in Config: that of a run made elsewhere is read here too
+        for name in config.log.trackers:  # not in Config, which also reads runs of other machines
             check_installed(name)
         self.path = config.runs / config.name
         self.path.mkdir(parents=True, exist_ok=True)
         self._bound = self.path / "config.yaml"
         self.student, self.checkpoint = self.path / "student.pth", self.path / "run.pt"
         self.log, self.unreadable_list = self.path / "log.jsonl", self.path / "unreadable.txt"
-        self._lock = take_lock(self.path, "take another name (name=...)") if is_first else None
+        self._lock = take_lock(self.path, "choose another name (name=...)") if is_first else None
         resolved = config.model_dump(mode="json")
         if self._bound.exists():
             changed = differences(yaml.safe_load(self._bound.read_text()), resolved)
             if changed:
                 raise ValueError(
-                    f"{self.path} was started with another configuration and cannot go on with this one:\n  "
+                    f"{self.path} was started with another configuration and cannot be resumed with this one:\n  "
                     + "\n  ".join(changed)
-                    + f"\nTake another name (name=...), or remove {self.path} to start anew"
+                    + f"\nChoose another name (name=...), or remove {self.path} to start again"
                 )
         self._text = as_yaml(config)
         self.unreadable = self._known_unreadable()
 
     def bind(self) -> None:
-        """Keep the configuration, from now on the only one of this run: not before it is known to be possible."""
+        """Write config.yaml: from now on the folder accepts no other configuration. Call it after all checks."""
         if self._lock is not None and not self._bound.exists():
             write_atomically(self._bound, lambda part: part.write_text(self._text))
 
     def diverged(self, what: str) -> DivergedError:
-        """Say what happened, what is left, and what to try."""
+        """Make the error: what happened, which checkpoint is left, and what to change."""
         kept = f"{self.checkpoint} holds the last good state" if self.checkpoint.exists() else "nothing saved yet"
         return DivergedError(
             f"{what}; {kept}. Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, "
@@ -85,12 +92,12 @@ class RunFolder:
         )
 
     def load_statistics(self, *, teacher: str, data: str) -> Statistics | None:
-        """Statistics of an earlier start of this run, None where there are none.
+        """Read the statistics of an earlier start of this run; None if there are none.
 
-        Those of a start that came to nothing, before `bind`, may be another configuration's: then None too.
+        A start that failed before `bind` may have left those of another configuration; they are ignored.
 
         Raises:
-            ValueError: they belong to another teacher or other images.
+            ValueError: the statistics are of another teacher or of other images.
         """
         path = self.path / "statistics.pt"
         if not path.exists():
@@ -100,15 +107,17 @@ class RunFolder:
             if own != now:
                 if not self._bound.exists():
                     return None
-                raise ValueError(f"{path}: made with other {what} ({own[:8]}, now {now[:8]}); remove it, or the run")
+                raise ValueError(
+                    f"{path}: made with other {what} ({own[:8]}, now {now[:8]}); remove this file or the run"
+                )
         return statistics
 
     def save_statistics(self, statistics: Statistics) -> None:
-        """Keep them for a resumed run and for whoever wants to look."""
+        """Write statistics.pt."""
         save(statistics.as_dict(), self.path / "statistics.pt")
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last good state, None at the start; the log is cut back to it."""
+        """Read run.pt and remove later lines from the log; None if there is no checkpoint."""
         if not self.checkpoint.exists():
             self._cut_log(0)
             return None
@@ -124,7 +133,7 @@ class RunFolder:
         write_atomically(self.log, lambda part: part.write_text(text))
 
     def read_log(self) -> list[dict[str, Any]]:
-        """Records so far; a last line that a kill cut short is left out."""
+        """Read the records of the log, without a last line that is incomplete after a kill."""
         records = []
         for line in self.log.read_text().splitlines() if self.log.exists() else []:
             try:
@@ -144,10 +153,10 @@ class RunFolder:
         return {line.partition("\t")[0] for line in self.unreadable_list.read_text().splitlines()}
 
     def note_unreadable(self, batch: Batch, step: int | None, *, limit: float, images: int) -> None:
-        """Count and log the images of a batch that could not be decoded.
+        """Record and log the images of a batch that could not be decoded.
 
         Raises:
-            ValueError: more than `limit` (a share) of all `images`, or no image of a training step's batch is readable.
+            ValueError: more than `limit` (a share) of all `images` are unreadable, or a training step has no image.
         """
         for name, reason in batch.unreadable:
             if name in self.unreadable:
@@ -159,13 +168,13 @@ class RunFolder:
         if len(self.unreadable) > limit * images:
             raise ValueError(
                 f"{len(self.unreadable)} of {images} images are unreadable, more than data.max_unreadable={limit} "
-                f"allows; they are listed in {self.unreadable_list}"
+                f"allows; see {self.unreadable_list}"
             )
         if batch.images is None and step is not None:
             raise ValueError(f"step {step}: no image of the batch is readable; see {self.unreadable_list}")
 
     def draw_loss(self) -> None:
-        """Write loss.png: loss and learning rate over images seen."""
+        """Write loss.png."""
         records = self.read_log()
         if not records:
             return
@@ -185,7 +194,7 @@ class RunFolder:
 
 
 def provenance_of_code() -> dict[str, str]:
-    """Commit and versions, as far as they can be known."""
+    """Return the git commit and the versions of kdep, torch, timm and Python; `unknown` if not available."""
     import platform
     import subprocess
     from importlib.metadata import PackageNotFoundError, version
@@ -203,7 +212,7 @@ def provenance_of_code() -> dict[str, str]:
     return {
         "commit": commit,
         "kdep": own,
-        "torch": str(torch.__version__),  # its own class, a subclass of str, would make the file unsafe to open
+        "torch": str(torch.__version__),  # TorchVersion, a subclass of str, cannot be read with weights_only=True
         "timm": version("timm"),
         "python": platform.python_version(),
     }

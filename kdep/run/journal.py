@@ -1,4 +1,4 @@
-"""Progress bar, log.jsonl and trackers of a pretraining run."""
+"""Log a pretraining run: progress bar, log.jsonl and trackers."""
 
 import contextlib
 import time
@@ -15,7 +15,7 @@ TRACKED = ("loss", "lr", "images_per_second", "data_wait")
 
 
 class Journal:
-    """Keeps losses on the device until it logs them, and stops the run on a bad one."""
+    """Keeps losses on the device until they are logged, and stops the run if one is not finite."""
 
     def __init__(
         self, config: Config, run: RunFolder, steps_per_epoch: int, *, show: bool, step: int, seen: int
@@ -41,24 +41,20 @@ class Journal:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent waiting for data."""
+        """Measure the time spent waiting for data."""
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
 
     def step(self, loss: torch.Tensor, images: int, rate: float) -> None:
-        """Note one step without waiting for the device."""
+        """Record one step without waiting for the device."""
         self._losses.append(loss)
-        self._step, self._seen, self._images, self._rate = (
-            self._step + 1,
-            self._seen + images,
-            self._images + images,
-            rate,
-        )
+        self._step, self._rate = self._step + 1, rate
+        self._seen, self._images = self._seen + images, self._images + images
         self._bar.update(images)
 
     def flush(self) -> None:
-        """Log the mean loss since the last time.
+        """Log the mean loss since the last call.
 
         Raises:
             DivergedError: a loss was NaN or infinite; names its step.

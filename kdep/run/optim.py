@@ -1,4 +1,4 @@
-"""The optimizer, and the learning rate as a function of the step."""
+"""Make the optimizer, and compute the learning rate of a step."""
 
 import math
 
@@ -9,10 +9,10 @@ from kdep.config import Optim
 
 
 def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """Build the optimizer of timm's collection that the configuration names."""
+    """Make the optimizer that the configuration names, from timm."""
     from timm.optim import create_optimizer_v2
 
-    # timm's 'sgd' is Nesterov's; the paper's is plain momentum. timm's LAMB would clip gradients to norm 1 by itself.
+    # timm's "sgd" uses Nesterov momentum, the paper plain momentum. timm's LAMB clips gradients to norm 1 by default.
     name, options = {
         "sgd": ("momentum", {"fused": True}),
         "adamw": ("adamw", {"fused": True}),
@@ -30,7 +30,7 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
 
 
 def learning_rate(optim: Optim, step: int, steps_per_epoch: int) -> float:
-    """Rate at a step, counted from 0: linear warm-up, then steps of a tenth or half a cosine to zero."""
+    """Return the learning rate of a step (from 0): linear warm-up, then decay by 10 at steps, or by a cosine to 0."""
     epoch = step / steps_per_epoch
     if epoch < optim.warmup_epochs:
         return optim.lr * (step + 1) / (optim.warmup_epochs * steps_per_epoch + 1)

@@ -16,7 +16,7 @@ logger = logging.getLogger("kdep")
 
 
 def report(statistics: Statistics, student: Backbone) -> None:
-    """Log what the teacher's features are like, and warn if the student cannot match them."""
+    """Log ranks and std ratios of the teacher's features; warn if the student cannot match them."""
     std = statistics.variances.sqrt()
     logger.info(
         "teacher: %d features, numerical rank %d, effective rank %.0f; std ratio %.1f of the channels, %.1f of the %d "
@@ -32,8 +32,8 @@ def report(statistics: Statistics, student: Backbone) -> None:
     head = getattr(student.network, "conv_head", None)
     if student.tap == "pre" and isinstance(head, nn.Conv2d) and head.in_channels < student.dim:
         logger.warning(
-            "the student's %d pooled features before its final activation move in %d dimensions only (its last "
-            "convolution commutes with the pooling): it can match at most that many target axes",
+            "the student's %d pooled features before its final activation span only %d dimensions (its last "
+            "convolution commutes with pooling), so it can match at most that many target axes",
             student.dim,
             head.in_channels,
         )
@@ -48,13 +48,13 @@ def as_checkpoint(
     tap: str,
     facts: dict[str, Any],
 ) -> Checkpoint:
-    """Put the student's weights together with where they come from.
+    """Make the checkpoint of a trained student, with its provenance.
 
     Args:
         config: as the user gave it.
         student: after training.
         views: the images.
-        seen: number of images it was trained on, repetitions included.
+        seen: number of training images, counted with repetitions.
         statistics: of the teacher's features; None for labels.
         tap: where the teacher's features were taken.
         facts: how the run computed, such as its precision; plain values.
@@ -64,7 +64,7 @@ def as_checkpoint(
         name=config.name,
         arch=config.student.arch,
         weights=weights,
-        # Rounded: the buffers are float32, and 0.485 would come back as 0.48500001430511475.
+        # Rounded: 0.485 in a float32 buffer reads as 0.48500001430511475.
         mean=tuple(round(value, 6) for value in student.mean.flatten().tolist()),
         std=tuple(round(value, 6) for value in student.std.flatten().tolist()),
         size=config.data.size,
@@ -96,7 +96,7 @@ def method_of(config: Config) -> str:
 
 
 def teacher_provenance(config: Config, student: Backbone, statistics: Statistics | None, tap: str) -> dict[str, Any]:
-    """Say which teacher the features are of, and what they are like; nothing for labels."""
+    """Describe the teacher and the statistics of its features; empty for loss.name labels."""
     if statistics is None:
         return {}
     std = statistics.variances.sqrt()

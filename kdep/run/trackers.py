@@ -1,8 +1,8 @@
-"""Where a run's numbers go beside log.jsonl: TensorBoard, Weights & Biases, MLflow.
+"""Send a run's metrics to TensorBoard, Weights & Biases or MLflow.
 
-The latter two are extras, and find their servers by their own environment variables. A resumed run goes on in the same
-run of theirs, whose id is kept in wandb.id or mlflow.id of the run folder; the steps since its last checkpoint, which
-it takes again, are told once.
+W&B and MLflow are extras and find their servers by their own environment variables. The run folder keeps the id of the
+tracker's run in wandb.id or mlflow.id, so that a resumed run continues it. Steps that are repeated after a resume are
+sent once.
 """
 
 import logging
@@ -21,17 +21,17 @@ logger = logging.getLogger("kdep")
 
 
 class Tracker(Protocol):
-    """What a journal asks of each."""
+    """The interface of a tracker."""
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Take the numbers of one step; steps ascend."""
+        """Log the metrics of one step. Steps ascend."""
 
     def close(self, *, failed: bool) -> None:
-        """End, and say how the run ended."""
+        """Finish the tracker's run as done or failed."""
 
 
 class TensorBoard:
-    """Event files in tensorboard/."""
+    """Write event files to tensorboard/ in the run folder."""
 
     def __init__(self, config: Config, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -49,10 +49,10 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of project WANDB_PROJECT, or kdep; with WANDB_MODE=offline only files, in wandb/.
+    """Log to a W&B run in project WANDB_PROJECT (default kdep); with WANDB_MODE=offline to files in wandb/ only.
 
     Raises:
-        ValueError: not logged in, or the server does not take it.
+        ValueError: W&B is not logged in, or its server refuses the run.
     """
 
     def __init__(self, config: Config, folder: Path, step: int) -> None:
@@ -68,10 +68,12 @@ class WandB:
                 name=config.name,
                 dir=folder,
                 config=config.model_dump(mode="json"),
-                allow_val_change=True,  # keys that do not matter for the result may differ after a stop
+                allow_val_change=True,  # a resume may change keys without effect on the result
             )
         except wandb.Error as error:
-            raise ValueError(f"log.trackers: wandb: {error}. `wandb login`, WANDB_MODE=offline, or rm {own}") from error
+            raise ValueError(
+                f"log.trackers: wandb: {error}. Use `wandb login` or WANDB_MODE=offline, or remove {own}"
+            ) from error
 
     def log(self, values: dict[str, float], step: int) -> None:
         """See `Tracker`."""
@@ -84,7 +86,7 @@ class WandB:
 
 
 class MLflow:
-    """A run of experiment MLFLOW_EXPERIMENT_NAME, or kdep, at MLFLOW_TRACKING_URI, or in mlflow.db.
+    """Log to experiment MLFLOW_EXPERIMENT_NAME (default kdep) at MLFLOW_TRACKING_URI (default mlflow.db).
 
     Raises:
         ValueError: the server does not answer, or no longer has the run.
@@ -103,7 +105,9 @@ class MLflow:
             told = self._client.get_metric_history(self._run, "loss")
         except mlflow.MlflowException as error:
             where = f"log.trackers: mlflow: {error}"
-            raise ValueError(f"{where}. MLFLOW_TRACKING_URI names the server; rm {own} for a new run of it") from error
+            raise ValueError(
+                f"{where}. MLFLOW_TRACKING_URI names the server; remove {own} to start a new MLflow run"
+            ) from error
         self._told: float = max((metric.step for metric in told), default=0)
 
     def _start(self, config: Config) -> str:
@@ -130,13 +134,13 @@ class MLflow:
             self._tell(lambda: self._client.set_terminated(self._run, "FAILED" if failed else "FINISHED"))
 
     def _tell(self, say: Callable[[], object]) -> None:
-        """Say it; a server that goes away in the middle of a run costs its charts, not the run."""
+        """Call the client; if the server fails, stop logging to it and let the run continue."""
         import mlflow
 
         try:
             say()
         except mlflow.MlflowException as error:
-            logger.warning("mlflow hears no more of this run (%s); log.jsonl goes on", error)
+            logger.warning("mlflow: logging stopped (%s); the run continues, see log.jsonl", error)
             self._told = float("inf")
 
 
@@ -148,23 +152,23 @@ TRACKERS: dict[str, Callable[[Config, Path, int], Tracker]] = {
 
 
 def open_trackers(config: Config, folder: Path, step: int) -> list[Tracker]:
-    """Open those of log.trackers for a run that goes on after `step`.
+    """Open the trackers in log.trackers for a run that continues after `step`.
 
     Raises:
-        ValueError: one does not let the run in.
+        ValueError: a tracker refuses the run.
     """
     return [TRACKERS[name](config, folder, step) for name in dict.fromkeys(config.log.trackers)]
 
 
 def check_installed(package: str) -> None:
-    """Raise the ValueError of an optional package that is not there; without importing it, which takes seconds."""
+    """Raise a ValueError if an optional package is not installed. Does not import it, which takes seconds."""
     found = find_spec(package)
-    if found is None or found.origin is None:  # without: any folder of that name, such as W&B leaves behind
+    if found is None or found.origin is None:  # no origin: a folder of that name, such as W&B's wandb/
         raise ValueError(f"{package} is not installed: pip install '.[{package}]'")
 
 
 def _kept(file: Path, make: Callable[[], str]) -> str:
-    """The text of a file, which is made where it is not there."""
+    """Read a text file; make it first if it is missing."""
     if not file.exists():
         text = make()
         write_atomically(file, lambda part: part.write_text(text))

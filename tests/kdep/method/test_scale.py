@@ -60,9 +60,9 @@ def test_an_option_must_be_a_positive_number(value):
 
 
 def test_an_option_that_turns_its_scaler_round_is_refused():
-    with pytest.raises(ValueError, match=r"scale.alpha: expected at most 1, got 2; beyond it the least axes lead"):
+    with pytest.raises(ValueError, match=r"scale.alpha: expected at most 1, got 2; above 1 small axes dominate"):
         make_scaler("whiten", {"alpha": 2})
-    with pytest.raises(ValueError, match=r"scale.exponent: expected at least 1, got 0.5; below it std ratios grow"):
+    with pytest.raises(ValueError, match=r"scale.exponent: expected at least 1, got 0.5; below 1 std ratios grow"):
         make_scaler("pts", {"exponent": 0.5})
 
 
