@@ -107,9 +107,7 @@ class RunFolder:
             if own != now:
                 if not self._bound.exists():
                     return None
-                raise ValueError(
-                    f"{path}: made with other {what} ({own[:8]}, now {now[:8]}); remove this file or the run"
-                )
+                raise ValueError(f"{path}: made with other {what} ({own[:8]}, now {now[:8]}); remove it or the run")
         return statistics
 
     def save_statistics(self, statistics: Statistics) -> None:

@@ -72,7 +72,7 @@ class WandB:
             )
         except wandb.Error as error:
             raise ValueError(
-                f"log.trackers: wandb: {error}. Use `wandb login` or WANDB_MODE=offline, or remove {own}"
+                f"log.trackers: wandb: {error}. Use `wandb login` or WANDB_MODE=offline, or rm {own}"
             ) from error
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -105,9 +105,7 @@ class MLflow:
             told = self._client.get_metric_history(self._run, "loss")
         except mlflow.MlflowException as error:
             where = f"log.trackers: mlflow: {error}"
-            raise ValueError(
-                f"{where}. MLFLOW_TRACKING_URI names the server; remove {own} to start a new MLflow run"
-            ) from error
+            raise ValueError(f"{where}. MLFLOW_TRACKING_URI names the server; rm {own} for a new MLflow run") from error
         self._told: float = max((metric.step for metric in told), default=0)
 
     def _start(self, config: Config) -> str:

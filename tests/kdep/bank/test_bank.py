@@ -323,7 +323,7 @@ def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked):
     try:
         assert holder.stdout.readline() == b"held\n"
         targets.build(banked("optim.epochs=1"))  # the one view that is there
-        with pytest.raises(ValueError, match="another process is at work in it; wait for it"):
+        with pytest.raises(ValueError, match="is in use by another process; wait for it"):
             targets.build(banked("optim.epochs=2"))
     finally:
         holder.communicate()
@@ -332,9 +332,9 @@ def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["teacher.source={folder}/other.pth"], "other.pth (tap post, not at hand)"),
-        (["teacher.tap=pre"], "first.pth (tap pre, not at hand)"),
-        (["teacher.arch=resnet10t"], "first.pth (arch resnet10t, tap post, not at hand)"),
+        (["teacher.source={folder}/other.pth"], "other.pth (tap post, not opened)"),
+        (["teacher.tap=pre"], "first.pth (tap pre, not opened)"),
+        (["teacher.arch=resnet10t"], "first.pth (arch resnet10t, tap post, not opened)"),
         (["teacher.size=48"], "size 48"),
         (["bank.code=int8"], "code: 'float16' in the bank, 'int8' wanted"),
     ],
@@ -403,14 +403,14 @@ def test_targets_from_stored_axes_equal_those_from_features(banked, aligner):
 
 
 def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked, tmp_path):
-    with pytest.raises(ValueError, match="bank.axes 96: expected at least 256, which this run reads"):
+    with pytest.raises(ValueError, match="bank.axes 96: expected at least the 256 that this run reads"):
         pretrain(banked("align.name=random", "bank.axes=96"))
     assert not list((tmp_path / "bank").rglob("*.npy"))  # before the teacher saw any image
     assert Bank(targets.build(banked("align.name=random", "bank.views=1"))).description.axes == 256
     statistics = Bank(tmp_path / "bank").statistics
     with pytest.raises(ValueError, match="align.name random needs more than the 96 axes.*bank.axes=256"):
         Target(statistics, 96, aligner="random", scaler=make_scaler("none", {}), axes=96)
-    with pytest.raises(ValueError, match="bank.axes 90: expected at least 96, which this run reads, and at most"):
+    with pytest.raises(ValueError, match="bank.axes 90: expected at least the 96 that this run reads and at most"):
         targets.build(banked("bank.axes=90", f"bank.path={tmp_path / 'other'}"))
 
 

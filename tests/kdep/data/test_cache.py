@@ -162,7 +162,7 @@ def test_the_size_is_estimated_and_a_disk_too_small_refused(tmp_path, monkeypatc
     assert estimate(source, 40) == 3 * (53 * 40 + 40 * 30)
     usage = namedtuple("usage", "total used free")(10000, 0, 10000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(ValueError, match="needs about 10.0 kB, the disk has 10.0 kB free"):
+    with pytest.raises(ValueError, match="needs about 10.0 kB; the disk has 10.0 kB free"):
         open_cache(source, tmp_path / "c", size=32, show=False)
     assert list((tmp_path / "c").iterdir()) == []
 

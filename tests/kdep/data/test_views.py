@@ -319,8 +319,8 @@ def test_a_pack_of_encoded_images_opens_by_split(tmp_path):
         ("{0}/none/b", r"{0}/none/b is not there \(no none in {0}\); .*, FILE.npz:SPLIT or torchvision:NAME$"),
         ("{0}/cut.npz/b", r"\(no b in {0}/cut.npz\)"),
         ("{0}/none.txt", "none.txt is not there"),
-        ("{0}/some.jpg", "some.jpg: a file of another kind; expected a folder of images"),
-        ("{0}/cut.npz:fit", "cut.npz: damaged, or no .npz archive at all .it has no directory of a zip file.; copy it"),
+        ("{0}/some.jpg", "some.jpg: not an image source; expected a folder of images"),
+        ("{0}/cut.npz:fit", "cut.npz: damaged or not an .npz archive .not a zip file.; copy the file again"),
         ("{0}/changed.npz:fit", "changed.npz: damaged.*Bad CRC"),
         ("{0}/deflated.npz:fit", "deflated.npz: damaged"),
         ("torchvision:Cifar", "torchvision.datasets has no such class; examples are CIFAR10"),
@@ -427,7 +427,7 @@ def test_a_source_keeps_no_string_per_image(photos, tmp_path):
 
 
 def test_a_subset_larger_than_the_source_is_refused(photos):
-    with pytest.raises(ValueError, match="data.limit 129, but there are only 128 images"):
+    with pytest.raises(ValueError, match="data.limit 129 exceeds its 128 images"):
         open_source(str(photos), limit=129)
 
 

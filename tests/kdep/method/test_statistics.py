@@ -78,7 +78,7 @@ def test_axis_signs_are_canonical():
 def test_features_that_are_not_finite_are_refused():
     features = correlated(10)
     features[3, 2] = float("nan")
-    with pytest.raises(ValueError, match="NaN or Inf: check its weights"):
+    with pytest.raises(ValueError, match="NaN or Inf: check the teacher's weights"):
         Moments(24).add(features)
 
 

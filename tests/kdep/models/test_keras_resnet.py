@@ -162,7 +162,7 @@ def small(folder, change=lambda model: None, names=("conv1/kernel", "conv1/bias"
     [
         (
             lambda model: model.pop("weightsManifest"),
-            "not a layers model of TensorFlow.js .KeyError: 'weightsManifest'",
+            "not a TensorFlow.js layers model .KeyError: 'weightsManifest'",
         ),
         (lambda model: model["weightsManifest"][0]["weights"].pop(), r"hold 12 bytes; expected 8 of float32"),
         (lambda model: model["weightsManifest"][0]["weights"][0].update(quantization={}), "unpack the package again"),
