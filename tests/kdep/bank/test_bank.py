@@ -349,7 +349,7 @@ def test_the_bank_of_another_teacher_is_refused_where_the_run_s_own_is_not_at_ha
         targets.build(banked(f"teacher.source={file}", "optim.epochs=1", *overrides))
     assert named in str(error.value)
     if "code" not in named:
-        assert f"Its teacher is {file} (test_efficientnet, tap post, " in str(error.value)
+        assert f"The bank's teacher is {file} (test_efficientnet, tap post, " in str(error.value)
 
 
 def test_a_teacher_with_the_same_tensors_and_another_architecture_is_another_teacher(banked, tmp_path):
@@ -408,7 +408,7 @@ def test_an_aligner_that_needs_more_axes_than_are_kept_is_refused(banked, tmp_pa
     assert not list((tmp_path / "bank").rglob("*.npy"))  # before the teacher saw any image
     assert Bank(targets.build(banked("align.name=random", "bank.views=1"))).description.axes == 256
     statistics = Bank(tmp_path / "bank").statistics
-    with pytest.raises(ValueError, match="align.name random needs more than the 96 axes.*bank.axes=256"):
+    with pytest.raises(ValueError, match="align.name random needs more than the bank's 96 axes.*bank.axes=256"):
         Target(statistics, 96, aligner="random", scaler=make_scaler("none", {}), axes=96)
     with pytest.raises(ValueError, match="bank.axes 90: expected at least the 96 that this run reads and at most"):
         targets.build(banked("bank.axes=90", f"bank.path={tmp_path / 'other'}"))
@@ -430,7 +430,7 @@ def test_a_bank_with_maps_gives_the_dense_term_the_live_maps(banked, tiny):
     pretrain(tiny(*dense, "name=live"))
     assert losses(banked(*dense, "name=banked")) == pytest.approx(losses(tiny(*dense, "name=live")), rel=2e-3)
     pretrain(banked("data.size=64", "optim.epochs=1", "name=pooled"))  # a bank with maps serves a run without them
-    with pytest.raises(ValueError, match="feature maps .* float16 only"):
+    with pytest.raises(ValueError, match="feature maps .* need bank.code=float16"):
         targets.build(tiny(*dense, f"bank.path={config.bank.path}8", "bank.code=int8"))
 
 
@@ -506,7 +506,7 @@ def test_an_image_that_is_unreadable_has_no_target_and_counts_nowhere(banked, ph
 
 def test_a_disk_without_room_is_noticed_before_the_teacher_runs(banked, monkeypatch):
     monkeypatch.setattr(target_writer.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
-    with pytest.raises(ValueError, match="needs 0.0 GB more and the disk has 0.0 GB; fewer bank.views"):
+    with pytest.raises(ValueError, match="needs 0.0 GB more; the disk has 0.0 GB free. Reduce bank.views"):
         targets.build(banked())
 
 
