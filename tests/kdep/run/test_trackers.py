@@ -158,7 +158,9 @@ def test_wandb_is_asked_for_the_same_run_again_and_told_no_step_twice(tiny, tmp_
 
 def test_a_server_that_refuses_is_a_clear_message(tiny, tmp_path, monkeypatch):
     fake_wandb(monkeypatch, None, refuses="No API key configured")
-    with pytest.raises(ValueError, match="log.trackers: wandb: No API key configured. Use `wandb login` or WANDB_MODE=off"):
+    with pytest.raises(
+        ValueError, match="log.trackers: wandb: No API key configured. Use `wandb login` or WANDB_MODE=off"
+    ):
         trackers.WandB(tiny(), tmp_path, 0)
 
 
