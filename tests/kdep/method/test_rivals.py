@@ -15,10 +15,11 @@ from kdep.data.views import load, mix
 from kdep.files import read
 from kdep.models.backbone import Teachers, build_backbone, create_network
 from kdep.models.checkpoint import fingerprint
+from kdep.models.classifier import open_classifier
 from kdep.models.layouts import Layout
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher, teacher_identity
-from kdep.models.weights import open_checkpoint, open_classifier
+from kdep.models.weights import open_checkpoint
 from kdep.pretrain import match_scale, pretrain
 
 
@@ -189,15 +190,15 @@ def test_a_teacher_without_a_classifier_has_no_logits(tiny, tmp_path):
     ("arch", "message"),
     [
         ("deit_tiny_distilled_patch16_224", "has several classifiers"),
-        ("vit_base_patch32_clip_quickgelu_224.openai", "projects to its text, and knows no classes"),
+        ("vit_base_patch32_clip_quickgelu_224.openai", "projects to text embeddings and has no classes"),
     ],
 )
 def test_a_teacher_whose_logits_are_no_classes_of_one_classifier_is_refused(tmp_path, monkeypatch, arch, message):
     torch.save({"head.weight": torch.zeros(8, 4), "head.bias": torch.zeros(8)}, tmp_path / "teacher.pth")
     # Networks of that size are not made for a test; their file is taken apart by other tests.
     heads = Layout({}, read(tmp_path / "teacher.pth"), ("head",), {})
-    monkeypatch.setattr("kdep.models.weights.create_network", lambda arch: None)
-    monkeypatch.setattr("kdep.models.weights.take_apart", lambda *arguments: heads)
+    monkeypatch.setattr("kdep.models.classifier.create_network", lambda arch: None)
+    monkeypatch.setattr("kdep.models.classifier.take_apart", lambda *arguments: heads)
     with pytest.raises(ValueError, match=message):
         open_classifier(str(tmp_path / "teacher.pth"), arch=arch)
     tuned = "vit_base_patch32_clip_224.openai_ft_in1k"  # fine-tuned on classes
@@ -316,7 +317,7 @@ def test_what_can_be_is_not_refused(tiny, tmp_path, blind, overrides):
         pretrain(tiny(*(text.replace("{}", str(tmp_path)) for text in overrides)))
 
 
-def test_matched_targets_have_the_root_mean_square_of_the_untrained_student_which_stays_as_it_was(tiny, monkeypatch):
+def test_matched_targets_have_the_root_mean_square_of_the_untrained_student(tiny, monkeypatch):
     seen, students, left = [], [], []
     from kdep import pretrain as module
 

@@ -7,7 +7,8 @@ import torch
 from kdep.files import save
 from kdep.models.backbone import create_network
 from kdep.models.checkpoint import LoadError
-from kdep.models.weights import open_checkpoint, open_classifier
+from kdep.models.classifier import open_classifier
+from kdep.models.weights import open_checkpoint
 
 ARCH = "test_resnet"
 OWN = create_network(ARCH).state_dict()
