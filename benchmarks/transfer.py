@@ -24,6 +24,7 @@ from kdep_benchmarks.board.names import board_names, first_names
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.data.cards import CARDS
 from kdep_benchmarks.data.overlap import read_with_overlap
+from kdep_benchmarks.data.prepare import prepare
 from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell
 from kdep_benchmarks.jobs.local import Local, threads_for, visible_devices
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
@@ -178,6 +179,8 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     """Plan, run the missing cells, rebuild the board; return the plan and the exit code."""
     tasks, said = tasks_of(request)
     engine = engine_for(request)
+    if request.suite == "demo" and not dry_run:
+        prepare("scenes", request.data_root, show=sys.stderr.isatty())  # generated; nothing is downloaded
     before = read_results(request.results) if request.results.is_dir() else []
     opened, names, told = open_all(request, before)
     plan = make_plan(request, tasks, opened, names)

@@ -1,7 +1,9 @@
 """`kdep pretrain [RECIPE] [key.sub=value ...]`."""
 
 import argparse
+import importlib
 import sys
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,14 @@ def add_config(parser: argparse.ArgumentParser, overrides: str, *, nargs: str | 
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=overrides)
 
 
+def draw_scenes(source: str) -> None:
+    """Draw the images of the recipe `demo` if they are missing; other sources are left alone."""
+    folder = Path(source)
+    if folder.parts[-2:] == ("scenes", "images") and not folder.exists():
+        prepare = importlib.import_module("kdep_benchmarks.data.prepare").prepare
+        prepare("scenes", folder.parents[1], show=sys.stderr.isatty())
+
+
 def run(args: argparse.Namespace) -> int:
     """Pretrain, and say what to do next."""
     from kdep.config import as_yaml, read_config
@@ -44,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(as_yaml(config))
         sys.stderr.write("".join(f"kdep: {problem}\n" for problem in found))
         return 2 if found else 0
+    draw_scenes(config.data.source)
     from kdep.models.names import TORCHVISION_NAMES
     from kdep.pretrain import pretrain
 
