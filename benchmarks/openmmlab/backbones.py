@@ -22,7 +22,7 @@ CHANNELS = {
     "resnet50": (256, 512, 1024, 2048),
     "mobilenetv2_100": (24, 32, 96, 320),
 }
-# Options for a last stride below 32 (8 is `d8` in mmseg's configs). The weights are the same.
+# Options for a last stride of 8, 16 or 32 (8 is `d8` in mmseg's configs). They do not change the weights.
 DILATIONS: dict[str, dict[int, dict[str, Any]]] = {
     "ResNet": {
         8: {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
@@ -47,14 +47,14 @@ def backbone_config(arch: str, toolbox: str, *, output_stride: int = 32, norm: s
     Args:
         arch: timm's name of the network.
         toolbox: mmseg or mmdet.
-        output_stride: of the last map; 8 or 16 by dilation, for segmentation. mmdet's MobileNetV2 cannot.
-        norm: BN, or SyncBN when several processes train one network; timm's networks keep their own.
+        output_stride: stride of the last map; 8 and 16 use dilation, which mmdet's MobileNetV2 does not have.
+        norm: BN, or SyncBN when several processes train one network. timm's networks keep their own.
 
     Raises:
         ValueError: an unknown toolbox, or a network without maps at strides 4, 8, 16 and 32.
     """
     if toolbox not in TOOLBOXES:
-        raise ValueError(f"toolbox {toolbox!r}: there are {', '.join(TOOLBOXES)}")
+        raise ValueError(f"toolbox {toolbox!r}: expected one of {', '.join(TOOLBOXES)}")
     trained = {"norm_cfg": {"type": norm, "requires_grad": True}, "norm_eval": False, "frozen_stages": -1}
     if arch in RESNET_DEPTHS:
         # ResNet, not ResNetV1c: that one has another stem, which the student's weights cannot fill.
@@ -65,7 +65,7 @@ def backbone_config(arch: str, toolbox: str, *, output_stride: int = 32, norm: s
         if output_stride != 32 and toolbox == "mmdet":
             raise ValueError("mmdet's MobileNetV2 has no dilation; detection reads maps at strides 4 to 32")
     else:
-        # pretrained=False: the wrapper would download timm's own weights otherwise.
+        # pretrained=False, or the wrapper would download timm's weights.
         own = {"type": "mmseg.TIMMBackbone", "model_name": arch, "features_only": True, "pretrained": False}
         own["out_indices"] = tuple(index for index, _ in timm_maps(arch))
     return own | DILATIONS[own["type"].partition(".")[2]][output_stride]
@@ -80,16 +80,14 @@ def timm_maps(arch: str) -> list[tuple[int, int]]:
     """Index and channels of a timm network's last map at each of the strides 4, 8, 16 and 32.
 
     Raises:
-        ValueError: the network has no such maps, as a plain vision transformer.
+        ValueError: the network does not have these maps; a plain vision transformer, for example.
     """
     if not timm.is_model(arch):
         raise ValueError(f"{arch}: not a timm network; segmentation and detection need one with feature maps")
     try:
         info = timm.create_model(arch, features_only=True, pretrained=False).feature_info
     except (RuntimeError, AttributeError) as error:
-        raise ValueError(
-            f"{arch}: timm offers no feature maps of it ({error}); take a network that has stages"
-        ) from error
+        raise ValueError(f"{arch}: timm offers no feature maps of it ({error}); use a network with stages") from error
     pairs = zip(info.reduction(), info.channels(), strict=True)
     last = {stride: (index, number) for index, (stride, number) in enumerate(pairs)}
     if not set(STRIDES) <= set(last):
@@ -98,11 +96,11 @@ def timm_maps(arch: str) -> list[tuple[int, int]]:
 
 
 def toolbox_weights(arch: str, weights: StateDict, toolbox: str) -> StateDict:
-    """Rename timm's tensors to the toolbox's backbone, without prefix; those after its last map are left out."""
+    """Rename timm's tensors for the toolbox's backbone, without a prefix and without layers after its last map."""
     if arch in CHANNELS:
         return export_weights(arch, weights, toolbox)
     target = timm.create_model(arch, features_only=True, pretrained=False).state_dict()
-    # timm lists the modules of a flattened network under underscores: stages.0 becomes stages_0.
+    # timm replaces dots by underscores in the modules of a features_only network: stages.0 becomes stages_0.
     own = {name.replace(".", "_"): tensor for name, tensor in weights.items()}
     missing = [name for name in target if name.replace(".", "_") not in own]
     if missing:
@@ -115,7 +113,7 @@ def build_module(config: dict[str, Any], toolbox: str) -> nn.Module:
     compat.prepare()
     import mmengine.registry
 
-    # mmdet borrows mmseg's wrapper around timm.
+    # mmdet uses mmseg's wrapper around timm.
     for name in {toolbox, "mmseg"}:
         importlib.import_module(f"{name}.models")
     mmengine.registry.init_default_scope(toolbox)
@@ -143,16 +141,16 @@ def student_maps(checkpoint: Checkpoint, images: torch.Tensor) -> dict[str, torc
 def map_difference(
     config: dict[str, Any], weights: StateDict, checkpoint: Checkpoint, preprocessor: nn.Module, toolbox: str
 ) -> float:
-    """Compare a toolbox's maps with the student's, each computed from the same raw image.
+    """Compare a toolbox's feature maps with the student's on the same raw image.
 
-    The image enters the toolbox as its readers deliver it, BGR in 0..255, so colour order and normalisation are
-    compared as well. Dilation is taken out first; it changes where a convolution looks, not its weights.
+    The toolbox gets the image as its readers deliver it, BGR in 0..255, so colour order and normalisation are compared
+    too. Dilation is removed first, because it changes the maps.
 
     Returns:
-        the largest difference, as a share of the largest value of the map.
+        The largest difference, relative to the largest value of the map.
 
     Raises:
-        LoadError: tensors that do not fit, another shape of a map, or a difference above rounding.
+        LoadError: tensors do not fit, a map has another shape, or the difference is above rounding.
     """
     pixels = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     module = build_module(undilated(config), toolbox)

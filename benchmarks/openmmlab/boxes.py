@@ -1,7 +1,7 @@
-"""Write a split of boxes as COCO json, whatever its layout, so that VOC and COCO sets are trained and scored alike.
+"""Write a split of boxes as COCO JSON, so that VOC and COCO data sets are trained and scored in the same way.
 
-The json is written anew because users' own files often lack `area` or `iscrowd`, which crashes pycocotools, or order
-their categories differently in each split, which swaps classes silently.
+COCO files are rewritten too. Users' files often lack `area` or `iscrowd`, which crashes pycocotools, or number their
+categories differently in each split, which swaps classes without an error.
 """
 
 import json
@@ -15,7 +15,7 @@ from kdep_benchmarks.data.findings import refuse_defects
 from kdep_benchmarks.data.readers.boxes import read_boxes
 
 LOG = logging.getLogger(__name__)
-# Logged instead: a few hundred images rarely hold every class of VOC or COCO.
+# A warning instead of an error: a few hundred images rarely have every class of VOC or COCO.
 ALLOWED = ("empty class",)
 
 
@@ -23,11 +23,11 @@ class Split(NamedTuple):
     """A split in COCO's form.
 
     Attributes:
-        path: the json, file names relative to `images`.
-        images: the folder.
-        count: images, with or without boxes.
-        boxes: boxes to find, crowds and difficult ones not counted.
-        left_out: why boxes were left out, and how many.
+        path: the JSON file; its file names are relative to `images`.
+        images: the folder of the images.
+        count: number of images, with or without boxes.
+        boxes: number of boxes to find, without crowds and difficult boxes.
+        left_out: number of boxes left out, by reason.
     """
 
     path: Path

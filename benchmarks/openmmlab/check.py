@@ -1,13 +1,13 @@
-"""Can both toolboxes be imported here? Asked by `kdep doctor`."""
+"""Check that mmseg and mmdet can be imported, for `kdep doctor`."""
 
 from kdep_benchmarks.openmmlab import compat, ops
 
 
 def import_toolboxes() -> str:
-    """Import mmdet and mmseg as a cell does, and say whose operators they use.
+    """Import mmdet and mmseg as a cell does; return the source of mmcv's operators.
 
     Raises:
-        ImportError: or whatever else an incomplete installation raises.
+        ImportError: a package is missing. Broken installations may raise other errors.
     """
     compat.prepare()
     import mmdet.models  # noqa: F401 - imported to see that it can be

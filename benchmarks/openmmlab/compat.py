@@ -1,4 +1,4 @@
-"""What mmengine, mmcv, mmdet and mmseg need before their first import on current torch and Python."""
+"""Prepare the import of mmengine, mmcv, mmdet and mmseg with current torch and Python."""
 
 import importlib.metadata
 import multiprocessing.reduction
@@ -9,7 +9,7 @@ from typing import Any
 
 from kdep_benchmarks.openmmlab import ops
 
-# Known and harmless; each would be printed once per process into every cell's log.
+# Known, harmless warnings, which would fill every cell's log.
 NOISE = (
     ("pkg_resources is deprecated", ""),  # mmengine 0.10.7 still uses it
     ("", "mmcv.*"),
@@ -23,11 +23,7 @@ NOISE = (
 
 
 def prepare() -> None:
-    """Make mmdet and mmseg importable and their configs readable. Call it before importing them; twice does no harm.
-
-    Nothing is done to torch's refusal to unpickle arbitrary objects: our own training checkpoints (see `hooks`) hold
-    only tensors and plain values, so that no class needs to be declared safe.
-    """
+    """Make mmdet and mmseg importable and their configs readable. Call it before importing them; repeating is safe."""
     for message, module in NOISE:
         warnings.filterwarnings("ignore", message=message, module=module)
     ops.install()
@@ -39,10 +35,10 @@ def prepare() -> None:
 
 
 def carry_into_workers(dataset_class: type) -> None:
-    """Let spawned data-loader workers read a dataset of mmdet or mmseg.
+    """Let spawned data-loader workers unpickle a dataset of mmdet or mmseg.
 
-    A spawned process starts without the stand-in and imports the dataset's class before it runs anything of ours. So
-    the dataset travels as bytes beside a function of this module, which prepares first. Forked workers need none of it.
+    Unpickling imports the dataset's class, which needs the stand-in for mmcv's operators. The dataset is therefore sent
+    as bytes with a function of this module that calls `prepare` first. Forked workers do not need this.
     """
     multiprocessing.reduction.ForkingPickler.register(dataset_class, _reduce)
 

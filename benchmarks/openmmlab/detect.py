@@ -1,4 +1,4 @@
-"""Object detection: fine-tune the whole student in an mmdet detector, then score COCO's AP once."""
+"""Fine-tune a student for object detection in an mmdet detector, and score COCO's AP."""
 
 import contextlib
 import io
@@ -30,15 +30,15 @@ LOG = logging.getLogger(__name__)
 def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
     """Train on the train split for a fixed number of iterations and score the last weights on the test split.
 
-    Interrupted and called again with the same arguments, it goes on from its last training checkpoint.
+    An interrupted run resumes from its last training checkpoint if the arguments are the same.
 
     Returns:
         AP over IoU 0.50 to 0.95, AP50 and AP75, in percent, by COCO's rules also for the VOC layout. `chosen` has
         the number of detections and says so when there were none.
 
     Raises:
-        ValueError: a setting or the data set is wrong; says where and what would be right.
-        LoadError: the student's weights do not fill the backbone exactly.
+        ValueError: a setting or the data set is wrong.
+        LoadError: the student's weights do not fit the backbone exactly.
     """
     cell = Training(checkpoint, task, read_settings(Detect, task), seed, work_dir, device)
     classes = class_names(task.dataset)
@@ -89,7 +89,7 @@ def _set_schedule(config: "Config", settings: Detect) -> None:
 
 
 def train_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> dict[str, Any]:
-    """Configure mmdet's usual training transforms, for any scale; images without boxes are left out, as usual."""
+    """Configure mmdet's usual training transforms for any scale. Images without boxes are dropped, as in mmdet."""
     resize = {"type": "Resize", "scale": settings.scale, "keep_ratio": True}
     if settings.short_sides:
         ends = [(max(settings.scale), short) for short in settings.short_sides]
@@ -106,7 +106,7 @@ def train_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> d
 
 
 def test_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> dict[str, Any]:
-    """Every image, with or without boxes; the boxes are read by `average_precision`."""
+    """Configure the test split: every image, with or without boxes. `average_precision` reads the boxes."""
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     transforms = [
         {"type": "LoadImageFromFile"},
@@ -129,14 +129,14 @@ def _dataset(split: Split, classes: tuple[str, ...], transforms: list[dict[str, 
 def detections(
     model: torch.nn.Module, dataset: dict[str, Any], cell: Training
 ) -> tuple[list[dict[str, Any]], list[Any], int]:
-    """All detections in the form of COCO's result files, the data samples of the first images, the number of images."""
+    """Return detections as in COCO's result files, data samples of the first images, and the number of images."""
     found, looked_at, scored = [], [], 0
     for sample in predictions(model, dataset, cell):
         scored += 1
         if scored <= ROWS:
             looked_at.append(sample)
         instances = sample.pred_instances.cpu()
-        # One conversion per image: five thousand images have half a million boxes.
+        # Convert once per image, because 5,000 images have half a million boxes.
         columns = (instances.bboxes.tolist(), instances.scores.tolist(), instances.labels.tolist())
         for (x1, y1, x2, y2), score, label in zip(*columns, strict=True):
             # Categories are numbered from 1, labels from 0; see `boxes.write_split`.

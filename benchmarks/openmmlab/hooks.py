@@ -1,4 +1,4 @@
-"""What mmengine's Runner does at its own moments: load weights exactly, save for a restart, watch loss and clock."""
+"""Hooks of mmengine's Runner: load the student exactly, save checkpoints, record the loss, measure the speed."""
 
 import math
 import time
@@ -22,15 +22,15 @@ SECONDS = 60  # between training checkpoints
 class LoadExactly(Hook):
     """Load the student into the model's backbone when training begins, or raise.
 
-    Earlier would be too early: `Runner.train` calls `init_weights`, which overwrites what was loaded before. A resumed
-    run (`runner.iter > 0`) keeps the weights that it had reached.
+    `Runner.train` calls `init_weights`, which would overwrite weights that were loaded earlier. A resumed run
+    (`runner.iter > 0`) keeps its own weights.
     """
 
     def __init__(self, checkpoint: Checkpoint, toolbox: str) -> None:
         self.checkpoint, self.toolbox = checkpoint, toolbox
 
     def before_train(self, runner: Runner) -> None:
-        """Load, then compare tensors bit by bit and maps with the student's own."""
+        """Load the weights, compare the tensors bit by bit, and compare the feature maps with the student's."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         weights = toolbox_weights(self.checkpoint.arch, self.checkpoint.weights, self.toolbox)
         config = runner.cfg.model.backbone.to_dict()
@@ -52,16 +52,15 @@ class LoadExactly(Hook):
 
 
 class KeepLast(Hook):
-    """Keep one training checkpoint, replaced in one step, that opens without running code.
+    """Keep one training checkpoint, replaced atomically, that opens with `weights_only=True`.
 
-    mmengine's own hook removes the old file before it writes the new one, and writes objects that torch >= 2.6 refuses
-    to read back. The objects are the log's memory, its smoothed histories above all; it is left out.
+    mmengine's own hook deletes the old file before it writes the new one, and includes objects that torch >= 2.6 does
+    not load. These objects are the log's history, which is left out here.
 
     Args:
         path: the checkpoint.
-        every: optimizer steps between two; None for one whenever `SECONDS` have passed, so that a run of any length
-            loses as much by an interruption, and little by saving.
-        accumulate: iterations per optimizer step; gradients that are half gathered are not kept.
+        every: optimizer steps between checkpoints; None saves every `SECONDS`.
+        accumulate: iterations per optimizer step. Partly accumulated gradients are not saved.
     """
 
     priority = "VERY_LOW"  # after the schedulers have stepped
@@ -73,7 +72,7 @@ class KeepLast(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Save now and then, and after the last iteration, so that an interrupted scoring need not train again."""
+        """Save at intervals and after the last iteration, so that an interrupted evaluation does not train again."""
         if self._due(runner) or self.is_last_train_iter(runner):
             write_atomically(
                 self.path, lambda part: runner.save_checkpoint(str(part.parent), part.name, by_epoch=False)
@@ -86,7 +85,7 @@ class KeepLast(Hook):
         return self.every_n_train_iters(runner, self.accumulate) and time.monotonic() - self.saved >= SECONDS
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Leave out what the log has gathered, which a resumed run gathers anew, and add the random numbers' state."""
+        """Leave out the log's history and add the state of the random number generators."""
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
         checkpoint["meta"]["random"] = random_state()
 
@@ -109,7 +108,7 @@ class TellProgress(Hook):
 
 
 class WatchLoss(Hook):
-    """Record the training loss now and then, and stop a run that has diverged."""
+    """Record the training loss every few iterations, and stop a run that diverges."""
 
     def __init__(self, *, every: int) -> None:
         self.every = every
@@ -119,29 +118,29 @@ class WatchLoss(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Read the loss, which waits for the device; hence not at every iteration."""
+        """Read the loss. This waits for the device, so it does not happen at every iteration."""
         if self.every_n_train_iters(runner, self.every) or self.is_last_train_iter(runner):
             loss = outputs["loss"].item()
             if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {loss} at iteration {runner.iter + 1}; a lower lr, a longer warmup or clip_grad helps"
+                    f"the loss is {loss} at iteration {runner.iter + 1}; use a lower lr, a longer warmup or clip_grad"
                 )
             self.iterations.append(runner.iter + 1)
             self.losses.append(loss)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Let the curve survive an interruption."""
+        """Save the curve."""
         checkpoint["meta"]["curve"] = [self.iterations, self.losses]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Go on with the curve."""
+        """Restore the curve."""
         self.iterations, self.losses = checkpoint["meta"]["curve"]
 
 
 class WatchClock(Hook):
-    """Time the training between the ends of its first and of its last iteration in this process.
+    """Measure the time from the end of the first to the end of the last iteration in this process.
 
-    The first one warms up. Registered behind `WatchLoss`, whose look at the last loss has waited for the device.
+    The first iteration is warm-up. Register it after `WatchLoss`, which waits for the device at the last iteration.
     """
 
     def __init__(self) -> None:
@@ -151,7 +150,7 @@ class WatchClock(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Note the time."""
+        """Record the time."""
         self.iterations += 1
         self.last = time.perf_counter()
         if self.iterations == 1:
@@ -159,5 +158,5 @@ class WatchClock(Hook):
 
     @property
     def iterations_per_second(self) -> float | None:
-        """None after fewer than two iterations, as where a restarted cell had only its scoring left."""
+        """Return the speed; None after fewer than two iterations, as in a cell resumed after training."""
         return (self.iterations - 1) / (self.last - self.first) if self.iterations > 1 else None

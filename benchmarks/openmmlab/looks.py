@@ -1,4 +1,4 @@
-"""Draw the first test images of a cell; a sheet that cannot be drawn is logged and the score is kept."""
+"""Draw the first test images of a cell. A failure to draw is logged and does not stop the cell."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ LOG = logging.getLogger(__name__)
 
 
 def draw_masks(seen: list[tuple[str, np.ndarray, np.ndarray]], classes: tuple[str, ...], work_dir: Path) -> None:
-    """Draw (image file, true labels, predicted labels), all of the image's size, beside the cell's result."""
+    """Draw true and predicted masks beside the cell's result; `seen` has image file, true labels and prediction."""
 
     def draw(path: Path) -> None:
         files, truths, predictions = zip(*seen, strict=True)
@@ -27,7 +27,7 @@ def draw_masks(seen: list[tuple[str, np.ndarray, np.ndarray]], classes: tuple[st
 
 
 def draw_boxes(samples: list[Any], truth: Path, classes: tuple[str, ...], work_dir: Path) -> None:
-    """Draw mmdet's data samples and the boxes of our COCO json, crowds left out, beside the cell's result."""
+    """Draw mmdet's predictions and the true boxes of our COCO JSON, without crowds, beside the cell's result."""
 
     def draw(path: Path) -> None:
         annotations = json.loads(truth.read_text(encoding="utf-8"))["annotations"]
@@ -60,5 +60,5 @@ def _try(draw: Callable[[Path], None], work_dir: Path) -> None:
     path = sheet_path(work_dir)
     try:
         draw(path)
-    except Exception:  # whatever it is: the scores must not be lost for a picture
+    except Exception:  # a failed picture must not lose the scores
         LOG.warning("%s: no sheet was drawn", path, exc_info=True)

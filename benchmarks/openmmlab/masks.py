@@ -1,4 +1,4 @@
-"""Configure mmseg's data sets from a split of masks, which is checked before anything trains."""
+"""Check a split of masks before training, and configure it for mmseg."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from kdep_benchmarks.data.findings import refuse_defects
 from kdep_benchmarks.data.masks import bad_values, missing_files, read_values
 from kdep_benchmarks.data.readers.masks import MaskSplit, read_masks
 
-LOOKED_AT = 32  # masks per split whose values are checked; all of ADE20K would take minutes
+LOOKED_AT = 32  # masks per split whose values are checked; all of ADE20K would take minutes to check
 
 
 def open_masks(dataset: Dataset, role: str) -> MaskSplit:
-    """Read one split and refuse files that are missing and masks whose values are not the classes'.
+    """Read one split, and refuse missing files and masks with values that are not classes.
 
     Raises:
-        ValueError: says which file, and what is wrong with it.
+        ValueError: a file is missing or has wrong values; the message names it.
     """
     split = read_masks(dataset, role)
     what = f"{dataset.name}: {role} split"
@@ -25,7 +25,7 @@ def open_masks(dataset: Dataset, role: str) -> MaskSplit:
 
 
 def split_configs(split: MaskSplit) -> list[dict[str, Any]]:
-    """Configure one split for mmseg, without transforms: one data set per list or folder."""
+    """Configure one split for mmseg without transforms; each list or folder becomes a data set."""
     return [
         {
             "type": "BaseSegDataset",

@@ -1,10 +1,9 @@
-"""A stand-in for `mmcv._ext`, mmcv's compiled operators, backed by torchvision.
+"""Replace mmcv's compiled operators, `mmcv._ext`, with torchvision's where mmcv has none (mmcv-lite).
 
-Where mmcv comes without compiled operators (mmcv-lite), mmdet and mmseg cannot even be imported. The operators that
-Faster R-CNN, RetinaNet, FCN and PSPNet need exist in torchvision, which spares everybody a 20-minute compilation. A
-compiled mmcv is left untouched.
+Without `mmcv._ext`, mmdet and mmseg cannot be imported, and compiling it takes about 20 minutes. torchvision has the
+operators that Faster R-CNN, RetinaNet, FCN and PSPNet need. A compiled mmcv is used as it is.
 
-The functions have the names, the argument order and the in-place outputs of mmcv/ops/csrc/pytorch/pybind.cpp.
+Names, argument order and in-place outputs follow mmcv/ops/csrc/pytorch/pybind.cpp.
 """
 
 import importlib.util
@@ -26,7 +25,7 @@ def install() -> None:
     """Register the stand-in if mmcv has no compiled operators. Must run before anything imports mmdet or mmseg.
 
     Raises:
-        ValueError: mmcv is not installed; says what to install.
+        ValueError: mmcv is not installed.
     """
     if NAME in sys.modules or _compiled():
         return
@@ -39,7 +38,7 @@ def install() -> None:
 
 
 def backend() -> str:
-    """Say whose operators mmcv uses: 'compiled mmcv' or 'torchvision stand-in'."""
+    """Return the source of mmcv's operators: 'compiled mmcv' or 'torchvision stand-in'."""
     known = sys.modules.get(NAME)
     if known is not None and known.__spec__ is not None and known.__spec__.origin == STAND_IN:
         return STAND_IN
@@ -53,7 +52,7 @@ def _compiled() -> bool:
 
 
 def _missing(name: str) -> Callable[..., Any]:
-    """Give every other operator a function that raises when called: mmcv asks for all names at import."""
+    """Return a function that raises when called, for any other operator: mmcv looks up all names at import."""
     if name.startswith("__"):
         raise AttributeError(name)
 
@@ -67,8 +66,8 @@ def _missing(name: str) -> Callable[..., Any]:
 
 
 def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset: int) -> torch.Tensor:
-    """Indices of the kept boxes, highest score first. With offset 1 a box spans x2 - x1 + 1 pixels."""
-    # Moving the far corners by one gives every width, height and overlap that extra pixel.
+    """Return the indices of the kept boxes, highest score first. With offset 1 a box is x2 - x1 + 1 pixels wide."""
+    # Moving the far corners by one adds that pixel to every width, height and overlap.
     boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 
@@ -121,7 +120,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Average maps within boxes: input (B, C, H, W), rois (N, 5) as (image, x1, y1, x2, y2) -> output, in place."""
+    """Average maps in boxes into `output`: input (B, C, H, W), rois (N, 5) as (image, x1, y1, x2, y2)."""
     if pool_mode != 1:
         raise NotImplementedError("roi_align with pool_mode='max' has no stand-in in torchvision; use 'avg'")
     size = (aligned_height, aligned_width)
@@ -141,7 +140,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Spread the gradient of `roi_align_forward` over the map: (N, C, h, w) -> grad_input (B, C, H, W), in place."""
+    """Compute the gradient of `roi_align_forward` into `grad_input` (B, C, H, W) from grad_output (N, C, h, w)."""
     size = (aligned_height, aligned_width)
     shape = grad_input.shape
     grad_input.copy_(
@@ -154,9 +153,9 @@ def roi_align_backward(
 def sigmoid_focal_loss_forward(
     input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, output: torch.Tensor, gamma: float, alpha: float
 ) -> None:
-    """Focal loss (Lin et al. 2017) of every logit, in place.
+    """Compute the focal loss (Lin et al. 2017) of every logit into `output`.
 
-    input (N, C); target (N), C meaning background, which is no class of its own; weight (C) or empty.
+    Shapes: input (N, C); target (N), where C means background; weight (C) or empty.
     """
     positive, p, log_p, log_q = _focal_terms(input, target)
     loss = torch.where(positive, -alpha * (1 - p) ** gamma * log_p, -(1 - alpha) * p**gamma * log_q)
@@ -171,7 +170,7 @@ def sigmoid_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Derivative of every element of `sigmoid_focal_loss_forward` by its logit, in place."""
+    """Compute the derivative of each loss by its logit into `grad_input`."""
     positive, p, log_p, log_q = _focal_terms(input, target)
     of_positive = -alpha * (1 - p) ** gamma * (1 - p - gamma * p * log_p)
     of_negative = -(1 - alpha) * p**gamma * (gamma * (1 - p) * log_q - p)
@@ -180,12 +179,12 @@ def sigmoid_focal_loss_backward(
 
 def _focal_terms(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
     positive = target[:, None] == torch.arange(logits.shape[1], device=logits.device)
-    # logsigmoid, not log(sigmoid): the logarithm of a float32 probability ends at logits of about 88.
+    # logsigmoid, because log(sigmoid(x)) is -inf in float32 below about x = -88.
     return positive, logits.sigmoid(), torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
 
 
 def _of_targets(weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    # mmcv reads past the end of `weight` for background targets; here that is an IndexError.
+    # mmcv reads past the end of `weight` for background targets; here they raise IndexError.
     return weight[target][:, None] if weight.numel() else weight.new_ones(1)
 
 

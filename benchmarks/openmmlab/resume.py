@@ -1,4 +1,4 @@
-"""How an interrupted training goes on: only images that are left to train on are read."""
+"""Resume an interrupted training without reading the images of finished iterations."""
 
 import itertools
 import random
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class GoOn(Hook):
-    """Take up the random numbers where they were, and spare mmengine's loop what it has already trained on.
+    """Restore the random number generators, and skip the finished iterations of mmengine's loop.
 
-    Without worker processes the rest is then, on a CPU bit by bit, that of an uninterrupted run.
+    On a CPU without worker processes, the rest is bit for bit that of an uninterrupted run.
     """
 
     priority = "LOWEST"  # after `LoadExactly`, which builds networks and so draws random numbers
@@ -31,20 +31,20 @@ class GoOn(Hook):
         self.done, self.state = done, state
 
     def before_train(self, runner: Runner) -> None:
-        """Put as many empty batches before those that are left as the loop is about to drop."""
+        """Prepend as many empty batches as the loop will skip."""
         loop = runner.train_loop
         loop.dataloader_iterator = itertools.chain(itertools.repeat(None, self.done), loop.dataloader_iterator)
         set_random_state(self.state)
 
 
 def go_on(config: "Config", path: Path, *, seed: int) -> GoOn:
-    """Set a run to go on from a training checkpoint of `hooks.KeepLast`, together with the hook that it needs."""
+    """Configure a run to resume from a checkpoint of `hooks.KeepLast`, and return the hook it needs."""
     config.load_from, config.resume = str(path), True
     meta = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["meta"]
     loader, done = config.train_dataloader, meta["iter"]
     loader.batch_sampler = {"type": "FromBatch", "first": done, "batches": loader.get("batch_sampler")}
-    # Worker processes are seeded when they start. By the run's own seed they would draw once more what augmented its
-    # first images; so the same images come in the same order, in other views than in an uninterrupted run.
+    # Workers are seeded when they start. With the run's own seed they would repeat the augmentations of the first
+    # images. With this seed the images and their order match an uninterrupted run; the augmentations differ.
     drawn = int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
     loader.worker_init_fn = {"type": "seed_worker", "seed": drawn}
     return GoOn(done, meta["random"])
@@ -52,7 +52,7 @@ def go_on(config: "Config", path: Path, *, seed: int) -> GoOn:
 
 @DATA_SAMPLERS.register_module(force=True)
 class FromBatch(BatchSampler):
-    """Batches from number `first` on; the positions of those before are drawn, and no image is read.
+    """Yield batches from number `first` on; the positions of earlier batches are drawn without reading images.
 
     Args:
         sampler: endless positions of images.
@@ -75,7 +75,7 @@ class FromBatch(BatchSampler):
 
 @FUNCTIONS.register_module(force=True)
 def seed_worker(worker_id: int, *, seed: int) -> None:
-    """Seed all that augmentations draw from in a data-loader process."""
+    """Seed the random number generators of a data-loader worker."""
     random.seed(seed + worker_id)
     np.random.seed(seed + worker_id)
     torch.manual_seed(seed + worker_id)

@@ -1,4 +1,4 @@
-"""What segmentation and detection share: the config with the student in it, training with resume, predictions."""
+"""Train and predict with mmseg and mmdet: config with the student as backbone, training with resume, predictions."""
 
 import multiprocessing
 import time
@@ -33,12 +33,12 @@ class Training(NamedTuple):
 
     @property
     def last(self) -> Path:
-        """The training checkpoint from which an interrupted run goes on."""
+        """The training checkpoint from which an interrupted run resumes."""
         return self.work_dir / LAST
 
 
 class Trained(NamedTuple):
-    """A model after its last iteration, and what was recorded on the way."""
+    """A trained model, and what was recorded in training."""
 
     model: "nn.Module"
     train_images: int
@@ -51,7 +51,7 @@ def read_config(cell: Training, *, toolbox: str) -> "Config":
     """Read the task's mmengine config and put the student into it: backbone, input normalisation, optimizer.
 
     Raises:
-        ValueError: no such config, or one of another toolbox.
+        ValueError: the config does not exist, or belongs to another toolbox.
     """
     compat.prepare()
     from mmengine.config import Config
@@ -61,7 +61,7 @@ def read_config(cell: Training, *, toolbox: str) -> "Config":
     if config.get("default_scope") != toolbox:
         raise ValueError(f"{path}: a config of {config.get('default_scope')}; {cell.task.kind} needs one of {toolbox}")
     _set_backbone(config, cell, toolbox)
-    # The toolboxes' raw images are 0..255. Another normalisation than the student's costs accuracy at once.
+    # The toolboxes' images are 0..255. The normalisation must be the student's.
     mean, std = ([255 * value for value in values] for values in (cell.checkpoint.mean, cell.checkpoint.std))
     config.model.data_preprocessor.update(mean=mean, std=std, bgr_to_rgb=True)
     config.optim_wrapper = _optimizer(cell.settings)
@@ -73,7 +73,7 @@ def _set_backbone(config: "Config", cell: Training, toolbox: str) -> None:
     arch, theirs = cell.checkpoint.arch, config.model.backbone
     stride = cell.settings.output_stride if toolbox == "mmseg" else 32
     if arch in RESNET_DEPTHS and "ResNet" in theirs.type:
-        # The file's own ResNet, so that what it says counts; a wrong kind (ResNetV1c) does not survive the load check.
+        # Keep the file's ResNet and its options. A wrong kind, such as ResNetV1c, fails the load check.
         theirs.depth = RESNET_DEPTHS[arch]
         theirs.update(DILATIONS["ResNet"][stride])
         return
@@ -98,7 +98,7 @@ def _optimizer(settings: Dense) -> dict[str, Any]:
 
 
 def loader(dataset: dict[str, Any], settings: Dense, *, train: bool) -> dict[str, Any]:
-    """Configure a data loader: endless, shuffled batches to train on; every image once, one by one, to score on."""
+    """Configure a data loader: endless shuffled batches for training, or every image once, one by one, for test."""
     return {
         "batch_size": settings.batch_size if train else 1,
         "num_workers": settings.workers,
@@ -111,11 +111,11 @@ def loader(dataset: dict[str, Any], settings: Dense, *, train: bool) -> dict[str
 
 
 def train(config: "Config", cell: Training) -> Trained:
-    """Train to the last iteration, going on where an interrupted run of the same cell stopped.
+    """Train to the last iteration; resume an interrupted run of the same cell.
 
     Raises:
-        LoadError: the student's weights do not fill the backbone, or it computes something else with them.
-        FloatingPointError: the loss is no longer finite.
+        LoadError: the student's weights do not fit the backbone, or its feature maps differ from the student's.
+        FloatingPointError: the loss is not finite.
     """
     import mmengine.device.utils
     from mmengine.runner import Runner
@@ -123,7 +123,7 @@ def train(config: "Config", cell: Training) -> Trained:
     from kdep_benchmarks.openmmlab.hooks import KeepLast, LoadExactly, TellProgress, WatchClock, WatchLoss
     from kdep_benchmarks.openmmlab.resume import go_on
 
-    # mmengine takes a GPU when it sees one, whatever it is told; which one is torch's current device.
+    # mmengine uses torch's current GPU whenever there is one, so the device is set here.
     mmengine.device.utils.DEVICE = cell.device.type
     if cell.device.type == "cuda" and cell.device.index is not None:
         torch.cuda.set_device(cell.device)
@@ -147,16 +147,16 @@ def train(config: "Config", cell: Training) -> Trained:
 
 
 def _complete(config: "Config", cell: Training) -> None:
-    """Set what is the same for every run. Scoring is ours, once, after the last iteration; see `predictions`."""
+    """Set what all runs share. mmengine does not evaluate; `predictions` runs after the last iteration."""
     for role in ("val", "test"):
         for part in ("cfg", "dataloader", "evaluator"):
             config[f"{role}_{part}"] = None
     config.work_dir = str(cell.work_dir)
-    # Unique: runners of one process share loggers and message hubs of equal name.
+    # Unique, because runners with the same name in a process share loggers and message hubs.
     config.experiment_name = f"{cell.task.name}-{time.time_ns()}"
     config.launcher = "none"
+    # Not deterministic on CUDA: the gradient of up-sampling has no deterministic kernel. CPU runs are reproducible.
     config.randomness = {"seed": cell.seed, "deterministic": False}
-    # Some operators have no deterministic CUDA kernel (the up-sampling's gradient); the CPU repeats itself anyway.
     start = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     mp_cfg = {"mp_start_method": start, "opencv_num_threads": 0}
     config.env_cfg = {"cudnn_benchmark": False, "mp_cfg": mp_cfg, "dist_cfg": {"backend": "nccl"}}
@@ -173,7 +173,7 @@ def _complete(config: "Config", cell: Training) -> None:
 
 @torch.no_grad()
 def predictions(model: "nn.Module", dataset: dict[str, Any], cell: Training) -> Iterator[Any]:
-    """Predict on every image of the test split: the toolbox's data samples, one per image."""
+    """Yield the toolbox's data sample with predictions for every image of the test split."""
     model.eval()  # not chained: some of the toolboxes' train() return None
     for batch in test_batches(dataset, cell):
         yield from model.test_step(batch)

@@ -1,4 +1,4 @@
-"""Semantic segmentation: fine-tune the whole student under an mmseg head, then score mIoU on whole images once."""
+"""Fine-tune a student for semantic segmentation with an mmseg head, and score mIoU on whole test images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
     """Train on the train split for a fixed number of iterations and score the last weights on the test split.
 
-    Interrupted and called again with the same arguments, it goes on from its last training checkpoint.
+    An interrupted run resumes from its last training checkpoint if the arguments are the same.
 
     Returns:
         mIoU, aAcc (of all pixels) and mAcc (mean over classes), in percent.
 
     Raises:
-        ValueError: a setting or the data set is wrong; says where and what would be right.
-        LoadError: the student's weights do not fill the backbone exactly.
+        ValueError: a setting or the data set is wrong.
+        LoadError: the student's weights do not fit the backbone exactly.
     """
     cell = Training(checkpoint, task, read_settings(Segment, task), seed, work_dir, device)
     test = open_masks(task.dataset, "test")
@@ -70,7 +70,7 @@ def _set_model(config: "Config", cell: Training) -> None:
 
 
 def _set_schedule(config: "Config", settings: Segment) -> None:
-    # Down to 0, as in the paper; mmseg's own eta_min of 1e-4 would also make a learning rate of 0 train.
+    # Decay to 0, as in the paper. mmseg's default eta_min of 1e-4 would also train with a learning rate of 0.
     poly = {"type": "PolyLR", "power": 0.9, "eta_min": 0.0, "begin": 0, "end": settings.passes, "by_epoch": False}
     config.param_scheduler = [poly]
 
@@ -90,7 +90,7 @@ def train_transforms(settings: Segment) -> list[dict[str, Any]]:
 
 
 def test_transforms(settings: Segment) -> list[dict[str, Any]]:
-    """Fit whole images into the scale of training. Masks are read after it: scores are of original pixels."""
+    """Resize whole images to the training scale. Masks are loaded after that, so scores count original pixels."""
     return [
         {"type": "LoadImageFromFile"},
         {"type": "Resize", "scale": settings.base, "keep_ratio": True},
@@ -118,7 +118,7 @@ def image_areas(model: torch.nn.Module, dataset: dict[str, Any], cell: Training)
         intersection, _, *others = IoUMetric.intersect_and_union(predicted, label, len(names), IGNORED)
         areas.append(torch.stack([intersection, *others]).cpu().numpy())
         if len(areas) <= ROWS:
-            # Not the sample, whose logits of a whole image take hundreds of megabytes of the device.
+            # Do not keep the sample: its logits take hundreds of megabytes of device memory.
             looked_at.append((sample.img_path, label.cpu().numpy(), predicted.cpu().numpy()))
     draw_masks(looked_at, names, cell.work_dir)
     return np.stack(areas)

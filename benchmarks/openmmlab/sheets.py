@@ -15,21 +15,21 @@ from PIL import Image
 
 from kdep_benchmarks.results import write_bytes
 
-ROWS = 6  # images of a sheet; more are left out
-SIDE = 248  # pixels of the longer side of an image when boxes are drawn on it: the width of a column
-LEGEND = 24  # classes named below a sheet
+ROWS = 6  # most images on a sheet
+SIDE = 248  # longer side in pixels of an image with boxes: the width of a column
+LEGEND = 24  # most classes in the legend
 GREY = (96, 96, 96)  # ignored pixels
 WIDTH, DPI = 744, 100  # pixels of a sheet
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one image: truth where `scores` is None.
+    """Boxes of one image; `scores` is None for true boxes.
 
     Attributes:
         corners: (N, 4) x1, y1, x2, y2 in pixels of the image, float.
         labels: (N,) class numbers from 0.
-        scores: (N,) 0 to 1, of a prediction.
+        scores: (N,) scores of predictions, 0 to 1.
     """
 
     corners: np.ndarray
@@ -107,7 +107,7 @@ def detection_sheet(
 
 
 def with_mask(image: np.ndarray, mask: np.ndarray, ignore: int = 255) -> np.ndarray:
-    """The image under its mask, (H, W, 3) uint8: a colour for each class, grey where it is ignored."""
+    """Draw a mask over its image, (H, W, 3) uint8: a colour for each class, grey for ignored pixels."""
     import torch
     from torchvision.utils import draw_segmentation_masks
 
@@ -119,7 +119,7 @@ def with_mask(image: np.ndarray, mask: np.ndarray, ignore: int = 255) -> np.ndar
 
 
 def with_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
-    """The image at `SIDE` pixels with its boxes drawn on it, the most certain on top, each with its score."""
+    """Resize the image to `SIDE` pixels and draw its boxes with their scores, the highest score on top."""
     import torch
     from torchvision.utils import draw_bounding_boxes
 
@@ -137,14 +137,16 @@ def with_boxes(image: np.ndarray, boxes: Boxes) -> np.ndarray:
 
 
 def sheet_path(result: Path) -> Path:
-    """The sheet that belongs to a result's file: `seed0.json` -> `seed0.sheet.png`."""
+    """Return the path of a result's sheet: `seed0.json` -> `seed0.sheet.png`."""
     return Path(result).with_suffix(".sheet.png")
 
 
 def _zipped(images: Sequence, truths: Sequence, predictions: Sequence) -> list[tuple]:
     counts = [len(images), len(truths), len(predictions)]
     if not images or len(set(counts)) > 1:
-        raise ValueError(f"sheet: {counts[0]} images, {counts[1]} truths, {counts[2]} predictions; as many of each")
+        raise ValueError(
+            f"sheet: {counts[0]} images, {counts[1]} truths, {counts[2]} predictions; expected equal numbers"
+        )
     for number, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"sheet: image {number} is {image.shape} {image.dtype}; (H, W, 3) uint8 RGB is right")
@@ -157,7 +159,7 @@ def _refuse_unknown(labels: set[int], number: int, classes: Sequence[str]) -> No
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
-    """Colour of a class: hues by the golden ratio, so that neighbours differ; three brightnesses in turn."""
+    """Return the colour of a class. Hues step by the golden ratio, so that neighbouring numbers differ."""
     saturation, value = (0.75, 0.55, 0.9)[label % 3], (0.95, 0.8, 0.65)[label % 3]
     red, green, blue = colorsys.hsv_to_rgb((0.6 + label * 0.618034) % 1, saturation, value)
     return int(255 * red), int(255 * green), int(255 * blue)

@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole network and a new linear classifier, trained on deterministic views, scored at the end."""
+"""Fine-tune a whole network with a new linear classifier on reproducible augmented views, and predict."""
 
 import math
 import time
@@ -29,11 +29,11 @@ from kdep_benchmarks.tasks.training_state import ENDED, LAST, Trainings, forget_
 
 
 class DivergedError(ValueError):
-    """The loss is no longer finite."""
+    """The training loss is not finite."""
 
 
 class Work(NamedTuple):
-    """What a cell keeps of its trainings, and the bar over the steps of all of them."""
+    """The saved trainings of a cell, and one progress bar over the steps of all of them."""
 
     trainings: Trainings
     bar: tqdm
@@ -51,10 +51,10 @@ def going_on(
     work_dir: Path,
     device: torch.device,
 ) -> Iterator[Work]:
-    """Take up what an interrupted cell with the same arguments has left in its folder, and show the whole as one bar.
+    """Open the trainings that an interrupted cell with the same arguments left in its folder, and the progress bar.
 
-    What another cell has left there is dropped. Of the `points` of a grid each is trained on train, before the last
-    training on train and val; a single point is not tried out.
+    Trainings of other cells are deleted. Each of the `points` of a grid is trained on train, then the best one on train
+    and val. A single point is trained only on train and val.
     """
     whose = {"checkpoint": checkpoint.identity, "settings": vars(settings), "seed": seed, "device": device.type}
     forget_others(work_dir, task, whose, left=[LAST, ENDED])
@@ -64,12 +64,12 @@ def going_on(
 
 
 class Part:
-    """The images of some positions, as a source of views."""
+    """The images at some positions, as a source of views."""
 
     def __init__(self, images: Labelled, positions: np.ndarray) -> None:
         self.images, self.positions = images, positions
         self.names = Names(images.names[position] for position in positions)
-        self.fingerprint = ""  # views need none
+        self.fingerprint = ""  # views do not use it
 
     def read(self, index: int) -> Any:
         """Decode image `index` to RGB."""
@@ -86,13 +86,13 @@ def choose(
     device: torch.device,
     work: Work,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train on train at every (lr, weight decay) and take the best last epoch on val, the first of equals.
+    """Train at every (lr, weight decay) and choose by accuracy on val after the last epoch; ties go to the first.
 
     Returns:
-        What was chosen, and the curves.
+        The chosen values with their flags, and the curves.
 
     Raises:
-        ValueError: every one of them diverges.
+        ValueError: every training diverges.
     """
     labels = torch.from_numpy(splits.pool.labels[splits.val])
     steps = steps_of(settings, len(splits.train))
@@ -105,7 +105,7 @@ def choose(
                 scores, _ = train_and_predict(checkpoint, splits, settings, at, **given)
                 work.trainings.end(name, 100.0 * int((scores.argmax(1) == labels).sum()) / len(labels))
             except DivergedError:
-                work.trainings.end(name, None)  # a learning rate too high is an answer, too
+                work.trainings.end(name, None)  # recorded, so that a resumed cell does not train it again
         top1.append(work.trainings[name])
         show(work.bar, (number + 1) * steps)
     if all(value is None for value in top1):
@@ -119,7 +119,7 @@ def choose(
 
 
 def flagged(at: tuple[float, float], settings: Finetune) -> dict[str, Any]:
-    """The values, each with a flag: `_fixed` where the task has it alone, else whether it is `_at_edge` of its grid."""
+    """Return the values with flags: `_fixed` if the task gives one value, else whether it is `_at_edge` of its grid."""
     chosen: dict[str, Any] = {"lr": at[0], "weight_decay": at[1]}
     for key, value, values in (("lr", at[0], settings.lr), ("weight_decay", at[1], settings.weight_decay)):
         if len(values) == 1:
@@ -140,10 +140,10 @@ def train_and_predict(
     device: torch.device,
     work: Work | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Train at one (lr, weight decay), on train for val or, `final`, on train and val for test.
+    """Train at one (lr, weight decay) on train and predict val; if `final`, train on train and val and predict test.
 
     Returns:
-        Scores (N, C), and the images per second of the training.
+        Scores (N, C), and the training's images per second.
 
     Raises:
         DivergedError: a loss is not finite.
@@ -172,13 +172,13 @@ def train(
     name: str = "",
     work: Work | None = None,
 ) -> float:
-    """Train in place for all epochs, BatchNorm included: the network is trained as a whole.
+    """Train the whole network in place for all epochs, with BatchNorm in training mode.
 
-    Where `work` holds the training of this `name`, behind the epochs that it has finished; the rest is then, on a CPU
-    bit by bit, that of an uninterrupted training.
+    Resumes after the last finished epoch if `work` holds the training `name`. On a CPU the result is bit for bit that
+    of an uninterrupted training.
 
     Returns:
-        Images per second, reading and decoding included, over all processes that had a part in it.
+        Images per second, including reading and decoding, over all interrupted and resumed parts.
     """
     trainings, bar = work or Work(Trainings(None), tqdm(disable=True))
     optim = as_optim(settings, at, images=len(positions))
@@ -195,7 +195,7 @@ def train(
         load_exactly(model, done["model"], name)
         optimizer.load_state_dict(done["optimizer"])
         scaler.load_state_dict(done["scaler"])
-        set_random_state(done["random"])  # last: to start a loader's processes draws a number
+        set_random_state(done["random"])  # last, because starting the loader's workers draws a random number
     bar.set_description(name, refresh=False)
     show(bar, bar.n + start)
     losses: list[torch.Tensor] = []
@@ -218,7 +218,7 @@ def train(
         if (step + 1) % order.steps_per_epoch == 0:
             bar.set_postfix(loss=f"{_mean(losses, at):.3f}")
             losses = []
-            seconds += time.perf_counter() - started  # the epoch's losses have been waited for
+            seconds += time.perf_counter() - started  # computing the mean loss has waited for the device
             parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
             state = {key: part.state_dict() for key, part in parts.items()}
             trainings.save(name, {"step": step + 1, "seconds": seconds, **state})
@@ -227,17 +227,17 @@ def train(
 
 
 def name_of(at: tuple[float, float], *, final: bool) -> str:
-    """Of a training, in the cell's folder and on the bar."""
+    """Name a training in the cell's folder and on the progress bar."""
     return f"lr {at[0]!r} wd {at[1]!r}" + (" on train and val" if final else "")
 
 
 def steps_of(settings: Finetune, images: int) -> int:
-    """Of one training on so many images."""
+    """Count the steps of one training on a number of images."""
     return len(Order(images, as_optim(settings, (settings.lr[0], 0.0), images=images).batch_size, settings.epochs, 0))
 
 
 def show(bar: tqdm, steps: int) -> None:
-    """Put a bar where it belongs, also behind steps that were left out; they say nothing of the time that is left."""
+    """Set the bar to a step; skipped steps do not count in its estimate of the remaining time."""
     if not bar.disable:
         bar.initial += steps - bar.n
         bar.n = bar.last_print_n = steps
@@ -245,7 +245,7 @@ def show(bar: tqdm, steps: int) -> None:
 
 
 def as_optim(settings: Finetune, at: tuple[float, float], *, images: int) -> Optim:
-    """The training recipe in the words of `kdep.run.optim`; a set smaller than a batch is one batch."""
+    """Convert the settings for `kdep.run.optim`; a set smaller than a batch is one batch."""
     return Optim(
         name=settings.optimizer,
         epochs=settings.epochs,
@@ -262,7 +262,7 @@ def as_optim(settings: Finetune, at: tuple[float, float], *, images: int) -> Opt
 def predict(
     model: nn.Module, images: Labelled, positions: np.ndarray, settings: Finetune, *, device: torch.device
 ) -> torch.Tensor:
-    """Scores (N, C) on the CPU of the images at `positions`, in eval mode, as many at once as in training."""
+    """Predict scores (N, C) in eval mode, on the CPU, with the batch size of training."""
     model.eval()
     at_once = settings.model_copy(update={"batch_size": math.ceil(settings.batch_size / settings.accumulate)})
     with torch.no_grad():
@@ -278,5 +278,5 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def _mean(losses: list[torch.Tensor], at: tuple[float, float]) -> float:
     value = float(torch.stack(losses).mean())
     if not math.isfinite(value):
-        raise DivergedError(f"fine-tuning: the loss is {value} at lr {at[0]:g}; use a lower one")
+        raise DivergedError(f"fine-tuning: the loss is {value} at lr {at[0]:g}; use a lower lr")
     return value

@@ -226,7 +226,7 @@ def test_a_missing_tensor_is_refused(tmp_path):
 
 def test_a_diverged_loss_stops_the_run_with_advice(tmp_path):
     task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet", lr=1e30, iterations=3, warmup=0)
-    with pytest.raises(FloatingPointError, match="loss is (nan|inf) at iteration [23]; a lower lr"):
+    with pytest.raises(FloatingPointError, match="loss is (nan|inf) at iteration [23]; use a lower lr"):
         run(trees.student("test_resnet"), task, tmp_path / "work")
 
 
