@@ -41,7 +41,7 @@ def draw_scenes(source: str) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pretrain, and say what to do next."""
+    """Pretrain, and print the next commands."""
     from kdep.config import as_yaml, read_config
 
     given = {"data.source": args.data, "student.arch": args.student}

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the list; nothing is copied."""
+    """Write the list of paths; images are not copied."""
     from kdep.data.sources import write_subset
 
     if args.fraction is not None and not 0 < args.fraction <= 1:

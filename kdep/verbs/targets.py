@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the bank, and say what it serves."""
+    """Make the bank; print its size and which students can read it."""
     from kdep.bank.prepare import build
     from kdep.bank.read import Bank
     from kdep.config import load_config
