@@ -16,7 +16,7 @@ from kdep_benchmarks.board.verdicts import AVERAGED, PAIRED, Interval, differenc
 from kdep_benchmarks.board.ways import labels
 from kdep_benchmarks.results import Protocol, Result, read_answers, read_results
 
-MIN_RUNS = 3  # values that a mean needs for an interval: data sets here, runs elsewhere
+MIN_DATASETS = 3  # that a mean over data sets needs for an interval
 WHAT_IT_COVERS = (
     "95 % intervals over the choice of the test images and, where a training was run several times, over its runs. A "
     "verdict is about these weights; for one about a recipe, pretrain several times and use kdep study."
@@ -188,7 +188,9 @@ def _over_datasets(
         by_dataset.setdefault(sides[0][0].task.dataset, []).append(scores[0] - scores[1])
     values = [mean(values) for values in by_dataset.values()]
     over = f"{len(values)} data set" + "s" * (len(values) != 1)
-    if len(values) < MIN_RUNS:
-        return Difference(None, names, protocol, None, f"{mean(values):+.2f} over {over}, and {MIN_RUNS} are needed")
+    if len(values) < MIN_DATASETS:
+        return Difference(
+            None, names, protocol, None, f"{mean(values):+.2f} over {over}, and {MIN_DATASETS} are needed"
+        )
     error = standard_deviation(values) / math.sqrt(len(values))
     return Difference(None, names, protocol, student(mean(values), error**2, len(values) - 1), over)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdep_benchmarks.board.uncertainty import cell_standard_error
+from kdep_benchmarks.board.uncertainty import uncertainty
 from kdep_benchmarks.results import Result
 
 STANDARD_ERRORS = 5  # by which the reference must be above random initialisation
@@ -21,7 +21,7 @@ def judge_columns(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         By column: reference and random (sha256), reference_score and random_score, floor (the score of the best
         constant answer, where results say it), and informative: yes, no, or unknown where one side is missing or has
-        too few runs to know its standard error.
+        no standard error.
     """
     roles = runs.checkpoint.map(rows.role)
     found = {}
@@ -49,8 +49,9 @@ def _judged(
             said |= {name: side[0], f"{name}_score": sum(result.score for result in side[1]) / len(side[1])}
     if reference is None or random is None:
         return said
-    errors = [cell_standard_error(side[1]) for side in (reference, random)]
-    if None not in errors:
+    found = [uncertainty(side[1]) for side in (reference, random)]
+    if None not in found:
+        errors = [one.standard_error for one in found]
         gain = said["reference_score"] - said["random_score"]
         said["informative"] = "yes" if gain > STANDARD_ERRORS * math.hypot(*errors) else "no"
     return said

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -40,20 +40,6 @@ def half_width(values: Sequence[float]) -> float | None:
     return None if deviation is None else t_quantile(len(values)) * deviation / math.sqrt(len(values))
 
 
-def new_images_half_width(values: Sequence[float], images: int) -> float | None:
-    """Half the 95 % interval of the mean of percentages of the same `images`, as a claim about images like these.
-
-    The runs answer the same images, so their spread knows nothing of the choice of the images; its binomial part is
-    added, in squares. It errs on the safe side (docs/decisions/0013). Two right and two wrong answers are added in
-    the binomial part (Agresti and Coull), so that a score of 100 % is not certain. None for a single value.
-    """
-    over_runs = half_width(values)
-    if over_runs is None:
-        return None
-    share = (mean(values) / 100 * images + 2) / (images + 4)
-    return math.hypot(over_runs, 100 * _z() * math.sqrt(share * (1 - share) / (images + 4)))
-
-
 def bootstrap_interval(
     samples: Sequence[np.ndarray],
     statistic: Callable[[list[np.ndarray]], np.ndarray],
@@ -78,8 +64,3 @@ def bootstrap_interval(
         means.append(values.mean() + error * random.standard_t(len(values) - 1, size=draws))
     low, high = np.quantile(statistic(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return low, high
-
-
-def _z() -> float:
-    """How many standard deviations a 95 % interval of a normal variable reaches to each side."""
-    return float(ndtri((1 + CONFIDENCE) / 2))

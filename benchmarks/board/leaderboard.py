@@ -8,6 +8,7 @@ import pandas as pd
 from kdep_benchmarks.board.facts import COST, ORIGIN
 from kdep_benchmarks.board.frame import ABSENT, typed
 from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.board.uncertainty import coverage
 from kdep_benchmarks.durations import duration
 
 FIRST = ("name", "sha8", "role", "arch", *ORIGIN, "commit", "protocol", "version", "budget", "complete", "failed")
@@ -59,7 +60,7 @@ def leaderboard_frame(boards: Iterable[Board]) -> pd.DataFrame:
     """One row per checkpoint and protocol, missing where nothing was measured: the content of leaderboard.csv.
 
     A column of the board has the columns LABEL (the mean score), LABEL_std, _n, _ci95 (half the 95 % interval),
-    _ci95_images, _share_of_gain, and LABEL_METRIC for the mean of each other metric.
+    _ci95_images (test images that it covers), _share_of_gain, and LABEL_METRIC for the mean of each other metric.
     """
     frames = [_wide(board) for board in boards]
     if not frames:
@@ -75,7 +76,7 @@ def _wide(board: Board) -> pd.DataFrame:
     parts = [rows[[*FIRST, *AVERAGES, *OVERLAP]], board.family_means.add_prefix("mean_")]
     for label in board.columns.index:
         own = cells.xs(label, axis=1, level=1)
-        own = own.assign(n=own.n.replace(0, pd.NA), images=own.images.where(own.n > 1))
+        own = own.assign(n=own.n.replace(0, pd.NA))
         parts.append(own[list(CELLS)].rename(columns={name: label + suffix for name, suffix in CELLS.items()}))
         more = _other_metrics(board, [label])["mean"]
         parts.append(more.set_axis(["_".join(key) for key in more], axis=1))
@@ -134,7 +135,7 @@ def family_table(board: Board, family: str) -> Table:
         cells = board.cells.xs(label, axis=1, level=1)
         best = _best(cells["mean"])
         header = f"{label} ({column.metric}{', not informative' * (column.informative == 'no')})"
-        columns[header] = [_score_cell(cell, best, column.metric) for cell in cells.itertuples()]
+        columns[header] = [_score_cell(cell, best, column) for cell in cells.itertuples()]
     return _table(board, family, columns)
 
 
@@ -232,15 +233,19 @@ def _overlap_cell(row: tuple) -> TableCell:
     return TableCell(f"{row.overlap_percent:.2f} %{part}", row.overlap_percent, detail=detail)
 
 
-def _score_cell(cell: tuple, best: float | None, metric: str) -> TableCell:
-    interval = ""
+def _score_cell(cell: tuple, best: float | None, column: pd.Series) -> TableCell:
+    detail = []
     if not pd.isna(cell.ci95):
-        over = f"runs and {cell.images:,.0f} images" if metric == "top1" and not pd.isna(cell.images) else "runs"
+        over = coverage(column.kind, cell.n, None if pd.isna(cell.images) else int(cell.images))
         ends = f"{max(cell.mean - cell.ci95, 0):.2f} to {min(cell.mean + cell.ci95, 100):.2f}"
-        interval = f"95 % interval {ends}, over {over}"
+        detail.append(f"95 % interval {ends}, over {over}")
+    if not pd.isna(cell.mean) and not pd.isna(column.floor):
+        detail.append(f"the best constant answer scores {column.floor:.2f}")
     (value,) = _values([cell.mean])
     is_best = best is not None and value is not None and round(value, 2) == best
-    return TableCell(score_text(cell.mean, cell.std, cell.n, cell.failed), value, best=is_best, detail=interval)
+    return TableCell(
+        score_text(cell.mean, cell.std, cell.n, cell.failed), value, best=is_best, detail="; ".join(detail)
+    )
 
 
 def _between(low: float, high: float) -> str:

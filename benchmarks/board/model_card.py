@@ -123,7 +123,11 @@ def _eval_result(board: Board, label: str, cell: pd.Series) -> "EvalResult":
     from huggingface_hub import EvalResult
 
     column, protocol = board.columns.loc[label], str(board.protocol)
-    spread = {"std": round(float(cell["std"]), 4), "interval95": round(float(cell.ci95), 4)} if cell.n > 1 else {}
+    spread = {
+        name: round(float(cell[key]), 4)
+        for name, key in (("std", "std"), ("interval95", "ci95"))
+        if pd.notna(cell[key])
+    }
     return EvalResult(
         task_type=TASK_TYPES[column.family],
         dataset_type=column.dataset,

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kdep_benchmarks.board.compare import MIN_RUNS
 from kdep_benchmarks.board.informative import STANDARD_ERRORS
 from kdep_benchmarks.board.table import Board, Note, baselines
+from kdep_benchmarks.board.verdicts import AVERAGED, PAIRED
 from kdep_benchmarks.board.ways import describe_settings
 
 
 def notes_on(board: Board) -> list[Note]:
     """Return all notes on a board."""
-    kinds = (_informative, _unknown, _floors, _ways, _holes, _overlaps, _edges, _fixed, _few_runs, _unequal_runs)
+    kinds = (_informative, _unknown, _floors, _ways, _holes, _overlaps, _edges, _fixed, _single_runs, _unequal_runs)
     return [note for kind in (*kinds, _missing_baselines, _chosen_baselines, _shared_names) for note in kind(board)]
 
 
@@ -111,18 +111,16 @@ def _flags(board: Board, suffix: str) -> pd.DataFrame:
     return frame.sort_values("column", key=lambda c: c.map(order), kind="stable")
 
 
-def _few_runs(board: Board) -> Iterator[Note]:
-    n = board.cells["n"]
-    few = n[(n > 0) & (n < MIN_RUNS)].stack().dropna().astype(int)
-    if not (n >= MIN_RUNS).any(axis=None):
-        yield Note(
-            f"Fewer than {MIN_RUNS} runs of everything on this board: too few to publish.", tuple(board.rows.index)
-        )
-        return
-    for sha256, own in few.groupby(level=0, sort=False):
-        found = ", ".join(f"{label} ({count})" for (_, label), count in own.items())
-        text = f"{board.rows.name[sha256]}: fewer than {MIN_RUNS} runs, too few to publish: {found}."
-        yield Note(text, (sha256,))
+def _single_runs(board: Board) -> Iterator[Note]:
+    """Name trainings that ran once: their verdicts are about these weights, not about what another run would give."""
+    trained = board.columns.index[~board.columns.kind.isin((*AVERAGED, *PAIRED))]
+    for sha256, n in board.cells["n"][trained].iterrows():
+        if (n == 1).any():
+            found = ", ".join(n.index[n == 1])
+            text = (
+                f"{board.rows.name[sha256]}: a single run of {found}, so its interval does not cover how runs differ."
+            )
+            yield Note(text, (sha256,))
 
 
 def _unequal_runs(board: Board) -> Iterator[Note]:

@@ -13,7 +13,7 @@ from kdep_benchmarks.board.facts import costs_of, origins_of, overlaps_of
 from kdep_benchmarks.board.informative import judge_columns
 from kdep_benchmarks.board.intervals import bootstrap_interval, half_width
 from kdep_benchmarks.board.names import board_names
-from kdep_benchmarks.board.uncertainty import cell_half_width
+from kdep_benchmarks.board.uncertainty import uncertainty
 from kdep_benchmarks.board.ways import labels, way_of
 from kdep_benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result
 
@@ -36,7 +36,8 @@ class Board:
         runs: one row per result: checkpoint, column, seed, ok, score, images (of the test split), result.
         columns: one row per column: task, kind, family, dataset, data_fingerprint, metric, way, and of
             `judge_columns`: reference, reference_score, random, random_score, informative.
-        cells: the columns (statistic, column) of each checkpoint: mean, std, n, failed, ci95, images, share_of_gain.
+        cells: the columns (statistic, column) of each checkpoint: mean, std, n, failed, ci95 (half the 95 % interval),
+            images (test images that the interval covers), share_of_gain.
         metrics: mean, std and n of the metrics beside the main one, by (checkpoint, column, metric).
         scores: the main metric by (checkpoint, seed), one column per column of the board.
         family_means: one column per family; NaN unless all its counted columns are measured without failures.
@@ -210,17 +211,18 @@ def _by_family(columns: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
 
 def _cells(runs: pd.DataFrame, scores: pd.DataFrame, *, index: pd.Index, columns: pd.Index) -> pd.DataFrame:
     by, keys, ok = scores.groupby(level="checkpoint"), ["checkpoint", "column"], runs[runs.ok]
-    images = ok[ok.metric == "top1"].groupby(keys)["images"].agg(lambda n: n.iloc[0] if n.nunique() == 1 else np.nan)
-    intervals = ok.groupby(keys)["result"].agg(lambda own: cell_half_width(own.tolist())) if len(ok) else ok["score"]
-    known = {
+    found = [(*key, uncertainty(own.tolist())) for key, own in ok.groupby(keys)["result"]]
+    known = [(*key, one.half_width, one.images) for *key, one in found if one is not None]
+    intervals = pd.DataFrame(known, columns=[*keys, "ci95", "images"]).set_index(keys)
+    statistics = {
         "mean": by.mean(),
         "std": by.std(),
         "n": by.count(),
         "failed": runs[~runs.ok].groupby(keys).size().unstack("column"),
-        "ci95": intervals.unstack("column") if len(ok) else by.mean(),
-        "images": images.unstack("column"),
+        "ci95": intervals["ci95"].unstack("column"),
+        "images": intervals["images"].unstack("column"),
     }
-    frames = {name: frame.reindex(index=index, columns=columns).astype(float) for name, frame in known.items()}
+    frames = {name: frame.reindex(index=index, columns=columns).astype(float) for name, frame in statistics.items()}
     frames |= {name: frames[name].fillna(0).astype(int) for name in ("n", "failed")}
     return pd.concat(frames, axis=1)
 

@@ -1,32 +1,100 @@
-"""How uncertain a checkpoint's mean score on one column is: the interval on the board and the standard error."""
+"""Estimate how uncertain a checkpoint's mean score on one column is, over the test images and the runs.
+
+The rule is that of `kdep_benchmarks.board.verdicts`, for one side of a difference. It needs no answers per image, only
+the standard error over test images that results hold. Runs count as fully correlated over the images, and the spread
+of runs is not reduced by the part that is due to the images: both need the answers, and both widen the interval.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from kdep_benchmarks.board.intervals import half_width, new_images_half_width, standard_deviation
+from kdep_benchmarks.board.intervals import mean, standard_deviation, t_quantile_of
+from kdep_benchmarks.board.verdicts import AVERAGED, PAIRED
 from kdep_benchmarks.results import Result
 
 
-def cell_half_width(results: Sequence[Result]) -> float | None:
-    """Return half the 95 % interval of the mean score; None for a single run.
+@dataclass(frozen=True)
+class Uncertainty:
+    """The standard error of a checkpoint's mean score on a column.
 
-    The interval covers the runs and, for a top-1 on a known number of test images, the choice of these images.
+    Attributes:
+        standard_error: in points.
+        freedom: degrees of freedom of the standard error.
+        images: number of test images; None where the standard error covers the runs only.
     """
-    scores, images = [result.score for result in results], _images(results)
-    return half_width(scores) if images is None else new_images_half_width(scores, images)
+
+    standard_error: float
+    freedom: float
+    images: int | None
+
+    @property
+    def half_width(self) -> float:
+        """Half the 95 % interval of the mean score (Student's t)."""
+        return t_quantile_of(self.freedom) * self.standard_error
 
 
-def cell_standard_error(results: Sequence[Result]) -> float | None:
-    """Return the standard error of the mean score; None for a single run of a metric that is no share of images."""
-    scores, images = [result.score for result in results], _images(results)
-    spread = standard_deviation(scores)
-    over_runs = None if spread is None else spread / math.sqrt(len(scores))
+def uncertainty(results: Sequence[Result]) -> Uncertainty | None:
+    """Return the uncertainty of the mean score of finished results of one checkpoint and column.
+
+    The variance over images is the mean of the squared standard errors, plus one image for top-1, plus one image for
+    other metrics whose error is zero. The variance over runs is added for kinds whose runs differ in more than the val
+    split. A top-1 without a recorded error has the binomial one. For other metrics without an error, and where the
+    number of test images is unknown, only the spread of the runs is known: None for a single run.
+    """
+    first, scores = results[0], _run_scores(results)
+    runs = _variance_of_mean(scores)
+    images, errors = _images(results), [_image_error(result) for result in results]
+    if images is None or None in errors:
+        return None if runs is None else Uncertainty(math.sqrt(runs), len(scores) - 1, None)
+    averaged = first.task.kind in AVERAGED
+    over_images = mean([error**2 for error in errors])
+    if first.main_metric == "top1":
+        # One more wrong image: without it 100 % of a handful of images would seem certain.
+        over_images += (100 / images) ** 2 / (1 if averaged else len(results))
+    over_runs = 0.0 if averaged or runs is None else runs
+    squares = over_images**2 / (images - 1) + (over_runs**2 / (len(scores) - 1) if over_runs else 0.0)
+    variance = over_images + over_runs
+    if not variance:
+        return Uncertainty(100 / images, math.inf, images)
+    return Uncertainty(math.sqrt(variance), variance**2 / squares, images)
+
+
+def coverage(kind: str, runs: int, images: int | None) -> str:
+    """Say what an interval of `uncertainty` covers."""
     if images is None:
-        return over_runs
-    share = (sum(scores) / len(scores) / 100 * images + 2) / (images + 4)  # Agresti and Coull: never certain
-    return math.hypot(over_runs or 0.0, 100 * math.sqrt(share * (1 - share) / (images + 4)))
+        return f"{runs} runs"
+    parts = [f"{images:,} test images"]
+    if kind in PAIRED:
+        parts.append("draws of train images")
+    elif kind not in AVERAGED and runs > 1:
+        parts.append(f"{runs} runs")
+    return " and ".join(parts)
+
+
+def _run_scores(results: Sequence[Result]) -> list[float]:
+    """Scores that differ by chance: of each run, or of each draw of train images of a few-shot result."""
+    if results[0].task.kind in PAIRED:
+        draws = [result.curves.get(result.chosen.get("tap"), {}).get("test_top1") for result in results]
+        if all(draws):
+            return [score for own in draws for score in own]
+    return [result.score for result in results]
+
+
+def _variance_of_mean(scores: Sequence[float]) -> float | None:
+    deviation = standard_deviation(scores)
+    return None if deviation is None else deviation**2 / len(scores)
 
 
 def _images(results: Sequence[Result]) -> int | None:
     counts = {result.counts.get("test") for result in results}
-    return counts.pop() if len(counts) == 1 and results[0].main_metric == "top1" else None
+    images = counts.pop() if len(counts) == 1 else None
+    return images if images and images > 1 else None
+
+
+def _image_error(result: Result) -> float | None:
+    """Standard error of the score over test images, in points."""
+    if result.main_metric in result.errors or result.main_metric != "top1":
+        return result.errors.get(result.main_metric)
+    share, images = result.score / 100, result.counts.get("test") or 0
+    return 100 * math.sqrt(share * (1 - share) / (images - 1)) if images > 1 else None

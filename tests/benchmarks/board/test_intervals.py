@@ -7,7 +7,6 @@ from kdep_benchmarks.board.intervals import (
     bootstrap_interval,
     half_width,
     mean,
-    new_images_half_width,
     standard_deviation,
 )
 from tools.checks.intervals import as_table, false_alarms, made_exchanges
@@ -28,17 +27,6 @@ def test_one_run_has_no_spread_and_no_interval():
 
 def test_equal_values_have_no_spread_to_the_last_bit():
     assert standard_deviation([0.1] * 3) == 0.0
-
-
-def test_the_choice_of_the_images_is_added_in_squares():
-    # (72 % of 100 + 2) of 104 is 0.711538: sqrt(0.711538 * 0.288462 / 104) = 4.44248 points, times 1.959964 = 8.70710;
-    # over runs t(0.975, 2) * 2 / sqrt(3) = 4.968276; sqrt(8.70710^2 + 4.968276^2) = 10.02488
-    assert new_images_half_width([70.0, 72.0, 74.0], 100) == pytest.approx(10.02488, abs=1e-4)
-    assert new_images_half_width([70.0], 100) is None
-    # probes whose seeds change nothing: 100 of 100 images is no proof of 100 %
-    assert new_images_half_width([100.0] * 3, 100) == pytest.approx(
-        1.959964 * 100 * (102 * 2 / 104**3) ** 0.5, rel=1e-6
-    )
 
 
 def test_the_bootstrap_draws_each_mean_by_itself_and_repeats_itself():

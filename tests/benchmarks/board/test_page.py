@@ -169,8 +169,8 @@ def test_a_plot_of_many_rows_shows_the_first_and_all_baselines():
 
 
 def test_an_interval_says_what_it_covers_and_stays_within_0_and_100():
-    page = html(boards(runs("a", "cifar-linear", [98.0, 99.0, 100.0], counts={"test": 100})))
-    assert re.search(r"95 % interval 9\d\.\d\d to 100\.00, over runs and 100 images", page)
+    page = html(boards(runs("a", "cifar-finetune", [98.0, 99.0, 100.0], counts={"test": 100})))
+    assert re.search(r"95 % interval 9\d\.\d\d to 100\.00, over 100 test images and 3 runs", page)
 
 
 def test_values_that_the_page_sorts_by_are_numbers_and_absent_ones_have_none():

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from kdep_benchmarks.board.build import boards
-from kdep_benchmarks.board.leaderboard import leaderboard_frame
+from kdep_benchmarks.board.leaderboard import family_table, leaderboard_frame
 from kdep_benchmarks.board.names import board_names
+from kdep_benchmarks.board.uncertainty import uncertainty
 from tests.helpers.made_results import failure, result, runs
 
 
@@ -34,14 +35,31 @@ def test_a_row_has_mean_deviation_count_and_interval():
     assert row["cifar-linear_ci95"] == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)  # t(0.975, 2)
 
 
-def test_the_interval_of_a_top1_covers_the_choice_of_images_and_others_do_not():
+def test_the_interval_of_any_metric_covers_the_test_images_and_runs_where_runs_differ():
+    scores, known = [70.0, 72.0, 74.0], {"counts": {"test": 100}}
+    row = rows_of(runs("a", "voc-segment", scores, errors={"mIoU": 3.0}, **known))["a", "v1"]
+    # Images 3^2 = 9, runs 2^2 / 3 = 1.3333, together 10.3333; degrees of freedom 10.3333^2 / (9^2 / 99 + 1.3333^2 / 2)
+    # = 62.55; t(0.975, 62.55) = 1.99862, times sqrt(10.3333).
+    assert row["voc-segment_ci95"] == pytest.approx(6.42466, abs=1e-4) and row["voc-segment_ci95_images"] == 100
+    row = rows_of(runs("a", "coco-detect", [30.0], errors={"AP": 3.0}, **known))["a", "v1"]
+    assert row["coco-detect_ci95"] == pytest.approx(1.984217 * 3, abs=1e-4)  # one run: t(0.975, 99)
+    # Seeds of a probe redraw the val split only: 4^2, plus one image of 100, and nothing for the runs.
+    row = rows_of(runs("a", "cifar-linear", scores, errors={"top1": 4.0}, **known))["a", "v1"]
+    assert row["cifar-linear_ci95"] == pytest.approx(1.984217 * 17**0.5, abs=1e-4)
+    # The two draws of train images of one few-shot result: 8 / 2 = 4, beside 2^2 + 1 for the images.
+    drawn = {"chosen": {"tap": "layer4"}, "curves": {"layer4": {"test_top1": [50.0, 54.0]}}, "errors": {"top1": 2.0}}
+    assert uncertainty(runs("a", "cifar-fewshot", [52.0], **drawn, **known)).standard_error == pytest.approx(3)
+    never_wrong = uncertainty(runs("a", "coco-detect", [100.0], errors={"AP": 0.0}, **known))
+    assert (never_wrong.standard_error, never_wrong.freedom) == (1.0, float("inf"))  # one image of 100
+
+
+def test_without_recorded_errors_a_top1_has_the_binomial_one_and_other_metrics_the_spread_of_runs():
     counted = {"counts": {"test": 100}}
-    top1 = rows_of(runs("a", "cifar-linear", [70.0, 72.0, 74.0], **counted))["a", "v1"]
-    assert top1["cifar-linear_ci95"] == pytest.approx(10.02488, abs=1e-4)  # worked out in test_compare
-    assert top1["cifar-linear_ci95_images"] == 100
+    one = uncertainty(runs("a", "cifar-finetune", [80.0], **counted))
+    assert one.standard_error == pytest.approx((1600 / 99 + 1) ** 0.5) and one.freedom == pytest.approx(99)
     miou = rows_of(runs("a", "voc-segment", [70.0, 72.0, 74.0], **counted))["a", "v1"]
-    assert miou["voc-segment_ci95"] == pytest.approx(4.968276, abs=1e-4)
-    assert miou["voc-segment_ci95_images"] is None
+    assert miou["voc-segment_ci95"] == pytest.approx(4.968276, abs=1e-4)  # t(0.975, 2) * 2 / sqrt(3)
+    assert miou["voc-segment_ci95_images"] is None and uncertainty([result("a", "voc-segment", **counted)]) is None
     unlike = [result("a", seed=s, score=70.0 + s, counts={"test": 100 + s}) for s in (0, 1)]  # no single count
     assert rows_of(unlike)["a", "v1"]["cifar-linear_ci95_images"] is None
 
@@ -195,16 +213,29 @@ def test_a_column_counts_only_where_the_reference_is_five_standard_errors_above_
     assert board.cells["mean"]["c-linear"][row.name] == 51.0  # still shown
     (note,) = [note.text for note in board.notes if "not informative" in note.text]
     assert "t (34.00) is not above r (30.00) by 5 standard errors" in note
-    # With 100 test images the choice of images adds 4.7 points to each side.
+    # With 100 test images the standard error of each side is about 5 points.
     counted = {"counts": {"test": 100}}
     assert informative([50.0, 51.0, 52.0], [30.0, 29.0, 31.0], **counted)[0] == "no"
     assert informative([80.0, 81.0, 82.0], [30.0, 29.0, 31.0], **counted)[0] == "yes"
     assert informative([90.0, 91.0, 92.0], [30.0, 29.0, 31.0], role="teacher")[0] == "yes"
 
 
+@pytest.mark.parametrize(("error", "said"), [(1.5, "no"), (1.4, "yes")])
+def test_one_run_of_each_side_is_judged_by_its_errors_over_test_images(error, said):
+    # 40 - 30 = 10 points; five standard errors are 5 sqrt(1.5^2 + 1.4^2) = 10.26 or 5 sqrt(2) 1.4 = 9.90.
+    known = {"counts": {"test": 500}}
+    results = runs("t", "voc-segment", [40.0], role="supervised", errors={"mIoU": error}, **known)
+    results += runs("r", "voc-segment", [30.0], role="random", errors={"mIoU": 1.4}, **known)
+    (board,) = boards(results)
+    assert board.columns.informative["voc-segment"] == said
+    assert any("voc-segment: not informative at this budget" in note.text for note in board.notes) == (said == "no")
+
+
 def test_a_note_gives_the_score_of_the_best_constant_answer():
     (board,) = boards(runs("s", "c-linear", [50.0], chosen={"floor": 21.5}) + runs("s", "e-linear", [60.0]))
     assert "Score of the best constant answer: c-linear 21.50." in [note.text for note in board.notes]
+    ((_, first, second),) = family_table(board, "classification").rows
+    assert (first.detail, second.detail) == ("the best constant answer scores 21.50", "")
 
 
 def test_a_column_that_nobody_can_judge_counts_and_a_note_says_so():
@@ -274,16 +305,13 @@ def test_settings_at_the_end_of_their_grid_and_fixed_ones_are_noted():
     assert notes_of(*fixed, word="ixed") == ["Fixed by the task, not chosen on val: c-finetune lr."]
 
 
-def test_too_few_and_unequal_numbers_of_runs_are_noted():
-    enough = [*runs("a", "c-linear", [1.0, 2, 3], role="other"), *runs("a", "d-knn", [1.0, 2, 3], role="other")]
-    assert notes_of(*enough, *runs("b", "c-linear", [1.0, 2, 3], role="other"), word="runs") == []
-    few = runs("b", "c-linear", [1.0, 2], role="other") + runs("b", "d-knn", [4.0] * 3, role="other")
-    assert notes_of(*enough, *few, word="runs") == [
-        "b: fewer than 3 runs, too few to publish: c-linear (2).",
-        "c-linear: unequal numbers of runs: 3 of a; 2 of b.",
+def test_single_runs_of_trainings_and_unequal_numbers_of_runs_are_noted():
+    enough = [*runs("a", "c-finetune", [1.0, 2], role="other"), *runs("a", "d-knn", [1.0], role="other")]
+    assert notes_of(*enough, *runs("b", "d-knn", [1.0], role="other"), word="run") == []  # one run of a probe is enough
+    assert notes_of(*enough, *runs("b", "c-finetune", [1.0], role="other"), word="run") == [
+        "b: a single run of c-finetune, so its interval does not cover how runs differ.",
+        "c-finetune: unequal numbers of runs: 2 of a; 1 of b.",
     ]
-    few = notes_of(result("a", role="other"), word="runs")
-    assert few == ["Fewer than 3 runs of everything on this board: too few to publish."]
 
 
 def test_a_student_without_the_random_baseline_of_its_architecture_is_noted():
@@ -295,13 +323,12 @@ def test_a_student_without_the_random_baseline_of_its_architecture_is_noted():
 
 
 def test_notes_stand_in_the_file_at_the_rows_that_they_are_about():
-    frame = leaderboard_frame(
-        boards([*runs("s", "c-linear", [1.0, 2, 3]), *runs("o", "c-linear", [1.0, 2], role="other")])
-    )
+    results = [*runs("s", "c-finetune", [1.0, 2, 3]), *runs("o", "c-finetune", [1.0], role="other")]
+    frame = leaderboard_frame(boards(results))
     notes = frame.set_index("name").notes
     assert frame.columns[-1] == "notes"
-    assert "No random baseline" in notes["s"] and "fewer than 3 runs" not in notes["s"]
-    assert "fewer than 3 runs" in notes["o"] and "unequal" in notes["s"] and "unequal" in notes["o"]
+    assert "No random baseline" in notes["s"] and "single run" not in notes["s"]
+    assert "single run" in notes["o"] and "unequal" in notes["s"] and "unequal" in notes["o"]
     assert leaderboard_frame(boards(runs("o", "c-linear", [1.0, 2, 3], role="other"))).notes.isna().all()
 
 
