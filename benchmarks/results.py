@@ -2,13 +2,12 @@
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from kdep.files import write_atomically, write_bytes
 from kdep_benchmarks.answers.resample import standard_errors
 from kdep_benchmarks.answers.store import Answers, from_bytes
 
@@ -116,7 +115,7 @@ class Result:
             last, decoding included, is of a probe's extraction, where it did it, and of other kinds' training.
         versions: of the libraries, by name.
         commit: of this code.
-        settings: the task's, as its file has them, for the full budget; None where an older version wrote the result.
+        settings: the task's, as its file has them, for the full budget.
         started: ISO 8601, UTC.
         error: of a failed cell: exit_code, log (its last lines, as one text).
         errors: metric -> standard error over the choice of the test images, in points; set by `write_result`.
@@ -130,6 +129,7 @@ class Result:
     seed: int
     status: str
     started: str
+    settings: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
@@ -139,7 +139,6 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = ""
     error: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] | None = None
     errors: dict[str, float] = field(default_factory=dict)
     answers: str = ""
 
@@ -171,16 +170,6 @@ class Result:
         return self.metrics[self.main_metric]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write to a neighbour and rename, so that a reader never sees half a file."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """The same for what is no text."""
-    _neighbour(path, content).replace(path)
-
-
 def write_result(result: Result, folder: Path, *, answers: Answers | None = None, force: bool = False) -> Path:
     """Write one result, its answers beside it, and return its path. A finished result is never overwritten.
 
@@ -195,17 +184,11 @@ def write_result(result: Result, folder: Path, *, answers: Answers | None = None
         result = replace(result, answers=answers.sha256, errors=standard_errors(answers))
         write_bytes(answers_path(result, path), answers.to_bytes())
     text = json.dumps({"format": FORMAT, **asdict(result)}, indent=1, allow_nan=False) + "\n"
-    if result.status == "failed" or force:
-        write_text(path, text)
-    else:
-        neighbour = _neighbour(path, text.encode())
-        try:
-            # link, not rename: it fails where the name is taken, in one step, also between two processes.
-            os.link(neighbour, path)
-        except FileExistsError:
-            raise FileExistsError(f"{path}: finished already; --force measures it again") from None
-        finally:
-            neighbour.unlink()
+    try:
+        overwrite = force or result.status == "failed"
+        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"), overwrite=overwrite)
+    except FileExistsError:
+        raise FileExistsError(f"{path}: finished already; --force measures it again") from None
     if result.status == "ok":
         remove_other_answers(path)
         result.key.path(folder, "failed").unlink(missing_ok=True)
@@ -273,7 +256,7 @@ def read_result(path: Path) -> Result:
 def read_results(folders: Path | Iterable[Path]) -> list[Result]:
     """Read every result below one or several folders, in a fixed order; a success hides an older failure of its cell.
 
-    Two files of one cell by different settings are two results; one that does not say its settings is the other's.
+    Two files of one cell with different settings are two results.
 
     Raises:
         ValueError: no such folder, a corrupt file, or two files that tell different scores of one cell.
@@ -297,12 +280,12 @@ def _distinct(files: list[tuple[Result, Path]]) -> list[Result]:
     if not succeeded:
         return [files[-1][0]]
     kept: list[tuple[Result, Path]] = []
-    for result, path in sorted(succeeded, key=lambda file: file[0].settings is None):  # those that say nothing last
-        same = [file for file in kept if result.settings in (None, file[0].settings)]
-        if same and result.metrics not in [known.metrics for known, _ in same]:
-            raise ValueError(f"{same[0][1]} and {path}: the same cell with different scores; keep one of them")
-        if not same:
+    for result, path in succeeded:
+        same = next((file for file in kept if file[0].settings == result.settings), None)
+        if same is None:
             kept.append((result, path))
+        elif same[0].metrics != result.metrics:
+            raise ValueError(f"{same[1]} and {path}: the same cell with different scores; keep one of them")
     return [result for result, _ in kept]
 
 
@@ -310,17 +293,6 @@ def result_paths(folder: Path) -> list[Path]:
     """Every file of a result below a folder, sorted."""
     paths = [path.relative_to(folder) for path in folder.glob("**/seed*.json")]
     return [folder / path for path in sorted(paths) if not any(part.endswith(".work") for part in path.parts)]
-
-
-def _neighbour(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Dot first: `read_results` does not see it. Random: two machines on one file system may share a process id.
-    neighbour = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    with neighbour.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return neighbour
 
 
 def _build(kind: type, content: Mapping[str, Any]) -> Any:

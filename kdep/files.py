@@ -2,12 +2,13 @@
 
 import os
 import pickle
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
     """Write a temporary file beside the path, flush it to the disk and rename it; make the folder if needed.
 
     Readers see the old file or the whole new one, after a crash too.
@@ -15,18 +16,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: the file.
         write: writes the content to the path that it is given.
+        overwrite: replace an existing file; otherwise of several processes that write the same file one succeeds.
 
     Raises:
+        FileExistsError: the file exists, and `overwrite` is not set.
         OSError: the disk is full, or the file may not be written; names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Random, because two machines on one file system may share a process id.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         write(part)
         _flush(part)
-        part.replace(path)
-        _flush(path.parent)  # the rename itself
+        if overwrite:
+            part.replace(path)
+        else:
+            os.link(part, path)  # fails in one step where the file exists, also between processes
+        _flush(path.parent)  # the new name itself
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
@@ -38,6 +45,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, see `write_atomically`."""
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a binary file, see `write_atomically`."""
+    write_atomically(path, lambda part: part.write_bytes(content))
 
 
 def _flush(path: Path) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kdep.files import write_bytes
 from kdep_benchmarks.results import (
     Result,
     answers_path,
     read_result,
     remove_other_answers,
     result_paths,
-    write_bytes,
 )
 
 Found = tuple[Result, Path]
@@ -67,8 +67,6 @@ def chosen(first: Found, second: Found) -> Found:
     if a.status == "failed":
         return max(first, second, key=lambda found: found[0].started)
     for name in NUMBERS:
-        if name == "settings" and None in (a.settings, b.settings):
-            continue  # one of them is of a version that did not write them
         if getattr(a, name) != getattr(b, name):
             raise ValueError(
                 f"{path} and {other}: the same cell with different {name.replace('_', ' ')} "

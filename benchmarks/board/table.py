@@ -33,7 +33,7 @@ class Board:
     """All checkpoints measured by one protocol, version and budget.
 
     Attributes:
-        runs: one row per result: checkpoint, column, seed, ok, score, images (of the test split), result.
+        runs: one row per result: checkpoint, column, seed, ok, score, metric, result.
         columns: one row per column: task, kind, family, dataset, data_fingerprint, metric, way, and of
             `judge_columns`: reference, reference_score, random, random_score, informative.
         cells: the columns (statistic, column) of each checkpoint: mean, std, n, failed, ci95 (half the 95 % interval),
@@ -120,7 +120,6 @@ def _runs(results: list[Result], columns: list[str]) -> pd.DataFrame:
             "seed": [result.seed for result in results],
             "ok": np.array(ok, dtype=bool),
             "score": [result.score if fine else np.nan for result, fine in zip(results, ok, strict=True)],
-            "images": [result.counts.get("test") for result in results],
             "metric": [result.main_metric if result.metrics else None for result in results],
             "result": results,
         }

@@ -23,7 +23,7 @@ class Way:
     protocol: Protocol
     task: str
     data_fingerprint: str
-    settings: str = "null"
+    settings: str = "{}"
     variant: str = ""
 
 
@@ -34,7 +34,7 @@ def way_of(result: Result) -> Way:
     )
 
 
-def settings_text(settings: dict[str, Any] | None) -> str:
+def settings_text(settings: dict[str, Any]) -> str:
     """Write settings as one text, equal for equal settings."""
     return json.dumps(settings, sort_keys=True)
 
@@ -59,8 +59,8 @@ def labels(ways: Iterable[Way]) -> dict[Way, str]:
 
 def describe_settings(way: Way, ways: Iterable[Way]) -> str:
     """Say how a way's settings differ from the others of its protocol, task and data; empty if there is one only."""
-    others = [json.loads(text) or {} for text in _settings_beside(way, ways)]
-    own = json.loads(way.settings) or {}
+    others = [json.loads(text) for text in _settings_beside(way, ways)]
+    own = json.loads(way.settings)
     names = sorted({name for settings in others for name in settings})
     differing = [name for name in names if any(s.get(name) != own.get(name) for s in others)]
     return ", ".join(f"{name} {_short(own.get(name, 'not set'))}" for name in differing)

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep_benchmarks.results import CheckpointCard, Result, read_results, write_text
+from kdep.files import write_text
+from kdep_benchmarks.results import CheckpointCard, Result, read_results
 
 if TYPE_CHECKING:
     from kdep_benchmarks.data.check import Use

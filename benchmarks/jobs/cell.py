@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from kdep.files import write_text
 from kdep_benchmarks.jobs.engine import Slot
 from kdep_benchmarks.jobs.locks import remove_parts, try_lock
 from kdep_benchmarks.jobs.process import Ended, last_lines, run_module
@@ -25,7 +26,6 @@ from kdep_benchmarks.results import (
     TaskCard,
     read_result,
     write_result,
-    write_text,
 )
 from kdep_benchmarks.tasks.progress import clear_progress, write_progress
 from kdep_benchmarks.tasks.task import Task

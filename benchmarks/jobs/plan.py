@@ -83,10 +83,10 @@ def plan_cell(cell: Cell, found: Found) -> Planned:
     return Planned(cell, "done", f"{known.main_metric} {known.score:.2f}")
 
 
-def check_same_settings(cell: Cell, known: dict[str, Any] | None) -> None:
+def check_same_settings(cell: Cell, known: dict[str, Any]) -> None:
     """Raise a ValueError where a finished cell was measured with other settings than its task has now."""
     now = cell.task.plain_settings
-    if known is None or known == now:
+    if known == now:
         return
     name = min(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
     raise ValueError(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdep_benchmarks.results import write_bytes
+from kdep.files import write_bytes
 
 ROWS = 6  # most images on a sheet
 SIDE = 248  # longer side in pixels of an image with boxes: the width of a column

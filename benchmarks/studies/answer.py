@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdep.files import write_text
 from kdep_benchmarks.board.intervals import half_width, mean
-from kdep_benchmarks.results import write_text
 from kdep_benchmarks.studies.claims import (
     Comparison,
     Scores,

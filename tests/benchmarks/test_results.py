@@ -190,14 +190,18 @@ def test_conflicting_duplicates_name_both_files(tmp_path):
         read_results([tmp_path / "one", tmp_path / "two"])
 
 
-def test_one_cell_by_two_settings_is_two_results_and_one_that_does_not_say_is_the_other(tmp_path):
-    for folder, score, settings in (("one", 50.0, {"size": 32}), ("two", 50.1, {"size": 40}), ("old", 50.1, None)):
+def test_one_cell_with_two_settings_is_two_results(tmp_path):
+    for folder, score, settings in (
+        ("one", 50.0, {"size": 32}),
+        ("two", 50.1, {"size": 40}),
+        ("same", 50.1, {"size": 40}),
+    ):
         write_result(result(score=score, settings=settings), tmp_path / folder)
-    found = read_results([tmp_path / "old", tmp_path / "one", tmp_path / "two"])
+    found = read_results([tmp_path / "one", tmp_path / "two", tmp_path / "same"])
     assert [(one.score, one.settings) for one in found] == [(50.0, {"size": 32}), (50.1, {"size": 40})]
     write_result(failure(settings={"size": 64}), tmp_path / "failed")
     assert len(read_results([tmp_path / "failed", tmp_path / "one"])) == 1  # a success hides a failure as ever
-    write_result(result(score=50.2), tmp_path / "wrong")
+    write_result(result(score=50.2, settings={"size": 32}), tmp_path / "wrong")
     with pytest.raises(ValueError, match=r"the same cell with different scores"):
         read_results([tmp_path / "one", tmp_path / "wrong"])
 

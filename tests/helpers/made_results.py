@@ -22,6 +22,7 @@ def result(name="a", task="cifar-linear", seed=0, score=50.0, *, arch="resnet18"
         "seed": seed,
         "status": "ok",
         "started": "2026-01-02T03:04:05Z",
+        "settings": {},
         "metrics": {metric: score},
     }
     return Result(**(fields | others))

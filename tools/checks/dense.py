@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from kdep.data.root import data_root
+from kdep.files import write_text
 from kdep.models.weights import open_checkpoint
-from kdep_benchmarks.results import write_text
 from kdep_benchmarks.tasks.task import Task, load_suite
 
 DENSE = ("segment", "detect")

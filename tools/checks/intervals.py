@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from kdep.files import write_text
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.board.verdicts import difference
-from kdep_benchmarks.results import read_answers, read_results, write_text
+from kdep_benchmarks.results import read_answers, read_results
 from tools.checks.made_answers import MADE, exchange
 
 RUNS = (1, 3, 5)

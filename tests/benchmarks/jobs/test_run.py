@@ -90,7 +90,7 @@ note(event="end")
 write_result(Result(
     CheckpointCard(**cell["checkpoint"]), TaskCard(task["name"], task["kind"], "classification", "d"),
     Protocol(task["protocol"], task["version"]), cell["data_fingerprint"], cell["seed"], "ok", "2026-01-01T00:00:00",
-    metrics={"top1": 50.0}, cost={"seconds": 2.0, "device": "cpu x1"},
+    task["settings"], metrics={"top1": 50.0}, cost={"seconds": 2.0, "device": "cpu x1"},
     chosen={"out_of_memory": {"because": cell["halved"]}} if cell["halved"] else {},
 ), Path(cell["results"]))
 """
