@@ -33,7 +33,7 @@ ARROWS = {
     "kdep.pretrain": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.features"},
     "kdep_benchmarks.durations": set(),
     "kdep_benchmarks.answers": set(),
-    "kdep_benchmarks.results": {"kdep_benchmarks.answers"},
+    "kdep_benchmarks.results": {"kdep.files", "kdep_benchmarks.answers"},
     "kdep_benchmarks.data": RESULTS,
     "kdep_benchmarks.tasks": RESULTS | {"kdep_benchmarks.data"},
     "kdep_benchmarks.openmmlab": TASKS,
