@@ -166,6 +166,9 @@ def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> 
         LoadError: weights do not fit their architecture.
     """
     several = [checkpoints] if isinstance(checkpoints, str | Path) else checkpoints
+    for name in ("tasks", "seeds"):
+        if isinstance(options.get(name), str | int):
+            options[name] = [options[name]]  # one task, one seed
     paths = {key: Path(options[key]) for key in ("data", "data_root", "results") if options.get(key) is not None}
     request = Request(checkpoints=[str(checkpoint) for checkpoint in several], **options | paths)
     plan, _ = measure(request, Screen(sys.stdout))

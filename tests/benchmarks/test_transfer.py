@@ -331,7 +331,7 @@ def test_a_network_that_resamples_its_input_is_another_checkpoint(world, measure
     ("arguments", "message"),
     [
         (["--suite", "nonsense"], "there are all, classification"),
-        (["--tasks", "voc2012-linear"], "there are ade20k-segment"),
+        (["--tasks", "voc2012-linear"], "there are ade20k-dense-knn"),
         (["--tasks", "dtd-knn", "--protocol", "paper"], "has protocol fair and no section paper"),
         ([], "--suite NAME, --tasks A,B or --data FOLDER"),
         (["--suite", "demo", "--seeds", "0,x"], "whole numbers"),

@@ -275,7 +275,7 @@ def test_a_run_that_proves_impossible_leaves_its_name_to_one_that_is_not(tiny, m
     """The rank is known only when the teacher has looked at the images; what was written then binds nobody."""
     with monkeypatch.context() as patched:
         patched.setattr("kdep.method.target.numerical_rank", lambda statistics: 50)
-        with pytest.raises(ValueError, match="span at most 50 of their 256 dimensions .*teacher.tap: post"):
+        with pytest.raises(ValueError, match="span at most 50 of their 256 dimensions.*teacher.tap: post"):
             pretrain(tiny())
     assert (folder(tiny()) / "statistics.pt").exists()
     pretrain(tiny("teacher.source=random:test_efficientnet#1", "optim.epochs=1"))

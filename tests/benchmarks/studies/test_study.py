@@ -223,7 +223,7 @@ def test_a_shipped_study_is_possible(path, tmp_path, capsys):
     assert main(["study", str(path), "--dry-run", "--runs", str(tmp_path), "--results", str(tmp_path / "none")]) == 0
     assert "to train" in capsys.readouterr().out
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-    assert f"kdep study configs/studies/{path.name}" in header and load_study(path).name == path.stem
+    assert f"kdep study {path.stem}" in header and load_study(path).name == path.stem
 
 
 def test_a_bank_is_made_once_for_the_run_that_needs_most_of_it(written, tmp_path):

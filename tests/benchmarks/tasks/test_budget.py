@@ -168,7 +168,7 @@ def test_a_family_has_the_papers_tasks_and_a_task_without_a_recipe_is_refused(tm
     with pytest.raises(
         ValueError, match="dtd-knn: has protocol fair and no section paper; of the shipped.*dtd-finetune"
     ):
-        chosen(tmp_path, tasks="dtd-knn", protocol="paper")
+        chosen(tmp_path, tasks=["dtd-knn"], protocol="paper")
 
 
 def test_ones_own_task_may_have_a_section_of_the_paper(tmp_path):
