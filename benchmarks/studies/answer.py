@@ -1,10 +1,11 @@
 """What a study has found: a CSV of its rows, means with intervals and the sentences they allow, a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep.files import write_text
+from kdep.files import write_atomically, write_text
 from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.studies.claims import (
     Comparison,
@@ -23,11 +24,12 @@ from kdep_benchmarks.studies.claims import (
 from kdep_benchmarks.studies.file import Study
 from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
-from kdep_benchmarks.studies.stats import Noise, pooled
+from kdep_benchmarks.studies.stats import BySeed, pooled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MEAN = "mean"
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
 
 
@@ -108,46 +110,64 @@ def what_it_covers(study: Study) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Scores of an arm, and half the 95 % interval of their mean, by the pooled spread where the arm is trained."""
+
+    values: list[float]
+    half_width: float | None
+
+    @property
+    def text(self) -> str:
+        """`65.4 ± 1.2`; a single value or equal ones have no interval."""
+        if not self.values:
+            return "-"
+        return f"{mean(self.values):.2f}" + (f" ± {self.half_width:.2f}" if self.half_width else "")
+
+
+Panel = dict[tuple[str, Any], Scored]  # by arm and value of the axis
+
+
+def columns(study: Study, scores: Scores, value: Any) -> dict[str, dict[str, Scored]]:
+    """Scores of each arm on each task, and their mean over tasks: column -> arm -> scores."""
+    by_column = {task: {arm: scores.get((arm, value, task), {}) for arm in study.arms} for task in study.tasks}
+    by_column[MEAN] = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
+    return {name: _with_intervals(study, by_arm) for name, by_arm in by_column.items()}
+
+
+def _with_intervals(study: Study, by_arm: Mapping[str, BySeed]) -> dict[str, Scored]:
+    noise, found = pooled({arm: scores for arm, scores in by_arm.items() if is_trained(study, arm)}), {}
+    for arm, values in ((arm, list(scores.values())) for arm, scores in by_arm.items()):
+        if noise and values and is_trained(study, arm):
+            found[arm] = Scored(values, noise.half_width(len(values)))
+        else:
+            found[arm] = Scored(values, half_width(values))
+    return found
+
+
 def table(study: Study, scores: Scores, value: Any) -> list[str]:
     """A row per arm: its score on each task, and their mean."""
-    columns = {task: {arm: scores.get((arm, value, task), {}) for arm in study.arms} for task in study.tasks}
-    columns["mean"] = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
-    noises = {
-        name: pooled({arm: found for arm, found in column.items() if is_trained(study, arm)})
-        for name, column in columns.items()
-    }
-    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm in study.arms:
-        noise = noises if is_trained(study, arm) else {}
-        cells = [shown(list(column[arm].values()), noise.get(name)) for name, column in columns.items()]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    return lines
-
-
-def shown(values: list[float], noise: Noise | None = None) -> str:
-    """`65.4 ± 1.2`, by the pooled spread or by the values' own; a single value or equal ones have no interval."""
-    if not values:
-        return "-"
-    half = noise.half_width(len(values)) if noise else half_width(values)
-    return f"{mean(values):.2f}" + (f" ± {half:.2f}" if half else "")
+    found = columns(study, scores, value)
+    lines = [f"| arm | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    return lines + [f"| {arm} | {' | '.join(by_arm[arm].text for by_arm in found.values())} |" for arm in study.arms]
 
 
 def draw(study: Study, rows: Sequence[AnswerRow], path: Path) -> None:
-    """A panel per task and one of their mean: dots per arm, or curves over what the axis spends, with intervals.
+    """A panel per task and one of their mean: dots per arm, or curves over what the axis spends.
 
-    Along a number of epochs there is a row of panels over the images seen, and one over the seconds of training.
+    Error bars are the intervals of the table. Along a number of epochs there is a row of panels over the images seen,
+    and one over the seconds of training.
     """
     from matplotlib.figure import Figure
 
-    from kdep.files import write_atomically
-
     scores = by_cell(rows)
-    panels = {
-        task: {key[:2]: list(cell.values()) for key, cell in scores.items() if key[2] == task} for task in study.tasks
-    }
-    if len(panels) > 1:
-        means = {(arm, v): list(over_tasks(study, scores, arm, v).values()) for arm in study.arms for v in study.values}
-        panels["mean over tasks"] = {key: found for key, found in means.items() if found}
+    panels: dict[str, Panel] = {}
+    for value in study.values:
+        for name, by_arm in columns(study, scores, value).items():
+            found = {(arm, value): scored for arm, scored in by_arm.items() if scored.values}
+            panels.setdefault("mean over tasks" if name == MEAN else name, {}).update(found)
+    if len(study.tasks) == 1:
+        del panels["mean over tasks"]
     counted = [measure for measure in measures(study) if measure.column] or [None]
     size = (4 * len(panels) + 1, (0.35 * len(study.arms) + 2.4) * len(counted))
     figure = Figure(figsize=size, layout="constrained")
@@ -197,27 +217,27 @@ def draw_line(
     study: Study,
     number: int,
     arm: str,
-    found: dict[tuple[str, Any], list[float]],
+    found: Panel,
     places: dict[tuple[str, Any], Any],
 ) -> None:
     """An arm's means along the axis; a checkpoint's, which has spent nothing, as a level."""
     points = [(arm, value) for value in study.values if (arm, value) in found]
     colour = COLOURS[number % len(COLOURS)]
     if points and not any(point in places for point in points):
-        axes.axhline(mean(found[points[0]]), label=arm, color=colour, linestyle="--")
+        axes.axhline(mean(found[points[0]].values), label=arm, color=colour, linestyle="--")
         return
     points = [point for point in points if point in places]
-    reach = [half_width(found[point]) or 0 for point in points]
-    means = [mean(found[point]) for point in points]
+    reach = [found[point].half_width or 0 for point in points]
+    means = [mean(found[point].values) for point in points]
     axes.errorbar([places[p] for p in points], means, reach, label=arm, color=colour, marker="o", capsize=3)
 
 
-def draw_dot(axes: "Axes", study: Study, number: int, arm: str, found: dict[tuple[str, Any], list[float]]) -> None:
+def draw_dot(axes: "Axes", study: Study, number: int, arm: str, found: Panel) -> None:
     """An arm's mean, with a tick per run; the baseline's is also a line to hold the others against."""
-    scores, is_baseline = found.get((arm, None)), arm == study.baseline
-    if scores:
-        colour = COLOURS[0] if is_baseline else COLOURS[-1]
+    scored, is_baseline = found.get((arm, None)), arm == study.baseline
+    if scored:
+        colour, centre = COLOURS[0] if is_baseline else COLOURS[-1], mean(scored.values)
         if is_baseline:
-            axes.axvline(mean(scores), color=colour, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
-        axes.errorbar([mean(scores)], [number], xerr=[half_width(scores) or 0], color=colour, marker="o", capsize=3)
-        axes.plot(scores, [number] * len(scores), "|", color=colour, alpha=0.6)
+            axes.axvline(centre, color=colour, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
+        axes.errorbar([centre], [number], xerr=[scored.half_width or 0], color=colour, marker="o", capsize=3)
+        axes.plot(scored.values, [number] * len(scored.values), "|", color=colour, alpha=0.6)

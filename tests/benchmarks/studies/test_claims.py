@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from kdep_benchmarks.studies.answer import answer, as_markdown, places_of
+from kdep_benchmarks.studies.answer import answer, as_markdown, columns, draw_dot, draw_line, places_of
 from kdep_benchmarks.studies.claims import (
     against_all_images,
     against_baseline,
@@ -48,6 +48,22 @@ def test_arms_are_compared_by_their_mean_over_tasks_paired_by_seed():
     assert "| base | 12.00 ± 3.12 | 20.00 | 16.00 ± 2.48 |" in text
     assert "| short | 30.00 ± 5.41 | 30.00 | 30.00 |" in text  # 2.4469 * sqrt(4.889) of a single seed
     assert "Unfinished: 4 of 24 scores are still to come." in text
+
+
+def test_error_bars_are_the_pooled_intervals_of_the_table():
+    from matplotlib.figure import Figure
+
+    scores = {"base": {"a": [10, 12, 14]}, "one": {"a": [14, 16, 19]}, "two": {"a": [10, 13, 14]}, "short": {"a": [30]}}
+    study = made(scores, score=Score(suite="made", tasks=["a"]))
+    panel = {(arm, None): scored for arm, scored in columns(study, by_cell(rows_of(scores)), None)["a"].items()}
+    dots, lines = Figure().subplots(1, 2)
+    # 2.4469 * sqrt(4.889 / n), see above; by their own spread base would have 4.3027 * 2 / sqrt(3) = 4.97.
+    for arm, half in (("base", 3.1236), ("short", 5.4103)):
+        draw_dot(dots, study, 0, arm, panel)
+        draw_line(lines, study, 0, arm, panel, {(arm, None): 1})
+        for axes, side in ((dots, 0), (lines, 1)):
+            ends = axes.containers[-1].lines[2][0].get_segments()[0][:, side]
+            assert (ends[1] - ends[0]) / 2 == pytest.approx(half, abs=1e-3)
 
 
 def test_pairs_that_a_study_asks_for_are_compared_too():
