@@ -80,3 +80,11 @@ def shared():
     if not (folder / "classification" / "flowers5_128px.npz").is_file():
         pytest.skip("no photographs below the data root (KDEP_DATA): this test needs real ones")
     return folder
+
+
+# Files with one long chain of commands. They start first, so that no process is left with them at the end.
+LONGEST = ("test_readme.py", "test_wheel.py", "test_transfer.py", "test_study.py", "test_segment.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
