@@ -1,8 +1,8 @@
 """Estimate how uncertain a checkpoint's mean score on one column is, over the test images and the runs.
 
 The rule is that of `kdep_benchmarks.board.verdicts`, for one side of a difference. It needs no answers per image, only
-the standard error over test images that results hold. Runs count as fully correlated over the images, and the spread
-of runs is not reduced by the part that is due to the images: both need the answers, and both widen the interval.
+the standard error over test images that results hold. Without the answers, runs count as fully correlated over the
+images, and the spread of runs is not reduced by the part that is due to the images. Both make the variance larger.
 """
 
 import math
