@@ -315,9 +315,6 @@ def test_other_settings_under_the_same_name_are_refused(world, measured, tmp_pat
     shutil.copytree(measured, tmp_path / "results")
     assert transfer(world, tmp_path / "results", suite=tmp_path / "suite.yaml") == 2
     assert "other settings than the task has now (size: 32, now 40)" in capsys.readouterr().err
-    path = next((tmp_path / "results").rglob("colours-knn/**/seed0.json"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": None}))  # as older versions wrote it
-    assert transfer(world, tmp_path / "results", "--dry-run", suite=tmp_path / "suite.yaml") == 0
 
 
 def test_a_network_that_resamples_its_input_is_another_checkpoint(world, measured, tmp_path, capsys):
