@@ -4,15 +4,31 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from kdep.config import Config
 from kdep.data.cache import open_cache
 from kdep.data.decode import PIXELS
-from kdep.data.sources import labels_of, open_source
+from kdep.data.sources import Source, labels_of, open_source
 from kdep.data.views import Augmentation, Batch, Views, recolour
 
 logger = logging.getLogger("kdep")
+
+
+def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
+    """Open the images of a recipe, with their labels for `loss.name` labels; None for other losses.
+
+    Raises:
+        ValueError: no images there, fewer than a batch, or no labels for `loss.name` labels.
+    """
+    data = config.data
+    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
+    if len(source.names) < config.optim.batch_size:
+        raise ValueError(
+            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
+        )
+    return source, labels_of(source) if config.loss.name == "labels" else None
 
 
 def open_views(config: Config, *, show: bool = True) -> Views:
@@ -26,12 +42,7 @@ def open_views(config: Config, *, show: bool = True) -> Views:
         ValueError: no images there, fewer than a batch, or no labels for `loss.name` labels.
     """
     data = config.data
-    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
-    if len(source.names) < config.optim.batch_size:
-        raise ValueError(
-            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
-        )
-    labels = labels_of(source) if config.loss.name == "labels" else None
+    source, labels = open_images(config)
     if data.cache is not None:
         source = open_cache(source, data.cache, size=data.size, show=show)
         lost = source.lost_detail(data.size, data.crop_scale)

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 
 from kdep.config import Config
-from kdep.data.sources import labels_of, open_source
+from kdep.data.training import open_images
 from kdep.models.backbone import Backbone, Teachers, create_network
 from kdep.models.student import open_student
 from kdep.models.taps import default_tap
@@ -35,29 +35,12 @@ def problems(config: Config) -> list[str]:
     attempt(lambda: find_device(config.device))
     for tracker in config.log.trackers:
         attempt(lambda name=tracker: check_installed(name))
-    images = attempt(lambda: count_images(config))
+    images = attempt(lambda: len(open_images(config)[0].names))
     student = attempt(lambda: outline_student(config))
     teacher = None if config.loss.name == "labels" else attempt(lambda: outline_teacher(config))
     if images is not None and student is not None and teacher is not None:
         attempt(lambda: check_fit(config, student, teacher, images))
     return said
-
-
-def count_images(config: Config) -> int:
-    """Count the images of the recipe.
-
-    Raises:
-        ValueError: there are none, they do not fill a batch, or labels are needed and missing.
-    """
-    data = config.data
-    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
-    if len(source.names) < config.optim.batch_size:
-        raise ValueError(
-            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
-        )
-    if config.loss.name == "labels":
-        labels_of(source)
-    return len(source.names)
 
 
 def outline_student(config: Config) -> Backbone:
