@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,6 +20,7 @@ from kdep.run.device import without_tf32
 from kdep_benchmarks.data.images import Labelled
 from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.settings import Pixels
+from kdep_benchmarks.tasks.store import stored
 
 FORMAT = 2  # part of the cache key; raise it when a change of code changes the features
 
@@ -55,25 +54,15 @@ def extract(
         ValueError: an image cannot be read.
         LoadError: the weights do not fit their architecture.
     """
-    folder, seconds = cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels), None
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{folder.name}.lock"):
-            if not folder.is_dir():  # not extracted while this process waited
-                backbone = fastest_form(build_backbone(checkpoint).eval(), pixels.size, device)
-                part = cache / f".{folder.name}.part"
-                shutil.rmtree(part, ignore_errors=True)  # left by a killed process
-                part.mkdir()
-                try:
-                    started = time.perf_counter()
-                    frozen_features(backbone, images, part, pixels=pixels, device=device, work_dir=work_dir)
-                    seconds = time.perf_counter() - started
-                    part.rename(folder)
-                finally:
-                    shutil.rmtree(part, ignore_errors=True)
-    # Copy-on-write, because torch warns about arrays that are not writable. Nothing writes to them.
-    taps = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
-    return Extracted(taps, seconds)
+
+    def make(folder: Path) -> float:
+        backbone = fastest_form(build_backbone(checkpoint).eval(), pixels.size, device)
+        started = time.perf_counter()
+        frozen_features(backbone, images, folder, pixels=pixels, device=device, work_dir=work_dir)
+        return time.perf_counter() - started
+
+    arrays, seconds = stored(cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels), make)
+    return Extracted({tap: torch.from_numpy(array) for tap, array in arrays.items()}, seconds)
 
 
 def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:

@@ -1,5 +1,6 @@
 """Frozen features of proposals: RoIAlign of a backbone's maps, extracted once per (weights, data set, settings)."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from kdep_benchmarks.tasks.dense.maps import Batches, open_network, run_maps
 from kdep_benchmarks.tasks.dense.mask_features import taken
 from kdep_benchmarks.tasks.dense.proposals import Proposals, propose
 from kdep_benchmarks.tasks.dense.readers import open_boxes
-from kdep_benchmarks.tasks.dense.store import as_half, of_checkpoint, stored
+from kdep_benchmarks.tasks.dense.store import as_half, folder_of, of_checkpoint
 from kdep_benchmarks.tasks.settings import Box
+from kdep_benchmarks.tasks.store import stored
 
 FORMAT = 1  # raised when the same key would give other numbers
 NAMES = ("whole", "parts")  # of what is stored
@@ -61,15 +63,17 @@ def box_features(
     key: dict[str, Any] = {"format": FORMAT, "kind": "boxes", "data": fingerprint(dataset)}
     key |= of_checkpoint(checkpoint) | {"size": settings.size, "images": settings.images}
 
-    def make(folder: Path) -> None:
+    def make(folder: Path) -> float:
+        started = time.perf_counter()
         backbone, geometry = open_network(checkpoint, settings, device)
         for role in read:
             shown = [geometry.shown(image.size[::-1], settings.size) for image in images[role]]
             batches = run_maps(backbone, [i.path for i in images[role]], shown, pixels=settings, device=device)
             for name, array in zip(NAMES, _extract(batches, images[role], proposals[role]), strict=True):
                 np.save(folder / f"{role}_{name}.npy", array)
+        return time.perf_counter() - started
 
-    arrays, seconds = stored(cache, key, make)
+    arrays, seconds = stored(folder_of(cache, key), make)
     train, test = (
         Part(classes, images[role], proposals[role], *(torch.from_numpy(arrays[f"{role}_{name}"]) for name in NAMES))
         for role in ("train", "test")

@@ -1,5 +1,6 @@
 """Frozen features for segmentation: drawn positions of train images and all positions of test images."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.tasks.dense.maps import Geometry, Side, on_grid, open_network, run_maps
 from kdep_benchmarks.tasks.dense.positions import draw_positions, soft_counts
 from kdep_benchmarks.tasks.dense.readers import Masks, open_masks
-from kdep_benchmarks.tasks.dense.store import as_half, of_checkpoint, stored
+from kdep_benchmarks.tasks.dense.store import as_half, folder_of, of_checkpoint
 from kdep_benchmarks.tasks.settings import DensePositions
+from kdep_benchmarks.tasks.store import stored
 
 FORMAT = 1  # raised when the same key would give other numbers
 
@@ -64,10 +66,12 @@ def mask_features(
     key = {"format": FORMAT, "kind": "masks", "data": fingerprint(dataset), **of_checkpoint(checkpoint)}
     key |= {name: getattr(settings, name) for name in ("size", "stride", "positions", "images", "balance")}
 
-    def make(folder: Path) -> None:
+    def make(folder: Path) -> float:
+        started = time.perf_counter()
         _extract(checkpoint, train, test, settings, folder, device)
+        return time.perf_counter() - started
 
-    arrays, seconds = stored(cache, key, make)
+    arrays, seconds = stored(folder_of(cache, key), make)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "grids"}
     counts = {"train": min(len(train.images), settings.images), "test": len(test.images)}
     cost = {} if seconds is None else {"images_per_second": sum(counts.values()) / seconds}

@@ -1,14 +1,9 @@
-"""Features on disk: made once per key, in a folder that appears whole; whoever comes later reads it."""
+"""Name the folder of dense features, and bring features into the form in which they are stored."""
 
-import contextlib
 import hashlib
 import json
-import shutil
-import time
-import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,29 +11,9 @@ import torch
 from kdep.models.checkpoint import Checkpoint
 
 
-class Stored(NamedTuple):
-    """Arrays by the names of their files, memory-mapped; the seconds it took to make them, None if they were there."""
-
-    arrays: dict[str, np.ndarray]
-    seconds: float | None
-
-
-def stored(cache: Path, key: dict[str, Any], make: Callable[[Path], None]) -> Stored:
-    """Open the folder of a key, after `make` has written its NAME.npy files into it if there was none."""
-    folder, seconds = cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32], None
-    if not folder.is_dir():
-        started = time.perf_counter()
-        neighbour = cache / f".{folder.name}.{uuid.uuid4().hex}.part"
-        neighbour.mkdir(parents=True)
-        try:
-            make(neighbour)
-            seconds = time.perf_counter() - started
-            with contextlib.suppress(OSError):  # another process was first; its files are the same
-                neighbour.rename(folder)
-        finally:
-            shutil.rmtree(neighbour, ignore_errors=True)
-    # Copy on write, so that torch takes it for writable; nothing here writes.
-    return Stored({path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}, seconds)
+def folder_of(cache: Path, key: dict[str, Any]) -> Path:
+    """The folder of everything in the key; the key is what shapes the features."""
+    return cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
