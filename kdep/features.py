@@ -7,8 +7,9 @@ from tqdm import tqdm
 
 from kdep.bank.prepare import open_bank
 from kdep.config import Config
+from kdep.data.order import once
 from kdep.data.training import data_identity, make_pixels
-from kdep.data.views import Batch, Views, load, once
+from kdep.data.views import Batch, Views, load
 from kdep.method.statistics import Moments, Statistics, finish, merged
 from kdep.method.target import Classifier, axes_read
 from kdep.models.backbone import Backbone

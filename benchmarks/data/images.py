@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.decode import UNREADABLE
-from kdep.data.sources import Files, Names, Pack, Source
+from kdep.data.names import Names
+from kdep.data.sources import Files, Pack, Source
 from kdep.files import write_atomically
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
 from kdep_benchmarks.data.huggingface import Rows

@@ -205,7 +205,7 @@ class Plan:
 
 
 def chosen_for_axes(images: int, count: int | None, seed: int) -> torch.Tensor:
-    """Mask the images whose features determine the axes; the same choice as `kdep.data.views.once`."""
+    """Mask the images whose features determine the axes; the same choice as `kdep.data.order.once`."""
     if count is None or count >= images:
         return torch.ones(images, dtype=torch.bool)
     mask = torch.zeros(images, dtype=torch.bool)

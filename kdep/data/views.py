@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from kdep.data.decode import UNREADABLE, Picture, as_tensor, reason
-from kdep.data.sources import Source, choose
+from kdep.data.sources import Source
 
 
 @dataclass(frozen=True)
@@ -160,54 +160,6 @@ def mix(images: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
     share, other = float(draw.random()), torch.from_numpy(draw.permutation(len(images)))
     other = other.to(images.device, non_blocking=True)  # does not wait for the GPU
     return share * images + (1 - share) * images[other]
-
-
-@dataclass(frozen=True)
-class Order:
-    """Batches of (image, view) from step `start` on. Epoch e shows view e of every image in a new random order.
-
-    The last, incomplete batch of an epoch is dropped. Each of several processes takes its share of every batch. With
-    fewer `views` than epochs, epoch e shows view e modulo `views`.
-    """
-
-    images: int
-    batch_size: int
-    epochs: int
-    seed: int
-    start: int = 0
-    rank: int = 0
-    world: int = 1
-    views: int | None = None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of full batches in an epoch."""
-        return self.images // self.batch_size
-
-    def __len__(self) -> int:
-        return self.epochs * self.steps_per_epoch - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first, skip = divmod(self.start, self.steps_per_epoch)
-        for epoch in range(first, self.epochs):
-            draw = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 1, 0]))
-            order = draw.permutation(self.images)
-            for step in range(skip, self.steps_per_epoch):
-                batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(int(index), epoch % (self.views or self.epochs)) for index in batch[self.rank :: self.world]]
-            skip = 0
-
-
-def once(
-    images: int, batch_size: int, *, count: int | None = None, seed: int = 0, rank: int = 0, world: int = 1
-) -> list[list[tuple[int, int]]]:
-    """Batch the first view of every image, or of `count` randomly chosen images, for the statistics."""
-    chosen = range(images)
-    if count is not None and count < images:
-        # Chosen at random: the first images in a sorted folder belong to few classes.
-        chosen = choose(images, count, seed).tolist()
-    share = [(index, 0) for index in chosen[rank::world]]
-    return [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
 
 
 class Threaded:

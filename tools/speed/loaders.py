@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from kdep.data.decode import resample
+from kdep.data.order import Order
 from kdep.data.sources import open_source
-from kdep.data.views import Augmentation, Order, Views, load, recolour
+from kdep.data.views import Augmentation, Views, load, recolour
 from tools.speed import reference_loop
 from tools.speed.clock import interleave, medians, processor_seconds, threads
 from tools.speed.photographs import photographs

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from kdep.data.cache import _scaled, estimate, open_cache, stored_size
+from kdep.data.order import Order, once
 from kdep.data.sources import open_source
-from kdep.data.views import Augmentation, Order, Views, load, once
+from kdep.data.views import Augmentation, Views, load
 
 from .test_decode import photograph
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.data.sources import Names, Subset, open_source, write_subset
+from kdep.data.names import Names
+from kdep.data.order import Order, once
+from kdep.data.sources import Subset, open_source, write_subset
 from kdep.data.training import make_pixels
 from kdep.data.views import (
     LIGHT_AXES,
     LIGHT_STD,
     Augmentation,
     Batch,
-    Order,
     Threaded,
     Views,
     load,
     mix,
-    once,
     recolour,
     view,
 )
@@ -475,7 +475,8 @@ def test_a_written_subset_takes_a_fraction_of_each_class(tmp_path):
 
 THREADS = """
 import os, sys, torch
-from kdep.data.views import Augmentation, Order, Views, load
+from kdep.data.order import Order
+from kdep.data.views import Augmentation, Views, load
 from kdep.data.sources import open_source
 
 def count():
