@@ -155,8 +155,10 @@ class Optim(Settings):
 
     name: Literal["sgd", "adamw", "lamb"] = "sgd"
     """Optimizer."""
-    epochs: int = Field(ge=1)
-    """Passes over the images."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the images; null: the run is as long as steps says."""
+    steps: int | None = Field(None, ge=1)
+    """Length of the run in steps, with epochs=null: for more images than a run sees."""
     batch_size: int = Field(ge=2)
     """Images per step, over all processes."""
     lr: float = Field(gt=0)
@@ -176,9 +178,35 @@ class Optim(Settings):
     clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient; null: no limit."""
 
+    def begun(self, images: int) -> int:
+        """Return the number of epochs that a run begins."""
+        return self.epochs or -(-self.steps // (images // self.batch_size))
+
+    def total(self, steps_per_epoch: int) -> int:
+        """Return the number of steps of a run.
+
+        Raises:
+            ValueError: the warm-up takes all of `steps`.
+        """
+        if self.steps is None:
+            return self.epochs * steps_per_epoch
+        if self.warmup_epochs * steps_per_epoch >= self.steps:
+            raise ValueError(
+                f"optim.warmup_epochs {self.warmup_epochs:g} is {self.warmup_epochs * steps_per_epoch:g} steps, which "
+                f"leaves nothing of optim.steps {self.steps}; an epoch has {steps_per_epoch} steps here"
+            )
+        return self.steps
+
     @model_validator(mode="after")
-    def _warms_up_in_time(self) -> "Optim":
-        if self.warmup_epochs >= self.epochs:
+    def _has_one_length(self) -> "Optim":
+        if self.epochs is None and self.steps is None:
+            raise ValueError("epochs or steps is needed: the length of the run")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                f"epochs {self.epochs} and steps {self.steps} both say how long the run is; take optim.epochs=null "
+                "with steps"
+            )
+        if self.epochs is not None and self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves nothing of epochs {self.epochs}; take fewer")
         return self
 
@@ -242,6 +270,11 @@ class Config(Settings):
             )
         if self.bank is not None and self.loss.name == "labels":
             raise ValueError("loss.name labels uses no teacher; leave out bank")
+        if self.bank is not None and self.bank.views is None and self.optim.steps is not None:
+            raise ValueError(
+                f"bank.views is needed with optim.steps {self.optim.steps}: how many epochs these are depends on the "
+                "number of images; for example bank.views=1"
+            )
         if self.loss.name == "logits" and isinstance(self.teacher.source, list):
             raise ValueError("loss.name logits takes one teacher; the classes of several teachers differ")
         if self.loss.name == "logits" and self.teacher.tap not in (None, "post"):

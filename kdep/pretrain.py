@@ -72,7 +72,8 @@ def pretrain(config: Config) -> Path:
     seen = train(config, training, source, target, views, run, process)
     if process.is_first:
         precision = {"student": config.precision, "teacher": config.teacher.precision}
-        facts = {"views": source.views or config.optim.epochs, "bank": source.code, "precision": precision}
+        distinct = source.views or config.optim.begun(len(views.source.names))
+        facts = {"views": distinct, "bank": source.code, "precision": precision}
         write_student(as_checkpoint(given, student, views, seen, statistics, source.tap, facts), run.student)
         run.draw_loss()
         logger.info("student written: %s", run.student)
@@ -124,9 +125,9 @@ def train(
     """Train to the last step, saving on the way; returns the number of images seen."""
     step, seen = resume(run, training)
     optim, images = config.optim, len(views.source.names)
-    share = {"rank": process.rank, "world": process.world, "views": source.views}
+    share = {"rank": process.rank, "world": process.world, "views": source.views, "steps": optim.steps}
     order = Order(images, optim.batch_size, optim.epochs, config.seed, step, **share)
-    total = optim.epochs * order.steps_per_epoch
+    total = optim.total(order.steps_per_epoch)
     model = training.learner.train()
     if process.world > 1:
         model = nn.parallel.DistributedDataParallel(model).train()

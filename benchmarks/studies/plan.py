@@ -85,8 +85,9 @@ def _add_run(times: Times, config: "Config", arm: str | None, threads: int | Non
     if spent["images_seen"] and spent["pretrain_seconds"]:
         for like in likenesses(config, arm, threads):
             times.setdefault(like, []).append(spent["pretrain_seconds"] / spent["images_seen"])
-        per_epoch = spent["images_seen"] / config.optim.epochs
-        times.setdefault(("images", config.data.source, config.data.limit), []).append(per_epoch)
+        if config.optim.epochs is not None:
+            per_epoch = spent["images_seen"] / config.optim.epochs
+            times.setdefault(("images", config.data.source, config.data.limit), []).append(per_epoch)
 
 
 def likenesses(config: "Config", arm: str | None, threads: int | None) -> list[tuple[Any, ...]]:
@@ -129,6 +130,8 @@ def estimate(study: Study, item: Item, times: Times, *, threads: int) -> tuple[f
 def images_of(config: "Config", times: Times) -> float | None:
     """Images that a run will see, in full batches; None where the size of its source is unknown."""
     limit, batch = config.data.limit, config.optim.batch_size
+    if config.optim.steps is not None:
+        return config.optim.steps * batch
     if limit is not None:
         return limit // batch * batch * config.optim.epochs
     known = times.get(("images", config.data.source, None))

@@ -13,17 +13,19 @@ class Order:
     """Batches of (image, view) from step `start` on. Epoch e shows view e of every image in a new random order.
 
     The last, incomplete batch of an epoch is dropped. Each of several processes takes its share of every batch. With
-    fewer `views` than epochs, epoch e shows view e modulo `views`.
+    fewer `views` than epochs, epoch e shows view e modulo `views`. `steps` is the length of the run where it is not a
+    whole number of epochs.
     """
 
     images: int
     batch_size: int
-    epochs: int
+    epochs: int | None
     seed: int
     start: int = 0
     rank: int = 0
     world: int = 1
     views: int | None = None
+    steps: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -31,16 +33,17 @@ class Order:
         return self.images // self.batch_size
 
     def __len__(self) -> int:
-        return self.epochs * self.steps_per_epoch - self.start
+        return (self.steps or self.epochs * self.steps_per_epoch) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        total = self.start + len(self)
         first, skip = divmod(self.start, self.steps_per_epoch)
-        for epoch in range(first, self.epochs):
+        for epoch in range(first, -(-total // self.steps_per_epoch)):
             draw = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 1, 0]))
             order = draw.permutation(self.images)
-            for step in range(skip, self.steps_per_epoch):
+            for step in range(skip, min(self.steps_per_epoch, total - epoch * self.steps_per_epoch)):
                 batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(int(index), epoch % (self.views or self.epochs)) for index in batch[self.rank :: self.world]]
+                yield [(int(index), epoch % (self.views or epoch + 1)) for index in batch[self.rank :: self.world]]
             skip = 0
 
 

@@ -23,7 +23,7 @@ class Journal:
         self._config, self._run, self._steps_per_epoch, self._show = config, run, steps_per_epoch, show
         self._step, self._seen, self._rate = step, seen, 0.0
         self._losses: list[torch.Tensor] = []
-        total = config.optim.epochs * steps_per_epoch * config.optim.batch_size
+        total = config.optim.total(steps_per_epoch) * config.optim.batch_size
         self._bar = tqdm(total=total, initial=seen, unit="img", desc=config.name, disable=not show, smoothing=0.05)
         self._started = self._since = time.perf_counter()
         self._waited, self._images = 0.0, 0

@@ -36,5 +36,6 @@ def learning_rate(optim: Optim, step: int, steps_per_epoch: int) -> float:
         return optim.lr * (step + 1) / (optim.warmup_epochs * steps_per_epoch + 1)
     if optim.schedule == "step":
         return optim.lr * 0.1 ** (step // steps_per_epoch // optim.lr_step_epochs)
-    share = (epoch - optim.warmup_epochs) / max(optim.epochs - optim.warmup_epochs, 1e-9)
+    epochs = optim.total(steps_per_epoch) / steps_per_epoch
+    share = (epoch - optim.warmup_epochs) / max(epochs - optim.warmup_epochs, 1e-9)
     return optim.lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

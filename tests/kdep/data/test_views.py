@@ -114,6 +114,8 @@ def test_an_incomplete_last_batch_is_left_out():
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 6])
 def test_an_order_goes_on_from_any_step(start):
+    ended = list(Order(images=12, batch_size=4, epochs=None, seed=7, start=min(start, 5), steps=5))
+    assert ended == list(Order(images=12, batch_size=4, epochs=2, seed=7))[min(start, 5) : 5]
     whole = list(Order(images=12, batch_size=4, epochs=2, seed=7))
     rest = Order(images=12, batch_size=4, epochs=2, seed=7, start=start)
     assert list(rest) == whole[start:] and len(rest) == 6 - start

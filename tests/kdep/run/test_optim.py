@@ -20,6 +20,20 @@ def test_cosine_goes_from_the_full_rate_through_half_of_it_to_zero():
     assert [learning_rate(optim, step, 10) for step in (0, 50, 100)] == pytest.approx([0.4, 0.2, 0])
 
 
+def test_a_length_in_steps_replaces_epochs_and_the_cosine_ends_there():
+    optim = Optim(steps=100, batch_size=2, lr=0.4, schedule="cosine", warmup_epochs=0.5)
+    assert (optim.total(30), optim.begun(60)) == (100, 4)  # three epochs and a third
+    assert learning_rate(optim, 100, 30) == pytest.approx(0)
+    with pytest.raises(ValueError, match="warmup_epochs 0.5 is 150 steps, which leaves nothing of optim.steps 100"):
+        optim.total(300)
+
+
+@pytest.mark.parametrize(("length", "said"), [({}, "epochs or steps is needed"), ({"epochs": 1, "steps": 1}, "both")])
+def test_a_run_has_one_length(length, said):
+    with pytest.raises(ValueError, match=said):
+        Optim(batch_size=2, lr=0.4, **length)
+
+
 def test_warm_up_is_linear_and_then_the_schedule_starts_at_the_full_rate():
     optim = Optim(epochs=3, batch_size=2, lr=1.0, schedule="cosine", warmup_epochs=0.5)
     rates = [learning_rate(optim, step, 8) for step in range(5)]
