@@ -73,7 +73,7 @@ def pretrain(config: Config) -> Path:
     if process.is_first:
         precision = {"student": config.precision, "teacher": config.teacher.precision}
         distinct = source.views or config.optim.begun(len(views.source.names))
-        facts = {"views": distinct, "bank": source.code, "precision": precision}
+        facts = {"views": distinct, "bank": source.code, "precision": precision, "loss": run.last_loss()}
         write_student(as_checkpoint(given, student, views, seen, statistics, source.tap, facts), run.student)
         run.draw_loss()
         logger.info("student written: %s", run.student)

@@ -303,6 +303,8 @@ def refuse_bad_splits(dataset: Dataset) -> None:
     for key, files in dataset.files.items():
         role, _, kind = key.partition("_")
         train = dataset.files.get(f"train_{kind}" if kind else "train")
+        if dataset.layout == "coco" and kind == "images":
+            continue  # the json lists the images of a split, so all splits may share a folder
         if role in ("val", "test") and train is not None and _same_place(dataset, train, files):
             raise ValueError(
                 f"data set {dataset.name}: {key} and train are both {files}; a score on training images means nothing"

@@ -111,6 +111,7 @@ def checkpoint_card(checkpoint: Checkpoint) -> CheckpointCard:
         "pretrain_data": source.get("data", {}).get("source"),
         "pretrain_fingerprint": source.get("data", {}).get("fingerprint"),
         "images_seen": source.get("images_seen"),
+        "pretrain_loss": source.get("loss"),
         "pretrain_epochs": config.get("optim", {}).get("epochs"),
         "pretrain_seed": config.get("seed"),
         "pretrain_commit": source.get("commit"),

@@ -22,6 +22,7 @@ from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.features import extract, feature_folder
 from kdep_benchmarks.tasks.knn import vote
 from kdep_benchmarks.tasks.linear import fit_path, measure_path, walk_path
+from kdep_benchmarks.tasks.logme import logme
 from kdep_benchmarks.tasks.settings import Finetune, Knn, Linear, Pixels, read_settings
 from kdep_benchmarks.tasks.task import Task
 
@@ -122,7 +123,10 @@ def run_finetune(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Pat
 
 
 def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...]) -> Probed:
-    """Choose k and temperature on val, then predict test from train and val; ties go to the first of the grid."""
+    """Choose k and temperature on val, then predict test from train and val; ties go to the first of the grid.
+
+    LogME of train and val stands in the curves, for `kdep fidelity`.
+    """
     grid = [(k, temperature) for k in ks for temperature in temperatures]
     labels = data.labels.to(data.device)
     train, val = (data.pool[positions].to(data.device) for positions in (data.train, data.val))
@@ -136,6 +140,7 @@ def probe_knn(data: Data, *, ks: tuple[int, ...], temperatures: tuple[float, ...
     chosen = {"k": k, "temperature": temperature} | at_edge("temperature", temperature, temperatures)
     chosen["k_at_edge"] = len(ks) > 1 and k == max(ks)  # k cannot be below 1, so its lower end is no edge
     curves = {"k": [k for k, _ in grid], "temperature": [t for _, t in grid], "val_top1": curve}
+    curves["logme"] = [logme(data.pool, data.labels)]
     return Probed(curve[best], 0.0, predicted, chosen, curves)
 
 

@@ -140,6 +140,11 @@ class RunFolder:
                 break
         return records
 
+    def last_loss(self) -> float | None:
+        """Mean loss between the last two lines of the log; None without a log."""
+        records = self.read_log()
+        return records[-1]["loss"] if records else None
+
     def append_log(self, record: dict[str, Any]) -> None:
         """Add a line to log.jsonl."""
         with self.log.open("a") as file:

@@ -74,6 +74,7 @@ def test_the_student_file_holds_the_trained_backbone_and_where_it_came_from(tiny
     assert provenance["method"] == "kdep svd pts" and provenance["images_seen"] == 128
     assert provenance["teacher"]["source"] == "random:test_efficientnet" and provenance["teacher"]["tap"] == "post"
     assert provenance["config"] == config.model_dump(mode="json")
+    assert provenance["loss"] == json.loads((folder(config) / "log.jsonl").read_text().splitlines()[-1])["loss"]
 
 
 def test_statistics_are_those_of_the_teacher_in_eval_mode_under_its_own_normalisation(tiny, tmp_path):

@@ -119,6 +119,13 @@ def test_a_split_that_is_the_train_split_is_refused(tmp_path, layout, files):
         refuse_bad_splits(Dataset("zoo", layout, tmp_path, files))
 
 
+def test_coco_splits_may_share_a_folder_of_images_but_not_their_list(tmp_path):
+    images = {"train_images": "JPEGImages", "test_images": "JPEGImages"}
+    refuse_bad_splits(Dataset("zoo", "coco", tmp_path, {"train": "a.json", "test": "b.json", **images}))
+    with pytest.raises(ValueError, match="test and train are both a.json"):
+        refuse_bad_splits(Dataset("zoo", "coco", tmp_path, {"train": "a.json", "test": "a.json", **images}))
+
+
 def test_every_card_has_splits_of_its_own(tmp_path):
     for name, card in CARDS.items():
         if card.layout != "imagefolder":  # whose folders are looked into

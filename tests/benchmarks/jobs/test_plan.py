@@ -92,10 +92,10 @@ def test_a_bar_writes_how_far_it_is_and_keeps_the_time_at_which_the_cell_began(t
 
 def test_a_students_card_says_how_it_was_pretrained():
     config = {"seed": 4, "optim": {"epochs": 90}}
-    provenance = {"kind": "student", "config": config, "commit": "c0ffee", "images_seen": 640}
+    provenance = {"kind": "student", "config": config, "commit": "c0ffee", "images_seen": 640, "loss": 1.5}
     summary = plan.checkpoint_card(replace(open_checkpoint("random:test_resnet"), provenance=provenance)).summary
-    names = ("role", "pretrain_epochs", "pretrain_seed", "pretrain_commit", "images_seen")
-    assert [summary[name] for name in names] == ["student", 90, 4, "c0ffee", 640]
+    names = ("role", "pretrain_epochs", "pretrain_seed", "pretrain_commit", "images_seen", "pretrain_loss")
+    assert [summary[name] for name in names] == ["student", 90, 4, "c0ffee", 640, 1.5]
 
 
 def test_a_cell_trusts_the_planned_fingerprint_while_the_data_stays_as_it_was(tmp_path):
