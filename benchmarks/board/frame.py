@@ -27,10 +27,9 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
         frame[frame.main == True].groupby(["name", "column"]).value.agg(["mean", "std", "count"])
     """
     results = list(results)
-    named = labels(map(way_of, results))
-    facts = pd.DataFrame(
-        [_before_metric(result) | {"column": named[way_of(result)]} for result in results], dtype=object
-    )
+    ways = [way_of(result) for result in results]
+    named = labels(ways)
+    facts = [_before_metric(result) | {"column": named[way]} for result, way in zip(results, ways, strict=True)]
     more = pd.DataFrame([_after_metric(result) for result in results], dtype=object)
     scores = pd.DataFrame(
         [
@@ -40,7 +39,7 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
         ],
         columns=["at", "metric", "value", "main"],
     ).set_index("at")
-    return typed(facts.join(scores).join(more).reset_index(drop=True))
+    return typed(pd.DataFrame(facts, dtype=object).join(scores).join(more).reset_index(drop=True))
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation, Transform
 from kdep_benchmarks.board.leaderboard import compact
 
 WIDTH, LABELS, VALUES, LINE = 440, 172, 56, 26  # points: the panel, its two text columns, the height of a row
-ROWS = 40  # of a dot plot; the tables have them all
+ROWS = 25  # of a dot plot; the tables have them all
 CURVES = 8  # lines of one plot; the page has as many colours
 TEXT, SMALL = 13, 11.5  # font sizes in points
 MARKERS = {"student": "o", "random": "o", "supervised": "s", "teacher": "D", "other": "^"}

@@ -15,7 +15,10 @@ WIDTH, QUALITY = 744, 80  # pixels on the page, JPEG
 def find_sheets(board: Board, folders: Iterable[Path]) -> dict[tuple[str, str], Path]:
     """Return the sheet of the lowest seed that has one, by (checkpoint, column)."""
     folders, found = list(folders), {}
-    for run in board.runs[board.runs.ok].sort_values("seed", kind="stable").itertuples():
+    dense = board.columns.index[board.columns.family != "classification"]  # the others have no sheets
+    for run in (
+        board.runs[board.runs.ok & board.runs.column.isin(dense)].sort_values("seed", kind="stable").itertuples()
+    ):
         for folder in folders:
             path = run.result.key.path(folder).with_suffix(".sheet.png")
             if (run.checkpoint, run.column) not in found and path.is_file():

@@ -73,10 +73,11 @@ class Board:
 def boards_without_notes(results: Iterable[Result]) -> list[Board]:
     """Build a board for each protocol, version and budget, see `kdep_benchmarks.board.build.boards`."""
     results = name_teachers(results)
-    named = labels(map(way_of, results))
+    ways = [way_of(result) for result in results]
+    named = labels(ways)
     names = board_names((result.checkpoint.sha256, result.checkpoint.name) for result in results)
     protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))
-    every = _runs(results, [named[way_of(result)] for result in results])
+    every = _runs(results, [named[way] for way in ways])
     return [_board(p, every[[r.protocol == p for r in results]], names) for p in protocols]
 
 
