@@ -52,6 +52,10 @@ EXTRAS = {
     "huggingface": [
         "datasets>=2.19",  # Image(decode=False) gives the bytes of images in folders too
     ],
+    # Manifests of folders, tar shards.
+    "wds": [
+        "pyarrow>=18",  # wheels for Python 3.10 to 3.13; ParquetWriter.add_key_value_metadata
+    ],
     # Trackers of pretraining runs.
     "wandb": [
         "wandb>=0.26.1,<1",  # takes the protobuf that tensorboard brings; 0.26.0 leaves tea_debug.log wherever it runs
@@ -67,6 +71,7 @@ EXTRAS = {
     ],
     "dev": [
         "pytest>=8",
+        "pyarrow>=18",  # as in wds: manifests and shards are tested
         "pytest-xdist>=3.5",  # --maxprocesses; a file of tests per core
         "ruff>=0.6",
         "mkdocs-material>=9.5,<10",  # the documentation; 10 may follow MkDocs 2, whose configuration differs

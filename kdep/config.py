@@ -44,7 +44,7 @@ class Data(Settings):
     """Unlabelled images and how views of them are drawn."""
 
     source: str
-    """Images to train on, as data.source=FOLDER; or a list of paths (.txt), FILE.npz:SPLIT or torchvision:NAME."""
+    """Images to train on, as data.source=FOLDER; or LIST.txt, FILE.npz:SPLIT, manifest:FILE or torchvision:NAME."""
     root: PathText | None = None
     """Folder of the relative paths of a list, or of torchvision's files."""
     limit: int | None = Field(None, ge=2)
@@ -341,7 +341,7 @@ def read_config(recipe: str | None, overrides: list[str]) -> Config:
     source = given.get("data.source", "").strip("\"'")
     if recipe in (None, "default") and "name" not in given and source:
         student = given.get("student.arch", "resnet18").strip("\"'").rpartition(":")[2]
-        changed.append(f"name={student}-{Path(source.partition(':')[0]).stem}")
+        changed.append(f"name={student}-{Path(source.removeprefix('manifest:').partition(':')[0]).stem}")
     return load_config(find("pretrain", recipe or "default"), changed)
 
 

@@ -363,7 +363,7 @@ def _listed(split: Path) -> tuple[list[Path], list[Path]]:
 
 def _read_below(folder: Path, layout: str) -> list[Path]:
     """Files below a folder that a reader of the layout may open, sorted; follows links."""
-    from kdep.data.sources import SUFFIXES  # here: it needs torch, and the boards read this module without it
+    from kdep.data.names import SUFFIXES  # here: it needs torch, and the boards read this module without it
 
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):

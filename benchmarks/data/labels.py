@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kdep.data.sources import SUFFIXES
+from kdep.data.names import SUFFIXES
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.readers.classification import LabelledSource, pictures_of, read_labelled

@@ -1,4 +1,4 @@
-"""`kdep data ls | check NAME | prepare NAME | pack FOLDER OUT.npz | overlap SOURCE`."""
+"""`kdep data ls | check NAME | prepare NAME | pack FOLDER OUT.npz | manifest FOLDER | overlap SOURCE`."""
 
 import argparse
 import json
@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, metavar="N", help="caltech256: draw the training images [the first 60 of a class by name]"
     )
     _add_pack(actions.add_parser("pack", help="write class folders as one .npz, with the list of its images beside it"))
+    manifest = actions.add_parser(
+        "manifest", help="list and hash the images of a folder once, for a quick start of runs"
+    )
+    manifest.add_argument("folder", type=Path, metavar="FOLDER", help="all images below it")
+    manifest.add_argument(
+        "--out", type=Path, metavar="FILE", help="use it as data.source=manifest:FILE [in FOLDER, where runs find it]"
+    )
     overlap = actions.add_parser("overlap", help="find images of a pretraining source in test splits")
     _add_overlap(overlap)
     for action in (ls, check, prepare, overlap):
@@ -76,7 +83,8 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; 1 if a check finds defects or a set cannot be prepared."""
-    return {"ls": _ls, "check": _check, "prepare": _prepare, "pack": _pack, "overlap": _overlap}[args.action](args)
+    actions = {"ls": _ls, "check": _check, "prepare": _prepare, "pack": _pack, "manifest": _manifest}
+    return {**actions, "overlap": _overlap}[args.action](args)
 
 
 def listing(data_root: Path) -> list[str]:
@@ -183,6 +191,16 @@ def _pack(args: argparse.Namespace) -> int:
     counts = pack_folder(args.folder, args.out, size=args.size, per_class=per_class, seed=args.seed)
     said = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     sys.stdout.write(f"{args.out}: {said}; use it as {args.out}:train; its images are listed in {args.out.stem}.txt\n")
+    return 0
+
+
+def _manifest(args: argparse.Namespace) -> int:
+    from kdep.data.manifest import FILE, make_manifest
+
+    out = args.out or args.folder / FILE
+    about = make_manifest(args.folder, out, show=sys.stderr.isatty())
+    use = f"manifest:{out}" if args.out else args.folder
+    sys.stdout.write(f"{out}: {about['images']:,} images; train with data.source={use}\n")
     return 0
 
 

@@ -1,9 +1,33 @@
-"""Hold millions of names in one buffer."""
+"""List the images of a folder, and hold millions of names in one buffer."""
 
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+
+
+def list_images(folder: Path) -> list[str]:
+    """List the images in a folder and below it, relative to it, in the order of their names.
+
+    Raises:
+        ValueError: there are none.
+    """
+    start, names = len(str(folder)) + 1, []
+    for parent, _, files in os.walk(folder):
+        below = parent[start:] + "/" if len(parent) >= start else ""
+        names += [below + file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]  # noqa: PTH122 - fast
+    if not names:
+        raise ValueError(f"{folder}: no image in this folder or below ({', '.join(sorted(SUFFIXES))})")
+    return sorted(names)
+
+
+def encoded(name: str) -> bytes:
+    """Encode a name. Python represents file names that are not UTF-8 by surrogates; surrogateescape keeps them."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 class Names(Sequence[str]):
@@ -13,9 +37,16 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        # Python represents file names that are not UTF-8 by surrogates; surrogateescape keeps them.
-        parts = [name.encode("utf-8", "surrogateescape") for name in names]
-        self._buffer, self._ends = b"".join(parts), np.cumsum([len(part) for part in parts], dtype=np.int64)
+        parts = [encoded(name) for name in names]
+        self._buffer = np.frombuffer(b"".join(parts), np.uint8)
+        self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+    @classmethod
+    def of(cls, buffer: np.ndarray, ends: np.ndarray) -> "Names":
+        """Take concatenated names, (bytes,) uint8, and where each ends, (N,) int64."""
+        names = cls(())
+        names._buffer, names._ends = buffer, ends
+        return names
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -25,11 +56,11 @@ class Names(Sequence[str]):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]  # handles negative indices and raises IndexError
         start = self._ends[number - 1] if number else 0
-        return self._buffer[start : self._ends[number]].decode("utf-8", "surrogateescape")
+        return self._buffer[start : self._ends[number]].tobytes().decode("utf-8", "surrogateescape")
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Names):
-            return self._buffer == other._buffer and np.array_equal(self._ends, other._ends)
+            return np.array_equal(self._buffer, other._buffer) and np.array_equal(self._ends, other._ends)
         return list(self) == list(other) if isinstance(other, list | tuple) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]

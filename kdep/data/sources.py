@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.decode import Encoded, Picture, Pixels, as_tensor
-from kdep.data.names import Names
+from kdep.data.manifest import FILE, Fingerprint, check_folder, open_manifest
+from kdep.data.names import Names, list_images
 from kdep.data.root import data_root, located
 from kdep.files import write_text
 
-ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT or torchvision:NAME"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT, manifest:FILE, wds:PATTERN or torchvision:NAME"
 
 
 class Source(Protocol):
@@ -35,10 +35,14 @@ class Source(Protocol):
 class Files:
     """Image files in the given order. The fingerprint covers their relative names and sizes in bytes."""
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, Names(names)
-        lines = (f"{name}|{(root / name).stat().st_size if (root / name).exists() else -1}\n" for name in names)
-        self.fingerprint = _hash(line.encode() for line in lines)
+    def __init__(self, root: Path, names: Sequence[str], fingerprint: str | None = None) -> None:
+        self.root, self.names = root, names if isinstance(names, Names) else Names(names)
+        if fingerprint is None:
+            found = Fingerprint()
+            for name in names:
+                found.add(name, (root / name).stat().st_size if (root / name).exists() else -1)
+            fingerprint = found.text()
+        self.fingerprint = fingerprint
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
@@ -189,9 +193,11 @@ def open_source(spec: str, *, root: Path | None = None, limit: int | None = None
     """Open images by their address.
 
     Args:
-        spec: a folder (searched recursively), a .txt list of paths, FILE.npz:SPLIT or torchvision:NAME. A relative path
-            is looked up in the current folder, then below the data root (see `kdep.data.root`).
-        root: folder to which the paths of a list are relative (default: the list's folder), or of torchvision's files.
+        spec: a folder (searched recursively; its kdep-manifest.parquet is used if there is one), a .txt list of paths,
+            FILE.npz:SPLIT, manifest:FILE, wds:PATTERN or torchvision:NAME. A relative path is looked up in the current
+            folder, then below the data root (see `kdep.data.root`).
+        root: folder to which the paths of a list or manifest are relative (default: the list's folder), or of
+            torchvision's files.
         limit: take a random subset of this many images.
         seed: seed of the subset.
 
@@ -210,13 +216,12 @@ def _open(spec: str, root: Path | None) -> Source:
     if reason := absent_address(spec):
         raise ValueError(reason)
     path, split = _path_of(spec)
+    if spec.startswith("manifest:"):
+        return _listed(path, root)
     if path.suffix == ".npz":
         return Pack(path, split)
     if path.is_dir():
-        names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not names:
-            raise ValueError(f"{path}: no image in this folder or below ({', '.join(sorted(SUFFIXES))})")
-        return Files(path, names)
+        return _listed(path / FILE, path) if (path / FILE).is_file() else Files(path, list_images(path))
     if path.suffix == ".txt":
         root = None if root is None else located(root)
         if root is not None and not root.is_dir():
@@ -226,6 +231,15 @@ def _open(spec: str, root: Path | None) -> Source:
             raise ValueError(f"{path}: the list is empty")
         return Files(root or path.parent, names)
     raise ValueError(f"{spec}: not an image source; expected {ADDRESSES}")
+
+
+def _listed(file: Path, root: Path | None) -> Source:
+    """Open the images of a manifest; `root` is their folder, if it is not where they were when it was made."""
+    manifest = open_manifest(file, str(file))
+    beside = file.parent if file.name == FILE else None
+    folder = root or beside or Path(manifest.about["folder"])
+    check_folder(manifest, folder, str(file))
+    return Files(folder, manifest.names, manifest.about["fingerprint"])
 
 
 def absent_address(spec: str) -> str | None:
@@ -241,6 +255,8 @@ def absent_address(spec: str) -> str | None:
 
 def _path_of(spec: str) -> tuple[Path, str]:
     """Split an address into its file or folder and the split of a pack."""
+    if spec.startswith("manifest:"):
+        return located(Path(spec.removeprefix("manifest:"))), ""
     file, _, split = spec.rpartition(":")
     return (located(Path(file)), split) if file.endswith(".npz") else (located(Path(spec)), "")
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdep.data.sources import SUFFIXES, Files, Pack, Source
+from kdep.data.names import SUFFIXES
+from kdep.data.sources import Files, Pack, Source
 from kdep_benchmarks.data.cards import Dataset, class_folders, folder_of
 from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.pictures import Picture, of_file
