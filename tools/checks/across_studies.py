@@ -1,0 +1,119 @@
+"""Compare arms across the published studies, where one study alone does not hold both or has few seeds.
+
+    python -m tools.checks.across_studies --out docs/figures/studies/across.json
+
+It reads the scores in docs/figures/studies and writes a JSON file with a table beside it. Everything here was looked at
+after the runs, so it is exploratory.
+"""
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from kdep.files import write_text
+from kdep_benchmarks.board.intervals import half_width, mean
+from kdep_benchmarks.studies.stats import paired_difference, pooled
+
+STUDIES = Path("docs/figures/studies")
+CONDITIONS = ("ablation_small", "convergence_small", "data_efficiency_small", "residual_small", "sgd_small")
+ABOUT = "Means of three linear probes. Exploratory: these comparisons were chosen after the runs."
+
+Scores = dict[tuple[str, str], dict[int, tuple[float, str]]]  # (arm, value): seed -> (mean of the probes, run)
+
+
+def main() -> None:
+    """Write both comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    found = {"about": ABOUT, "conv_minus_pts": conv_minus_pts(), "x2_minus_published_conv": x2_minus_published_conv()}
+    write_text(out, json.dumps(found, indent=1) + "\n")
+    write_text(out.with_suffix(".md"), table(found))
+
+
+def read_scores(study: str) -> Scores:
+    """Read the mean score over the probes of each run of a study, by arm and value."""
+    scores: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    runs: dict[tuple[str, str, int], str] = {}
+    with (STUDIES / f"{study}.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            key = row["arm"], row["value"], int(row["seed"])
+            scores[key].append(float(row["score"]))
+            runs[key] = row["run"]
+    found: Scores = defaultdict(dict)
+    for (arm, value, seed), probes in scores.items():
+        found[arm, value][seed] = mean(probes), runs[arm, value, seed]
+    return found
+
+
+def conv_minus_pts() -> dict[str, Any]:
+    """The learned 1x1 convolution minus SVD + PTS under each condition that studies varied, each pair of runs once.
+
+    The interval takes the conditions as the sample: it is about conditions like these.
+    """
+    conditions, seen = [], set()
+    for study in CONDITIONS:
+        scores = read_scores(study)
+        for value in sorted({value for arm, value in scores if arm == "1x1 conv"}):
+            conv, pts = scores["1x1 conv", value], scores["SVD + PTS", value]
+            pairs = {seed: (conv[seed][1], pts[seed][1]) for seed in sorted(set(conv) & set(pts))}
+            fresh = [seed for seed, runs in pairs.items() if runs not in seen]
+            seen |= set(pairs.values())
+            if fresh:
+                differences = [round(conv[seed][0] - pts[seed][0], 2) for seed in fresh]
+                conditions.append({"study": study, "value": value, "differences": differences})
+    every = [one for condition in conditions for one in condition["differences"]]
+    means = [mean(condition["differences"]) for condition in conditions]
+    return {
+        "conditions": conditions,
+        "pairs": len(every),
+        "above": sum(one > 0 for one in every),
+        "mean": round(mean(means), 2),
+        "half_width_over_conditions": round(half_width(means), 2),
+    }
+
+
+def x2_minus_published_conv() -> dict[str, Any]:
+    """SVD with targets times two (one study) minus the 1x1 convolution as published (another), paired by seed."""
+    ablation, beyond = read_scores("ablation_small"), read_scores("beyond_small")
+    arms = {arm: by_seed for (arm, _), by_seed in {**ablation, **beyond}.items() if len(by_seed) > 1}
+    plain = {arm: {seed: score for seed, (score, _) in by_seed.items()} for arm, by_seed in arms.items()}
+    noise = pooled(plain)
+    found = paired_difference(plain["SVD x 2"], plain["1x1 conv as published"], (noise, noise))
+    return {
+        "seeds": len(plain["SVD x 2"]),
+        "arms_pooled": noise.arms if noise else 0,
+        **{name: round(getattr(found, name), 2) for name in ("value", "low", "high")},
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Write both comparisons as Markdown."""
+    conv, double = found["conv_minus_pts"], found["x2_minus_published_conv"]
+    rows = [
+        f"| {c['study']} | {c['value'] or '-'} | {', '.join(map(str, c['differences']))} |" for c in conv["conditions"]
+    ]
+    return "\n".join(
+        [
+            found["about"],
+            "",
+            f"A learned 1x1 convolution minus SVD + PTS: above in {conv['above']} of {conv['pairs']} pairs of runs, by "
+            f"{conv['mean']} ± {conv['half_width_over_conditions']} points (95 % interval over the conditions).",
+            "",
+            "| study | value of its axis | differences by seed |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"SVD with targets times 2 minus the 1x1 convolution as published: {double['value']:+.2f} "
+            f"[{double['low']:+.2f}, {double['high']:+.2f}] over {double['seeds']} seeds, the spread pooled over "
+            f"{double['arms_pooled']} arms.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
