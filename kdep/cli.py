@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import io
 import logging
 import os
 import select
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in arguments[:1]:  # only the verb that runs is imported: --help stays fast
             importlib.import_module(module).add_arguments(verb)
     args = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return guarded(importlib.import_module(VERBS[args.verb][0]).run, args)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kdep.guard import RefusedError, refuse_bomb
+
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
     """Write a temporary file beside the path, flush it to the disk and rename it; make the folder if needed.
@@ -90,7 +92,10 @@ def read(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
     try:
+        refuse_bomb(path, path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except RefusedError:
+        raise
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, it holds more than plain tensors, numbers and strings") from error
     except Exception as error:  # torch raises a dozen types for damaged files

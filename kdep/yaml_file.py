@@ -6,13 +6,22 @@ from typing import Any
 
 import yaml
 
+MOST = 100_000  # values in a file, aliases written out; the longest of our own files has a few hundred
+
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with two changes.
+    """PyYAML's safe loader with three changes.
 
     A key that is given twice is an error; PyYAML keeps the last one. 5e-4 is a number, as in YAML 1.2; PyYAML reads
-    text.
+    text. Aliases must not expand to more than `MOST` values, nor contain themselves.
     """
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Refuse runaway aliases before anything is built from the nodes."""
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST:,} values, aliases written out")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a dict; raise where two keys are equal."""
@@ -23,8 +32,30 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values of a node with all aliases written out; `known` has the counts of nodes by id."""
+    if id(node) not in known:
+        known[id(node)] = MOST + 1  # what an alias to a node that is still open counts
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        known[id(node)] = 1 + sum(_values(part, known) for part in inner)
+    return known[id(node)]
+
+
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def parse(text: str) -> Any:
+    """Read YAML with the rules of `_Loader`.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, has a key twice, nests too deeply, or its aliases expand too far.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
 
 
 def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:
@@ -43,7 +74,7 @@ def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:
         near = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ValueError(f"{path}: no such {kind}; beside it: {', '.join(near) or 'none'}")
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        content = parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({error})") from error
     if content is None:
@@ -70,6 +101,6 @@ def override(content: dict[str, Any], text: str) -> None:
         if not isinstance(content, dict):
             raise ValueError(f"override {text!r}: {section} is a value, not a section")
     try:
-        content[last] = yaml.load(value, _Loader)
+        content[last] = parse(value)
     except yaml.YAMLError as error:
         raise ValueError(f"override {text!r}: the value is not YAML; put it in quotes") from error

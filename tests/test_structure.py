@@ -13,12 +13,13 @@ SCRIPTS = sorted((ROOT / "tools").glob("*.sh"))
 PACKAGES = ("kdep", "kdep_benchmarks")
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
 # Arrows between folders and single modules: what each may import of ours beside itself.
-EVERYWHERE = {"kdep.config", "kdep.files", "kdep.yaml_file", "kdep.settings", "kdep.shipped"}
+EVERYWHERE = {"kdep.config", "kdep.files", "kdep.guard", "kdep.yaml_file", "kdep.settings", "kdep.shipped"}
 # All of the benchmarks may import kdep.
 RESULTS = {"kdep", "kdep_benchmarks.answers", "kdep_benchmarks.results", "kdep_benchmarks.durations"}
 TASKS = RESULTS | {"kdep_benchmarks.data", "kdep_benchmarks.tasks"}
 ARROWS = {
-    "kdep.files": set(),
+    "kdep.guard": set(),
+    "kdep.files": {"kdep.guard"},
     "kdep.settings": set(),
     "kdep.shipped": set(),
     "kdep.yaml_file": set(),
@@ -33,7 +34,7 @@ ARROWS = {
     "kdep.features": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.bank"},
     "kdep.pretrain": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.features"},
     "kdep_benchmarks.durations": set(),
-    "kdep_benchmarks.answers": set(),
+    "kdep_benchmarks.answers": {"kdep.guard"},
     "kdep_benchmarks.results": {"kdep.files", "kdep_benchmarks.answers"},
     "kdep_benchmarks.data": RESULTS,
     "kdep_benchmarks.tasks": RESULTS | {"kdep_benchmarks.data"},

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdep.guard import RefusedError, refuse_bomb
+
 # The arrays of each form. N images, C classes, R draws of the train images, D detections.
 FORMS: dict[str, tuple[str, ...]] = {
     "classes": ("predicted", "truth"),  # (R, N) and (N,): class numbers
@@ -73,9 +75,12 @@ def from_bytes(content: bytes, where: str) -> Answers:
         ValueError: the content is damaged or of another kind; the message names `where`.
     """
     try:
+        refuse_bomb(content, where)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return Answers(str(file["form"]), {name: file[name] for name in file.files if name != "form"})
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
+    except RefusedError:
+        raise
+    except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as problem:
         raise ValueError(
             f"{where}: not a file of answers ({problem}); measure the cell again with --force"
         ) from problem

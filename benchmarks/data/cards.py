@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdep.guard import walk
+
 KEYS: dict[str, tuple[str, ...]] = {
     "imagefolder": ("train", "test"),
     "npz": ("train", "test"),
@@ -344,7 +346,7 @@ def fingerprint(dataset: Dataset) -> str:
         elif dataset.layout != "voc":
             images = _read_below(path, dataset.layout)
         for file in images + labels:
-            digest.update(f"{file.relative_to(dataset.root)}|{file.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{file.relative_to(dataset.root)}|{file.stat().st_size}\n"))
         for file in labels:
             digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -363,12 +365,9 @@ def _listed(split: Path) -> tuple[list[Path], list[Path]]:
 
 def _read_below(folder: Path, layout: str) -> list[Path]:
     """Files below a folder that a reader of the layout may open, sorted; follows links."""
-    from kdep.data.names import SUFFIXES  # here: it needs torch, and the boards read this module without it
+    from kdep.data.names import SUFFIXES  # here: it needs numpy, and the boards read this module without torch
 
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    found = [Path(path) for path in walk(folder, hidden=False).files]
     if layout == "torchvision":
         found = [path for path in found if path.suffix.lower() not in ARCHIVES]
     elif layout == "huggingface":  # cache-*: what the library leaves behind when it reads

@@ -1,14 +1,12 @@
 """Find images that two splits share: the same bytes, or the same picture resized or compressed again."""
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from kdep_benchmarks.data.findings import Finding
-from kdep_benchmarks.data.pictures import Look, Picture, small_grey
+from kdep_benchmarks.data.pictures import Look, Picture, decoded, small_grey
 
 BITS = 64
 # Of 64 bits; unrelated pictures differ in 32 on average. Near duplicates that differ in more bits are missed.
@@ -130,5 +128,4 @@ def alike(a: Picture, b: Picture) -> bool:
 
 
 def _thumbnail(picture: Picture) -> np.ndarray:
-    content = picture.content()
-    return small_grey(Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content)
+    return small_grey(decoded(picture.content()))

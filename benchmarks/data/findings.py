@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from kdep.guard import printable
+
 SHOWN = 5
 
 
@@ -31,7 +33,7 @@ def finding_lines(findings: Sequence[Finding], *, shown: int = SHOWN) -> list[st
         for kind in kinds:
             group = [finding for finding in findings if finding.defect is defect and finding.kind == kind]
             text.append(f"{'defect' if defect else 'note'}: {kind} ({len(group)})")
-            text += [f"  {finding.where}: {finding.what}" for finding in group[:shown]]
+            text += [f"  {printable(finding.where)}: {printable(finding.what)}" for finding in group[:shown]]
             if len(group) > shown:
                 text.append(f"  and {len(group) - shown} more")
     return text
@@ -46,5 +48,5 @@ def refuse_defects(findings: Iterable[Finding], what: str, *, allowed: Sequence[
     for finding in findings:
         if finding.defect and finding.kind not in allowed:
             raise ValueError(
-                f"{what}: {finding.where}: {finding.kind}: {finding.what}; kdep data check lists all defects"
+                f"{what}: {printable(finding.where)}: {finding.kind}: {printable(finding.what)}; kdep data check lists all defects"
             )

@@ -1,7 +1,6 @@
 """Labelled images of a Hugging Face data set: saved to disk, a folder of images, or a name on the hub."""
 
 import hashlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kdep.data.opening import as_rgb, open_image
+from kdep.guard import read_regular
 from kdep_benchmarks.data.cards import COLUMNS
 
 
@@ -41,11 +42,11 @@ class Rows:
     def encoded(self, index: int) -> bytes:
         """The image's file."""
         cell = self._table[index][self.image]
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        return cell["bytes"] if cell["bytes"] is not None else read_regular(cell["path"])
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
-        return Image.open(io.BytesIO(self.encoded(index))).convert("RGB")
+        return as_rgb(open_image(self.encoded(index)))
 
 
 def _open(root: Path, name: str, split: str) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from kdep.data.decode import UNREADABLE
 from kdep.data.names import Names
 from kdep.data.sources import Files, Pack, Source
 from kdep.files import write_atomically
+from kdep.guard import printable, read_regular
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
 from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.readers.classification import TorchvisionSplit, read_labelled
@@ -52,7 +54,7 @@ class Labelled:
             return self.source.read(index)
         except UNREADABLE as error:
             raise ValueError(
-                f"{self.where}: image {self.names[index]} cannot be read ({type(error).__name__}: {error}); every "
+                f"{printable(self.where)}: image {printable(self.names[index])} cannot be read ({type(error).__name__}: {error}); every "
                 "image of a split is scored, so repair it, or remove it from the data set"
             ) from error
 
@@ -77,7 +79,8 @@ class Labelled:
         digest = hashlib.sha256(f"{self.classes}|".encode() + self.labels.tobytes())
         for path in files:
             found = path.stat()
-            digest.update(f"{path}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}\n".encode())
+            line = f"{path}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}\n"
+            digest.update(os.fsencode(line))
         known = folder / f"{digest.hexdigest()[:32]}.fingerprint"
         if not known.is_file():
             write_atomically(known, lambda part: part.write_text(self.fingerprint))
@@ -114,13 +117,13 @@ def _contents(source: Any) -> Iterator[bytes]:
         yield from _contents(source.second)
     elif isinstance(source, Files):
         for name in source.names:
-            yield (source.root / name).read_bytes()
+            yield read_regular(source.root / name)
     elif isinstance(source, Rows):
         yield from (source.encoded(index) for index in range(len(source.names)))
     elif isinstance(source, Pack):
         yield source.fingerprint.encode()
     elif source.files is not None:
-        yield from (path.read_bytes() for path in source.files)
+        yield from map(read_regular, source.files)
     elif isinstance(getattr(source.images, "data", None), np.ndarray):
         yield source.images.data.tobytes()
     else:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kdep.data.names import SUFFIXES
+from kdep.guard import NOT_REGULAR
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.readers.classification import LabelledSource, pictures_of, read_labelled
@@ -20,6 +21,8 @@ def label_findings(dataset: Dataset, role: str) -> tuple[LabelledSource | None, 
         what = f"{len(found.labels)} labels for {len(found.source.names)} images"
         return None, [Finding("split does not open", f"{role} {dataset.files[role]}", what)]
     findings = list(_wrong_labels(found, role))
+    for path, why in getattr(found.source, "skipped", ()):
+        findings.append(Finding("path skipped", str(path), why, defect=why == NOT_REGULAR))
     if dataset.layout == "imagefolder":
         findings += _ignored_files(dataset, dataset.files[role])
     return found, findings

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from kdep.data.decode import UNREADABLE
+from kdep.data.opening import read_image
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture, image_size, in_threads, of_file
@@ -60,10 +60,9 @@ class MaskValues(NamedTuple):
 def read_values(path: Path) -> MaskValues:
     """Count the pixels of each value of a mask; None for a mask of more than one channel."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            mode, size = image.mode, image.size
-            values, counts = np.unique(np.asarray(image), return_counts=True)
+        image = read_image(path)
+        mode, size = image.mode, image.size
+        values, counts = np.unique(np.asarray(image), return_counts=True)
     except UNREADABLE as error:
         return MaskValues(problem=f"cannot be read ({type(error).__name__}: {error})")
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True)) if mode in ONE_CHANNEL else None

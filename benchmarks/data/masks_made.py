@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kdep.data.opening import read_image
 from kdep.files import write_atomically
 from kdep_benchmarks.data.pictures import in_threads
 from kdep_benchmarks.data.scenes.formats import voc_palette
@@ -42,6 +43,5 @@ def write_train_ids(folder: Path, *, show: bool) -> None:
 
 
 def _write_one(paths: tuple[Path, Path]) -> None:
-    with Image.open(paths[0]) as image:
-        made = Image.fromarray(train_ids(np.asarray(image)))
+    made = Image.fromarray(train_ids(np.asarray(read_image(paths[0]))))
     write_atomically(paths[1], lambda part: made.save(part, "PNG"))

@@ -4,7 +4,6 @@ A file `RESULTS/overlap/NAME.json` is read with the results beside it. It applie
 its source (by fingerprint or address) and to those that it names.
 """
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdep.files import write_text
+from kdep.guard import printable
 from kdep_benchmarks.results import CheckpointCard, Result, read_results
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def test_pictures(use: "Use") -> list["Picture"]:
 
 def write_overlap(overlap: Overlap, path: Path) -> None:
     """Write one file for the board."""
-    write_text(path, json.dumps({"format": FORMAT, **asdict(overlap)}, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps({"format": FORMAT, **asdict(overlap)}, indent=1) + "\n")
 
 
 def read_overlap(path: Path) -> Overlap:
@@ -207,14 +207,16 @@ def overlap_lines(overlap: Overlap, *, shown: int = 3) -> list[str]:
     for one in overlap.sets:
         similar = len(one.matches) - one.exact
         text.append(f"  {one.dataset}: {one.exact} exact and {similar} by look, of {one.images:,} test images")
-        text += [f"    {match.test} = {match.pretraining} ({match.how})" for match in one.matches[:shown]]
+        text += [
+            f"    {printable(match.test)} = {printable(match.pretraining)} ({match.how})"
+            for match in one.matches[:shown]
+        ]
         text += [f"    and {len(one.matches) - shown} more"] if len(one.matches) > shown else []
     return text + [f"  {name}: not compared: {reason}" for name, reason in overlap.absent.items()]
 
 
 def _rgb(picture: "Picture") -> tuple[tuple[int, int], bytes]:
-    from PIL import Image
+    from kdep_benchmarks.data.pictures import decoded
 
-    content = picture.content()
-    image = (Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content).convert("RGB")
+    image = decoded(picture.content()).convert("RGB")
     return image.size, image.tobytes()

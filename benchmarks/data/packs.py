@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from kdep.data.decode import UNREADABLE
+from kdep.data.opening import eight_bit, open_image
 from kdep.files import write_atomically
-from kdep_benchmarks.data.readers.classification import images_below
+from kdep.guard import printable, read_regular
+from kdep_benchmarks.data.readers.classification import images_of
 
 SPLITS = ("train", "val", "test")
 TEST_SHARE = 0.2
@@ -73,7 +76,7 @@ def write_pack(out: Path, images: Iterable[Packed], said: str) -> None:
     for image in images:
         blobs.setdefault(image.split, []).append(image.content)
         labels.setdefault(image.split, []).append(classes.setdefault(image.label, len(classes)))
-        lines.append(f"{image.split}\t{image.label}\t{image.name}")
+        lines.append(f"{image.split}\t{printable(image.label)}\t{printable(image.name)}")
     content = {"classes": np.array(list(classes))}
     for split, encoded in blobs.items():
         content[f"{split}_blob"] = np.frombuffer(b"".join(encoded), np.uint8)
@@ -98,8 +101,9 @@ def _chosen(folder: Path, per_class: Mapping[str, int], draw: np.random.Generato
         classes = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
         if not classes:
             raise ValueError(f"{place}: no class folders")
+        by_class, _ = images_of(place, [label.name for label in classes])
         for label in classes:
-            files = sorted(images_below(label))
+            files = by_class[label.name]
             order = draw.permutation(len(files))
             parts = {place.name: order}
             if not splits:
@@ -116,14 +120,15 @@ def _chosen(folder: Path, per_class: Mapping[str, int], draw: np.random.Generato
 def _encoded(path: Path, size: int | None) -> bytes:
     """The file's bytes, or a smaller JPEG of the image."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            if size is None or min(image.size) <= size:
-                return path.read_bytes()
-            scale = size / min(image.size)
-            sides = [max(size, round(side * scale)) for side in image.size]
-            memory = io.BytesIO()
-            image.convert("RGB").resize(sides, Image.Resampling.LANCZOS).save(memory, "JPEG", quality=QUALITY)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error}); repair or remove it") from error
+        content = read_regular(path)
+        image = eight_bit(open_image(content))
+        image.load()
+        if size is None or min(image.size) <= size:
+            return content
+        scale = size / min(image.size)
+        sides = [max(size, round(side * scale)) for side in image.size]
+        memory = io.BytesIO()
+        image.convert("RGB").resize(sides, Image.Resampling.LANCZOS).save(memory, "JPEG", quality=QUALITY)
+    except UNREADABLE as error:
+        raise ValueError(f"{printable(path)}: cannot be read ({error}); repair or remove it") from error
     return memory.getvalue()

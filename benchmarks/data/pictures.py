@@ -1,7 +1,6 @@
 """Decode images once for a check: size, hash of the bytes, perceptual hash."""
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from kdep.data.decode import UNREADABLE
+from kdep.data.opening import eight_bit, open_image, read_header
+from kdep.guard import read_regular
 from kdep_benchmarks.data.findings import Finding
 
 SIDE, LOW = 32, 8
@@ -45,19 +46,28 @@ class Look(NamedTuple):
 
 def of_file(path: Path, where: str | None = None) -> Picture:
     """An image file."""
-    return Picture(where or str(path), partial(Path.read_bytes, path))
+    return Picture(where or str(path), partial(read_regular, path))
 
 
 def look(picture: Picture) -> Look:
     """Decode a whole image, which is the only way to notice that its file is cut short."""
     try:
         content = picture.content()
-        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
+        image = decoded(content)
         data = content if isinstance(content, bytes) else f"{image.mode}{image.size}".encode() + image.tobytes()
         # The hash of appearance decodes every pixel, whatever the file's size.
         return Look(hashlib.blake2b(data, digest_size=16).digest(), appearance(image), image.size)
     except UNREADABLE as error:
         return Look(problem=f"cannot be read ({type(error).__name__}: {error})")
+
+
+def decoded(content: bytes | Image.Image) -> Image.Image:
+    """The image of a `Picture`'s content, with 8 bits per channel.
+
+    Raises:
+        RefusedError: see `kdep.data.opening`.
+    """
+    return eight_bit(open_image(content) if isinstance(content, bytes) else content)
 
 
 def appearance(image: Image.Image) -> int:
@@ -106,7 +116,6 @@ def unreadable(pictures: Sequence[Picture], looks: Sequence[Look]) -> list[Findi
 def image_size(path: Path) -> tuple[int, int] | None:
     """Width and height from the file's header; None where there is no header to read."""
     try:
-        with Image.open(path) as image:
-            return image.size
+        return read_header(path).size
     except UNREADABLE:
         return None

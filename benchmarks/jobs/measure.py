@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from kdep.guard import walk
 from kdep.models.checkpoint import Checkpoint, LoadError
 from kdep.models.outline import gmacs, parameters
 from kdep.models.weights import open_checkpoint
@@ -113,10 +114,10 @@ def data_stamp(dataset: Dataset) -> str:
     """
     found = []
     for path in sorted(set(paths(dataset))):
-        found += [path, *(Path(folder) for folder, _, _ in os.walk(path, followlinks=True))]
+        found += [path, *(map(Path, walk(path).folders) if path.is_dir() else ())]
     marks = ((path.stat(), path) for path in found)
     lines = [f"{path}|{mark.st_size}|{mark.st_mtime_ns}|{mark.st_ctime_ns}" for mark, path in marks]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(sorted(lines)))).hexdigest()
 
 
 def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from kdep.data.opening import as_rgb, read_image
 from kdep_benchmarks.data.readers.masks import IGNORED
 from kdep_benchmarks.openmmlab.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
 
@@ -52,8 +52,7 @@ def _predicted(sample: Any) -> Boxes:
 
 
 def _read(path: str) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(as_rgb(read_image(path)))
 
 
 def _try(draw: Callable[[Path], None], work_dir: Path) -> None:

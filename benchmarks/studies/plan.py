@@ -76,9 +76,9 @@ def learn(study: Study, runs: Path, rows: Sequence[AnswerRow], results: Iterable
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    from kdep.yaml_file import parse
 
-    return yaml.safe_load(path.read_text())
+    return parse(path.read_text(encoding="utf-8"))
 
 
 def _add_run(times: Times, config: "Config", arm: str | None, threads: int | None, spent: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ along its border, where Pillow's filter reads pixels outside the box. A crop at 
 average. `python -m tools.speed.decoders` measures both, and other decoders.
 """
 
-import io
 import struct
 import zlib
 from typing import Protocol
@@ -20,7 +19,9 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from kdep.data.opening import as_rgb, open_image, refuse_pixels
 
 PIXELS = 2  # increase with every change of the pixels: part of the fingerprint of the data
 SCALES = (8, 4, 2)  # scaled DCT; Pillow supports no other
@@ -72,7 +73,7 @@ class Encoded:
     def __init__(self, data: bytes) -> None:
         self._data = data
         size = _rgb_jpeg_size(data)
-        self._opened: Image.Image | None = None if size else self._header()
+        self._opened: Image.Image | None = None if size else open_image(data)
         self._jpeg = size is not None or self._opened.format == "JPEG"
         self.size: tuple[int, int] = size or self._opened.size
 
@@ -89,13 +90,6 @@ class Encoded:
         """Decode the whole image: (3, H, W) uint8 RGB."""
         return self._decode(1)
 
-    def _header(self) -> Image.Image:
-        try:
-            return Image.open(io.BytesIO(self._data))
-        except UnidentifiedImageError:
-            # Pillow's message contains the address of a buffer, which differs in every run.
-            raise UnidentifiedImageError("not an image, or in a format that Pillow does not support") from None
-
     def _decode(self, scale: int) -> torch.Tensor:
         # Decoding changes the Pillow image that was opened for its size: use it once.
         image, self._opened = self._opened, None
@@ -103,17 +97,20 @@ class Encoded:
             pixels = _simplejpeg(self._data, self.size, scale)
             if pixels is not None:
                 return torch.from_numpy(pixels).permute(2, 0, 1)
-            image = self._header()
+            image = open_image(self._data)
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
-        return as_tensor(image.convert("RGB"))
+        return as_tensor(as_rgb(image))
 
 
 def _rgb_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Return (width, height) of a JPEG that simplejpeg can decode, in a tenth of the time of Pillow's open.
 
-    None where Pillow must decode: other numbers of channels, several pictures in a file, images large enough to be a
-    decompression bomb, and all files if simplejpeg is not installed.
+    None where Pillow must decode: other numbers of channels, several pictures in a file, and all files if simplejpeg is
+    not installed.
+
+    Raises:
+        RefusedError: more pixels than `kdep.guard.max_pixels`.
     """
     try:
         from simplejpeg import decode_jpeg_header
@@ -125,8 +122,8 @@ def _rgb_jpeg_size(data: bytes) -> tuple[int, int] | None:
         height, width, colours, _ = decode_jpeg_header(data)
     except ValueError:
         return None
-    small = width * height <= (Image.MAX_IMAGE_PIXELS or width * height)
-    return (width, height) if colours in ("YCbCr", "RGB") and small else None
+    refuse_pixels(width, height)
+    return (width, height) if colours in ("YCbCr", "RGB") else None
 
 
 def _simplejpeg(data: bytes, size: tuple[int, int], scale: int) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 """List the images of a folder, and hold millions of names in one buffer."""
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,22 +8,32 @@ from typing import Any
 
 import numpy as np
 
+from kdep.guard import printable, skipped_line, walk
+
+logger = logging.getLogger("kdep")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 
 
 def list_images(folder: Path) -> list[str]:
     """List the images in a folder and below it, relative to it, in the order of their names.
 
+    Links to folders are followed, see `kdep.guard.walk_all`; what is skipped is logged.
+
     Raises:
         ValueError: there are none.
     """
-    start, names = len(str(folder)) + 1, []
-    for parent, _, files in os.walk(folder):
-        below = parent[start:] + "/" if len(parent) >= start else ""
-        names += [below + file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]  # noqa: PTH122 - fast
-    if not names:
+    tree = walk(folder, is_image_name)
+    if tree.skipped:
+        logger.warning("%s: %s", printable(folder), skipped_line(tree.skipped))
+    if not tree.files:
         raise ValueError(f"{folder}: no image in this folder or below ({', '.join(sorted(SUFFIXES))})")
-    return sorted(names)
+    start = len(os.path.join(folder, ""))  # noqa: PTH118 - the length with a slash
+    return sorted(name[start:] for name in tree.files)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends like that of an image."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a Path takes ten times as long
 
 
 def encoded(name: str) -> bytes:

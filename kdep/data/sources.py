@@ -1,7 +1,7 @@
 """Open image sources by address: a folder, a list of paths, a pack of encoded images or a torchvision data set."""
 
 import hashlib
-import io
+import inspect
 import os
 import zipfile
 import zlib
@@ -13,10 +13,12 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.decode import Encoded, Picture, Pixels, as_tensor
+from kdep.data.lists import read_list
 from kdep.data.manifest import FILE, Fingerprint, check_folder, open_manifest
 from kdep.data.names import Names, list_images
+from kdep.data.opening import as_rgb, open_image, read_image
 from kdep.data.root import data_root, located
-from kdep.files import write_text
+from kdep.guard import Skipped, read_regular, refuse_bomb
 
 ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT, manifest:FILE, wds:PATTERN or torchvision:NAME"
 
@@ -33,10 +35,16 @@ class Source(Protocol):
 
 
 class Files:
-    """Image files in the given order. The fingerprint covers their relative names and sizes in bytes."""
+    """Image files in the given order. The fingerprint covers their relative names and sizes in bytes.
 
-    def __init__(self, root: Path, names: Sequence[str], fingerprint: str | None = None) -> None:
+    `skipped` has the paths in the folder that are no images although their names say so.
+    """
+
+    def __init__(
+        self, root: Path, names: Sequence[str], fingerprint: str | None = None, *, skipped: Sequence[Skipped] = ()
+    ) -> None:
         self.root, self.names = root, names if isinstance(names, Names) else Names(names)
+        self.skipped = tuple(skipped)
         if fingerprint is None:
             found = Fingerprint()
             for name in names:
@@ -46,14 +54,12 @@ class Files:
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
-        with Image.open(self.root / self.names[index]) as image:
-            return image.convert("RGB")
+        return as_rgb(read_image(self.root / self.names[index]))
 
     def open(self, index: int) -> Picture:
         """Open image `index` without decoding it."""
-        name = os.path.join(self.root, self.names[index])  # noqa: PTH118 - a Path takes as long as reading the file
-        with open(name, "rb") as file:  # noqa: PTH123 - likewise
-            return Encoded(file.read())
+        # A Path takes as long as reading the file.
+        return Encoded(read_regular(os.path.join(self.root, self.names[index])))  # noqa: PTH118
 
 
 class Pack:
@@ -62,7 +68,7 @@ class Pack:
     def __init__(self, path: Path, split: str) -> None:
         try:
             self._read(path, split)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
             raise ValueError(f"{path}: damaged or not an .npz archive ({error}); copy the file again") from error
         if len(self._offsets) < 2 or self._offsets[-1] != len(self._blob) or (np.diff(self._offsets) < 0).any():
             raise ValueError(f"{path}: {split}_offsets do not cover {split}_blob")
@@ -71,7 +77,7 @@ class Pack:
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
-        return Image.open(io.BytesIO(self._bytes(index))).convert("RGB")
+        return as_rgb(open_image(self._bytes(index)))
 
     def open(self, index: int) -> Picture:
         """Open image `index` without decoding it."""
@@ -95,6 +101,7 @@ class Pack:
 def _archive(path: Path) -> Any:
     if not zipfile.is_zipfile(path):  # numpy would try to read a pickle
         raise zipfile.BadZipFile("not a zip file")
+    refuse_bomb(path, path)
     return np.load(path, allow_pickle=False)
 
 
@@ -103,15 +110,16 @@ class Torchvision:
 
     def __init__(self, name: str, root: Path) -> None:
         self._images = torchvision_split(name, root, train=True)
+        self._files = torchvision_files(self._images)
         self.names = Names(f"{name}:{index}" for index in range(len(self._images)))
         self.fingerprint = _hash([f"torchvision:{name}:train:{len(self.names)}".encode()])
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
-        return self._images[index][0].convert("RGB")
+        return as_rgb(self._images[index][0] if self._files is None else read_image(self._files[index]))
 
     def open(self, index: int) -> Picture:
-        """Open image `index`, which torchvision decodes."""
+        """Open image `index`, which is decoded whole."""
         return Pixels(as_tensor(self.read(index)))
 
 
@@ -161,14 +169,25 @@ def labels_of(source: Source) -> np.ndarray:
     return np.asarray(found, dtype=np.int64)
 
 
+def torchvision_files(images: Any) -> list[Path] | None:
+    """Return a data set's image files in order, under any name that torchvision's classes have for them.
+
+    None if the images are in memory or in one file. Torchvision itself would open files of any format.
+    """
+    for name in ("_image_files", "_images", "samples", "_samples"):
+        entries = getattr(images, name, ())
+        paths = [entry[0] if isinstance(entry, tuple | list) else entry for entry in entries]
+        if len(paths) == len(images) and all(isinstance(path, str | Path) for path in paths):
+            return [Path(path).absolute() for path in paths]
+    return None
+
+
 def torchvision_split(name: str, root: Path, *, train: bool) -> Any:
     """Open a torchvision classification data set; download it if needed.
 
     Raises:
         ValueError: torchvision has no such data set, or it is not in `root` and cannot be downloaded.
     """
-    import inspect
-
     import torchvision
 
     if not hasattr(torchvision.datasets, name):
@@ -226,7 +245,7 @@ def _open(spec: str, root: Path | None) -> Source:
         root = None if root is None else located(root)
         if root is not None and not root.is_dir():
             raise ValueError(f"{_absent(root)}; expected the folder to which the paths in {spec} are relative")
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        names = read_list(path)
         if not names:
             raise ValueError(f"{path}: the list is empty")
         return Files(root or path.parent, names)
@@ -267,31 +286,6 @@ def _absent(path: Path) -> str:
     missing = f"no {path.absolute().relative_to(there).parts[0]} in {there}"
     below = "" if path.is_absolute() else f", nor below the data root {data_root()}; KDEP_DATA names another"
     return f"{path} is not there ({missing}{below})"
-
-
-def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: float | None, seed: int) -> int:
-    """Write a list of randomly chosen image paths relative to `folder`; the first folder of a path is its class.
-
-    Returns:
-        The number of images listed.
-    """
-    source = _open(str(folder), None)
-    classes: dict[str, list[str]] = {}
-    for name in source.names:
-        classes.setdefault(Path(name).parts[0], []).append(name)
-    if loose := [name for name in source.names if len(Path(name).parts) == 1]:
-        raise ValueError(f"{folder}: {len(loose)} images are in no class folder (first {loose[0]}); move them into one")
-    draw = np.random.Generator(np.random.Philox(seed))
-    chosen: list[str] = []
-    for label in sorted(classes):
-        names = classes[label]
-        count = per_class if per_class is not None else round(len(names) * float(fraction or 1.0))
-        chosen += [names[i] for i in sorted(draw.permutation(len(names))[:count])]
-    header = (
-        f"# {len(chosen)} of {len(source.names)} images of {Path(folder).name}, seed {seed}, relative to that folder\n"
-    )
-    write_text(out, header + "\n".join(chosen) + "\n")
-    return len(chosen)
 
 
 def _hash(parts: Any) -> str:

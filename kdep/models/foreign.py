@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from kdep.guard import RefusedError, refuse_bomb, refuse_growth
 from kdep.models.checkpoint import LoadError
 
 TOOLS = (
@@ -56,7 +57,7 @@ def read_weights(path: Path) -> Any:
     """Read a .pth or .safetensors file on the CPU; objects of known training tools become empty stand-ins.
 
     Raises:
-        ValueError: there is no such file, or it is not a file of weights.
+        ValueError: there is no such file, it is not a file of weights, or it expands beyond `guard.max_expanded`.
         LoadError: the file holds objects whose loading could run code; names the first.
     """
     path = Path(path)
@@ -67,7 +68,12 @@ def read_weights(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return _load(path)
+        refuse_bomb(path, path)
+        content = _load(path)
+        refuse_growth(_tensor_bytes(content), path.stat().st_size, path)
+        return content
+    except RefusedError:
+        raise
     except pickle.UnpicklingError as error:
         if name := _refused(error):
             raise LoadError(
@@ -80,6 +86,17 @@ def read_weights(path: Path) -> Any:
     except Exception as error:  # torch and safetensors raise a dozen types for damaged files
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ValueError(f"{path}: not a checkpoint, or a damaged one ({reason})") from error
+
+
+def _tensor_bytes(content: Any) -> int:
+    """Bytes that the tensors of nested dicts and lists take once they are copied.
+
+    A tensor can have more elements than the file stores: one with a stride of 0 repeats a single value.
+    """
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return sum(map(_tensor_bytes, inner))
 
 
 def _load(path: Path) -> Any:

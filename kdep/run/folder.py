@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 
 from kdep.config import Config, as_yaml, differences
 from kdep.data.views import Batch
 from kdep.files import read, save, write_atomically
+from kdep.guard import printable
 from kdep.method.statistics import Statistics
 from kdep.run.trackers import check_installed
+from kdep.yaml_file import parse
 
 logger = logging.getLogger("kdep")
 
@@ -68,7 +69,7 @@ class RunFolder:
         self._lock = take_lock(self.path, "choose another name (name=...)") if is_first else None
         resolved = config.model_dump(mode="json")
         if self._bound.exists():
-            changed = differences(yaml.safe_load(self._bound.read_text()), resolved)
+            changed = differences(parse(self._bound.read_text(encoding="utf-8")), resolved)
             if changed:
                 raise ValueError(
                     f"{self.path} was started with another configuration and cannot be resumed with this one:\n  "
@@ -161,13 +162,14 @@ class RunFolder:
         Raises:
             ValueError: more than `limit` (a share) of all `images` are unreadable, or a training step has no image.
         """
-        for name, reason in batch.unreadable:
+        for raw, reason in batch.unreadable:
+            name = printable(raw)  # one line of the list
             if name in self.unreadable:
                 continue
             self.unreadable.add(name)
             logger.warning("unreadable image skipped: %s (%s)", name, reason)
             with self.unreadable_list.open("a") as file:
-                file.write(f"{name}\t{reason}\n")
+                file.write(f"{name}\t{printable(reason)}\n")
         if len(self.unreadable) > limit * images:
             raise ValueError(
                 f"{len(self.unreadable)} of {images} images are unreadable, more than data.max_unreadable={limit} "

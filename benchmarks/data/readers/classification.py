@@ -1,8 +1,8 @@
 """Read images and labels of the classification layouts: imagefolder, npz, torchvision, huggingface."""
 
 import inspect
-import os
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdep.data.names import SUFFIXES
-from kdep.data.sources import Files, Pack, Source
+from kdep.data.names import is_image_name
+from kdep.data.opening import as_rgb, read_image
+from kdep.data.sources import Files, Pack, Source, torchvision_files
+from kdep.guard import Skipped, printable, skipped_line, walk_all
 from kdep_benchmarks.data.cards import Dataset, class_folders, folder_of
 from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.pictures import Picture, of_file
 from kdep_benchmarks.data.splits import hold_out
+
+LOG = logging.getLogger(__name__)
 
 
 class LabelledSource(NamedTuple):
@@ -35,25 +39,15 @@ class LabelledSource(NamedTuple):
 
 
 class TorchvisionSplit:
-    """Images of an opened torchvision data set."""
+    """Images of an opened torchvision data set; `files` are theirs, None without files."""
 
     def __init__(self, images: Any, name: str) -> None:
-        self.images = images
+        self.images, self.files = images, torchvision_files(images)
         self.names = [f"{name}:{index}" for index in range(len(images))]
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
-        return self.images[index][0].convert("RGB")
-
-    @property
-    def files(self) -> list[Path] | None:
-        """The images' files in order, under any name that torchvision's classes have for them; None without files."""
-        for name in ("_image_files", "_images", "samples", "_samples"):
-            entries = getattr(self.images, name, ())
-            paths = [entry[0] if isinstance(entry, tuple | list) else entry for entry in entries]
-            if len(paths) == len(self.names) and all(isinstance(path, str | Path) for path in paths):
-                return [Path(path).absolute() for path in paths]
-        return None
+        return as_rgb(self.images[index][0] if self.files is None else read_image(self.files[index]))
 
 
 def read_labelled(dataset: Dataset, role: str, *, download: bool = True) -> LabelledSource:
@@ -78,10 +72,15 @@ def pictures_of(source: Source, *, full_paths: bool = True) -> list[Picture]:
     return [Picture(name, partial(content, index)) for index, name in enumerate(source.names)]
 
 
-def images_below(folder: Path) -> Iterator[Path]:
-    """Image files anywhere below a folder, links followed."""
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(parent) / name for name in names if Path(name).suffix.lower() in SUFFIXES)
+def images_of(root: Path, classes: Sequence[str]) -> tuple[dict[str, list[Path]], list[Skipped]]:
+    """Image files below the class folders of `root` by class, sorted, and what was skipped, which is logged."""
+    tree = walk_all([root / name for name in classes], is_image_name)
+    if tree.skipped:
+        LOG.warning("%s: %s", printable(root), skipped_line(tree.skipped))
+    found: dict[str, list[Path]] = {name: [] for name in classes}
+    for path in sorted(map(Path, tree.files)):
+        found[path.relative_to(root).parts[0]].append(path)
+    return found, tree.skipped
 
 
 def _read_folders(dataset: Dataset, files: str, _: bool) -> LabelledSource:
@@ -90,15 +89,15 @@ def _read_folders(dataset: Dataset, files: str, _: bool) -> LabelledSource:
     root, classes = dataset.root / folder, class_folders(dataset, files)
     names: list[str] = []
     labels: list[int] = []
+    by_class, skipped = images_of(root, classes)
     for label, name in enumerate(classes):
-        found = sorted(images_below(root / name))
-        names += [str(path.relative_to(root)) for path in found]
-        labels += [label] * len(found)
+        names += [str(path.relative_to(root)) for path in by_class[name]]
+        labels += [label] * len(by_class[name])
     if files != folder:
         train, test = hold_out(np.asarray(labels), seed=0)
         kept = test if files.endswith(":test") else train
         names, labels = [names[position] for position in kept], [labels[position] for position in kept]
-    return LabelledSource(Files(root, names), np.array(labels, dtype=np.int64), tuple(classes), str(root))
+    return LabelledSource(Files(root, names, skipped=skipped), np.array(labels, dtype=np.int64), tuple(classes), str(root))
 
 
 def _read_pack(dataset: Dataset, files: str, _: bool) -> LabelledSource:

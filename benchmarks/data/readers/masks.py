@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from kdep.data.opening import as_rgb, read_image
+from kdep.guard import skipped_line, walk
 from kdep_benchmarks.data.cards import Dataset, masks_of
 
 IGNORED = 255
@@ -46,13 +48,19 @@ class MaskFolder:
 
     @cached_property
     def pairs(self) -> list[MaskedImage]:
-        """Every pair in order, by the rules of mmseg's BaseSegDataset; the files need not exist."""
+        """Every pair in order, by the rules of mmseg's BaseSegDataset; the files need not exist.
+
+        Raises:
+            ValueError: the folder has links in a circle, or pipes; mmseg would follow them.
+        """
         if self.listed:
             names = [line.strip() for line in self.listed.read_text(encoding="utf-8").splitlines()]
         else:
             end = -len(self.image_suffix)
-            found = self.images.rglob(f"*{self.image_suffix}")
-            names = sorted(str(path.relative_to(self.images))[:end] for path in found)
+            tree = walk(self.images, lambda name: name.endswith(self.image_suffix))
+            if tree.skipped:
+                raise ValueError(f"{self.images}: {skipped_line(tree.skipped)}; remove them, mmseg would follow them")
+            names = sorted(str(Path(path).relative_to(self.images))[:end] for path in tree.files)
         pairs = []
         for number, name in enumerate(names, start=1):
             image, mask = self.images / f"{name}{self.image_suffix}", self.masks / f"{name}{self.mask_suffix}"
@@ -89,13 +97,11 @@ class MaskSplit:
 
     def image(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
-        with Image.open(self.pairs[index].image) as image:
-            return image.convert("RGB")
+        return as_rgb(read_image(self.pairs[index].image))
 
     def labels(self, index: int) -> np.ndarray:
         """Labels of image `index`, (H, W) uint8; 255 is ignored."""
-        with Image.open(self.pairs[index].mask) as mask:
-            values = np.asarray(mask).astype(np.uint8)
+        values = np.asarray(read_image(self.pairs[index].mask)).astype(np.uint8)
         if self.zero_is_unlabelled:  # uint8: 0 - 1 is 255, and 255 stays ignored
             values = np.where(values == IGNORED, np.uint8(IGNORED), values - np.uint8(1))
         return values
@@ -112,7 +118,9 @@ def read_masks(dataset: Dataset, role: str) -> MaskSplit:
     if dataset.layout == "ade20k" and (full := full_ade20k(dataset.root)):
         raise ValueError(FULL_ADE20K.format(place=full))
     folders = tuple(LAYOUTS[dataset.layout](dataset, role))
-    return MaskSplit(folders, label_names(dataset), dataset.layout == "ade20k")
+    split = MaskSplit(folders, label_names(dataset), dataset.layout == "ade20k")
+    _ = split.pairs  # raises here, where callers expect it
+    return split
 
 
 def full_ade20k(folder: Path) -> Path | None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from kdep.data.decode import UNREADABLE, Encoded, reason
+from kdep.guard import printable, read_regular
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.teacher import fastest_form
@@ -130,10 +131,10 @@ def read_image(path: Path, shown: Side) -> torch.Tensor:
         ValueError: it cannot be read; names it.
     """
     try:
-        image = Encoded(path.read_bytes())
+        image = Encoded(read_regular(path))
         return image.crop((0, 0, *image.size), (shown[1], shown[0]))
     except UNREADABLE as error:
-        raise ValueError(f"{path}: cannot be read: {reason(error)}") from error
+        raise ValueError(f"{printable(path)}: cannot be read: {reason(error)}") from error
 
 
 class _Images(Dataset):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from kdep.data.opening import read_header
 from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.tasks.dense.maps import Geometry, Side, on_grid, open_network, run_maps
@@ -128,5 +128,5 @@ def _plan(
 
 def image_side(path: Path) -> Side:
     """Height and width by the file's header."""
-    with Image.open(path) as image:
-        return image.height, image.width
+    width, height = read_header(path).size
+    return height, width

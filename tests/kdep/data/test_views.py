@@ -13,7 +13,8 @@ from PIL import Image
 
 from kdep.data.names import Names
 from kdep.data.order import Order, once
-from kdep.data.sources import Subset, open_source, write_subset
+from kdep.data.sources import Subset, open_source
+from kdep.data.subset import write_subset
 from kdep.data.training import make_pixels
 from kdep.data.views import (
     LIGHT_AXES,
