@@ -47,6 +47,5 @@ def refuse_defects(findings: Iterable[Finding], what: str, *, allowed: Sequence[
     """
     for finding in findings:
         if finding.defect and finding.kind not in allowed:
-            raise ValueError(
-                f"{what}: {printable(finding.where)}: {finding.kind}: {printable(finding.what)}; kdep data check lists all defects"
-            )
+            where, found = printable(finding.where), printable(finding.what)
+            raise ValueError(f"{what}: {where}: {finding.kind}: {found}; kdep data check lists all defects")

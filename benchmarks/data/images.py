@@ -53,9 +53,10 @@ class Labelled:
         try:
             return self.source.read(index)
         except UNREADABLE as error:
+            name = f"{printable(self.where)}: image {printable(self.names[index])}"
             raise ValueError(
-                f"{printable(self.where)}: image {printable(self.names[index])} cannot be read ({type(error).__name__}: {error}); every "
-                "image of a split is scored, so repair it, or remove it from the data set"
+                f"{name} cannot be read ({type(error).__name__}: {error}); every image of a split is scored, so repair "
+                "it, or remove it from the data set"
             ) from error
 
     @cached_property

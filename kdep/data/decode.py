@@ -23,7 +23,7 @@ from PIL import Image
 
 from kdep.data.opening import as_rgb, open_image, refuse_pixels
 
-PIXELS = 2  # increase with every change of the pixels: part of the fingerprint of the data
+PIXELS = 3  # increase with every change of the pixels: part of the fingerprint of the data
 SCALES = (8, 4, 2)  # scaled DCT; Pillow supports no other
 # Exceptions of Pillow and of zip formats on bytes that are not an image.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
