@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdep_benchmarks.data.cards import Dataset, class_folders
-from kdep_benchmarks.data.readers.classification import images_below
+from kdep_benchmarks.data.readers.classification import images_of
 from kdep_benchmarks.tasks.settings import check_settings
 from kdep_benchmarks.tasks.task import Task, load_suite, load_task
 
@@ -85,8 +85,8 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
         classes = class_folders(Dataset(folder.name, "imagefolder", folder, {"train": ".", "test": "."}), ".")
     except ValueError as error:
         raise ValueError(f"--data {folder}: has no class folders; {expected}") from error
-    for name in classes:
-        if len(list(images_below(folder / name))) < 3:
+    for name, images in images_of(folder, classes)[0].items():
+        if len(images) < 3:
             raise ValueError(
                 f"--data {folder}: class {name} has fewer than three images, one each for train, val and test; add "
                 "images, or make train and test folders"
