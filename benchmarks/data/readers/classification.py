@@ -97,7 +97,9 @@ def _read_folders(dataset: Dataset, files: str, _: bool) -> LabelledSource:
         train, test = hold_out(np.asarray(labels), seed=0)
         kept = test if files.endswith(":test") else train
         names, labels = [names[position] for position in kept], [labels[position] for position in kept]
-    return LabelledSource(Files(root, names, skipped=skipped), np.array(labels, dtype=np.int64), tuple(classes), str(root))
+    return LabelledSource(
+        Files(root, names, skipped=skipped), np.array(labels, dtype=np.int64), tuple(classes), str(root)
+    )
 
 
 def _read_pack(dataset: Dataset, files: str, _: bool) -> LabelledSource:
