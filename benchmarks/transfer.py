@@ -22,6 +22,7 @@ from kdep_benchmarks.board.frame import results_frame
 from kdep_benchmarks.board.leaderboard import terminal_table
 from kdep_benchmarks.board.names import board_names, first_names
 from kdep_benchmarks.board.report import write_leaderboard
+from kdep_benchmarks.board.table import Suite
 from kdep_benchmarks.data.cards import CARDS
 from kdep_benchmarks.data.overlap import read_with_overlap
 from kdep_benchmarks.data.prepare import prepare
@@ -32,7 +33,7 @@ from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.results import Result, read_result, read_results
 from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks
-from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, suite_names
+from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, suite_names, suite_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,8 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
         return plan, 0
     statuses = run_plan(plan, engine, times, screen, jobs=engine.jobs)
     results = read_with_overlap([request.results])
-    board = write_leaderboard(results, request.results, folders=[request.results])
+    suite = None if request.suite is None else Suite(request.suite, suite_tasks(request.suite))
+    board = write_leaderboard(results, request.results, folders=[request.results], suite=suite)
     screen.say("\n" + terminal_table(board).rstrip())
     screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
     if missing := missing_baselines(request, plan, results):

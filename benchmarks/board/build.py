@@ -4,17 +4,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from kdep_benchmarks.board.notes import notes_on
-from kdep_benchmarks.board.table import Board, boards_without_notes
+from kdep_benchmarks.board.table import Board, Suite, boards_without_notes
 from kdep_benchmarks.results import Result
 
 
-def boards(results: Iterable[Result]) -> list[Board]:
+def boards(results: Iterable[Result], suite: Suite | None = None) -> list[Board]:
     """Build a board for each protocol, version and budget.
 
     A task has one column for each version of its data, each set of settings, and each batch and precision that the
     machine had to change. A checkpoint has the same name on all boards.
 
+    Args:
+        results: of any protocols.
+        suite: means and ranks are over its tasks alone; without one, over all columns.
+
     Raises:
         ValueError: one column has two main metrics.
     """
-    return [replace(board, notes=tuple(notes_on(board))) for board in boards_without_notes(results)]
+    return [replace(board, notes=tuple(notes_on(board))) for board in boards_without_notes(results, suite)]

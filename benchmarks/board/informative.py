@@ -19,16 +19,16 @@ def judge_columns(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     their mean on the column. Failed runs are ignored.
 
     Returns:
-        By column: reference and random (sha256), reference_score and random_score, floor (the score of the best
-        constant answer, where results say it), and informative: yes, no, or unknown where one side is missing or has
-        no standard error.
+        By column: reference and random (sha256), reference_score and random_score, errors (their difference in
+        standard errors), floor (the score of the best constant answer, where results say it), and informative: yes,
+        no, or unknown where one side is missing or has no standard error.
     """
     roles = runs.checkpoint.map(rows.role)
     found = {}
     for column, own in runs[runs.ok].groupby("column", sort=False):
         pair = [_best(own[roles.loc[own.index].isin(names)]) for names in (REFERENCES, ("random",))]
         found[column] = _judged(*pair) | {"floor": next((f for f in map(_floor, own["result"]) if f is not None), None)}
-    names = ["reference", "reference_score", "random", "random_score", "informative", "floor"]
+    names = ["reference", "reference_score", "random", "random_score", "errors", "informative", "floor"]
     frame = pd.DataFrame.from_dict(found, orient="index", columns=names)
     return frame.reindex(pd.Index(runs.column.unique(), name="column")).fillna({"informative": "unknown"})
 
@@ -53,7 +53,8 @@ def _judged(
     if None not in found:
         errors = [one.standard_error for one in found]
         gain = said["reference_score"] - said["random_score"]
-        said["informative"] = "yes" if gain > STANDARD_ERRORS * math.hypot(*errors) else "no"
+        said["errors"] = gain / max(math.hypot(*errors), 1e-9)
+        said["informative"] = "yes" if said["errors"] > STANDARD_ERRORS else "no"
     return said
 
 

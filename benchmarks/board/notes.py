@@ -12,8 +12,38 @@ from kdep_benchmarks.board.ways import describe_settings
 
 def notes_on(board: Board) -> list[Note]:
     """Return all notes on a board."""
-    kinds = (_informative, _unknown, _floors, _ways, _holes, _overlaps, _edges, _fixed, _single_runs, _unequal_runs)
+    kinds = (
+        _suite,
+        _informative,
+        _references,
+        _unknown,
+        _floors,
+        _ways,
+        _holes,
+        _overlaps,
+        _edges,
+        _fixed,
+        _single_runs,
+        _unequal_runs,
+    )
     return [note for kind in (*kinds, _missing_baselines, _chosen_baselines, _shared_names) for note in kind(board)]
+
+
+def _suite(board: Board) -> Iterator[Note]:
+    if board.suite is None:
+        return
+    beside = board.columns.index[~board.columns.in_suite]
+    absent = sorted(board.suite.tasks - set(board.columns.task))
+    text = f"Means and ranks are over the tasks of suite {board.suite.name}"
+    text += f", without {', '.join(absent)}, which no checkpoint here was measured on" if absent else ""
+    yield Note(text + (f". Beside it: {', '.join(beside)}." if len(beside) else "."), ())
+
+
+def _references(board: Board) -> Iterator[Note]:
+    known = board.columns.dropna(subset="errors")
+    if len(known):
+        gains = ", ".join(f"{label} {errors:.1f}" for label, errors in known.errors.items())
+        yield Note(f"The reference above random initialisation, in standard errors: {gains}.", ())
 
 
 def _informative(board: Board) -> Iterator[Note]:

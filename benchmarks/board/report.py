@@ -10,20 +10,23 @@ from kdep_benchmarks.board.leaderboard import leaderboard_frame
 from kdep_benchmarks.board.markdown import markdown
 from kdep_benchmarks.board.page import html
 from kdep_benchmarks.board.sheets import find_sheets
-from kdep_benchmarks.board.table import Board, name_teachers
+from kdep_benchmarks.board.table import Board, Suite, name_teachers
 from kdep_benchmarks.results import Result
 
 
-def write_leaderboard(results: Iterable[Result], out: Path, *, folders: Iterable[Path] = ()) -> list[Board]:
+def write_leaderboard(
+    results: Iterable[Result], out: Path, *, folders: Iterable[Path] = (), suite: Suite | None = None
+) -> list[Board]:
     """Write the four files and return the boards.
 
     Args:
         results: of any checkpoints, tasks and protocols.
         out: the folder to write to.
         folders: folders of results, whose sheets of example images the page shows.
+        suite: what means and ranks are over, see `boards`.
     """
     results, folders, out = name_teachers(results), list(folders), Path(out)
-    every = boards(results)
+    every = boards(results, suite)
     write_text(out / "leaderboard.csv", csv_text(leaderboard_frame(every)))
     write_text(out / "results.csv", csv_text(results_frame(results)))
     write_text(out / "leaderboard.md", markdown(every))

@@ -29,13 +29,26 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Suite:
+    """What means and ranks are over.
+
+    Attributes:
+        name: as the user gave it.
+        tasks: names of its tasks.
+    """
+
+    name: str
+    tasks: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Board:
     """All checkpoints measured by one protocol, version and budget.
 
     Attributes:
         runs: one row per result: checkpoint, column, seed, ok, score, metric, result.
-        columns: one row per column: task, kind, family, dataset, data_fingerprint, metric, way, and of
-            `judge_columns`: reference, reference_score, random, random_score, informative.
+        columns: one row per column: task, kind, family, dataset, data_fingerprint, metric, way, in_suite, and what
+            `judge_columns` finds.
         cells: the columns (statistic, column) of each checkpoint: mean, std, n, failed, ci95 (half the 95 % interval),
             images (test images that the interval covers), share_of_gain.
         metrics: mean, std and n of the metrics beside the main one, by (checkpoint, column, metric).
@@ -43,6 +56,7 @@ class Board:
         family_means: one column per family; NaN unless all its counted columns are measured without failures.
         rows: what is known of each checkpoint, best first; the columns of leaderboard.csv that are not of a task.
         notes: what the numbers do not say by themselves.
+        suite: the suite that means and ranks are over; None: all columns.
     """
 
     protocol: Protocol
@@ -54,11 +68,12 @@ class Board:
     family_means: pd.DataFrame
     rows: pd.DataFrame
     notes: tuple[Note, ...] = ()
+    suite: Suite | None = None
 
     @property
     def counted(self) -> pd.DataFrame:
         """The columns that count in means and ranks."""
-        return self.columns[self.columns.informative != "no"]
+        return _counted(self.columns)
 
     def families(self) -> list[str]:
         """Families in the order of the columns."""
@@ -70,7 +85,11 @@ class Board:
         return own.groupby("checkpoint")["result"].agg(list)
 
 
-def boards_without_notes(results: Iterable[Result]) -> list[Board]:
+def _counted(columns: pd.DataFrame) -> pd.DataFrame:
+    return columns[columns.in_suite & (columns.informative != "no")]
+
+
+def boards_without_notes(results: Iterable[Result], suite: Suite | None = None) -> list[Board]:
     """Build a board for each protocol, version and budget, see `kdep_benchmarks.board.build.boards`."""
     results = name_teachers(results)
     ways = [way_of(result) for result in results]
@@ -78,7 +97,7 @@ def boards_without_notes(results: Iterable[Result]) -> list[Board]:
     names = board_names((result.checkpoint.sha256, result.checkpoint.name) for result in results)
     protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))
     every = _runs(results, [named[way] for way in ways])
-    return [_board(p, every[[r.protocol == p for r in results]], names) for p in protocols]
+    return [_board(p, every[[r.protocol == p for r in results]], names, suite) for p in protocols]
 
 
 def name_teachers(results: Iterable[Result]) -> list[Result]:
@@ -127,14 +146,14 @@ def _runs(results: list[Result], columns: list[str]) -> pd.DataFrame:
     )
 
 
-def _board(protocol: Protocol, runs: pd.DataFrame, names: dict[str, str]) -> Board:
+def _board(protocol: Protocol, runs: pd.DataFrame, names: dict[str, str], suite: Suite | None) -> Board:
     columns, cards = _columns(runs), _cards(runs, names)
     scores = runs[runs.ok].drop_duplicates(["checkpoint", "column", "seed"], keep="last")
     scores = scores.set_index(["checkpoint", "seed", "column"])["score"].unstack("column")
     scores = scores.reindex(columns=columns.index).sort_index()
     cells = _cells(runs, scores, index=cards.index, columns=columns.index)
-    columns = columns.join(judge_columns(runs, cards))
-    counted = columns[columns.informative != "no"]
+    columns = columns.join(judge_columns(runs, cards)).assign(in_suite=_in_suite(columns, suite))
+    counted = _counted(columns)
     measured = cells["mean"].where((cells["n"] > 0) & (cells["failed"] == 0))[counted.index]
     family_means = pd.DataFrame({f: measured[own.index].mean(axis=1, skipna=False) for f, own in _by_family(counted)})
     family_means = family_means.reindex(index=cards.index)
@@ -156,6 +175,7 @@ def _board(protocol: Protocol, runs: pd.DataFrame, names: dict[str, str]) -> Boa
         scores,
         family_means.loc[order],
         rows.drop(columns="place"),
+        suite=suite,
     )
     return _with_comparisons(bare)
 
@@ -192,6 +212,10 @@ def _columns(runs: pd.DataFrame) -> pd.DataFrame:
     known = {name: place for place, name in enumerate(FAMILIES)}
     order = sorted(frame.index, key=lambda c: (known.get(frame.family[c], 3), frame.family[c], c))
     return frame.loc[order]
+
+
+def _in_suite(columns: pd.DataFrame, suite: Suite | None) -> pd.Series:
+    return pd.Series(True, columns.index) if suite is None else columns.task.isin(suite.tasks)
 
 
 def _cards(runs: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:

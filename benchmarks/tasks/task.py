@@ -190,6 +190,11 @@ def load_suite(name: str, data_root: Path, *, protocol: str | None = None) -> li
     return tasks
 
 
+def suite_tasks(name: str) -> frozenset[str]:
+    """Names of the tasks of a suite, see `load_suite`."""
+    return frozenset(task.name for task in load_suite(name, Path()))
+
+
 def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protocol: str | None = None) -> Task:
     """Build a task from its YAML; see `TaskFile`.
 

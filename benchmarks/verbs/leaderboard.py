@@ -9,8 +9,9 @@ from pathlib import Path
 from kdep_benchmarks.board.leaderboard import terminal_table
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.board.report import write_leaderboard
-from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.board.table import Board, Suite
 from kdep_benchmarks.data.overlap import read_with_overlap
+from kdep_benchmarks.tasks.task import suite_names, suite_tasks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_ = "folders of results [results]; `merge DIR ... --results OUT` joins the folders of several machines first"
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("results")], metavar="DIR", help=help_)
     parser.add_argument("--out", type=Path, help="where to write the four files [the first folder]")
+    help_ = f"means and ranks over this suite alone: {', '.join(suite_names())}, or a YAML file [all columns]"
+    parser.add_argument("--suite", help=help_)
     parser.add_argument("--results", type=Path, metavar="OUT", help="merge: the folder that is to hold all results")
 
 
@@ -34,12 +37,13 @@ def run(args: argparse.Namespace) -> int:
         folders = [args.results]
     elif args.results is not None:
         raise ValueError("--results is for merge; use --out to say where the board is written")
-    sys.stdout.write(terminal_table(rebuild(folders, args.out or folders[0])))
+    suite = None if args.suite is None else Suite(args.suite, suite_tasks(args.suite))
+    sys.stdout.write(terminal_table(rebuild(folders, args.out or folders[0], suite)))
     if written is not None:
         sys.stdout.write(f"\n{args.results}: {len(written)} new file{'s' * (len(written) != 1)}\n")
     return 0
 
 
-def rebuild(folders: Sequence[Path], out: Path) -> list[Board]:
+def rebuild(folders: Sequence[Path], out: Path, suite: Suite | None = None) -> list[Board]:
     """Write the board of all results below the folders, with the overlaps that were found, and return it."""
-    return write_leaderboard(read_with_overlap(folders), out, folders=folders)
+    return write_leaderboard(read_with_overlap(folders), out, folders=folders, suite=suite)

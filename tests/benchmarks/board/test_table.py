@@ -4,12 +4,14 @@ import re
 from dataclasses import replace
 from random import Random
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.leaderboard import family_table, leaderboard_frame
 from kdep_benchmarks.board.names import board_names
+from kdep_benchmarks.board.table import Suite
 from kdep_benchmarks.board.uncertainty import uncertainty
 from tests.helpers.made_results import failure, result, runs
 
@@ -342,3 +344,24 @@ def test_two_checkpoints_of_one_name_stay_two_rows_on_every_board_and_are_noted(
         one: "dino (11111111)",
         other: "dino (22222222)",
     }
+
+
+def test_means_are_over_the_declared_suite():
+    results = runs("a", "c-linear", [60.0, 61.0]) + runs("a", "e-linear", [20.0]) + runs("b", "c-linear", [50.0, 51.0])
+    (every,) = boards(results)
+    assert every.rows.complete.tolist() == [True, False]  # b has no e-linear
+    (board,) = boards(results, Suite("mine", frozenset({"c-linear", "d-linear"})))
+    assert board.rows.mean_over_families.tolist() == [60.5, 50.5]
+    assert board.rows.average_rank.tolist() == [1, 2]
+    text = (
+        "Means and ranks are over the tasks of suite mine, without d-linear, which no checkpoint here was measured on"
+    )
+    assert f"{text}. Beside it: e-linear." in [note.text for note in board.notes]
+
+
+def test_the_reference_is_measured_in_standard_errors():
+    rows = [("t", "teacher", [60.0, 62.0, 61.0, 61.0]), ("r", "random", [40.0, 42.0, 41.0, 41.0])]
+    results = [one for name, role, scores in rows for one in runs(name, "c-finetune", scores, role=role)]
+    (board,) = boards(results)
+    sides = [uncertainty([one for one in results if one.checkpoint.name == name]).standard_error for name in "tr"]
+    assert board.columns.errors.tolist() == pytest.approx([20 / np.hypot(*sides)])
