@@ -24,6 +24,7 @@ class FeatureSource(Protocol):
     """What a run asks of its teacher, live or from a bank, or of the labels in its place.
 
     Attributes:
+        sources: hashes of what the features are made from: the teacher (not of labels) and the images.
         tap: where the features were taken; empty for labels.
         axes: number of leading principal axes the features are projected on; None for features as the teacher gives
             them.
@@ -33,6 +34,7 @@ class FeatureSource(Protocol):
         code: how a bank stores its features; None without one.
     """
 
+    sources: dict[str, str]
     tap: str
     axes: int | None
     views: int | None
@@ -71,7 +73,7 @@ class LiveTeacher:
         teacher = open_teacher(config)
         check_fit(config, student, teacher, len(views.source.names))
         self.tap, self.classifier = teacher.tap, open_teachers_classifier(config)
-        self._identity = teacher_identity(teacher)
+        self.sources = {"teacher": teacher_identity(teacher), "images": data_identity(views)}
         self._grid = map_side(config, student)
         # The teacher's classifier reads the features themselves, not their axes.
         self._axes_kept = 0 if config.loss.name == "logits" else axes_read(config, student.dim)
@@ -79,11 +81,11 @@ class LiveTeacher:
 
     def statistics(self, run: RunFolder) -> Statistics:
         """Take them in float32, in one pass; only the leading axes that the run reads are kept (all of 2048: 34 MB)."""
-        identity = {"teacher": self._identity, "data": data_identity(self._images)}
-        statistics = run.load_statistics(**identity)
+        statistics = run.load_statistics(self.sources)
         if statistics is not None:
             return statistics.leading(self._axes_kept)
         moments = self._moments(run)
+        identity = {"teacher": self.sources["teacher"], "data": self.sources["images"]}
         statistics = finish(moments, **identity, widths=self._teacher.widths).leading(self._axes_kept)
         if self._process.is_first:
             run.save_statistics(statistics)
@@ -122,6 +124,8 @@ class StoredTeacher:
     def __init__(self, config: Config, student: Backbone, views: Views, process: Process) -> None:
         assert config.bank is not None
         self._bank, self._process = open_bank(config, student, views, process), process
+        statistics = self._bank.statistics
+        self.sources = {"teacher": statistics.teacher, "images": statistics.data}
         self._rows = 1 + map_side(config, student) ** 2
         self._axes_kept = axes_read(config, student.dim)
         self.tap, self.classifier = self._bank.description.teacher["tap"], open_teachers_classifier(config)
@@ -132,7 +136,7 @@ class StoredTeacher:
     def statistics(self, run: RunFolder) -> Statistics:
         """Those of the bank; a resumed run must find the statistics it began with."""
         statistics = self._bank.statistics
-        run.load_statistics(teacher=statistics.teacher, data=statistics.data)
+        run.load_statistics(self.sources)
         if self._process.is_first:
             run.save_statistics(statistics.leading(self._axes_kept))
         return statistics
@@ -148,6 +152,7 @@ class Labels:
     tap, axes, views, classifier, code = "", None, None, None, None
 
     def __init__(self, views: Views, process: Process) -> None:
+        self.sources = {"images": data_identity(views)}
         self._labels = torch.from_numpy(views.labels).to(process.device)
         self.classes = int(self._labels.max()) + 1
 

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +47,7 @@ def pretrain(config: Config) -> Path:
     process = join(config.device)
     given, config = config, resolve_precision(config, process)
     run = RunFolder(config, is_first=process.is_first)
-    if run.student.exists():
+    if run.is_done():
         logger.info("%s is already done: %s", config.name, run.student)
         return run.student
     check_batch_size(config, process)
@@ -56,6 +57,7 @@ def pretrain(config: Config) -> Path:
     student = open_student(config).to(process.device, memory_format=torch.channels_last)
     source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
 
+    run.refuse_other_sources(source.sources)
     statistics = source.statistics(run)
     own = {"axes": source.axes, "classifier": source.classifier, "classes": source.classes}
     target, width = make_target(config, statistics, student.dim, **own)
@@ -68,7 +70,7 @@ def pretrain(config: Config) -> Path:
 
     learner = Learner(student, make_head(config, student.dim, width)).to(process.device)
     criterion = make_criterion(config.loss, width, gathered)
-    training = prepare(config, learner, criterion, process)
+    training = prepare(config, learner, criterion, process, source.sources)
     seen = train(config, training, source, target, views, run, process)
     if process.is_first:
         precision = {"student": config.precision, "teacher": config.teacher.precision}
@@ -102,7 +104,9 @@ def match_scale(
     logger.info("targets are multiplied by %.4g, to the scale of the untrained student", float(target.factor))
 
 
-def prepare(config: Config, learner: Learner, criterion: Criterion, process: Process) -> Training:
+def prepare(
+    config: Config, learner: Learner, criterion: Criterion, process: Process, sources: Mapping[str, str]
+) -> Training:
     """Make optimizer and gradient scaler, and seed the random numbers of the training."""
     if isinstance(criterion, nn.Module):
         criterion.to(process.device)
@@ -110,7 +114,7 @@ def prepare(config: Config, learner: Learner, criterion: Criterion, process: Pro
     optimizer = make_optimizer(learner, config.optim)
     gradients = torch.amp.GradScaler(process.device.type, enabled=precision == torch.float16)
     torch.manual_seed(config.seed)  # dropout draws the same with a live teacher and from a bank
-    return Training(learner, criterion, optimizer, gradients, precision)
+    return Training(learner, criterion, optimizer, gradients, precision, sources)
 
 
 def train(

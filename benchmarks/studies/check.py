@@ -129,7 +129,10 @@ def refuse_another(config: "Config", student: Path) -> None:
         return
     from kdep.config import parse_config
 
-    _, content = student_card(student, student.stat().st_mtime_ns)
+    try:
+        _, content = student_card(student, student.stat().st_mtime_ns)
+    except ValueError:  # damaged: `kdep pretrain` makes it again
+        return
     there, now = identity(parse_config(content, str(student))), identity(config)
     keys = sorted(key for key in {**there, **now} if there.get(key) != now.get(key))
     if keys:

@@ -4,6 +4,7 @@ A row carries the fingerprint of its run's configuration, so that rows of an unf
 and rows of another study cannot.
 """
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -197,13 +198,20 @@ def student_card(path: Path, changed: int) -> tuple[str, dict[str, Any]]:
 
 
 def student_here(planned: Run, runs: Path) -> str | None:
-    """Fingerprint of a run's student, or of a checkpoint's file; None where there is none, or it is no file."""
+    """Fingerprint of a run's student, or of a checkpoint's file; None where there is none, or it is no file.
+
+    A run's student that does not open is none: `kdep pretrain` makes it again.
+    """
     spec = planned.student(runs)
     path = Path(re.sub(r"@\d+$", "", spec))
     if not is_file(planned) or not path.exists():
         return None
     changed = path.stat().st_mtime_ns
-    return student_card(path, changed)[0] if planned.checkpoint is None else identity_of(spec, changed)
+    if planned.checkpoint is not None:
+        return identity_of(spec, changed)
+    with contextlib.suppress(ValueError):
+        return student_card(path, changed)[0]
+    return None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from kdep.data.contents import HASH
 from kdep.data.names import SUFFIXES, Names, encoded, list_images
 from kdep.files import write_atomically
 
@@ -69,14 +70,14 @@ def parquet() -> Any:
 
 
 class Fingerprint:
-    """Hash names and sizes of images, in their order."""
+    """Hash names and contents of images, in their order; of images in shards, names and sizes."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def add(self, name: str, size: int) -> None:
-        """Add an image; size -1 if it is missing."""
-        self._digest.update(encoded(f"{name}|{size}\n"))
+    def add(self, name: str, content: bytes | int) -> None:
+        """Add an image with the hash of its bytes, see `kdep.data.contents`, or with its size."""
+        self._digest.update(encoded(f"{name}|{content.hex() if isinstance(content, bytes) else content}\n"))
 
     def text(self) -> str:
         """Return the hash as text."""
@@ -93,12 +94,13 @@ def write_manifest(
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in columns.items()])
     counts, print_ = {"images": 0, "name_bytes": 0}, Fingerprint()
     found: dict[str, Any] = {}
+    mark = list(columns).index("hash" if "hash" in columns else "bytes")
 
     def write(part: Path) -> None:
         with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=False) as writer:
             for block in blocks(rows, ROWS):
-                for name, size, *_ in block:
-                    print_.add(name, size)
+                for row in block:
+                    print_.add(row[0], row[mark])
                 coded = [(encoded(name), *rest) for name, *rest in block]
                 counts["images"] += len(block)
                 counts["name_bytes"] += sum(len(row[0]) for row in coded)
@@ -171,7 +173,7 @@ def describe(file: Path) -> tuple[int, int, bytes]:
     """Return the size of a file, the time of its last change and the hash of its bytes."""
     with file.open("rb") as opened:
         status = os.fstat(opened.fileno())
-        return status.st_size, status.st_mtime_ns, hashlib.blake2b(opened.read(), digest_size=16).digest()
+        return status.st_size, status.st_mtime_ns, hashlib.blake2b(opened.read(), digest_size=HASH).digest()
 
 
 def open_manifest(file: Path | BinaryIO, shown: str) -> Manifest:

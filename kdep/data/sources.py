@@ -6,12 +6,14 @@ import os
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from kdep.data.contents import content_hashes
 from kdep.data.decode import Encoded, Picture, Pixels, as_tensor
 from kdep.data.lists import read_list
 from kdep.data.manifest import FILE, Fingerprint, check_folder, open_manifest
@@ -35,7 +37,7 @@ class Source(Protocol):
 
 
 class Files:
-    """Image files in the given order. The fingerprint covers their relative names and sizes in bytes.
+    """Image files in the given order.
 
     `skipped` has the paths in the folder that are no images although their names say so.
     """
@@ -45,12 +47,16 @@ class Files:
     ) -> None:
         self.root, self.names = root, names if isinstance(names, Names) else Names(names)
         self.skipped = tuple(skipped)
-        if fingerprint is None:
-            found = Fingerprint()
-            for name in names:
-                found.add(name, (root / name).stat().st_size if (root / name).exists() else -1)
-            fingerprint = found.text()
-        self.fingerprint = fingerprint
+        if fingerprint is not None:
+            self.fingerprint = fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of names and contents; a manifest has it already."""
+        found = Fingerprint()
+        for name, content in zip(self.names, content_hashes([self.root / name for name in self.names]), strict=True):
+            found.add(name, content.tobytes())
+        return found.text()
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
@@ -134,7 +140,13 @@ class Subset:
     def __init__(self, source: Source, count: int, seed: int) -> None:
         self._source, self._chosen = source, choose(len(source.names), count, seed)
         self.names = Names(source.names[index] for index in self._chosen)
-        self.fingerprint = _hash([source.fingerprint.encode(), self._chosen.astype(np.int64).tobytes()])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the choice and of the images it was made from; of files, only those that were chosen are read."""
+        files = isinstance(self._source, Files)
+        images = Files(self._source.root, self.names) if files else self._source
+        return _hash([images.fingerprint.encode(), self._chosen.astype(np.int64).tobytes()])
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""

@@ -48,6 +48,7 @@ def open_views(config: Config, *, show: bool = True) -> Views:
         lost = source.lost_detail(data.size, data.crop_scale)
         if lost is not None and show:
             logger.warning("data.cache %s: %s", data.cache, lost)
+    source.fingerprint  # noqa: B018 - hashed here, where the first process is alone; others find it remembered
     augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
     views = Views(source, augmentation, config.view_seed)
     views.labels = labels

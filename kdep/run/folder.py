@@ -11,6 +11,7 @@ student.pth    the result; if it exists, the run is done
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from kdep.data.views import Batch
 from kdep.files import read, save, write_atomically
 from kdep.guard import printable
 from kdep.method.statistics import Statistics
+from kdep.models.checkpoint import parse_student
 from kdep.run.trackers import check_installed
 from kdep.yaml_file import parse
 
 logger = logging.getLogger("kdep")
+
+PATIENCE = 8.0  # seconds: longer than a process lives on when the one that started it was killed
 
 
 class DivergedError(RuntimeError):
@@ -35,6 +39,7 @@ class DivergedError(RuntimeError):
 def take_lock(folder: Path, advice: str) -> FileLock:
     """Lock a folder for this process, and remove the partial files of a killed one.
 
+    A process below a killed study takes a few seconds to end; a study that is started again at once waits for it.
     The lock is released by `release`, when it is garbage-collected, and when the process ends or is killed.
 
     Raises:
@@ -44,8 +49,12 @@ def take_lock(folder: Path, advice: str) -> FileLock:
     lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     try:
         lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"{folder} is in use by another process; {advice}") from error
+    except Timeout:
+        logger.info("%s is in use by another process; waiting up to %.0f s for its end", folder, PATIENCE)
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout as error:
+            raise ValueError(f"{folder} is in use by another process; {advice}") from error
     for part in folder.rglob(".*.part"):
         part.unlink()
     return lock
@@ -79,6 +88,18 @@ class RunFolder:
         self._text = as_yaml(config)
         self.unreadable = self._known_unreadable()
 
+    def is_done(self) -> bool:
+        """Whether the student is there and opens. A damaged one is written again from the last run checkpoint."""
+        if not self.student.exists():
+            return False
+        try:
+            parse_student(read(self.student), str(self.student))
+        except ValueError as error:
+            again = self.checkpoint if self.checkpoint.exists() else "the beginning"
+            logger.warning("%s; the student is made again, from %s", error, again)
+            return False
+        return True
+
     def bind(self) -> None:
         """Write config.yaml: from now on the folder accepts no other configuration. Call it after all checks."""
         if self._lock is not None and not self._bound.exists():
@@ -92,24 +113,44 @@ class RunFolder:
             "teacher.precision=float32, or a larger scale.temperature, under another name (name=...)"
         )
 
-    def load_statistics(self, *, teacher: str, data: str) -> Statistics | None:
-        """Read the statistics of an earlier start of this run; None if there are none.
+    def refuse_other_sources(self, sources: Mapping[str, str]) -> None:
+        """Refuse to resume a training with another teacher or other images than it began with.
 
-        A start that failed before `bind` may have left those of another configuration; they are ignored.
+        Args:
+            sources: hashes of what the run is made from: teacher and images.
 
         Raises:
-            ValueError: the statistics are of another teacher or of other images.
+            ValueError: run.pt is of others; names them.
+        """
+        if self.checkpoint.exists():
+            self._refuse_others(self.checkpoint, read(self.checkpoint).get("sources", {}), sources)
+
+    def load_statistics(self, sources: Mapping[str, str]) -> Statistics | None:
+        """Read the statistics of an earlier start of this run; None if there are none.
+
+        Those of another teacher or of other images are ignored where nothing was trained with them yet.
+
+        Raises:
+            ValueError: the run was trained with statistics of another teacher or of other images.
         """
         path = self.path / "statistics.pt"
         if not path.exists():
             return None
         statistics = Statistics(**read(path))
-        for what, own, now in (("teacher", statistics.teacher, teacher), ("images", statistics.data, data)):
-            if own != now:
-                if not self._bound.exists():
-                    return None
-                raise ValueError(f"{path}: made with other {what} ({own[:8]}, now {now[:8]}); remove it or the run")
+        found = {"teacher": statistics.teacher, "images": statistics.data}
+        if found != sources and not self.checkpoint.exists():
+            return None
+        self._refuse_others(path, found, sources)
         return statistics
+
+    def _refuse_others(self, file: Path, found: Mapping[str, str], now: Mapping[str, str]) -> None:
+        other = [what for what in now if found.get(what) != now[what]]
+        if other:
+            hashes = (f"{what} {found.get(what, 'unknown')[:8]}, now {now[what][:8]}" for what in other)
+            raise ValueError(
+                f"{file}: the run began with other {' and '.join(other)} ({'; '.join(hashes)}). Put the first ones "
+                f"back, choose another name (name=...), or remove {self.path} to start again"
+            )
 
     def save_statistics(self, statistics: Statistics) -> None:
         """Write statistics.pt."""

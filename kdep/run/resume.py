@@ -1,6 +1,7 @@
 """Save the state of a training run, and restore it."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +18,17 @@ logger = logging.getLogger("kdep")
 
 @dataclass(frozen=True)
 class Training:
-    """Everything with a state that a resumed run restores, and the precision in which the student computes."""
+    """Everything with a state that a resumed run restores, and the precision in which the student computes.
+
+    `sources` are hashes of what the run is made from: teacher and images.
+    """
 
     learner: Learner
     criterion: Criterion
     optimizer: torch.optim.Optimizer
     gradients: torch.amp.GradScaler
     precision: torch.dtype
+    sources: Mapping[str, str]
 
     def parts(self) -> dict[str, nn.Module]:
         """Modules with a state: the student, its head, and a criterion that keeps a queue."""
@@ -68,6 +73,7 @@ def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
     save(
         {
             "step": step,
+            "sources": dict(training.sources),
             "images_seen": seen,
             **{name: part.state_dict() for name, part in training.parts().items()},
             "optimizer": training.optimizer.state_dict(),

@@ -28,6 +28,7 @@ from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
+from kdep.run import folder as folders
 from kdep.run.device import Process
 from kdep.run.folder import DivergedError, RunFolder
 from kdep.run.provenance import report
@@ -296,12 +297,13 @@ def lock_and_fork(config, ready):
     assert run.path.is_dir()
 
 
-def test_a_run_is_locked_until_its_process_is_killed_and_not_by_the_children_of_a_killed_one(tiny):
+def test_a_run_is_locked_until_its_process_is_killed_and_not_by_the_children_of_a_killed_one(tiny, monkeypatch):
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     process = context.Process(target=lock_and_fork, args=(tiny(), ready))
     process.start()
     assert ready.wait(60)
+    monkeypatch.setattr(folders, "PATIENCE", 0.1)
     with pytest.raises(ValueError, match="is in use by another process; choose another name"):
         RunFolder(tiny())
     process.kill()
@@ -310,14 +312,17 @@ def test_a_run_is_locked_until_its_process_is_killed_and_not_by_the_children_of_
     assert RunFolder(tiny()).path == run.path  # the same process may repeat a run that failed
 
 
-@pytest.mark.parametrize(("key", "what"), [("teacher", "other teacher"), ("data", "other images")])
-def test_statistics_of_another_teacher_or_other_images_are_refused(tiny, key, what):
+@pytest.mark.parametrize(("key", "what"), [("teacher", "teacher"), ("data", "images")])
+def test_statistics_of_another_teacher_or_other_images_are_refused_once_a_run_has_trained(tiny, key, what):
     config = tiny()
     run, teacher = RunFolder(config), live_teacher(config)
     run.bind()
     statistics = teacher.statistics(run)
     run.save_statistics(dataclasses.replace(statistics, **{key: "0123456789"}))
-    with pytest.raises(ValueError, match=rf"statistics.pt: made with {what} \(01234567, now"):
+    assert teacher.statistics(run).teacher == statistics.teacher  # nothing was trained with them: they are made again
+    run.save_statistics(dataclasses.replace(statistics, **{key: "0123456789"}))
+    run.checkpoint.touch()
+    with pytest.raises(ValueError, match=rf"statistics.pt: the run began with other {what} \({what} 01234567, now"):
         teacher.statistics(run)
 
 

@@ -30,6 +30,7 @@ from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
+from kdep.run import folder
 from kdep.run.device import Process
 
 CPU = torch.device("cpu")
@@ -309,7 +310,7 @@ def test_a_finished_bank_is_only_read_and_needs_no_lock(banked, monkeypatch):
     assert state() == before
 
 
-def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked):
+def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked, monkeypatch):
     path = targets.build(banked("optim.epochs=1"))
     script = (
         "import sys, pathlib; from kdep.run.folder import take_lock\nlock = take_lock(pathlib.Path(sys.argv[1]), '')\n"
@@ -324,6 +325,7 @@ def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked):
     try:
         assert holder.stdout.readline() == b"held\n"
         targets.build(banked("optim.epochs=1"))  # the one view that is there
+        monkeypatch.setattr(folder, "PATIENCE", 0.1)
         with pytest.raises(ValueError, match="is in use by another process; wait for it"):
             targets.build(banked("optim.epochs=2"))
     finally:
@@ -380,7 +382,7 @@ def test_a_resumed_run_refuses_the_bank_of_a_teacher_that_was_exchanged_in_its_f
     file.unlink()
     assert pretrain(own).exists()
     (own.runs / own.name / "student.pth").unlink()
-    with pytest.raises(ValueError, match="made with other teacher"):
+    with pytest.raises(ValueError, match="the run began with other teacher"):
         pretrain(other)
 
 

@@ -50,7 +50,7 @@ def go(config, at):
     views, student = open_views(config), open_student(config).to(memory_format=torch.channels_last)
     source = open_features(config, student, views, process)
     target = Target(source.statistics(run), student.dim, aligner="svd", scaler=make_scaler("pts", {}))
-    training = prepare(config, Learner(student, None), mse, process)
+    training = prepare(config, Learner(student, None), mse, process, source.sources)
     train(config, training, source, Interrupting(target, at), views, run, process)
     return student
 

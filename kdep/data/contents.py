@@ -1,0 +1,111 @@
+"""Hash the contents of files once, and remember the hashes while inode, size, mtime and ctime of a file are unchanged.
+
+Names, sizes and dates do not tell images apart: a file can be replaced by one of equal size and date. The ctime and the
+inode cannot be set back, so unchanged ones vouch for the content, and a second look at a data set reads no image.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from kdep.files import write_atomically
+
+logger = logging.getLogger("kdep")
+
+MARK, HASH = 16, 16  # bytes
+RECENT = 2.0  # seconds: a file changed so recently can change again within the resolution of its ctime
+AT_ONCE = 256  # files per task of a thread
+BLOCK = 1 << 20
+WORTH = 32e6  # bytes from which on hashes are remembered: fewer are hashed again in less than a tenth of a second
+TOLD = 1e9  # bytes from which on the reader is told why nothing happens
+
+
+def content_hashes(files: Sequence[Path]) -> np.ndarray:
+    """Hash files: (N, 16) uint8, the BLAKE2b-128 of each content; zeros where there is no regular file.
+
+    The hashes are remembered in the user's cache folder, because data folders may be read-only and several runs, suites
+    and folders of results share the data. Where the cache cannot be written, files are hashed each time.
+    """
+    names = [os.fsencode(os.path.abspath(file)) for file in files]  # noqa: PTH100 - a link may have two names
+    marks, sizes, settled = _marks(names)
+    if sizes.sum() < WORTH:
+        return _hashes(names)
+    memory = cache_folder() / f"{hashlib.sha256(b'|'.join(names)).hexdigest()[:32]}.npy"
+    known = _known(memory, len(names))
+    changed = np.flatnonzero((known[:, :MARK] != marks).any(1) | ~settled)
+    if not len(changed):
+        return known[:, MARK:]
+    if (size := sizes[changed].sum()) > TOLD:
+        logger.info("hashing %d files once, %.1f GB", len(changed), size / 1e9)
+    known[:, :MARK] = marks * settled[:, None]
+    known[changed, MARK:] = _hashes([names[index] for index in changed])
+    _remember(known, memory)
+    return known[:, MARK:]
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for hashes."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdep" / "contents"
+
+
+def _known(memory: Path, count: int) -> np.ndarray:
+    try:
+        found = np.load(memory, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # not there, or damaged: the files are hashed again
+        return np.zeros((count, MARK + HASH), np.uint8)
+    right = found.dtype == np.uint8 and found.shape == (count, MARK + HASH)
+    return found if right else np.zeros((count, MARK + HASH), np.uint8)
+
+
+def _remember(known: np.ndarray, memory: Path) -> None:
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.save(file, known)
+
+    try:
+        write_atomically(memory, write)
+    except OSError as error:
+        logger.debug("%s: not written (%s)", memory, error)
+
+
+def _marks(names: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Marks (N, 16) and sizes (N,) of files, and whether each is settled (N,): its mark vouches for its content."""
+    marks, sizes = np.zeros((len(names), MARK), np.uint8), np.zeros(len(names), np.int64)
+    settled, now = np.zeros(len(names), bool), time.time()
+    for index, name in enumerate(names):
+        try:
+            found = os.stat(name)  # noqa: PTH116 - a million of them: a Path takes as long again
+        except OSError:
+            continue
+        text = f"{found.st_ino}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}"
+        marks[index] = np.frombuffer(hashlib.sha256(text.encode()).digest()[:MARK], np.uint8)
+        sizes[index], settled[index] = found.st_size, found.st_ctime < now - RECENT
+    return marks, sizes, settled
+
+
+def _hashes(names: Sequence[bytes]) -> np.ndarray:
+    parts = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib releases the interpreter lock
+        found = [
+            digest for digests in pool.map(lambda part: [_hash(name) for name in part], parts) for digest in digests
+        ]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(len(names), HASH)
+
+
+def _hash(name: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=HASH)
+    if not os.path.isfile(name):  # noqa: PTH113 - as above; a named pipe would be read for ever
+        return bytes(HASH)
+    try:
+        with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - as above
+            while block := file.read(BLOCK):
+                digest.update(block)
+    except OSError:
+        return bytes(HASH)
+    return digest.digest()
