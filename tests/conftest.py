@@ -55,6 +55,24 @@ def tiny(photos, tmp_path):
     return load
 
 
+def measure_here(monkeypatch):
+    """Measure cells in this process: a child would spend its time on importing. tests/benchmarks/jobs has children."""
+    from kdep_benchmarks.jobs import cell, measure
+    from kdep_benchmarks.jobs.process import Ended
+
+    def run(module, arguments, log, slot, *, timeout=None):
+        log.touch()
+        return Ended(measure.main(*arguments))
+
+    monkeypatch.setattr(cell, "run_module", run)
+
+
+@pytest.fixture
+def cells_here(monkeypatch):
+    """Cells are measured in this process."""
+    measure_here(monkeypatch)
+
+
 @pytest.fixture
 def a_full_disk():
     """A context in which no file of this process grows beyond so many bytes."""

@@ -23,8 +23,8 @@ def written(photos, tmp_path):
 
 
 @pytest.fixture
-def here(monkeypatch):
-    """Run commands in this process, and tell which; `refuse` makes those fail that hold one of its words."""
+def here(monkeypatch, cells_here):
+    """Run commands and cells in this process, and tell which; `refuse` makes those fail that hold one of its words."""
     commands, refuse = [], []
 
     def run(arguments, log, slot):
