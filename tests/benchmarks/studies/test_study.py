@@ -2,16 +2,17 @@ import csv
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from kdep.cli import main
 from kdep_benchmarks.studies import work as study_work
-from kdep_benchmarks.studies.check import check
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item, items
 from kdep_benchmarks.studies.work import banks_left, pretrain_command, score_command, students
+from tests.conftest import measure_here
 from tests.helpers.made_studies import write_study
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs/studies").glob("*.yaml"))
@@ -22,8 +23,7 @@ def written(photos, tmp_path):
     return write_study(photos, tmp_path)
 
 
-@pytest.fixture
-def here(monkeypatch, cells_here):
+def run_here(monkeypatch):
     """Run commands and cells in this process, and tell which; `refuse` makes those fail that hold one of its words."""
     commands, refuse = [], []
 
@@ -33,10 +33,24 @@ def here(monkeypatch, cells_here):
             return 1
         return main(arguments)
 
+    measure_here(monkeypatch)
     monkeypatch.setattr(study_work, "run_verb", run)
-    commands_and_refuse = type("Here", (), {"commands": commands, "refuse": refuse})
-    commands_and_refuse.verbs = staticmethod(lambda: [command[0] for command in commands])
-    return commands_and_refuse
+    return SimpleNamespace(commands=commands, refuse=refuse, verbs=lambda: [command[0] for command in commands])
+
+
+@pytest.fixture
+def here(monkeypatch):
+    return run_here(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory):
+    """The folder of a study that was run, and what it did."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        ran = run_here(patch)
+        assert main(command_of(write_study(photos, folder), folder)) == 0
+    return SimpleNamespace(folder=folder, file=folder / "study.yaml", ran=ran, results=folder / "results")
 
 
 def command_of(written, tmp_path):
@@ -47,16 +61,17 @@ def rows_in(path):
     return list(csv.DictReader(path.open()))
 
 
-def test_a_study_runs_scores_and_answers_and_does_nothing_twice(written, tmp_path, here, capsys):
-    command = command_of(written, tmp_path)
-    assert main([*command, "--dry-run"]) == 0 and here.commands == []
+def test_a_study_says_what_it_would_do(written, tmp_path, here, capsys):
+    assert main([*command_of(written, tmp_path), "--dry-run"]) == 0 and here.commands == []
     told = capsys.readouterr().out
     assert "2 runs: 0 done, 0 to score, 2 to train" in told and f"bank to make or complete  {tmp_path}/bank-0" in told
-    assert main(command) == 0
+
+
+def test_a_study_runs_scores_and_answers_and_does_nothing_twice(finished, here, capsys):
     # First the bank, then what needs only scores, then every run with its scores behind it.
-    assert here.verbs() == ["targets", "transfer", "pretrain", "transfer", "pretrain", "transfer"]
-    assert here.commands[0][-1] == "precision=float32"
-    rows = rows_in(tmp_path / "results" / "tiny_study.csv")
+    assert finished.ran.verbs() == ["targets", "transfer", "pretrain", "transfer", "pretrain", "transfer"]
+    assert finished.ran.commands[0][-1] == "precision=float32"
+    rows = rows_in(finished.results / "tiny_study.csv")
     assert [(row["arm"], row["seed"], row["task"]) for row in rows] == [
         ("live", "0", "photos-knn"),
         ("from a bank", "0", "photos-knn"),
@@ -64,11 +79,10 @@ def test_a_study_runs_scores_and_answers_and_does_nothing_twice(written, tmp_pat
     ]
     assert [row["images_seen"] for row in rows] == ["128", "128", "0"] and float(rows[0]["pretrain_seconds"]) > 0
     assert all(0 <= float(row["val"]) <= 100 and len(row["run"]) == 12 for row in rows)
-    assert (tmp_path / "bank-0" / "bank.json").exists()
-    assert Image.open(tmp_path / "results" / "tiny_study.png").size[0] > 300
-    assert "| from a bank | " in (tmp_path / "results" / "tiny_study.md").read_text()
-    here.commands.clear()
-    assert main(command) == 0 and here.commands == []
+    assert (finished.folder / "bank-0" / "bank.json").exists()
+    assert Image.open(finished.results / "tiny_study.png").size[0] > 300
+    assert "| from a bank | " in (finished.results / "tiny_study.md").read_text()
+    assert main(command_of(finished.file, finished.folder)) == 0 and here.commands == []
     assert "2 runs: 2 done, 0 to score, 0 to train" in capsys.readouterr().out
 
 
@@ -126,35 +140,31 @@ def test_an_interrupted_study_has_answered_what_was_finished(written, tmp_path, 
     assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["live", "random"]
 
 
-def test_published_rows_are_not_measured_again(written, tmp_path, here, capsys):
-    assert main(command_of(written, tmp_path)) == 0
-    table = (tmp_path / "results" / "tiny_study.csv").read_text().splitlines(keepends=True)
+def test_published_rows_are_not_measured_again(finished, tmp_path, here, capsys):
+    table = (finished.results / "tiny_study.csv").read_text().splitlines(keepends=True)
     published = tmp_path / "published.csv"
     published.write_text("".join(line for line in table if not line.startswith("live")))
-    elsewhere = ["study", str(written), "--runs", str(tmp_path / "r2"), "--results", str(tmp_path / "s2")]
-    here.commands.clear()
-    assert main([*elsewhere, "--known", str(published), "--dry-run"]) == 0
+    elsewhere = [*command_of(finished.file, tmp_path), "--known", str(published)]
+    assert main([*elsewhere, "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "2 runs: 1 done, 0 to score, 1 to train" in told and "done      tiny_study-from_a_bank-s0" in told
-    assert main([*elsewhere, "--known", str(published)]) == 0
+    assert main(elsewhere) == 0
     assert here.verbs() == ["pretrain", "transfer"]
-    assert [row["arm"] for row in rows_in(tmp_path / "s2" / "tiny_study.csv")] == ["live", "from a bank", "random"]
+    assert [row["arm"] for row in rows_in(tmp_path / "results/tiny_study.csv")] == ["live", "from a bank", "random"]
 
 
-def test_runs_of_another_study_are_not_done_again(written, tmp_path, here, capsys):
-    assert main(command_of(written, tmp_path)) == 0
+def test_runs_of_another_study_are_not_done_again(finished, tmp_path, here, capsys):
     other = tmp_path / "other.yaml"
     changes = (("tiny_study", "other"), ("live: {}", "as it is: {}"), ("baseline: live", "baseline: as it is"))
-    text = written.read_text().replace("views: 1}", "views: 1, optim.lr: 1e-3}")
+    text = finished.file.read_text().replace("views: 1}", "views: 1, optim.lr: 1e-3}")
     for old, new in changes:
         text = text.replace(old, new)
     other.write_text(text)
-    here.commands.clear()
-    command = ["study", str(other), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "others")]
-    assert main([*command, "--shared", str(tmp_path / "results" / "tiny_study.csv")]) == 0
+    first = finished.results / "tiny_study.csv"
+    assert main([*command_of(other, tmp_path), "--shared", str(first)]) == 0
     assert here.verbs() == ["pretrain", "transfer"] and "name=other-from_a_bank-s0" in here.commands[0]
     assert "2 runs are those of another study" in capsys.readouterr().out
-    rows = [rows_in(path) for path in (tmp_path / "results/tiny_study.csv", tmp_path / "others/other.csv")]
+    rows = [rows_in(path) for path in (first, tmp_path / "results/other.csv")]
     assert rows[1][0] == {**rows[0][0], "arm": "as it is"} and rows[1][2] == rows[0][2]
 
 
@@ -188,8 +198,6 @@ def test_a_study_that_cannot_be_is_refused_before_anything_runs(written, tmp_pat
     old, new = change
     written.write_text(written.read_text().replace(old, new.replace("{folder}", str(tmp_path))))
     assert main(command_of(written, tmp_path)) == 2
-    import re
-
     assert re.search(message, capsys.readouterr().err) and here.commands == []
 
 
@@ -219,7 +227,6 @@ def test_a_student_of_another_configuration_is_refused(written, tmp_path, capsys
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_study_is_possible(path, tmp_path, capsys):
-    check(load_study(path), tmp_path)
     assert main(["study", str(path), "--dry-run", "--runs", str(tmp_path), "--results", str(tmp_path / "none")]) == 0
     assert "to train" in capsys.readouterr().out
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
