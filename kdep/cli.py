@@ -32,6 +32,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "rebuild leaderboard.csv, .md, .html from results; merge DIR ...",
     ),
     "compare": ("kdep_benchmarks.board.compare", "say whether the difference of two checkpoints is real"),
+    "fidelity": (
+        "kdep_benchmarks.verbs.fidelity",
+        "say which cheap column may stand for which expensive one: [DIR ...]",
+    ),
     "study": (
         "kdep_benchmarks.studies.study",
         "arms x values x seeds of runs, scored on the same tasks",

@@ -42,6 +42,7 @@ ARROWS = {
     "kdep_benchmarks.teachers": TASKS,
     "kdep_benchmarks.jobs": TASKS | {"kdep_benchmarks.openmmlab"},
     "kdep_benchmarks.board": RESULTS,
+    "kdep_benchmarks.fidelity": RESULTS | {"kdep_benchmarks.board"},
     "kdep_benchmarks.transfer": TASKS | {"kdep_benchmarks.jobs", "kdep_benchmarks.board"},
     "kdep_benchmarks.studies": TASKS | {"kdep_benchmarks.jobs", "kdep_benchmarks.board"},
     "kdep_benchmarks.tasks.settings": {"kdep.settings", "kdep_benchmarks.tasks.task"},

@@ -65,18 +65,32 @@ def difference(
         kind: of the task; it says how runs differ, see `AVERAGED` and `PAIRED`.
         draws: of the test images.
     """
-    images = first[0].images
     if kind in PAIRED:
         first, second = ([draw for run in side for draw in run.draws] for side in (first, second))
     sides = [np.stack([resampled(run, metric, draws) for run in side]) for side in (first, second)]
     scores = [np.array([float(measure(run)[metric][0]) for run in side]) for side in (first, second)]
+    return difference_of(scores, sides, metric, kind, first[0].images)
+
+
+def difference_of(
+    scores: Sequence[np.ndarray], sides: Sequence[np.ndarray], metric: str, kind: str, images: int
+) -> Interval:
+    """The same from scores that are known, for many pairs of the same checkpoints.
+
+    Args:
+        scores: of each run (R,), for the one checkpoint and the other.
+        sides: scores of each run on each resample (R, draws), likewise.
+        metric: the one to compare.
+        kind: of the task.
+        images: number of test images.
+    """
     value = float(scores[0].mean() - scores[1].mean())
     if images < 2:
         return Interval(value, -math.inf, math.inf, 1.0)
     variance = image_variance(sides[0].mean(axis=0) - sides[1].mean(axis=0), images)
     if metric == "top1":
         # One more image on which one run of them differs: without it a handful of images would seem certain.
-        variance += (100 / images) ** 2 / (1 if kind in AVERAGED else min(len(first), len(second)))
+        variance += (100 / images) ** 2 / (1 if kind in AVERAGED else min(map(len, scores)))
     if kind in PAIRED:
         parts = [run_spread(scores[0] - scores[1], sides[0] - sides[1], images)]
     elif kind in AVERAGED:

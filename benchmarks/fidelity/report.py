@@ -1,0 +1,90 @@
+"""Write what cheap columns are worth: a table for spreadsheets, a page, and a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from kdep.files import write_text
+from kdep_benchmarks.board.frame import csv_text
+from kdep_benchmarks.board.leaderboard import Table, TableCell
+from kdep_benchmarks.board.markdown import markdown_table, markdown_text
+from kdep_benchmarks.fidelity.agreement import Estimate
+from kdep_benchmarks.fidelity.judge import GROUPS, NOT, RULE, STANDS, UNKNOWN, Fidelity
+from kdep_benchmarks.fidelity.picture import heat_table
+
+READING = (
+    "Tau is the weighted Kendall tau over checkpoints: 1 is the same order, 0 none. Agreement is the share of pairs of "
+    "checkpoints that both columns order alike, among the pairs that differ on the expensive column by the verdict of "
+    "`kdep compare`; the other pairs are counted under `no difference`. 95 % intervals are over the checkpoints "
+    "(bootstrap). Naive predictors look at no labelled test image: a probe should be better than they are."
+)
+
+
+def write_report(found: Sequence[Fidelity], left_out: Sequence[str], out: Path) -> str:
+    """Write fidelity.csv, fidelity.md and fidelity.svg into a folder, and return the paragraph of the page."""
+    said = paragraph(found)
+    parts = ["# What a cheap column is worth", markdown_text(said), READING, RULE, markdown_table(table(found))]
+    if left_out:
+        parts += ["Too few checkpoints have both columns:", "\n".join(f"- {markdown_text(text)}" for text in left_out)]
+    write_text(out / "fidelity.csv", csv_text(frame(found)))
+    write_text(out / "fidelity.md", "\n\n".join(parts) + "\n")
+    write_text(out / "fidelity.svg", heat_table(found))
+    return said
+
+
+def frame(found: Sequence[Fidelity]) -> pd.DataFrame:
+    """One row per pair of columns."""
+    rows = []
+    for one in found:
+        row = {"cheap": one.cheap, "expensive": one.expensive, "naive": one.naive, "verdict": one.verdict}
+        row["checkpoints"] = one.agreement.checkpoints
+        for name in ("tau", "alike", "within"):
+            estimate: Estimate = getattr(one.agreement, name)
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        own = {"p": one.agreement.p, "p_holm": one.adjusted}
+        rows.append(row | own | {"pairs": one.agreement.pairs, "no_difference": one.agreement.same})
+    return pd.DataFrame(rows)
+
+
+def table(found: Sequence[Fidelity]) -> Table:
+    """The same for people."""
+    header = ("cheap", "expensive", "verdict", "checkpoints", "tau", "agreement %", "within groups %", "pairs")
+    header += ("no difference", "p (Holm)")
+    rows = []
+    for one in found:
+        own = one.agreement
+        texts = [one.cheap, one.expensive, one.verdict, str(own.checkpoints), _shown(own.tau, 2), _shown(own.alike, 0)]
+        texts += [_shown(own.within, 0), str(own.pairs), str(own.same), f"{one.adjusted:.3f}"]
+        rows.append(tuple(TableCell(text, best=at == 2 and text == STANDS) for at, text in enumerate(texts)))
+    return Table("Cheap against expensive columns", header, tuple(rows))
+
+
+def paragraph(found: Sequence[Fidelity]) -> str:
+    """Say in sentences which column may stand for which, and what the best naive predictor reaches."""
+    return " ".join(_about(target, found) for target in dict.fromkeys(one.expensive for one in found))
+
+
+def _about(target: str, found: Sequence[Fidelity]) -> str:
+    own = [one for one in found if one.expensive == target]
+    if all(one.verdict == UNKNOWN for one in own):
+        return f"{target}: nothing can be said, because no two checkpoints differ on it."
+    probes, naive = ([one for one in own if one.naive is wanted] for wanted in (False, True))
+    parts = []
+    for verdict, what in ((STANDS, "may stand for it"), (GROUPS, "only tell two groups apart"), (NOT, "may not")):
+        names = [f"{one.cheap} (tau {one.agreement.tau.value:.2f})" for one in probes if one.verdict == verdict]
+        if names:
+            parts.append(f"{', '.join(names)} {what}")
+    if unknown := [one.cheap for one in probes if one.verdict == UNKNOWN]:
+        parts.append(f"of {', '.join(unknown)} nothing can be said")
+    known = [one for one in naive if one.verdict != UNKNOWN]
+    if known:
+        best = max(known, key=lambda one: one.agreement.tau.value)
+        parts.append(f"the best naive predictor is {best.cheap} (tau {best.agreement.tau.value:.2f}; {best.verdict})")
+    return f"{target}: {'; '.join(parts)}."
+
+
+def _shown(estimate: Estimate, digits: int) -> str:
+    if estimate.value != estimate.value:  # NaN: undefined
+        return "-"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

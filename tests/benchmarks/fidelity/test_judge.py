@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from kdep_benchmarks.fidelity import judge as judging
+from kdep_benchmarks.fidelity.agreement import agreement
+from kdep_benchmarks.fidelity.columns import differing, measured_columns, naive_columns
+from kdep_benchmarks.fidelity.judge import GROUPS, NOT, STANDS, UNKNOWN, judge, verdict
+from tests.helpers.made_results import Answered, result
+
+ALL = ~np.eye(12, dtype=bool)
+
+
+def answered(shares, task, images=400, **others):
+    """A checkpoint per share of right answers."""
+    made = Answered()
+    for at, share in enumerate(shares):
+        made.add(f"net{at:02}", task, np.arange(images) < share * images, **others)
+    return made
+
+
+def test_a_column_stands_for_another_only_by_the_whole_rule():
+    random = np.random.default_rng(0)
+    rising, cluster = np.arange(12.0), np.repeat([0.0, 50.0], 6)
+    same = agreement(rising, rising + random.normal(scale=0.5, size=12), ALL, draws=200)
+    groups = agreement(cluster + random.normal(size=12), cluster + random.normal(size=12), ALL, draws=200)
+    assert verdict(same, 0.04) == STANDS and verdict(same, 0.06) == NOT  # Holm's
+    assert verdict(groups, 0.04) == GROUPS
+    assert verdict(agreement(rising, -rising, ALL, draws=50), 0.01) == NOT
+    assert verdict(agreement(np.ones(12), rising, ALL, draws=50), 1.0) == UNKNOWN
+    assert verdict(agreement(rising, rising, np.zeros_like(ALL), draws=50), 0.01) == UNKNOWN
+
+
+def test_columns_without_a_relation_are_rarely_called_one():
+    """Of 40 independent pairs of twelve checkpoints the rule may pass about 1 or 2, without Holm's correction here."""
+    random = np.random.default_rng(5)
+    passed = [
+        verdict(found, found.p) != NOT
+        for found in (agreement(*random.normal(size=(2, 12)), ALL, draws=60) for _ in range(40))
+    ]
+    assert sum(passed) <= 4
+
+
+def test_pairs_differ_by_the_verdict_over_the_test_images():
+    made = answered([0.5, 0.51, 0.7], "set-finetune")
+    (column,) = measured_columns(made.results)
+    shas = sorted(column.values)
+    assert differing(column, shas, made.read).tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+
+
+def test_naive_predictors_come_from_provenance_and_from_logme_of_the_tap_that_knn_chose():
+    results = []
+    for at, role in enumerate(("random", "student", "supervised")):
+        one = result(f"net{at}", "set-knn", 0, 50.0, role=role)
+        one.checkpoint.summary.update({"images_seen": 640, "pretrain_loss": 2.5} if role == "student" else {})
+        one.chosen["tap"] = "post"
+        one.curves.update({"post": {"logme": [0.1 * at]}, "pre": {"logme": [9.0]}} if at else {})
+        results.append(one)
+    seen, loss, logme = naive_columns(results, measured_columns(results))
+    shas = [one.checkpoint.sha256 for one in results]
+    assert seen.values == {shas[0]: 0, shas[1]: 640}  # how many the supervised network saw is not known
+    assert loss.values == {shas[1]: -2.5}  # a lower loss is better
+    assert logme.name == "LogME of set-knn" and logme.values == pytest.approx({shas[1]: 0.1, shas[2]: 0.2})
+
+
+def test_pairs_of_columns_with_few_checkpoints_are_left_out_and_said_and_none_at_all_is_refused(monkeypatch):
+    monkeypatch.setattr(judging, "agreement", lambda *args: agreement(*args, draws=20))
+    full, cheap = answered(np.linspace(0.3, 0.9, 6), "set-finetune"), answered(np.linspace(0.3, 0.9, 6), "set-knn")
+    columns = {column.kind: column for column in measured_columns([*full.results, *cheap.results])}
+    few = measured_columns(cheap.results[:3])
+    found, left_out = judge([columns["knn"], *few], [columns["finetune"]], full.read)
+    assert [(one.agreement.checkpoints, one.agreement.tau.value) for one in found] == [(6, 1.0)]
+    assert left_out == ["set-knn and set-finetune: 3 checkpoints have both"]
+    with pytest.raises(ValueError, match="needs 5 or more checkpoints .*: 3 checkpoints have both"):
+        judge(few, [columns["finetune"]], full.read)
