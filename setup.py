@@ -55,6 +55,8 @@ EXTRAS = {
     # Manifests of folders, tar shards.
     "wds": [
         "pyarrow>=18",  # wheels for Python 3.10 to 3.13; ParquetWriter.add_key_value_metadata
+        "webdataset>=0.2.100,<2",  # tariterators.base_plus_ext, TarWriter with a time; 2 may move them
+        "fsspec>=2024.10",  # a client works in a forked process; torch requires fsspec anyway
     ],
     # Trackers of pretraining runs.
     "wandb": [
@@ -72,6 +74,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8",
         "pyarrow>=18",  # as in wds: manifests and shards are tested
+        "webdataset>=0.2.100,<2",  # likewise
         "pytest-xdist>=3.5",  # --maxprocesses; a file of tests per core
         "ruff>=0.6",
         "mkdocs-material>=9.5,<10",  # the documentation; 10 may follow MkDocs 2, whose configuration differs

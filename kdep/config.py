@@ -1,5 +1,6 @@
 """The configuration of a pretraining run: every key of a recipe, its type, default and meaning."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,7 +45,7 @@ class Data(Settings):
     """Unlabelled images and how views of them are drawn."""
 
     source: str
-    """Images to train on, as data.source=FOLDER; or LIST.txt, FILE.npz:SPLIT, manifest:FILE or torchvision:NAME."""
+    """Images: FOLDER, LIST.txt, FILE.npz:SPLIT, manifest:FILE, tar shards wds:PATTERN or torchvision:NAME."""
     root: PathText | None = None
     """Folder of the relative paths of a list, or of torchvision's files."""
     limit: int | None = Field(None, ge=2)
@@ -90,7 +91,7 @@ class Align(Settings):
     name: str = "svd"
     """Aligner: svd is the paper's; none leaves it to a learned head (project); others are in docs/method.md."""
     images: int | None = Field(None, ge=2)
-    """Compute the teacher's statistics on this many images; null: all."""
+    """Compute the teacher's statistics on this many images; null: all, but 50,000 of tar shards."""
 
 
 # Options and the losses that read them. With any other loss an option would be ignored, so it is refused.
@@ -341,8 +342,16 @@ def read_config(recipe: str | None, overrides: list[str]) -> Config:
     source = given.get("data.source", "").strip("\"'")
     if recipe in (None, "default") and "name" not in given and source:
         student = given.get("student.arch", "resnet18").strip("\"'").rpartition(":")[2]
-        changed.append(f"name={student}-{Path(source.removeprefix('manifest:').partition(':')[0]).stem}")
+        changed.append(f"name={student}-{_name_of(source)}")
     return load_config(find("pretrain", recipe or "default"), changed)
+
+
+def _name_of(source: str) -> str:
+    """Make a name from an address of images: the last part of its path, up to a wildcard."""
+    if source.startswith(("manifest:", "wds:")):
+        part = source.partition(":")[2].rstrip("/").rpartition("/")[2]
+        return re.split(r"[{*?[]", Path(part).stem)[0].strip("-_.") or "shards"
+    return Path(source.partition(":")[0]).stem
 
 
 def parse_config(content: dict[str, Any], source: str) -> Config:

@@ -14,7 +14,7 @@ from torch import nn
 
 from kdep.config import Config, flatten, read_config
 from kdep.data.order import Order, once
-from kdep.data.training import make_pixels, open_views
+from kdep.data.training import make_pixels, open_views, sample_for_statistics
 from kdep.data.views import Views, load, mix
 from kdep.features import FeatureSource, open_features
 from kdep.method.loss import Criterion, distill_loss, make_criterion
@@ -54,6 +54,7 @@ def pretrain(config: Config) -> Path:
 
     with process.first_alone():
         views = open_views(config, show=process.is_first)
+    config = sample_for_statistics(config, views.source)
     student = open_student(config).to(process.device, memory_format=torch.channels_last)
     source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
 
@@ -130,6 +131,7 @@ def train(
     step, seen = resume(run, training)
     optim, images = config.optim, len(views.source.names)
     share = {"rank": process.rank, "world": process.world, "views": source.views, "steps": optim.steps}
+    share["starts"] = getattr(views.source, "starts", None)
     order = Order(images, optim.batch_size, optim.epochs, config.seed, step, **share)
     total = optim.total(order.steps_per_epoch)
     model = training.learner.train()

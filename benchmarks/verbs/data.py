@@ -1,4 +1,4 @@
-"""`kdep data ls | check NAME | prepare NAME | pack FOLDER OUT.npz | manifest FOLDER | overlap SOURCE`."""
+"""`kdep data ls | check NAME | prepare NAME | pack | manifest | shards FOLDER | overlap SOURCE`."""
 
 import argparse
 import json
@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     manifest.add_argument(
         "--out", type=Path, metavar="FILE", help="use it as data.source=manifest:FILE [in FOLDER, where runs find it]"
     )
+    shards = actions.add_parser("shards", help="write the images of a folder as tar shards in WebDataset's format")
+    shards.add_argument("folder", type=Path, metavar="FOLDER", help="all images below it; class folders give labels")
+    shards.add_argument(
+        "out", type=Path, metavar="OUT", help="use it as data.source=wds:OUT, also after a copy to a URL"
+    )
+    shards.add_argument("--per-shard", type=int, default=4096, metavar="N", help="images of a shard [4096]")
+    shards.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of the images [0]")
     overlap = actions.add_parser("overlap", help="find images of a pretraining source in test splits")
     _add_overlap(overlap)
     for action in (ls, check, prepare, overlap):
@@ -83,7 +90,7 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; 1 if a check finds defects or a set cannot be prepared."""
-    actions = {"ls": _ls, "check": _check, "prepare": _prepare, "pack": _pack, "manifest": _manifest}
+    actions = {"ls": _ls, "check": _check, "prepare": _prepare, "pack": _pack, "manifest": _manifest, "shards": _shards}
     return {**actions, "overlap": _overlap}[args.action](args)
 
 
@@ -201,6 +208,17 @@ def _manifest(args: argparse.Namespace) -> int:
     about = make_manifest(args.folder, out, show=sys.stderr.isatty())
     use = f"manifest:{out}" if args.out else args.folder
     sys.stdout.write(f"{out}: {about['images']:,} images; train with data.source={use}\n")
+    return 0
+
+
+def _shards(args: argparse.Namespace) -> int:
+    from kdep.data.write_shards import write_shards
+
+    if args.per_shard < 1:
+        raise ValueError(f"--per-shard {args.per_shard}: expected at least 1")
+    show = sys.stderr.isatty()
+    count = write_shards(args.folder, args.out, per_shard=args.per_shard, seed=args.seed, show=show)
+    sys.stdout.write(f"{args.out}: {count} shards and their manifest; train with data.source=wds:{args.out}\n")
     return 0
 
 

@@ -20,7 +20,7 @@ from kdep.bank.read import (
 )
 from kdep.bank.write import Writer
 from kdep.config import Config
-from kdep.data.training import data_identity, make_pixels, open_views
+from kdep.data.training import data_identity, make_pixels, open_views, sample_for_statistics
 from kdep.data.views import Views, load
 from kdep.files import save, write_atomically
 from kdep.method.target import axes_read
@@ -48,6 +48,7 @@ def build(config: Config) -> Path:
     process = join(config.device)
     with process.first_alone():
         views = open_views(config, show=process.is_first)
+    config = sample_for_statistics(config, views.source)
     return open_bank(config, open_student(config), views, process).path
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from kdep.data.manifest import FILE, Fingerprint, check_folder, open_manifest
 from kdep.data.names import Names, list_images
 from kdep.data.opening import as_rgb, open_image, read_image
 from kdep.data.root import data_root, located
+from kdep.data.shards import open_shards
 from kdep.guard import Skipped, read_regular, refuse_bomb
 
 ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT, manifest:FILE, wds:PATTERN or torchvision:NAME"
@@ -148,6 +150,12 @@ class Subset:
         images = Files(self._source.root, self.names) if files else self._source
         return _hash([images.fingerprint.encode(), self._chosen.astype(np.int64).tobytes()])
 
+    @property
+    def starts(self) -> np.ndarray | None:
+        """The first image of every tar shard, see `Shards`; None for other sources."""
+        starts = getattr(self._source, "starts", None)
+        return None if starts is None else np.searchsorted(self._chosen, starts)
+
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
         return self._source.read(self._chosen[index])
@@ -244,6 +252,8 @@ def open_source(spec: str, *, root: Path | None = None, limit: int | None = None
 def _open(spec: str, root: Path | None) -> Source:
     if spec.startswith("torchvision:"):
         return Torchvision(spec.partition(":")[2], root or data_root())
+    if spec.startswith("wds:"):
+        return open_shards(spec.removeprefix("wds:"), show=sys.stderr.isatty())
     if reason := absent_address(spec):
         raise ValueError(reason)
     path, split = _path_of(spec)
@@ -276,9 +286,9 @@ def _listed(file: Path, root: Path | None) -> Source:
 def absent_address(spec: str) -> str | None:
     """Return an error message if the path of an address does not exist, else None. The content is not read.
 
-    For torchvision data sets the answer is None: they report missing files when they are opened.
+    For torchvision data sets and tar shards the answer is None: they report missing files when they are opened.
     """
-    if spec.startswith("torchvision:"):
+    if spec.startswith(("torchvision:", "wds:")):
         return None
     path, _ = _path_of(spec)
     return None if path.exists() else f"{_absent(path)}; expected {ADDRESSES}"

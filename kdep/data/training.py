@@ -15,6 +15,8 @@ from kdep.data.views import Augmentation, Batch, Views, recolour
 
 logger = logging.getLogger("kdep")
 
+SAMPLE = 50_000  # images for the statistics of tar shards
+
 
 def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
     """Open the images of a recipe, with their labels for `loss.name` labels; None for other losses.
@@ -53,6 +55,14 @@ def open_views(config: Config, *, show: bool = True) -> Views:
     views = Views(source, augmentation, config.view_seed)
     views.labels = labels
     return views
+
+
+def sample_for_statistics(config: Config, source: Source) -> Config:
+    """Set `align.images` for tar shards, if the recipe leaves it open: a pass over all of them takes too long."""
+    if not hasattr(source, "starts") or source.starts is None or config.align.images is not None:
+        return config
+    count = min(SAMPLE, len(source.names))
+    return config.model_copy(update={"align": config.align.model_copy(update={"images": count})})
 
 
 def data_identity(views: Views) -> str:
