@@ -18,7 +18,7 @@ relative to the root:
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -213,12 +213,12 @@ def known(name: str, data_root: Path) -> Dataset:
     return Dataset(name, card.layout, data_root / card.folder, card.files, card.classes)
 
 
-def paths(dataset: Dataset) -> Iterator[Path]:
-    """Files and folders that a data set needs."""
+def paths(dataset: Dataset, files: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Files and folders that a data set needs, or that some of its files need."""
     if dataset.layout in ("torchvision", "huggingface"):
         yield dataset.root
         return
-    for value in dataset.files.values():
+    for value in (dataset.files if files is None else files).values():
         for part in value.split(","):
             path = dataset.root / (part.rpartition(":")[0] if dataset.layout == "npz" else folder_of(part.strip()))
             yield path
@@ -326,15 +326,16 @@ def _same_place(dataset: Dataset, one: str, other: str) -> bool:
     return places(one) == places(other)
 
 
-def fingerprint(dataset: Dataset) -> str:
+def fingerprint(dataset: Dataset, *, without: str = "") -> str:
     """Hash a data set on disk: lists, json, packs, masks and boxes by content, images by name and size.
 
     Results are comparable only where it is equal. Files that no reader opens (hidden files, archives, texts beside
-    images) do not count.
+    images) do not count, nor those of the role `without`.
     """
-    digest = hashlib.sha256(f"{dataset.layout}|{sorted(dataset.files.items())}|{dataset.classes}".encode())
-    masks = {dataset.root / value for role, value in dataset.files.items() if role.endswith("_masks")}
-    for path in sorted(set(paths(dataset))):
+    files = {key: value for key, value in dataset.files.items() if not without or key.partition("_")[0] != without}
+    digest = hashlib.sha256(f"{dataset.layout}|{sorted(files.items())}|{dataset.classes}".encode())
+    masks = {dataset.root / value for role, value in files.items() if role.endswith("_masks")}
+    for path in sorted(set(paths(dataset, files))):
         images: list[Path] = []
         labels: list[Path] = []
         if path.is_file():

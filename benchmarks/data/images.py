@@ -19,7 +19,7 @@ from kdep.files import write_atomically
 from kdep.guard import printable, read_regular
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
 from kdep_benchmarks.data.huggingface import Rows
-from kdep_benchmarks.data.readers.classification import TorchvisionSplit, read_labelled
+from kdep_benchmarks.data.readers.classification import files_of, read_labelled
 from kdep_benchmarks.data.splits import hold_out
 
 
@@ -74,7 +74,7 @@ class Labelled:
         Unchanged means: the same name, size, inode, mtime and ctime. The ctime cannot be set back, so an overwritten
         file is hashed again whatever its date says.
         """
-        files = list(_files(self.source))
+        files = _files(self.source)
         if len(files) < len(self):  # images in memory, which are quick to hash
             return self.fingerprint
         digest = hashlib.sha256(f"{self.classes}|".encode() + self.labels.tobytes())
@@ -101,14 +101,10 @@ class Joined:
         return self.first.read(index) if index < count else self.second.read(index - count)
 
 
-def _files(source: Any) -> Iterator[Path]:
+def _files(source: Any) -> list[Path]:
     if isinstance(source, Joined):
-        yield from _files(source.first)
-        yield from _files(source.second)
-    elif isinstance(source, Files):
-        yield from (Path(source.root).absolute() / name for name in source.names)
-    elif isinstance(source, TorchvisionSplit):
-        yield from source.files or []
+        return _files(source.first) + _files(source.second)
+    return files_of(source) or []
 
 
 def _contents(source: Any) -> Iterator[bytes]:

@@ -29,7 +29,8 @@ from kdep.run.folder import provenance_of_code
 from kdep_benchmarks.answers.metrics import constant_score
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.cards import Dataset, fingerprint, paths
-from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
+from kdep_benchmarks.data.readable import refuse_unreadable
+from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, POOLED, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
 from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
 from kdep_benchmarks.results import Outcome, Result, TaskCard, write_result
 from kdep_benchmarks.tasks.training_state import tidy
@@ -75,6 +76,8 @@ def measure(cell: Cell) -> tuple[Result, Answers | None]:
         raise ValueError(f"{cell.spec} has changed since the run was planned; start the same command again")
     checkpoint = dataclasses.replace(checkpoint, name=cell.checkpoint.name)
     device = join(cell.device).device
+    if cell.task.kind not in POOLED:  # those extract the features of test before anything is fitted
+        refuse_unreadable(cell.task, cell.results / ".opened")
     task, said = halve(cell.task) if cell.halved else (cell.task, {})
     outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=cell.work, device=device)
     memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}

@@ -43,7 +43,7 @@ def write_split(dataset: Dataset, role: str, classes: tuple[str, ...], path: Pat
     Raises:
         ValueError: another layout, a missing file, a broken box, or a split without images or without boxes.
     """
-    split = read_boxes(dataset, role, classes=classes)
+    split = read_boxes(dataset, role, classes=classes, open_images=True)
     refuse_defects(split.findings, f"{dataset.name}: {role} split", allowed=ALLOWED)
     if role == "train" and (empty := [name for name in classes if not split.per_class[name]]):
         LOG.warning("%s: no box to train on for %d of %d classes: %s", dataset.name, len(empty), len(classes), empty)

@@ -190,10 +190,10 @@ def open_taps(
         Data by tap, and images_per_second if this call extracted features.
     """
     cache = feature_folder(work_dir, checkpoint)
-    parts = (splits.pool, splits.test)
+    parts = (splits.test, splits.pool)  # test first: a damaged image of test is found before train is read
     own = {"pixels": pixels, "cache": cache, "device": device, "work_dir": work_dir}
     found = [extract(checkpoint, images, **own) for images in parts]
-    (pool, test), took = (part.taps for part in found), [part.seconds for part in found]
+    (test, pool), took = (part.taps for part in found), [part.seconds for part in found]
     done = sum(len(images) for images, seconds in zip(parts, took, strict=True) if seconds is not None)
     cost = {"images_per_second": done / sum(filter(None, took))} if done else {}
     labels, train, val = (torch.from_numpy(a) for a in (splits.pool.labels, splits.train, splits.val))

@@ -64,6 +64,13 @@ def read_labelled(dataset: Dataset, role: str, *, download: bool = True) -> Labe
     return LAYOUTS[dataset.layout](dataset, dataset.files[role], download)
 
 
+def files_of(source: Any) -> list[Path] | None:
+    """The files of a source's images, in order; None where they are in memory or in one file."""
+    if isinstance(source, Files):
+        return [Path(source.root).absolute() / name for name in source.names]
+    return source.files if isinstance(source, TorchvisionSplit) else None
+
+
 def pictures_of(source: Source, *, full_paths: bool = True) -> list[Picture]:
     """Every image of a source by name, undecoded where it has a file of its own, so that equal files are recognised."""
     if isinstance(source, Files):

@@ -1,13 +1,14 @@
 """Read COCO's json of instances."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.pictures import image_size
-from kdep_benchmarks.data.readers.boxed import Box, BoxSplit, add_notes, as_boxed_image, is_usable
+from kdep_benchmarks.data.readers.boxed import BEYOND, Box, BoxSplit, add_notes, as_boxed_image, is_usable
 
 
 def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images: bool) -> BoxSplit:
@@ -79,6 +80,10 @@ def _coco_images(
         if missing := [key for key in ("id", "file_name", "width", "height") if key not in item]:
             split.add("image without its keys", where, f"has no {' and no '.join(missing)}")
             continue
+        if not (isinstance(item["file_name"], str) and all(map(_is_side, (item["width"], item["height"])))):
+            what = ", ".join(f"{key} {item[key]!r}" for key in ("file_name", "width", "height"))
+            split.add("image without its keys", where, f"{what}; expected a path and two numbers above 0")
+            continue
         if item["id"] in images:
             split.add("number given twice", where, f"{item['file_name']} and {images[item['id']][0].name}")
             continue
@@ -91,6 +96,10 @@ def _coco_images(
             split.add("image of another size", where, f"says {said[0]} x {said[1]}, {file} is {size[0]} x {size[1]}")
         images[item["id"]] = file, size or said
     return images
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def _coco_box(
@@ -121,5 +130,10 @@ def _coco_box(
     if not (isinstance(area, int | float) and area > 0):
         split.add("box without area", f"{where} ({file.name})", f"says area {area}")
         split.left_out["boxes_without_area"] += 1
+        return None
+    if area > (size[0] + BEYOND) * (size[1] + BEYOND):  # COCO's evaluation would not count it
+        split.add(
+            "box larger than its image", f"{where} ({file.name})", f"says area {area}, the box has {width * height:g}"
+        )
         return None
     return Box((x, y, x + width, y + height), split.classes.index(names[category]), bool(item.get("iscrowd")), area)

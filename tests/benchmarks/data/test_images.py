@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 
 import kdep_benchmarks.data.images
-from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.cards import Dataset, fingerprint
+from kdep_benchmarks.data.check import Subject, check_dataset
+from kdep_benchmarks.data.findings import finding_lines
 from kdep_benchmarks.data.images import hold_out, open_split, open_splits
 from kdep_benchmarks.data.readers.classification import TorchvisionSplit, open_torchvision
+from kdep_benchmarks.jobs import measure
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -52,6 +55,44 @@ def test_images_come_with_the_label_of_their_class(layout, request):
     images = open_split(request.getfixturevalue(layout), "train")
     assert images.classes == CLASSES and len(images) == 30
     assert [red(images, index) // 50 for index in range(30)] == images.labels.tolist()
+
+
+def test_links_to_folders_above_give_no_image_another_label(folders, tmp_path, caplog):
+    before = open_split(folders, "train"), fingerprint(folders)
+    for place in ("train/ant", "train/bee", "train/bee/deep"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "up").symlink_to("..")
+        (tmp_path / place / "here").symlink_to(".")
+    (tmp_path / "train" / "ant" / "set").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "train" / "cow" / "pipe.png")
+    found = open_split(folders, "train")
+    assert (list(found.names), found.labels.tolist()) == (list(before[0].names), before[0].labels.tolist())
+    assert "skipped 8" in caplog.text and fingerprint(folders) == before[1]
+    report = check_dataset(Subject(folders, "classification", None))
+    skipped = [finding for finding in report.findings if finding.kind == "path skipped"]
+    assert len(skipped) == 8 and [finding.where for finding in skipped if finding.defect] == [
+        str(tmp_path / "train" / "cow" / "pipe.png")
+    ]
+    assert len(measure.data_stamp(folders)) == 64
+
+
+def test_a_class_folder_that_is_a_link_to_its_own_split_is_named(folders, tmp_path):
+    (tmp_path / "train" / "all").symlink_to(".")
+    with pytest.raises(ValueError, match="class 'all' has no image"):
+        open_split(folders, "train")
+
+
+def test_names_that_are_not_utf_8_are_read_hashed_and_shown_printable(folders, tmp_path, capsys):
+    odd = tmp_path / "train" / "ant" / os.fsdecode(b"caf\xe9.png")
+    paint(odd, 3)
+    found = open_split(folders, "train")
+    assert len(found) == 31 and len(found.remembered_fingerprint(tmp_path / "known")) == 64
+    assert len(fingerprint(folders)) == len(measure.data_stamp(folders)) == 64
+    odd.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"image ant/caf\\udce9.png cannot be read"):
+        found.read(list(found.names).index(str(odd.relative_to(tmp_path / "train"))))
+    report = check_dataset(Subject(folders, "classification", None))
+    assert any("caf\\udce9.png" in line for line in finding_lines(report.findings))
 
 
 def test_images_below_a_class_folder_belong_to_it_and_other_files_do_not(folders, tmp_path):

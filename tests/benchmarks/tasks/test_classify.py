@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import threading
 import time
 import types
@@ -379,6 +380,24 @@ def test_interrupted_finetuning_goes_on_behind_its_last_epoch_as_if_it_had_not_s
     assert steps == 3
     assert torch.equal(scores, expected)
     assert (outcome.metrics, outcome.chosen, outcome.curves) == (whole.metrics, whole.chosen, whole.curves)
+
+
+def test_a_network_whose_scoring_failed_is_scored_again_without_training_after_its_test_image_was_repaired(
+    checkpoint, colours, tmp_path, monkeypatch
+):
+    shutil.copytree(colours.root, tmp_path / "data")
+    dataset = dataclasses.replace(colours, root=tmp_path / "data")
+    settings = QUICK | {"epochs": 1, "lr": [0.01, 0.02]}
+    whole = measure(run_finetune, checkpoint, colours, tmp_path / "whole", **settings)
+    image = tmp_path / "data" / "test" / "class0" / "0.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:60])
+    with pytest.raises(ValueError, match="class0/0.png cannot be read"):
+        measure(run_finetune, checkpoint, dataset, tmp_path / "work", **settings)
+    image.write_bytes(content)
+    monkeypatch.setattr(finetune, "_set_rate", None)  # a step of training would fail
+    again = measure(run_finetune, checkpoint, dataset, tmp_path / "work", **settings)
+    assert (again.metrics, again.answers.sha256) == (whole.metrics, whole.answers.sha256)
 
 
 def test_a_point_that_diverged_is_not_tried_again(finetuning):

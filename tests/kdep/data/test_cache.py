@@ -179,7 +179,7 @@ def test_the_index_says_what_the_pixels_were_made_of(tmp_path):
     open_cache(source, tmp_path / "c", size=32, show=False)
     with np.load(tmp_path / "c" / "index.npz") as index:
         about = json.loads(str(index["about"]))
-    assert about["identity"] == {"format": 1, "pixels": 2, "source": source.fingerprint, "short_side": 40}
+    assert about["identity"] == {"format": 1, "pixels": 3, "source": source.fingerprint, "short_side": 40}
 
 
 def test_pillow_reads_an_image_of_the_cache_whole(tmp_path):
