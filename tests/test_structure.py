@@ -30,9 +30,11 @@ ARROWS = {
     "kdep.models": EVERYWHERE,
     "kdep.export": EVERYWHERE | {"kdep.models"},
     "kdep.run": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models"},
+    "kdep.probe": EVERYWHERE | {"kdep.data", "kdep.models", "kdep.run"},
     "kdep.bank": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run"},
     "kdep.features": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.bank"},
-    "kdep.pretrain": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.features"},
+    "kdep.pretrain": EVERYWHERE
+    | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.probe", "kdep.features"},
     "kdep_benchmarks.durations": set(),
     "kdep_benchmarks.answers": {"kdep.guard"},
     "kdep_benchmarks.results": {"kdep.files", "kdep_benchmarks.answers"},

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from kdep_benchmarks.tasks.knn import vote
+from kdep.probe.knn import vote
 
 NEIGHBOURS, TEMPERATURE, FOLDS = 10, 0.07, 5  # of the nearest-neighbour score; fixed, so nothing is chosen on it
 BLOCK = 1024  # rows whose distances are held at once

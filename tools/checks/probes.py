@@ -20,9 +20,9 @@ import torch
 from kdep.data.root import data_root
 from kdep.files import write_text
 from kdep.models.weights import open_checkpoint
+from kdep.probe.knn import vote
 from kdep_benchmarks.data.images import open_splits
 from kdep_benchmarks.tasks.classify import Data, open_taps, probe_linear
-from kdep_benchmarks.tasks.knn import vote
 from kdep_benchmarks.tasks.linear import fit_path
 from kdep_benchmarks.tasks.settings import Knn, Linear, read_settings
 from kdep_benchmarks.tasks.task import Task, load_suite

@@ -10,9 +10,9 @@ import torch
 
 from kdep.data.opening import read_header
 from kdep.models.checkpoint import Checkpoint
+from kdep.probe.positions import draw_positions, soft_counts
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.tasks.dense.maps import Geometry, Side, on_grid, open_network, run_maps
-from kdep_benchmarks.tasks.dense.positions import draw_positions, soft_counts
 from kdep_benchmarks.tasks.dense.readers import Masks, open_masks
 from kdep_benchmarks.tasks.dense.store import as_half, folder_of, of_checkpoint
 from kdep_benchmarks.tasks.settings import DensePositions

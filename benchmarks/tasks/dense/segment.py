@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from kdep.models.checkpoint import Checkpoint
+from kdep.probe.areas import segmentation_metrics
+from kdep.probe.neighbours import Memory
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.results import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
 from kdep_benchmarks.tasks.classify import at_edge, best_on_val, gives_up, load_report
 from kdep_benchmarks.tasks.dense.mask_features import MaskFeatures, mask_features
-from kdep_benchmarks.tasks.dense.neighbours import Memory
-from kdep_benchmarks.tasks.dense.score import count_areas, segmentation_metrics
+from kdep_benchmarks.tasks.dense.score import count_areas
 from kdep_benchmarks.tasks.features import feature_folder
 from kdep_benchmarks.tasks.linear import ROWS, Solution, descend
 from kdep_benchmarks.tasks.settings import DenseKnn, DenseLinear, read_settings

@@ -14,11 +14,12 @@ from timm.models.resnet import ResNet
 from kdep.models.backbone import Backbone, build_backbone, create_network
 from kdep.models.fold import fold_batchnorm
 from kdep.models.taps import find_taps
+from kdep.probe.areas import segmentation_metrics
+from kdep.probe.neighbours import Memory
+from kdep.probe.positions import draw_positions, quotas, soft_counts
 from kdep_benchmarks.tasks.dense.mask_features import mask_features
-from kdep_benchmarks.tasks.dense.neighbours import Memory
-from kdep_benchmarks.tasks.dense.positions import draw_positions, quotas, soft_counts
 from kdep_benchmarks.tasks.dense.readers import open_masks
-from kdep_benchmarks.tasks.dense.score import count_areas, segmentation_metrics
+from kdep_benchmarks.tasks.dense.score import count_areas
 from kdep_benchmarks.tasks.dense.segment import (
     estimated_miou,
     fit_dense,

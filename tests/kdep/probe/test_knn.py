@@ -6,8 +6,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdep_benchmarks.tasks import knn
-from kdep_benchmarks.tasks.knn import neighbours, vote
+from kdep.probe import knn
+from kdep.probe.knn import neighbours, vote
 
 
 def clouds(count=120, seed=0):
