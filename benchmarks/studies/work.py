@@ -112,7 +112,7 @@ def banks_left(study: Study, plan: Sequence[Item]) -> dict[Path, Run]:
     They are made before the runs, since two runs cannot make one bank at once. `studies.check` has made sure that the
     runs of a bank agree on everything else.
     """
-    from kdep.bank.read import Bank, missing
+    from kdep.bank.read import is_complete
 
     largest: dict[Path, tuple[int, Run]] = {}
     for planned in (item.run for item in plan if item.state == TO_TRAIN):
@@ -124,7 +124,7 @@ def banks_left(study: Study, plan: Sequence[Item]) -> dict[Path, Run]:
                 largest[config.bank.path] = (views, planned)
     left = {}
     for path, (views, planned) in largest.items():
-        if not (path / "bank.pt").exists() or missing(Bank(path).description, path, range(views)):
+        if not is_complete(path, views):
             left[path] = planned
     return left
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from kdep.bank.hashes import seal
 from kdep.bank.read import (
     FORMAT,
     PRECISION,
     Bank,
     Description,
     described,
+    is_complete,
     missing,
     project,
     refuse_another,
@@ -65,8 +67,7 @@ def open_bank(config: Config, student: Backbone, views: Views, process: Process)
     assert config.bank is not None
     path, count = config.bank.path, config.bank.views or config.optim.epochs
     # The first process decides, so that all take the same branch.
-    whole = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
-    finished = process.gather(whole)[0]
+    finished = process.gather(is_complete(path, count))[0]
     try:
         teacher = open_teacher(config)
     except LoadError:
@@ -182,7 +183,9 @@ def fill(
     process.wait()
     if process.is_first:
         shutil.rmtree(path / "raw", ignore_errors=True)
-    return bank
+        seal(path)
+    process.wait()
+    return Bank(path)
 
 
 def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, count: int, views_used: int) -> None:

@@ -4,7 +4,8 @@ View v of image i is a function of (seed, i, v), so crops are not stored. The ba
 teacher's features on its leading principal axes, before scaling. One bank serves every student up to that width, every
 aligner that reads these axes, and every scaler.
 
-    bank.json             teacher, images and format; a run with another teacher or other views is refused
+    bank.json             teacher, images and format; a run with another teacher or other views is refused. And the hash
+                          of every file below, with which it is compared when a run first reads it
     bank.pt               statistics of the features, and the largest |z| on each axis
     view000/00000.npy     images 0 to 4095 of view 0, (images, 1 + grid * grid, axes): the pooled features, then the
                           map if the dense loss needs it; NaN (int8: -128) for unreadable images
@@ -24,11 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdep.bank.hashes import Checked, is_known, known_hashes, name_of
 from kdep.files import read
 from kdep.method.statistics import Statistics
 from kdep.run.device import Process
 
-FORMAT = 2
+FORMAT = 3
 PRECISION = "float32"  # of the teacher, independent of the training precision: runs share the bank
 SHARD = 4096  # images per file: seconds on a GPU, half a minute on a laptop
 # Integer codes store sign(z) |z / peak|^(1 / exponent). The cube root has most steps near zero, where Power Temperature
@@ -83,6 +85,10 @@ class Bank:
         if not file.is_file() or not (self.path / "bank.pt").is_file():
             raise ValueError(f"{self.path}: no finished target bank; make it with `kdep targets CONFIG`")
         self.description = described(file)
+        hashes = known_hashes(self.path)
+        self._checked = Checked(self.path, hashes)
+        if "bank.pt" in hashes:  # not yet, while the bank is made
+            self._checked.check("bank.pt")
         known = read(self.path / "bank.pt")
         self.statistics, self.peaks = Statistics(**known["statistics"]), known["peaks"]
         self._absent = ABSENT[self.description.code]
@@ -92,10 +98,14 @@ class Bank:
         """Read the entry of view `number` of image `index`, (1 + grid^2, axes); None if the image was unreadable.
 
         One positioned read instead of a memory map, which would count a large bank as memory of every process.
+
+        Raises:
+            ValueError: the file is not the one that the bank was written with.
         """
         shard, at = divmod(index, SHARD)
-        behind = self.description.images_in(shard) - at
-        descriptor = os.open(shard_path(self.path, number, shard), os.O_RDONLY)
+        behind, file = self.description.images_in(shard) - at, shard_path(self.path, number, shard)
+        self._checked.check(file[len(f"{self.path}/") :])
+        descriptor = os.open(file, os.O_RDONLY)
         try:
             # Counted from the end, because the header of an .npy file has no fixed length.
             data = os.pread(descriptor, self._bytes, os.fstat(descriptor).st_size - behind * self._bytes)
@@ -134,7 +144,7 @@ def described(file: Path) -> Description:
             f"{file}: bank format {content.get('format')!r}; this version reads {FORMAT}. Use another bank.path, or "
             f"remove {file.parent} to rebuild the bank"
         )
-    return Description(**content)
+    return Description(**{key: value for key, value in content.items() if key != "hashes"})
 
 
 def encode(values: torch.Tensor, code: str, peaks: torch.Tensor) -> np.ndarray:
@@ -198,13 +208,23 @@ def _named(teacher: dict[str, Any]) -> str:
 
 
 def missing(description: Description, path: Path, numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """List the missing files as (view, shard)."""
+    """List the files that are missing, or that lack their hash, as (view, shard)."""
+    hashes = known_hashes(path)
     return [
         (number, shard)
         for number in numbers
         for shard in range(description.shards)
-        if not Path(shard_path(path, number, shard)).exists()
+        if not is_known(Path(shard_path(path, number, shard)), hashes)
     ]
+
+
+def is_complete(path: Path, views: int) -> bool:
+    """Whether a folder has a bank of at least so many views: every file is there, and its hash in bank.json."""
+    if not (path / "bank.pt").exists():
+        return False
+    about, hashes = described(path / "bank.json"), known_hashes(path)
+    files = [shard_path(path, number, shard) for number in range(views) for shard in range(about.shards)]
+    return "bank.pt" in hashes and all(name_of(Path(file)) in hashes and Path(file).exists() for file in files)
 
 
 def share_of(files: Sequence[tuple[int, int]], shards: int, process: Process) -> list[tuple[int, int]]:

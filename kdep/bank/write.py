@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from kdep.bank.hashes import beside, hash_file, is_known, known_hashes, note_hash
 from kdep.bank.read import (
     ABSENT,
     HEADROOM,
@@ -124,12 +125,14 @@ class Writer:
     def write(self, file: tuple[int, int], rows: torch.Tensor, bank: Bank | None) -> None:
         """Write one file."""
         array = rows.numpy() if bank is None else encode(rows, self.description.code, bank.peaks)
+        place = Path(shard_path(self.path, *file))
 
         def into(part: Path) -> None:
             with part.open("wb") as handle:
                 np.save(handle, array)
+            note_hash(part, place)
 
-        write_atomically(Path(shard_path(self.path, *file)), into)
+        write_atomically(place, into)
 
     def own_raw(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield this process's share of the raw features as (shard, features)."""
@@ -137,6 +140,8 @@ class Writer:
         for _, shard in share_of([(-1, shard) for shard in range(shards)], shards, self.process):
             path = Path(shard_path(self.path, -1, shard))
             if path.exists():
+                if hash_file(path) != beside(path).read_text():
+                    raise ValueError(f"{path}: changed since it was written; remove it, and it is computed again")
                 yield shard, torch.from_numpy(np.load(path))
 
     def statistics(self) -> tuple[Statistics, torch.Tensor]:
@@ -160,9 +165,10 @@ class Writer:
 
     def project_raw(self, bank: Bank) -> None:
         """Project the raw features into the files of the first view."""
+        known = known_hashes(self.path)
         for shard, raw in self.own_raw():
             file = Path(shard_path(self.path, 0, shard))
-            if not file.exists() and self.description.grid == 0:
+            if not is_known(file, known) and self.description.grid == 0:
                 self.write((0, shard), project(raw, bank)[:, None], bank)
             Path(shard_path(self.path, -1, shard)).unlink()
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from kdep.bank.hashes import note_hash, seal
 from kdep.bank.prepare import describe, open_bank
 from kdep.bank.read import SHARD, Bank, shard_path
 from kdep.config import Config, parse_config
@@ -125,9 +126,11 @@ def write_sparse(config: Config, statistics: dict[str, Any], peaks: Any) -> None
         file.parent.mkdir(parents=True, exist_ok=True)
         shape = (min(SHARD, about.images - shard * SHARD), *about.row)
         np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)  # seeks to its end: a sparse file
+        note_hash(file, file)
     text = json.dumps(dataclasses.asdict(about), indent=1) + "\n"
     write_atomically(path / "bank.json", lambda part: part.write_text(text))
     save({"statistics": statistics, "peaks": peaks}, path / "bank.pt")
+    seal(path)
 
 
 def train_child(content: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 import json
 import logging
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdep.bank import hashes
 from kdep.bank import prepare as targets
 from kdep.bank import read as bank_module
 from kdep.bank import write as target_writer
@@ -186,7 +188,7 @@ def test_a_precision_that_the_device_lacks_is_refused_before_a_bank_is_made(bank
 def test_a_bank_of_an_older_format_or_another_precision_is_refused(banked):
     path = targets.build(banked("optim.epochs=1"))
     content = json.loads((path / "bank.json").read_text())
-    for change, named in (({"precision": "bfloat16"}, "precision: 'bfloat16' in the bank"), ({"format": 1}, "reads 2")):
+    for change, named in (({"precision": "bfloat16"}, "precision: 'bfloat16' in the bank"), ({"format": 2}, "reads 3")):
         (path / "bank.json").write_text(json.dumps(content | change))
         with pytest.raises(ValueError, match=named):
             targets.build(banked("optim.epochs=1"))
@@ -269,6 +271,8 @@ def test_a_damaged_entry_is_found_by_the_live_teacher(banked):
     path = targets.build(banked())
     for file in path.glob("view*/*.npy"):
         np.save(file, np.roll(np.load(file), 1, axis=0))
+        hashes.note_hash(file, file)
+    hashes.seal(path)  # as if the teacher had computed them so
     with pytest.raises(ValueError, match=r"view \d of class.*jpg is stored .* % off"):
         targets.build(banked())
     targets.build(banked("bank.check=0"))
@@ -535,6 +539,7 @@ def test_reading_needs_no_more_than_its_row_of_a_huge_file(tmp_path):
     array.flush()
     bank = Bank.__new__(Bank)
     bank.path, bank.description, bank._absent, bank._bytes = tmp_path, about, np.float16("nan"), 16
+    bank._checked = hashes.Checked(tmp_path, {"view000/00001.npy": hashes.hash_file(path)})
     assert bank.read(4999, 0).tolist() == [[7.0] * 8] and bank.read(4998, 0).tolist() == [[0.0] * 8]
 
 
@@ -549,3 +554,37 @@ def test_the_command_makes_the_bank_and_says_what_it_serves(tiny, tmp_path, caps
     with pytest.raises(ValueError, match="unknown key bank.view .did you mean views.*; there are path, views"):
         load_config(tmp_path / "tiny.yaml", [f"bank.path={bank}", "bank.view=3"])
     assert open_student(tiny()).dim == 96
+
+
+def test_a_changed_row_and_a_foreign_shard_are_refused_by_name_even_without_the_comparison_with_the_teacher(
+    banked, tiny, tmp_path, small_files
+):
+    own, other = (
+        banked("optim.epochs=1", "bank.check=0"),
+        tiny(f"bank.path={tmp_path / 'other'}", "optim.epochs=1", "seed=2"),
+    )
+    path = targets.build(own)
+    shard = path / "view000" / "00002.npy"
+    kept = shard.read_bytes()
+    foreign = (targets.build(other) / "view000" / "00002.npy").read_bytes()
+    for content in (kept[:-200] + bytes(100) + kept[-100:], foreign):
+        assert len(content) == len(kept) and content != kept
+        shard.write_bytes(content)
+        with pytest.raises(ValueError, match=r"view000/00002.npy: not the file that the bank was written with"):
+            pretrain(own)
+    shard.unlink()  # as the message says
+    assert pretrain(own).exists() and shard.read_bytes() == kept
+    assert not list(path.rglob("*.sha256"))
+    (path / "bank.pt").write_bytes((tmp_path / "other" / "bank.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"bank.pt: not the file that the bank was written with"):
+        Bank(path)
+
+
+def test_a_shard_is_hashed_once_by_all_processes_that_load_images(banked, small_files, monkeypatch):
+    bank = Bank(targets.build(banked("optim.epochs=1")))
+    context = multiprocessing.get_context("fork")
+    worker = context.Process(target=bank.read, args=(127, 0))
+    worker.start()
+    worker.join(60)
+    monkeypatch.setattr(hashes, "hash_file", lambda path: pytest.fail(f"{path} was hashed again"))
+    assert worker.exitcode == 0 and bank.read(126, 0) is not None
