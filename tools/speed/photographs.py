@@ -27,16 +27,24 @@ def photographs(work: Path, count: int, *, own: Path | None = None, sides: tuple
     """
     if own is not None:
         return _linked(work / f"own-{count}", own, count)
-    folder = work / f"photographs-{sides[0]}x{sides[1]}"
     for number in range(min(count, DISTINCT)):
-        path = _place(folder, number)
-        if not path.exists():
-            image = photograph(number, sides)
-            write_atomically(path, lambda part, image=image: image.save(part, format="JPEG", quality=QUALITY))
+        draw_one(work, number, sides)
     chosen = work / f"first-{count}-{sides[0]}x{sides[1]}"
     for number in range(count):
-        _link(_place(chosen, number), _place(folder, number % DISTINCT))
+        _link(_place(chosen, number), _place(_drawn(work, sides), number % DISTINCT))
     return chosen
+
+
+def draw_one(work: Path, number: int, sides: tuple[int, int] = SIDES) -> None:
+    """Draw a photograph if it is missing; several processes may draw different ones."""
+    path = _place(_drawn(work, sides), number)
+    if not path.exists():
+        image = photograph(number, sides)
+        write_atomically(path, lambda part: image.save(part, format="JPEG", quality=QUALITY))
+
+
+def _drawn(work: Path, sides: tuple[int, int]) -> Path:
+    return work / f"photographs-{sides[0]}x{sides[1]}"
 
 
 def photograph(seed: int, sides: tuple[int, int] = SIDES) -> Image.Image:
