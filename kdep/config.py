@@ -212,6 +212,29 @@ class Optim(Settings):
         return self
 
 
+class Probe(Settings):
+    """Watch the student while it trains: nearest neighbours on labelled images. The training does not change."""
+
+    data: PathText | None = None
+    """Images of classes for kNN: CLASS/*.jpg, or train and test folders with class folders in each, or FILE.npz."""
+    masks: PathText | None = None
+    """Photographs with masks for dense-knn: JPEGImages and SegmentationClass, as in Pascal VOC."""
+    every: int = Field(500, ge=1)
+    """Steps between two looks; there is one after the last step too."""
+    size: int | None = Field(None, ge=32)
+    """Side in pixels of the images; null: data.size."""
+    images: int = Field(1000, ge=10)
+    """Images of train and of test at most; of more, a draw that is always the same."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many looks without a higher score, and export the student of the best look; null: never stop."""
+
+    @model_validator(mode="after")
+    def _has_data(self) -> "Probe":
+        if self.data is None and self.masks is None:
+            raise ValueError("probe needs data (images of classes), masks (photographs with masks), or both")
+        return self
+
+
 class Log(Settings):
     """What is logged and how often."""
 
@@ -245,6 +268,8 @@ class Config(Settings):
     bank: Bank | None = None
     """Read targets from a bank; null: the teacher runs beside the student."""
     optim: Optim
+    probe: Probe | None = None
+    """Watch the student on labelled images; null: no looks."""
     log: Log = Log()
     device: str = "auto"
     """Device, such as cpu or cuda; auto: a GPU where there is one."""
@@ -379,4 +404,6 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """One line per key that differs between two resolved configurations, without the neutral keys."""
     a, b = flatten(before), flatten(now)
     keys = [key for key in {**a, **b} if key not in NEUTRAL and a.get(key) != b.get(key)]
+    if a.get("probe.patience") is None and b.get("probe.patience") is None:
+        keys = [key for key in keys if key.partition(".")[0] != "probe"]  # looks alone change no weight
     return [f"{key}: {a.get(key)!r} in the run, {b.get(key)!r} now" for key in keys]

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,13 +24,14 @@ from kdep.method.target import make_target
 from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import write_student
 from kdep.models.student import open_student
+from kdep.probe.watch import Watch, open_watch
 from kdep.run.checks import check_batch_size
 from kdep.run.device import Process, computing_in, gathered, join, resolve_precision
 from kdep.run.folder import RunFolder
 from kdep.run.journal import Journal
 from kdep.run.optim import learning_rate, make_optimizer
 from kdep.run.provenance import as_checkpoint, report
-from kdep.run.resume import Training, resume, save_run
+from kdep.run.resume import Training, Watching, resume, save_run
 
 logger = logging.getLogger("kdep")
 
@@ -58,7 +60,9 @@ def pretrain(config: Config) -> Path:
     student = open_student(config).to(process.device, memory_format=torch.channels_last)
     source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
 
-    run.refuse_other_sources(source.sources)
+    watch = open_watch(config, student) if process.is_first else None
+    sources = {**source.sources, **(watch.sources if watch else {})}
+    run.refuse_other_sources(sources)
     statistics = source.statistics(run)
     own = {"axes": source.axes, "classifier": source.classifier, "classes": source.classes}
     target, width = make_target(config, statistics, student.dim, **own)
@@ -71,12 +75,15 @@ def pretrain(config: Config) -> Path:
 
     learner = Learner(student, make_head(config, student.dim, width)).to(process.device)
     criterion = make_criterion(config.loss, width, gathered)
-    training = prepare(config, learner, criterion, process, source.sources)
+    training = prepare(config, learner, criterion, process, sources, watch)
     seen = train(config, training, source, target, views, run, process)
     if process.is_first:
+        stopped = early_stop(watch, student)
+        seen = stopped.get("images_seen", seen)
         precision = {"student": config.precision, "teacher": config.teacher.precision}
         distinct = source.views or config.optim.begun(len(views.source.names))
         facts = {"views": distinct, "bank": source.code, "precision": precision, "loss": run.last_loss()}
+        facts |= {"stopped": stopped} if stopped else {}
         write_student(as_checkpoint(given, student, views, seen, statistics, source.tap, facts), run.student)
         run.draw_loss()
         logger.info("student written: %s", run.student)
@@ -106,7 +113,12 @@ def match_scale(
 
 
 def prepare(
-    config: Config, learner: Learner, criterion: Criterion, process: Process, sources: Mapping[str, str]
+    config: Config,
+    learner: Learner,
+    criterion: Criterion,
+    process: Process,
+    sources: Mapping[str, str],
+    watch: Watch | None = None,
 ) -> Training:
     """Make optimizer and gradient scaler, and seed the random numbers of the training."""
     if isinstance(criterion, nn.Module):
@@ -115,7 +127,7 @@ def prepare(
     optimizer = make_optimizer(learner, config.optim)
     gradients = torch.amp.GradScaler(process.device.type, enabled=precision == torch.float16)
     torch.manual_seed(config.seed)  # dropout draws the same with a live teacher and from a bank
-    return Training(learner, criterion, optimizer, gradients, precision, sources)
+    return Training(learner, criterion, optimizer, gradients, precision, sources, watch)
 
 
 def train(
@@ -140,7 +152,8 @@ def train(
     to_pixels = make_pixels(views.augmentation, process.device)
     batches = iter(load(views, order, workers=config.data.workers, pin=process.device.type == "cuda"))
     with Journal(config, run, order.steps_per_epoch, show=process.is_first, step=step, seen=seen) as journal:
-        while step < total:
+        stop = stops(config, training.watch, process)
+        while step < total and not stop:
             with journal.waiting():
                 batch = next(batches)
             run.note_unreadable(batch, step, limit=config.data.max_unreadable, images=images)
@@ -155,11 +168,36 @@ def train(
             step, seen = step + 1, seen + len(batch.images) * process.world
             journal.step(loss.detach(), len(batch.images) * process.world, rate)
             save_now = step % config.log.checkpoint_every == 0 or step == total
-            if save_now or step % config.log.every == 0:
-                journal.flush()
-            if save_now and process.is_first:
+            look_now = config.probe is not None and (step % config.probe.every == 0 or step == total)
+            if save_now or look_now or step % config.log.every == 0:
+                look = partial(training.watch.look, training.learner.student, step, seen) if training.watch else None
+                journal.flush(look if look_now else None)
+            stop = look_now and stops(config, training.watch, process)
+            if (save_now or stop) and process.is_first:
                 save_run(run, training, step, seen)
     return seen
+
+
+def stops(config: Config, watch: Watching | None, process: Process) -> bool:
+    """Whether the first process, which alone looks at the student, has seen no gain for `probe.patience` looks."""
+    if config.probe is None or config.probe.patience is None:
+        return False
+    return process.gather(watch is not None and watch.stops)[0]
+
+
+def early_stop(watch: Watch | None, student: Backbone) -> dict[str, Any]:
+    """Give the student the weights of the best look if the run stopped early; return what its provenance says then."""
+    if watch is None or not watch.stops:
+        return {}
+    best = watch.best
+    watch.put_back_best(student)
+    logger.info(
+        "stopped: %d looks without a gain (probe.patience); the student of step %d is exported, which scored %.2f",
+        best.looks,
+        best.step,
+        best.score,
+    )
+    return {"best_step": best.step, "images_seen": best.seen, "score": best.score, "probe": watch.sources["probe"]}
 
 
 class _Function(ModuleType):

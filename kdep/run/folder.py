@@ -5,7 +5,7 @@ statistics.pt  statistics of the teacher's features, with the axes that the run 
 log.jsonl      one line per logging step
 run.pt         the run checkpoint, for a bit-exact resume: student, optimizer, position, random state
 unreadable.txt images that could not be decoded, with the reason
-loss.png       loss and learning rate over images seen
+loss.png       loss, learning rate and scores of a probe over images seen
 student.pth    the result; if it exists, the run is done
 """
 
@@ -28,6 +28,7 @@ from kdep.run.trackers import check_installed
 from kdep.yaml_file import parse
 
 logger = logging.getLogger("kdep")
+PROBES = {"probe_knn": "kNN top-1", "probe_dense_knn": "dense-knn mIoU"}  # keys of the log, and what they are
 
 PATIENCE = 8.0  # seconds: longer than a process lives on when the one that started it was killed
 
@@ -227,14 +228,22 @@ class RunFolder:
         from matplotlib.figure import Figure
 
         images = [record["images"] for record in records]
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
+        looks = {name: [record for record in records if name in record] for name in PROBES}
+        looks = {name: found for name, found in looks.items() if found}
+        figure = Figure(figsize=(7, 6 if looks else 4), layout="constrained")
+        axes, *below = figure.subplots(1 + bool(looks), sharex=True, squeeze=False)[:, 0]
         axes.plot(images, [record["loss"] for record in records], color="#2563eb", label="loss")
-        axes.set(xlabel="images seen", ylabel="loss", title=self.path.name)
+        axes.set(ylabel="loss", title=self.path.name)
         axes.grid(alpha=0.3)
         rate = axes.twinx()
         rate.plot(images, [record["lr"] for record in records], color="#9ca3af", linestyle="--", label="learning rate")
         rate.set_ylabel("learning rate")
+        for (name, found), colour in zip(looks.items(), ("#059669", "#d97706"), strict=False):
+            line = ([record["images"] for record in found], [record[name] for record in found])
+            below[0].plot(*line, color=colour, marker="o", markersize=3, label=PROBES[name])
+            below[0].set_ylabel("%")
+            below[0].grid(alpha=0.3)
+        (below or [axes])[0].set_xlabel("images seen")
         figure.legend(loc="outside upper right")
         write_atomically(self.path / "loss.png", lambda part: figure.savefig(part, dpi=120, format="png"))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from tqdm import tqdm
@@ -23,6 +23,7 @@ class Journal:
         self._config, self._run, self._steps_per_epoch, self._show = config, run, steps_per_epoch, show
         self._step, self._seen, self._rate = step, seen, 0.0
         self._losses: list[torch.Tensor] = []
+        self._found: dict[str, str] = {}  # scores of the last look, for the progress bar
         total = config.optim.total(steps_per_epoch) * config.optim.batch_size
         self._bar = tqdm(total=total, initial=seen, unit="img", desc=config.name, disable=not show, smoothing=0.05)
         self._started = self._since = time.perf_counter()
@@ -53,8 +54,8 @@ class Journal:
         self._seen, self._images = self._seen + images, self._images + images
         self._bar.update(images)
 
-    def flush(self) -> None:
-        """Log the mean loss since the last call.
+    def flush(self, look: Callable[[], Mapping[str, float]] | None = None) -> None:
+        """Log the mean loss since the last call, and what a look at the student finds, which happens if it is finite.
 
         Raises:
             DivergedError: a loss was NaN or infinite; names its step.
@@ -78,9 +79,13 @@ class Journal:
             "images_per_second": self._images / seconds,
             "data_wait": self._waited / seconds,
         }
-        self._losses, self._since, self._waited, self._images = [], now, 0.0, 0
+        looked = {} if look is None else look()
+        record |= looked
+        self._losses, self._since, self._waited, self._images = [], time.perf_counter(), 0.0, 0
         if self._show:
             self._run.append_log(record)
             for tracker in self._trackers:
-                tracker.log({name: record[name] for name in TRACKED}, self._step)
-            self._bar.set_postfix(loss=f"{record['loss']:.4f}", wait=f"{100 * record['data_wait']:.0f}%")
+                tracker.log({name: record[name] for name in (*TRACKED, *looked)}, self._step)
+            self._found |= {name.removeprefix("probe_"): f"{score:.1f}" for name, score in looked.items()}
+            wait = f"{100 * record['data_wait']:.0f}%"
+            self._bar.set_postfix(loss=f"{record['loss']:.4f}", wait=wait, **self._found)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -10,17 +11,35 @@ from torch import nn
 from kdep.files import save
 from kdep.method.loss import Criterion
 from kdep.method.rivals import Learner
+from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import load_exactly
 from kdep.run.folder import RunFolder
 
 logger = logging.getLogger("kdep")
 
 
+class Watching(Protocol):
+    """Looks at the student while it trains, and may stop the run; see `kdep.probe.watch`."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run ends now."""
+
+    def look(self, student: Backbone, step: int, seen: int) -> dict[str, float]:
+        """Score the student after a step and so many images."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs: plain values and tensors; empty where there is nothing to keep."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+
+
 @dataclass(frozen=True)
 class Training:
     """Everything with a state that a resumed run restores, and the precision in which the student computes.
 
-    `sources` are hashes of what the run is made from: teacher and images.
+    `sources` are hashes of what the run is made from: teacher and images. `watch` decides when a run stops early.
     """
 
     learner: Learner
@@ -29,6 +48,7 @@ class Training:
     gradients: torch.amp.GradScaler
     precision: torch.dtype
     sources: Mapping[str, str]
+    watch: Watching | None = None
 
     def parts(self) -> dict[str, nn.Module]:
         """Modules with a state: the student, its head, and a criterion that keeps a queue."""
@@ -58,6 +78,8 @@ def resume(run: RunFolder, training: Training) -> tuple[int, int]:
     training.optimizer.load_state_dict(state["optimizer"])
     training.gradients.load_state_dict(state["gradients"])
     torch.set_rng_state(state["random"])
+    if training.watch is not None and state.get("watch"):
+        training.watch.load(state["watch"])
     logger.info("resumed at step %d from %s", state["step"], run.checkpoint)
     return state["step"], state["images_seen"]
 
@@ -79,6 +101,7 @@ def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
             "optimizer": training.optimizer.state_dict(),
             "gradients": training.gradients.state_dict(),
             "random": torch.get_rng_state(),
+            "watch": {} if training.watch is None else training.watch.state(),
         },
         run.checkpoint,
     )

@@ -48,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
     changes = [*args.overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]
     config = read_config(args.config, changes)
     if args.dry_run:
-        from kdep.run.dry import problems
+        from kdep.probe import watch
+        from kdep.run import dry
 
-        found = problems(config)
+        found = [*dry.problems(config), *watch.problems(config)]
         sys.stdout.write(as_yaml(config))
         sys.stderr.write("".join(f"kdep: {problem}\n" for problem in found))
         return 2 if found else 0
