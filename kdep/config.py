@@ -54,6 +54,8 @@ class Data(Settings):
     """Seed of the subset and the views; null: the run's seed. Runs with one data seed can share a target bank."""
     cache: PathText | None = None
     """Folder that keeps decoded images, for small sets on a fast disk; images much larger than size are shrunk."""
+    memory: float = Field(0.25, ge=0, le=0.9)
+    """Share of the free memory in which decoded images are kept, if all of them fit; 0: never."""
     size: int = Field(224, ge=16)
     """Side of a view in pixels."""
     crop_scale: Shares = (0.08, 1.0)
@@ -336,6 +338,7 @@ NEUTRAL = (
     "log.trackers",
     "data.workers",
     "data.max_unreadable",
+    "data.memory",
     "bank.path",
     "bank.check",
     "runs",

@@ -74,23 +74,20 @@ class Encoded:
         self._data = data
         size = _rgb_jpeg_size(data)
         self._opened: Image.Image | None = None if size else open_image(data)
-        self._jpeg = size is not None or self._opened.format == "JPEG"
+        self.is_jpeg = size is not None or self._opened.format == "JPEG"
         self.size: tuple[int, int] = size or self._opened.size
 
     def crop(self, box: Box, size: tuple[int, int]) -> torch.Tensor:
         """Decode at the smallest scale with enough pixels, and resample."""
-        scale = decoding_scale(box, size) if self._jpeg else 1
-        if scale == 1:
-            return Pixels(self._decode(1)).crop(box, size)
-        decoded = Image.fromarray(self._decode(scale).permute(1, 2, 0).numpy())
-        scaled = tuple(edge / scale for edge in box)
-        return as_tensor(decoded.resize(size, Image.Resampling.BILINEAR, box=scaled))
+        scale = decoding_scale(box, size) if self.is_jpeg else 1
+        return crop_decoded(self.decode(scale), scale, box, size)
 
     def whole(self) -> torch.Tensor:
         """Decode the whole image: (3, H, W) uint8 RGB."""
-        return self._decode(1)
+        return self.decode(1)
 
-    def _decode(self, scale: int) -> torch.Tensor:
+    def decode(self, scale: int) -> torch.Tensor:
+        """Decode the whole image at 1 / scale, sides rounded up; only a JPEG has scales other than 1."""
         # Decoding changes the Pillow image that was opened for its size: use it once.
         image, self._opened = self._opened, None
         if image is None:
@@ -138,6 +135,15 @@ def _simplejpeg(data: bytes, size: tuple[int, int], scale: int) -> np.ndarray | 
     except ValueError:
         return None  # damaged: Pillow decodes it, or says what is wrong
     return pixels if pixels.shape[:2] == (height, width) else None
+
+
+def crop_decoded(pixels: torch.Tensor, scale: int, box: Box, size: tuple[int, int]) -> torch.Tensor:
+    """Resample a box, in coordinates of the full size, of an image decoded at 1 / scale."""
+    if scale == 1:
+        return Pixels(pixels).crop(box, size)
+    decoded = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    scaled = tuple(edge / scale for edge in box)
+    return as_tensor(decoded.resize(size, Image.Resampling.BILINEAR, box=scaled))
 
 
 def decoding_scale(box: Box, size: tuple[int, int]) -> int:

@@ -10,6 +10,7 @@ import torch
 from kdep.config import Config
 from kdep.data.cache import open_cache
 from kdep.data.decode import PIXELS
+from kdep.data.keep import keep
 from kdep.data.sources import Source, labels_of, open_source
 from kdep.data.views import Augmentation, Batch, Views, recolour
 
@@ -50,6 +51,8 @@ def open_views(config: Config, *, show: bool = True) -> Views:
         lost = source.lost_detail(data.size, data.crop_scale)
         if lost is not None and show:
             logger.warning("data.cache %s: %s", data.cache, lost)
+    else:
+        source = keep(source, data.memory, show=show)
     source.fingerprint  # noqa: B018 - hashed here, where the first process is alone; others find it remembered
     augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
     views = Views(source, augmentation, config.view_seed)
