@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from kdep.data.contents import content_hashes
 from kdep.data.decode import UNREADABLE
 from kdep.data.opening import read_header, read_image, refuse_mode
 from kdep.data.sources import Pack
@@ -23,7 +24,7 @@ SHOWN = 3
 
 
 class Entry(NamedTuple):
-    """An image or a mask to open: its file, or what has its bytes; and text that changes with its content."""
+    """An image or a mask to open: its file, or what has its bytes and a text that changes with them."""
 
     place: Path | Picture
     is_mask: bool = False
@@ -41,7 +42,7 @@ class Use(Protocol):
 def refuse_unreadable(task: Use, known: Path) -> None:
     """Decode every test image and test mask. For mmseg and mmdet, which open files themselves, check train's headers.
 
-    Nothing is repeated while the files are unchanged: the same name, size, inode, mtime and ctime.
+    Nothing is repeated while names and contents are unchanged.
 
     Args:
         task: its family decides which files are read.
@@ -82,20 +83,12 @@ def entries_of(task: Use, role: str) -> list[Entry]:
 
 
 def stamp_of(role: str, entries: Sequence[Entry]) -> str:
-    """Hash the names and the state of files; missing files count too."""
+    """Hash the names and the contents of files; missing files count too."""
     digest = hashlib.sha256(f"opened 1|{role}\n".encode())
     for entry in entries:
-        state = entry.state or _state(entry.place)
-        digest.update(os.fsencode(f"{entry.is_mask}|{name_of(entry)}|{state}\n"))
+        digest.update(os.fsencode(f"{entry.is_mask}|{name_of(entry)}|{entry.state}\n"))
+    digest.update(content_hashes([entry.place for entry in entries if isinstance(entry.place, Path)]).tobytes())
     return digest.hexdigest()[:32]
-
-
-def _state(path: Path) -> str:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return str(error.errno)
-    return f"{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}"
 
 
 def name_of(entry: Entry) -> str:

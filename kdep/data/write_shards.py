@@ -12,6 +12,7 @@ from kdep.data.manifest import FILE
 from kdep.data.shards import find_shards, index_shards
 from kdep.data.sources import Files, labels_of, open_source
 from kdep.files import write_atomically
+from kdep.guard import read_regular
 
 Sample = dict[str, str | bytes]
 
@@ -41,7 +42,7 @@ def write_shards(folder: Path, out: Path, *, per_shard: int, seed: int, show: bo
     def sample(number: int) -> Sample:
         index = int(order[number])
         path = folder / source.names[index]
-        own = {"__key__": f"{number:09d}", path.suffix[1:].lower(): path.read_bytes()}
+        own = {"__key__": f"{number:09d}", path.suffix[1:].lower(): read_regular(path)}
         return own if classes is None else {**own, "cls": str(classes[index]).encode()}
 
     starts = range(0, len(order), per_shard)
