@@ -65,6 +65,13 @@ EXTRAS = {
     "mlflow": [
         "mlflow>=3.13,<4",  # likewise; 3.7 cannot import SQLAlchemy 2.1; 4 may change the client
     ],
+    # Engines of `kdep transfer` and `kdep study`.
+    "slurm": [
+        "submitit>=1.5,<2",  # submit_array, additional_parameters on Python 3.10 to 3.13; 2 may change the files
+    ],
+    "ray": [
+        "ray>=2.40,<3",  # wheels for Python 3.10 to 3.13; 3 may change the options of a task
+    ],
     # `kdep export --to onnx`.
     "onnx": [
         "onnx>=1.17",  # wheels for Python 3.10 to 3.13
@@ -77,6 +84,7 @@ EXTRAS = {
         "webdataset>=0.2.100,<2",  # likewise
         "pytest-xdist>=3.5",  # --maxprocesses; a file of tests per core
         "ruff>=0.6",
+        "submitit>=1.5,<2",  # tests of the adapter; pure Python. For Ray see tools/checks/ray_cluster.py
         "mkdocs-material>=9.5,<10",  # the documentation; 10 may follow MkDocs 2, whose configuration differs
     ],
 }

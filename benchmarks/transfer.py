@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdep.data.root import data_root
 from kdep.models.checkpoint import Checkpoint
-from kdep.models.weights import open_checkpoint
+from kdep.models.weights import open_checkpoint, split_size
 from kdep.run.device import find_device
 from kdep_benchmarks.board.frame import results_frame
 from kdep_benchmarks.board.leaderboard import terminal_table
@@ -27,7 +27,7 @@ from kdep_benchmarks.data.cards import CARDS
 from kdep_benchmarks.data.overlap import read_with_overlap
 from kdep_benchmarks.data.prepare import prepare
 from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell
-from kdep_benchmarks.jobs.local import Local, threads_for, visible_devices
+from kdep_benchmarks.jobs.engines import add_engine_arguments, choose_engine, parse_options
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
@@ -53,9 +53,11 @@ class Request:
         budget: full, short or smoke: the share of the schedule of fine-tuning, segmentation and detection.
         arch: timm's name of the network in a plain state dict.
         device: auto, cpu, cuda or cuda:1.
-        jobs: cells at once; None for one per GPU, or one on a CPU.
+        jobs: cells at once; None for one per GPU, one on a CPU, or what a cluster's scheduler allows.
         timeout: minutes that a cell may take; None for no limit.
         force: measure finished cells again.
+        engine: where cells run: local, slurm or ray.
+        engine_options: of the engine, such as {"partition": "gpu"}; see docs/machines.md.
     """
 
     checkpoints: Sequence[str]
@@ -72,6 +74,8 @@ class Request:
     jobs: int | None = None
     timeout: float | None = None
     force: bool = False
+    engine: str = "local"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
@@ -133,6 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cells at once; on a CPU they share its cores, which may change last digits [one per GPU, 1 on a CPU]",
     )
+    add_engine_arguments(parser)
     add("--timeout", type=float, metavar="MINUTES", help="stop a cell that takes longer; it counts as failed [none]")
     add("--force", action="store_true", help="measure finished cells again")
     add("--dry-run", action="store_true", help="show the plan and stop")
@@ -142,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure what the arguments ask for; 0 done, 1 a cell failed or there is no data, 3 weights did not load."""
     given = {one.name: getattr(args, one.name) for one in fields(Request)}
     given |= {"tasks": [name for name in args.tasks.split(",") if name], "seeds": parse_seeds(args.seeds)}
+    given |= {"engine_options": parse_options(args.engine_options)}
     request = Request(**given)
     plan, code = measure(request, Screen(sys.stdout), dry_run=args.dry_run)
     if all(planned.state == "absent" for planned in plan):
@@ -157,7 +163,7 @@ def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> 
     Args:
         checkpoints: one or several, as in `Request`.
         options: the other fields of `Request`: suite, tasks, data, seeds, data_root, results, protocol, budget, arch,
-            device, jobs, timeout, force.
+            device, jobs, timeout, force, engine, engine_options.
 
     Returns:
         A row for each metric of each cell; a failed cell has one row without a metric.
@@ -182,19 +188,22 @@ def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> 
 def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple[list[Planned], int]:
     """Plan, run the missing cells, rebuild the board; return the plan and the exit code."""
     tasks, said = tasks_of(request)
-    engine = engine_for(request)
+    own = {"jobs": request.jobs, "device": request.device, "folder": request.results.resolve()}
+    engine = choose_engine(request.engine, request.engine_options, **own)
     if request.suite == "demo" and not dry_run:
         prepare("scenes", request.data_root, show=sys.stderr.isatty())  # generated; nothing is downloaded
     before = read_results(request.results) if request.results.is_dir() else []
     opened, names, told = open_all(request, before)
     plan = make_plan(request, tasks, opened, names)
-    times = measured_times(before, cpu=find_device(request.device) == "cpu")
-    screen.say("\n".join([*said, *told, describe_plan(plan, times, jobs=engine.jobs)]))
+    here = request.device if request.engine != "local" else find_device(request.device)
+    times = measured_times(before, cpu=here == "cpu")
+    jobs = engine.jobs or max(1, len(plan))
+    screen.say("\n".join([*said, *told, describe_plan(plan, times, jobs=jobs)]))
     if all(planned.state == "absent" for planned in plan):
         return plan, 1
     if dry_run:
         return plan, 0
-    statuses = run_plan(plan, engine, times, screen, jobs=engine.jobs)
+    statuses = run_plan(plan, engine, times, screen, jobs=jobs)
     results = read_with_overlap([request.results])
     suite = None if request.suite is None else Suite(request.suite, suite_tasks(request.suite))
     board = write_leaderboard(results, request.results, folders=[request.results], suite=suite)
@@ -214,18 +223,6 @@ def tasks_of(request: Request) -> tuple[list[Task], list[str]]:
     root = request.data_root.resolve()
     own = {"protocol": request.protocol, "budget": request.budget}
     return choose_tasks(request.suite, request.tasks, root, **own), []
-
-
-def engine_for(request: Request) -> Local:
-    """Slots on this machine: their number, their share of the cores, their GPUs.
-
-    Raises:
-        ValueError: the device is not there.
-    """
-    find_device(request.device)
-    devices = visible_devices(request.device)
-    jobs = max(1, len(devices)) if request.jobs is None else request.jobs
-    return Local(jobs, threads_for(jobs) if jobs > 1 else None, devices)
 
 
 def open_all(request: Request, before: Sequence[Result]) -> tuple[dict[str, Checkpoint], dict[str, str], list[str]]:
@@ -270,7 +267,7 @@ def make_plan(
         for task in tasks:
             for seed in request.seeds:
                 cell = Cell(
-                    spec=spec,
+                    spec=absolute(spec),
                     arch=request.arch,
                     checkpoint=card,
                     task=task,
@@ -283,6 +280,12 @@ def make_plan(
                 planned = plan_cell(cell, data[repr(task.dataset)])
                 plan.append(replace(planned, row=names[checkpoint.identity]))
     return plan
+
+
+def absolute(spec: str) -> str:
+    """A checkpoint's name, with an absolute path where it is a file or folder: a node may have another folder open."""
+    path = Path(split_size(spec)[0])
+    return str(Path.cwd() / spec) if path.exists() or Path(str(path).rpartition("#")[0] or path).exists() else spec
 
 
 def parse_seeds(text: str) -> list[int]:

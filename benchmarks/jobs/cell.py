@@ -7,6 +7,7 @@ sees the results folder and the data.
 
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from kdep.files import write_text
+from kdep.files import write_bytes, write_text
 from kdep_benchmarks.jobs.engine import Slot
 from kdep_benchmarks.jobs.locks import remove_parts, try_lock
 from kdep_benchmarks.jobs.process import Ended, last_lines, run_module
@@ -25,6 +26,7 @@ from kdep_benchmarks.results import (
     Result,
     TaskCard,
     read_result,
+    remove_other_answers,
     write_result,
 )
 from kdep_benchmarks.tasks.progress import clear_progress, write_progress
@@ -146,6 +148,39 @@ def run_cell(cell: Cell, slot: Slot) -> Status:
         text = "\n".join(filter(None, [last_lines(cell.log), f"    {ended.reason}" if ended.reason else ""]))
         write_result(failure(cell, ended.code, text, seconds), cell.results)
         return Status("failed", f"FAILED with exit code {ended.code}, see {cell.log}\n{text}", ended.code, seconds)
+
+
+def run_and_return_files(cell: Cell, slot: Slot) -> tuple[Status, dict[str, bytes]]:
+    """`run_cell` for a machine that does not share the results folder; returns the files for `keep_files` as well."""
+    status = run_cell(cell, slot)
+    files = [cell.log, cell.key.path(cell.results, "failed"), *cell.path.parent.glob(f"seed{cell.seed}.answers-*.npz")]
+    files = [path for path in (*files, cell.path) if path.is_file()]  # the result last: none is without its answers
+    return status, {str(path.relative_to(cell.results)): path.read_bytes() for path in files}
+
+
+def keep_files(cell: Cell, files: Mapping[str, bytes]) -> None:
+    """Write what `run_and_return_files` returned, where it differs from what is there."""
+    for name, content in files.items():
+        path = cell.results / name
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content)
+    if cell.path.is_file():
+        remove_other_answers(cell.path)
+    failed = cell.key.path(cell.results, "failed")
+    if str(failed.relative_to(cell.results)) not in files:
+        failed.unlink(missing_ok=True)
+
+
+def lost(cell: Cell, reason: str) -> Status:
+    """How a cell ended whose engine lost it: as its result says, else it failed."""
+    with try_lock(cell.work / "lock") as held:
+        if not held:
+            return Status("busy")
+        clear_progress(cell.work)
+        if cell.path.exists() and not cell.force:
+            return Status("done", scores(cell))
+        write_result(failure(cell, 1, reason, 0.0), cell.results)
+        return Status("failed", f"FAILED: {reason}", 1)
 
 
 def attempts(cell: Cell, slot: Slot) -> tuple[Cell, Ended]:

@@ -1,9 +1,11 @@
 """What an engine is: the one method by which suites and studies hand their jobs to a machine or a cluster."""
 
+import contextlib
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -23,19 +25,56 @@ class Slot:
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
+@dataclass(frozen=True)
+class Lost:
+    """What a cluster's engine yields for a job that ended without returning a value: cancelled, killed or refused."""
+
+    reason: str
+
+
 class Engine(Protocol):
-    """Where jobs run. `kdep_benchmarks.jobs.local.Local` is the engine for one machine.
+    """Where jobs run: `local.Local`, `slurm.Slurm` or `ray.Ray`.
 
     A job is a picklable function of a `Slot`, such as `partial(run_cell, cell)`. It takes its own locks, retries and
-    writes its own result, so an engine for a cluster only submits it, to be called with `Slot()` there, and waits.
+    writes its own result, so an engine for a cluster only submits it, to be called with a `Slot` there, and waits.
+
+    Attributes:
+        jobs: how many run at once; None where only the scheduler limits them.
+        shares_folders: whether every job sees the folders of this machine. Otherwise jobs return their files.
     """
 
+    jobs: int | None
+    shares_folders: bool
+
     def run(
-        self, jobs: Sequence[Callable[[Slot], T]], *, meanwhile: Callable[[], None] | None = None
-    ) -> Iterator[tuple[int, T]]:
+        self,
+        jobs: Sequence[Callable[[Slot], T]],
+        *,
+        after: Sequence[Sequence[int]] = (),
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Iterator[tuple[int, T | Lost]]:
         """Run the jobs; yield the position of each and what it returned, in the order in which they end.
 
-        `meanwhile` is called about once a second while jobs run. An error of a job is raised here. When the iterator
-        is closed, jobs that still run are stopped and no other starts.
+        A job does not start before the jobs at the positions `after[its position]` have ended, well or not; these
+        positions are all lower than its own. `meanwhile` is called about once a second while jobs run. On this machine
+        an error of a job is raised here. When the iterator is closed, jobs that still run are stopped and no other
+        starts.
         """
         ...
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM. Only the main thread can catch signals; elsewhere nothing changes."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

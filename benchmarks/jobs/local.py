@@ -1,16 +1,14 @@
 """Run jobs on this machine, several at once: the engine of suites and studies."""
 
-import contextlib
 import os
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from kdep_benchmarks.jobs.engine import Slot, T
+from kdep_benchmarks.jobs.engine import Slot, T, sigterm_interrupts
 
 LOOK = 1.0  # seconds between two calls of `meanwhile`
 
@@ -28,53 +26,79 @@ class Local:
     jobs: int = 1
     threads: int | None = None
     devices: tuple[str, ...] = ()
+    shares_folders: ClassVar[bool] = True
 
     def run(
-        self, jobs: Sequence[Callable[[Slot], T]], *, meanwhile: Callable[[], None] | None = None
+        self,
+        jobs: Sequence[Callable[[Slot], T]],
+        *,
+        after: Sequence[Sequence[int]] = (),
+        meanwhile: Callable[[], None] | None = None,
     ) -> Iterator[tuple[int, T]]:
         """See `Engine.run`. SIGTERM, as a cluster's scheduler sends it, ends the jobs as Ctrl-C does."""
-        stop, free = threading.Event(), queue.SimpleQueue()
+        stop, free, ready = threading.Event(), queue.SimpleQueue(), Ready(after or [()] * len(jobs))
         for number in range(self.jobs):
             device = self.devices[number % len(self.devices)] if self.devices else None
             free.put(Slot(self.threads, device, stop))
 
-        def in_slot(job: Callable[[Slot], T]) -> T:
-            slot = free.get()
+        def run_next() -> tuple[int, T]:
+            position, slot = ready.take(), free.get()
             try:
-                return job(slot)
+                return position, jobs[position](slot)
             finally:
                 free.put(slot)
+                ready.ended(position)
 
         pool = ThreadPoolExecutor(self.jobs)
         try:
             with sigterm_interrupts():
-                left = {pool.submit(in_slot, job): position for position, job in enumerate(jobs)}
+                left = {pool.submit(run_next) for _ in jobs}
                 while left:
-                    ended, _ = wait(left, timeout=LOOK, return_when=FIRST_COMPLETED)
+                    ended, left = wait(left, timeout=LOOK, return_when=FIRST_COMPLETED)
                     for future in sorted(ended, key=lambda future: future.exception() is not None):
-                        yield left.pop(future), future.result()
+                        yield future.result()
                     if meanwhile is not None:
                         meanwhile()
         finally:
             stop.set()
+            ready.close()
             pool.shutdown(cancel_futures=True)
 
 
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM. Only the main thread can catch signals; elsewhere nothing changes."""
+class Ready:
+    """Positions of jobs that can start, the lowest first. Threads take them, and wait while there is none."""
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+    def __init__(self, after: Sequence[Sequence[int]]) -> None:
+        self.queue: queue.PriorityQueue[int] = queue.PriorityQueue()
+        self.lock, self.waits = threading.Lock(), [set(positions) for positions in after]
+        for position, before in enumerate(self.waits):
+            if not before:
+                self.queue.put(position)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def take(self) -> int:
+        """Take a position.
+
+        Raises:
+            CancelledError: `close` was called.
+        """
+        position = self.queue.get()
+        if position < 0:
+            self.queue.put(position)  # for the next thread
+            raise CancelledError
+        return position
+
+    def ended(self, position: int) -> None:
+        """Let those start that waited only for this one."""
+        with self.lock:
+            for later, before in enumerate(self.waits):
+                if position in before:
+                    before.remove(position)
+                    if not before:
+                        self.queue.put(later)
+
+    def close(self) -> None:
+        """Start none any more, and wake the threads that wait."""
+        self.queue.put(-1)
 
 
 def cores() -> int:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.jobs.cell import Cell, Status, run_cell
-from kdep_benchmarks.jobs.engine import Engine
+from kdep_benchmarks.jobs.cell import Cell, Status, keep_files, lost, run_and_return_files, run_cell
+from kdep_benchmarks.jobs.engine import Engine, Lost
 from kdep_benchmarks.jobs.locks import try_lock
 from kdep_benchmarks.jobs.plan import Planned, Times, add_time, at_once, estimate, extracting_first
 from kdep_benchmarks.jobs.screen import Line, Screen
 from kdep_benchmarks.results import read_result
 from kdep_benchmarks.tasks.progress import Progress, clear_progress, read_progress
 
-PAUSE = 1.0  # seconds before asking again for cells that another suite holds
+PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before asking again for cells that another suite holds, doubled each time
 WAITING_SHOWN = 5
 
 
@@ -31,7 +31,7 @@ def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, screen: Scre
         jobs: cells at once, for the time that is left.
     """
     todo = [planned for planned in plan if planned.state == "to run"]
-    total, waiting = len(todo), extracting_first(todo) if jobs > 1 else todo
+    total, waiting, pause = len(todo), extracting_first(todo) if jobs > 1 else todo, PAUSE
     clear_stale_progress(waiting)
     statuses: list[Status] = []
     while waiting:
@@ -43,10 +43,12 @@ def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, screen: Scre
             summary = f"{len(statuses)} of {total} ended{time_left(cells, times, jobs=jobs)}"
             screen.show(lines([*left.values(), *busy], times), summary)
 
-        work = [partial(run_cell, planned.cell) for planned in waiting]
+        job = run_cell if engine.shares_folders else run_and_return_files
+        work = [partial(job, planned.cell) for planned in waiting]
         with contextlib.closing(engine.run(work, meanwhile=show)) as ended:
-            for position, status in ended:
+            for position, returned in ended:
                 planned = left.pop(position)
+                status = status_of(planned.cell, returned)
                 if status.state == "busy":
                     busy.append(planned)
                     continue
@@ -57,9 +59,21 @@ def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, screen: Scre
                 took = f"({duration(status.seconds)}{rest})"
                 screen.say(f"[{len(statuses)}/{total}] {planned.title}  {status.text}  {took}")
         if len(busy) == len(waiting):
-            time.sleep(PAUSE)
+            time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE) if len(busy) == len(waiting) else PAUSE
         waiting = busy
     return statuses
+
+
+def status_of(cell: Cell, returned: Status | tuple[Status, dict[str, bytes]] | Lost) -> Status:
+    """How a cell ended, by what its engine yielded; its files are kept."""
+    if isinstance(returned, Lost):
+        return lost(cell, returned.reason)
+    if isinstance(returned, Status):
+        return returned
+    status, files = returned
+    keep_files(cell, files)
+    return status
 
 
 def clear_stale_progress(plan: Sequence[Planned]) -> None:

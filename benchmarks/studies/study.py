@@ -48,6 +48,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdep.shipped import find
+from kdep_benchmarks.jobs.engines import add_engine_arguments, parse_options
 from kdep_benchmarks.results import Result, read_results
 from kdep_benchmarks.studies.answer import answer
 from kdep_benchmarks.studies.check import check, missing_data
@@ -61,7 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class, parser.description = argparse.RawDescriptionHelpFormatter, __doc__
     parser.add_argument("study", help="a shipped study such as bank_views (`kdep ls studies`), or a YAML file")
     parser.add_argument("--dry-run", action="store_true", help="show what is done, what is left and how long it takes")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once; the cores are shared among them [1]")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at once; on this machine they share its cores [1, or what a cluster's scheduler allows]",
+    )
+    add_engine_arguments(parser)
     part = "now; may be given several times [all]"
     parser.add_argument("--arm", action="append", default=[], metavar="NAME", help=f"do only this arm {part}")
     parser.add_argument("--seed", action="append", default=[], type=int, metavar="N", help=f"do only this seed {part}")
@@ -78,20 +85,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do the missing runs and write the answer; 1 if a run or score is missing at the end."""
-    if args.jobs < 1:
+    if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: at least 1")
     study = load_study(find("studies", args.study))
     check_part(study, args.arm, args.seed)
-    from kdep_benchmarks.studies.work import say, work  # with torch, which --help does without
+    from kdep_benchmarks.studies.work import engine_for, say, work  # with torch, which --help does without
 
-    results, known = args.results or Path("results") / study.name, read_known(args.known, study)
+    results, runs, jobs = args.results or Path("results") / study.name, args.runs, args.jobs or 1
+    engine = engine_for(args.engine, parse_options(args.engine_options), jobs=args.jobs, folder=runs.absolute())
+    if args.engine != "local":
+        results, runs = results.absolute(), runs.absolute()  # a node may have another folder open
+    known = read_known(args.known, study)
     shared = read_shared(args.shared, study, known) if args.shared else []  # it looks at every run
     published = [*known, *shared]
-    check(study, args.runs)
+    check(study, runs)
 
     def look() -> tuple[list[AnswerRow], list[Item]]:
-        rows = collect(study, args.runs, read_scores(results), published)
-        return rows, part_of(items(study, args.runs, rows), args.arm, args.seed)
+        rows = collect(study, runs, read_scores(results), published)
+        return rows, part_of(items(study, runs, rows), args.arm, args.seed)
 
     def write() -> None:
         rows, _ = look()
@@ -101,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     if args.shared:
         say(f"{len({(row['arm'], row['value'], row['seed']) for row in shared})} runs are those of another study")
     rows, plan = look()
-    say(describe_left(study, args.runs, results, rows, plan, jobs=args.jobs))
+    say(describe_left(study, runs, results, rows, plan, jobs=jobs))
     to_train = [item.run for item in plan if item.state == TO_TRAIN]
     absent = missing_data(study, to_train) if any(item.state != DONE for item in plan) else []
     if args.dry_run:
@@ -109,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if absent:
         raise ValueError("\n".join(absent))
-    work(study, plan, args.runs, results, jobs=args.jobs, after=write)
+    work(study, plan, runs, results, engine=engine, after=write)
     rows, plan = look()
     say(answer(study, rows, args.out or results) if rows else "no score yet")
     left = [item.run.name for item in plan if item.state != DONE]

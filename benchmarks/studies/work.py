@@ -1,85 +1,150 @@
-"""Do what a study lacks: banks of targets first, then run by run its pretraining and its scores.
+"""Do what a study lacks: banks of targets first, then each run's pretraining, then its scores.
 
-Runs are jobs of an engine, as the cells of a suite are. Every command of a run is a process with a log, to which each
-start first writes the command.
+Each of these is a job of an engine, as the cells of a suite are. A job runs one command in a process with a log, to
+which each start first writes the command. Jobs wait for those whose files they need in the engine's own queue.
 """
 
 import contextlib
+import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.jobs.engine import Slot
+from kdep_benchmarks.jobs.engine import Engine, Lost, Slot
+from kdep_benchmarks.jobs.engines import choose_engine
 from kdep_benchmarks.jobs.local import Local, threads_for, visible_devices
 from kdep_benchmarks.jobs.process import last_lines, run_module
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item
 
+NOT_STARTED = -1  # in place of an exit code: what the command needs is not there
 
-def work(study: Study, plan: Sequence[Item], runs: Path, results: Path, *, jobs: int, after: Callable[[], None]) -> int:
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a study.
+
+    Attributes:
+        what: what it does, for the terminal.
+        command: of kdep.
+        log: of its output.
+        run: name of the run that it belongs to; empty for a bank.
+        after: positions of the steps that it waits for.
+        needs: whether the files that it reads are there.
+    """
+
+    what: str
+    command: list[str]
+    log: Path
+    run: str = ""
+    after: tuple[int, ...] = ()
+    needs: Callable[[], bool] | None = None
+
+
+def engine_for(name: str, options: Mapping[str, Any], *, jobs: int | None, folder: Path) -> Engine:
+    """The engine of a study; on this machine, several runs at once have a GPU each.
+
+    Raises:
+        ValueError: as `choose_engine`.
+    """
+    if name != "local" or options:
+        return choose_engine(name, options, jobs=jobs, device="auto", folder=folder)
+    jobs = jobs or 1
+    return Local(jobs, threads_for(jobs), visible_devices("auto") if jobs > 1 else ())
+
+
+def work(
+    study: Study, plan: Sequence[Item], runs: Path, results: Path, *, engine: Engine, after: Callable[[], None]
+) -> int:
     """Do what is left of a plan; call `after` whenever a run ends. Returns how many runs failed."""
-    without_bank = make_banks(study, plan, runs)
-    todo = [item for item in students(plan) if item.run.name not in without_bank]
-    engine = Local(jobs, threads_for(jobs), visible_devices("auto") if jobs > 1 else ())
-    started, failures, work = time.monotonic(), 0, [partial(do_item, study, item, runs, results) for item in todo]
-    with contextlib.closing(engine.run(work)) as ended:
-        for number, (_, (failed, said)) in enumerate(ended, 1):
-            failures += failed
-            say(f"{said}\n{progress(number, len(todo), time.monotonic() - started)}")
-            after()
-    return len(without_bank) + failures
+    apart = not isinstance(engine, Local)  # on a cluster every score is a job; here a process for each costs more
+    banks = bank_steps(study, plan, runs)
+    steps = [*banks.values(), *run_steps(study, students(plan), runs, results, [*banks], apart=apart)]
+    if apart or not banks:
+        return run_all(steps, engine, after)
+    # Here a bank takes all cores.
+    run_all(list(banks.values()), Local(1, threads_for(1)), lambda: None)
+    rest = steps[len(banks) :]
+    moved = [tuple(place - len(banks) for place in step.after if place >= len(banks)) for step in rest]
+    return run_all([replace(step, after=own) for step, own in zip(rest, moved, strict=True)], engine, after)
 
 
-def make_banks(study: Study, plan: Sequence[Item], runs: Path) -> set[str]:
-    """Make or complete the banks of the runs to train, one after another; return the runs whose bank failed."""
-    without: set[str] = set()
-    left = list(banks_left(study, plan).items())
-    jobs = [partial(make_bank, study, largest, runs) for _, largest in left]
-    with contextlib.closing(Local(1, threads_for(1)).run(jobs)) as ended:
-        for position, code in ended:
-            path, largest = left[position]
-            say(_ended(code, bank_log(largest, runs), f"bank {path}"))
-            if code:
-                without |= {i.run.name for i in plan if i.state == TO_TRAIN and bank_of(study, i.run) == path}
-    return without
+def run_all(steps: Sequence[Step], engine: Engine, after: Callable[[], None]) -> int:
+    """Run steps and say how each ended; call `after` at the end of each run. Returns how many runs failed."""
+    left = Counter(step.run for step in steps if step.run)
+    total, started, failed = len(left), time.monotonic(), set()
+    jobs, waits = [partial(do_step, step) for step in steps], [step.after for step in steps]
+    with contextlib.closing(engine.run(jobs, after=waits)) as ended:
+        for position, returned in ended:
+            step = steps[position]
+            code, said = (1, f"FAILED: {step.what}: {returned.reason}") if isinstance(returned, Lost) else returned
+            say(said)
+            failed |= {step.run} if code and step.run else set()
+            left[step.run] -= 1
+            if step.run and not left[step.run]:
+                done = sum(not count for run, count in left.items() if run)
+                say(progress(done, total, time.monotonic() - started))
+                after()
+    return len(failed)
 
 
-def make_bank(study: Study, largest: Run, runs: Path, slot: Slot) -> int:
-    """Make one bank, for the run that needs most of it. All arms share its targets, so they are float32."""
-    command = ["targets", str(study.pretrain), *largest.overrides, "precision=float32"]
-    return run_verb(command, bank_log(largest, runs), slot)
+def do_step(step: Step, slot: Slot) -> tuple[int, str]:
+    """Run a command, if what it needs is there; its exit code, and what to say about it."""
+    if step.needs is not None and not step.needs():
+        return NOT_STARTED, f"not started: {step.what}: the files that it needs are not there"
+    code = run_verb(step.command, step.log, slot)
+    return code, _ended(code, step.log, step.what)
 
 
-def bank_log(largest: Run, runs: Path) -> Path:
-    """The log of a bank."""
-    return runs / f"{largest.name}.bank.log"
+def bank_steps(study: Study, plan: Sequence[Item], runs: Path) -> dict[Path, Step]:
+    """Make or complete the banks of the runs to train. All arms share a bank's targets, so they are float32."""
+    steps = {}
+    for path, largest in banks_left(study, plan).items():
+        command = ["targets", str(study.pretrain), *largest.overrides, "precision=float32"]
+        steps[path] = Step(f"bank {path}", command, runs / f"{largest.name}.bank.log")
+    return steps
 
 
-def do_item(study: Study, item: Item, runs: Path, results: Path, slot: Slot) -> tuple[bool, str]:
-    """Train a run, if need be, and score its student; whether one of the two failed, and what to say about them."""
-    name = re.sub(r"[^\w.+-]+", "_", item.run.name)
-    steps = [(score_command(study, item, runs, results), results / f"{name}.log", f"score {name}")]
-    if item.state == TO_TRAIN:
-        steps.insert(0, (pretrain_command(study, item.run, runs), runs / f"{name}.log", f"pretrain {name}"))
-    said, code = [], 0
-    for command, log, what in steps:
-        code = run_verb(command, log, slot)
-        said.append(_ended(code, log, what))
-        if code:
-            break
-    return code != 0, "\n".join(said)
+def run_steps(
+    study: Study, todo: Sequence[Item], runs: Path, results: Path, banks: Sequence[Path], *, apart: bool
+) -> list[Step]:
+    """Train the runs that are to train, and score their students: all tasks of a run in one step, or each `apart`.
+
+    The steps of `banks` come before these.
+    """
+    from kdep.bank.read import is_complete
+
+    steps: list[Step] = []
+    for item in todo:
+        name, before, needs = re.sub(r"[^\w.+-]+", "_", item.run.name), (), None
+        if item.state == TO_TRAIN:
+            bank = bank_of(study, item.run)
+            if bank is not None and bank[0] in banks:
+                before, needs = (banks.index(bank[0]),), partial(is_complete, *bank)
+            command = pretrain_command(study, item.run, runs)
+            steps.append(Step(f"pretrain {name}", command, runs / f"{name}.log", item.run.name, before, needs))
+            before, needs = (len(banks) + len(steps) - 1,), Path(item.run.student(runs)).is_file
+        for tasks in [(task,) for task in item.cells] if apart else [item.cells]:
+            command = score_command(study, replace(item, cells=tasks), runs, results)
+            what, log = (f"{name} {tasks[0]}", f"{name}.{tasks[0]}.log") if apart else (name, f"{name}.log")
+            steps.append(Step(f"score {what}", command, results / log, item.run.name, before, needs))
+    return steps
 
 
 def run_verb(arguments: Sequence[str], log: Path, slot: Slot) -> int:
     """Run a kdep command to its end, below a line in its log that says it; returns its exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output:
-        output.write(f"OMP_NUM_THREADS={slot.threads} kdep {shlex.join(arguments)}\n")
+        threads = slot.threads or os.environ.get("OMP_NUM_THREADS", "")
+        output.write(f"OMP_NUM_THREADS={threads} kdep {shlex.join(arguments)}\n")
     return run_module("kdep.cli", arguments, log, slot).code
 
 
@@ -100,10 +165,10 @@ def students(plan: Sequence[Item]) -> list[Item]:
     return list(left.values())
 
 
-def bank_of(study: Study, planned: Run) -> Path | None:
-    """The folder of a run's bank."""
-    bank = study.config(planned).bank
-    return None if bank is None else bank.path
+def bank_of(study: Study, planned: Run) -> tuple[Path, int] | None:
+    """The folder of a run's bank and the views that the run reads; None for a run without a bank."""
+    config = study.config(planned)
+    return None if config.bank is None else (config.bank.path, config.bank.views or config.optim.epochs)
 
 
 def banks_left(study: Study, plan: Sequence[Item]) -> dict[Path, Run]:
@@ -116,17 +181,10 @@ def banks_left(study: Study, plan: Sequence[Item]) -> dict[Path, Run]:
 
     largest: dict[Path, tuple[int, Run]] = {}
     for planned in (item.run for item in plan if item.state == TO_TRAIN):
-        config = study.config(planned)
-        if config.bank is not None:
-            views = config.bank.views or config.optim.epochs
-            known = largest.get(config.bank.path)
-            if known is None or views > known[0]:
-                largest[config.bank.path] = (views, planned)
-    left = {}
-    for path, (views, planned) in largest.items():
-        if not is_complete(path, views):
-            left[path] = planned
-    return left
+        bank = bank_of(study, planned)
+        if bank is not None and bank[1] > largest.get(bank[0], (0, planned))[0]:
+            largest[bank[0]] = (bank[1], planned)
+    return {path: planned for path, (views, planned) in largest.items() if not is_complete(path, views)}
 
 
 def pretrain_command(study: Study, planned: Run, runs: Path) -> list[str]:

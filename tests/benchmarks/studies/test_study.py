@@ -287,5 +287,6 @@ def test_every_job_has_a_gpu_of_its_own(written, tmp_path, monkeypatch):
     study = load_study(written)
     todo = [item for item in items(study, tmp_path, []) if item.state == TO_TRAIN]
     monkeypatch.setattr(study_work, "banks_left", lambda study, plan: {})
-    assert study_work.work(study, todo, tmp_path, tmp_path / "results", jobs=2, after=lambda: None) == 2
+    engine = study_work.engine_for("local", {}, jobs=2, folder=tmp_path)
+    assert study_work.work(study, todo, tmp_path, tmp_path / "results", engine=engine, after=lambda: None) == 2
     assert sorted(used) == ["4", "7"]

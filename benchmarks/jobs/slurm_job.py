@@ -1,0 +1,58 @@
+"""A job in Slurm's queue: how submitit calls it on a node, whether it may still run, what it returned."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from submitit.helpers import DelayedSubmission
+
+from kdep_benchmarks.jobs.engine import Lost, Slot, T
+
+ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+
+
+@dataclass(frozen=True)
+class OnNode(Generic[T]):
+    """A job as submitit calls it on a node."""
+
+    job: Callable[[Slot], T]
+
+    def __call__(self) -> T:
+        """Call the job. SIGTERM, which Slurm sends to a job that is cancelled, preempted or requeued, stops it."""
+        stop, cores = threading.Event(), os.environ.get("SLURM_CPUS_PER_TASK")
+        signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+        value = self.job(Slot(int(cores) if cores else None, stop=stop))
+        if stop.is_set():
+            sys.exit(128 + signal.SIGTERM)  # without a value, since the job may be about to start again
+        return value
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What a requeued job calls; submitit asks when the time is over. The same: a cell goes on where it was."""
+        return DelayedSubmission(self)
+
+
+def in_queue() -> set[str] | None:
+    """This user's jobs that may still run; None where Slurm's controller does not answer.
+
+    submitit asks sacct, which needs Slurm's accounting.
+    """
+    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    return {job for job, state in lines if state not in ENDED} if shown.returncode == 0 else None
+
+
+def value_of(job: Any) -> Any:
+    """What an ended job returned; `Lost` with the last line of its log where it returned nothing."""
+    try:
+        if job.paths.result_pickle.exists():
+            return job.result()
+    except RuntimeError:  # it raised an error on the node
+        pass
+    said = (job.stderr() or "no log, was the folder visible on the node?").strip().splitlines()
+    return Lost(f"Slurm's job {job.job_id} ended without a result, see {job.paths.stderr}: {said[-1]}")

@@ -1,0 +1,194 @@
+"""Engines: the seam by one that runs in this process, Slurm's adapter by commands that only look like Slurm's."""
+
+import importlib.util
+import io
+import os
+import pickle
+import signal
+import threading
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from kdep_benchmarks import transfer
+from kdep_benchmarks.jobs import engines
+from kdep_benchmarks.jobs.engine import Lost, Slot
+from kdep_benchmarks.jobs.engines import choose_engine, parse_options
+from kdep_benchmarks.jobs.local import Local
+from kdep_benchmarks.jobs.run import run_plan
+from kdep_benchmarks.jobs.screen import Screen
+from kdep_benchmarks.results import read_results
+from tests.helpers import fake_slurm
+
+
+@dataclass
+class Elsewhere:
+    """An engine whose machine has folders of its own; it loses the jobs of some seeds."""
+
+    folder: Path
+    loses: tuple[int, ...] = ()
+    jobs: int | None = None
+    shares_folders: bool = False
+
+    def run(self, jobs, *, after=(), meanwhile=None):
+        for position, job in enumerate(jobs):
+            sent = pickle.loads(pickle.dumps(job))
+            (cell,) = sent.args
+            if cell.seed in self.loses:
+                yield position, Lost("the node is gone")
+            else:
+                yield position, sent.func(replace(cell, results=self.folder), Slot())
+
+
+def files_of(folder):
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and ".work" not in str(p)
+    }
+
+
+def test_results_failures_and_logs_come_back_from_a_machine_with_other_folders(suite, tmp_path):
+    plan, said = suite("sleep", seeds=1, seconds=0) + suite("fail", name="broken"), io.StringIO()
+    statuses = run_plan(plan, Elsewhere(tmp_path / "node"), {}, Screen(said), jobs=2)
+    assert sorted(status.state for status in statuses) == ["done", "failed"]
+    assert files_of(suite.results) == files_of(tmp_path / "node") != {}
+    assert sorted(found.status for found in read_results(suite.results)) == ["failed", "ok"]
+
+
+def test_a_lost_cell_has_failed_unless_its_result_is_there(suite, tmp_path):
+    plan = suite("sleep", seeds=2, seconds=0)
+    run_plan(plan[1:], Local(), {}, Screen(io.StringIO()), jobs=1)
+    statuses = run_plan(plan, Elsewhere(tmp_path / "node", loses=(0, 1)), {}, Screen(io.StringIO()), jobs=2)
+    assert [(status.state, status.code) for status in statuses] == [("failed", 1), ("done", 0)]
+    (failed,) = [found for found in read_results(suite.results) if found.status == "failed"]
+    assert failed.error == {"exit_code": 1, "log": "the node is gone"} and failed.seed == 0
+
+
+def test_a_checkpoint_is_named_by_an_absolute_path_for_nodes_with_another_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.pth").touch()
+    for spec in ("a.pth", "a.pth@64", "a.pth#student", "a.pth#student@64"):
+        assert transfer.absolute(spec) == f"{tmp_path}/{spec}"
+    for spec in (f"{tmp_path}/a.pth", "random:test_resnet#1@64", "timm:resnet18.a1_in1k"):
+        assert transfer.absolute(spec) == spec
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_job_here_starts_after_those_it_waits_for_and_lower_ones_come_first(slots):
+    began, first_ended = [], threading.Event()
+
+    def job(position, slot):
+        began.append(position)
+        if position == 0:
+            first_ended.wait(0.2)
+            first_ended.set()
+        assert position not in (2, 3) or first_ended.is_set()
+        return position
+
+    jobs = [partial(job, position) for position in range(5)]
+    ended = list(Local(slots).run(jobs, after=[(), (), (0,), (0, 2), ()]))
+    assert sorted(ended) == [(position, position) for position in range(5)]
+    assert began == [0, 1, 2, 3, 4] if slots == 1 else began.index(2) < began.index(3)
+
+
+def refused(name, options, match, **others):
+    own = {"jobs": None, "device": "auto", "folder": Path("unused")} | others
+    with pytest.raises(ValueError, match=match):
+        choose_engine(name, options, **own)
+
+
+def test_engines_refuse_what_they_cannot_do(monkeypatch):
+    assert parse_options(["partition=on", "time=30", "sbatch.x-y=1", "gpus-per-node=2", "exclusive=true"]) == {
+        "partition": "on", "time": 30, "sbatch.x-y": 1, "gpus_per_node": 2, "exclusive": True,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="--engine-option gpu: expected KEY=VALUE, such as partition=gpu"):
+        parse_options(["gpu"])
+    refused("pbs", {}, "--engine pbs: there are local, slurm, ray")
+    refused("local", {"partition": "gpu"}, "--engine-option partition: local has no options")
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    refused("slurm", {}, r"--engine slurm needs the package submitit: pip install '\.\[slurm\]'")
+    refused("ray", {}, r"--engine ray needs the package ray: pip install '\.\[ray\]'")
+    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    refused("slurm", {}, "--device cuda:1: with --engine slurm the scheduler chooses the GPU", device="cuda:1")
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """An engine whose Slurm is four scripts; `slurm.state` is where these keep the queue."""
+    pytest.importorskip("submitit", reason="the adapter for Slurm needs submitit: pip install '.[slurm]'")
+    from kdep_benchmarks.jobs import slurm as adapter
+
+    state = tmp_path / "state"
+    state.mkdir()
+    fake_slurm.write_commands(tmp_path)
+    monkeypatch.setenv("FAKE_SLURM", str(state))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(adapter, "LOOK", 0.05)
+    monkeypatch.setattr(adapter, "LOOK_AT_QUEUE", 0.1)
+
+    def make(**options):
+        return adapter.Slurm(tmp_path / "logs", options.pop("jobs", None), options)
+
+    make.state = state
+    return make
+
+
+def test_slurm_gets_an_array_of_jobs_and_those_that_wait_and_lost_ones_are_named(slurm, tmp_path):
+    note = partial(partial, fake_slurm.note, tmp_path)
+    jobs = [note("bank"), note("one"), note("two"), fake_slurm.fail, fake_slurm.die]
+    engine = slurm(partition="cpu", jobs=3, **{"sbatch.reservation": "kdep"})
+    ended = dict(engine.run(jobs, after=[(), (0,), (0,), (), ()]))
+    assert [ended[0], ended[1], ended[2]] == [("bank", 3), ("one", 3), ("two", 3)]
+    assert (tmp_path / "notes").read_text().split()[0] == "bank"
+    assert ended[3].reason.endswith("ValueError: no such GPU")
+    assert ended[4].reason.endswith("0_log.err: slurmstepd: error: killed")
+    first, second = ((slurm.state / f"script-{number}").read_text() for number in (1, 2))
+    assert "--array=0-2%3" in first and "--partition=cpu" in first and "--reservation=kdep" in first
+    assert "--array=0-1%2" in second and "--dependency=afterany:1_0" in second
+
+
+def test_ctrl_c_cancels_what_was_submitted(slurm, tmp_path):
+    def interrupt():
+        if (tmp_path / "asleep").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(slurm().run([partial(fake_slurm.sleep, tmp_path)] * 2, meanwhile=interrupt))
+    assert (slurm.state / "cancelled").read_text() == "1" and not list(slurm.state.glob("queued-*"))
+
+
+def test_slurm_refuses_options_that_it_does_not_have(slurm, monkeypatch):
+    with pytest.raises(ValueError, match=r"--engine-option: Slurm's are account, .*requeues and sbatch.NAME; got"):
+        slurm(partiton="gpu")
+    with pytest.raises(ValueError, match="--engine-option time=4:00:00: expected whole minutes, such as 240"):
+        slurm(time="4:00:00")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="--engine slurm: no srun here"):
+        slurm()
+
+
+def test_a_job_that_is_preempted_stops_its_cell_and_leaves_no_value_behind():
+    pytest.importorskip("submitit", reason="the adapter for Slurm needs submitit: pip install '.[slurm]'")
+    from kdep_benchmarks.jobs.slurm_job import OnNode
+
+    def job(slot):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return slot.stop.wait(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):  # not an error, which submitit would write down as the job's result
+            OnNode(job)()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    requeued = OnNode(fake_slurm.fail).checkpoint()
+    assert requeued.function == OnNode(fake_slurm.fail) and requeued.args == ()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="ray is not installed; see tools/checks/ray_cluster"
+)
+def test_ray_refuses_options_that_it_does_not_have():
+    with pytest.raises(ValueError, match="--engine-option: Invalid option keyword num_gpuz"):
+        choose_engine("ray", {"num_gpuz": 1}, jobs=None, device="cpu", folder=Path("unused"))
