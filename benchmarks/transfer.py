@@ -260,7 +260,7 @@ def make_plan(
     request: Request, tasks: Sequence[Task], opened: Mapping[str, Checkpoint], names: Mapping[str, str]
 ) -> list[Planned]:
     """Every cell of checkpoints x tasks x seeds; each data set is looked up once."""
-    data = {name: look_up(dataset) for name, dataset in {repr(task.dataset): task.dataset for task in tasks}.items()}
+    data = {name: look_up(task) for name, task in {repr(task.dataset): task for task in tasks}.items()}
     plan = []
     for spec, checkpoint in opened.items():
         card = checkpoint_card(checkpoint)

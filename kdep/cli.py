@@ -120,9 +120,19 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror}; nothing half-written is left, the same command goes on from here", 1)
     except RuntimeError as error:
+        if said := killed_loader(error):
+            return fail(f"{said}; the same command goes on from here", 1)
         if type(error).__name__ != "DivergedError":
             raise
         return fail(str(error), 1)
+
+
+def killed_loader(error: BaseException) -> str:
+    """Say that a process which loads images was killed, where that is what an error is about; else nothing."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in text or "pid" not in text:
+        return ""
+    return f"a process that loads images was killed ({text.splitlines()[0]})"
 
 
 def reader_is_gone() -> bool:

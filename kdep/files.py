@@ -9,6 +9,8 @@ from typing import Any
 
 from kdep.guard import RefusedError, refuse_bomb
 
+FEW = 64  # files that are flushed one by one
+
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
     """Write a temporary file beside the path, flush it to the disk and rename it; make the folder if needed.
@@ -30,12 +32,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         write(part)
-        _flush(part)
+        flush(part)
         if overwrite:
             part.replace(path)
         else:
             os.link(part, path)  # fails in one step where the file exists, also between processes
-        _flush(path.parent)  # the new name itself
+        flush(path.parent)  # the new name itself
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
@@ -54,7 +56,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, lambda part: part.write_bytes(content))
 
 
-def _flush(path: Path) -> None:
+def rename_durably(part: Path, place: Path) -> None:
+    """Flush a file, or a folder with all that is in it, to the disk, and rename it; see `write_atomically`."""
+    files = [part] if part.is_file() else [path for path in part.rglob("*") if path.is_file()]
+    if len(files) <= FEW:
+        for path in (*files, part):
+            flush(path)
+    else:
+        os.sync()  # the whole disk at once: a flush for each of a hundred thousand files takes minutes
+    part.rename(place)
+    flush(place.parent)
+
+
+def flush(path: Path) -> None:
+    """Write what the system holds of a file, or of the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

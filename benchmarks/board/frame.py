@@ -12,7 +12,7 @@ from kdep_benchmarks.board.ways import labels, way_of
 from kdep_benchmarks.results import Result
 
 ABSENT = "-"
-IMAGES = ("train", "val", "test", "overlap", "overlap_exact")
+IMAGES = ("train", "val", "test", "leaked", "overlap", "overlap_exact")
 FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - spreadsheets read full-width signs too
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -96,6 +96,7 @@ def _after_metric(result: Result) -> dict[str, Any]:
     return {
         **{f"images_{role}": result.counts.get(role) for role in IMAGES},
         "chosen": json.dumps(result.chosen, ensure_ascii=False) if result.chosen else None,
+        "halved": result.chosen.get("out_of_memory", {}).get("because"),
         "at_edge": any(edges) if edges else None,
         "load_coverage": result.load.get("coverage"),
         "params_m": result.checkpoint.params / 1e6,

@@ -20,6 +20,8 @@ def notes_on(board: Board) -> list[Note]:
         _floors,
         _ways,
         _holes,
+        _halved,
+        _leaks,
         _overlaps,
         _edges,
         _fixed,
@@ -96,6 +98,33 @@ def _holes(board: Board) -> Iterator[Note]:
             yield Note(f"{name}: failed runs, so not averaged: {', '.join(failed)}.", (sha256,))
         if absent:
             yield Note(f"{name}: not measured, so not averaged: {', '.join(absent)}.", (sha256,))
+
+
+def _halved(board: Board) -> Iterator[Note]:
+    """Name the runs that had half the batch."""
+    for sha256, own in board.runs[board.runs.ok].groupby("checkpoint", sort=False):
+        found: dict[str, list[str]] = {}
+        for run in own.itertuples():
+            if memory := run.result.chosen.get("out_of_memory"):
+                found.setdefault(run.column, []).append(memory.get("because", "out of memory"))
+        if found:
+            said = [f"{column} ({len(why)}, {', '.join(sorted(set(why)))})" for column, why in found.items()]
+            yield Note(f"{board.rows.name[sha256]}: runs with half the batch: {', '.join(said)}.", (sha256,))
+
+
+def _leaks(board: Board) -> Iterator[Note]:
+    """Name the columns whose test images are partly in train or val."""
+    for label in board.columns.index:
+        results = board.results_of(label)
+        leaked = {
+            (found.counts["leaked"], found.counts["test"])
+            for own in results
+            for found in own
+            if found.counts.get("leaked")
+        }
+        for count, images in sorted(leaked):
+            text = f"{label}: {count:,} of its {images:,} test images are also in train or val, byte for byte."
+            yield Note(text, tuple(results.index))
 
 
 def _overlaps(board: Board) -> Iterator[Note]:

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from kdep.files import write_atomically
+from kdep.files import rename_durably, write_atomically
 
 LOG = logging.getLogger(__name__)
 BLOCK = 1 << 20
@@ -103,7 +103,7 @@ def _fetched(archive: Archive, data_root: Path, show: bool) -> Path:
         raise NotPrepared(
             f"{archive.url}: the download has md5 {found}, the owner's file {archive.md5}; run this again"
         )
-    part.replace(path)
+    rename_durably(part, path)
     return path
 
 
@@ -217,7 +217,7 @@ def build(place: Path, archives: list[Path], make: Callable[[list[Path], Path], 
             shutil.rmtree(other)
     into.mkdir(parents=True, exist_ok=True)
     make(archives, into)
-    into.rename(place)  # onto an empty folder too
+    rename_durably(into, place)  # onto an empty folder too
     LOG.info("%s: made", place)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdep.data.contents import content_hashes
 from kdep.guard import walk
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -327,7 +328,7 @@ def _same_place(dataset: Dataset, one: str, other: str) -> bool:
 
 
 def fingerprint(dataset: Dataset, *, without: str = "") -> str:
-    """Hash a data set on disk: lists, json, packs, masks and boxes by content, images by name and size.
+    """Hash a data set on disk by content: lists, json, packs, images, masks and boxes, each with its name.
 
     Results are comparable only where it is equal. Files that no reader opens (hidden files, archives, texts beside
     images) do not count, nor those of the role `without`.
@@ -339,17 +340,17 @@ def fingerprint(dataset: Dataset, *, without: str = "") -> str:
         images: list[Path] = []
         labels: list[Path] = []
         if path.is_file():
-            digest.update(path.read_bytes())
+            with path.open("rb", buffering=0) as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
             if dataset.layout == "voc":
                 images, labels = _listed(path)
         elif path in masks:
             labels = _read_below(path, dataset.layout)
         elif dataset.layout != "voc":
             images = _read_below(path, dataset.layout)
-        for file in images + labels:
-            digest.update(os.fsencode(f"{file.relative_to(dataset.root)}|{file.stat().st_size}\n"))
-        for file in labels:
-            digest.update(file.read_bytes())
+        for file, content in zip(images + labels, content_hashes(images + labels), strict=True):
+            digest.update(os.fsencode(f"{file.relative_to(dataset.root)}|") + content.tobytes())
     return digest.hexdigest()
 
 

@@ -49,7 +49,8 @@ class Cell:
         seed: of the task.
         device: auto, cpu, cuda or cuda:1.
         results: the results folder.
-        data_fingerprint, data_stamp: of the data set when the run was planned; see `measure.data_stamp`.
+        data_fingerprint: of the data set when the run was planned.
+        leaked: number of its test images that are also in train or val.
         force: measure again where a result is there.
         timeout: seconds that an attempt may take; None for no limit.
         halved: why this attempt uses half the batch; empty for the first attempt.
@@ -63,7 +64,7 @@ class Cell:
     device: str
     results: Path
     data_fingerprint: str = ""
-    data_stamp: str = ""
+    leaked: int = 0
     force: bool = False
     timeout: float | None = None
     halved: str = ""

@@ -7,7 +7,6 @@ load; 4: out of memory; 1: any other failure.
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import os
 import resource
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from kdep.guard import walk
+from kdep.cli import OF_A_PATH, OF_THE_DISK, killed_loader
 from kdep.models.checkpoint import Checkpoint, LoadError
 from kdep.models.outline import gmacs, parameters
 from kdep.models.weights import open_checkpoint
@@ -28,7 +27,7 @@ from kdep.run.device import join
 from kdep.run.folder import provenance_of_code
 from kdep_benchmarks.answers.metrics import constant_score
 from kdep_benchmarks.answers.store import Answers
-from kdep_benchmarks.data.cards import Dataset, fingerprint, paths
+from kdep_benchmarks.data.cards import fingerprint
 from kdep_benchmarks.data.readable import refuse_unreadable
 from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, POOLED, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
 from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
@@ -87,12 +86,12 @@ def measure(cell: Cell) -> tuple[Result, Answers | None]:
         settings=cell.task.plain_settings,
         task=TaskCard(cell.task.name, cell.task.kind, cell.task.family, cell.task.dataset.name),
         protocol=protocol_of(cell.task),
-        data_fingerprint=fingerprint_now(cell),
+        data_fingerprint=fingerprint(cell.task.dataset),
         seed=cell.seed,
         status="ok",
         started=started.isoformat(timespec="seconds"),
         metrics=outcome.metrics,
-        counts=outcome.counts,
+        counts=outcome.counts | {"leaked": cell.leaked},
         chosen=outcome.chosen | memory | ({"floor": constant_score(outcome.answers)} if outcome.answers else {}),
         curves=outcome.curves,
         load=outcome.load,
@@ -101,26 +100,6 @@ def measure(cell: Cell) -> tuple[Result, Answers | None]:
         commit=own["commit"],
     )
     return result, outcome.answers
-
-
-def fingerprint_now(cell: Cell) -> str:
-    """The planned fingerprint while the data set's stamp is unchanged; otherwise a new one."""
-    dataset = cell.task.dataset
-    return cell.data_fingerprint if data_stamp(dataset) == cell.data_stamp else fingerprint(dataset)
-
-
-def data_stamp(dataset: Dataset) -> str:
-    """Hash of times and sizes of the data set's lists and packs, and of the times of all its folders.
-
-    Much cheaper than a fingerprint. Adding, removing or renaming a file changes its folder's time and so the stamp. An
-    image that is overwritten in place does not; the fingerprint of the next run finds it by its size.
-    """
-    found = []
-    for path in sorted(set(paths(dataset))):
-        found += [path, *(map(Path, walk(path).folders) if path.is_dir() else ())]
-    marks = ((path.stat(), path) for path in found)
-    lines = [f"{path}|{mark.st_size}|{mark.st_mtime_ns}|{mark.st_ctime_ns}" for mark, path in marks]
-    return hashlib.sha256(os.fsencode("\n".join(sorted(lines)))).hexdigest()
 
 
 def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[str, Any]:
@@ -144,6 +123,13 @@ def toolbox_versions() -> dict[str, str]:
     return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
 
 
+def of_the_disk(error: BaseException) -> str:
+    """Name the file and the reason where a disk is full, or a file missing or not to be written; else nothing."""
+    if not isinstance(error, OSError) or error.errno not in OF_THE_DISK | OF_A_PATH or not error.filename:
+        return ""
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+
+
 def main(path: str) -> int:
     """Measure the cell in a file, write its result, and return the exit code."""
     cell, kills = read_cell(Path(path)), oom_kills()
@@ -161,9 +147,10 @@ def main(path: str) -> int:
         if is_out_of_memory(error, kills_before=kills):
             traceback.print_exc()
             return OUT_OF_MEMORY
-        if not isinstance(error, ValueError):
+        said = killed_loader(error) or of_the_disk(error) or (str(error) if isinstance(error, ValueError) else "")
+        if not said:
             raise
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - standard error is the cell's log
+        print(f"error: {said}", file=sys.stderr)  # noqa: T201 - standard error is the cell's log
         return 1
     return 0
 

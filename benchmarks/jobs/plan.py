@@ -8,10 +8,11 @@ from typing import Any
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.outline import parameters
 from kdep_benchmarks.data import cards as datasets
+from kdep_benchmarks.data.leaks import leaked
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell
-from kdep_benchmarks.jobs.measure import data_stamp
 from kdep_benchmarks.results import CheckpointCard, Result, read_result
+from kdep_benchmarks.tasks.task import Task
 
 STATES = ("to run", "done", "absent")
 
@@ -21,10 +22,10 @@ Times = dict[tuple[str, ...], list[float]]
 
 @dataclass(frozen=True)
 class Found:
-    """A data set on disk: its fingerprint and stamp, or why it cannot be used."""
+    """A data set on disk: its fingerprint and how many test images are also in train or val; or why it is not used."""
 
     fingerprint: str = ""
-    stamp: str = ""
+    leaked: int = 0
     reason: str = ""
 
 
@@ -46,18 +47,20 @@ class Planned:
         return f"{self.row or self.cell.checkpoint.name}  {self.cell.task.name}  seed {self.cell.seed}"
 
 
-def look_up(dataset: datasets.Dataset) -> Found:
-    """Look for a data set on disk. Call it once per run: a fingerprint reads the size of every file.
+def look_up(task: Task) -> Found:
+    """Look for a task's data set on disk. Call it once per run: a fingerprint asks for the state of every file.
 
     Raises:
-        ValueError: its class folders are fewer than two, or differ between the splits.
+        ValueError: its class folders are fewer than two, or differ between the splits; or every image of test or val is
+            also in another split.
     """
+    dataset = task.dataset
     reason = datasets.absent(dataset)
     if reason is not None:
         return Found(reason=reason)
     datasets.refuse_bad_splits(dataset)
-    stamp = data_stamp(dataset)  # before the fingerprint, so that a change in between is noticed later
-    return Found(datasets.fingerprint(dataset), stamp)
+    fingerprint = datasets.fingerprint(dataset)
+    return Found(fingerprint, leaked(task, fingerprint))
 
 
 def plan_cell(cell: Cell, found: Found) -> Planned:
@@ -68,7 +71,7 @@ def plan_cell(cell: Cell, found: Found) -> Planned:
     """
     if found.reason:
         return Planned(cell, "absent", found.reason)
-    cell = replace(cell, data_fingerprint=found.fingerprint, data_stamp=found.stamp)
+    cell = replace(cell, data_fingerprint=found.fingerprint, leaked=found.leaked)
     if not cell.path.exists() or cell.force:
         return Planned(cell, "to run")
     known = read_result(cell.path)
@@ -179,6 +182,8 @@ def describe_plan(plan: Sequence[Planned], times: Times, *, jobs: int) -> str:
             seconds = estimate(planned.cell, times)
             about = "time unknown" if seconds is None else f"about {duration(seconds)}"
             lines.append(f"  to run  {planned.title}  {about}")
+    leaks = {planned.cell.task.name: planned.cell.leaked for planned in plan if planned.cell.leaked}
+    lines += [f"  {task}: {count} test images are also in train or val, byte for byte" for task, count in leaks.items()]
     absent = {planned.cell.task.name: planned.reason for planned in plan if planned.state == "absent"}
     lines += [f"  absent  {task}: {reason}" for task, reason in absent.items()]
     todo = [planned.cell for planned in plan if planned.state == "to run"]

@@ -20,7 +20,7 @@ from kdep.run.device import without_tf32
 from kdep_benchmarks.data.images import Labelled
 from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.settings import Pixels
-from kdep_benchmarks.tasks.store import stored
+from kdep_benchmarks.tasks.store import new_array, stored
 
 FORMAT = 2  # part of the cache key; raise it when a change of code changes the features
 
@@ -103,7 +103,7 @@ def frozen_features(
             for tap, features in backbone.pooled_taps(as_input(batch, device)).items():
                 if tap not in written:
                     shape = (len(images), features.shape[1])
-                    written[tap] = np.lib.format.open_memmap(folder / f"{tap}.npy", "w+", np.float32, shape)
+                    written[tap] = new_array(folder / f"{tap}.npy", np.float32, shape)
                 written[tap][done : done + len(batch)] = features.float().cpu().numpy()
             done += len(batch)
             bar.update(len(batch))

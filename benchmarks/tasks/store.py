@@ -1,5 +1,6 @@
 """Keep extracted arrays on disk: made once by one process while others wait, in a folder that appears whole."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
+
+from kdep.files import rename_durably
 
 
 class Stored(NamedTuple):
@@ -40,8 +43,24 @@ def stored(folder: Path, make: Callable[[Path], float]) -> Stored:
                 part.mkdir()
                 try:
                     seconds = make(part)
-                    part.rename(folder)
+                    rename_durably(part, folder)
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
     # Copy-on-write, because torch warns about arrays that are not writable. Nothing writes to them.
     return Stored({path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}, seconds)
+
+
+def new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """Make a memory-mapped .npy file with all the space that it will need.
+
+    Raises:
+        OSError: the disk is full; names the file. Without the space, writing into the map would kill the process.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return array

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from kdep.files import save
+from kdep.files import flush, save
 from kdep.method.loss import Criterion
 from kdep.method.rivals import Learner
 from kdep.models.backbone import Backbone
@@ -92,6 +92,8 @@ def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
     """
     if not all(bool(tensor.isfinite().all()) for tensor in training.learner.state_dict().values()):
         raise run.diverged(f"the weights are no longer finite after step {step}")
+    if run.log.exists():
+        flush(run.log)  # a checkpoint must not survive a power cut that its log does not
     save(
         {
             "step": step,

@@ -90,7 +90,7 @@ def main() -> None:
     torch.set_num_threads(1)
     images = args.data_root.resolve()
     tasks = load_suite(args.suite, images)
-    found = {task.name: look_up(task.dataset) for task in tasks}
+    found = {task.name: look_up(task) for task in tasks}
     specs = list(checkpoints(images, args.runs))
     for task in tasks:
         for spec in specs:

@@ -19,6 +19,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from kdep.files import rename_durably
 from kdep_benchmarks.data.scenes import drawing as scenes_drawing
 from kdep_benchmarks.data.scenes.formats import Picture, write_ade20k, write_coco, write_voc
 from kdep_benchmarks.data.scenes.render import Scene, render
@@ -127,7 +128,7 @@ def _already_there(root: Path, parameters: dict[str, int]) -> bool:
 
 def _move_into_place(partial: Path, root: Path, parameters: dict[str, int]) -> None:
     try:
-        partial.rename(root)
+        rename_durably(partial, root)
     except OSError:
         # Another process may have finished the same trees first; theirs are as good as ours.
         if not _already_there(root, parameters):

@@ -16,7 +16,7 @@ from kdep_benchmarks.tasks.dense.maps import Geometry, Side, on_grid, open_netwo
 from kdep_benchmarks.tasks.dense.readers import Masks, open_masks
 from kdep_benchmarks.tasks.dense.store import as_half, folder_of, of_checkpoint
 from kdep_benchmarks.tasks.settings import DensePositions
-from kdep_benchmarks.tasks.store import stored
+from kdep_benchmarks.tasks.store import new_array, stored
 
 FORMAT = 1  # raised when the same key would give other numbers
 
@@ -97,13 +97,13 @@ def _extract(
         found = on_grid(maps, grids[batch[0]]).flatten(2).transpose(1, 2)
         if features is None:
             shape = (len(draw.image), found.shape[2])
-            features = np.lib.format.open_memmap(folder / "train.npy", "w+", np.float16, shape)
+            features = new_array(folder / "train.npy", np.float16, shape)
         for number, positions in zip(batch, found, strict=True):
             cells = torch.from_numpy(draw.cell[rows[number]]).to(device)
             features[rows[number]] = as_half(positions[cells], checkpoint.name)
     paths, shown, grids = _plan(test.images, geometry, settings)
     starts = np.concatenate([[0], np.cumsum([height * width for height, width in grids])])
-    features = np.lib.format.open_memmap(folder / "test.npy", "w+", np.float16, (int(starts[-1]), features.shape[1]))
+    features = new_array(folder / "test.npy", np.float16, (int(starts[-1]), features.shape[1]))
     for batch, maps in run_maps(backbone, paths, shown, pixels=settings, device=device):
         found = on_grid(maps, grids[batch[0]]).flatten(2).transpose(1, 2)
         for number, positions in zip(batch, found, strict=True):

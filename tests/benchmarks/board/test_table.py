@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from kdep_benchmarks.board.build import boards
-from kdep_benchmarks.board.leaderboard import family_table, leaderboard_frame
+from kdep_benchmarks.board.leaderboard import family_table, leaderboard_frame, terminal_table
 from kdep_benchmarks.board.names import board_names
+from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.table import Suite
 from kdep_benchmarks.board.uncertainty import uncertainty
 from tests.helpers.made_results import failure, result, runs
@@ -365,3 +366,19 @@ def test_the_reference_is_measured_in_standard_errors():
     (board,) = boards(results)
     sides = [uncertainty([one for one in results if one.checkpoint.name == name]).standard_error for name in "tr"]
     assert board.columns.errors.tolist() == pytest.approx([20 / np.hypot(*sides)])
+
+
+def test_every_view_names_runs_with_half_the_batch_and_test_images_that_are_in_train(tmp_path):
+    halved = {"out_of_memory": {"because": "killed by the kernel, out of memory", "images_at_once": 16, "before": 32}}
+    counts = {"train": 20, "test": 10, "leaked": 3}
+    results = [result("a", "e-linear", chosen=halved, counts=counts), result("a", "e-linear", 1, counts=counts)]
+    board = write_leaderboard(results, tmp_path)
+    views = [terminal_table(board), *((tmp_path / f"leaderboard.{kind}").read_text() for kind in ("csv", "md", "html"))]
+    for view in views:
+        assert "a: runs with half the batch: e-linear (1, killed by the kernel, out of memory)." in view
+        assert "e-linear: 3 of its 10 test images are also in train or val, byte for byte." in view
+    frame = pd.read_csv(tmp_path / "results.csv")
+    assert frame.halved.tolist() == ["killed by the kernel, out of memory", "-"] and frame.images_leaked.tolist() == [
+        3,
+        3,
+    ]

@@ -1,6 +1,7 @@
 """Planning: times by similar cells, fingerprints, and what a running suite shows."""
 
 import io
+import os
 import pickle
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset, fingerprint
-from kdep_benchmarks.jobs import measure, plan, run
+from kdep_benchmarks.jobs import plan, run
 from kdep_benchmarks.jobs.cell import Cell, read_cell, run_cell
 from kdep_benchmarks.jobs.plan import Planned
 from kdep_benchmarks.jobs.screen import Line, Screen
@@ -98,18 +99,17 @@ def test_a_students_card_says_how_it_was_pretrained():
     assert [summary[name] for name in names] == ["student", 90, 4, "c0ffee", 640, 1.5]
 
 
-def test_a_cell_trusts_the_planned_fingerprint_while_the_data_stays_as_it_was(tmp_path):
+def test_other_images_of_equal_names_sizes_and_dates_are_another_data_set(tmp_path):
     for folder in ("a/x", "a/y", "b/x", "b/y"):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "1.png").write_bytes(b"1")
-    dataset = Dataset("d", "imagefolder", tmp_path, {"train": "a", "test": "b"})
-    found = plan.look_up(dataset)
-    assert found.fingerprint == fingerprint(dataset)
-    cell = replace(cell_like("d-knn", kind="knn"), task=Task("d-knn", "knn", dataset))
-    cell = replace(cell, data_fingerprint="as planned", data_stamp=found.stamp)
-    assert measure.fingerprint_now(cell) == "as planned"
-    (tmp_path / "b/x" / "1.png").rename(tmp_path / "b/x" / "2.png")
-    assert measure.fingerprint_now(cell) == fingerprint(dataset) != found.fingerprint
+        (tmp_path / folder / "1.png").write_bytes(folder.encode())
+    task = Task("d-knn", "knn", Dataset("d", "imagefolder", tmp_path, {"train": "a", "test": "b"}))
+    found, image = plan.look_up(task), tmp_path / "b/x" / "1.png"
+    assert plan.look_up(task) == found and found.fingerprint == fingerprint(task.dataset)
+    before = image.stat()
+    image.write_bytes(b"B/X")
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert plan.look_up(task).fingerprint != found.fingerprint
 
 
 def test_a_cell_is_read_as_it_was_written(tmp_path):

@@ -247,12 +247,12 @@ torch.nn.functional.cross_entropy = limited
 def test_fine_tuning_that_does_not_fit_is_done_with_half_the_batch_and_the_result_says_so(
     tmp_path, monkeypatch, capsys
 ):
-    for split in ("train", "test"):
+    for split, shade in (("train", 0), ("test", 6)):
         for label, colour in enumerate([(220, 40, 40), (40, 40, 220)]):
             folder = tmp_path / "colours" / split / f"class{label}"
             folder.mkdir(parents=True)
             for number in range(6):
-                Image.fromarray(np.full((32, 32, 3), colour, np.uint8) + np.uint8(number)).save(
+                Image.fromarray(np.full((32, 32, 3), colour, np.uint8) + np.uint8(shade + number)).save(
                     folder / f"{number}.png"
                 )
     files = {"train": "train", "test": "test"}

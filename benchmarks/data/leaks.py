@@ -1,0 +1,80 @@
+"""Count the test images that are also in train or val, by content; refuse splits that hold nothing else."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from kdep.data.contents import HASH, cache_folder, content_hashes
+from kdep.files import write_text
+from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.readable import entries_of
+from kdep_benchmarks.data.readers.classification import files_of, pictures_of, read_labelled
+
+WORTH = 2000  # images from which on the count is remembered
+
+
+class Use(Protocol):
+    """What a task says of its data: a `kdep_benchmarks.tasks.task.Task` is one."""
+
+    kind: str
+    family: str
+    dataset: Dataset
+
+
+def leaked(task: Use, fingerprint: str) -> int:
+    """Count the test images whose bytes are those of an image of train or val.
+
+    Args:
+        task: its family decides how the data set is read.
+        fingerprint: of the data set; the count of a large one is remembered with it in the user's cache folder.
+
+    Raises:
+        ValueError: every image of test, or of val, is also in another split.
+    """
+    known = cache_folder().parent / "leaks" / f"{hashlib.sha256(f'{task.family}|{fingerprint}'.encode()).hexdigest()}"
+    if known.is_file() and (text := known.read_text()).isdecimal():
+        return int(text)
+    roles = [role for role in ("train", "val", "test") if any(key.split("_")[0] == role for key in task.dataset.files)]
+    images = {role: hashes_of(task, role) for role in roles}
+    name = task.dataset.name
+    for role, others in (("val", ("train",)), ("test", ("train",)), ("test", ("val",))):
+        for other in (one for one in others if role in images and one in images):
+            if images[role] and set(images[role]) <= set(images[other]):
+                raise ValueError(
+                    f"data set {name}: every one of the {len(images[role])} images of {role} is also in {other}, byte "
+                    f"for byte; a score on them means nothing. Give {role} images of its own"
+                )
+    fitted = {content for role in roles if role != "test" for content in images[role]}
+    count = sum(content in fitted for content in images["test"])
+    if sum(map(len, images.values())) >= WORTH:
+        _remember(known, count)
+    return count
+
+
+def _remember(known: Path, count: int) -> None:
+    try:
+        write_text(known, str(count))
+    except OSError:  # no cache folder that can be written: counted again each time
+        return
+
+
+def hashes_of(task: Use, role: str) -> list[bytes]:
+    """Hash the images of a role: their files' bytes, or their pixels where they have no file."""
+    if task.family != "classification":
+        return _of_files([entry.place for entry in entries_of(task, role) if not entry.is_mask])
+    source = read_labelled(task.dataset, role).source
+    if (files := files_of(source)) is not None:
+        return _of_files(files)
+    return [_hash(picture.content()) for picture in pictures_of(source)]
+
+
+def _of_files(files: Sequence[Path]) -> list[bytes]:
+    return [content.tobytes() for content in content_hashes(files)]
+
+
+def _hash(content: bytes | Image.Image) -> bytes:
+    data = content if isinstance(content, bytes) else f"{content.mode}{content.size}".encode() + content.tobytes()
+    return hashlib.blake2b(data, digest_size=HASH).digest()

@@ -1,0 +1,77 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdep_benchmarks.data.cards import Dataset, fingerprint
+from kdep_benchmarks.data.leaks import leaked
+from kdep_benchmarks.data.packs import pack_folder
+from kdep_benchmarks.tasks.task import Task
+from tests.helpers import toolbox_trees as trees
+
+
+def paint(path, number):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+
+
+def folders(root):
+    for split, start in (("train", 0), ("val", 20), ("test", 40)):
+        for number in range(4):
+            paint(root / split / "ab"[number % 2] / f"{number}.png", start + number)
+    files = {split: split for split in ("train", "val", "test")}
+    return Task("d-knn", "knn", Dataset("d", "imagefolder", root, files))
+
+
+def count(task):
+    return leaked(task, fingerprint(task.dataset))
+
+
+def test_test_images_in_train_or_val_are_counted_and_equal_splits_refused(tmp_path):
+    task = folders(tmp_path)
+    assert count(task) == 0
+    shutil.copy(tmp_path / "train/a/0.png", tmp_path / "test/a/of train.png")
+    shutil.copy(tmp_path / "val/b/1.png", tmp_path / "test/b/of val.png")
+    assert count(task) == 2
+    for whole, other in (("test", "train"), ("test", "val"), ("val", "train")):
+        kept = tmp_path / "kept"
+        (tmp_path / whole).rename(kept)
+        shutil.copytree(tmp_path / other, tmp_path / whole)
+        with pytest.raises(ValueError, match=f"data set d: every one of the 4 images of {whole} is also in {other}"):
+            count(task)
+        shutil.rmtree(tmp_path / whole)
+        kept.rename(tmp_path / whole)
+
+
+def test_the_images_of_a_pack_are_compared_one_by_one(tmp_path):
+    folders(tmp_path)
+    shutil.copy(tmp_path / "train/a/0.png", tmp_path / "test/a/again.png")
+    pack_folder(tmp_path, tmp_path / "p.npz")
+    files = {split: f"p.npz:{split}" for split in ("train", "val", "test")}
+    assert count(Task("p-linear", "linear", Dataset("p", "npz", tmp_path, files))) == 1
+
+
+@pytest.mark.parametrize("layout", ["voc segment", "ade20k", "cityscapes", "voc detect", "coco"])
+def test_images_of_dense_layouts_are_compared(tmp_path, layout):
+    if layout.startswith("voc"):
+        dataset, image = trees.voc(tmp_path), "VOC2012/JPEGImages/{}_{}.jpg"
+        if layout == "voc segment":
+            shutil.copytree(tmp_path / "VOC2012/ImageSets/Main", tmp_path / "VOC2012/ImageSets/Segmentation")
+            files = {role: f"VOC2012/ImageSets/Segmentation/{role}.txt" for role in trees.COUNTS}
+            dataset = Dataset("d", "voc", tmp_path, files, trees.CLASSES)
+    elif layout == "coco":
+        dataset, image = trees.coco(tmp_path), "{}/{}.jpg"
+    else:
+        dataset, image = trees.ade20k(tmp_path), "images/{}/{}.png"
+        if layout == "cityscapes":
+            for path in sorted(tmp_path.rglob("*.png")):
+                kind = "_leftImg8bit.png" if "images" in path.parts else "_gtFine_labelTrainIds.png"
+                path.rename(path.with_name(path.stem + kind))
+            dataset = Dataset("d", "cityscapes", tmp_path, dataset.files, trees.CLASSES)
+            image = "images/{}/{}_leftImg8bit.png"
+    kind = "detect" if layout in ("voc detect", "coco") else "segment"
+    task = Task("d-x", kind, dataset)
+    assert count(task) == 0
+    shutil.copy(tmp_path / image.format("train", 0), tmp_path / image.format("test", 4))
+    assert count(task) == 1
