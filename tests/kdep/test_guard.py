@@ -15,6 +15,7 @@ from kdep.data.names import list_images
 from kdep.data.opening import as_rgb, open_image, read_image
 from kdep.data.sources import open_source
 from kdep.data.subset import write_subset
+from kdep.files import read
 from kdep.guard import RefusedError, printable, read_regular, walk
 from kdep.models.foreign import read_weights
 from kdep.yaml_file import read_mapping
@@ -49,9 +50,9 @@ def test_postscript_behind_the_name_of_a_photograph_starts_no_ghostscript(tmp_pa
     forbid(monkeypatch, EpsImagePlugin, "Ghostscript")
     (tmp_path / "photo.jpg").write_bytes(POSTSCRIPT)
     source = open_source(str(tmp_path))
-    for read in (source.read, source.open):
+    for opened in (source.read, source.open):
         with pytest.raises(OSError, match="in another format than JPEG, PNG"):
-            read(0)
+            opened(0)
 
 
 def test_pipes_and_devices_are_skipped_by_name_and_never_waited_for(tmp_path, caplog):
@@ -105,9 +106,9 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded_and_the_lim
 
     forbid(monkeypatch, ImageFile.ImageFile, "load")
     monkeypatch.setattr("kdep.data.decode._simplejpeg", None)
-    for read in (source.read, lambda index: source.open(index).crop((0, 0, 9000, 9000), (8, 8))):
+    for opened in (source.read, lambda index: source.open(index).crop((0, 0, 9000, 9000), (8, 8))):
         with pytest.raises(RefusedError, match="9000 x 9000 pixels; KDEP_MAX_PIXELS allows 67,108,864"):
-            read(0)
+            opened(0)
     monkeypatch.setenv("KDEP_MAX_PIXELS", "81000000")
     assert source.open(0).size == (9000, 9000)
     monkeypatch.setenv("KDEP_MAX_PIXELS", "many")
@@ -136,11 +137,11 @@ def bomb(path, name, size):
     return path
 
 
-@pytest.mark.parametrize("name", ["weights.pth", "pack.npz"])
+@pytest.mark.parametrize("name", ["weights.pth", "run.pth", "pack.npz"])
 def test_an_archive_that_expands_a_thousandfold_is_refused_by_its_directory(tmp_path, monkeypatch, name):
     monkeypatch.setenv("KDEP_MAX_EXPANDED", str(2**24))
     path = bomb(tmp_path / name, "archive/data.pkl" if name.endswith("pth") else "train_blob.npy", 2**26)
-    opened = read_weights if name.endswith("pth") else lambda path: open_source(f"{path}:train")
+    opened = {"weights.pth": read_weights, "run.pth": read}.get(name, lambda path: open_source(f"{path}:train"))
 
     forbid(monkeypatch, zipfile.ZipFile, "open")
     forbid(monkeypatch, torch, "load")

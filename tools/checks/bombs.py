@@ -46,6 +46,17 @@ tasks:
   kind: knn
   dataset: {{name: bomb, layout: {layout}, root: "{root}", files: {{train: {train}, test: {test}}}}}
 """
+DETECTION = """
+tasks:
+- name: bomb-detect
+  kind: detect
+  dataset:
+    name: bomb
+    layout: coco
+    root: "{root}"
+    files: {{train: train.json, train_images: train, test: test.json, test_images: test}}
+  settings: {{config: detect_faster_rcnn, iterations: 1000, batch_size: 2, lr: 0.01, weight_decay: 0, scale: [64, 64]}}
+"""
 
 
 class Case(NamedTuple):
@@ -63,13 +74,13 @@ def kdep(*arguments: object) -> list[str]:
 
 
 def photographs(folder: Path) -> Path:
-    """Write train and test, two classes of eight small pictures each."""
+    """Write train and test, two classes of 25 small pictures each."""
     draw = np.random.default_rng(0)
     for split in ("train", "test"):
         for label in ("a", "b"):
             place = folder / split / label
             place.mkdir(parents=True)
-            for number in range(8):
+            for number in range(25):
                 pixels = draw.integers(0, 256, (4, 5, 3), dtype=np.uint8)
                 Image.fromarray(pixels).resize((48, 40)).save(place / f"{number}.jpg")
     return folder
@@ -120,6 +131,22 @@ def packed(folder: Path) -> list[str]:
     (folder / "set").mkdir()
     zipped(folder / "set" / "bomb.npz", "train_blob.npy", "train_offsets.npy")
     return kdep("data", "check", suite(folder / "set", "npz", "bomb.npz:train", "bomb.npz:train"))
+
+
+def detected(folder: Path) -> list[str]:
+    """Train a detector; one test image is cut off."""
+    photographs(folder / "set")
+    for split in ("train", "test"):
+        names = [f"a/{number}.jpg" for number in range(4)]
+        images = [{"id": n, "file_name": name, "width": 48, "height": 40} for n, name in enumerate(names)]
+        boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [5, 5, 20, 20]} for n in range(4)]
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+        (folder / "set" / f"{split}.json").write_text(json.dumps(content))
+    cut = folder / "set" / "test" / "a" / "1.jpg"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    (folder / "suite.yaml").write_text(DETECTION.format(root=folder / "set"))
+    own = ("--suite", folder / "suite.yaml", "--device", "cpu", "--results", folder / "results")
+    return kdep("transfer", "random:test_resnet", *own)
 
 
 def read_as_recipe(text: str) -> Callable[[Path], list[str]]:
@@ -187,7 +214,7 @@ CASES: dict[str, Case] = {
     "link to /dev/zero": Case(
         checked(lambda place: (place / "bomb.png").symlink_to("/dev/zero")), (1,), f"bomb.png: {NOT_REGULAR}"
     ),
-    "links to folders above": Case(checked(link_up), (0,), "16 train, 16 test"),
+    "links to folders above": Case(checked(link_up), (0,), "50 train, 50 test"),
     "file of a terabyte": Case(checked(hole), (1,), "KDEP_MAX_EXPANDED allows"),
     "PNG of 177 million pixels": Case(checked(large_png), (1,), "13300 x 13300 pixels; KDEP_MAX_PIXELS allows", True),
     "pack of 1 GB in 1 MB": Case(packed, (1,), "KDEP_MAX_EXPANDED allows"),
@@ -197,6 +224,12 @@ CASES: dict[str, Case] = {
     "harmless pretraining": Case(pretrained(lambda place: None), (0,), "student.pth"),
     "pretraining with the PNG": Case(pretrained(large_png), (0,), "unreadable image skipped: train/a/bomb.png", True),
     "pretraining with a pipe": Case(pretrained(lambda place: os.mkfifo(place / "bomb.jpg")), (0,), "skipped 1: "),
+    "name that is not UTF-8": Case(
+        pretrained(lambda place: (place / os.fsdecode(b"caf\xe9\n.jpg")).write_text("no image")),
+        (0,),
+        "unreadable image skipped: train/a/caf\\udce9\\n.jpg",
+    ),
+    "cut-off test image of a detection set": Case(detected, (1,), "1 of 4 files of test cannot be read"),
     "harmless weights": Case(
         measured(lambda path: torch.save({"conv1.weight": torch.zeros(1)}, path)), (3,), "does not fit"
     ),

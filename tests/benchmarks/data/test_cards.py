@@ -130,3 +130,22 @@ def test_every_card_has_splits_of_its_own(tmp_path):
     for name, card in CARDS.items():
         if card.layout != "imagefolder":  # whose folders are looked into
             refuse_bad_splits(known(name, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "test", "train"),
+    [
+        (trees.coco, "test/4.jpg", "train/1.jpg"),
+        (trees.ade20k, "masks/test/4.png", "masks/train/1.png"),
+        (trees.voc, "VOC2012/JPEGImages/test_4.jpg", "VOC2012/JPEGImages/train_1.jpg"),
+    ],
+)
+def test_what_is_trained_on_does_not_change_with_a_test_image(tmp_path, make, test, train):
+    dataset = make(tmp_path)
+    before = fingerprint(dataset), fingerprint(dataset, without="test")
+    with (tmp_path / test).open("ab") as file:
+        file.write(b"more")
+    assert fingerprint(dataset) != before[0] and fingerprint(dataset, without="test") == before[1]
+    with (tmp_path / train).open("ab") as file:
+        file.write(b"more")
+    assert fingerprint(dataset, without="test") != before[1]
