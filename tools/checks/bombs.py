@@ -289,8 +289,8 @@ def _wait(child: subprocess.Popen[bytes], began: float) -> tuple[int, resource.s
 
 
 def _said(text: str, says: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if says[:20] in line), lines[-1] if lines else "")[:300]
+    lines = [line.rpartition("it/s]")[2].strip() for line in text.splitlines()]  # a progress bar may stand before it
+    return next((line for line in lines if says[:20] in line), next(filter(None, reversed(lines)), ""))[:300]
 
 
 def main() -> int:
