@@ -16,9 +16,9 @@ RULE = (
     "A cheap column may stand for an expensive one if four things hold over the checkpoints: the 95 % interval of the "
     "weighted Kendall tau is above 0; the interval of the pairwise agreement is above 50 %; so is that of the "
     "agreement without pairs from both sides of the widest gap in the expensive column; and the p value of tau is "
-    "below 0.05 after Holm's correction for all pairs of columns in this report. Without the third, it only tells two "
-    "groups apart, such as trained from untrained networks. Where the expensive column itself shows no difference "
-    "between any two checkpoints, nothing can be said."
+    "below 0.05 after Holm's correction for all pairs of columns in this report. Without the third, it tells two "
+    "groups apart, such as trained from untrained networks, and no more is shown. `may not` means that it is not "
+    "shown. Where the expensive column itself shows no difference between any two checkpoints, nothing can be said."
 )
 
 

@@ -36,7 +36,7 @@ def heat_table(found: Sequence[Fidelity]) -> str:
         for one in found:
             at = (columns.index(one.expensive), rows.index(one.cheap))
             axes.text(*at, _text(one), ha="center", va="center", color=_ink(one), fontsize=8)
-        legend = "weighted Kendall tau [95 %];  ● may stand for it   ◐ only tells two groups apart"
+        legend = "weighted Kendall tau [95 %];  ● may stand for it   ◐ tells two groups apart, no more is shown"
         figure.text(LEFT / width, 0.15 / height, legend, fontsize=8)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})

@@ -71,7 +71,11 @@ def _about(target: str, found: Sequence[Fidelity]) -> str:
         return f"{target}: nothing can be said, because no two checkpoints differ on it."
     probes, naive = ([one for one in own if one.naive is wanted] for wanted in (False, True))
     parts = []
-    for verdict, what in ((STANDS, "may stand for it"), (GROUPS, "only tell two groups apart"), (NOT, "may not")):
+    for verdict, what in (
+        (STANDS, "may stand for it"),
+        (GROUPS, "tell two groups apart, and no more is shown"),
+        (NOT, "may not"),
+    ):
         names = [f"{one.cheap} (tau {one.agreement.tau.value:.2f})" for one in probes if one.verdict == verdict]
         if names:
             parts.append(f"{', '.join(names)} {what}")

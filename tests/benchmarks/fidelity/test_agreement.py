@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from kdep_benchmarks.fidelity.agreement import agreement, kendall
+from kdep_benchmarks.fidelity.agreement import agreement, kendall, kendalls
 
 ALL = ~np.eye(12, dtype=bool)
 
@@ -27,6 +27,15 @@ def slow_kendall(one, other):
 def test_tau_is_the_mean_over_pairs_weighted_by_the_ranks_of_both_columns():
     one, other = np.random.default_rng(0).normal(size=(2, 9))
     assert kendall(one, other) == pytest.approx(slow_kendall(one, other))
+
+
+def test_tau_of_many_rows_is_scipys_also_with_ties_and_repeated_checkpoints():
+    random = np.random.default_rng(2)
+    one, other = random.integers(6, size=(2, 30, 8)).astype(float)
+    one[20:, 4:], other[20:, 4:] = one[20:, :4], other[20:, :4]  # as a bootstrap draws them
+    one[0] = 1
+    expected = [kendall(*rows) for rows in zip(one, other, strict=True)]
+    assert np.isnan(expected[0]) and kendalls(one, other) == pytest.approx(expected, nan_ok=True)
 
 
 def test_pairs_without_a_difference_are_counted_apart_and_equal_cheap_scores_count_half():
