@@ -218,6 +218,11 @@ class Shards:
         self._options = dict(system.storage_options)
         self._client: tuple[int, Any] | None = None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the shards are behind a URL."""
+        return not self._local
+
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
         return Image.fromarray(self.open(index).whole().permute(1, 2, 0).numpy())

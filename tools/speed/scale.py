@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,77 @@ def rate(source: Any, size: int, count: int) -> float:
     return seen / (processor_seconds() - began)
 
 
-MEASUREMENTS = {"manifest": manifest, "bank": bank, "shards": shards}
+def memory(*, quick: bool) -> dict[str, Any]:
+    """Training from a bank on one core, with decoded images in memory and without, as a share of the student's ceiling.
+
+    On a CPU the same core decodes and trains, so the share is step / (step + load), in CPU seconds per image.
+    """
+    from kdep.data.keep import keep
+    from kdep.data.sources import open_source
+    from tools.gpu.cases import TINY
+    from tools.gpu.forms import student_step
+    from tools.speed.ceilings import CASES
+    from tools.speed.pretraining import configure
+    from tools.speed.row import Setting
+
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        work, count = Path(temporary), 16 if quick else 64
+        source = open_source(str(photographs(work, count, sides=(120, 90) if quick else (500, 375))))
+        kept = keep(source, 0.25, show=False)
+        assert kept is not source
+        for size, case in CASES.items():
+            size, case = (32, TINY) if quick else (size, case)
+            case = replace(case, images=count, live=count)
+            config = configure(case, Setting(work, torch.device("cpu"), quick=quick), name="memory", bank=False)
+            images = torch.rand(case.batch, 3, size, size)
+            step = student_step(config, images, torch.channels_last, compiled=False)
+            load_seconds(kept, size)  # fills the memory
+            taken = interleave(
+                {
+                    "step": lambda step=step, case=case: cpu_seconds(step) / case.batch,
+                    "load": lambda size=size: load_seconds(source, size),
+                    "load from memory": lambda size=size: load_seconds(kept, size),
+                },
+                3,
+            )
+            middle = {name: statistics.median(values) for name, values in taken.items()}
+            shares = {name: middle["step"] / (middle["step"] + middle[name]) for name in ("load", "load from memory")}
+            milliseconds = {f"{name}, ms per image": 1000 * value for name, value in middle.items()}
+            found[f"{size} px"] = {
+                **milliseconds,
+                "share of the ceiling, from files": shares["load"],
+                "share of the ceiling, from memory": shares["load from memory"],
+            }
+    return {**found, "precision": "float32", "target": "0.95 of the ceiling"}
+
+
+def cpu_seconds(work: Any) -> float:
+    """CPU seconds of a call on one thread, after one to warm up."""
+    with threads(1):
+        work()
+        began = processor_seconds()
+        work()
+        return processor_seconds() - began
+
+
+def load_seconds(source: Any, size: int) -> float:
+    """CPU seconds per image of one epoch of coloured views, on one thread."""
+    from kdep.data.order import Order
+    from kdep.data.training import make_pixels
+    from kdep.data.views import Augmentation, Views, load
+
+    augmentation = Augmentation(size, jitter=0.1, lighting=0.05)
+    pixels, count = make_pixels(augmentation, torch.device("cpu")), len(source.names)
+    order = Order(count, 16, 2, seed=0)
+    began = processor_seconds()
+    with threads(1):
+        for batch in load(Views(source, augmentation, 0), order, workers=0):
+            pixels(batch)
+    return (processor_seconds() - began) / (16 * len(order))
+
+
+MEASUREMENTS = {"manifest": manifest, "bank": bank, "shards": shards, "memory": memory}
 
 
 def markdown(document: dict[str, Any]) -> str:

@@ -71,6 +71,13 @@ def test_a_stale_manifest_is_refused_with_the_remedy(listed, change, said):
         open_source(str(listed))
 
 
+def test_the_topmost_folder_is_always_looked_at(listed, monkeypatch):
+    monkeypatch.setattr("kdep.data.manifest.SAMPLED", 0)
+    add_folder(listed)
+    with pytest.raises(ValueError, match="listed has 3 images and folders, 2 when it was made"):
+        open_source(str(listed))
+
+
 def test_a_copy_of_the_images_with_other_times_is_not_stale(listed, tmp_path):
     shutil.copytree(listed, tmp_path / "copy", copy_function=shutil.copyfile)
     assert open_source(str(tmp_path / "copy")).fingerprint == open_source(str(listed)).fingerprint

@@ -169,8 +169,17 @@ def test_a_loading_process_stays_within_a_few_shards():
         own = batches[worker::8]
         near = [{index // 1000 for batch in own[at : at + 3] for index, _ in batch} for at in (0, 100, 500)]
         assert max(map(len, near)) <= 3 * LANES // 8
+    read = [{index // 1000 for batch in batches[worker::8] for index, _ in batch} for worker in range(8)]
+    assert sum(map(len, read)) <= 480 + LANES  # no shard is read by two, but where a lane ends
     positions = [index for index, _ in batches[0]]
     assert len(set(np.diff(positions))) > 20  # shuffled within the window
+
+
+def test_loading_processes_of_a_url_divide_the_lanes(remote, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    views = Views(open_source(f"wds:{remote}"), Augmentation(32), 0)
+    order = Order(128, 16, 1, seed=0, starts=views.source.starts)
+    assert load(views, order, workers="auto", pin=True).num_workers == 12  # of 15
 
 
 def test_a_subset_of_shards_keeps_their_order(shards):
