@@ -35,8 +35,8 @@ from kdep_benchmarks.tasks.features import cache_key, centre, extract, feature_f
 from kdep_benchmarks.tasks.settings import Finetune, Knn, Pixels, read_settings
 from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import Trainings
-from tests.benchmarks.tasks.test_knn import clouds
 from tests.helpers.made_results import answered
+from tests.kdep.probe.test_knn import clouds
 
 CPU = torch.device("cpu")
 COLOURS = [(220, 60, 60), (60, 220, 60), (60, 60, 220)]

@@ -15,8 +15,8 @@ from kdep_benchmarks.tasks.fewshot import draw, probe_draw, run_fewshot
 from kdep_benchmarks.tasks.settings import Fewshot, read_settings
 from kdep_benchmarks.tasks.task import Task, load_suite, load_task, task_names
 from tests.benchmarks.tasks.test_classify import CPU, colours, measure  # noqa: F401 - a fixture
-from tests.benchmarks.tasks.test_knn import clouds
 from tests.helpers.made_results import answered
+from tests.kdep.probe.test_knn import clouds
 
 
 @pytest.fixture
