@@ -1,5 +1,6 @@
 """Prepare the import of mmengine, mmcv, mmdet and mmseg with current torch and Python."""
 
+import functools
 import importlib.metadata
 import multiprocessing.reduction
 import pickle
@@ -32,6 +33,9 @@ def prepare() -> None:
     # onedl-mmengine still looks for the distribution 'mmsegmentation' behind `mmseg::`, where it has another name.
     if not _installed("mmsegmentation"):
         utils.MODULE2PACKAGE["mmseg"] = "mmseg"
+    # For each `_base_` mmengine reads the toolbox's whole index again, half a second of YAML.
+    if not hasattr(utils.load, "cache_info"):
+        utils.load = functools.cache(utils.load)
 
 
 def carry_into_workers(dataset_class: type) -> None:

@@ -57,7 +57,8 @@ def read_config(cell: Training, *, toolbox: str) -> "Config":
     from mmengine.config import Config
 
     path = config_file(cell.task.kind, cell.settings.config)
-    config = Config.fromfile(path)
+    # Formatting its text takes longer than a short training, and mmengine writes it four times.
+    config = Config(Config.fromfile(path).to_dict(), filename=path, format_python_code=False)
     if config.get("default_scope") != toolbox:
         raise ValueError(f"{path}: a config of {config.get('default_scope')}; {cell.task.kind} needs one of {toolbox}")
     _set_backbone(config, cell, toolbox)

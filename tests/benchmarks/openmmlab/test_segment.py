@@ -41,10 +41,10 @@ def check_outcome(outcome):
     assert outcome.load["coverage"] == 100 and outcome.load["max_difference"] < 1e-4
 
 
-@pytest.mark.parametrize("config", ["segment_pspnet", "segment_fcn"])
-def test_after_training_at_lr_0_the_model_still_holds_the_student(tmp_path, config):
+def test_after_training_at_lr_0_the_model_still_holds_the_student(tmp_path):
     checkpoint = trees.student()
-    task = trees.task("segment", trees.voc(tmp_path / "data"), config, lr=0, weight_decay=0, iterations=1)
+    settings = {"lr": 0, "weight_decay": 0, "iterations": 1, "output_stride": 32}
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", **settings)
     parameters = dict(trained_model(checkpoint, task, tmp_path / "work").backbone.named_parameters())
     assert len(parameters) == 60
     assert all(torch.equal(value, checkpoint.weights[name]) for name, value in parameters.items())
@@ -93,12 +93,11 @@ def test_half_the_batch_with_twice_the_accumulation_takes_as_many_steps_on_as_ma
         assert config.optim_wrapper.accumulative_counts * size == 4
 
 
-@pytest.mark.parametrize(("arch", "tensors"), [("mobilenetv2_100", 306), ("test_resnet", 90)])
-def test_fcn_takes_other_networks_on_an_ade20k_tree(tmp_path, arch, tensors):
+def test_fcn_takes_another_network_on_an_ade20k_tree(tmp_path):
     task = trees.task("segment", trees.ade20k(tmp_path / "data"), "segment_fcn", accumulate=2, iterations=1)
-    outcome = run(trees.student(arch), task, tmp_path / "work")
+    outcome = run(trees.student("mobilenetv2_100"), task, tmp_path / "work")
     check_outcome(outcome)
-    assert outcome.load["tensors"] == tensors
+    assert outcome.load["tensors"] == 306
     assert outcome.curves["iteration"] == [1, 2]
 
 
