@@ -1,6 +1,7 @@
 import contextlib
 import os
 import resource
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to gain from a second thread
 
@@ -39,6 +40,18 @@ def photos(tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         draw(path, number)
     return folder
+
+
+@pytest.fixture
+def loss_drawn():
+    """For tests that look at loss.png."""
+
+
+@pytest.fixture(autouse=True)
+def loss_not_drawn(request, monkeypatch):
+    """Drawing loss.png takes a third of a tiny run's time."""
+    if "loss_drawn" not in request.fixturenames and "kdep.run.folder" in sys.modules:
+        monkeypatch.setattr(sys.modules["kdep.run.folder"].RunFolder, "draw_loss", lambda run: None)
 
 
 @pytest.fixture

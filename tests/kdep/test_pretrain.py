@@ -53,7 +53,7 @@ def odd_teacher(path):
     return path
 
 
-def test_a_run_lowers_the_loss_and_leaves_its_files(tiny):
+def test_a_run_lowers_the_loss_and_leaves_its_files(tiny, loss_drawn):
     config = tiny("optim.epochs=4")
     student = pretrain(config)
     log = [json.loads(line) for line in (folder(config) / "log.jsonl").read_text().splitlines()]
