@@ -21,6 +21,7 @@ from kdep.models.checkpoint import write_student
 from kdep.models.outline import gmacs, outline, parameters
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks import transfer as transfers
+from kdep_benchmarks.jobs import measure
 from kdep_benchmarks.tasks.task import CONFIGS, load_suite, load_task, suite_names, task_names
 from tests.conftest import measure_here
 
@@ -443,3 +444,26 @@ def test_help_is_fast_because_it_imports_nothing_heavy():
     code = "import sys; from kdep import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'numpy', 'timm', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=CONFIGS.parent)
+
+
+@pytest.mark.usefixtures("cells_here")
+def test_a_checkpoint_replaced_between_two_cells_fails_its_own_cells_and_no_other(world, tmp_path, monkeypatch, capsys):
+    file, opened = tmp_path / "student.pth", []
+    write_student(open_checkpoint(STUDENT), file)
+
+    def open_(spec, **options):
+        opened.append(spec)
+        if opened.count(str(file)) == 2:  # the second cell of this student
+            write_student(open_checkpoint("random:test_resnet#1"), file)
+        if opened.count(str(file)) == 3:
+            file.unlink()
+        return open_checkpoint(spec, **options)
+
+    monkeypatch.setattr(measure, "open_checkpoint", open_)
+    own = {"checkpoints": (str(file), "random:test_resnet#2")}
+    assert transfer(world, tmp_path / "results", "--seeds", "0,1", "--tasks", "colours-knn,colours-linear", **own) == 1
+    out, log = capsys.readouterr()
+    assert out.count("FAILED with exit code 1") == 3
+    assert f"error: {file} has changed since the run was planned; start the same command again" in log
+    assert f"error: {file}: no such file" in log
+    assert len([name for name in cells(tmp_path / "results") if not name.endswith("failed.json")]) == 5

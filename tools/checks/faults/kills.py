@@ -30,9 +30,9 @@ SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT}
 VICTIMS = ("parent", "child", "both")
 KILLS = [f"{name} {victim}" for name in SIGNALS for victim in VICTIMS]
 OTHERS = ("two at once", "full disk", "small disk", "read-only folder", "folder gone")
-LONGEST = 180.0  # seconds that any command may take
-LEAVING = 20.0  # seconds that a command may take to end after TERM or INT
-ORPHANS = 9.0  # seconds that the processes below a killed one may live on
+LONGEST = 600.0  # seconds that any command may take, also on a machine with more to do
+LEAVING = 60.0  # seconds that a command may take to end after TERM or INT
+ORPHANS = 30.0  # seconds that the processes below a killed one may live on
 NOBODY = 65534
 SHOWN = 1200  # characters of a log that a broken trial keeps
 
