@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdep.bank.hashes import Checked, is_known, known_hashes, name_of
+from kdep.bank.hashes import Checked, is_known, known_hashes
 from kdep.files import read
 from kdep.method.statistics import Statistics
 from kdep.run.device import Process
@@ -223,8 +223,11 @@ def is_complete(path: Path, views: int) -> bool:
     if not (path / "bank.pt").exists():
         return False
     about, hashes = described(path / "bank.json"), known_hashes(path)
-    files = [shard_path(path, number, shard) for number in range(views) for shard in range(about.shards)]
-    return "bank.pt" in hashes and all(name_of(Path(file)) in hashes and Path(file).exists() for file in files)
+    start = len(f"{path}/")
+    files = {shard_path(path, number, shard)[start:] for number in range(views) for shard in range(about.shards)}
+    # One list of a folder instead of a question for each of its files.
+    there = {f"{folder.name}/{name}" for folder in path.glob("view*") for name in os.listdir(folder)}  # noqa: PTH208
+    return "bank.pt" in hashes and files <= there and files <= hashes.keys()
 
 
 def share_of(files: Sequence[tuple[int, int]], shards: int, process: Process) -> list[tuple[int, int]]:

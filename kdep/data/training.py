@@ -16,7 +16,7 @@ from kdep.data.views import Augmentation, Batch, Views, recolour
 
 logger = logging.getLogger("kdep")
 
-SAMPLE = 50_000  # images for the statistics of tar shards
+SAMPLE = 50_000  # images for the statistics of tar shards: docs/speed.md says what more would gain
 
 
 def open_images(config: Config) -> tuple[Source, np.ndarray | None]:

@@ -9,6 +9,7 @@ Time is CPU time (user and system), which other work on the machine disturbs lit
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import torch
 from kdep.files import write_text
 from tools.speed.clock import in_child, interleave, peak_mb, processor_seconds, resident_mb, threads
 from tools.speed.photographs import photographs
+from tools.speed.row import describe_device
 
 OUT = Path("docs/figures/scale.json")
 ROWS, IMAGENET = 10_000_000, 1_281_167
@@ -82,7 +84,7 @@ def start(file: str) -> dict[str, float]:
         "rise_mb": rise,
         "peak_mb": resident_mb("VmHWM"),
     }
-    return {**found, "rows": len(source.names), "last": len(source.names[-1])}
+    return {**found, "rows": len(source.names)}
 
 
 def manifest(*, quick: bool) -> dict[str, Any]:
@@ -232,7 +234,9 @@ MEASUREMENTS = {"manifest": manifest, "bank": bank, "shards": shards, "memory": 
 
 def markdown(document: dict[str, Any]) -> str:
     """Format the figures as a table."""
-    lines = [f"torch {document['torch']}, CPU time; quick sizes" if document["quick"] else "CPU time on one core.", ""]
+    device = document["device"]
+    lines = [f"{device['cpu']}, torch {device['torch']}, one thread, load average {document['load_average']:.0f}"]
+    lines += ["Quick sizes: the figures have no meaning." if document["quick"] else "Time is CPU time.", ""]
     lines += ["| measurement | figure | value |", "|---|---|---|"]
     for name in MEASUREMENTS:
         for key, value in flat(document.get(name, {})):
@@ -261,7 +265,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         sys.exit(f"scale: no {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
     document = json.loads(args.out.read_text()) if args.out.exists() else {}
-    document |= {"torch": str(torch.__version__), "numpy": np.__version__, "quick": args.quick}
+    device = describe_device(torch.device("cpu"))
+    document |= {"device": device, "load_average": os.getloadavg()[0], "quick": args.quick}
     for name in args.only.split(","):
         document[name] = MEASUREMENTS[name](quick=args.quick)
         write_text(args.out, json.dumps(document, indent=1) + "\n")
