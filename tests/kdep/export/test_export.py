@@ -18,7 +18,7 @@ from kdep.models.backbone import build_backbone, create_network
 from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
 from kdep.models.names import TORCHVISION_NAMES, export_weights, from_torchvision
 from kdep.models.weights import open_checkpoint
-from tools.checks.export import scrambled
+from tests.helpers.students import scrambled
 
 ARCHS = tuple(TORCHVISION_NAMES)
 
@@ -68,7 +68,7 @@ def detectron2_stages(weights, images):
     return stages
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100"])  # the stages of all are compared in test_audit
 def test_the_torchvision_snippet_loads_strictly_and_gives_the_student_s_features(arch, tmp_path):
     student = scrambled(arch)
     output, _ = run(write_export(student, "torchvision", tmp_path / "student.pth"))
@@ -189,7 +189,7 @@ def test_names_that_are_not_torchvision_s_are_named():
         from_torchvision("mobilenetv2_100", weights)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_detectron2_s_names_give_the_student_s_stages(arch):
     student = scrambled(arch)
     outputs = detectron2_stages(export_weights(arch, student.weights, "detectron2"), fixed_batch())
