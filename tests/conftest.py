@@ -113,8 +113,9 @@ def shared():
     return folder
 
 
-# Files with one long chain of commands. They start first, so that no process is left with them at the end.
-LONGEST = ("test_readme.py", "test_wheel.py", "test_transfer.py", "test_study.py", "test_segment.py")
+# They start first, so that no process is left with one of them at the end.
+LONGEST = ("test_readme.py", "test_wheel.py", "test_segment.py", "test_detect.py", "test_study.py", "test_bank.py")
+LONGEST += ("test_rivals.py", "test_audit.py", "test_pretrain.py", "test_run.py", "test_distributed.py")
 
 
 def pytest_collection_modifyitems(items):

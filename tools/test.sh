@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "$0")/venv.sh"
 .venv/bin/ruff format --check kdep benchmarks tools tests setup.py
 .venv/bin/ruff check kdep benchmarks tools tests setup.py
-exec .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"
