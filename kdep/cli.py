@@ -122,7 +122,7 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
     except RuntimeError as error:
         if said := killed_loader(error):
             return fail(f"{said}; the same command goes on from here", 1)
-        if type(error).__name__ not in ("DivergedError", "ShardError"):
+        if type(error).__name__ not in ("DivergedError", "ShardError", "LostError", "DiskError"):
             raise
         return fail(str(error), 1)
 

@@ -180,6 +180,8 @@ class Optim(Settings):
     """Epochs over which the learning rate rises linearly from 0."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient; null: no limit."""
+    sync_bn: bool = True
+    """Several processes: BatchNorm over the images of all of them, so that their number does not change the result."""
 
     def begun(self, images: int) -> int:
         """Return the number of epochs that a run begins."""

@@ -10,14 +10,15 @@ from kdep.config import Config
 from kdep.data.order import once
 from kdep.data.training import data_identity, make_pixels
 from kdep.data.views import Batch, Views, load
-from kdep.method.statistics import Moments, Statistics, finish, merged
+from kdep.method.statistics import Moments, Statistics, finish, sum_moments
 from kdep.method.target import Classifier, axes_read
 from kdep.models.backbone import Backbone
 from kdep.models.maps import map_on_grid, map_side
 from kdep.models.teacher import fastest_form, open_teacher, teacher_identity
 from kdep.run.checks import check_fit, open_teachers_classifier
-from kdep.run.device import Process, choose_teacher_precision, computing_in, exactly
+from kdep.run.device import choose_teacher_precision, computing_in, exactly
 from kdep.run.folder import RunFolder
+from kdep.run.processes import Process
 
 
 class FeatureSource(Protocol):
@@ -81,21 +82,24 @@ class LiveTeacher:
 
     def statistics(self, run: RunFolder) -> Statistics:
         """Take them in float32, in one pass; only the leading axes that the run reads are kept (all of 2048: 34 MB)."""
+        self._process.agree(self.sources)
         statistics = run.load_statistics(self.sources)
         if statistics is not None:
             return statistics.leading(self._axes_kept)
         moments = self._moments(run)
         identity = {"teacher": self.sources["teacher"], "data": self.sources["images"]}
-        statistics = finish(moments, **identity, widths=self._teacher.widths).leading(self._axes_kept)
-        if self._process.is_first:
-            run.save_statistics(statistics)
+        # The axes of one process for all: another CPU may round their signs and order differently.
+        statistics = self._process.told(
+            lambda: finish(moments, **identity, widths=self._teacher.widths).leading(self._axes_kept)
+        )
+        run.save_statistics(statistics)
         return statistics
 
     def _moments(self, run: RunFolder) -> Moments:
         """Moments over the first view of every image, or of `align.images` of them, seen by all processes."""
         config, views, process = self._config, self._images, self._process
         share = {"rank": process.rank, "world": process.world}
-        images, size = len(views.source.names), config.optim.batch_size
+        images, size = len(views.source.names), config.optim.batch_size // process.world
         batches = once(images, size, count=config.align.images, seed=config.view_seed, **share)
         moments, pixels = Moments(self._teacher.dim), make_pixels(views.augmentation, process.device)
         with exactly(process.device):
@@ -104,7 +108,8 @@ class LiveTeacher:
                 run.note_unreadable(batch, None, limit=config.data.max_unreadable, images=images)
                 if batch.images is not None:
                     moments.add(self._teacher(pixels(batch)))
-        return merged(process.gather(moments))
+        run.share_unreadable(limit=config.data.max_unreadable, images=images)
+        return moments if process.world == 1 else sum_moments(moments, process.total)
 
     @torch.no_grad()
     def features(self, batch: Batch, images: torch.Tensor) -> torch.Tensor:
@@ -137,8 +142,7 @@ class StoredTeacher:
         """Those of the bank; a resumed run must find the statistics it began with."""
         statistics = self._bank.statistics
         run.load_statistics(self.sources)
-        if self._process.is_first:
-            run.save_statistics(statistics.leading(self._axes_kept))
+        run.save_statistics(statistics.leading(self._axes_kept))
         return statistics
 
     def features(self, batch: Batch, images: torch.Tensor) -> torch.Tensor:

@@ -25,13 +25,17 @@ from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import write_student
 from kdep.models.student import open_student
 from kdep.probe.watch import Watch, open_watch
+from kdep.run.alarm import Alarm
+from kdep.run.batchnorm import synchronise
 from kdep.run.checks import check_batch_size
-from kdep.run.device import Process, computing_in, gathered, join, resolve_precision
+from kdep.run.curves import draw_loss
+from kdep.run.device import computing_in, resolve_precision
 from kdep.run.folder import RunFolder
 from kdep.run.journal import Journal
 from kdep.run.optim import learning_rate, make_optimizer
+from kdep.run.processes import Process, gathered, join
 from kdep.run.provenance import as_checkpoint, report
-from kdep.run.resume import Training, Watching, resume, save_run
+from kdep.run.resume import Training, Watching, resume, save_run, seed_random
 
 logger = logging.getLogger("kdep")
 
@@ -47,20 +51,20 @@ def pretrain(config: Config) -> Path:
         DivergedError: the loss is no longer finite; the last good run checkpoint stays.
     """
     process = join(config.device)
-    given, config = config, resolve_precision(config, process)
-    run = RunFolder(config, is_first=process.is_first)
+    process.agree({"kind of device": process.device.type, **flatten(config.model_dump(mode="json"))})
+    check_batch_size(config, process)
+    given, config = config, process.told(lambda: resolve_precision(config, process.device))
+    run = RunFolder(config, process)
     if run.is_done():
         logger.info("%s is already done: %s", config.name, run.student)
         return run.student
-    check_batch_size(config, process)
 
-    with process.first_alone():
-        views = open_views(config, show=process.is_first)
+    views = process.per_machine(lambda: open_views(config, show=process.local == 0))
     config = sample_for_statistics(config, views.source)
     student = open_student(config).to(process.device, memory_format=torch.channels_last)
     source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
 
-    watch = open_watch(config, student) if process.is_first else None
+    watch = process.alone(lambda: open_watch(config, student))
     sources = {**source.sources, **(watch.sources if watch else {})}
     run.refuse_other_sources(sources)
     statistics = source.statistics(run)
@@ -76,16 +80,16 @@ def pretrain(config: Config) -> Path:
     learner = Learner(student, make_head(config, student.dim, width)).to(process.device)
     criterion = make_criterion(config.loss, width, gathered)
     training = prepare(config, learner, criterion, process, sources, watch)
-    seen = train(config, training, source, target, views, run, process)
+    seen = train(config, training, source, target, views, run)
     if process.is_first:
         stopped = early_stop(watch, student)
         seen = stopped.get("images_seen", seen)
         precision = {"student": config.precision, "teacher": config.teacher.precision}
         distinct = source.views or config.optim.begun(len(views.source.names))
         facts = {"views": distinct, "bank": source.code, "precision": precision, "loss": run.last_loss()}
-        facts |= {"stopped": stopped} if stopped else {}
+        facts |= {"processes": run.processes, **({"stopped": stopped} if stopped else {})}
         write_student(as_checkpoint(given, student, views, seen, statistics, source.tap, facts), run.student)
-        run.draw_loss()
+        draw_loss(run)
         logger.info("student written: %s", run.student)
     process.wait()
     return run.student
@@ -121,27 +125,23 @@ def prepare(
     watch: Watch | None = None,
 ) -> Training:
     """Make optimizer and gradient scaler, and seed the random numbers of the training."""
+    if config.optim.sync_bn and process.world > 1:
+        synchronise(learner, process.device)
     if isinstance(criterion, nn.Module):
         criterion.to(process.device)
     precision = getattr(torch, config.precision)
     optimizer = make_optimizer(learner, config.optim)
     gradients = torch.amp.GradScaler(process.device.type, enabled=precision == torch.float16)
-    torch.manual_seed(config.seed)  # dropout draws the same with a live teacher and from a bank
+    seed_random(config.seed, process)  # dropout draws the same with a live teacher and from a bank
     return Training(learner, criterion, optimizer, gradients, precision, sources, watch)
 
 
 def train(
-    config: Config,
-    training: Training,
-    source: FeatureSource,
-    target: nn.Module,
-    views: Views,
-    run: RunFolder,
-    process: Process,
+    config: Config, training: Training, source: FeatureSource, target: nn.Module, views: Views, run: RunFolder
 ) -> int:
     """Train to the last step, saving on the way; returns the number of images seen."""
     step, seen = resume(run, training)
-    optim, images = config.optim, len(views.source.names)
+    optim, images, process = config.optim, len(views.source.names), run.process
     share = {"rank": process.rank, "world": process.world, "views": source.views, "steps": optim.steps}
     share["starts"] = getattr(views.source, "starts", None)
     order = Order(images, optim.batch_size, optim.epochs, config.seed, step, **share)
@@ -151,38 +151,45 @@ def train(
         model = nn.parallel.DistributedDataParallel(model).train()
     to_pixels = make_pixels(views.augmentation, process.device)
     batches = iter(load(views, order, workers=config.data.workers, pin=process.device.type == "cuda"))
-    with Journal(config, run, order.steps_per_epoch, show=process.is_first, step=step, seen=seen) as journal:
+    with Journal(config, run, order.steps_per_epoch, step=step, seen=seen) as journal, Alarm(process) as alarm:
         stop = stops(config, training.watch, process)
         while step < total and not stop:
-            with journal.waiting():
+            with alarm.during(step, "loading images"), journal.waiting():
                 batch = next(batches)
             run.note_unreadable(batch, step, limit=config.data.max_unreadable, images=images)
-            with computing_in(training.precision, process.device):
-                pixels = to_pixels(batch)
-                if config.data.mixup:
-                    pixels = mix(pixels, seed=config.seed, step=step)
-                targets = target(source.features(batch, pixels))
-                loss = distill_loss(model, targets, pixels, config.loss, training.criterion)
-            rate = learning_rate(optim, step, order.steps_per_epoch)
-            training.update(loss, rate, clip=optim.clip)
-            step, seen = step + 1, seen + len(batch.images) * process.world
-            journal.step(loss.detach(), len(batch.images) * process.world, rate)
+            with alarm.during(step, "computing and exchanging gradients"):
+                with computing_in(training.precision, process.device):
+                    pixels = to_pixels(batch)
+                    if config.data.mixup:
+                        pixels = mix(pixels, seed=config.seed, step=step)
+                    targets = target(source.features(batch, pixels))
+                    loss = distill_loss(model, targets, pixels, config.loss, training.criterion)
+                rate = learning_rate(optim, step, order.steps_per_epoch)
+                training.update(loss, rate, clip=optim.clip)
+            step += 1
+            journal.step(loss.detach(), len(batch.images), rate)
             save_now = step % config.log.checkpoint_every == 0 or step == total
             look_now = config.probe is not None and (step % config.probe.every == 0 or step == total)
             if save_now or look_now or step % config.log.every == 0:
-                look = partial(training.watch.look, training.learner.student, step, seen) if training.watch else None
-                journal.flush(look if look_now else None)
+                run.share_unreadable(limit=config.data.max_unreadable, images=images)
+                journal.flush(partial(look, training, step, journal) if look_now and training.watch else None)
             stop = look_now and stops(config, training.watch, process)
-            if (save_now or stop) and process.is_first:
-                save_run(run, training, step, seen)
-    return seen
+            if save_now or stop:
+                save_run(run, training, step, journal.seen)
+    return journal.seen
+
+
+def look(training: Training, step: int, journal: Journal) -> Mapping[str, float]:
+    """Score the student with the probe of the recipe."""
+    assert training.watch is not None
+    return training.watch.look(training.learner.student, step, journal.seen)
 
 
 def stops(config: Config, watch: Watching | None, process: Process) -> bool:
     """Whether the first process, which alone looks at the student, has seen no gain for `probe.patience` looks."""
-    if config.probe is None or config.probe.patience is None:
+    if config.probe is None:
         return False
-    return process.gather(watch is not None and watch.stops)[0]
+    return process.told(lambda: watch is not None and watch.stops)  # the others wait here while it looks
 
 
 def early_stop(watch: Watch | None, student: Backbone) -> dict[str, Any]:

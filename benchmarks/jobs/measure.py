@@ -23,8 +23,8 @@ from kdep.cli import OF_A_PATH, OF_THE_DISK, killed_loader
 from kdep.models.checkpoint import Checkpoint, LoadError
 from kdep.models.outline import gmacs, parameters
 from kdep.models.weights import open_checkpoint
-from kdep.run.device import join
-from kdep.run.folder import provenance_of_code
+from kdep.run.processes import join
+from kdep.run.provenance import provenance_of_code
 from kdep_benchmarks.answers.metrics import constant_score
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.cards import fingerprint

@@ -1,8 +1,11 @@
 """Open the target bank of a run: compute what is missing, and compare entries with the live teacher."""
 
+import hashlib
 import json
 import logging
 import shutil
+import socket
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,12 @@ from kdep.bank.read import (
     Bank,
     Description,
     described,
-    is_complete,
     missing,
     project,
     refuse_another,
 )
 from kdep.bank.write import Writer
-from kdep.config import Config
+from kdep.config import Config, flatten
 from kdep.data.training import data_identity, make_pixels, open_views, sample_for_statistics
 from kdep.data.views import Views, load
 from kdep.files import save, write_atomically
@@ -31,9 +33,10 @@ from kdep.models.checkpoint import LoadError
 from kdep.models.maps import map_side
 from kdep.models.student import open_student
 from kdep.models.teacher import fastest_form, open_teacher, teacher_arch, teacher_identity
-from kdep.run.checks import check_fit
-from kdep.run.device import Process, exactly, join
+from kdep.run.checks import check_batch_size, check_fit
+from kdep.run.device import exactly
 from kdep.run.folder import take_lock
+from kdep.run.processes import Process, join
 
 logger = logging.getLogger("kdep")
 
@@ -48,8 +51,9 @@ def build(config: Config) -> Path:
     if config.bank is None:
         raise ValueError("the configuration has no bank; add bank.path=FOLDER")
     process = join(config.device)
-    with process.first_alone():
-        views = open_views(config, show=process.is_first)
+    process.agree({"kind of device": process.device.type, **flatten(config.model_dump(mode="json"))})
+    check_batch_size(config, process)
+    views = process.per_machine(lambda: open_views(config, show=process.local == 0))
     config = sample_for_statistics(config, views.source)
     return open_bank(config, open_student(config), views, process).path
 
@@ -66,8 +70,7 @@ def open_bank(config: Config, student: Backbone, views: Views, process: Process)
     """
     assert config.bank is not None
     path, count = config.bank.path, config.bank.views or config.optim.epochs
-    # The first process decides, so that all take the same branch.
-    finished = process.gather(is_complete(path, count))[0]
+    finished = is_finished(path, count, process)
     try:
         teacher = open_teacher(config)
     except LoadError:
@@ -84,9 +87,43 @@ def open_bank(config: Config, student: Backbone, views: Views, process: Process)
         wanted = describe(config, teacher, views, dim=axes_read(config, student.dim), grid=map_side(config, student))
         teacher = fastest_form(teacher, config.data.size, process.device)
         bank = complete_bank(config, wanted, teacher, views, process, finished=finished)
-        check(bank, teacher, views, process, count=config.bank.check, views_used=count)
+        process.alone(lambda: check(bank, teacher, views, process, count=config.bank.check, views_used=count))
     check_axes(config, student, bank)
     return bank
+
+
+def is_finished(path: Path, count: int, process: Process) -> bool:
+    """Whether the bank has all files of `count` views; the answer is the same in every process.
+
+    Raises:
+        ValueError: machines have different banks in their folders.
+    """
+    whole = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
+    everyone = process.gather((socket.gethostname(), whole))
+    if len({there for _, there in everyone}) > 1:
+        have, lack = (sorted({host for host, there in everyone if there == wanted}) for wanted in (True, False))
+        raise ValueError(
+            f"bank.path {path}: complete on {', '.join(have)}, not on {', '.join(lack)}. Take a folder that all "
+            "machines share, or copy the bank to each"
+        )
+    if whole:
+        process.agree({f"the bank in {path}": hashlib.sha256((path / "bank.pt").read_bytes()).hexdigest()})
+    return whole
+
+
+def check_shared(path: Path, process: Process) -> None:
+    """Raise a ValueError if a file of the first process is not there for another one, on another machine."""
+    token = path / f".{process.told(lambda: uuid.uuid4().hex)}.part"
+    process.alone(token.touch)
+    there = process.gather((socket.gethostname(), token.exists()))
+    process.alone(token.unlink)
+    alone = sorted({host for host, seen in there if not seen})
+    if alone:
+        raise ValueError(
+            f"bank.path {path}: {', '.join(alone)} does not see what {there[0][0]} writes there, and each process "
+            "reads all files. Take a folder that all machines share, or make the bank on one machine (`kdep targets`) "
+            "and copy it to each"
+        )
 
 
 def complete_bank(
@@ -99,8 +136,10 @@ def complete_bank(
         bank = Bank(path)
         refuse_another(bank.description, vars(wanted), path)
         return bank
-    path.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(path, "wait for it, or use another bank.path") if process.is_first else None
+    process.alone(lambda: path.mkdir(parents=True, exist_ok=True))
+    lock = process.alone(lambda: take_lock(path, "wait for it, or use another bank.path"))
+    if process.world > 1:
+        check_shared(path, process)
     bank = fill(config, wanted, teacher, views, process, views_wanted=count)
     if lock is not None:
         lock.release()
@@ -155,37 +194,39 @@ def fill(
     """Compute the missing files; each of several processes takes its share."""
     assert config.bank is not None
     path, file = config.bank.path, config.bank.path / "bank.json"
-    if file.exists():
+
+    def describe_or_refuse() -> Description:
+        if not file.exists():
+            write_atomically(file, lambda part: part.write_text(json.dumps(vars(wanted), indent=1) + "\n"))
+            return wanted
         found = described(file)
         refuse_another(found, vars(wanted), path)
-        wanted = found
-    elif process.is_first:
-        write_atomically(file, lambda part: part.write_text(json.dumps(vars(wanted), indent=1) + "\n"))
+        return found
+
+    wanted = process.told(describe_or_refuse)
     writer = Writer(config, wanted, teacher, views, process)
-    if not (path / "bank.pt").exists():
+    if not process.told((path / "bank.pt").exists):
         # With a grid, raw maps of all images would fill the disk. Raw pooled features are stored only for the images
         # that determine the axes, and the teacher sees the first view of these images twice.
-        raw = writer.raw_files()
-        writer.announce([*raw, *missing(wanted, path, range(0 if wanted.grid else 1, views_wanted))])
+        raw = process.told(writer.raw_files)
+        later = range(0 if wanted.grid else 1, views_wanted)
+        process.alone(lambda: writer.announce([*raw, *missing(wanted, path, later)]))
         writer.run(raw, projection=None)
         statistics, peaks = writer.statistics()
-        process.wait()
-        if process.is_first:
-            save({"statistics": statistics.as_dict(), "peaks": peaks}, path / "bank.pt")
-        process.wait()
+        process.alone(lambda: save({"statistics": statistics.as_dict(), "peaks": peaks}, path / "bank.pt"))
     else:
-        writer.announce(missing(wanted, path, range(views_wanted)))
-    bank = Bank(path)
-    process.wait()
-    writer.project_raw(bank)
-    process.wait()
-    writer.run(missing(wanted, path, range(views_wanted)), projection=bank)
-    process.wait()
-    if process.is_first:
-        shutil.rmtree(path / "raw", ignore_errors=True)
-        seal(path)
-    process.wait()
-    return Bank(path)
+        process.alone(lambda: writer.announce(missing(wanted, path, range(views_wanted))))
+    bank = process.together(lambda: Bank(path))
+    process.together(lambda: writer.project_raw(bank))
+    writer.run(process.told(lambda: missing(wanted, path, range(views_wanted))), projection=bank)
+    process.alone(lambda: finish_bank(path))
+    return process.together(lambda: Bank(path))
+
+
+def finish_bank(path: Path) -> None:
+    """Remove the raw features and write the hashes of all files."""
+    shutil.rmtree(path / "raw", ignore_errors=True)
+    seal(path)
 
 
 def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, count: int, views_used: int) -> None:
@@ -194,8 +235,6 @@ def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, coun
     Raises:
         ValueError: an entry differs by more than rounding; names the image and the view.
     """
-    if count == 0 or not process.is_first:
-        return
     draw = np.random.Generator(np.random.Philox())
     at = [(int(draw.integers(bank.description.images)), int(draw.integers(views_used))) for _ in range(count)]
     pixels, limit = make_pixels(views.augmentation, process.device), 0.05 if bank.description.code == "float16" else 0.2

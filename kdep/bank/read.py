@@ -26,9 +26,10 @@ import numpy as np
 import torch
 
 from kdep.bank.hashes import Checked, is_known, known_hashes
+from kdep.data.disk import retried
 from kdep.files import read
 from kdep.method.statistics import Statistics
-from kdep.run.device import Process
+from kdep.run.processes import Process
 
 FORMAT = 3
 PRECISION = "float32"  # of the teacher, independent of the training precision: runs share the bank
@@ -105,12 +106,16 @@ class Bank:
         shard, at = divmod(index, SHARD)
         behind, file = self.description.images_in(shard) - at, shard_path(self.path, number, shard)
         self._checked.check(file[len(f"{self.path}/") :])
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            # Counted from the end, because the header of an .npy file has no fixed length.
-            data = os.pread(descriptor, self._bytes, os.fstat(descriptor).st_size - behind * self._bytes)
-        finally:
-            os.close(descriptor)
+
+        def entry() -> bytes:
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                # Counted from the end, because the header of an .npy file has no fixed length.
+                return os.pread(descriptor, self._bytes, os.fstat(descriptor).st_size - behind * self._bytes)
+            finally:
+                os.close(descriptor)
+
+        data = retried(entry, file)
         row = np.frombuffer(data, self._absent.dtype).reshape(self.description.row)
         if np.isnan(row[0, 0]) or (row.dtype == np.int8 and row[0, 0] == self._absent):
             return None

@@ -31,10 +31,11 @@ from kdep.data.sources import choose
 from kdep.data.training import make_pixels
 from kdep.data.views import Views, load
 from kdep.files import write_atomically
-from kdep.method.statistics import Moments, Statistics, finish, merged
+from kdep.method.statistics import Moments, Statistics, finish, sum_moments
 from kdep.models.backbone import Backbone
 from kdep.models.maps import map_on_grid
-from kdep.run.device import Process, exactly
+from kdep.run.device import exactly
+from kdep.run.processes import Process
 
 logger = logging.getLogger("kdep")
 
@@ -50,6 +51,7 @@ class Writer:
         self.path = config.bank.path
         self.teacher = teacher
         self.pixels = make_pixels(views.augmentation, process.device)
+        self.unreadable: set[str] = set()
         self.for_axes = chosen_for_axes(description.images, config.align.images, config.view_seed)
 
     def raw_files(self) -> list[tuple[int, int]]:
@@ -58,8 +60,8 @@ class Writer:
         return [file for file in files if self.plan([file]).images > 0]
 
     def plan(self, files: list[tuple[int, int]]) -> "Plan":
-        """Plan the batches for these files."""
-        return Plan(files, self.description, self.config.optim.batch_size, self.for_axes)
+        """Plan the batches of one process for these files."""
+        return Plan(files, self.description, self.config.optim.batch_size // self.process.world, self.for_axes)
 
     def announce(self, files: list[tuple[int, int]]) -> None:
         """Log how much is to be computed.
@@ -67,7 +69,7 @@ class Writer:
         Raises:
             ValueError: the disk has less free space than the bank needs.
         """
-        if not files or not self.process.is_first:
+        if not files:
             return
         size, views, images = self.find_room(files), self.plan(files).images, self.description.images
         logger.info("bank %s: %d views of %d images to compute, %.2f GB", self.path, views, images, size / 1e9)
@@ -91,8 +93,17 @@ class Writer:
         return size
 
     def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
-        """Compute and write these files: raw features without a projection, encoded entries with it."""
+        """Compute and write these files: raw features without a projection, encoded entries with it.
+
+        Raises:
+            ValueError: the processes together found more unreadable images than data.max_unreadable allows.
+        """
         files = share_of(files, self.description.shards, self.process)
+        self.process.together(lambda: self._run(files, projection))
+        self.unreadable = set().union(*self.process.gather(self.unreadable))
+        self.check_unreadable()
+
+    def _run(self, files: list[tuple[int, int]], projection: Bank | None) -> None:
         if not files:
             return
         about, plan = self.description, self.plan(files)
@@ -104,14 +115,26 @@ class Writer:
             for (file, numbers), views in zip(plan.steps(), loader, strict=True):
                 start = file[1] * SHARD
                 shape = (about.images_in(file[1]), *width)
-                target = rows.setdefault(file, torch.full(shape, float("nan")))
+                if file not in rows:
+                    rows[file] = torch.full(shape, float("nan"))
                 for name, reason in views.unreadable:
                     logger.warning("no target for an unreadable image: %s (%s)", name, reason)
+                    self.unreadable.add(name)
+                self.check_unreadable()
                 if views.images is not None:
-                    target[views.numbers - start] = self.compute(self.pixels(views), projection).cpu()
+                    rows[file][views.numbers - start] = self.compute(self.pixels(views), projection).cpu()
                 if numbers[-1] == plan.images_of(file)[-1]:
                     self.write(file, rows.pop(file), projection)
                 bar.update(len(numbers))
+
+    def check_unreadable(self) -> None:
+        """Raise a ValueError if too many images are unreadable: the bank would lack their targets for good."""
+        count, limit = len(self.unreadable), self.config.data.max_unreadable
+        if count > limit * self.description.images:
+            raise ValueError(
+                f"{self.path}: {count} of {self.description.images} images are unreadable, more than "
+                f"data.max_unreadable={limit} allows"
+            )
 
     def compute(self, images: torch.Tensor, projection: Bank | None) -> torch.Tensor:
         """Compute the entries of a batch: (B, D_t) raw, or (B, 1 + grid^2, axes) projected."""
@@ -146,7 +169,6 @@ class Writer:
 
     def statistics(self) -> tuple[Statistics, torch.Tensor]:
         """Compute statistics of the raw features of all processes, and the largest |z| on each stored axis."""
-        self.process.wait()
         about, moments = self.description, Moments(self.teacher.dim)
         for shard, raw in self.own_raw():
             # Unreadable images are left out, as with a live teacher.
@@ -154,7 +176,8 @@ class Writer:
             for part in kept.split(self.config.optim.batch_size):
                 moments.add(part)
         identity = {"teacher": about.teacher["sha256"], "data": about.data["identity"]}
-        statistics = finish(merged(self.process.gather(moments)), **identity, widths=self.teacher.widths)
+        moments = moments if self.process.world == 1 else sum_moments(moments, self.process.total)
+        statistics = self.process.told(lambda: finish(moments, **identity, widths=self.teacher.widths))
         peaks = torch.zeros(about.axes)
         for _, raw in self.own_raw():
             z = (raw - statistics.mean.float()) @ statistics.basis[:, : about.axes].float()

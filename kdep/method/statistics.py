@@ -10,7 +10,7 @@ where |mean| >> std and gives negative variances.
     scatter = scatter_n + scatter_m + delta delta' * n * m / count
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -56,11 +56,6 @@ class Moments:
             self.scatter.add_((centred.T @ centred).cpu())
         self._move_mean(len(x), mean.cpu())
 
-    def merge(self, other: "Moments") -> None:
-        """Add the moments of another process."""
-        self.scatter.add_(other.scatter)
-        self._move_mean(other.count, other.mean)
-
     def _move_mean(self, count: int, mean: torch.Tensor) -> None:
         if count == 0:
             return
@@ -71,12 +66,21 @@ class Moments:
         self.count = total
 
 
-def merged(parts: Iterable[Moments]) -> Moments:
-    """Merge all moments into the first and return it."""
-    first, *others = parts
-    for part in others:
-        first.merge(part)
-    return first
+def sum_moments(own: Moments, total: Callable[[torch.Tensor], torch.Tensor]) -> Moments:
+    """Sum the moments of several processes; `own` is overwritten.
+
+    mean = sum(n_i mean_i) / sum(n_i)
+    scatter = sum(scatter_i + n_i (mean_i - mean) (mean_i - mean)')
+
+    Args:
+        own: of this process.
+        total: sums a tensor over the processes, in place.
+    """
+    sums = total(torch.cat([own.mean * own.count, own.mean.new_tensor([own.count])]))
+    mean = sums[:-1] / sums[-1].clamp_min(1)
+    own.scatter = total(own.scatter.addr_(own.mean - mean, own.mean - mean, alpha=own.count))
+    own.mean, own.count = mean, int(sums[-1])
+    return own
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from kdep.models.backbone import Backbone, Teachers
 from kdep.models.classifier import open_classifier
 from kdep.models.maps import require_map
 from kdep.models.teacher import largest_rank
-from kdep.run.device import Process
+from kdep.run.processes import Process
 
 
 def check_batch_size(config: Config, process: Process) -> None:

@@ -1,80 +1,19 @@
-"""Processes, devices, and the precision in which a network computes."""
+"""Devices, and the precision in which a network computes."""
 
 import contextlib
 import ctypes
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from kdep.config import Config
 
-# The others wait for hours while the first fills a cache; torch's default is 10 or 30 minutes. If a process dies,
-# torchrun ends the others.
-PATIENCE = timedelta(hours=24)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # units for it, as /proc/cpuinfo of x86 and ARM calls them
-
-
-@dataclass(frozen=True)
-class Process:
-    """One of `world` processes, and its device."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """The one that writes files and shows progress."""
-        return self.rank == 0
-
-    def gather(self, own: Any) -> list[Any]:
-        """What every process has, in the order of their ranks."""
-        if self.world == 1:
-            return [own]
-        everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, own)
-        return everyone
-
-    def wait(self) -> None:
-        """Go on when every process has come here."""
-        if self.world > 1:
-            dist.barrier()
-
-    @contextlib.contextmanager
-    def first_alone(self) -> Iterator[None]:
-        """Let the first process go through before the others, who then find what it has made."""
-        if not self.is_first:
-            self.wait()
-        yield
-        if self.is_first:
-            self.wait()
-
-
-def gathered(rows: torch.Tensor) -> torch.Tensor:
-    """Collect the rows of every process in the order of their ranks, without gradient; counts may differ.
-
-    Shape:
-        (b, D) -> (sum of all b, D).
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    count = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    most = int(max(counts))
-    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(own)] for part, own in zip(parts, counts, strict=True)])
 
 
 def find_device(name: str) -> str:
@@ -92,25 +31,6 @@ def find_device(name: str) -> str:
     if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
         raise ValueError(f"device {name}: torch sees {torch.cuda.device_count()} GPUs, numbered from cuda:0")
     return name
-
-
-def join(device: str) -> Process:
-    """Find this process's place: torchrun's environment where there is one, else a single process.
-
-    Raises:
-        ValueError: as `find_device`.
-    """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = find_device(device)
-    if chosen == "cuda":
-        chosen = f"cuda:{local}"
-        torch.cuda.set_device(local)
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.startswith("cuda") else "gloo", timeout=PATIENCE)
-    if chosen == "cpu":
-        keep_freed_memory()
-    return Process(torch.device(chosen), rank, world)
 
 
 def keep_freed_memory() -> None:
@@ -154,14 +74,14 @@ def choose_teacher_precision(name: str, device: torch.device) -> torch.dtype:
     return choose_precision(name, device)
 
 
-def resolve_precision(config: Config, process: Process) -> Config:
-    """Replace `auto` by the precision this device computes in, the same in all processes.
+def resolve_precision(config: Config, device: torch.device) -> Config:
+    """Replace `auto` by the precision that this device computes in.
 
     The run folder keeps the result, so that a run is resumed in the precision in which it began, or not at all.
     """
-    student = choose_student_precision(config.precision, process.device)
-    teacher = choose_teacher_precision(config.teacher.precision, process.device)
-    names = process.gather([str(dtype).removeprefix("torch.") for dtype in (student, teacher)])[0]
+    student = choose_student_precision(config.precision, device)
+    teacher = choose_teacher_precision(config.teacher.precision, device)
+    names = [str(dtype).removeprefix("torch.") for dtype in (student, teacher)]
     own = config.teacher.model_copy(update={"precision": names[1]})
     return config.model_copy(update={"precision": names[0], "teacher": own})
 

@@ -3,14 +3,17 @@
 config.yaml    the resolved configuration; a run is only resumed with the same one
 statistics.pt  statistics of the teacher's features, with the axes that the run reads
 log.jsonl      one line per logging step
-run.pt         the run checkpoint, for a bit-exact resume: student, optimizer, position, random state
+run.pt         the run checkpoint, for a bit-exact resume: student, optimizer, position, random states, processes
 unreadable.txt images that could not be decoded, with the reason
 loss.png       loss, learning rate and scores of a probe over images seen
 student.pth    the result; if it exists, the run is done
+
+Of several processes the first alone reads and writes these files. The others are told what they hold.
 """
 
 import json
 import logging
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,11 @@ from kdep.files import read, save, write_atomically
 from kdep.guard import printable
 from kdep.method.statistics import Statistics
 from kdep.models.checkpoint import parse_student
+from kdep.run.processes import Process, computed_by, refuse_other_processes
 from kdep.run.trackers import check_installed
 from kdep.yaml_file import parse
 
 logger = logging.getLogger("kdep")
-PROBES = {"probe_knn": "kNN top-1", "probe_dense_knn": "dense-knn mIoU"}  # keys of the log, and what they are
 
 PATIENCE = 8.0  # seconds: longer than a process lives on when the one that started it was killed
 
@@ -62,21 +65,31 @@ def take_lock(folder: Path, advice: str) -> FileLock:
 
 
 class RunFolder:
-    """The files of one run, locked for this process.
+    """The files of one run, locked by its first process. Every process makes this object and calls its methods.
 
     Raises:
-        ValueError: the run has another configuration, a tracker is not installed, or another process holds the lock.
+        ValueError: the run has another configuration or other processes, a tracker is not installed, another process
+            holds the lock, or the run was begun in the folder of another machine.
     """
 
-    def __init__(self, config: Config, *, is_first: bool = True) -> None:
-        for name in config.log.trackers:  # not in Config, which also reads runs of other machines
-            check_installed(name)
+    def __init__(self, config: Config, process: Process | None = None) -> None:
+        self.process = process or Process(torch.device("cpu"))
         self.path = config.runs / config.name
-        self.path.mkdir(parents=True, exist_ok=True)
         self._bound = self.path / "config.yaml"
         self.student, self.checkpoint = self.path / "student.pth", self.path / "run.pt"
         self.log, self.unreadable_list = self.path / "log.jsonl", self.path / "unreadable.txt"
-        self._lock = take_lock(self.path, "choose another name (name=...)") if is_first else None
+        self._lock: FileLock | None = None
+        self._text, self.processes = as_yaml(config), computed_by(config, self.process)
+        self._refuse_a_run_elsewhere()
+        self.unreadable = self.process.told(lambda: self._open(config))
+        self._unshared: list[tuple[str, str]] = []
+
+    def _open(self, config: Config) -> set[str]:
+        """Lock and check the folder; return the images known to be unreadable."""
+        for name in config.log.trackers:  # not in Config, which also reads runs of other machines
+            check_installed(name)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = take_lock(self.path, "choose another name (name=...)")
         resolved = config.model_dump(mode="json")
         if self._bound.exists():
             changed = differences(parse(self._bound.read_text(encoding="utf-8")), resolved)
@@ -86,11 +99,33 @@ class RunFolder:
                     + "\n  ".join(changed)
                     + f"\nChoose another name (name=...), or remove {self.path} to start again"
                 )
-        self._text = as_yaml(config)
-        self.unreadable = self._known_unreadable()
+        return self._known_unreadable()
+
+    def _refuse_a_run_elsewhere(self) -> None:
+        """Without a shared folder, another machine may be the first one now."""
+        begun = self.process.gather((socket.gethostname(), self.student.exists() or self.checkpoint.exists()))
+        for host, there in begun:
+            if there and not begun[0][1]:
+                raise ValueError(
+                    f"{self.path} on {host} holds this run, and rank 0 is on {begun[0][0]}, where it does not: copy "
+                    f"the folder there, or start so that {host} has rank 0 (the order of the machines' names)"
+                )
 
     def is_done(self) -> bool:
-        """Whether the student is there and opens. A damaged one is written again from the last run checkpoint."""
+        """Whether the student is there and opens. A damaged one is written again from the last run checkpoint.
+
+        Raises:
+            ValueError: it is not, and other processes made the last run checkpoint.
+        """
+        return self.process.told(self._is_done)
+
+    def _is_done(self) -> bool:
+        done = self._opens()
+        if not done and self.checkpoint.exists():
+            refuse_other_processes(read(self.checkpoint).get("processes"), self.processes, self.path)
+        return done
+
+    def _opens(self) -> bool:
         if not self.student.exists():
             return False
         try:
@@ -103,7 +138,10 @@ class RunFolder:
 
     def bind(self) -> None:
         """Write config.yaml: from now on the folder accepts no other configuration. Call it after all checks."""
-        if self._lock is not None and not self._bound.exists():
+        self.process.alone(self._bind)
+
+    def _bind(self) -> None:
+        if not self._bound.exists():
             write_atomically(self._bound, lambda part: part.write_text(self._text))
 
     def diverged(self, what: str) -> DivergedError:
@@ -123,6 +161,9 @@ class RunFolder:
         Raises:
             ValueError: run.pt is of others; names them.
         """
+        self.process.alone(lambda: self._refuse_other_sources(sources))
+
+    def _refuse_other_sources(self, sources: Mapping[str, str]) -> None:
         if self.checkpoint.exists():
             self._refuse_others(self.checkpoint, read(self.checkpoint).get("sources", {}), sources)
 
@@ -134,6 +175,9 @@ class RunFolder:
         Raises:
             ValueError: the run was trained with statistics of another teacher or of other images.
         """
+        return self.process.told(lambda: self._load_statistics(sources))
+
+    def _load_statistics(self, sources: Mapping[str, str]) -> Statistics | None:
         path = self.path / "statistics.pt"
         if not path.exists():
             return None
@@ -155,10 +199,13 @@ class RunFolder:
 
     def save_statistics(self, statistics: Statistics) -> None:
         """Write statistics.pt."""
-        save(statistics.as_dict(), self.path / "statistics.pt")
+        self.process.alone(lambda: save(statistics.as_dict(), self.path / "statistics.pt"))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Read run.pt and remove later lines from the log; None if there is no checkpoint."""
+        return self.process.told(self._load_checkpoint)
+
+    def _load_checkpoint(self) -> dict[str, Any] | None:
         if not self.checkpoint.exists():
             self._cut_log(0)
             return None
@@ -167,7 +214,7 @@ class RunFolder:
         return state
 
     def _cut_log(self, step: int) -> None:
-        if self._lock is None or not self.log.exists():
+        if not self.log.exists():
             return
         kept = [record for record in self.read_log() if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
@@ -199,75 +246,36 @@ class RunFolder:
         return {line.partition("\t")[0] for line in self.unreadable_list.read_text().splitlines()}
 
     def note_unreadable(self, batch: Batch, step: int | None, *, limit: float, images: int) -> None:
-        """Record and log the images of a batch that could not be decoded.
+        """Record and log the images of this process's batch that could not be decoded.
 
         Raises:
             ValueError: more than `limit` (a share) of all `images` are unreadable, or a training step has no image.
         """
         for raw, reason in batch.unreadable:
             name = printable(raw)  # one line of the list
-            if name in self.unreadable:
-                continue
-            self.unreadable.add(name)
-            logger.warning("unreadable image skipped: %s (%s)", name, reason)
+            if name not in self.unreadable:
+                self.unreadable.add(name)
+                self._unshared.append((name, printable(reason)))
+                logger.warning("unreadable image skipped: %s (%s)", name, reason)
+        if self.process.world == 1:
+            self.share_unreadable(limit=limit, images=images)
+        if batch.images is None and step is not None:
+            raise ValueError(f"step {step}: no image of the batch is readable; see {self.unreadable_list}")
+
+    def share_unreadable(self, *, limit: float, images: int) -> None:
+        """Collect the unreadable images of all processes, and write them down.
+
+        Raises:
+            ValueError: more than `limit` (a share) of all `images` are unreadable.
+        """
+        found = dict(entry for own in self.process.gather(self._unshared) for entry in own)
+        self._unshared = []
+        self.unreadable |= found.keys()
+        if found and self.process.is_first:
             with self.unreadable_list.open("a") as file:
-                file.write(f"{name}\t{printable(reason)}\n")
+                file.writelines(f"{name}\t{reason}\n" for name, reason in found.items())
         if len(self.unreadable) > limit * images:
             raise ValueError(
                 f"{len(self.unreadable)} of {images} images are unreadable, more than data.max_unreadable={limit} "
                 f"allows; see {self.unreadable_list}"
             )
-        if batch.images is None and step is not None:
-            raise ValueError(f"step {step}: no image of the batch is readable; see {self.unreadable_list}")
-
-    def draw_loss(self) -> None:
-        """Write loss.png."""
-        records = self.read_log()
-        if not records:
-            return
-        from matplotlib.figure import Figure
-
-        images = [record["images"] for record in records]
-        looks = {name: [record for record in records if name in record] for name in PROBES}
-        looks = {name: found for name, found in looks.items() if found}
-        figure = Figure(figsize=(7, 6 if looks else 4), layout="constrained")
-        axes, *below = figure.subplots(1 + bool(looks), sharex=True, squeeze=False)[:, 0]
-        axes.plot(images, [record["loss"] for record in records], color="#2563eb", label="loss")
-        axes.set(ylabel="loss", title=self.path.name)
-        axes.grid(alpha=0.3)
-        rate = axes.twinx()
-        rate.plot(images, [record["lr"] for record in records], color="#9ca3af", linestyle="--", label="learning rate")
-        rate.set_ylabel("learning rate")
-        for (name, found), colour in zip(looks.items(), ("#059669", "#d97706"), strict=False):
-            line = ([record["images"] for record in found], [record[name] for record in found])
-            below[0].plot(*line, color=colour, marker="o", markersize=3, label=PROBES[name])
-            below[0].set_ylabel("%")
-            below[0].grid(alpha=0.3)
-        (below or [axes])[0].set_xlabel("images seen")
-        figure.legend(loc="outside upper right")
-        write_atomically(self.path / "loss.png", lambda part: figure.savefig(part, dpi=120, format="png"))
-
-
-def provenance_of_code() -> dict[str, str]:
-    """Return the git commit and the versions of kdep, torch, timm and Python; `unknown` if not available."""
-    import platform
-    import subprocess
-    from importlib.metadata import PackageNotFoundError, version
-
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
-    try:
-        own = version("kdep")
-    except PackageNotFoundError:
-        own = "unknown"
-    return {
-        "commit": commit,
-        "kdep": own,
-        "torch": str(torch.__version__),  # TorchVersion, a subclass of str, cannot be read with weights_only=True
-        "timm": version("timm"),
-        "python": platform.python_version(),
-    }

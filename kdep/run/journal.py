@@ -15,17 +15,24 @@ TRACKED = ("loss", "lr", "images_per_second", "data_wait")
 
 
 class Journal:
-    """Keeps losses on the device until they are logged, and stops the run if one is not finite."""
+    """Keeps losses on the device until they are logged, and stops the run if one is not finite.
 
-    def __init__(
-        self, config: Config, run: RunFolder, steps_per_epoch: int, *, show: bool, step: int, seen: int
-    ) -> None:
-        self._config, self._run, self._steps_per_epoch, self._show = config, run, steps_per_epoch, show
-        self._step, self._seen, self._rate = step, seen, 0.0
+    Every process has one; the first logs the means of their losses and the sum of their images.
+
+    Attributes:
+        seen: images of all processes up to the last `flush`.
+    """
+
+    def __init__(self, config: Config, run: RunFolder, steps_per_epoch: int, *, step: int, seen: int) -> None:
+        self._config, self._run, self._steps_per_epoch = config, run, steps_per_epoch
+        self._process, self._show = run.process, run.process.is_first
+        self._step, self.seen, self._rate = step, seen, 0.0
         self._losses: list[torch.Tensor] = []
         self._found: dict[str, str] = {}  # scores of the last look, for the progress bar
         total = config.optim.total(steps_per_epoch) * config.optim.batch_size
-        self._bar = tqdm(total=total, initial=seen, unit="img", desc=config.name, disable=not show, smoothing=0.05)
+        self._bar = tqdm(
+            total=total, initial=seen, unit="img", desc=config.name, disable=not self._show, smoothing=0.05
+        )
         self._started = self._since = time.perf_counter()
         self._waited, self._images = 0.0, 0
         self._trackers: list[Tracker] = []
@@ -48,21 +55,25 @@ class Journal:
         self._waited += time.perf_counter() - began
 
     def step(self, loss: torch.Tensor, images: int, rate: float) -> None:
-        """Record one step without waiting for the device."""
+        """Record one step of this process without waiting for the device."""
         self._losses.append(loss)
         self._step, self._rate = self._step + 1, rate
-        self._seen, self._images = self._seen + images, self._images + images
-        self._bar.update(images)
+        self._images += images
+        self._bar.update(images * self._process.world)
 
     def flush(self, look: Callable[[], Mapping[str, float]] | None = None) -> None:
         """Log the mean loss since the last call, and what a look at the student finds, which happens if it is finite.
+
+        The processes call this after the same steps.
 
         Raises:
             DivergedError: a loss was NaN or infinite; names its step.
         """
         if not self._losses:
             return
-        losses = torch.stack(self._losses).float().cpu()
+        losses = self._process.total(torch.stack(self._losses).float().cpu().double()) / self._process.world
+        images = int(self._process.total(torch.tensor([self._images])))
+        self.seen += images
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             first = self._step - len(losses) + int(bad[0]) + 1
@@ -73,10 +84,10 @@ class Journal:
         record = {
             "step": self._step,
             "epoch": self._step / self._steps_per_epoch,
-            "images": self._seen,
-            "loss": losses.double().mean().item(),
+            "images": self.seen,
+            "loss": losses.mean().item(),
             "lr": self._rate,
-            "images_per_second": self._images / seconds,
+            "images_per_second": images / seconds,
             "data_wait": self._waited / seconds,
         }
         looked = {} if look is None else look()

@@ -1,8 +1,10 @@
 """Describe a run: in the log at its start, and in student.pth at its end."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdep.config import Config
@@ -10,7 +12,6 @@ from kdep.data.views import Views
 from kdep.method.statistics import Statistics, effective_rank, explained, numerical_rank, std_ratio
 from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import Checkpoint, fingerprint
-from kdep.run.folder import provenance_of_code
 
 logger = logging.getLogger("kdep")
 
@@ -109,4 +110,29 @@ def teacher_provenance(config: Config, student: Backbone, statistics: Statistics
             "std_ratio_channels": std_ratio(statistics.channel_variances.sqrt()),
             "std_ratio_axes": std_ratio(std[: student.dim]),
         },
+    }
+
+
+def provenance_of_code() -> dict[str, str]:
+    """Return the git commit and the versions of kdep, torch, timm and Python; `unknown` if not available."""
+    import platform
+    import subprocess
+    from importlib.metadata import PackageNotFoundError, version
+
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    try:
+        own = version("kdep")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {
+        "commit": commit,
+        "kdep": own,
+        "torch": str(torch.__version__),  # TorchVersion, a subclass of str, cannot be read with weights_only=True
+        "timm": version("timm"),
+        "python": platform.python_version(),
     }

@@ -1,10 +1,14 @@
-"""Save the state of a training run, and restore it."""
+"""Save the state of a training run, and restore it.
+
+Each process draws random numbers of its own (dropout), on its CPU and on its GPU, and goes on where it was.
+"""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +18,7 @@ from kdep.method.rivals import Learner
 from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import load_exactly
 from kdep.run.folder import RunFolder
+from kdep.run.processes import Process
 
 logger = logging.getLogger("kdep")
 
@@ -68,6 +73,25 @@ class Training:
         self.gradients.update()
 
 
+def seed_random(seed: int, process: Process) -> None:
+    """Seed the random numbers of the training. The first process draws what a single one would."""
+    own = np.random.SeedSequence([seed, process.rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    torch.manual_seed(seed if process.is_first else int(own))
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the states of the random numbers, of the CPU and of a GPU."""
+    state = {"cpu": torch.get_rng_state()}
+    return state if device.type == "cpu" else {**state, "cuda": torch.cuda.get_rng_state(device)}
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 def resume(run: RunFolder, training: Training) -> tuple[int, int]:
     """Restore the last run checkpoint; returns (step, images seen), (0, 0) without one."""
     state = run.load_checkpoint()
@@ -77,21 +101,25 @@ def resume(run: RunFolder, training: Training) -> tuple[int, int]:
         load_exactly(part, state[name], str(run.checkpoint))
     training.optimizer.load_state_dict(state["optimizer"])
     training.gradients.load_state_dict(state["gradients"])
-    torch.set_rng_state(state["random"])
+    set_random_state(state["random"][run.process.rank], run.process.device)
     if training.watch is not None and state.get("watch"):
         training.watch.load(state["watch"])
-    logger.info("resumed at step %d from %s", state["step"], run.checkpoint)
+    if run.process.is_first:
+        logger.info("resumed at step %d from %s", state["step"], run.checkpoint)
     return state["step"], state["images_seen"]
 
 
 def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
-    """Write run.pt.
+    """Write run.pt, with the random states of all processes. Every process calls this.
 
     Raises:
         DivergedError: the last step made a weight NaN or infinite, although its loss was finite.
     """
     if not all(bool(tensor.isfinite().all()) for tensor in training.learner.state_dict().values()):
         raise run.diverged(f"the weights are no longer finite after step {step}")
+    random = run.process.gather(random_state(run.process.device))
+    if not run.process.is_first:
+        return
     if run.log.exists():
         flush(run.log)  # a checkpoint must not survive a power cut that its log does not
     save(
@@ -102,7 +130,8 @@ def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
             **{name: part.state_dict() for name, part in training.parts().items()},
             "optimizer": training.optimizer.state_dict(),
             "gradients": training.gradients.state_dict(),
-            "random": torch.get_rng_state(),
+            "random": random,
+            "processes": run.processes,
             "watch": {} if training.watch is None else training.watch.state(),
         },
         run.checkpoint,

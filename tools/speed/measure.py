@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdep.files import write_atomically
-from kdep.run.folder import provenance_of_code
+from kdep.run.provenance import provenance_of_code
 
 if TYPE_CHECKING:
     from tools.speed.row import Row, Setting
@@ -124,7 +124,7 @@ def check(args: argparse.Namespace, chosen: list[str]) -> None:
 
 def make_setting(args: argparse.Namespace) -> "Setting":
     """Settings shared by all measurements; quick ones have a folder of their own."""
-    from kdep.run.device import join
+    from kdep.run.processes import join
     from tools.speed.row import Setting
 
     work = args.work.resolve() / ("quick" if args.quick else "full")

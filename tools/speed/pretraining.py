@@ -16,8 +16,9 @@ from kdep.files import write_atomically
 from kdep.method.loss import distill_loss
 from kdep.models.student import open_student
 from kdep.pretrain import pretrain
-from kdep.run.device import choose_student_precision, computing_in, join
+from kdep.run.device import choose_student_precision, computing_in
 from kdep.run.optim import make_optimizer
+from kdep.run.processes import join
 from tools.speed.clock import seconds
 from tools.speed.photographs import photographs
 from tools.speed.row import Setting

@@ -1,8 +1,11 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
-from kdep.method.statistics import Moments, effective_rank, explained, finish, numerical_rank, std_ratio
+from kdep.method.statistics import Moments, effective_rank, explained, finish, numerical_rank, std_ratio, sum_moments
 
 
 def correlated(count=300, dim=24, seed=0):
@@ -49,15 +52,28 @@ def test_statistics_do_not_depend_on_batching_or_order(batch):
     assert torch.allclose(one.variances, other.variances, rtol=1e-11)
 
 
-def test_merged_processes_equal_one_process():
-    features = correlated()
-    parts = [Moments(24), Moments(24), Moments(24)]
-    parts[0].add(features[:100])
-    parts[1].add(features[100:])
-    whole = parts[0]
-    whole.merge(parts[1])
-    whole.merge(parts[2])
-    assert torch.allclose(finish(whole, teacher="t", data="d").axes, statistics_of(features).axes, atol=1e-10)
+def test_summed_processes_equal_one_process():
+    features, barrier, sums = correlated(), threading.Barrier(3), [None] * 3
+    parts = [features[:100], features[100:], features[:0]]
+
+    def work(rank):
+        def total(own):
+            sums[rank] = own.clone()
+            barrier.wait(10)
+            found = torch.stack(sums).sum(0)
+            barrier.wait(10)
+            return found
+
+        moments = Moments(24)
+        moments.add(parts[rank])
+        return finish(sum_moments(moments, total), teacher="t", data="d")
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(work, range(3)))
+    whole = statistics_of(features)
+    for own in found:
+        assert own.count == 300 and torch.allclose(own.axes, whole.axes, atol=1e-10)
+        assert torch.allclose(own.variances, whole.variances, rtol=1e-11)
 
 
 def test_small_variances_beside_a_large_mean_survive_float32_features():

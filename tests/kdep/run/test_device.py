@@ -13,12 +13,12 @@ from kdep.run.device import (
     choose_student_precision,
     choose_teacher_precision,
     find_device,
-    join,
 )
+from kdep.run.processes import join
 
 SCRIPT = """
 import resource, torch
-from kdep.run.device import {first}
+from kdep.run.processes import {first}
 {first}({argument})
 def step():
     torch.ones(2**24).mul_(2)  # 64 MB, above what glibc ever takes from its heap by default
@@ -78,16 +78,6 @@ def test_a_teacher_computes_in_bfloat16_only_when_told_to():
         assert choose_teacher_precision("bfloat16", torch.device(kind)) == torch.bfloat16
     with pytest.raises(ValueError, match="float16 is for GPUs"):
         choose_teacher_precision("float16", torch.device("cpu"))
-
-
-def test_processes_wait_for_hours_while_the_first_works(monkeypatch):
-    joined = {}
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **own: joined.update(own))
-    monkeypatch.setattr("kdep.run.device.keep_freed_memory", lambda: None)
-    assert join("cpu").rank == 1
-    assert joined["timeout"].total_seconds() >= 12 * 3600
 
 
 def test_a_device_has_one_of_the_documented_names_and_is_there(monkeypatch):

@@ -13,9 +13,9 @@ import pytest
 from kdep.config import differences
 from kdep.pretrain import pretrain
 from kdep.run import trackers
-from kdep.run.device import Process
 from kdep.run.folder import RunFolder
 from kdep.run.journal import TRACKED, Journal
+from kdep.run.processes import Process
 from kdep.run.trackers import check_installed
 
 needs = {
@@ -111,7 +111,8 @@ def test_only_the_first_process_writes(tiny, monkeypatch):
     config = tiny()
     run = RunFolder(config)
     for process in (Process(None, 0, 2), Process(None, 1, 2)):
-        with Journal(config, run, 8, show=process.is_first, step=0, seen=0):
+        run.process = process
+        with Journal(config, run, 8, step=0, seen=0):
             pass
     assert len(opened) == 1
 

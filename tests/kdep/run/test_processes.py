@@ -1,0 +1,74 @@
+"""Where a process computes, how long it waits, and the random numbers that it draws."""
+
+import logging
+import time
+
+import pytest
+import torch
+
+from kdep.run.alarm import Alarm
+from kdep.run.processes import LIMIT, PATIENCE, Process, join
+from kdep.run.resume import random_state, seed_random, set_random_state
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def in_torchrun(monkeypatch):
+    """The environment of one of torchrun's processes, and the groups that it makes."""
+    made = []
+
+    def environment(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        return made
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *given, **own: made.append((given, own)))
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **own: made.append(own))
+    monkeypatch.setattr("kdep.run.processes.keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(device))
+    return environment
+
+
+def test_gradients_wait_for_minutes_and_everything_else_for_hours(in_torchrun):
+    made = in_torchrun(RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4)
+    process = join("cpu")
+    assert (process.rank, process.world, process.local) == (5, 8, 1)
+    assert made == [(("gloo",), {"timeout": LIMIT}), {"backend": "gloo", "timeout": PATIENCE}]
+    assert LIMIT.total_seconds() <= 15 * 60 and PATIENCE.total_seconds() >= 6 * 3600
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(in_torchrun, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    made = in_torchrun(RANK=3, WORLD_SIZE=4, LOCAL_RANK=1, LOCAL_WORLD_SIZE=2)
+    assert join("cuda").device == torch.device("cuda:1") and made[0] == 1 and made[1][0] == ("nccl",)
+    with pytest.raises(ValueError, match="cuda:0: 2 processes on this machine would share one GPU. Use device=cuda"):
+        join("cuda:0")
+    in_torchrun(LOCAL_RANK=2, LOCAL_WORLD_SIZE=3)
+    with pytest.raises(ValueError, match="3 processes on this machine, for which torch sees 2 GPUs"):
+        join("auto")
+
+
+def test_each_process_draws_random_numbers_of_its_own_and_goes_on_with_them():
+    drawn = {}
+    for rank in range(3):
+        seed_random(7, Process(CPU, rank, 3))
+        drawn[rank] = torch.rand(2).tolist()
+        state = random_state(CPU)
+        rest = torch.rand(2)
+        set_random_state(state, CPU)
+        assert torch.equal(torch.rand(2), rest)
+    torch.manual_seed(7)
+    assert torch.rand(2).tolist() == drawn[0]  # as a single process
+    assert len({tuple(values) for values in drawn.values()}) == 3
+
+
+def test_an_alarm_says_where_a_process_is_before_the_time_is_up(caplog):
+    with caplog.at_level(logging.ERROR), Alarm(Process(CPU, 1, 2), limit=0.2) as alarm:
+        with alarm.during(36, "loading images"):
+            pass
+        with alarm.during(37, "loading images"):
+            time.sleep(0.4)
+    assert len(caplog.records) == 1 and "rank 1 of 2 on " in caplog.text
+    assert "in step 37: loading images for 0 s; after 0 s the run ends" in caplog.text
