@@ -1,7 +1,6 @@
 """Decode images once for a check: size, hash of the bytes, perceptual hash."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from kdep.cores import cores
 from kdep.data.decode import UNREADABLE
 from kdep.data.opening import eight_bit, open_image, read_header
 from kdep.guard import read_regular
@@ -95,7 +95,7 @@ def look_at(pictures: Sequence[Picture], name: str, *, show: bool) -> list[Look]
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], name: str, *, show: bool) -> Iterator[R]:
     """Map in order, with a progress bar where `show`."""
-    workers = min(16, os.cpu_count() or 1)
+    workers = min(16, cores())
     bar = tqdm(total=len(items), desc=name, unit="img", mininterval=1, disable=not show)
     with ThreadPoolExecutor(workers) as pool, bar:
         for start in range(0, len(items), AT_ONCE):

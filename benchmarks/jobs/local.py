@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecut
 from dataclasses import dataclass
 from typing import ClassVar
 
+from kdep.cores import cores
 from kdep_benchmarks.jobs.engine import Slot, T, sigterm_interrupts
 
 LOOK = 1.0  # seconds between two calls of `meanwhile`
@@ -99,11 +100,6 @@ class Ready:
     def close(self) -> None:
         """Start none any more, and wake the threads that wait."""
         self.queue.put(-1)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_for(jobs: int) -> int:

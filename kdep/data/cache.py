@@ -20,10 +20,13 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
+from kdep.cores import cores
 from kdep.data.decode import PIXELS, UNREADABLE, Box, KnownUnreadableError, reason, resample
+from kdep.data.disk import retried
 from kdep.data.sources import Source
 from kdep.files import write_atomically
 
@@ -118,7 +121,10 @@ class _Stored:
         """Rows of the image as (rows, W, 3) uint8."""
         width = self.stored[0]
         buffer = bytearray((bottom - top) * width * 3)
-        if os.preadv(self._file, [buffer], self._offset + top * width * 3) != len(buffer):
+        count = retried(
+            lambda: os.preadv(self._file, [buffer], self._offset + top * width * 3), "pixels.bin of the cache"
+        )
+        if count != len(buffer):
             raise OSError("pixels.bin of the cache is shorter than its index says; remove the folder to rebuild it")
         return np.frombuffer(buffer, np.uint8).reshape(bottom - top, width, 3)
 
@@ -136,7 +142,7 @@ def open_cache(source: Source, folder: Path, *, size: int, margin: float = MARGI
 
     Args:
         source: a source with `open`.
-        folder: for pixels.bin and index.npz only.
+        folder: for pixels.bin, index.npz and a lock only.
         size: side of the views in pixels; images are stored with a short side of at most size * margin.
         margin: at least 1 and below 2; from 2 on the source itself would decode at reduced scale.
         show: show a progress bar.
@@ -147,10 +153,12 @@ def open_cache(source: Source, folder: Path, *, size: int, margin: float = MARGI
     if not 1 <= margin < 2:
         raise ValueError(f"margin {margin}: expected at least 1 and less than 2")
     identity = {"format": FORMAT, "pixels": PIXELS, "source": source.fingerprint, "short_side": round(size * margin)}
-    if (folder / "index.npz").is_file():
-        _check(folder, identity)
-    else:
-        _make(source, folder, identity, show=show)
+    if not (folder / "index.npz").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):  # another run or machine may be making it
+            if not (folder / "index.npz").is_file():
+                _make(source, folder, identity, show=show)
+    _check(folder, identity)
     return Cached(folder, source.names)
 
 
@@ -193,7 +201,6 @@ def _check(folder: Path, identity: dict[str, Any]) -> None:
 def _make(source: Source, folder: Path, identity: dict[str, Any], *, show: bool) -> None:
     """Write the pixels, then the index. A folder with an index is complete."""
     expected = estimate(source, identity["short_side"])
-    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     logger.info("%s: decoding %d images once, about %s", folder, len(source.names), _human(expected))
     if expected > 0.95 * free:
@@ -242,7 +249,7 @@ def _pictures(source: Source, short_side: int) -> Iterator[tuple[np.ndarray, tup
             return reason(error)
         return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), picture.size
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(source.names), BLOCK):
             yield from pool.map(decode, range(start, min(start + BLOCK, len(source.names))))
 

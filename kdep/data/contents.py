@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdep.cores import cores
 from kdep.files import write_atomically
 
 logger = logging.getLogger("kdep")
@@ -91,7 +92,7 @@ def _marks(names: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _hashes(names: Sequence[bytes]) -> np.ndarray:
     parts = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib releases the interpreter lock
+    with ThreadPoolExecutor(min(8, cores())) as pool:  # hashlib releases the interpreter lock
         found = [
             digest for digests in pool.map(lambda part: [_hash(name) for name in part], parts) for digest in digests
         ]

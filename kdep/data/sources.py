@@ -16,6 +16,7 @@ from PIL import Image
 
 from kdep.data.contents import content_hashes
 from kdep.data.decode import Encoded, Picture, Pixels, as_tensor
+from kdep.data.disk import retried
 from kdep.data.lists import read_list
 from kdep.data.manifest import FILE, Fingerprint, check_folder, open_manifest
 from kdep.data.names import Names, list_images
@@ -62,12 +63,15 @@ class Files:
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
-        return as_rgb(read_image(self.root / self.names[index]))
+        return as_rgb(open_image(self._bytes(index)))
 
     def open(self, index: int) -> Picture:
         """Open image `index` without decoding it."""
-        # A Path takes as long as reading the file.
-        return Encoded(read_regular(os.path.join(self.root, self.names[index])))  # noqa: PTH118
+        return Encoded(self._bytes(index))
+
+    def _bytes(self, index: int) -> bytes:
+        path = os.path.join(self.root, self.names[index])  # noqa: PTH118 - a Path takes as long as reading the file
+        return retried(lambda: read_regular(path), path)
 
 
 class Pack:

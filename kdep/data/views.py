@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from kdep.cores import cores
 from kdep.data.decode import UNREADABLE, Picture, as_tensor, reason
 from kdep.data.order import LANES
 from kdep.data.sources import Source
@@ -206,7 +207,7 @@ def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -
     if workers == "auto":
         if not pin:
             return Threaded(views, batches, torch.get_num_threads())
-        workers = min(16, max(1, (os.cpu_count() or 2) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
+        workers = min(16, max(1, cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
         if getattr(views.source, "is_remote", False):  # every process then fetches the blocks of its own lanes only
             workers = max(count for count in range(1, workers + 1) if LANES % count == 0)
     return DataLoader(

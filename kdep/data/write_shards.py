@@ -1,6 +1,5 @@
 """Write the images of a folder as tar shards in WebDataset's format, in a random order, with their manifest."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from kdep.cores import cores
 from kdep.data.manifest import FILE
 from kdep.data.shards import find_shards, index_shards
 from kdep.data.sources import Files, labels_of, open_source
@@ -64,6 +64,6 @@ def write_shards(folder: Path, out: Path, *, per_shard: int, seed: int, show: bo
 
 def _ahead(sample: Callable[[int], Sample], numbers: range) -> Iterator[Sample]:
     """Read files in threads, 256 at a time, and yield them in order."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(numbers), 256):
             yield from pool.map(sample, numbers[start : start + 256])

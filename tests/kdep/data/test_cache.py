@@ -97,7 +97,7 @@ def test_a_cache_is_made_once(tmp_path):
     stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "c").iterdir()}
     again = open_cache(source, tmp_path / "c", size=32, show=False)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "c").iterdir()} == stamps
-    assert sorted(stamps) == ["index.npz", "pixels.bin"] and again.fingerprint == first.fingerprint
+    assert sorted(stamps) == [".lock", "index.npz", "pixels.bin"] and again.fingerprint == first.fingerprint
 
 
 def test_workers_read_the_same_pixels(tmp_path):
