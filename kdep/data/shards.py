@@ -24,6 +24,7 @@ from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
 from kdep.data.decode import Encoded, Picture
+from kdep.data.disk import retried
 from kdep.data.manifest import FILE, SHARDS, Manifest, open_manifest, write_manifest
 from kdep.data.names import SUFFIXES
 from kdep.data.root import located
@@ -236,7 +237,10 @@ class Shards:
         shard = self._shards[bisect.bisect_right(self._edges, index) - 1]
         start, size = int(self._offsets[index]), int(self._sizes[index])
         try:
-            data = _from_disk(shard.path, start, size) if self._local else self._fetch(shard, start, size)
+            if self._local:
+                data = retried(lambda: _from_disk(shard.path, start, size), shard.path)
+            else:
+                data = self._fetch(shard, start, size)
         except OSError as error:
             raise ShardError(f"{shard.path}: {error}, at {self.names[index]}; start again to go on") from error
         if len(data) != size:

@@ -55,11 +55,15 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(as_yaml(config))
         sys.stderr.write("".join(f"kdep: {problem}\n" for problem in found))
         return 2 if found else 0
-    draw_scenes(config.data.source)
     from kdep.models.names import TORCHVISION_NAMES
     from kdep.pretrain import pretrain
+    from kdep.run.processes import join
 
+    process = join(config.device)
+    process.per_machine(lambda: draw_scenes(config.data.source))
     student, arch = pretrain(config), config.student.arch
+    if not process.is_first:
+        return 0
     sys.stdout.write(
         f"{student}\n  measure it:  kdep transfer {student} random:{arch} --suite probe --seeds 0,1,2\n"
         f"  use it:      kdep export {student} --to {'mmseg' if arch in TORCHVISION_NAMES else 'timm'}\n"

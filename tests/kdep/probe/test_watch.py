@@ -14,7 +14,7 @@ from kdep.models.checkpoint import fingerprint
 from kdep.models.student import open_student
 from kdep.pretrain import pretrain
 from kdep.probe.watch import Watch, knn, open_watch
-from kdep.run.folder import PROBES
+from kdep.run.curves import PROBES
 
 
 @pytest.fixture(scope="session")
