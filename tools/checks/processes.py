@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from kdep.files import read, write_text
+from kdep.models.checkpoint import fingerprint
 
 RECIPE = """
 name: any
@@ -84,7 +85,7 @@ class Place:
 
     def weights(self, name: str) -> str:
         """Fingerprint of the trained student."""
-        return str(read(self.file(name, "student.pth"))["sha256"])
+        return fingerprint(read(self.file(name, "student.pth"))["state_dict"])
 
     def reach(self, name: str, step: int) -> None:
         """Wait until a run has logged a step."""
