@@ -199,7 +199,7 @@ def early_stop(watch: Watch | None, student: Backbone) -> dict[str, Any]:
     best = watch.best
     watch.put_back_best(student)
     logger.info(
-        "stopped: %d looks without a gain (probe.patience); the student of step %d is exported, which scored %.2f",
+        "stopped: no gain in the last %d of the looks (probe.patience); the student of step %d is exported, which scored %.2f",
         best.looks,
         best.step,
         best.score,
