@@ -198,12 +198,8 @@ def early_stop(watch: Watch | None, student: Backbone) -> dict[str, Any]:
         return {}
     best = watch.best
     watch.put_back_best(student)
-    logger.info(
-        "stopped: no gain in the last %d of the looks (probe.patience); the student of step %d is exported, which scored %.2f",
-        best.looks,
-        best.step,
-        best.score,
-    )
+    said = "stopped: no gain in the last %d looks (probe.patience); exporting the student of step %d, which scored %.2f"
+    logger.info(said, best.looks, best.step, best.score)
     return {"best_step": best.step, "images_seen": best.seen, "score": best.score, "probe": watch.sources["probe"]}
 
 

@@ -11,7 +11,7 @@ from kdep_benchmarks.board.plots import shorten
 from kdep_benchmarks.fidelity.judge import GROUPS, STANDS, Fidelity
 
 MARKS = {STANDS: "●", GROUPS: "◐"}
-ROW, COLUMN, LEFT, TOP, BOTTOM = 0.42, 1.3, 2.6, 1.1, 0.5  # inches
+ROW, COLUMN, LEFT, RIGHT, TOP, BOTTOM = 0.42, 1.3, 2.6, 1.2, 0.9, 0.5  # inches
 LENGTH = 30  # letters of a name
 
 
@@ -22,7 +22,7 @@ def heat_table(found: Sequence[Fidelity]) -> str:
     values = np.full((len(rows), len(columns)), np.nan)
     for one in found:
         values[rows.index(one.cheap), columns.index(one.expensive)] = one.agreement.tau.value
-    width, height = LEFT + COLUMN * len(columns) + 0.2, TOP + ROW * len(rows) + BOTTOM
+    width, height = LEFT + COLUMN * len(columns) + RIGHT, TOP + ROW * len(rows) + BOTTOM
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "kdep", "text.parse_math": False, "font.size": 9}):
         figure = Figure(figsize=(width, height), facecolor="white")
         place = [LEFT / width, BOTTOM / height, COLUMN * len(columns) / width, ROW * len(rows) / height]
@@ -37,7 +37,7 @@ def heat_table(found: Sequence[Fidelity]) -> str:
             at = (columns.index(one.expensive), rows.index(one.cheap))
             axes.text(*at, _text(one), ha="center", va="center", color=_ink(one), fontsize=8)
         legend = "weighted Kendall tau [95 %];  ● may stand for it   ◐ tells two groups apart, no more is shown"
-        figure.text(LEFT / width, 0.15 / height, legend, fontsize=8)
+        figure.text(0.1 / width, 0.2 / height, legend, fontsize=8)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
@@ -47,7 +47,8 @@ def _text(one: Fidelity) -> str:
     tau = one.agreement.tau
     if np.isnan(tau.value):
         return "-"
-    return f"{MARKS.get(one.verdict, '')} {tau.value:.2f} [{tau.low:.1f}, {tau.high:.1f}]".strip()
+    low, high = (round(end, 1) + 0.0 for end in (tau.low, tau.high))  # 0.0 turns -0.0 into 0.0
+    return f"{MARKS.get(one.verdict, '')} {tau.value:.2f} [{low:.1f}, {high:.1f}]".strip()
 
 
 def _ink(one: Fidelity) -> str:
