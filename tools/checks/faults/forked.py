@@ -7,6 +7,7 @@ session and environment. Linux only.
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import os
 import resource
 import signal
@@ -30,25 +31,26 @@ def adopt_orphans() -> None:
 
 @dataclass(frozen=True)
 class Box:
-    """Where commands run: the folder they start in, their environment, limits and user."""
+    """Where commands run: the folder they start in, their environment, and the largest file that they may write."""
 
     folder: Path
     environment: Mapping[str, str]
     largest_file: int | None = None
-    user: int | None = None
 
 
 @dataclass
 class Command:
-    """A running command, its log, and its exit code once it has ended; negative for a signal."""
+    """A running command, the pipe that it prints to, and its exit code once it has ended; negative for a signal."""
 
     pid: int
-    log: Path
+    pipe: int
+    printed: bytes = b""
     code: int | None = None
     began: float = field(default_factory=time.monotonic)
 
     def ended(self) -> bool:
         """Whether it has ended."""
+        self._drain()
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.code = os.waitstatus_to_exitcode(status) if pid else None
@@ -63,30 +65,41 @@ class Command:
 
     def said(self) -> str:
         """What it has printed."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        self._drain()
+        return self.printed.decode(errors="replace")
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while block := os.read(self.pipe, 1 << 16):
+                self.printed += block
+
+    def close(self) -> None:
+        """Close the pipe."""
+        os.close(self.pipe)
 
 
-def start(arguments: Sequence[str], box: Box, log: Path) -> Command:
+def start(arguments: Sequence[str], box: Box) -> Command:
     """Start `kdep ARGUMENTS` in a process of its own."""
     sys.stdout.flush()
     sys.stderr.flush()
+    pipe, end = os.pipe()  # not a file, which would count among those that a full disk cuts short
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.set_blocking(pipe, False)
     pid = os.fork()
     if pid == 0:
-        _leave(lambda: _run(arguments, box, log))
-    return Command(pid, log)
+        _leave(lambda: _run(arguments, box, end))
+    os.close(end)
+    return Command(pid, pipe)
 
 
-def _run(arguments: Sequence[str], box: Box, log: Path) -> int:
+def _run(arguments: Sequence[str], box: Box, output: int) -> int:
     os.setpgid(0, 0)
     os.chdir(box.folder)
     os.environ.update(box.environment)
-    _redirect(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), os.open(os.devnull, os.O_RDONLY))
+    _redirect(output, os.open(os.devnull, os.O_RDONLY))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if box.largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (box.largest_file, box.largest_file))
-    if box.user is not None:
-        os.setgid(box.user)
-        os.setuid(box.user)
     from kdep.cli import main
 
     return main(arguments)

@@ -33,7 +33,6 @@ OTHERS = ("two at once", "full disk", "small disk", "read-only folder", "folder 
 LONGEST = 600.0  # seconds that any command may take, also on a machine with more to do
 LEAVING = 60.0  # seconds that a command may take to end after TERM or INT
 ORPHANS = 30.0  # seconds that the processes below a killed one may live on
-NOBODY = 65534
 SHOWN = 1200  # characters of a log that a broken trial keeps
 
 
@@ -46,7 +45,8 @@ class Trial:
 
     def __init__(self, scenario: Scenario, folder: Path, draw: random.Random, durations: dict[str, float]) -> None:
         self.scenario, self.folder, self.draw = scenario, folder, draw
-        self.work, self.count, self.durations = folder / "work", 0, durations
+        self.work, self.durations = folder / "work", durations
+        self.commands: list[Command] = []
         self.environment = {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "home" / "cache")}
         clear(self.work)
         self.work.mkdir()
@@ -54,10 +54,9 @@ class Trial:
 
     def start(self, **limits: Any) -> Command:
         """Start the command."""
-        self.count += 1
-        log = self.folder / f"log.{self.count}"
-        log.unlink(missing_ok=True)
-        return start(self.scenario.command, Box(self.folder, self.environment, **limits), log)
+        command = start(self.scenario.command, Box(self.folder, self.environment, **limits))
+        self.commands.append(command)
+        return command
 
     def moment(self) -> float:
         """A random moment of the command, in seconds from its start."""
@@ -113,19 +112,17 @@ class Trial:
         return bool(command.code)
 
     def read_only(self, _: str) -> bool:
-        """Run the command as a user who may not write its folder, from its start or from a random moment on."""
-        os.chown(self.work, NOBODY, NOBODY)
-        at_once = self.draw.random() < 0.5
-        command = self.start(user=NOBODY)
-        if not at_once:
-            command.wait(self.moment())
-        folders = [self.work, *(path for path in self.work.rglob("*") if path.is_dir())]
-        for path in folders:
-            path.chmod(0o555)
+        """Interrupt the command at a random moment, and run it again in a folder that may not be written."""
+        begun = self.start()
+        if not begun.wait(self.moment()):
+            send(begun.pid, signal.SIGTERM)
+        self.finish(begun, LEAVING)
+        self.refuse_orphans()
+        subprocess.run(["mount", "--bind", str(self.work), str(self.work)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(self.work)], check=True)
+        command = self.start()
         self.finish(command, LONGEST)
-        for path in folders:
-            if path.exists():
-                path.chmod(0o777)
+        subprocess.run(["umount", "-l", str(self.work)], check=True)
         self.refuse_riddle(command)
         return bool(command.code)
 
@@ -204,12 +201,11 @@ def clear(folder: Path) -> None:
 
 
 def listing(folder: Path) -> set[str]:
-    """Files beside `work`, with size and time; without logs and the user's cache."""
+    """Files beside `work`, with size and time; without the user's cache."""
     found = set()
     for parent, folders, names in os.walk(folder):
         if Path(parent) == folder:
             folders[:] = [name for name in folders if name not in ("work", "home")]
-            names = [name for name in names if not name.startswith("log.")]
         for path in (Path(parent) / name for name in names):
             found.add(f"{path}|{path.stat().st_size}|{path.stat().st_mtime_ns}")
     return found
@@ -240,6 +236,8 @@ def one_trial(
         time.sleep(0.02)
         collect()
         clear(trial.work)
+        for command in trial.commands:
+            command.close()
     return met, ""
 
 
@@ -291,7 +289,6 @@ def run(minutes: float, seed: int, out: Path | None, names: Sequence[str], *, tr
     expected: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="kdep-kills-") as temporary:
         folder = Path(temporary)
-        folder.chmod(0o777)
         write_inputs(folder)
         while time.monotonic() < end and record.content["trials"] != trials:
             began, draw = time.monotonic(), random.Random(f"{seed}:{record.content['trials']}")
