@@ -57,7 +57,7 @@ RIVALS = [
 
 @pytest.mark.parametrize("overrides", RIVALS, ids=lambda overrides: " ".join(overrides)[:60])
 def test_a_rival_trains_on_the_same_loop_and_leaves_a_plain_student(tiny, overrides):
-    config = tiny(*overrides, "optim.epochs=3")
+    config = tiny(*overrides)
     content = read(pretrain(config))
     assert losses(config)[-1] < losses(config)[0]
     network = open_student(config).network
@@ -70,10 +70,11 @@ STATEFUL = ("project=mlp", "align.name=none", "scale.name=none", "data.mixup=tru
 
 @pytest.mark.parametrize("overrides", [STATEFUL, LABELS], ids=["mlp queue mixup", "labels"])
 def test_a_rival_that_was_interrupted_ends_with_the_same_weights(tiny, overrides, monkeypatch):
+    overrides = (*overrides, "optim.epochs=1")  # eight steps, saved at the fourth
     whole = read(pretrain(tiny(*overrides, "name=whole")))["state_dict"]
     from kdep import pretrain as module
 
-    step, left = module.distill_loss, [11]
+    step, left = module.distill_loss, [6]
 
     def interrupted(*arguments):
         left[0] -= 1
@@ -124,7 +125,9 @@ def test_a_recipes_weight_is_of_its_method_and_multiplies_no_classification(tiny
 
 
 def test_labels_give_the_same_student_before_and_after_the_activation(tiny):
-    one, other = (tiny("loss.name=labels", f"student.tap={tap}", f"name={tap}") for tap in ("pre", "post"))
+    one, other = (
+        tiny("loss.name=labels", "optim.epochs=1", f"student.tap={tap}", f"name={tap}") for tap in ("pre", "post")
+    )
     one, other = (read(pretrain(config)) for config in (one, other))
     assert fingerprint(one["state_dict"]) == fingerprint(other["state_dict"])
     assert one["tap"] == other["tap"] == "post"
