@@ -50,8 +50,8 @@ def loss_drawn():
 @pytest.fixture(autouse=True)
 def loss_not_drawn(request, monkeypatch):
     """Drawing loss.png takes a third of a tiny run's time."""
-    if "loss_drawn" not in request.fixturenames and "kdep.run.folder" in sys.modules:
-        monkeypatch.setattr(sys.modules["kdep.run.folder"].RunFolder, "draw_loss", lambda run: None)
+    if "loss_drawn" not in request.fixturenames and "kdep.pretrain" in sys.modules:
+        monkeypatch.setattr(sys.modules["kdep.pretrain"], "draw_loss", lambda run: None)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
 export MASTER_ADDR NNODES=$SLURM_NNODES RUN_ID=$SLURM_JOB_ID GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-1}}
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one machine take different ports
 exec srun --kill-on-bad-exit=1 tools/pretrain.sh "$@"

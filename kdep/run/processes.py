@@ -7,6 +7,7 @@ gloo, carries everything else and has `PATIENCE`: its processes wait while other
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from kdep.run.device import find_device, keep_freed_memory
 
 LIMIT = timedelta(minutes=10)
 PATIENCE = timedelta(hours=12)
+
+# gloo raises plain RuntimeErrors.
+OF_AN_EXCHANGE = re.compile("gloo|pair closure|[Tt]imed out waiting|Connection (closed|reset|refused)")
 
 T = TypeVar("T")
 
@@ -136,7 +140,7 @@ class Process:
         try:
             yield
         except RuntimeError as error:
-            if self.world == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            if self.world == 1 or not (isinstance(error, dist.DistError) or OF_AN_EXCHANGE.search(str(error))):
                 raise
             raise LostError(
                 f"rank {self.rank} of {self.world} on {socket.gethostname()}, {what}: another process has ended or "

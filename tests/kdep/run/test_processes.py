@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdep.run.alarm import Alarm
-from kdep.run.processes import LIMIT, PATIENCE, Process, join
+from kdep.run.processes import LIMIT, PATIENCE, LostError, Process, join
 from kdep.run.resume import random_state, seed_random, set_random_state
 
 CPU = torch.device("cpu")
@@ -72,3 +72,15 @@ def test_an_alarm_says_where_a_process_is_before_the_time_is_up(caplog):
             time.sleep(0.4)
     assert len(caplog.records) == 1 and "rank 1 of 2 on " in caplog.text
     assert "in step 37: loading images for 0 s; after 0 s the run ends" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[.../gloo/transport/tcp/pair.cc:537] Read error: Connection reset", "Application timeout caused pair closure"],
+)
+def test_an_exchange_that_fails_names_the_rank_and_what_it_did(text):
+    said = "rank 1 of 2 on .*, step 3: loading images: another process has ended or does"
+    with pytest.raises(LostError, match=said), Process(CPU, 1, 2).exchanging("step 3: loading images"):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="out of memory"), Process(CPU, 1, 2).exchanging("step 3"):
+        raise RuntimeError("out of memory")
