@@ -176,7 +176,7 @@ def test_a_loading_process_stays_within_a_few_shards():
 
 
 def test_loading_processes_of_a_url_divide_the_lanes(remote, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("kdep.data.views.cores", lambda: 16)
     views = Views(open_source(f"wds:{remote}"), Augmentation(32), 0)
     order = Order(128, 16, 1, seed=0, starts=views.source.starts)
     assert load(views, order, workers="auto", pin=True).num_workers == 12  # of 15
