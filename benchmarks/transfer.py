@@ -31,7 +31,8 @@ from kdep_benchmarks.jobs.engines import add_engine_arguments, choose_engine, pa
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
-from kdep_benchmarks.results import Result, read_result, read_results
+from kdep_benchmarks.result import Result
+from kdep_benchmarks.results import read_result, read_results
 from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, suite_names, suite_tasks
 
@@ -81,7 +82,11 @@ class Request:
         """Refuse values that no run can have."""
         if self.data is not None and self.suite is not None:
             raise ValueError(f"--data {self.data}: a folder takes the place of a suite; leave out --suite {self.suite}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        if (
+            not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+            or not 0 <= min(self.seeds) <= max(self.seeds) < 2**63
+        ):
             raise ValueError(f"--seeds {','.join(map(str, self.seeds))}: expected each seed once, none below 0")
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"--jobs {self.jobs}: expected at least 1")
@@ -204,10 +209,10 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     if dry_run:
         return plan, 0
     statuses = run_plan(plan, engine, times, screen, jobs=jobs)
-    results = read_with_overlap([request.results])
+    results, damaged = read_with_overlap([request.results])
     suite = None if request.suite is None else Suite(request.suite, suite_tasks(request.suite))
-    board = write_leaderboard(results, request.results, folders=[request.results], suite=suite)
-    screen.say("\n" + terminal_table(board).rstrip())
+    board = write_leaderboard(results, request.results, folders=[request.results], suite=suite, damaged=damaged)
+    screen.say("\n" + terminal_table(board, damaged).rstrip())
     screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
     if missing := missing_baselines(request, plan, results):
         screen.say(f"\n{missing}")

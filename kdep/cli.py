@@ -10,6 +10,8 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
+from kdep.guard import printable
+
 # verb -> (module with add_arguments and run, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
     "targets": ("kdep.verbs.targets", "compute a bank of teacher targets once: RECIPE [key.sub=value ...]"),
@@ -54,6 +56,8 @@ OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 # A path that leads nowhere, through a file, or to a folder where a file should be: likewise, but another path mends it.
 OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
+NEWLINES = "\n\t"
+
 EPILOG = """\
 the usual way:
   kdep data prepare scenes --data-root demo            # small generated sets
@@ -87,11 +91,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb = verbs.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
         if name in arguments[:1]:  # only the verb that runs is imported: --help stays fast
             importlib.import_module(module).add_arguments(verb)
-    args = parser.parse_args(arguments)
+            args = parse(verb, arguments[1:])
+    if not arguments or arguments[0] not in VERBS:
+        parser.parse_args(arguments)  # says what is wrong, or helps, and exits
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return guarded(importlib.import_module(VERBS[args.verb][0]).run, args)
+    output = logging.StreamHandler()
+    output.setFormatter(Visible())
+    logging.basicConfig(level=logging.INFO, handlers=[output])
+    return guarded(importlib.import_module(VERBS[arguments[0]][0]).run, args)
+
+
+def parse(verb: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Read the words behind a verb; options may stand between names, as in `pretrain RECIPE --dry-run key=value`."""
+    try:
+        return verb.parse_intermixed_args(words)
+    except TypeError:  # a verb with verbs of its own
+        return verb.parse_args(words)
+
+
+class Visible(logging.Formatter):
+    """Write escapes for characters that are not printable: a file's name must not write lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message."""
+        return printable(super().format(record), keep=NEWLINES)
 
 
 def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
@@ -147,7 +171,7 @@ def reader_is_gone() -> bool:
 
 def fail(message: str, code: int) -> int:
     """Print to stderr and return the code."""
-    sys.stderr.write(f"kdep: {message}\n")
+    sys.stderr.write(f"kdep: {printable(message, keep=NEWLINES)}\n")
     return code
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from kdep.settings import PathText, Settings, Shares, validate
+from kdep.settings import Name, PathText, Settings, Shares, validate
 from kdep.shipped import find
 from kdep.yaml_file import override, read_mapping
 
@@ -257,7 +257,7 @@ class Config(Settings):
         ValueError: keys that exclude each other.
     """
 
-    name: str = Field(pattern=r"^[\w.+-]+$")
+    name: Annotated[Name, Field(pattern=r"^[\w.+-]+$")]
     """Name of the run; its folder is runs/name."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the student's initialisation and the order of the images, and of the views where data.seed is null."""

@@ -103,9 +103,17 @@ def refuse_growth(expanded: int, size: int, where: object) -> None:
         )
 
 
-def printable(name: object) -> str:
-    """Return a name in one line of printable text: other characters, and bytes that are not UTF-8, are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
+def printable(name: object, *, keep: str = "") -> str:
+    """Return a name in one line of printable text: other characters, and bytes that are not UTF-8, are escaped.
+
+    `keep` has characters that stay, such as a newline.
+    """
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 @dataclass

@@ -25,6 +25,6 @@ def find(kind: str, name: str | Path) -> Path:
             raise ValueError(f"{path}: no such file")
         return path
     path = FOLDER / kind / f"{name}.yaml"
-    if not path.is_file():
+    if str(name) not in names(kind):
         raise ValueError(f"{KINDS[kind]} {str(name)!r}: there are {', '.join(names(kind))}, or a YAML file of your own")
     return path

@@ -18,18 +18,28 @@ EVERYWHERE = {
     "kdep.cores",
     "kdep.files",
     "kdep.guard",
-    "kdep.yaml_file",
+    "kdep.json_file",
+    "kdep.names",
     "kdep.settings",
     "kdep.shipped",
+    "kdep.yaml_file",
 }
 # All of the benchmarks may import kdep.
-RESULTS = {"kdep", "kdep_benchmarks.answers", "kdep_benchmarks.results", "kdep_benchmarks.durations"}
+RESULTS = {
+    "kdep",
+    "kdep_benchmarks.answers",
+    "kdep_benchmarks.result",
+    "kdep_benchmarks.results",
+    "kdep_benchmarks.durations",
+}
 TASKS = RESULTS | {"kdep_benchmarks.data", "kdep_benchmarks.tasks"}
 ARROWS = {
     "kdep.cores": set(),
     "kdep.guard": set(),
     "kdep.files": {"kdep.guard"},
-    "kdep.settings": set(),
+    "kdep.json_file": set(),
+    "kdep.names": set(),
+    "kdep.settings": {"kdep.names"},
     "kdep.shipped": set(),
     "kdep.yaml_file": set(),
     "kdep.config": {"kdep.settings", "kdep.shipped", "kdep.yaml_file"},
@@ -46,7 +56,14 @@ ARROWS = {
     | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.probe", "kdep.features"},
     "kdep_benchmarks.durations": set(),
     "kdep_benchmarks.answers": {"kdep.guard"},
-    "kdep_benchmarks.results": {"kdep.files", "kdep_benchmarks.answers"},
+    "kdep_benchmarks.result": {"kdep.settings", "kdep_benchmarks.answers"},
+    "kdep_benchmarks.results": {
+        "kdep.files",
+        "kdep.json_file",
+        "kdep.settings",
+        "kdep_benchmarks.answers",
+        "kdep_benchmarks.result",
+    },
     "kdep_benchmarks.data": RESULTS,
     "kdep_benchmarks.tasks": RESULTS | {"kdep_benchmarks.data"},
     "kdep_benchmarks.openmmlab": TASKS,

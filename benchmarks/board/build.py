@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from kdep_benchmarks.board.notes import notes_on
 from kdep_benchmarks.board.table import Board, Suite, boards_without_notes
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 
 
 def boards(results: Iterable[Result], suite: Suite | None = None) -> list[Board]:

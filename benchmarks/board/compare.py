@@ -14,7 +14,8 @@ from kdep_benchmarks.board.intervals import CONFIDENCE, mean, standard_deviation
 from kdep_benchmarks.board.pairs import left_out, names_of_two, of_checkpoint, shared_ways
 from kdep_benchmarks.board.verdicts import AVERAGED, PAIRED, Interval, difference, holm, student
 from kdep_benchmarks.board.ways import labels
-from kdep_benchmarks.results import Protocol, Result, read_answers, read_results
+from kdep_benchmarks.result import Protocol, Result
+from kdep_benchmarks.results import read_answers, read_results
 
 MIN_DATASETS = 3  # that a mean over data sets needs for an interval
 WHAT_IT_COVERS = (

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kdep_benchmarks.board.ways import labels, way_of
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 
 ABSENT = "-"
 IMAGES = ("train", "val", "test", "leaked", "overlap", "overlap_exact")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdep_benchmarks.board.uncertainty import uncertainty
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 
 STANDARD_ERRORS = 5  # by which the reference must be above random initialisation
 REFERENCES = ("supervised", "teacher")

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from kdep.guard import printable
 from kdep_benchmarks.board.facts import COST, ORIGIN
 from kdep_benchmarks.board.frame import ABSENT, typed
 from kdep_benchmarks.board.table import Board
 from kdep_benchmarks.board.uncertainty import coverage
 from kdep_benchmarks.durations import duration
 
+DAMAGED_SHOWN = 20  # files that are left out and named
 FIRST = ("name", "sha8", "role", "arch", *ORIGIN, "commit", "protocol", "version", "budget", "complete", "failed")
 AVERAGES = ("mean_over_families", "average_rank", "average_rank_low", "average_rank_high", "share_of_gain")
 OVERLAP = ("overlap_percent", "overlap_images", "overlap_exact")
@@ -181,17 +183,31 @@ def cost_table(board: Board) -> Table:
     return _table(board, "cost", columns)
 
 
-def terminal_table(boards: Iterable[Board]) -> str:
-    """Write all boards as aligned text: `mean ± std (n)`, `*` at the best, `!` where runs failed."""
+def damage_lines(damaged: Sequence[str]) -> list[str]:
+    """Say which files are left out of the boards; nothing where none is."""
+    if not damaged:
+        return []
+    more = [f"and {len(damaged) - DAMAGED_SHOWN} more"] if len(damaged) > DAMAGED_SHOWN else []
+    said = f"Left out: {len(damaged)} damaged file{'s' * (len(damaged) != 1)}."
+    return [said, *(" ".join(text.split()) for text in damaged[:DAMAGED_SHOWN]), *more]
+
+
+def terminal_table(boards: Iterable[Board], damaged: Sequence[str] = ()) -> str:
+    """Write all boards as aligned text: `mean ± std (n)`, `*` at the best, `!` where runs failed.
+
+    What results call things is shown with escapes for characters that are not printable.
+    """
     blocks = []
     for board in boards:
         for table in tables(board):
             rows = [table.header, *([cell.text + "*" * cell.best for cell in row] for row in table.rows)]
+            rows = [[printable(text) for text in row] for row in rows]
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
             lines = [_aligned(row, widths) for row in rows]
             head = [f"{board.protocol} · {table.title}", "", lines[0], "─" * len(lines[0])]
             blocks.append("\n".join([*head, *lines[1:]]))
-        blocks += ["\n".join(f"  {note.text}" for note in board.notes)] if board.notes else []
+        blocks += ["\n".join(f"  {printable(note.text)}" for note in board.notes)] if board.notes else []
+    blocks += ["\n".join(map(printable, damage_lines(damaged)))] if damaged else []
     return "\n\n".join(blocks) + "\n" if blocks else "no results yet\n"
 
 

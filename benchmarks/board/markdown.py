@@ -1,11 +1,12 @@
 """Write boards as GitHub tables."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
+from kdep.guard import printable
 from kdep_benchmarks.board.informative import STANDARD_ERRORS
-from kdep_benchmarks.board.leaderboard import Table, metric_table, origin_table, tables
+from kdep_benchmarks.board.leaderboard import Table, damage_lines, metric_table, origin_table, tables
 from kdep_benchmarks.board.table import Board
 
 READING = (
@@ -23,9 +24,11 @@ READING = (
 )
 
 
-def markdown(boards: Iterable[Board]) -> str:
-    """Return all boards as one Markdown document."""
+def markdown(boards: Iterable[Board], damaged: Sequence[str] = ()) -> str:
+    """Return all boards, and which files are left out, as one Markdown document."""
     parts = ["# Leaderboard", READING]
+    if damaged:
+        parts.append("\n".join(f"- {markdown_text(line)}" for line in damage_lines(damaged)))
     for board in boards:
         parts.append(f"## {markdown_text(str(board.protocol))}")
         more = [metric_table(board, family) for family in board.families()]
@@ -45,5 +48,5 @@ def markdown_table(table: Table) -> str:
 
 def markdown_text(text: str) -> str:
     """Escape text so that GitHub shows it as it is: no markup, no HTML, no new table cell."""
-    flat = " ".join(text.split())
+    flat = printable(" ".join(text.split()))
     return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", escape(flat, quote=False))

@@ -4,13 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kdep.files import write_bytes
-from kdep_benchmarks.results import (
-    Result,
-    answers_path,
-    read_result,
-    remove_other_answers,
-    result_paths,
-)
+from kdep_benchmarks.result import Result
+from kdep_benchmarks.results import answers_path, read_result, remove_other_answers, result_paths
 
 Found = tuple[Result, Path]
 # What two files of one cell must agree in. Time, memory, device and versions may differ: the earlier one is kept.
@@ -36,8 +31,7 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
             raise ValueError(f"{folder}: no such folder of results")
     sources = [folder for folder in (out, *map(Path, folders)) if folder.is_dir()]
     cells: dict[Path, Found] = {}
-    for path in dict.fromkeys(path.resolve() for folder in sources for path in result_paths(folder)):
-        found = (read_result(path), path)
+    for found in _read(path.absolute() for folder in sources for path in result_paths(folder)):
         place = found[0].key.path(out)
         cells[place] = chosen(cells[place], found) if place in cells else found
     beside = _beside(sources, out, cells)
@@ -48,6 +42,18 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
         if result.answers:
             remove_other_answers(result.key.path(out))
     return written
+
+
+def _read(paths: Iterable[Path]) -> list[Found]:
+    read, damaged = [], []
+    for path in {path.resolve(): path for path in paths}.values():
+        try:
+            read.append((read_result(path), path))
+        except ValueError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise ValueError("\n".join([*damaged, "nothing was merged"]))
+    return read
 
 
 def chosen(first: Found, second: Found) -> Found:

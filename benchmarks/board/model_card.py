@@ -15,7 +15,7 @@ from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.leaderboard import compact, score_text
 from kdep_benchmarks.board.markdown import markdown_text
 from kdep_benchmarks.board.table import Board, baselines
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

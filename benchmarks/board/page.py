@@ -6,20 +6,29 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from kdep_benchmarks.board.leaderboard import Table, TableCell, metric_table, origin_table, row_name, tables
+from kdep.guard import printable
+from kdep_benchmarks.board.leaderboard import (
+    Table,
+    TableCell,
+    damage_lines,
+    metric_table,
+    origin_table,
+    row_name,
+    tables,
+)
 from kdep_benchmarks.board.markdown import READING
 from kdep_benchmarks.board.panels import cost_panels, efficiency_panels, mean_panel, path_panels, score_panels
 from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.board.table import Board
-from kdep_benchmarks.results import ROLES
+from kdep_benchmarks.result import ROLES
 
 TEMPLATE = Path(__file__).parent / "templates" / "leaderboard.html"
 SIGNS = {"student": "●", "random": "○", "supervised": "■", "teacher": "◆", "other": "▲"}
 Sheets = Mapping[tuple[str, str], Path]
 
 
-def html(boards: Sequence[Board], sheets: Sequence[Sheets] = ()) -> str:
-    """Return the page. `sheets` are those of `find_sheets`, for each board."""
+def html(boards: Sequence[Board], sheets: Sequence[Sheets] = (), damaged: Sequence[str] = ()) -> str:
+    """Return the page. `sheets` are those of `find_sheets`, for each board; `damaged` says which files are left out."""
     runs = [result for board in boards for result in board.runs["result"]]
     checkpoints, tasks = len({r.checkpoint.sha256 for r in runs}), len({r.task.name for r in runs})
     summary = f"{_count(checkpoints, 'checkpoint')}, {_count(tasks, 'task')}, {_count(len(runs), 'run')}"
@@ -31,9 +40,16 @@ def html(boards: Sequence[Board], sheets: Sequence[Sheets] = ()) -> str:
         title="Transfer leaderboard",
         summary=escape(summary),
         roles="".join(f"<span>{_sign(role)}{role}</span>" for role in ROLES if role in roles),
-        boards="\n".join(_section(board, own) for board, own in pairs) or "<p>No results yet.</p>",
+        boards=_damaged(damaged)
+        + ("\n".join(_section(board, own) for board, own in pairs) or "<p>No results yet.</p>"),
         footer=re.sub("`(.+?)`", r"<code>\1</code>", escape(READING)),
     )
+
+
+def _damaged(damaged: Sequence[str]) -> str:
+    said, *files = damage_lines(damaged) or [""]
+    items = "".join(f"<li>{escape(printable(file))}</li>" for file in files)
+    return f"<details open><summary>{said}</summary><ul>{items}</ul></details>" if said else ""
 
 
 def _section(board: Board, sheets: Sheets) -> str:

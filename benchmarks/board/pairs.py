@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from kdep_benchmarks.board.names import board_names
 from kdep_benchmarks.board.verdicts import PAIRED
 from kdep_benchmarks.board.ways import Way, describe_settings, labels, way_of
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 
 
 def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = None) -> list[str]:

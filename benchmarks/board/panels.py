@@ -6,7 +6,7 @@ from kdep_benchmarks.board.intervals import half_width
 from kdep_benchmarks.board.leaderboard import compact
 from kdep_benchmarks.board.plots import cost_panel, dot_panel, line_panel
 from kdep_benchmarks.board.table import Board, mean_by_seed
-from kdep_benchmarks.results import ROLES, Result
+from kdep_benchmarks.result import ROLES, Result
 
 FITTED_ON = {"fewshot": ("train",), "linear": ("train", "val")}  # the linear probe is refitted on both
 

@@ -1,6 +1,6 @@
 """Write the board as four files: leaderboard.csv, results.csv, leaderboard.md and leaderboard.html."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kdep.files import write_text
@@ -11,11 +11,16 @@ from kdep_benchmarks.board.markdown import markdown
 from kdep_benchmarks.board.page import html
 from kdep_benchmarks.board.sheets import find_sheets
 from kdep_benchmarks.board.table import Board, Suite, name_teachers
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 
 
 def write_leaderboard(
-    results: Iterable[Result], out: Path, *, folders: Iterable[Path] = (), suite: Suite | None = None
+    results: Iterable[Result],
+    out: Path,
+    *,
+    folders: Iterable[Path] = (),
+    suite: Suite | None = None,
+    damaged: Sequence[str] = (),
 ) -> list[Board]:
     """Write the four files and return the boards.
 
@@ -24,11 +29,12 @@ def write_leaderboard(
         out: the folder to write to.
         folders: folders of results, whose sheets of example images the page shows.
         suite: what means and ranks are over, see `boards`.
+        damaged: a sentence for each file that is left out.
     """
     results, folders, out = name_teachers(results), list(folders), Path(out)
     every = boards(results, suite)
     write_text(out / "leaderboard.csv", csv_text(leaderboard_frame(every)))
     write_text(out / "results.csv", csv_text(results_frame(results)))
-    write_text(out / "leaderboard.md", markdown(every))
-    write_text(out / "leaderboard.html", html(every, [find_sheets(board, folders) for board in every]))
+    write_text(out / "leaderboard.md", markdown(every, damaged))
+    write_text(out / "leaderboard.html", html(every, [find_sheets(board, folders) for board in every], damaged))
     return every

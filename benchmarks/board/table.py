@@ -15,7 +15,7 @@ from kdep_benchmarks.board.intervals import bootstrap_interval, half_width
 from kdep_benchmarks.board.names import board_names
 from kdep_benchmarks.board.uncertainty import uncertainty
 from kdep_benchmarks.board.ways import labels, way_of
-from kdep_benchmarks.results import BUDGETS, ROLES, CheckpointCard, Protocol, Result
+from kdep_benchmarks.result import BUDGETS, ROLES, CheckpointCard, Protocol, Result
 
 FAMILIES = ("classification", "segmentation", "detection")
 

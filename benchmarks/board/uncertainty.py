@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kdep_benchmarks.board.intervals import mean, standard_deviation, t_quantile_of
 from kdep_benchmarks.board.verdicts import AVERAGED, PAIRED
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 
 
 @dataclass(frozen=True)

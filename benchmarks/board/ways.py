@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdep_benchmarks.results import Protocol, Result
+from kdep_benchmarks.result import Protocol, Result
 
 SHOWN = 40  # letters of a setting's value in a note
 

@@ -6,13 +6,18 @@ its source (by fingerprint or address) and to those that it names.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic.dataclasses import dataclass
 
 from kdep.files import write_text
 from kdep.guard import printable
-from kdep_benchmarks.results import CheckpointCard, Result, read_results
+from kdep.json_file import read_json
+from kdep.settings import validate
+from kdep_benchmarks.result import CHECKED, CheckpointCard, Count, Result
+from kdep_benchmarks.results import Found, find_results
 
 if TYPE_CHECKING:
     from kdep_benchmarks.data.check import Use
@@ -22,7 +27,7 @@ FORMAT = 1
 EXACT = ("bytes", "pixels")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Match:
     """An image of a test split and the one of the pretraining data that it equals.
 
@@ -34,13 +39,13 @@ class Match:
     how: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class SetOverlap:
     """Matches in one test split of `images` images."""
 
     dataset: str
     data_fingerprint: str
-    images: int
+    images: Count
     matches: tuple[Match, ...]
 
     @property
@@ -49,7 +54,7 @@ class SetOverlap:
         return sum(match.how in EXACT for match in self.matches)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Overlap:
     """One file: a pretraining source compared with the data sets of a suite.
 
@@ -62,8 +67,8 @@ class Overlap:
 
     source: str
     fingerprint: str
-    images: int
-    unreadable: int
+    images: Count
+    unreadable: Count
     sets: tuple[SetOverlap, ...]
     absent: dict[str, str]
     checkpoints: tuple[str, ...] = ()
@@ -158,26 +163,21 @@ def read_overlap(path: Path) -> Overlap:
     Raises:
         ValueError: another file; names it.
     """
-    try:
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
-            raise ValueError(f"this version reads format {FORMAT}")
-        sets = [SetOverlap(**{**one, "matches": tuple(Match(**m) for m in one["matches"])}) for one in content["sets"]]
-        return Overlap(**{**content, "sets": tuple(sets), "checkpoints": tuple(content["checkpoints"])})
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
-        raise ValueError(
-            f"{path}: not a file of `kdep data overlap` ({type(problem).__name__}: {problem}); move it away"
-        ) from problem
+    content = read_json(path)
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise ValueError(f"{path}: not a file of `kdep data overlap` in format {FORMAT}; move it away")
+    return validate(Overlap, content, str(path), remedy="not a file of `kdep data overlap`; move it away")
 
 
-def read_overlaps(folders: Iterable[Path]) -> list[Overlap]:
-    """Every `overlap/*.json` of folders of results."""
-    return [read_overlap(path) for folder in folders for path in sorted((Path(folder) / "overlap").glob("*.json"))]
-
-
-def read_with_overlap(folders: Sequence[Path]) -> list[Result]:
-    """Read all results below folders, with the overlaps that the files beside them count."""
-    return with_overlap(read_results(folders), read_overlaps(folders))
+def read_with_overlap(folders: Sequence[Path]) -> Found:
+    """Find all results below folders, with the overlaps that the files beside them count; say which are damaged."""
+    found, overlaps, damaged = find_results(folders), [], []
+    for path in (path for folder in folders for path in sorted((Path(folder) / "overlap").glob("*.json"))):
+        try:
+            overlaps.append(read_overlap(path))
+        except (ValueError, OSError) as error:
+            damaged.append(str(error))
+    return Found(with_overlap(found.results, overlaps), [*found.damaged, *damaged])
 
 
 def with_overlap(results: Iterable[Result], overlaps: Sequence[Overlap]) -> list[Result]:

@@ -13,7 +13,7 @@ from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.board.intervals import mean
 from kdep_benchmarks.board.verdicts import PAIRED, difference_of
 from kdep_benchmarks.board.ways import labels, way_of
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 
 CHEAP = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box")
 EXPENSIVE = ("finetune", "segment", "detect")

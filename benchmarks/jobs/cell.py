@@ -19,16 +19,8 @@ from kdep.files import write_bytes, write_text
 from kdep_benchmarks.jobs.engine import Slot
 from kdep_benchmarks.jobs.locks import remove_parts, try_lock
 from kdep_benchmarks.jobs.process import Ended, last_lines, run_module
-from kdep_benchmarks.results import (
-    CellKey,
-    CheckpointCard,
-    Protocol,
-    Result,
-    TaskCard,
-    read_result,
-    remove_other_answers,
-    write_result,
-)
+from kdep_benchmarks.result import CellKey, CheckpointCard, Protocol, Result, TaskCard
+from kdep_benchmarks.results import read_result, remove_other_answers, write_result
 from kdep_benchmarks.tasks.progress import clear_progress, write_progress
 from kdep_benchmarks.tasks.task import Task
 

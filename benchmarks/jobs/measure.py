@@ -31,7 +31,8 @@ from kdep_benchmarks.data.cards import fingerprint
 from kdep_benchmarks.data.readable import refuse_unreadable
 from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, POOLED, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
 from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
-from kdep_benchmarks.results import Outcome, Result, TaskCard, write_result
+from kdep_benchmarks.result import Outcome, Result, TaskCard
+from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.training_state import tidy
 
 

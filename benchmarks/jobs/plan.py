@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kdep.guard import printable
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.outline import parameters
 from kdep_benchmarks.data import cards as datasets
 from kdep_benchmarks.data.leaks import leaked
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell
-from kdep_benchmarks.results import CheckpointCard, Result, read_result
+from kdep_benchmarks.result import CheckpointCard, Result
+from kdep_benchmarks.results import read_result
 from kdep_benchmarks.tasks.task import Task
 
 STATES = ("to run", "done", "absent")
@@ -120,7 +122,11 @@ def checkpoint_card(checkpoint: Checkpoint) -> CheckpointCard:
         "pretrain_commit": source.get("commit"),
         "weights_sha256": checkpoint.sha256 if checkpoint.identity != checkpoint.sha256 else None,
     }
-    known = {key: value for key, value in summary.items() if value is not None}
+    known = {
+        key: printable(value) if isinstance(value, str) else value
+        for key, value in summary.items()
+        if value is not None
+    }
     return CheckpointCard(checkpoint.name, checkpoint.identity, checkpoint.arch, parameters(checkpoint.arch), known)
 
 

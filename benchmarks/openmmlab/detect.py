@@ -17,7 +17,7 @@ from kdep_benchmarks.openmmlab.boxes import Split, write_split
 from kdep_benchmarks.openmmlab.looks import draw_boxes
 from kdep_benchmarks.openmmlab.runner import Training, check_count, loader, predictions, read_config, train
 from kdep_benchmarks.openmmlab.sheets import ROWS
-from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.settings import Detect, read_settings
 from kdep_benchmarks.tasks.task import Task
 

@@ -15,7 +15,7 @@ from kdep_benchmarks.openmmlab.looks import draw_masks
 from kdep_benchmarks.openmmlab.masks import open_masks, split_configs
 from kdep_benchmarks.openmmlab.runner import Training, check_count, loader, predictions, read_config, train
 from kdep_benchmarks.openmmlab.sheets import ROWS
-from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.settings import Segment, read_settings
 from kdep_benchmarks.tasks.task import Task
 

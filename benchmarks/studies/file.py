@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdep.config import Config, load_config
 from kdep.data.root import data_root
-from kdep.settings import Settings, validate
+from kdep.settings import Line, Name, Settings, validate
 from kdep.shipped import find
 from kdep.yaml_file import read_mapping
 
@@ -56,9 +56,9 @@ def _each_once(values: list[Any]) -> list[Any]:
 _EMPTY = BeforeValidator(lambda value: {} if value is None else value)
 _LIST = BeforeValidator(lambda value: [] if value is None else value)
 _NAMED = BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)
-Name = Annotated[str, _NAMED]
+ArmName = Annotated[Line, _NAMED]
 Value = str | int | float | None
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_each_once)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), AfterValidator(_each_once)]
 Overrides = Annotated[dict[str, Any], _EMPTY]
 
 
@@ -101,7 +101,7 @@ class Score(Settings):
 class Claim(Settings):
     """The comparison that a study is run for, named before its runs; all others are exploratory."""
 
-    arms: Annotated[list[Name], Field(min_length=2, max_length=2)]
+    arms: Annotated[list[ArmName], Field(min_length=2, max_length=2)]
     """Two arms."""
     metric: str = "mean"
     """A task, or mean: over all tasks."""
@@ -112,23 +112,23 @@ class Claim(Settings):
 class Study(Settings):
     """A study file. The combinations of the grid are added to the arms."""
 
-    name: str
+    name: Name
     """Name of the study; its runs' names start with it."""
     question: str
     """The question that the study answers."""
     pretrain: str
     """The recipe of all runs: a name or a YAML file."""
-    arms: Annotated[dict[Name, Overrides | str], _EMPTY] = {}
+    arms: Annotated[dict[ArmName, Overrides | str], _EMPTY] = {}
     """What is compared: overrides of the recipe, or a checkpoint such as random:resnet18."""
-    grid: Annotated[list[Annotated[dict[Name, Overrides], Field(min_length=1)]], _LIST] = []
+    grid: Annotated[list[Annotated[dict[ArmName, Overrides], Field(min_length=1)]], _LIST] = []
     """Lists of parts; each combination is an arm."""
     set: Overrides = {}
     """Overrides of all runs."""
     axis: Axis | None = None
     """A key that takes several values in every arm."""
-    baseline: Name
+    baseline: ArmName
     """The arm that the others are compared with."""
-    pairs: Annotated[list[Annotated[list[Name], Field(min_length=2, max_length=2)]], _LIST] = []
+    pairs: Annotated[list[Annotated[list[ArmName], Field(min_length=2, max_length=2)]], _LIST] = []
     """More pairs of arms to compare."""
     claim: Claim | None = None
     """The comparison that the study is run for."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.results import Result
+from kdep_benchmarks.result import Result
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.studies.rows import AnswerRow, cost, row_of, student_here
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdep_benchmarks.board.intervals import mean
-from kdep_benchmarks.results import Protocol, Result
+from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.studies.file import Run, Study
 
 if TYPE_CHECKING:

@@ -49,7 +49,8 @@ from pathlib import Path
 
 from kdep.shipped import find
 from kdep_benchmarks.jobs.engines import add_engine_arguments, parse_options
-from kdep_benchmarks.results import Result, read_results
+from kdep_benchmarks.result import Result
+from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.answer import answer
 from kdep_benchmarks.studies.check import check, missing_data
 from kdep_benchmarks.studies.file import Study, load_study

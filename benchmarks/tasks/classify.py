@@ -19,7 +19,7 @@ from kdep.probe.knn import vote
 from kdep.run.device import choose_precision
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
-from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.features import extract, feature_folder
 from kdep_benchmarks.tasks.linear import fit_path, measure_path, walk_path
 from kdep_benchmarks.tasks.logme import logme

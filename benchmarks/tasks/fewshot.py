@@ -15,7 +15,7 @@ import torch
 from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
-from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.classify import Data, accuracy, at_edge, best_on_val, load_report, open_taps
 from kdep_benchmarks.tasks.linear import fit_path, measure_path
 from kdep_benchmarks.tasks.settings import Fewshot, read_settings

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kdep.settings import Settings, validate
+from kdep.settings import Name, Settings, validate
 from kdep.shipped import FOLDER
 from kdep.yaml_file import read_mapping
 from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
@@ -86,7 +86,7 @@ class Task:
 class DatasetFile(Settings):
     """A data set of your own."""
 
-    name: str
+    name: Name
     """Name of the data set in results."""
     layout: str
     """How its files are laid out, such as imagefolder, coco or voc."""
@@ -103,7 +103,7 @@ class PaperFile(Settings):
 
     dataset: str | DatasetFile | None = None
     """Data set; null: that of the task."""
-    version: int | None = None
+    version: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Version of the protocol."""
     settings: dict[str, Any] | None = None
     """All settings of the kind; none are taken from the task's own."""
@@ -112,15 +112,15 @@ class PaperFile(Settings):
 class TaskFile(Settings):
     """A task, in a file of configs/transfer or written out in a suite."""
 
-    name: str
+    name: Name
     """Name of the task, DATASET-KIND with a suffix where there are several."""
     kind: Literal["knn", "linear", "fewshot", "finetune", "segment", "dense-linear", "dense-knn", "detect", "box"]
     """Kind of transfer."""
     dataset: str | DatasetFile
     """Name of a known data set, or a data set of your own."""
-    protocol: str = "fair"
+    protocol: Name = "fair"
     """Name of the protocol; results of two protocols are never compared."""
-    version: int | None = None
+    version: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Version of the protocol; raise it where a change of settings moves scores."""
     settings: dict[str, Any] | None = None
     """Settings of the kind."""
@@ -160,7 +160,7 @@ def load_task(name: str, data_root: Path, *, protocol: str | None = None) -> Tas
         ValueError: no such task, or a mistake in the file.
     """
     path = CONFIGS / "transfer" / f"{name}.yaml"
-    if not path.is_file():
+    if name not in task_names():
         raise ValueError(f"task {name!r}: there are {', '.join(task_names())}")
     return parse_task({"name": name, **_read(path)}, data_root, str(path), protocol=protocol)
 
@@ -178,6 +178,8 @@ def load_suite(name: str, data_root: Path, *, protocol: str | None = None) -> li
     if suite.tasks is None:
         tasks = [load_task(task, data_root, protocol=protocol) for task in _having(protocol)]
         return [task for task in tasks if suite.family in ("any", task.family)]
+    if unknown := [entry for entry in suite.tasks if isinstance(entry, str) and entry not in task_names()]:
+        raise ValueError(f"{path}: task {unknown[0]!r}: there are {', '.join(task_names())}")
     tasks = [
         load_task(entry, data_root, protocol=protocol)
         if isinstance(entry, str)

@@ -58,4 +58,4 @@ def _results(args: argparse.Namespace) -> list:
         raise ValueError(f"--card describes an export for timm, not {args.to}: --to timm")
     from kdep_benchmarks.data.overlap import read_with_overlap
 
-    return read_with_overlap(args.results)
+    return read_with_overlap(args.results).results

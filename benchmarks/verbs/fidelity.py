@@ -8,7 +8,8 @@ from pathlib import Path
 from kdep_benchmarks.fidelity.columns import CHEAP, EXPENSIVE, Column, measured_columns, naive_columns
 from kdep_benchmarks.fidelity.judge import judge
 from kdep_benchmarks.fidelity.report import write_report
-from kdep_benchmarks.results import Result, read_answers, read_results
+from kdep_benchmarks.result import Result
+from kdep_benchmarks.results import read_answers, read_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

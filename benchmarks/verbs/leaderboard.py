@@ -1,17 +1,20 @@
 """`kdep leaderboard [DIR ...]` and `kdep leaderboard merge DIR ... --results OUT`."""
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdep_benchmarks.board.leaderboard import terminal_table
+from kdep_benchmarks.board.leaderboard import damage_lines, terminal_table
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.board.report import write_leaderboard
-from kdep_benchmarks.board.table import Board, Suite
+from kdep_benchmarks.board.table import Suite
 from kdep_benchmarks.data.overlap import read_with_overlap
 from kdep_benchmarks.tasks.task import suite_names, suite_tasks
+
+logger = logging.getLogger("kdep")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +41,16 @@ def run(args: argparse.Namespace) -> int:
     elif args.results is not None:
         raise ValueError("--results is for merge; use --out to say where the board is written")
     suite = None if args.suite is None else Suite(args.suite, suite_tasks(args.suite))
-    sys.stdout.write(terminal_table(rebuild(folders, args.out or folders[0], suite)))
+    sys.stdout.write(rebuild(folders, args.out or folders[0], suite))
     if written is not None:
         sys.stdout.write(f"\n{args.results}: {len(written)} new file{'s' * (len(written) != 1)}\n")
     return 0
 
 
-def rebuild(folders: Sequence[Path], out: Path, suite: Suite | None = None) -> list[Board]:
-    """Write the board of all results below the folders, with the overlaps that were found, and return it."""
-    return write_leaderboard(read_with_overlap(folders), out, folders=folders, suite=suite)
+def rebuild(folders: Sequence[Path], out: Path, suite: Suite | None = None) -> str:
+    """Write the board of all results below the folders, with the overlaps that were found, and return it as text."""
+    results, damaged = read_with_overlap(folders)
+    if damaged:
+        logger.warning("%s", damage_lines(damaged)[0])
+    board = write_leaderboard(results, out, folders=folders, suite=suite, damaged=damaged)
+    return terminal_table(board, damaged)

@@ -5,12 +5,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import nn
 
 from kdep.files import save
+from kdep.names import plain_name
+from kdep.settings import Line, Name, Stored, holding, shown, validate
 
 StateDict = dict[str, torch.Tensor]
 
@@ -20,6 +23,98 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std, RGB
 
 class LoadError(ValueError):
     """Weights did not load completely; commands exit with code 3."""
+
+
+# Plain values that boards and cards read; others may stand beside them.
+Side = Annotated[int, Field(ge=1, lt=2**16)]
+Deviations = Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)]
+Rgb = Annotated[tuple[float, float, float], Field(strict=False)]
+
+
+class DataFacts(Stored):
+    """The images of a pretraining."""
+
+    source: str | None = None
+    images: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    fingerprint: str | None = None
+
+
+class TeacherFacts(Stored):
+    """The teacher of a student."""
+
+    source: str | list[str] | None = None
+
+
+class OptimFacts(Stored):
+    """The length of a training."""
+
+    epochs: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+class ConfigFacts(Stored):
+    """What boards show of a configuration."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    optim: OptimFacts = OptimFacts()
+
+
+class Provenance(Stored):
+    """Where weights come from."""
+
+    kind: Line = "other"
+    source: str | None = None
+    method: str | None = None
+    commit: str | None = None
+    images_seen: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    teacher: TeacherFacts | str | list[str] = TeacherFacts()
+    data: DataFacts = DataFacts()
+    config: ConfigFacts = ConfigFacts()
+
+
+class InputFacts(Stored):
+    """The input that weights were trained with."""
+
+    mean: Rgb
+    std: Deviations
+    size: Side
+
+
+class StudentFile(Stored):
+    """The content of student.pth."""
+
+    name: Name
+    arch: Line
+    tap: Literal["pre", "post", "before_head"]
+    state_dict: dict[str, torch.Tensor]
+    input: InputFacts
+    provenance: Annotated[dict[str, Any], holding(Provenance)]
+
+
+class Exported(Stored):
+    """What an export adds to timm's config.json."""
+
+    name: Name
+    tap: Literal["pre", "post", "before_head"]
+    size: Side
+    resample: Side | None = None
+    provenance: Annotated[dict[str, Any], holding(Provenance)]
+
+
+class TimmInput(Stored):
+    """The input in timm's config.json."""
+
+    mean: Rgb | None = None
+    std: Deviations | None = None
+    input_size: Annotated[tuple[Side, Side, Side], Field(strict=False)] | None = None
+
+
+class TimmConfig(Stored):
+    """Timm's config.json."""
+
+    architecture: Line
+    model_args: dict[str, Any] = {}
+    pretrained_cfg: TimmInput = TimmInput()
+    kdep: Exported | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +143,12 @@ class Checkpoint:
     sha256: str
     resample: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            plain_name(self.name)
+        except ValueError as error:
+            raise ValueError(f"checkpoint {self.name!r}: {error}; rename its file") from error
 
     @property
     def identity(self) -> str:
@@ -114,23 +215,20 @@ def parse_student(content: Mapping[str, Any], source: str) -> Checkpoint:
     """Read what `write_student` wrote.
 
     Raises:
-        ValueError: an unknown format version, or a key is missing.
+        ValueError: another file, an unknown format version, or a key is missing or of another type.
     """
-    if content.get("format") != STUDENT_FORMAT:
-        raise ValueError(f"{source}: student format {content.get('format')!r}; this version reads {STUDENT_FORMAT}")
-    try:
-        weights, given = dict(content["state_dict"]), content["input"]
-        mean, std, size = given["mean"], given["std"], given["size"]
-        return Checkpoint(
-            name=content["name"],
-            arch=content["arch"],
-            weights=weights,
-            mean=tuple(mean),
-            std=tuple(std),
-            size=size,
-            tap=content["tap"],
-            sha256=fingerprint(weights),
-            provenance=dict(content["provenance"]),
-        )
-    except KeyError as error:
-        raise ValueError(f"{source}: not a complete student file, it lacks {error}") from error
+    if not isinstance(content, Mapping) or content.get("format") != STUDENT_FORMAT:
+        found = f"format {shown(content.get('format'))}" if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(f"{source}: student {found}; this version reads format {STUDENT_FORMAT}")
+    known = validate(StudentFile, dict(content), source, remedy="not a complete student file; get it again")
+    return Checkpoint(
+        name=known.name,
+        arch=known.arch,
+        weights=known.state_dict,
+        mean=known.input.mean,
+        std=known.input.std,
+        size=known.input.size,
+        tap=known.tap,
+        sha256=fingerprint(known.state_dict),
+        provenance=known.provenance,
+    )

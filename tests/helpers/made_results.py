@@ -4,7 +4,7 @@ import numpy as np
 
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import class_answers
-from kdep_benchmarks.results import CheckpointCard, Protocol, Result, TaskCard
+from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
 
 FAMILIES = {"segment": ("segmentation", "mIoU"), "detect": ("detection", "AP")}
 

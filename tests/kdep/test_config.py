@@ -70,7 +70,9 @@ def test_overrides_reach_nested_keys_and_win_over_the_file(tiny):
         ("data.root=3", "data.root must be a path, got 3"),
         ("optim.warmup_epochs=2", "optim.warmup_epochs 2 leaves nothing of epochs 2"),
         ("loss.beta=2", "loss.beta 2.0 is for name smooth_l1, not for mse"),
-        ("name=a/b", "name must match pattern"),
+        ("name=a/b", "name: expected a name of one part, without slashes, got"),
+        ("name=..", "name: expected a name of one part, without slashes, got"),
+        ("name=a b", "name must match pattern"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_key_and_what_would_be_right(tiny, override, message):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from kdep.files import write_text
-from kdep_benchmarks.results import Result, read_results
+from kdep_benchmarks.result import Result
+from kdep_benchmarks.results import read_results
 from kdep_benchmarks.tasks.classify import PATIENCE, best_on_val, gives_up
 
 PATH = 13  # penalties of the default path; a curve with fewer was cut short

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from kdep_benchmarks.results import FORMAT, CheckpointCard, Protocol, Result, TaskCard
+from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
+from kdep_benchmarks.results import FORMAT
 
 SEEDS = 5
 TASKS = {

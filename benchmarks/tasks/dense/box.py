@@ -21,7 +21,7 @@ from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxed import BoxedImage
-from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
 from kdep_benchmarks.tasks.classify import at_edge, best_on_val, gives_up, load_report
 from kdep_benchmarks.tasks.dense.box_features import Part, box_features

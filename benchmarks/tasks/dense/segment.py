@@ -16,7 +16,7 @@ from kdep.models.checkpoint import Checkpoint
 from kdep.probe.areas import segmentation_metrics
 from kdep.probe.neighbours import Memory
 from kdep_benchmarks.answers.store import area_answers
-from kdep_benchmarks.results import Outcome
+from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
 from kdep_benchmarks.tasks.classify import at_edge, best_on_val, gives_up, load_report
 from kdep_benchmarks.tasks.dense.mask_features import MaskFeatures, mask_features

@@ -1,6 +1,7 @@
 """Results of several machines come together whole, or not at all."""
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,46 @@ def test_what_cannot_be_merged_is_said(tmp_path):
         leaderboard.run(parser.parse_args(["merge", "--results", str(tmp_path)]))
     with pytest.raises(ValueError, match="--results is for merge; "):
         leaderboard.run(parser.parse_args([str(tmp_path), "--results", str(Path("x"))]))
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("task", "/absolute/x"),
+        ("task", "../../../x"),
+        ("protocol", "../x"),
+        ("checkpoint", "a\n  b  99.00"),
+        ("task", ".."),
+    ],
+)
+def test_a_foreign_name_writes_nothing_outside_the_folder_and_no_row_of_its_own(tmp_path, part, name):
+    path = next(folder(tmp_path, "one", result("a")).rglob("seed0.json"))
+    content = json.loads(path.read_text())
+    content[part]["name"] = name if name != "/absolute/x" else str(tmp_path / "absolute")
+    path.write_text(json.dumps(content))
+    kept = tmp_path / "absolute" / "fair-v1" / "seed0.failed.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=rf"(?s)seed0\.json: {part}\.name: expected .*nothing was merged"):
+        merge([tmp_path / "one"], tmp_path / "all")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_board_stands_beside_damaged_files_and_says_so(tmp_path, capsys, caplog):
+    one = folder(tmp_path, "one", *(result("a", seed=seed, score=60.0) for seed in range(3)))
+    path = next(one.rglob("seed1.json"))
+    path.write_text(path.read_text()[:40])
+    (one / "overlap").mkdir()
+    (one / "overlap" / "x.json").write_text("[]")
+    parser = argparse.ArgumentParser()
+    leaderboard.add_arguments(parser)
+    assert leaderboard.run(parser.parse_args([str(one)])) == 0
+    assert "Left out: 2 damaged files." in caplog.text
+    for text in (capsys.readouterr().out, (one / "leaderboard.md").read_text(), (one / "leaderboard.html").read_text()):
+        assert (
+            "60.00" in text
+            and "Left out: 2 damaged files." in text
+            and "seed1.json: not JSON" in text
+            and "x.json: not a file" in text
+        )

@@ -17,7 +17,6 @@ from kdep_benchmarks.data.overlap import (
     SetOverlap,
     find_overlap,
     read_overlap,
-    read_overlaps,
     read_with_overlap,
     with_overlap,
     write_overlap,
@@ -102,7 +101,7 @@ def test_the_command_writes_a_file_that_puts_the_overlap_on_the_board(world, cap
     student = result("s", "made-knn", data=known, counts={"test": 5})
     student.checkpoint.summary["pretrain_data"] = source
     write_result(student, world / "results")
-    (board,) = boards(read_with_overlap([world / "results"]))
+    (board,) = boards(read_with_overlap([world / "results"]).results)
     assert "s: 3 of the 5 test images of made are also in its pretraining data." in [note.text for note in board.notes]
 
 
@@ -177,7 +176,8 @@ def test_a_failed_run_has_no_overlap():
 def test_a_file_reads_back_and_another_is_refused_by_name(tmp_path):
     written = overlap(*BOTH, checkpoints=["a"])
     write_overlap(written, tmp_path / "overlap" / "one.json")
-    assert read_overlaps([tmp_path, tmp_path / "none"]) == [written]
+    assert read_overlap(tmp_path / "overlap" / "one.json") == written
     (tmp_path / "overlap" / "two.json").write_text('{"format": 1, "sets": 3}')
-    with pytest.raises(ValueError, match=r"two.json: not a file of `kdep data overlap`"):
-        read_overlaps([tmp_path])
+    with pytest.raises(ValueError, match=r"two.json: sets must be a list") as error:
+        read_overlap(tmp_path / "overlap" / "two.json")
+    assert str(error.value) in read_with_overlap([tmp_path]).damaged  # the board stands without it

@@ -9,13 +9,14 @@ from kdep_benchmarks.jobs import cell as cells
 from kdep_benchmarks.jobs import memory
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.plan import Planned
-from kdep_benchmarks.results import CheckpointCard
+from kdep_benchmarks.result import CheckpointCard
 from kdep_benchmarks.tasks.task import Task
 
 STAND_IN = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from kdep_benchmarks.results import CheckpointCard, Protocol, Result, TaskCard, write_result
+from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
+from kdep_benchmarks.results import write_result
 
 path = Path(sys.argv[1])
 cell = json.loads(path.read_text())

@@ -14,7 +14,7 @@ from kdep_benchmarks.jobs import plan, run
 from kdep_benchmarks.jobs.cell import Cell, read_cell, run_cell
 from kdep_benchmarks.jobs.plan import Planned
 from kdep_benchmarks.jobs.screen import Line, Screen
-from kdep_benchmarks.results import CheckpointCard
+from kdep_benchmarks.result import CheckpointCard
 from kdep_benchmarks.tasks.progress import Bar, clear_progress, read_progress, write_progress
 from kdep_benchmarks.tasks.task import Task
 from tests.helpers.made_results import result

@@ -48,6 +48,11 @@ def test_a_suite_lists_shipped_tasks_and_tasks_written_out(suite, tmp_path):
         ),
         ({"tasks": [{**TASK, "dataset": {"name": "zoo"}}]}, "task zoo-knn: dataset.layout is missing"),
         ({"tasks": [{**TASK, "dataset": 3}]}, "task zoo-knn: dataset must be text or a mapping of keys, got 3"),
+        ({"tasks": [{**TASK, "name": "../../x"}]}, "task ../../x: name: expected a name of one part, without slashes"),
+        ({"tasks": [{**TASK, "protocol": "/x"}]}, "task zoo-knn: protocol: expected a name of one part"),
+        ({"tasks": [{**TASK, "dataset": {**ZOO, "name": "a\nb"}}]}, "task zoo-knn: dataset.name: expected printable"),
+        ({"tasks": [{**TASK, "dataset": {**ZOO, "root": 5}}]}, "task zoo-knn: dataset.root must be text, got 5"),
+        ({"tasks": ["../suites/demo"]}, "task '../suites/demo': there are"),
         ({"tasks": [{**TASK, "version": "2"}]}, "task zoo-knn: version must be a whole number, got '2'"),
     ],
 )

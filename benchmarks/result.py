@@ -1,0 +1,235 @@
+"""What a result holds, and which values are right: of its own making and of files that may be another person's.
+
+Names become parts of paths and rows of tables; numbers are averaged and drawn. All are checked when an object is made.
+"""
+
+from dataclasses import dataclass as plain
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, Strict, StringConstraints
+from pydantic.dataclasses import dataclass
+
+from kdep.settings import Line, Name, Stored, holding
+from kdep_benchmarks.answers.store import Answers
+
+ROLES = ("student", "random", "supervised", "teacher", "other")
+BUDGETS = ("full", "short", "smoke")
+STATUSES = ("ok", "failed")
+TAPS = Literal["pre", "post", "before_head"]
+
+# Not strict as a whole: a strict dataclass is not made from a mapping.
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+Count = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
+Percent = Annotated[float, Strict(), Field(ge=0, le=100)]
+AtLeastZero = Annotated[float, Strict(), Field(ge=0)]
+Hex = StringConstraints(pattern="^[0-9a-f]*$", max_length=64)
+
+
+class Origin(Stored):
+    """What boards read of a checkpoint's summary."""
+
+    role: Literal[ROLES] | None = None
+    source: Line | None = None
+    method: Line | None = None
+    teacher: Line | None = None
+    pretrain_data: Line | None = None
+    pretrain_fingerprint: Line | None = None
+    pretrain_commit: Line | None = None
+    pretrain_epochs: Annotated[float, Field(ge=0)] | None = None
+    pretrain_seed: Count | None = None
+    images_seen: Annotated[float, Field(ge=0)] | None = None
+
+
+class Halved(Stored):
+    """Why a cell was measured with half the batch."""
+
+    because: Line = ""
+
+
+class Choice(Stored):
+    """What boards read of the choices and flags of a cell."""
+
+    tap: TAPS | None = None
+    precision: Line = "float32"
+    floor: Percent | None = None
+    out_of_memory: Halved | None = None
+
+
+class Curve(Stored):
+    """What boards and studies read of a curve."""
+
+    val_top1: list[float | None] | None = None
+    test_top1: list[float] | None = None
+
+
+class Curves(Curve):
+    """Curves by tap, or one."""
+
+    pre: Annotated[dict[str, Any], holding(Curve)] | None = None
+    post: Annotated[dict[str, Any], holding(Curve)] | None = None
+    before_head: Annotated[dict[str, Any], holding(Curve)] | None = None
+
+
+class Cost(Stored):
+    """What boards read of the cost."""
+
+    seconds: AtLeastZero | None = None
+    peak_memory_mb: AtLeastZero | None = None
+    params_m: AtLeastZero | None = None
+    gmacs: AtLeastZero | None = None
+    images_per_second: AtLeastZero | None = None
+    device: Line | None = None
+
+
+class Load(Stored):
+    """What boards read of how the weights loaded."""
+
+    coverage: Percent | None = None
+
+
+class Failure(Stored):
+    """What boards read of a failed cell."""
+
+    exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    log: str = ""
+
+
+Facts = dict[Line, Any]
+
+
+@plain(frozen=True)
+class Outcome:
+    """What running one task once has measured.
+
+    Attributes:
+        metrics: percent, higher is better; the first is the task's main metric.
+        counts: images per role: train, val, test.
+        chosen: hyper-parameters chosen on the val split, and flags such as `C_at_edge` and `lr_fixed`.
+        curves: e.g. the regularisation path; lists of plain numbers.
+        load: tensors, expected, coverage in percent, max_difference of the features.
+        cost: images_per_second; see `Result`.
+        answers: per test image; None of a kind that keeps none, whose scores then have no interval over images.
+    """
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    answers: Answers | None = None
+
+
+@dataclass(frozen=True, config=CHECKED)
+class CheckpointCard:
+    """The checkpoint behind a result. `summary` is its provenance in plain values: role, images_seen, teacher, ..."""
+
+    name: Name
+    sha256: Annotated[str, Hex, StringConstraints(min_length=8)]
+    arch: Line
+    params: Count
+    summary: Annotated[Facts, holding(Origin)] = field(default_factory=dict)
+
+    @property
+    def role(self) -> str:
+        """What the row is for: baselines (random, supervised, teacher) are what students are measured against."""
+        return self.summary.get("role") or ("random" if self.name.startswith("random:") else "other")
+
+
+@dataclass(frozen=True, config=CHECKED)
+class TaskCard:
+    """The task behind a result."""
+
+    name: Name
+    kind: Line
+    family: Literal["classification", "segmentation", "detection"]
+    dataset: Line
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Protocol:
+    """The rules a score was measured by. Scores of different protocols are never compared."""
+
+    name: Name
+    version: Annotated[int, Strict(), Field(ge=0, lt=2**31)]
+    budget: Literal[BUDGETS] = "full"
+
+    def __str__(self) -> str:
+        """`fair-v1`, `fair-v1-smoke`: the folder's name, and what the boards print."""
+        return f"{self.name}-v{self.version}" + ("" if self.budget == "full" else f"-{self.budget}")
+
+
+@plain(frozen=True)
+class CellKey:
+    """What a result is a result of. Equal keys mean the same measurement; the fingerprint is not in the path."""
+
+    sha256: str
+    task: str
+    protocol: str
+    data_fingerprint: str
+    seed: int
+
+    def path(self, folder: Path, status: str = "ok") -> Path:
+        """The cell's file: `<sha8>/<task>/<protocol>/seed<k>.json`, or `.failed.json` for a failure."""
+        suffix = ".json" if status == "ok" else ".failed.json"
+        return Path(folder) / self.sha256[:8] / self.task / self.protocol / f"seed{self.seed}{suffix}"
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Result:
+    """One cell: scores with everything needed to believe them, or a failure with its last lines.
+
+    Attributes:
+        metrics, counts, chosen, curves, load: see `Outcome`; empty when failed.
+        cost: seconds, peak_memory_mb, device, params_m, gmacs, images_per_second; what was measured of these. The
+            last, decoding included, is of a probe's extraction, where it did it, and of other kinds' training.
+        versions: of the libraries, by name.
+        commit: of this code.
+        settings: the task's, as its file has them, for the full budget.
+        started: ISO 8601, UTC.
+        error: of a failed cell: exit_code, log (its last lines, as one text).
+        errors: metric -> standard error over the choice of the test images, in points; set by `write_result`.
+        answers: sha256 of the answers per test image, which `read_answers` reads; set by `write_result`.
+    """
+
+    checkpoint: CheckpointCard
+    task: TaskCard
+    protocol: Protocol
+    data_fingerprint: Line
+    seed: Count
+    status: Literal[STATUSES]
+    started: Line
+    settings: Facts
+    metrics: dict[Line, Percent] = field(default_factory=dict)
+    counts: dict[Line, Count] = field(default_factory=dict)
+    chosen: Annotated[Facts, holding(Choice)] = field(default_factory=dict)
+    curves: Annotated[Facts, holding(Curves)] = field(default_factory=dict)
+    load: Annotated[Facts, holding(Load)] = field(default_factory=dict)
+    cost: Annotated[Facts, holding(Cost)] = field(default_factory=dict)
+    versions: dict[Line, Line] = field(default_factory=dict)
+    commit: Line = ""
+    error: Annotated[Facts, holding(Failure)] = field(default_factory=dict)
+    errors: dict[Line, Annotated[AtLeastZero, Field(le=100)]] = field(default_factory=dict)
+    answers: Annotated[str, Hex] = ""
+
+    def __post_init__(self) -> None:
+        if self.status == "ok" and not self.metrics:
+            raise ValueError(f"{self.task.name}: a finished cell has no metrics; the first is the task's main metric")
+
+    @property
+    def key(self) -> CellKey:
+        """Identity of the cell."""
+        seed, protocol = self.seed, str(self.protocol)
+        return CellKey(self.checkpoint.sha256, self.task.name, protocol, self.data_fingerprint, seed)
+
+    @property
+    def main_metric(self) -> str:
+        """Name of the metric that stands on the leaderboard."""
+        return next(iter(self.metrics))
+
+    @property
+    def score(self) -> float:
+        """The main metric, in percent."""
+        return self.metrics[self.main_metric]
