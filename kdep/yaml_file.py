@@ -56,6 +56,8 @@ def parse(text: str) -> Any:
         return yaml.load(text, _Loader)
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # of constructors: no such day, too many digits
+        raise yaml.YAMLError(f"a value that cannot be read: {error}") from error
 
 
 def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:
     try:
         content = parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

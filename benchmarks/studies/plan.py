@@ -76,9 +76,9 @@ def learn(study: Study, runs: Path, rows: Sequence[AnswerRow], results: Iterable
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    from kdep.yaml_file import parse
+    from kdep.yaml_file import read_mapping
 
-    return parse(path.read_text(encoding="utf-8"))
+    return read_mapping(path, "configuration", "the keys of a recipe")
 
 
 def _add_run(times: Times, config: "Config", arm: str | None, threads: int | None, spent: dict[str, Any]) -> None:

@@ -224,13 +224,10 @@ def identity_of(spec: str, changed: int) -> str:
 
 def cost(folder: Path) -> dict[str, Any]:
     """Images seen and seconds of a run, from its log."""
-    log = folder / "log.jsonl"
+    from kdep.run.log import read_log
+
     images, seconds = 0, 0.0
-    for line in log.read_text().splitlines() if log.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # a last line that a kill cut short
-            break
+    for record in read_log(folder / "log.jsonl"):
         seconds += (record["images"] - images) / record["images_per_second"]
         images = record["images"]
     return {"images_seen": images, "pretrain_seconds": round(seconds, 1)}
@@ -301,7 +298,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; expected the CSV of a study's answer")
     with Path(path).open(newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, restval="")
         lacking = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
         if lacking:
             raise ValueError(

@@ -61,7 +61,14 @@ def extract(
         frozen_features(backbone, images, folder, pixels=pixels, device=device, work_dir=work_dir)
         return time.perf_counter() - started
 
-    arrays, seconds = stored(cache / cache_key(checkpoint, images.remembered_fingerprint(cache), pixels), make)
+    key = cache_key(checkpoint, images.remembered_fingerprint(cache), pixels)
+    arrays, seconds = stored(cache / key, make)
+    for tap, array in arrays.items():
+        if array.dtype != np.float32 or array.ndim != 2 or len(array) != len(images):
+            place = f"{cache / key / tap}.npy: {array.dtype} {array.shape}"
+            raise ValueError(
+                f"{place}, expected float32 features of {len(images)} images; remove {cache / key}, it is made again"
+            )
     return Extracted({tap: torch.from_numpy(array) for tap, array in arrays.items()}, seconds)
 
 

@@ -51,8 +51,9 @@ def write_progress(folder: Path, step: str, share: float | None = None, *, began
 def read_progress(folder: Path) -> Progress | None:
     """What a cell wrote last; None where it is not running."""
     try:
-        return Progress(**json.loads((folder / FILE).read_text()))
-    except FileNotFoundError:
+        content = json.loads((folder / FILE).read_text())
+        return Progress(float(content["began"]), str(content["step"]), content["share"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # of a damaged one nothing depends
         return None
 
 

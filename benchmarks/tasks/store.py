@@ -47,7 +47,15 @@ def stored(folder: Path, make: Callable[[Path], float]) -> Stored:
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
     # Copy-on-write, because torch warns about arrays that are not writable. Nothing writes to them.
-    return Stored({path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}, seconds)
+    return Stored({path.stem: _open(path) for path in sorted(folder.glob("*.npy"))}, seconds)
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except Exception as error:  # numpy raises a dozen types for damaged headers
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path}: not an array ({reason}); remove {path.parent}, it is made again") from error
 
 
 def new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kdep.files import read, save, write_atomically
+from kdep.json_file import read_json
 from kdep_benchmarks.data.cards import fingerprint
 from kdep_benchmarks.tasks.task import Task
 
@@ -56,7 +57,7 @@ class Trainings:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         known = None if folder is None else folder / ENDED
-        self._ended: dict[str, Any] = json.loads(known.read_text()) if known is not None and known.exists() else {}
+        self._ended: dict[str, Any] = _read_ended(known) if known is not None and known.exists() else {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._ended
@@ -83,7 +84,18 @@ class Trainings:
         if self._folder is None or not (self._folder / LAST).exists():
             return None
         state = read(self._folder / LAST)
+        if not isinstance(state, dict) or "training" not in state:
+            raise ValueError(
+                f"{self._folder / LAST}: not the state of a training; remove it to train from the beginning"
+            )
         return state if state["training"] == name else None
+
+
+def _read_ended(path: Path) -> dict[str, Any]:
+    ended = read_json(path)
+    if not isinstance(ended, dict):
+        raise ValueError(f"{path}: not the outcomes of trainings; remove it to train from the beginning")
+    return ended
 
 
 def random_state() -> dict[str, Any]:

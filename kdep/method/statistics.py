@@ -12,11 +12,14 @@ where |mean| >> std and gives negative variances.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.linalg
 import torch
+from pydantic import Field, model_validator
+
+from kdep.settings import Stored, validate
 
 STRIPS = 8  # row blocks of the scatter matrix on a CPU; 1/16 of it is computed in vain above the diagonal
 
@@ -122,6 +125,48 @@ class Statistics:
     def as_dict(self) -> dict[str, Any]:
         """Return plain tensors and values for a file."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+class StatisticsFile(Stored):
+    """Statistics in a file, as `Statistics.as_dict` gives them."""
+
+    count: Annotated[int, Field(ge=2, lt=2**63)]
+    mean: torch.Tensor
+    axes: torch.Tensor
+    variances: torch.Tensor
+    channel_variances: torch.Tensor
+    teacher: str
+    data: str
+    scale: torch.Tensor | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "StatisticsFile":
+        dim = len(self.mean) if self.mean.ndim else 0
+        shapes = {
+            "mean": (dim,),
+            "axes": (dim, None),
+            "variances": (dim,),
+            "channel_variances": (dim,),
+            "scale": (dim,),
+        }
+        for name, shape in shapes.items():
+            tensor = getattr(self, name)
+            if tensor is None:
+                continue
+            fits = tensor.ndim == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
+            if not fits or tensor.dtype != torch.float64 or not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected finite float64 for {dim}")
+        return self
+
+
+def parse_statistics(content: Any, source: str, *, remedy: str) -> Statistics:
+    """Read what `Statistics.as_dict` gave.
+
+    Raises:
+        ValueError: something is missing, of another type or shape, or not finite; names `source`.
+    """
+    known = validate(StatisticsFile, content, source, remedy=remedy)
+    return Statistics(**{name: getattr(known, name) for name in StatisticsFile.model_fields})
 
 
 def finish(moments: Moments, *, teacher: str, data: str, widths: Sequence[int] = ()) -> Statistics:

@@ -2,13 +2,14 @@
 
 from kdep.files import write_atomically
 from kdep.run.folder import RunFolder
+from kdep.run.log import read_log
 
 PROBES = {"probe_knn": "kNN top-1", "probe_dense_knn": "dense-knn mIoU"}  # keys of the log, and what they are
 
 
 def draw_loss(run: RunFolder) -> None:
     """Write loss.png."""
-    records = run.read_log()
+    records = read_log(run.log)
     if not records:
         return
     from matplotlib.figure import Figure

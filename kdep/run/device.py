@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -108,14 +109,27 @@ def computing_in(precision: torch.dtype, device: torch.device) -> torch.autocast
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """Compute convolutions and matrix products in full float32, where a GPU would round to TF32's ten bits."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """Compute convolutions and matrix products in full float32, where a GPU would round to TF32's ten bits.
+
+    All other settings stay as they are, and afterwards these are as they were, whichever of torch's two APIs set them.
+    """
+    backends = torch.backends
+    places: list[tuple[Any, str, Any]] = [
+        (backends.cuda.matmul, "allow_tf32", False),
+        (backends.cudnn, "allow_tf32", False),
+    ]
+    if hasattr(backends.cudnn, "conv"):  # torch 2.9; reading the older names fails once the newer ones were used
+        own = [backends.cuda.matmul, *(getattr(backends.cudnn, name) for name in ("conv", "rnn"))]
+        own += [getattr(backends.mkldnn, name) for name in ("matmul", "conv", "rnn")]
+        places = [(place, "fp32_precision", "ieee") for place in own]
+    before = [getattr(place, name) for place, name, _ in places]
     try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
+        for place, name, value in places:
+            setattr(place, name, value)
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for (place, name, _), value in zip(places, before, strict=True):
+            setattr(place, name, value)
 
 
 @contextlib.contextmanager

@@ -16,24 +16,43 @@ import logging
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from kdep.config import Config, as_yaml, differences
 from kdep.data.views import Batch
 from kdep.files import read, save, write_atomically
 from kdep.guard import printable
-from kdep.method.statistics import Statistics
+from kdep.method.statistics import Statistics, parse_statistics
 from kdep.models.checkpoint import parse_student
+from kdep.run.log import read_log
 from kdep.run.processes import Process, computed_by, refuse_other_processes
 from kdep.run.trackers import check_installed
-from kdep.yaml_file import parse
+from kdep.settings import Stored, validate
+from kdep.yaml_file import read_mapping
 
 logger = logging.getLogger("kdep")
 
 PATIENCE = 8.0  # seconds: longer than a process lives on when the one that started it was killed
+
+
+class RunCheckpoint(Stored):
+    """The content of run.pt; the states are checked where they are loaded."""
+
+    step: Annotated[int, Field(ge=0, lt=2**63)]
+    images_seen: Annotated[int, Field(ge=0, lt=2**63)]
+    sources: dict[str, str] = {}
+    student: dict[str, Any]
+    head: dict[str, Any] = {}
+    criterion: dict[str, Any] = {}
+    optimizer: dict[str, Any]
+    gradients: dict[str, Any]
+    random: list[Any]
+    processes: Any = None
+    watch: dict[str, Any] = {}
 
 
 class DivergedError(RuntimeError):
@@ -93,7 +112,7 @@ class RunFolder:
         self._lock = take_lock(self.path, "choose another name (name=...)")
         resolved = config.model_dump(mode="json")
         if self._bound.exists():
-            changed = differences(parse(self._bound.read_text(encoding="utf-8")), resolved)
+            changed = differences(read_mapping(self._bound, "configuration", "the keys of a recipe"), resolved)
             if changed:
                 raise ValueError(
                     f"{self.path} was started with another configuration and cannot be resumed with this one:\n  "
@@ -123,7 +142,7 @@ class RunFolder:
     def _is_done(self) -> bool:
         done = self._opens()
         if not done and self.checkpoint.exists():
-            refuse_other_processes(read(self.checkpoint).get("processes"), self.processes, self.path)
+            refuse_other_processes(self._read_checkpoint()["processes"], self.processes, self.path)
         return done
 
     def _opens(self) -> bool:
@@ -166,7 +185,7 @@ class RunFolder:
 
     def _refuse_other_sources(self, sources: Mapping[str, str]) -> None:
         if self.checkpoint.exists():
-            self._refuse_others(self.checkpoint, read(self.checkpoint).get("sources", {}), sources)
+            self._refuse_others(self.checkpoint, self._read_checkpoint()["sources"], sources)
 
     def load_statistics(self, sources: Mapping[str, str]) -> Statistics | None:
         """Read the statistics of an earlier start of this run; None if there are none.
@@ -182,7 +201,7 @@ class RunFolder:
         path = self.path / "statistics.pt"
         if not path.exists():
             return None
-        statistics = Statistics(**read(path))
+        statistics = parse_statistics(read(path), str(path), remedy="remove it; it is computed again")
         found = {"teacher": statistics.teacher, "images": statistics.data}
         if found != sources and not self.checkpoint.exists():
             return None
@@ -210,30 +229,29 @@ class RunFolder:
         if not self.checkpoint.exists():
             self._cut_log(0)
             return None
-        state = read(self.checkpoint)
+        state = self._read_checkpoint()
         self._cut_log(state["step"])
         return state
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        known = validate(RunCheckpoint, read(self.checkpoint), str(self.checkpoint), remedy=self.begin_again)
+        return dict(known)
+
+    @property
+    def begin_again(self) -> str:
+        """What to do where run.pt is damaged."""
+        return f"remove {self.checkpoint} to train this run from the beginning"
 
     def _cut_log(self, step: int) -> None:
         if not self.log.exists():
             return
-        kept = [record for record in self.read_log() if record["step"] <= step]
+        kept = [record for record in read_log(self.log) if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.log, lambda part: part.write_text(text))
 
-    def read_log(self) -> list[dict[str, Any]]:
-        """Read the records of the log, without a last line that is incomplete after a kill."""
-        records = []
-        for line in self.log.read_text().splitlines() if self.log.exists() else []:
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return records
-
     def last_loss(self) -> float | None:
         """Mean loss between the last two lines of the log; None without a log."""
-        records = self.read_log()
+        records = read_log(self.log)
         return records[-1]["loss"] if records else None
 
     def append_log(self, record: dict[str, Any]) -> None:
@@ -244,7 +262,8 @@ class RunFolder:
     def _known_unreadable(self) -> set[str]:
         if not self.unreadable_list.exists():
             return set()
-        return {line.partition("\t")[0] for line in self.unreadable_list.read_text().splitlines()}
+        lines = self.unreadable_list.read_text(encoding="utf-8", errors="replace").splitlines()
+        return {line.partition("\t")[0] for line in lines}
 
     def note_unreadable(self, batch: Batch, step: int | None, *, limit: float, images: int) -> None:
         """Record and log the images of this process's batch that could not be decoded.

@@ -16,7 +16,7 @@ from kdep.files import flush, save
 from kdep.method.loss import Criterion
 from kdep.method.rivals import Learner
 from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import load_exactly
+from kdep.models.checkpoint import LoadError, load_exactly
 from kdep.run.folder import RunFolder
 from kdep.run.processes import Process
 
@@ -93,20 +93,45 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 
 
 def resume(run: RunFolder, training: Training) -> tuple[int, int]:
-    """Restore the last run checkpoint; returns (step, images seen), (0, 0) without one."""
+    """Restore the last run checkpoint; returns (step, images seen), (0, 0) without one.
+
+    Raises:
+        ValueError: the checkpoint is damaged; names it.
+    """
     state = run.load_checkpoint()
     if state is None:
         return 0, 0
-    for name, part in training.parts().items():
-        load_exactly(part, state[name], str(run.checkpoint))
-    training.optimizer.load_state_dict(state["optimizer"])
-    training.gradients.load_state_dict(state["gradients"])
-    set_random_state(state["random"][run.process.rank], run.process.device)
-    if training.watch is not None and state.get("watch"):
-        training.watch.load(state["watch"])
+    try:
+        for name, part in training.parts().items():
+            load_exactly(part, state[name], str(run.checkpoint))
+        load_optimizer(training.optimizer, state["optimizer"])
+        training.gradients.load_state_dict(state["gradients"])
+        set_random_state(state["random"][run.process.rank], run.process.device)
+        if training.watch is not None and state.get("watch"):
+            training.watch.load(state["watch"])
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, LoadError):
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{run.checkpoint}: does not fit the training ({reason}); {run.begin_again}") from error
     if run.process.is_first:
         logger.info("resumed at step %d from %s", state["step"], run.checkpoint)
     return state["step"], state["images_seen"]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Restore what an optimizer keeps of every parameter. Its settings are those of the configuration.
+
+    Raises:
+        ValueError: something has another shape than its parameter, or is not finite.
+        KeyError, TypeError, AttributeError: another content than `state_dict` gives.
+    """
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            tensor = torch.as_tensor(0.0 if value is None else value)
+            if (tensor.ndim and tensor.shape != parameter.shape) or not bool(tensor.isfinite().all()):
+                raise ValueError(f"{name} of the optimizer is {tuple(tensor.shape)} for {tuple(parameter.shape)}")
 
 
 def save_run(run: RunFolder, training: Training, step: int, seen: int) -> None:
