@@ -8,16 +8,15 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Strict, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, Strict, StringConstraints
 from pydantic.dataclasses import dataclass
 
-from kdep.settings import Line, Name, Stored, holding
+from kdep.settings import Line, Name, Stored, holding, shown
 from kdep_benchmarks.answers.store import Answers
 
 ROLES = ("student", "random", "supervised", "teacher", "other")
 BUDGETS = ("full", "short", "smoke")
 STATUSES = ("ok", "failed")
-TAPS = Literal["pre", "post", "before_head"]
 
 # Not strict as a whole: a strict dataclass is not made from a mapping.
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -51,7 +50,7 @@ class Halved(Stored):
 class Choice(Stored):
     """What boards read of the choices and flags of a cell."""
 
-    tap: TAPS | None = None
+    tap: Line | None = None
     precision: Line = "float32"
     floor: Percent | None = None
     out_of_memory: Halved | None = None
@@ -64,12 +63,12 @@ class Curve(Stored):
     test_top1: list[float] | None = None
 
 
-class Curves(Curve):
-    """Curves by tap, or one."""
-
-    pre: Annotated[dict[str, Any], holding(Curve)] | None = None
-    post: Annotated[dict[str, Any], holding(Curve)] | None = None
-    before_head: Annotated[dict[str, Any], holding(Curve)] | None = None
+def _each_a_curve(curves: dict[str, Any]) -> dict[str, Any]:
+    """Check a curve, or curves by tap."""
+    for part in (curves, *curves.values()):
+        if isinstance(part, dict):
+            holding(Curve).func(part)
+    return curves
 
 
 class Cost(Stored):
@@ -205,7 +204,7 @@ class Result:
     metrics: dict[Line, Percent] = field(default_factory=dict)
     counts: dict[Line, Count] = field(default_factory=dict)
     chosen: Annotated[Facts, holding(Choice)] = field(default_factory=dict)
-    curves: Annotated[Facts, holding(Curves)] = field(default_factory=dict)
+    curves: Annotated[Facts, AfterValidator(_each_a_curve)] = field(default_factory=dict)
     load: Annotated[Facts, holding(Load)] = field(default_factory=dict)
     cost: Annotated[Facts, holding(Cost)] = field(default_factory=dict)
     versions: dict[Line, Line] = field(default_factory=dict)
@@ -215,8 +214,15 @@ class Result:
     answers: Annotated[str, Hex] = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.curve, dict):
+            raise ValueError(f"curves: that of {self.chosen['tap']} is {shown(self.curve)}, expected a mapping")
         if self.status == "ok" and not self.metrics:
             raise ValueError(f"{self.task.name}: a finished cell has no metrics; the first is the task's main metric")
+
+    @property
+    def curve(self) -> dict[str, Any]:
+        """The curve of the chosen tap where there are several, else the only one."""
+        return self.curves.get(str(self.chosen.get("tap")), self.curves)
 
     @property
     def key(self) -> CellKey:

@@ -45,8 +45,7 @@ def regularisation_path(result: Result) -> list[tuple[float, float]] | None:
 
     None where there is no such curve, or a penalty of 0, which has no place on a logarithmic axis.
     """
-    curves = result.curves.get(str(result.chosen.get("tap")), result.curves)
-    lists = [value for value in curves.values() if isinstance(value, list) and len(value) > 1]
+    lists = [value for value in result.curve.values() if isinstance(value, list) and len(value) > 1]
     if len(lists) < 2 or len(lists[0]) != len(lists[1]):
         return None
     pairs = list(zip(lists[0], lists[1], strict=True))
@@ -109,7 +108,7 @@ def _means(board: Board, family: str | None) -> pd.DataFrame:
     mean = board.rows.mean_over_families if family is None else board.family_means[family]
     rows = board.rows[["name", "role", "images_seen"]].assign(mean=mean).dropna(subset="mean")
     by_seed = mean_by_seed(board, family).groupby(level="checkpoint").agg(lambda own: half_width(own.tolist()))
-    return rows.assign(half=by_seed.astype(float))
+    return rows.assign(half=by_seed.astype(float).reindex(rows.index))  # a frame without rows would take those
 
 
 def _students_first(board: Board) -> pd.Series:

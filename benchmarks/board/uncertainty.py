@@ -75,7 +75,7 @@ def coverage(kind: str, runs: int, images: int | None) -> str:
 def _run_scores(results: Sequence[Result]) -> list[float]:
     """Scores that differ by chance: of each run, or of each draw of train images of a few-shot result."""
     if results[0].task.kind in PAIRED:
-        draws = [result.curves.get(result.chosen.get("tap"), {}).get("test_top1") for result in results]
+        draws = [result.curve.get("test_top1") for result in results]
         if all(draws):
             return [score for own in draws for score in own]
     return [result.score for result in results]

@@ -104,7 +104,7 @@ def on_val(cells: list[Result]) -> float | None:
     """
     best = []
     for cell in cells:
-        curve = cell.curves.get(str(cell.chosen.get("tap")), cell.curves).get("val_top1") or []
+        curve = cell.curve.get("val_top1") or []
         known = [value for value in curve if value is not None]
         if not known:
             return None

@@ -189,8 +189,8 @@ def test_a_result_with_another_main_metric_than_its_like_is_left_out(tmp_path):
         ("cost", []),
         ("cost", {"seconds": "long"}),
         ("error", {"log": []}),
-        ("chosen", {"tap": "lambda"}),
-        ("curves", {"post": [1]}),
+        ("chosen", {"tap": 5}),
+        ("curves", {"post": {"val_top1": [None, "a"]}}),
         ("answers", "../../../x"),
         ("started", "2026\x1b[2J"),
     ],
@@ -261,7 +261,7 @@ def test_a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_not(tmp_path
 def test_cards_refuse_what_no_board_can_place():
     with pytest.raises(ValueError, match="role must be 'student', 'random', .*got 'pupil'"):
         CheckpointCard("a", "a" * 64, "resnet18", 1, {"role": "pupil"})
-    with pytest.raises(ValueError, match="sha256"):
+    with pytest.raises(ValueError, match="at least 8 characters"):
         CheckpointCard("a", "XYZ", "resnet18", 1)
     with pytest.raises(ValueError, match="'full', 'short' or 'smoke'"):
         Protocol("fair", 1, "tiny")

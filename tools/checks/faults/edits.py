@@ -1,0 +1,136 @@
+"""Edit every kind of file that kdep reads at random, read it again, and count what is not held.
+
+    python -m tools.checks.faults.edits --edits 20000 --seed 0 --out docs/figures/faults_edits.json
+
+An edit is held if the file is read (the edit did no harm, or a damaged result was left out and named), or refused by a
+ValueError that names the file. It is not held if another error comes out, if the file is not named, if something
+outside of the world changes, or if the reader takes longer than `SLOW` seconds. With --minutes it stops early.
+"""
+
+import argparse
+import collections
+import contextlib
+import io
+import json
+import logging
+import random
+import resource
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from kdep.files import write_text
+from tools.checks.faults.changes import edit_bytes
+
+SLOW = 10.0  # CPU seconds for one edit
+OUTSIDE = Path("/tmp/kdep_outside")
+
+
+def try_edit(door: Any, content: bytes, draw: random.Random) -> tuple[str, str]:
+    """Edit, read, restore; return how it ended (read, refused, or escaped) and what escaped."""
+    try:
+        changed = door.edit(content, draw)
+    except (RecursionError, RuntimeError, TypeError, ValueError, OverflowError):  # no file can hold the drawn edit
+        changed = edit_bytes(content, draw)
+    door.path.write_bytes(changed)
+    began = cpu()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            door.use()
+        ended, said = "read", ""
+    except ValueError as error:
+        named = door.path.name in str(error) or str(door.path.parent) in str(error)
+        ended, said = ("refused", "") if named else ("escaped", f"not named: {type(error).__name__}: {error}")
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        ended, said = "escaped", f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+    finally:
+        door.path.write_bytes(content)
+    if cpu() - began > SLOW:
+        return "escaped", f"{cpu() - began:.0f} s"
+    return ended, said
+
+
+def cpu() -> float:
+    """CPU seconds of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def run(edits: int, seed: int, minutes: float, folder: Path, *, kinds: set[str] | None = None) -> dict[str, Any]:
+    """Try so many edits, kind after kind, in a world made in a folder."""
+    from tools.checks.faults.doors import make_doors
+
+    world = folder / "world"
+    world.mkdir()
+    doors = [door for door in make_doors(world) if kinds is None or door.kind in kinds]
+    contents = {door.kind: door.path.read_bytes() for door in doors}
+    for door in doors:
+        door.use()  # unedited, everything is read
+    before, tried = listing(folder), {door.kind: collections.Counter() for door in doors}
+    escapes: list[dict[str, Any]] = []
+    began = time.monotonic()
+    for number in range(edits):
+        door = doors[number % len(doors)]
+        if time.monotonic() - began > 60 * minutes:
+            break
+        draw = random.Random(f"{seed}-{door.kind}-{number}")
+        ended, said = try_edit(door, contents[door.kind], draw)
+        if ended != "escaped" and (OUTSIDE.exists() or listing(folder) != before):
+            ended, said = "escaped", f"files outside: {sorted(listing(folder) ^ before)[:3]}"
+            before = listing(folder)
+        tried[door.kind][ended] += 1
+        if ended == "escaped":
+            escapes.append({"kind": door.kind, "number": number, "said": said[:400]})
+    return {
+        "seed": seed,
+        "edits": sum(sum(counts.values()) for counts in tried.values()),
+        "escapes": escapes,
+        "cpu_seconds": round(cpu(), 1),
+        "by_kind": {kind: dict(counts) for kind, counts in tried.items()},
+    }
+
+
+def listing(folder: Path) -> set[str]:
+    """Files below a folder, but those that a board writes into its own."""
+    return {str(path) for path in folder.parent.glob(f"{folder.name}/*")}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Tried, read, refused and escaped by kind of file."""
+    lines = [f"{'file':24s} {'tried':>7s} {'read':>7s} {'refused':>8s} {'escaped':>8s}"]
+    for kind, counts in found["by_kind"].items():
+        own = [sum(counts.values()), *(counts.get(name, 0) for name in ("read", "refused", "escaped"))]
+        lines.append(f"{kind:24s} {own[0]:7,} {own[1]:7,} {own[2]:8,} {own[3]:8,}")
+    lines.append(f"{found['edits']:,} edits, {len(found['escapes'])} escaped, {found['cpu_seconds']} CPU seconds")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Try, print the table and what escaped; the exit code is 1 if something did."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--edits", type=int, default=2000, metavar="N", help="[2000]")
+    parser.add_argument("--seed", type=int, default=0, help="[0]")
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop after so many [60]")
+    parser.add_argument("--kinds", help="only these kinds of file, joined by commas")
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    args = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = set(args.kinds.split(",")) if args.kinds else None
+        found = run(args.edits, args.seed, args.minutes, Path(folder), kinds=kinds)
+    for escape in found["escapes"]:
+        sys.stdout.write(json.dumps(escape) + "\n")
+    sys.stdout.write(table(found))
+    if args.out:
+        write_text(args.out, json.dumps(found, indent=1) + "\n")
+    return 1 if found["escapes"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
