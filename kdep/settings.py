@@ -30,6 +30,14 @@ def shares(value: tuple[float, float]) -> tuple[float, float]:
 
 MISTAKES, SHOWN = 8, 200  # mistakes that an error lists, characters of a value that it shows
 
+
+def dense(tensor: Any) -> Any:
+    """Refuse sparse and quantized tensors, which the readers of files cannot hash or copy."""
+    if str(tensor.layout) != "torch.strided" or tensor.is_quantized:
+        raise ValueError("expected a dense tensor")
+    return tensor
+
+
 Name = Annotated[str, AfterValidator(plain_name)]
 Line = Annotated[str, AfterValidator(one_line)]
 # YAML has no paths and no tuples: text becomes a path, and a list becomes a tuple. The items of a list stay strict.

@@ -297,7 +297,14 @@ def read_shared(paths: Iterable[Path], study: Study, known: Sequence[AnswerRow] 
 def _read_table(path: Path) -> list[dict[str, str]]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; expected the CSV of a study's answer")
-    with Path(path).open(newline="") as file:
+    try:
+        return _rows_of(Path(path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not the CSV of a study's answer ({error}); leave it out") from error
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, restval="")
         lacking = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
         if lacking:

@@ -211,7 +211,10 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
             having = f"of the shipped tasks {', '.join(_having('paper'))} have"
             raise ValueError(f"{where}: has protocol {file.protocol} and no section {protocol}; {having}")
         by = file.paper
-    dataset = _open(by.dataset or file.dataset, data_root)
+    try:
+        dataset = _open(by.dataset or file.dataset, data_root)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if dataset.layout not in LAYOUTS[KINDS[file.kind]]:
         raise ValueError(f"{where}: {file.kind} reads {', '.join(LAYOUTS[KINDS[file.kind]])}, not {dataset.layout}")
     name = protocol or file.protocol

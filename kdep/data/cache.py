@@ -16,12 +16,13 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
 from PIL import Image
+from pydantic import Field
 from tqdm import tqdm
 
 from kdep.cores import cores
@@ -29,6 +30,7 @@ from kdep.data.decode import PIXELS, UNREADABLE, Box, KnownUnreadableError, reas
 from kdep.data.disk import retried
 from kdep.data.sources import Source
 from kdep.files import write_atomically
+from kdep.settings import Stored, validate
 
 logger = logging.getLogger("kdep")
 
@@ -45,11 +47,9 @@ class Cached:
     """
 
     def __init__(self, folder: Path, names: Any) -> None:
-        index = np.load(folder / "index.npz", allow_pickle=False)
-        self._sizes, self._originals, self._offsets = index["sizes"], index["originals"], index["offsets"]
-        about = json.loads(str(index["about"]))
-        self.names, self.fingerprint = names, about["fingerprint"]
-        self._reasons = {int(number): text for number, text in about["unreadable"].items()}
+        index = _read_index(folder)
+        self._sizes, self._originals, self._offsets = index.sizes, index.originals, index.offsets
+        self.names, self.fingerprint, self._reasons = names, index.fingerprint, index.unreadable
         self._path = folder / "pixels.bin"
         self._file = os.open(self._path, os.O_RDONLY)
 
@@ -184,10 +184,44 @@ def stored_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return round(size[0] * short_side / short), round(size[1] * short_side / short)
 
 
+class _About(Stored):
+    """What index.npz says of the images, as JSON."""
+
+    identity: dict[str, Any]
+    fingerprint: str
+    unreadable: dict[Annotated[int, Field(strict=False)], str]
+
+
+class _Index(NamedTuple):
+    """The content of index.npz."""
+
+    sizes: np.ndarray
+    originals: np.ndarray
+    offsets: np.ndarray
+    identity: dict[str, Any]
+    fingerprint: str
+    unreadable: dict[int, str]
+
+
+def _read_index(folder: Path) -> _Index:
+    file = folder / "index.npz"
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            sizes, originals, offsets, about = (content[n] for n in ("sizes", "originals", "offsets", "about"))
+        known = validate(_About, json.loads(str(about)), "about")
+        whole = np.concatenate([[0], np.cumsum(sizes.astype(np.int64).prod(1) * 3)])
+        fits = sizes.ndim == 2 and sizes.shape == originals.shape and np.array_equal(whole, offsets)
+        if not fits or sizes.dtype != np.int32 or originals.dtype != np.int32 or (sizes > originals).any():
+            raise ValueError("its arrays do not fit together")
+    except Exception as error:  # numpy and zipfile raise a dozen types for damaged files
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{file}: not the index of a cache ({reason}); remove {folder} to rebuild it") from error
+    return _Index(sizes, originals, offsets, known.identity, known.fingerprint, known.unreadable)
+
+
 def _check(folder: Path, identity: dict[str, Any]) -> None:
-    with np.load(folder / "index.npz", allow_pickle=False) as index:
-        found = json.loads(str(index["about"]))["identity"]
-        expected = int(index["offsets"][-1])
+    index = _read_index(folder)
+    found, expected = index.identity, int(index.offsets[-1])
     wrong = [f"{key} {found.get(key)}, now {identity[key]}" for key in identity if found.get(key) != identity[key]]
     if wrong:
         raise ValueError(

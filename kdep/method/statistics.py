@@ -19,7 +19,7 @@ import scipy.linalg
 import torch
 from pydantic import Field, model_validator
 
-from kdep.settings import Stored, validate
+from kdep.settings import Stored, dense, validate
 
 STRIPS = 8  # row blocks of the scatter matrix on a CPU; 1/16 of it is computed in vain above the diagonal
 
@@ -153,6 +153,7 @@ class StatisticsFile(Stored):
             tensor = getattr(self, name)
             if tensor is None:
                 continue
+            dense(tensor)
             fits = tensor.ndim == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
             if not fits or tensor.dtype != torch.float64 or not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected finite float64 for {dim}")

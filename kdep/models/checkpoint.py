@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat
 from torch import nn
 
 from kdep.files import save
 from kdep.names import plain_name
-from kdep.settings import Line, Name, Stored, holding, shown, validate
+from kdep.settings import Line, Name, Stored, dense, holding, shown, validate
 
 StateDict = dict[str, torch.Tensor]
 
@@ -85,7 +85,7 @@ class StudentFile(Stored):
     name: Name
     arch: Line
     tap: Literal["pre", "post", "before_head"]
-    state_dict: dict[str, torch.Tensor]
+    state_dict: dict[str, Annotated[torch.Tensor, AfterValidator(dense)]]
     input: InputFacts
     provenance: Annotated[dict[str, Any], holding(Provenance)]
 
