@@ -6,10 +6,10 @@ The hash of a new file lies beside it as NAME.sha256 until the bank is complete;
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from kdep.bank.file import read_bank_file
 from kdep.files import write_atomically, write_text
 
 SUFFIX = ".sha256"
@@ -47,7 +47,7 @@ def name_of(file: Path) -> str:
 
 def known_hashes(bank: Path) -> dict[str, str]:
     """Read the hashes in bank.json; none before the bank is complete."""
-    return json.loads((bank / "bank.json").read_text()).get("hashes", {})
+    return read_bank_file(bank / "bank.json").hashes
 
 
 def is_known(file: Path, hashes: dict[str, str]) -> bool:
@@ -58,7 +58,7 @@ def is_known(file: Path, hashes: dict[str, str]) -> bool:
 def seal(bank: Path) -> None:
     """Move the hashes of all new files into bank.json."""
     notes = sorted(bank.glob(f"view*/*{SUFFIX}"))
-    content: dict[str, Any] = json.loads((bank / "bank.json").read_text())
+    content = dict(read_bank_file(bank / "bank.json"))
     own = {"bank.pt": hash_file(bank / "bank.pt")} if "bank.pt" not in content.get("hashes", {}) else {}
     if notes or own:
         new = {name_of(note.with_suffix("")): note.read_text() for note in notes}

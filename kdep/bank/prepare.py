@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from kdep.bank.file import FORMAT
 from kdep.bank.hashes import seal
 from kdep.bank.read import (
-    FORMAT,
     PRECISION,
     Bank,
     Description,

@@ -14,7 +14,6 @@ aligner that reads these axes, and every scaler.
 Files are written atomically, so an interrupted bank is resumed at its missing files.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdep.bank.file import read_bank_file
 from kdep.bank.hashes import Checked, is_known, known_hashes
 from kdep.data.disk import retried
 from kdep.files import read
-from kdep.method.statistics import Statistics
+from kdep.method.statistics import Statistics, parse_statistics
 from kdep.run.processes import Process
+from kdep.settings import Stored, dense, validate
 
-FORMAT = 3
 PRECISION = "float32"  # of the teacher, independent of the training precision: runs share the bank
 SHARD = 4096  # images per file: seconds on a GPU, half a minute on a laptop
 # Integer codes store sign(z) |z / peak|^(1 / exponent). The cube root has most steps near zero, where Power Temperature
@@ -90,8 +90,7 @@ class Bank:
         self._checked = Checked(self.path, hashes)
         if "bank.pt" in hashes:  # not yet, while the bank is made
             self._checked.check("bank.pt")
-        known = read(self.path / "bank.pt")
-        self.statistics, self.peaks = Statistics(**known["statistics"]), known["peaks"]
+        self.statistics, self.peaks = _measured(self.path / "bank.pt", self.description.axes)
         self._absent = ABSENT[self.description.code]
         self._bytes = int(np.prod(self.description.row)) * self._absent.dtype.itemsize
 
@@ -111,11 +110,16 @@ class Bank:
             descriptor = os.open(file, os.O_RDONLY)
             try:
                 # Counted from the end, because the header of an .npy file has no fixed length.
-                return os.pread(descriptor, self._bytes, os.fstat(descriptor).st_size - behind * self._bytes)
+                start = os.fstat(descriptor).st_size - behind * self._bytes
+                return os.pread(descriptor, self._bytes, start) if start > 0 else b""
             finally:
                 os.close(descriptor)
 
         data = retried(entry, file)
+        if len(data) != self._bytes:
+            raise ValueError(
+                f"{file}: smaller than {self.path / 'bank.json'} says; remove {self.path} to rebuild the bank"
+            )
         row = np.frombuffer(data, self._absent.dtype).reshape(self.description.row)
         if np.isnan(row[0, 0]) or (row.dtype == np.int8 and row[0, 0] == self._absent):
             return None
@@ -143,13 +147,24 @@ def described(file: Path) -> Description:
     Raises:
         ValueError: the bank has another format.
     """
-    content = json.loads(file.read_text())
-    if content.get("format") != FORMAT:
-        raise ValueError(
-            f"{file}: bank format {content.get('format')!r}; this version reads {FORMAT}. Use another bank.path, or "
-            f"remove {file.parent} to rebuild the bank"
-        )
-    return Description(**{key: value for key, value in content.items() if key != "hashes"})
+    return Description(**{key: value for key, value in dict(read_bank_file(file)).items() if key != "hashes"})
+
+
+class _Measured(Stored):
+    """The content of bank.pt."""
+
+    statistics: dict[str, Any]
+    peaks: torch.Tensor
+
+
+def _measured(file: Path, axes: int) -> tuple[Statistics, torch.Tensor]:
+    """Read bank.pt: statistics of the teacher's features, and the largest value on each stored axis."""
+    remedy = f"remove {file.parent} to rebuild the bank"
+    known = validate(_Measured, read(file), str(file), remedy=remedy)
+    statistics = parse_statistics(known.statistics, f"{file}: statistics", remedy=remedy)
+    if known.peaks.shape != (axes,) or not bool((dense(known.peaks) > 0).all()) or statistics.axes.shape[1] < axes:
+        raise ValueError(f"{file}: not of {axes} axes, as bank.json says; {remedy}")
+    return statistics, known.peaks
 
 
 def encode(values: torch.Tensor, code: str, peaks: torch.Tensor) -> np.ndarray:

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,23 +113,39 @@ def without_tf32() -> Iterator[None]:
 
     All other settings stay as they are, and afterwards these are as they were, whichever of torch's two APIs set them.
     """
-    backends = torch.backends
-    places: list[tuple[Any, str, Any]] = [
-        (backends.cuda.matmul, "allow_tf32", False),
-        (backends.cudnn, "allow_tf32", False),
-    ]
-    if hasattr(backends.cudnn, "conv"):  # torch 2.9; reading the older names fails once the newer ones were used
-        own = [backends.cuda.matmul, *(getattr(backends.cudnn, name) for name in ("conv", "rnn"))]
-        own += [getattr(backends.mkldnn, name) for name in ("matmul", "conv", "rnn")]
-        places = [(place, "fp32_precision", "ieee") for place in own]
-    before = [getattr(place, name) for place, name, _ in places]
+    cudnn, newer = torch.backends.cudnn, [(place, place.fp32_precision) for place in _precise_places()]
+    matmul, convolution = _older(torch.get_float32_matmul_precision), _older(lambda: cudnn.allow_tf32)
     try:
-        for place, name, value in places:
-            setattr(place, name, value)
+        torch.set_float32_matmul_precision("highest")  # sets the newer names too
+        cudnn.allow_tf32 = False
+        for place, _ in newer:
+            if place.fp32_precision not in ("ieee", "none"):  # set for this operation by its newer name
+                place.fp32_precision = "ieee"
         yield
     finally:
-        for (place, name, _), value in zip(places, before, strict=True):
-            setattr(place, name, value)
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if convolution is not None:
+            cudnn.allow_tf32 = convolution
+        for place, value in newer:
+            place.fp32_precision = value
+
+
+def _precise_places() -> list[Any]:
+    """Where torch 2.9 and later keep the precision of each operation."""
+    backends = torch.backends
+    if not hasattr(backends.cudnn, "conv"):
+        return []
+    own = [getattr(place, name) for place in (backends.cudnn, backends.mkldnn) for name in ("conv", "rnn")]
+    return [backends.cuda.matmul, backends.mkldnn.matmul, *own]
+
+
+def _older(read: Callable[[], Any]) -> Any:
+    """A setting by its older name; None where the newer names were used to set it, which torch then tells apart."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
 
 
 @contextlib.contextmanager

@@ -100,13 +100,16 @@ def manifest(*, quick: bool) -> dict[str, Any]:
 
 def bank(*, quick: bool) -> dict[str, Any]:
     """Files of a bank of ImageNet's size, and the time to open it; its files are empty, opening reads none of them."""
-    from kdep.bank.read import FORMAT, Description, is_complete, shard_path
+    from kdep.bank.file import FORMAT
+    from kdep.bank.read import Description, is_complete, shard_path
 
     images, found = 10_000 if quick else IMAGENET, {}
+    teacher = {"source": "x", "asked": {}, "arch": "x", "tap": "post", "sha256": "0" * 64}
     for views in (1, 5, 90):
         with tempfile.TemporaryDirectory() as temporary:
             bank, hashes = Path(temporary), {"bank.pt": "0" * 64}
-            about = Description(FORMAT, {}, {"images": images}, 512, 0, "float16")
+            data = {"images": images, "identity": "x", "images_for_axes": None}
+            about = Description(FORMAT, teacher, data, 512, 0, "float16")
             for view in range(views):
                 for shard in range(about.shards):
                     path = Path(shard_path(bank, view, shard))

@@ -158,7 +158,7 @@ def test_the_teacher_computes_targets_and_checks_them_without_tf32_and_half_prec
 
     def note(_, inputs):
         if inputs[0].any():  # not the blank image of folding
-            precision = torch.backends.cuda.matmul.fp32_precision
+            precision = torch.get_float32_matmul_precision()
             states.append((torch.backends.cudnn.allow_tf32, precision, torch.is_autocast_enabled("cpu")))
 
     def opened(config):
@@ -172,7 +172,7 @@ def test_the_teacher_computes_targets_and_checks_them_without_tf32_and_half_prec
         for check in (0, 2):  # made without a check; found, and checked alone
             with torch.autocast("cpu", torch.bfloat16):
                 targets.build(banked(f"bank.check={check}"))
-            assert set(states) == {(False, "ieee", False)}
+            assert set(states) == {(False, "highest", False)}
     finally:
         torch.set_float32_matmul_precision("highest")
     assert torch.backends.cudnn.allow_tf32

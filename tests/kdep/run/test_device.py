@@ -93,3 +93,25 @@ def test_a_device_has_one_of_the_documented_names_and_is_there(monkeypatch):
     for name in ("gpu", "cuda:", "cuda:one", "CPU"):
         with pytest.raises(ValueError, match=f"device '{name}': there are auto, cpu, cuda"):
             join(name)
+
+
+def test_settings_of_precision_are_as_before_whichever_api_set_them():
+    """In a process of its own: torch cannot go back to never having used the newer names."""
+    code = """
+import torch
+from kdep.run.device import _precise_places, without_tf32
+backends = torch.backends
+backends.cudnn.benchmark, backends.cudnn.deterministic = True, True
+state = lambda: [backends.cudnn.benchmark, backends.cudnn.deterministic, *(p.fp32_precision for p in _precise_places())]
+def older():
+    torch.set_float32_matmul_precision("high")
+def newer():
+    backends.fp32_precision = backends.cuda.matmul.fp32_precision = "tf32"
+for change in (older, newer):
+    change()
+    before = state()
+    with without_tf32():
+        assert "tf32" not in state() and state()[:2] == [True, True], state()
+    assert state() == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

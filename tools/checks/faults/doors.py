@@ -3,46 +3,32 @@
 A door edits its file and reads it again. It holds if nothing is raised, or a ValueError that names the file.
 """
 
-import json
+import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
-from PIL import Image
 
-from kdep.bank.prepare import build
-from kdep.bank.read import Bank
-from kdep.config import Config, as_yaml, load_config
-from kdep.data.cache import open_cache
-from kdep.data.order import once
-from kdep.data.training import open_views
-from kdep.data.views import load
-from kdep.export.write import write_export
-from kdep.method.target import make_target
-from kdep.models.backbone import build_backbone
-from kdep.models.student import open_student
-from kdep.models.weights import open_checkpoint
-from kdep.pretrain import prepare, pretrain
-from kdep.run.folder import RunFolder
-from kdep.run.resume import resume
+from kdep.config import as_yaml, load_config
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import class_answers
+from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.compare import compare
-from kdep_benchmarks.board.leaderboard import terminal_table
+from kdep_benchmarks.board.frame import csv_text, results_frame
+from kdep_benchmarks.board.leaderboard import leaderboard_frame, terminal_table
+from kdep_benchmarks.board.markdown import markdown
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.data.overlap import Match, Overlap, SetOverlap, read_with_overlap, write_overlap
-from kdep_benchmarks.jobs.plan import checkpoint_card, measured_times
+from kdep_benchmarks.jobs.plan import measured_times
 from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
 from kdep_benchmarks.results import read_answers, read_result, write_result
 from kdep_benchmarks.studies.file import load_study
-from kdep_benchmarks.studies.rows import AnswerRow, cost, read_known, student_card, write_rows
+from kdep_benchmarks.studies.rows import AnswerRow, read_known, write_rows
 from kdep_benchmarks.tasks.choose import checked
-from kdep_benchmarks.tasks.store import stored
 from kdep_benchmarks.tasks.task import load_suite
 from tools.checks.faults import changes
 
@@ -97,26 +83,18 @@ class Door:
     use: Callable[[], object]
 
 
-def make_doors(root: Path) -> list[Door]:
-    """Make the world below a folder."""
-    photos = root / "photos"
-    for number in range(128):
-        path = photos / f"class{number % 2}" / f"{number:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.Generator(np.random.Philox(number)).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(path)
+def make_doors(root: Path, groups: Collection[str]) -> list[Door]:
+    """Make the world below a folder: the groups `results`, `settings` and, which is slow, `runs`."""
+    from tools.checks.faults.trained import trained_doors
+
     recipe = root / "tiny.yaml"
-    recipe.write_text(RECIPE.replace("PHOTOS", str(photos)).replace("RUNS", str(root / "runs")))
-    config = load_config(recipe)
-    student = pretrain(config)
-    return [
-        *results_doors(root / "results", root / "merged"),
-        *run_doors(config),
-        *checkpoint_doors(student, root),
-        *bank_doors(load_config(recipe, [f"bank.path={root / 'bank'}", "bank.check=0"])),
-        *cache_doors(config, root / "cache"),
-        *settings_doors(recipe, root),
-    ]
+    recipe.write_text(RECIPE.replace("PHOTOS", str(root / "photos")).replace("RUNS", str(root / "runs")))
+    made = {
+        "results": lambda: results_doors(root / "results", root / "merged"),
+        "settings": lambda: settings_doors(recipe, root),
+        "runs": lambda: trained_doors(recipe, root),
+    }
+    return [door for group in groups for door in made[group]()]
 
 
 def results_doors(folder: Path, merged: Path) -> list[Door]:
@@ -138,6 +116,8 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
     first = sorted(folder.rglob("seed0.json"))[0]
     npz = next(first.parent.glob("seed0.answers-*.npz"))
 
+    pages = itertools.cycle([True, *[False] * 7])
+
     def board(file: Path) -> Callable[[], object]:
         def use() -> None:
             found = read_with_overlap([folder])
@@ -146,8 +126,11 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
                     raise AssertionError(f"not named: {found.damaged}")
                 return  # left out: the board of the others was built before
             measured_times(found.results, cpu=True)
-            sys_text = terminal_table(write_leaderboard(found.results, merged.with_name("board"), folders=[folder]))
-            if not sys_text.replace("\n", "").isprintable():
+            if next(pages):  # the page with its plots takes most of the time
+                write_leaderboard(found.results, merged.with_name("board"), folders=[folder])
+            every = boards(found.results)
+            text = terminal_table(every) + markdown(every) + csv_text(leaderboard_frame(every))
+            if not (text + csv_text(results_frame(found.results))).replace("\n", "").isprintable():
                 raise AssertionError("the terminal gets what is not printable")
             merge([folder], merged)
             shutil.rmtree(merged)
@@ -186,112 +169,6 @@ def _result(name: str, role: str, task: str, seed: int, metrics: dict[str, float
         versions={"torch": "2.13.0", "kdep": "0.1.0"},
         commit="abc",
     )
-
-
-def run_doors(config: Config) -> list[Door]:
-    """Files of a run folder, read as a resumed run reads them."""
-    folder = config.runs / config.name
-    sources = torch.load(folder / "run.pt", weights_only=True)["sources"]
-    student = open_student(config)
-
-    def again() -> None:
-        run = RunFolder(config)
-        run.refuse_other_sources(sources)
-        statistics = run.load_statistics(sources)
-        if statistics is not None:
-            make_target(config, statistics, student.dim, axes=None, classifier=None, classes=0)
-        resume(run, training())
-        run.draw_loss()
-        cost(folder)
-
-    def training():  # noqa: ANN202 - of kdep.pretrain
-        from kdep.method.loss import make_criterion
-        from kdep.method.rivals import Learner, make_head
-        from kdep.run.device import gathered, join
-
-        learner = Learner(student, make_head(config, student.dim, student.dim))
-        return prepare(config, learner, make_criterion(config.loss, student.dim, gathered), join("cpu"), sources)
-
-    def logged() -> None:
-        again()
-        RunFolder(config).last_loss()
-
-    return [
-        Door("config.yaml", folder / "config.yaml", changes.edit_yaml, lambda: RunFolder(config)),
-        Door("log.jsonl", folder / "log.jsonl", changes.edit_lines, logged),
-        Door("statistics.pt", folder / "statistics.pt", changes.edit_torch, again),
-        Door("run.pt", folder / "run.pt", changes.edit_torch, again),
-    ]
-
-
-def checkpoint_doors(student: Path, root: Path) -> list[Door]:
-    """student.pth, and a folder in timm's format."""
-    folder = root / "exported"
-    write_export(open_checkpoint(str(student)), "timm", folder)
-
-    def opened(spec: Path) -> Callable[[], object]:
-        def use() -> None:
-            checkpoint = open_checkpoint(str(spec))
-            checkpoint_card(checkpoint)
-            build_backbone(checkpoint)
-            if spec.is_file():
-                student_card(spec, np.random.randint(2**31))
-
-        return use
-
-    return [
-        Door("student.pth", student, changes.edit_torch, opened(student)),
-        Door("config.json", folder / "config.json", changes.edit_json, opened(folder)),
-        Door("model.safetensors", folder / "model.safetensors", changes.edit_bytes, opened(folder)),
-    ]
-
-
-def bank_doors(config: Config) -> list[Door]:
-    """Files of a bank of targets."""
-    path = build(config)
-    student, views = open_student(config), open_views(config, show=False)
-
-    def use() -> None:
-        from kdep.bank.prepare import open_bank
-        from kdep.run.device import join
-
-        bank = open_bank(config, student, views, join("cpu"))
-        bank.rows(range(16), 0)
-
-    def read() -> None:
-        bank = Bank(path)
-        bank.rows(range(16), 1)
-
-    return [
-        Door("bank.json", path / "bank.json", changes.edit_json, use),
-        Door("bank.pt", path / "bank.pt", changes.edit_torch, read),
-        Door("bank shard", path / "view001" / "00000.npy", changes.edit_npy, read),
-    ]
-
-
-def cache_doors(config: Config, folder: Path) -> list[Door]:
-    """Decoded images, and features."""
-    source = open_views(config, show=False).source
-    open_cache(source, folder, size=32, show=False)
-    features = folder.with_name("features") / "abc"
-
-    def make(place: Path) -> float:
-        np.save(place / "post.npy", np.ones((16, 8), np.float32))
-        return 1.0
-
-    def cached() -> None:
-        views = open_views(
-            config.model_copy(update={"data": config.data.model_copy(update={"cache": folder})}), show=False
-        )
-        for batch in load(views, once(16, 8), workers=0):
-            assert batch.images is None or batch.images.numel()
-
-    stored(features, make)
-    return [
-        Door("index.npz", folder / "index.npz", changes.edit_npz, cached),
-        Door("pixels.bin", folder / "pixels.bin", changes.edit_bytes, cached),
-        Door("features", features / "post.npy", changes.edit_npy, lambda: stored(features, make)),
-    ]
 
 
 def settings_doors(recipe: Path, root: Path) -> list[Door]:
@@ -341,11 +218,3 @@ def _configured(own: object, planned: object, study: Path) -> None:
     except ValueError as error:
         if "tiny.yaml" not in str(error) and "override" not in str(error) and study.name not in str(error):
             raise
-
-
-def content_of(door: Door) -> bytes:
-    """The bytes of a door's file."""
-    return door.path.read_bytes()
-
-
-__all__ = ["Door", "content_of", "json", "make_doors"]

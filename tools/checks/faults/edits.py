@@ -20,12 +20,14 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kdep.files import write_text
 from tools.checks.faults.changes import edit_bytes
 
+GROUPS = ("results", "settings", "runs")
 SLOW = 10.0  # CPU seconds for one edit
 OUTSIDE = Path("/tmp/kdep_outside")
 
@@ -62,13 +64,13 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(edits: int, seed: int, minutes: float, folder: Path, *, kinds: set[str] | None = None) -> dict[str, Any]:
+def run(edits: int, seed: int, minutes: float, folder: Path, *, groups: Sequence[str] = GROUPS) -> dict[str, Any]:
     """Try so many edits, kind after kind, in a world made in a folder."""
     from tools.checks.faults.doors import make_doors
 
     world = folder / "world"
     world.mkdir()
-    doors = [door for door in make_doors(world) if kinds is None or door.kind in kinds]
+    doors = make_doors(world, groups)
     contents = {door.kind: door.path.read_bytes() for door in doors}
     for door in doors:
         door.use()  # unedited, everything is read
@@ -117,13 +119,12 @@ def main() -> int:
     parser.add_argument("--edits", type=int, default=2000, metavar="N", help="[2000]")
     parser.add_argument("--seed", type=int, default=0, help="[0]")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after so many [60]")
-    parser.add_argument("--kinds", help="only these kinds of file, joined by commas")
+    parser.add_argument("--groups", default=",".join(GROUPS), help="[results,settings,runs]")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
-        kinds = set(args.kinds.split(",")) if args.kinds else None
-        found = run(args.edits, args.seed, args.minutes, Path(folder), kinds=kinds)
+        found = run(args.edits, args.seed, args.minutes, Path(folder), groups=args.groups.split(","))
     for escape in found["escapes"]:
         sys.stdout.write(json.dumps(escape) + "\n")
     sys.stdout.write(table(found))
