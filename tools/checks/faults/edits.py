@@ -4,7 +4,8 @@
 
 An edit is held if the file is read (the edit did no harm, or a damaged result was left out and named), or refused by a
 ValueError that names the file. It is not held if another error comes out, if the file is not named, if something
-outside of the world changes, or if the reader takes longer than `SLOW` seconds. With --minutes it stops early.
+outside of the world changes, or if the reader takes longer than `SLOW` seconds. With --minutes it stops early. Runs of
+other seeds are added to --out, so several may run at once.
 """
 
 import argparse
@@ -23,6 +24,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from kdep.files import write_text
 from tools.checks.faults.changes import edit_bytes
@@ -103,6 +106,20 @@ def listing(folder: Path) -> set[str]:
     return {str(path) for path in folder.parent.glob(f"{folder.name}/*")}
 
 
+def add(found: dict[str, Any], out: Path) -> None:
+    """Add what was found to a file; a seed that it has already counts once."""
+    known = json.loads(out.read_text()) if out.exists() else {"seeds": {}}
+    known["seeds"][str(found["seed"])] = {name: value for name, value in found.items() if name != "seed"}
+    runs = known["seeds"].values()
+    totals: dict[str, collections.Counter] = {}
+    for run_ in runs:
+        for kind, counts in run_["by_kind"].items():
+            totals.setdefault(kind, collections.Counter()).update(counts)
+    known |= {name: sum(run_[name] for run_ in runs) for name in ("edits", "cpu_seconds")}
+    known |= {"escaped": sum(len(run_["escapes"]) for run_ in runs), "by_kind": totals}
+    write_text(out, json.dumps(known, indent=1) + "\n")
+
+
 def table(found: dict[str, Any]) -> str:
     """Tried, read, refused and escaped by kind of file."""
     lines = [f"{'file':24s} {'tried':>7s} {'read':>7s} {'refused':>8s} {'escaped':>8s}"]
@@ -129,7 +146,8 @@ def main() -> int:
         sys.stdout.write(json.dumps(escape) + "\n")
     sys.stdout.write(table(found))
     if args.out:
-        write_text(args.out, json.dumps(found, indent=1) + "\n")
+        with FileLock(f"{args.out}.lock"):
+            add(found, args.out)
     return 1 if found["escapes"] else 0
 
 
