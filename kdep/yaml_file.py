@@ -32,6 +32,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """Refuse numbers with more digits than Python writes."""
+    value = yaml.SafeLoader.construct_yaml_int(loader, node)
+    if not -(2**63) <= value < 2**64:
+        raise yaml.constructor.ConstructorError(None, None, "a whole number of more than 64 bits", node.start_mark)
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 def _values(node: yaml.Node, known: dict[int, int]) -> int:
     """Count the values of a node with all aliases written out; `known` has the counts of nodes by id."""
     if id(node) not in known:

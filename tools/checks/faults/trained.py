@@ -20,6 +20,7 @@ from kdep.models.backbone import build_backbone
 from kdep.models.student import open_student
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import prepare, pretrain
+from kdep.run.curves import draw_loss
 from kdep.run.folder import RunFolder
 from kdep.run.resume import resume
 from kdep_benchmarks.jobs.plan import checkpoint_card
@@ -59,13 +60,13 @@ def run_doors(config: Config) -> list[Door]:
         if statistics is not None:
             make_target(config, statistics, student.dim, axes=None, classifier=None, classes=0)
         resume(run, training())
-        run.draw_loss()
+        draw_loss(run)
         cost(folder)
 
     def training():  # noqa: ANN202 - of kdep.pretrain
         from kdep.method.loss import make_criterion
         from kdep.method.rivals import Learner, make_head
-        from kdep.run.device import gathered, join
+        from kdep.run.processes import gathered, join
 
         learner = Learner(student, make_head(config, student.dim, student.dim))
         return prepare(config, learner, make_criterion(config.loss, student.dim, gathered), join("cpu"), sources)
@@ -111,7 +112,7 @@ def bank_doors(config: Config) -> list[Door]:
 
     def use() -> None:
         from kdep.bank.prepare import open_bank
-        from kdep.run.device import join
+        from kdep.run.processes import join
 
         bank = open_bank(config, student, views, join("cpu"))
         bank.rows(range(16), 0)
