@@ -65,9 +65,10 @@ def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
         ValueError: the result has none, or their file is missing or damaged; names the file.
     """
     what = f"{result.task.name}, seed {result.seed} of {result.checkpoint.name}"
-    if not result.answers:
-        raise ValueError(f"{what}: the result has no answers per test image; measure it again with --force")
     folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+    if not result.answers:
+        place = result.key.path(folders[0])
+        raise ValueError(f"{what}: the result has no answers per test image; measure it again with --force ({place})")
     places = [answers_path(result, result.key.path(folder)) for folder in folders]
     found = [path for path in places if path.is_file()]
     if not found:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdep.guard import printable
 from kdep_benchmarks.board.ways import labels, way_of
 from kdep_benchmarks.result import Result
 
@@ -65,7 +66,7 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 def csv_cell(value: Any) -> str:
     """Return the text of one cell. A leading apostrophe stops a spreadsheet from running `=HYPERLINK(...)`."""
-    text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+    text = str(value).lower() if isinstance(value, bool | np.bool_) else printable(value)
     return "'" + text if FORMULA.match(text) and text != ABSENT and not NUMBER.fullmatch(text) else text
 
 
