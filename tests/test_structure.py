@@ -45,7 +45,7 @@ ARROWS = {
     "kdep.config": {"kdep.settings", "kdep.shipped", "kdep.yaml_file"},
     "kdep.reference": {"kdep.settings"},
     "kdep.data": EVERYWHERE,
-    "kdep.method": {"kdep.config"},
+    "kdep.method": {"kdep.config", "kdep.settings"},
     "kdep.models": EVERYWHERE,
     "kdep.export": EVERYWHERE | {"kdep.models"},
     "kdep.run": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models"},
