@@ -211,13 +211,13 @@ def restarted(place: Place) -> dict[str, Any]:
     command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint"]
     command += ["127.0.0.1:0", "--nnodes", "1", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "kdep.cli"]
     around = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    around["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as in tools/pretrain.sh
     process = subprocess.Popen(
         [*command, "pretrain", str(place.recipe), "name=restarted"],
         cwd=place.folder / "machine0",
         env=around,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=subprocess.DEVNULL,
     )
     place.reach("restarted", 21)
     workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
