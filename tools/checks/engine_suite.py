@@ -38,7 +38,7 @@ def write_suite(folder: Path) -> None:
     write_scenes(folder / "scenes", **SIZES, **DENSE)
     files = {"train": "train", "test": "test"}
     scenes = {"name": "scenes", "layout": "imagefolder", "root": "scenes/classification", "files": files}
-    for name in ("a/1.jpg", "b/2.jpg"):
+    for name in ("a/1.jpg", "a/2.jpg", "a/3.jpg", "b/4.jpg", "b/5.jpg", "b/6.jpg"):
         for split in files:
             write_text(folder / "broken" / split / name, f"{split} {name} is not an image")
     broken = {"name": "broken", "layout": "imagefolder", "root": "broken", "files": files}
@@ -142,8 +142,9 @@ def process_with_results(results: Path) -> int | None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Every cell gets one thread, whoever starts it, so that last digits agree."""
+    """Every cell gets one thread, whoever starts it, so that last digits agree; and Ctrl-C reaches all commands."""
     before = dict(os.environ)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and their children
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     try:
         yield

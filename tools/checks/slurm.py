@@ -115,7 +115,7 @@ def suite_with_kills(folder: Path) -> dict[str, Any]:
     began, process = time.monotonic(), suite.start(folder, "slurm", *OPTIONS)
     pid = suite.wait_for(lambda: suite.training_process(folder / "slurm"), "the fine-tuning to begin")
     job = job_of(pid)
-    out("scancel", "--signal=USR2", job)
+    subprocess.run(["scancel", "--signal=USR2", job], capture_output=True)  # fails where the job requeues itself first
     again = suite.wait_for(lambda: other(suite.training_process(folder / "slurm", beyond=0.3), pid), "the requeued job")
     out("scontrol", "requeue", job)
     suite.wait_for(lambda: other(suite.training_process(folder / "slurm"), again), "the job requeued once more")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from kdep.cli import main
+from kdep_benchmarks.jobs.engine import Lost, Slot
 from kdep_benchmarks.studies import work as study_work
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item, items
@@ -290,3 +291,40 @@ def test_every_job_has_a_gpu_of_its_own(written, tmp_path, monkeypatch):
     engine = study_work.engine_for("local", {}, jobs=2, folder=tmp_path)
     assert study_work.work(study, todo, tmp_path, tmp_path / "results", engine=engine, after=lambda: None) == 2
     assert sorted(used) == ["4", "7"]
+
+
+class Cluster:
+    """An engine that keeps what it is given and runs the jobs in the order of their positions."""
+
+    jobs, shares_folders = None, True
+
+    def run(self, jobs, *, after=(), meanwhile=None):
+        self.steps, self.after = [job.args[0] for job in jobs], list(after)
+        for position, job in enumerate(jobs):
+            if position == 2:
+                yield position, Lost("the node is gone")
+            else:
+                yield position, job(Slot())
+
+
+def test_on_a_cluster_banks_runs_and_scores_wait_for_each_other_and_start_only_if_their_files_are_there(
+    written, tmp_path, monkeypatch, capsys
+):
+    ran = []
+    monkeypatch.setattr(study_work, "run_verb", lambda arguments, log, slot: ran.append(arguments[0]) or 0)
+    study, engine, runs = load_study(written), Cluster(), tmp_path / "runs"
+    plan = [Item(run, TO_SCORE if run.checkpoint else TO_TRAIN, ("one", "two")) for run in study.runs]
+    answered = []
+    failed = study_work.work(study, plan, runs, tmp_path, engine=engine, after=lambda: answered.append(1))
+    assert [step.what.split()[0] for step in engine.steps] == [
+        "bank",
+        *2 * ["score"],
+        *2 * ["pretrain", "score", "score"],
+    ]
+    assert engine.after == [(), (), (), (), (3,), (3,), (0,), (6,), (6,)]
+    assert [step.command[5] for step in engine.steps if step.command[0] == "transfer"] == 3 * ["one", "two"]
+    # The bank's command left no bank and the run's no student, one score was lost: nothing is tried without its files.
+    assert ran == ["targets", "transfer", "pretrain"] and failed == 3 and len(answered) == 3
+    told = capsys.readouterr().out
+    assert "FAILED: score random_test_resnet two: the node is gone" in told
+    assert "not started: pretrain tiny_study-from_a_bank-s0: the files that it needs are not there" in told
