@@ -38,7 +38,7 @@ score: {{suite: suite.yaml, tasks: [scenes-knn, scenes-linear], data_root: "."}}
 OWN = ("seconds", "pretrain_seconds", "run")  # columns that differ between runs
 
 
-def study_on(folder: Path, options: Sequence[str], idle: Callable[[], bool]) -> list[dict[str, Any]]:
+def study_on(folder: Path, options: Sequence[str], idle: Callable[[], bool]) -> dict[str, Any]:
     """Run a study here and on an engine, whose driver is killed once everything is submitted."""
     write_text(folder / "recipe.yaml", RECIPE.format())
     for name in ("here", "there"):
@@ -55,7 +55,7 @@ def study_on(folder: Path, options: Sequence[str], idle: Callable[[], bool]) -> 
     equal = rows(folder, "here") == rows(folder, "there")
     found = {"exit_code": code, "nothing_left_to_do": "2 runs: 2 done" in again, "answer_equals_local": equal}
     tried = "a study whose bank, runs and scores wait for each other in the queue; the driver is killed with SIGKILL"
-    return [suite.row(tried, equal and code == 0 and found["nothing_left_to_do"], began, **found)]
+    return suite.row(tried, equal and code == 0 and found["nothing_left_to_do"], began, **found)
 
 
 def arguments(name: str) -> list[str]:

@@ -57,6 +57,13 @@ def write_suite(folder: Path) -> None:
     write_text(folder / "suite.yaml", yaml.safe_dump({"tasks": tasks}))
 
 
+def prepare(folder: Path) -> None:
+    """Write the suite and measure it with the local engine, unless that is done already."""
+    if not (folder / "local" / "leaderboard.csv").is_file():
+        write_suite(folder)
+        start(folder, "local").wait()
+
+
 def start(folder: Path, results: str, *options: str) -> "subprocess.Popen[bytes]":
     """Start the suite in a folder. Paths are relative, as a user gives them."""
     own = ["student.pth", "--arch", "test_resnet", "--suite", "suite.yaml", "--data-root", ".", "--device", "cpu"]
@@ -122,16 +129,18 @@ def compared(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def interrupted(folder: Path, name: str, *options: str, gone: Callable[[], bool]) -> dict[str, Any]:
-    """Press Ctrl-C while a cell trains: the exit code, and the seconds until nothing of the suite is left."""
-    process = start(folder, name, "--tasks", "scenes-finetune", *options)
-    wait_for(lambda: training_process(folder / name), "the fine-tuning to begin")
-    began = time.monotonic()
+def interrupted(folder: Path, *options: str, gone: Callable[[], bool]) -> dict[str, Any]:
+    """Press Ctrl-C while a cell trains; wait until nothing of the suite is left."""
+    began, results = time.monotonic(), folder / "interrupted"
+    process = start(folder, "interrupted", "--tasks", "scenes-finetune", *options)
+    wait_for(lambda: training_process(results), "the fine-tuning to begin")
+    pressed = time.monotonic()
     process.send_signal(signal.SIGINT)
     code = process.wait()
-    wait_for(lambda: gone() and process_with_results(folder / name) is None, "everything to end after Ctrl-C")
-    written = [str(path) for path in (folder / name).rglob("seed*.json")]
-    return {"exit_code": code, "seconds": round(time.monotonic() - began, 1), "results_written": len(written)}
+    wait_for(lambda: gone() and process_with_results(results) is None, "everything to end after Ctrl-C")
+    seconds, written = round(time.monotonic() - pressed, 1), len(list(results.rglob("seed*.json")))
+    found = {"exit_code": code, "seconds_until_all_ended": seconds, "results_written": written}
+    return row("Ctrl-C: queued and running jobs are cancelled", code == 130 and written == 0, began, **found)
 
 
 def process_with_results(results: Path) -> int | None:
@@ -153,12 +162,13 @@ def one_thread() -> Iterator[None]:
         os.environ.update(before)
 
 
-def record(path: Path, engine: str, found: dict[str, Any]) -> int:
-    """Write what an engine's check found beside those of the others; 0 if all held."""
+def record(path: Path, engine: str, about: dict[str, Any], found: dict[str, Any]) -> int:
+    """Write a row of an engine's report, in the place of the one that tried the same; 0 if it held."""
     there = json.loads(path.read_text()) if path.is_file() else {}
-    write_text(path, json.dumps(dict(sorted({**there, engine: found}.items())), indent=1) + "\n")
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    return 0 if all(row["held"] for row in found["tried"]) else 1
+    others = [known for known in there.get(engine, {}).get("tried", []) if known["tried"] != found["tried"]]
+    there[engine] = {**about, "tried": [*others, found]}
+    write_text(path, json.dumps(dict(sorted(there.items())), indent=1) + "\n")
+    return 0 if found["held"] else 1
 
 
 def row(tried: str, held: bool, began: float, **more: Any) -> dict[str, Any]:

@@ -80,17 +80,17 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", default=Path("docs/figures/engines.json"))
+    parser.add_argument("--folder", type=Path, help="work here, and use the local table that is here [temporary]")
     args = parser.parse_args()
     if os.getuid() != 0:
         sys.stdout.write("skipped: mounts need root\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="kdep-mounts-") as temporary, suite.one_thread():
-        folder = Path(temporary)
-        suite.write_suite(folder)
-        suite.start(folder, "local").wait()
+        folder = args.folder or Path(temporary)
+        suite.prepare(folder)
         with two_mounts(folder) as mounts:
-            rows = [lock_of_a_killed_process(mounts), two_suites(folder, mounts)]
-    return suite.record(args.out, "two mounts", {"tried": rows})
+            code = suite.record(args.out, "two mounts", {}, lock_of_a_killed_process(mounts))
+            return max(code, suite.record(args.out, "two mounts", {}, two_suites(folder, mounts)))
 
 
 if __name__ == "__main__":
