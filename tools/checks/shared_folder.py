@@ -23,7 +23,8 @@ from tools.checks import engine_suite as suite
 HOLD = """
 import sys, time
 from filelock import FileLock
-FileLock(sys.argv[1]).acquire()
+lock = FileLock(sys.argv[1])  # kept: it ends with its object
+lock.acquire()
 print("held", flush=True)
 time.sleep(99)
 """
