@@ -108,7 +108,9 @@ def queue_is_empty() -> bool:
 
 def field(job: str, name: str) -> str:
     """A field of `scontrol show job`."""
-    return next(part.split("=", 1)[1] for part in out("scontrol", "show", "job", job).split() if part.startswith(f"{name}="))
+    return next(
+        part.split("=", 1)[1] for part in out("scontrol", "show", "job", job).split() if part.startswith(f"{name}=")
+    )
 
 
 def suite_with_kills(folder: Path) -> dict[str, Any]:
