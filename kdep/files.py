@@ -1,5 +1,6 @@
 """Write files atomically and durably; save and read .pth files of plain tensors and values."""
 
+import errno
 import os
 import pickle
 import uuid
@@ -39,6 +40,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
             os.link(part, path)  # fails in one step where the file exists, also between processes
         flush(path.parent)  # the new name itself
     except OSError as error:
+        if error.errno is None and "requested and" in str(error):  # numpy's words for a disk that is full
+            raise OSError(errno.ENOSPC, f"the disk is full ({error} items)", str(path)) from error
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error

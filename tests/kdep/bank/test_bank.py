@@ -23,7 +23,7 @@ from kdep.data.sources import choose
 from kdep.data.training import make_pixels, open_views
 from kdep.data.views import load
 from kdep.features import LiveTeacher
-from kdep.files import read
+from kdep.files import read, write_atomically
 from kdep.method.scale import make_scaler
 from kdep.method.target import Target
 from kdep.models.checkpoint import write_student
@@ -584,3 +584,13 @@ def test_a_shard_is_hashed_once_by_all_processes_that_load_images(banked, small_
     worker.join(60)
     monkeypatch.setattr(hashes, "hash_file", lambda path: pytest.fail(f"{path} was hashed again"))
     assert worker.exitcode == 0 and bank.read(126, 0) is not None
+
+
+def test_a_shard_that_does_not_fit_the_disk_names_its_file(tmp_path, a_full_disk):
+    def into(part):
+        with part.open("wb") as handle:
+            np.save(handle, np.ones(100_000))
+
+    with a_full_disk(20_000), pytest.raises(OSError, match="the disk is full") as caught:
+        write_atomically(tmp_path / "00000.npy", into)
+    assert caught.value.filename == str(tmp_path / "00000.npy") and not list(tmp_path.iterdir())
