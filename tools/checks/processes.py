@@ -208,6 +208,7 @@ def bank(place: Place) -> dict[str, Any]:
 
 def restarted(place: Place) -> dict[str, Any]:
     """Under torchrun with an elastic rendezvous and one restart: kill a worker, and let it go on by itself."""
+    whole = place.whole(2)
     command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint"]
     command += ["127.0.0.1:0", "--nnodes", "1", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "kdep.cli"]
     around = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -223,7 +224,7 @@ def restarted(place: Place) -> dict[str, Any]:
     workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
     os.kill(int(workers.split()[1]), signal.SIGKILL)
     code = process.wait(900)
-    return {"exit code": code, "equal weights": place.weights("restarted") == place.weights(place.whole(2))}
+    return {"exit code": code, "equal weights": place.weights("restarted") == place.weights(whole)}
 
 
 CHECKS: dict[str, Callable[[Place], dict[str, Any]]] = {
