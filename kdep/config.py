@@ -45,7 +45,7 @@ class Data(Settings):
     """Unlabelled images and how views of them are drawn."""
 
     source: str
-    """Images: FOLDER, LIST.txt, FILE.npz:SPLIT, manifest:FILE, tar shards wds:PATTERN or torchvision:NAME."""
+    """Images, as data.source=FOLDER; or LIST.txt, FILE.npz:SPLIT, manifest:FILE, wds:PATTERN or torchvision:NAME."""
     root: PathText | None = None
     """Folder of the relative paths of a list, or of torchvision's files."""
     limit: int | None = Field(None, ge=2)

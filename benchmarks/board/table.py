@@ -128,7 +128,7 @@ def mean_by_seed(board: Board, family: str | None = None) -> pd.Series:
 
 def family_weights(families: pd.Series) -> pd.Series:
     """Weight of each column in the mean over families. The weights sum to one."""
-    return 1 / families.map(families.value_counts()) / families.nunique()
+    return 1 / families.map(families.value_counts()).astype(float) / families.nunique()
 
 
 def _runs(results: list[Result], columns: list[str]) -> pd.DataFrame:

@@ -52,7 +52,10 @@ def test_overrides_reach_nested_keys_and_win_over_the_file(tiny):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.epoch=1", "unknown key optim.epoch (did you mean epochs?); there are name, epochs, batch_size, lr"),
+        (
+            "optim.epoch=1",
+            "unknown key optim.epoch (did you mean epochs?); there are name, epochs, steps, batch_size, lr",
+        ),
         ("optimizer.lr=1", "unknown key optimizer (did you mean optim?); there are name, seed, teacher, student"),
         ("bank={path: x, bits: 8}", "unknown key bank.bits; there are path, views"),
         ("optim.lr=lr", "optim.lr must be a number, got 'lr'"),

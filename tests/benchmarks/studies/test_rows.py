@@ -199,7 +199,9 @@ def test_a_fingerprint_is_of_what_decides_a_result(tiny, tmp_path):
 
 
 def test_the_cost_of_a_run_is_in_its_log_up_to_a_line_that_was_cut_short(tmp_path):
-    lines = ['{"images": 100, "images_per_second": 10}', '{"images": 300, "images_per_second": 20}', '{"images": 4']
+    known = '{"step": 1, "loss": 1.0, "lr": 0.1, '
+    lines = [f'{known}"images": 100, "images_per_second": 10}}', f'{known}"images": 300, "images_per_second": 20}}']
+    lines.append('{"images": 4')
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     assert cost(tmp_path) == {"images_seen": 300, "pretrain_seconds": 20.0}
     assert cost(tmp_path / "none") == {"images_seen": 0, "pretrain_seconds": 0.0}

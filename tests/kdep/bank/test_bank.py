@@ -492,7 +492,7 @@ def test_an_integer_bank_is_half_the_size_and_close_to_the_live_teacher(banked, 
 def test_an_image_that_is_unreadable_has_no_target_and_counts_nowhere(banked, photos, tmp_path):
     listed = [str(file.relative_to(photos)) for file in sorted(photos.rglob("*.jpg"))]
     (tmp_path / "list.txt").write_text("\n".join(["gone.jpg", *listed]))
-    config = banked(f"data.source={tmp_path / 'list.txt'}", f"data.root={photos}", "optim.epochs=1")
+    config = banked(f"data.source={tmp_path / 'list.txt'}", f"data.root={photos}", "optim.epochs=1", "data.memory=0")
     bank = Bank(targets.build(config))
     assert bank.statistics.count == 128 and bank.read(0, 0) is None and bank.read(1, 0) is not None
     assert bank.rows([0], 0).isnan().all()

@@ -126,7 +126,7 @@ def test_a_folder_of_timms_own_opens_and_another_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model_args act_layer: only plain networks are opened"):
         open_checkpoint(str(tmp_path / "own"))
     (tmp_path / "own" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="config.json: not timm's format"):
+    with pytest.raises(ValueError, match="config.json: architecture is missing; not timm's format"):
         open_checkpoint(str(tmp_path / "own"))
 
 

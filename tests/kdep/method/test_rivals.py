@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from kdep.data.sources import labels_of
-from kdep.data.training import make_pixels, open_views
+from kdep.data.training import make_pixels, open_images, open_views
 from kdep.data.views import load, mix
 from kdep.files import read
 from kdep.models.backbone import Teachers, build_backbone, create_network
@@ -209,13 +209,13 @@ def test_a_teacher_whose_logits_are_no_classes_of_one_classifier_is_refused(tmp_
 
 
 def test_labels_are_the_first_folder_of_each_path(photos, tiny):
-    source = open_views(tiny()).source
+    source, _ = open_images(tiny())
     labels = labels_of(source)
     assert labels.tolist() == [int(name.startswith("class1")) for name in source.names]
-    subset = open_views(tiny("data.limit=40")).source
+    subset, _ = open_images(tiny("data.limit=40"))
     assert labels_of(subset).tolist() == [int(name.startswith("class1")) for name in subset.names]
     with pytest.raises(ValueError, match="needs a folder per class"):
-        labels_of(open_views(tiny(f"data.source={photos / 'class0'}")).source)
+        labels_of(open_images(tiny(f"data.source={photos / 'class0'}"))[0])
 
 
 @pytest.mark.parametrize(
