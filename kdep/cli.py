@@ -9,8 +9,10 @@ import os
 import select
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from kdep.guard import printable
+from kdep.interrupts import sigterm_interrupts
 
 # verb -> (module with add_arguments and run, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
@@ -99,7 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = logging.StreamHandler()
     output.setFormatter(Visible())
     logging.basicConfig(level=logging.INFO, handlers=[output])
-    return guarded(importlib.import_module(VERBS[arguments[0]][0]).run, args)
+    module = VERBS[arguments[0]][0]
+    # Training keeps the default: torchrun's processes must end at once, and a run's folder is swept when it resumes.
+    with sigterm_interrupts() if module.startswith("kdep_benchmarks") else nullcontext():
+        return guarded(importlib.import_module(module).run, args)
 
 
 def parse(verb: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -36,6 +36,7 @@ TASKS = RESULTS | {"kdep_benchmarks.data", "kdep_benchmarks.tasks"}
 ARROWS = {
     "kdep.cores": set(),
     "kdep.guard": set(),
+    "kdep.interrupts": set(),
     "kdep.files": {"kdep.guard"},
     "kdep.json_file": set(),
     "kdep.names": set(),

@@ -1,5 +1,6 @@
 """Write the board as four files: leaderboard.csv, results.csv, leaderboard.md and leaderboard.html."""
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from kdep_benchmarks.board.page import html
 from kdep_benchmarks.board.sheets import find_sheets
 from kdep_benchmarks.board.table import Board, Suite, name_teachers
 from kdep_benchmarks.result import Result
+
+ABANDONED = 3600.0  # seconds after which a half-written file belongs to a process that was killed
 
 
 def write_leaderboard(
@@ -37,4 +40,8 @@ def write_leaderboard(
     write_text(out / "results.csv", csv_text(results_frame(results)))
     write_text(out / "leaderboard.md", markdown(every, damaged))
     write_text(out / "leaderboard.html", html(every, [find_sheets(board, folders) for board in every], damaged))
+    for name in ("leaderboard.*", "results.csv"):
+        for part in out.glob(f".{name}.*.part"):
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink(missing_ok=True)
     return every

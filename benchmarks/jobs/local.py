@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdep.cores import cores
-from kdep_benchmarks.jobs.engine import Slot, T, sigterm_interrupts
+from kdep.interrupts import sigterm_interrupts
+from kdep_benchmarks.jobs.engine import Slot, T
 
 LOOK = 1.0  # seconds between two calls of `meanwhile`
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import ray
 
-from kdep_benchmarks.jobs.engine import Lost, Slot, T, sigterm_interrupts
+from kdep.interrupts import sigterm_interrupts
+from kdep_benchmarks.jobs.engine import Lost, Slot, T
 
 LOOK, GRACE = 1.0, 20.0  # seconds between two looks; that cancelled jobs may take to end
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from submitit import SlurmExecutor
 
-from kdep_benchmarks.jobs.engine import Lost, Slot, T, sigterm_interrupts
+from kdep.interrupts import sigterm_interrupts
+from kdep_benchmarks.jobs.engine import Lost, Slot, T
 from kdep_benchmarks.jobs.slurm_job import OnNode, in_queue, value_of
 
 LOOK, LOOK_AT_QUEUE, ABSENT = 1.0, 10.0, 2  # seconds; looks that miss a job before it is lost: its result may be late
