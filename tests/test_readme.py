@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from kdep_benchmarks.tasks.task import load_suite
+from tests.helpers.few_scenes import draw_few_scenes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +28,6 @@ INSTEAD = {
 }
 
 
-FEW_SCENES = {"pool": 620, "train_per_class": 10, "test_per_class": 5, "dense_train": 20, "dense_val": 10}
 # Otherwise each of twenty children would spend five seconds on importing. tests/test_wheel.py starts children.
 IN_THIS_PROCESS = """
 
@@ -44,12 +44,7 @@ def shrink(copy):
     """A few scenes and steps, and cells that run in the process of their command; nothing else is changed."""
     cell = copy / "benchmarks/jobs/cell.py"
     cell.write_text(cell.read_text() + IN_THIS_PROCESS)
-    scenes = copy / "benchmarks/data/scenes/make.py"
-    code = scenes.read_text()
-    for what, count in FEW_SCENES.items():
-        code, found = re.subn(rf"\b{what}: int = \d+", f"{what}: int = {count}", code)
-        assert found == 1, what
-    scenes.write_text(code)
+    draw_few_scenes(copy / "benchmarks")
     demo = copy / "configs/pretrain/demo.yaml"
     config = yaml.safe_load(demo.read_text())
     config["optim"] |= {"epochs": 1, "batch_size": 16, "warmup_epochs": 0}

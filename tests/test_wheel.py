@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.few_scenes import draw_few_scenes
+
 ROOT = Path(__file__).parents[1]
 SMALL = ["optim.epochs=1", "optim.batch_size=16", "optim.warmup_epochs=0", "data.limit=600", "data.size=32"]
 SMALL += ["data.workers=0", "teacher.size=32"]
@@ -46,6 +48,7 @@ def anywhere(wheel, tmp_path_factory):
     site, folder = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("user")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    draw_few_scenes(site / "kdep_benchmarks")
     for name in ("benchmarks", "configs"):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text("raise ImportError('not kdep')\n")
