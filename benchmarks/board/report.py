@@ -1,8 +1,9 @@
 """Write the board as four files: leaderboard.csv, results.csv, leaderboard.md and leaderboard.html."""
 
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from filelock import FileLock
 
 from kdep.files import write_text
 from kdep_benchmarks.board.build import boards
@@ -13,8 +14,6 @@ from kdep_benchmarks.board.page import html
 from kdep_benchmarks.board.sheets import find_sheets
 from kdep_benchmarks.board.table import Board, Suite, name_teachers
 from kdep_benchmarks.result import Result
-
-ABANDONED = 3600.0  # seconds after which a half-written file belongs to a process that was killed
 
 
 def write_leaderboard(
@@ -36,12 +35,17 @@ def write_leaderboard(
     """
     results, folders, out = name_teachers(results), list(folders), Path(out)
     every = boards(results, suite)
-    write_text(out / "leaderboard.csv", csv_text(leaderboard_frame(every)))
-    write_text(out / "results.csv", csv_text(results_frame(results)))
-    write_text(out / "leaderboard.md", markdown(every, damaged))
-    write_text(out / "leaderboard.html", html(every, [find_sheets(board, folders) for board in every], damaged))
-    for name in ("leaderboard.*", "results.csv"):
-        for part in out.glob(f".{name}.*.part"):
-            if time.time() - part.stat().st_mtime > ABANDONED:
-                part.unlink(missing_ok=True)
+    files = {
+        "leaderboard.csv": csv_text(leaderboard_frame(every)),
+        "results.csv": csv_text(results_frame(results)),
+        "leaderboard.md": markdown(every, damaged),
+        "leaderboard.html": html(every, [find_sheets(board, folders) for board in every], damaged),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".board.lock"):
+        for name in files:
+            for part in out.glob(f".{name}.*.part"):  # of a killed process: who writes them holds the lock
+                part.unlink()
+        for name, text in files.items():
+            write_text(out / name, text)
     return every
