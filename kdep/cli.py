@@ -8,8 +8,10 @@ import logging
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 from kdep.guard import printable
 from kdep.interrupts import sigterm_interrupts
@@ -59,6 +61,7 @@ OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 NEWLINES = "\n\t"
+INTERRUPTED = "interrupted; the same command goes on from here"
 
 EPILOG = """\
 the usual way:
@@ -83,7 +86,14 @@ class Version(argparse.Action):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; a mistake of the user's is one clear message, not a traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return run_verb(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:  # before the verb began
+        return fail(INTERRUPTED, 130)
+
+
+def run_verb(arguments: Sequence[str]) -> int:
+    """Read the words of a command, and run its verb."""
     parser = argparse.ArgumentParser(
         "kdep", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -130,7 +140,7 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
         sys.stdout.flush()  # here, where it is known what it means when nobody reads on
         return code
     except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on from here", 130)
+        return fail(INTERRUPTED, 130)
     except ValueError as error:
         # By name: importing kdep.models.checkpoint for its LoadError would load torch for every verb.
         return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
@@ -138,6 +148,10 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
         if not reader_is_gone():
             raise
         return fail("nobody reads the output any more, so this stopped; the same command goes on from here", 1)
+    except ConnectionError as error:
+        if not between_processes(error):
+            raise
+        return fail(f"a process that loads images was lost ({error.strerror}); the same command goes on from here", 1)
     except OSError as error:
         path = error.filename2 or error.filename  # of two, the one that was asked for, not what is written beside it
         if error.errno in OF_A_PATH and path:
@@ -162,6 +176,12 @@ def killed_loader(error: BaseException) -> str:
     if not isinstance(error, RuntimeError) or "DataLoader worker" not in text or "pid" not in text:
         return ""
     return f"a process that loads images was killed ({text.splitlines()[0]})"
+
+
+def between_processes(error: BaseException) -> bool:
+    """Whether an error comes from the exchange between the processes of one command."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "multiprocessing" in Path(frames[-1].filename).parts
 
 
 def reader_is_gone() -> bool:

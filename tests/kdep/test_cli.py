@@ -1,5 +1,6 @@
 """The command itself: a mistake about a path, or a pipe that ends first, is one line and an exit code."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -51,3 +52,24 @@ def test_a_broken_pipe_elsewhere_is_not_hidden(monkeypatch):
 
     with pytest.raises(BrokenPipeError):
         cli.guarded(run, None)
+
+
+def test_a_process_of_the_command_that_was_lost_is_one_line(capsys):
+    def run(args):
+        here, there = multiprocessing.Pipe()
+        here.send("something that nobody reads")
+        there.close()
+        here.recv()
+
+    assert cli.guarded(run, None) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("kdep: a process that loads images was lost (Connection reset by peer)")
+
+
+def test_ctrl_c_before_the_verb_begins_is_one_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse", interrupted)
+    assert cli.main(["ls"]) == 130
+    assert capsys.readouterr().err == "kdep: interrupted; the same command goes on from here\n"
