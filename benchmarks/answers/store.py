@@ -68,6 +68,10 @@ class Answers:
         return content.getvalue()
 
 
+# NotImplementedError: a version or a compression that no zip file of ours has; RuntimeError: an encrypted one.
+DAMAGED = (ValueError, KeyError, OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
 def from_bytes(content: bytes, where: str) -> Answers:
     """Read what `to_bytes` wrote.
 
@@ -80,7 +84,7 @@ def from_bytes(content: bytes, where: str) -> Answers:
             return Answers(str(file["form"]), {name: file[name] for name in file.files if name != "form"})
     except RefusedError:
         raise
-    except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as problem:
+    except DAMAGED as problem:
         raise ValueError(
             f"{where}: not a file of answers ({problem}); measure the cell again with --force"
         ) from problem

@@ -47,6 +47,11 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Give columns of whole numbers and of truth values a type that knows missing values, so that 3 stays 3."""
     types = {"integer": "Int64", "boolean": "boolean", "floating": "float", "mixed-integer-float": "float"}
     kinds = {name: pd.api.types.infer_dtype(frame[name].astype(object), skipna=True) for name in frame}
+    kinds |= {
+        name: "text"
+        for name, kind in kinds.items()
+        if kind == "integer" and any(abs(value) >= 2**63 for value in frame[name].dropna())
+    }
     return frame.astype({name: types.get(kind, frame[name].dtype) for name, kind in kinds.items()}).infer_objects()
 
 

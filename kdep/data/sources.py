@@ -80,7 +80,7 @@ class Pack:
     def __init__(self, path: Path, split: str) -> None:
         try:
             self._read(path, split)
-        except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, RuntimeError) as error:
             raise ValueError(f"{path}: damaged or not an .npz archive ({error}); copy the file again") from error
         if len(self._offsets) < 2 or self._offsets[-1] != len(self._blob) or (np.diff(self._offsets) < 0).any():
             raise ValueError(f"{path}: {split}_offsets do not cover {split}_blob")

@@ -157,6 +157,8 @@ class StatisticsFile(Stored):
             fits = tensor.ndim == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
             if not fits or tensor.dtype != torch.float64 or not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected finite float64 for {dim}")
+        if not dim or not float(self.variances[0]) > 0:
+            raise ValueError("variances do not begin above 0")
         return self
 
 
