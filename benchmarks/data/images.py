@@ -15,7 +15,7 @@ from PIL import Image
 from kdep.data.decode import UNREADABLE
 from kdep.data.names import Names
 from kdep.data.sources import Files, Pack, Source
-from kdep.files import write_atomically
+from kdep.files import write_text
 from kdep.guard import printable, read_regular
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
 from kdep_benchmarks.data.huggingface import Rows
@@ -84,7 +84,7 @@ class Labelled:
             digest.update(os.fsencode(line))
         known = folder / f"{digest.hexdigest()[:32]}.fingerprint"
         if not known.is_file():
-            write_atomically(known, lambda part: part.write_text(self.fingerprint))
+            write_text(known, self.fingerprint)
         return known.read_text()
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kdep.data.decode import UNREADABLE
 from kdep.data.opening import eight_bit, open_image
-from kdep.files import write_atomically
+from kdep.files import write_atomically, write_text
 from kdep.guard import printable, read_regular
 from kdep_benchmarks.data.readers.classification import images_of
 
@@ -87,7 +87,7 @@ def write_pack(out: Path, images: Iterable[Packed], said: str) -> None:
         with part.open("wb") as file:
             np.savez(file, **content)
 
-    write_atomically(out.with_suffix(".txt"), lambda part: part.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    write_text(out.with_suffix(".txt"), "\n".join(lines) + "\n")
     write_atomically(out, into)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdep.files import write_atomically
+from kdep.files import write_atomically, write_text
 from kdep_benchmarks.data import photographs
 from kdep_benchmarks.data.archives import (
     Archive,
@@ -178,7 +178,7 @@ def _voc2012aug(data_root: Path, show: bool) -> None:
     lists = year / "ImageSets" / "Segmentation"
     names = {path.stem for path in (data_root / folder).glob("*.png")} - set((lists / "val.txt").read_text().split())
     text = "".join(f"{name}\n" for name in sorted(names))
-    write_atomically(lists / "trainaug.txt", lambda part: part.write_text(text))
+    write_text(lists / "trainaug.txt", text)
 
 
 def _augmented(year: Path, archives: list[Path], into: Path, *, show: bool) -> None:

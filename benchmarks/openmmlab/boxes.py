@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from kdep.files import write_atomically
+from kdep.files import write_text
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import refuse_defects
 from kdep_benchmarks.data.readers.boxes import read_boxes
@@ -59,5 +59,5 @@ def write_split(dataset: Dataset, role: str, classes: tuple[str, ...], path: Pat
             boxes.append({**box, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(ignored)})
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     text = json.dumps({"images": images, "annotations": boxes, "categories": categories})
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     return Split(path, split.folder, len(images), split.per_class.total(), dict(split.left_out))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdep.files import read, save, write_atomically
+from kdep.files import read, save, write_text
 from kdep.json_file import read_json
 from kdep_benchmarks.data.cards import fingerprint
 from kdep_benchmarks.tasks.task import Task
@@ -38,7 +38,7 @@ def forget_others(work_dir: Path, task: Task, whose: dict[str, Any], left: Itera
         if file.exists():
             LOG.warning("%s: belongs to another cell; training starts from the beginning", file)
             file.unlink()
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def tidy(work_dir: Path) -> None:
@@ -70,7 +70,7 @@ class Trainings:
         self._ended[name] = outcome
         if self._folder is not None:
             text = json.dumps(self._ended, indent=1)
-            write_atomically(self._folder / ENDED, lambda part: part.write_text(text))
+            write_text(self._folder / ENDED, text)
             (self._folder / LAST).unlink(missing_ok=True)
         return outcome
 

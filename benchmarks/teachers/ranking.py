@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdep.files import write_atomically
+from kdep.files import write_text
 
 # Measure -> name; higher is more diverse. The last two need labels.
 MEASURES = {
@@ -132,8 +132,8 @@ def write_ranking(rows: Sequence[dict[str, Any]], folder: Path) -> str:
         ),
     ]
     text = "\n".join([*lines, "", RULE, "", verdict(rows), "", TRUST, ""])
-    write_atomically(folder / "ranking.csv", lambda part: part.write_text(table.getvalue()))
-    write_atomically(folder / "ranking.md", lambda part: part.write_text(text))
+    write_text(folder / "ranking.csv", table.getvalue())
+    write_text(folder / "ranking.md", text)
     return text
 
 

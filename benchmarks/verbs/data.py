@@ -159,7 +159,7 @@ def _check(args: argparse.Namespace) -> int:
 def _write_json(reports: "list[Report]", path: Path) -> None:
     import dataclasses
 
-    from kdep.files import write_atomically
+    from kdep.files import write_text
 
     content = [
         {
@@ -172,7 +172,7 @@ def _write_json(reports: "list[Report]", path: Path) -> None:
         }
         for report in reports
     ]
-    write_atomically(path, lambda part: part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _prepare(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from kdep.bank.file import read_bank_file
-from kdep.files import write_atomically, write_text
+from kdep.files import write_text
 
 SUFFIX = ".sha256"
 BLOCK = 1 << 20
@@ -64,7 +64,7 @@ def seal(bank: Path) -> None:
         new = {name_of(note.with_suffix("")): note.read_text() for note in notes}
         content["hashes"] = dict(sorted({**content.get("hashes", {}), **own, **new}.items()))
         text = json.dumps(content, indent=1) + "\n"
-        write_atomically(bank / "bank.json", lambda part: part.write_text(text))
+        write_text(bank / "bank.json", text)
     for note in notes:
         note.unlink()
 

@@ -26,7 +26,7 @@ from kdep.bank.write import Writer
 from kdep.config import Config, flatten
 from kdep.data.training import data_identity, make_pixels, open_views, sample_for_statistics
 from kdep.data.views import Views, load
-from kdep.files import save, write_atomically
+from kdep.files import save, write_text
 from kdep.method.target import axes_read
 from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import LoadError
@@ -197,7 +197,7 @@ def fill(
 
     def describe_or_refuse() -> Description:
         if not file.exists():
-            write_atomically(file, lambda part: part.write_text(json.dumps(vars(wanted), indent=1) + "\n"))
+            write_text(file, json.dumps(vars(wanted), indent=1) + "\n")
             return wanted
         found = described(file)
         refuse_another(found, vars(wanted), path)

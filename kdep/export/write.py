@@ -8,7 +8,7 @@ from typing import Any
 
 from kdep.export.onnx_file import onnx_bytes
 from kdep.export.snippets import SNIPPETS
-from kdep.files import save, write_atomically, write_text
+from kdep.files import save, write_atomically, write_bytes, write_text
 from kdep.models.backbone import create_network, size_options
 from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
 from kdep.models.foreign import read_weights
@@ -63,7 +63,7 @@ def _write_timm(checkpoint: Checkpoint, target: str, weights: StateDict, folder:
 
     # As bytes: given a path, safetensors raises an error of its own when the disk is full.
     content = safetensors.save(weights, metadata={"format": "pt"})
-    write_atomically(folder / "model.safetensors", lambda part: part.write_bytes(content))
+    write_bytes(folder / "model.safetensors", content)
     write_text(folder / "config.json", json.dumps(timm_config(checkpoint), indent=2) + "\n")
 
 
@@ -101,7 +101,7 @@ def _write_torchvision(checkpoint: Checkpoint, target: str, weights: StateDict, 
 
 def _write_onnx(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
     content = onnx_bytes(checkpoint)
-    write_atomically(path, lambda part: part.write_bytes(content))
+    write_bytes(path, content)
 
 
 def _write_openmmlab(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:

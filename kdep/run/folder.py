@@ -24,7 +24,7 @@ from pydantic import Field
 
 from kdep.config import Config, as_yaml, differences
 from kdep.data.views import Batch
-from kdep.files import read, save, write_atomically
+from kdep.files import read, save, write_text
 from kdep.guard import printable
 from kdep.method.statistics import Statistics, parse_statistics
 from kdep.models.checkpoint import parse_student
@@ -162,7 +162,7 @@ class RunFolder:
 
     def _bind(self) -> None:
         if not self._bound.exists():
-            write_atomically(self._bound, lambda part: part.write_text(self._text))
+            write_text(self._bound, self._text)
 
     def diverged(self, what: str) -> DivergedError:
         """Make the error: what happened, which checkpoint is left, and what to change."""
@@ -247,7 +247,7 @@ class RunFolder:
             return
         kept = [record for record in read_log(self.log) if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(self.log, lambda part: part.write_text(text))
+        write_text(self.log, text)
 
     def last_loss(self) -> float | None:
         """Mean loss between the last two lines of the log; None without a log."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kdep.config import Config, flatten
-from kdep.files import write_atomically
+from kdep.files import write_text
 
 logger = logging.getLogger("kdep")
 
@@ -169,5 +169,5 @@ def _kept(file: Path, make: Callable[[], str]) -> str:
     """Read a text file; make it first if it is missing."""
     if not file.exists():
         text = make()
-        write_atomically(file, lambda part: part.write_text(text))
+        write_text(file, text)
     return file.read_text()

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from kdep.files import write_atomically
+from kdep.files import write_text
 from kdep.models.backbone import create_network
 from kdep.models.names import export_weights
 
@@ -114,7 +114,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     found = check()
-    write_atomically(args.out, lambda part: part.write_text(json.dumps(found, indent=1) + "\n"))
+    write_text(args.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))  # noqa: T201 - the script's answer
     return 0 if all(case["exit_code"] in (2, 3) and not case["rows"] and not case["code_ran"] for case in found) else 1
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kdep.files import write_atomically
+from kdep.files import write_text
 from kdep.models.weights import open_checkpoint
 
 KILLS = 3
@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     args = parser.parse_args()
     found = check(args.config, args.overrides, args.seed)
-    write_atomically(args.out, lambda part: part.write_text(json.dumps(found, indent=1) + "\n"))
+    write_text(args.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))  # noqa: T201 - the script's answer
     return 0 if found["equal"] else 1
 

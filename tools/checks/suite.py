@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from kdep.files import write_atomically
+from kdep.files import write_text
 from kdep_benchmarks.data.scenes.make import write_scenes
 from kdep_benchmarks.results import result_paths
 
@@ -133,7 +133,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     args = parser.parse_args()
     found = check(args.kills, args.seed)
-    write_atomically(args.out, lambda part: part.write_text(json.dumps(found, indent=1) + "\n"))
+    write_text(args.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))  # noqa: T201 - the script's answer
     equal = found["killed_equals_through"] and found["two_at_once_equals_through"]
     return 0 if equal and not found["left_over"] else 1

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kdep.data.sources import Pack
-from kdep.files import write_atomically
+from kdep.files import write_text
 from kdep.method.scale import make_scaler
 from kdep.method.statistics import Moments, finish, numerical_rank
 from kdep.method.target import Target
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="pypi:efficientnet_lite0", help="trained on ImageNet-1k [%(default)s]")
     args = parser.parse_args()
     text = json.dumps(check(args.pack, args.teacher), indent=2) + "\n"
-    write_atomically(args.out, lambda part: part.write_text(text))
+    write_text(args.out, text)
     sys.stdout.write(text)
 
 

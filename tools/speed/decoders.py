@@ -29,7 +29,7 @@ from PIL import Image
 from kdep.data.decode import Box, Encoded, decoding_scale, resample
 from kdep.data.sources import open_source
 from kdep.data.views import Augmentation, Views, collate, recolour
-from kdep.files import write_atomically
+from kdep.files import write_text
 
 BILINEAR = Image.Resampling.BILINEAR
 LONG_SIDE, QUALITY = 500, 90
@@ -321,7 +321,7 @@ def main() -> int:
         **measure(files, args.sides, args.rounds, args.turbojpeg),
     }
     if args.json:
-        write_atomically(args.json, lambda part: part.write_text(json.dumps(found, indent=1) + "\n"))
+        write_text(args.json, json.dumps(found, indent=1) + "\n")
     print(table(found))  # noqa: T201 - the script's answer
     return 0
 

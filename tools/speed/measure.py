@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep.files import write_atomically
+from kdep.files import write_atomically, write_text
 from kdep.run.provenance import provenance_of_code
 
 if TYPE_CHECKING:
@@ -203,8 +203,8 @@ def write(document: dict[str, Any], out: Path) -> None:
     """Write the JSON, its tables and the plot."""
     from tools.speed.picture import draw
 
-    write_atomically(out, lambda part: part.write_text(json.dumps(document, indent=1) + "\n"))
-    write_atomically(out.with_suffix(".md"), lambda part: part.write_text(markdown(document)))
+    write_text(out, json.dumps(document, indent=1) + "\n")
+    write_text(out.with_suffix(".md"), markdown(document))
     lines = [line for line in all_lines(document) if line.ratio is not None]
     if lines:
         write_atomically(out.with_suffix(".png"), lambda part: draw(lines, document, part))

@@ -26,7 +26,7 @@ from kdep.bank.prepare import describe, open_bank
 from kdep.bank.read import SHARD, Bank, shard_path
 from kdep.config import Config, parse_config
 from kdep.data.training import open_views
-from kdep.files import save, write_atomically
+from kdep.files import save, write_atomically, write_text
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
 from kdep.pretrain import pretrain
@@ -128,7 +128,7 @@ def write_sparse(config: Config, statistics: dict[str, Any], peaks: Any) -> None
         np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)  # seeks to its end: a sparse file
         note_hash(file, file)
     text = json.dumps(dataclasses.asdict(about), indent=1) + "\n"
-    write_atomically(path / "bank.json", lambda part: part.write_text(text))
+    write_text(path / "bank.json", text)
     save({"statistics": statistics, "peaks": peaks}, path / "bank.pt")
     seal(path)
 

@@ -12,7 +12,7 @@ import torch
 
 from kdep.bank.prepare import build
 from kdep.config import Config, Data, parse_config
-from kdep.files import write_atomically
+from kdep.files import write_text
 from kdep.method.loss import distill_loss
 from kdep.models.student import open_student
 from kdep.pretrain import pretrain
@@ -111,7 +111,7 @@ def make_bank(case: Case, setting: Setting, *, cache: bool = False) -> float:
     shutil.rmtree(path, ignore_errors=True)
     config = configure(case, setting, name="bank", bank=True, cache=cache)
     took = seconds(lambda: build(config), setting.device)
-    write_atomically(note, lambda part: part.write_text(json.dumps({"seconds": took})))
+    write_text(note, json.dumps({"seconds": took}))
     return took
 
 

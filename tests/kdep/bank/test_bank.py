@@ -307,8 +307,8 @@ def test_a_finished_bank_is_only_read_and_needs_no_lock(banked, monkeypatch):
     before = state()
     path.chmod(0o555)  # says nothing to root, who may run this: hence the rest
     monkeypatch.setattr(targets, "take_lock", refused)
-    for module in (targets, target_writer):
-        monkeypatch.setattr(module, "write_atomically", refused)
+    for module, name in ((targets, "write_text"), (target_writer, "write_atomically")):
+        monkeypatch.setattr(module, name, refused)
     pretrain(config)
     path.chmod(0o755)
     assert state() == before
