@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import timm
 import torch
 from pydantic import AfterValidator, Field, PositiveFloat
 from torch import nn
 
 from kdep.files import save
-from kdep.models import own
 from kdep.names import plain_name
 from kdep.settings import Line, Name, Stored, dense, holding, shown, validate
 
@@ -81,17 +79,11 @@ class InputFacts(Stored):
     size: Side
 
 
-def _known(arch: str) -> str:
-    if not arch.startswith(own.PREFIX) and not timm.is_model(arch):
-        raise ValueError(f"{arch!r} is not a timm network")
-    return arch
-
-
 class StudentFile(Stored):
     """The content of student.pth."""
 
     name: Name
-    arch: Annotated[Line, AfterValidator(_known)]
+    arch: Line
     tap: Literal["pre", "post", "before_head"]
     state_dict: dict[str, Annotated[torch.Tensor, AfterValidator(dense)]]
     input: InputFacts
@@ -119,7 +111,7 @@ class TimmInput(Stored):
 class TimmConfig(Stored):
     """Timm's config.json."""
 
-    architecture: Annotated[Line, AfterValidator(_known)]
+    architecture: Line
     model_args: dict[str, Any] = {}
     pretrained_cfg: TimmInput = TimmInput()
     kdep: Exported | None = None

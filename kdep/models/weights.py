@@ -249,7 +249,7 @@ def _open_file(path: Path, prefix: str | None, *, arch: str | None) -> Checkpoin
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
     if "format" in content and "state_dict" in content:
         student = parse_student(content, str(path))
-        load_exactly(create_network(student.arch), student.weights, str(path))
+        load_exactly(_network_of(student.arch, path), student.weights, str(path))
         return student
     if arch is None:
         raise ValueError(
@@ -287,7 +287,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     where = folder / "config.json"
     config = validate(TimmConfig, read_json(where), str(where), remedy="not timm's format")
     arch, options = config.architecture, config.model_args
-    usual = {"num_classes": options.get("num_classes"), "in_chans": 3, "global_pool": pooling(create_network(arch))}
+    usual = {"num_classes": options.get("num_classes"), "in_chans": 3, "global_pool": pooling(_network_of(arch, where))}
     foreign = sorted(name for name in options if name not in SIZE_OPTIONS and options[name] != usual.get(name))
     if foreign:
         raise ValueError(f"{where}: model_args {', '.join(foreign)}: only plain networks are opened")
@@ -300,3 +300,11 @@ def without_classifier(arch: str, weights: StateDict) -> StateDict:
     """Drop the classifier's tensors, and only those."""
     prefixes = tuple(f"{name}." for name in classifier_names(arch))
     return {key: value for key, value in weights.items() if not key.startswith(prefixes)}
+
+
+def _network_of(arch: str, where: Path) -> nn.Module:
+    """Make the network that a file names, see `create_network`; an error names the file."""
+    try:
+        return create_network(arch)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

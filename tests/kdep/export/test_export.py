@@ -128,6 +128,9 @@ def test_a_folder_of_timms_own_opens_and_another_is_refused(tmp_path):
     (tmp_path / "own" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="config.json: architecture is missing; not timm's format"):
         open_checkpoint(str(tmp_path / "own"))
+    (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "architecture": "resnet1"}))
+    with pytest.raises(ValueError, match="config.json: 'resnet1' is not a timm network; close: .*resnet18"):
+        open_checkpoint(str(tmp_path / "own"))
 
 
 @pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
