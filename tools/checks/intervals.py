@@ -119,21 +119,24 @@ def as_table(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rows(kinds: Sequence[str], folders: list[Path], *, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every line of the report, measured when it is asked for, with the part that it belongs to."""
+def rows(
+    kinds: Sequence[str], folders: list[Path], *, seed: int, known: set[tuple[Any, ...]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every line of the report but the simulated ones in `known`, with its part, measured when it is asked for."""
     for kind in kinds:
         for images, cases, draws in SIZES[kind]:
             for runs in RUNS:
-                yield "simulated", false_alarms(kind, images, runs, cases=cases, draws=draws, seed=seed)
-        if kind in ("probe", "segmentation", "detection"):
-            images, cases, draws = SIZES[kind][0]
+                if (kind, images, runs) not in known:
+                    yield "simulated", false_alarms(kind, images, runs, cases=cases, draws=draws, seed=seed)
+        images, cases, draws = SIZES[kind][0]
+        if kind in ("probe", "segmentation", "detection") and (f"simulated {kind}", images, None) not in known:
             yield "exchanged", made_exchanges(kind, images, cases=cases, draws=draws, seed=seed)
     if folders:
         yield from (("exchanged", row) for row in real_exchanges(folders, seed=seed))
 
 
 def main() -> None:
-    """Measure line by line, and write after each; lines that FILE has already stay."""
+    """Measure line by line, and write after each; simulated lines that FILE has already are not repeated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--results", type=Path, nargs="*", default=[], metavar="DIR", help="real answers to exchange")
@@ -144,7 +147,9 @@ def main() -> None:
     if args.out.exists():
         content |= {part: json.loads(args.out.read_text())[part] for part in ("simulated", "exchanged")}
     start = time.process_time()
-    for part, row in rows(args.kind, args.results, seed=args.seed):
+    parts = [*content["simulated"], *content["exchanged"]]
+    known = {(row["what"], row["images"], row.get("runs")) for row in parts}
+    for part, row in rows(args.kind, args.results, seed=args.seed, known=known):
         seconds, start = time.process_time() - start, time.process_time()
         content[part].append(row | {"seconds": round(seconds, 1)})
         write_text(args.out, json.dumps(content, indent=1) + "\n")
