@@ -8,7 +8,7 @@ from pydantic import Field
 from kdep.json_file import read_json
 from kdep.settings import Stored, holding, shown, validate
 
-FORMAT = 3
+FORMAT = 4
 
 
 class TeacherFacts(Stored):

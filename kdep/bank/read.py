@@ -7,8 +7,8 @@ aligner that reads these axes, and every scaler.
     bank.json             teacher, images and format; a run with another teacher or other views is refused. And the hash
                           of every file below, with which it is compared when a run first reads it
     bank.pt               statistics of the features, and the largest |z| on each axis
-    view000/00000.npy     images 0 to 4095 of view 0, (images, 1 + grid * grid, axes): the pooled features, then the
-                          map if the dense loss needs it; NaN (int8: -128) for unreadable images
+    view000/00000.npy     the first images of view 0, (images, 1 + grid * grid, axes): the pooled features, then the
+                          map if the dense loss needs it; NaN (int8: -128) for unreadable images. See `per_file`
     raw/00000.npy         unprojected features of view 0, until the axes are known: the teacher sees each image once
 
 Files are written atomically, so an interrupted bank is resumed at its missing files.
@@ -33,7 +33,8 @@ from kdep.run.processes import Process
 from kdep.settings import Stored, dense, validate
 
 PRECISION = "float32"  # of the teacher, independent of the training precision: runs share the bank
-SHARD = 4096  # images per file: seconds on a GPU, half a minute on a laptop
+SHARD = 4096  # images per file, at least: seconds on a GPU, half a minute on a laptop
+FILES = 8  # per view, at most: 90 views of ImageNet are 720 files
 # Integer codes store sign(z) |z / peak|^(1 / exponent). The cube root has most steps near zero, where Power Temperature
 # Scaling needs them.
 EXPONENTS = {"int8_linear": 1, "int8": 3}
@@ -59,13 +60,18 @@ class Description:
         return self.data["images"]
 
     @property
+    def per_file(self) -> int:
+        """Number of images in each file of a view but the last."""
+        return max(SHARD, -(-self.images // FILES))
+
+    @property
     def shards(self) -> int:
         """Number of files per view."""
-        return -(-self.images // SHARD)
+        return -(-self.images // self.per_file)
 
-    def images_in(self, shard: int) -> int:
-        """Number of images in a file."""
-        return min(SHARD, self.images - shard * SHARD)
+    def images_of(self, shard: int) -> range:
+        """Numbers of the images in a file."""
+        return range(shard * self.per_file, min((shard + 1) * self.per_file, self.images))
 
     @property
     def row(self) -> tuple[int, int]:
@@ -102,8 +108,8 @@ class Bank:
         Raises:
             ValueError: the file is not the one that the bank was written with.
         """
-        shard, at = divmod(index, SHARD)
-        behind, file = self.description.images_in(shard) - at, shard_path(self.path, number, shard)
+        shard = index // self.description.per_file
+        behind, file = self.description.images_of(shard).stop - index, shard_path(self.path, number, shard)
         self._checked.check(file[len(f"{self.path}/") :])
 
         def entry() -> bytes:

@@ -1,13 +1,15 @@
-"""Write a target bank: run the teacher on all views and store its features file by file.
+"""Write a target bank: run the teacher on all views and store its features file by file, each batch by batch.
 
 Features of the first view are stored unprojected until their statistics give the axes.
 """
 
+import itertools
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,6 @@ from kdep.bank.hashes import beside, hash_file, is_known, known_hashes, note_has
 from kdep.bank.read import (
     ABSENT,
     HEADROOM,
-    SHARD,
     Bank,
     Description,
     encode,
@@ -83,7 +84,7 @@ class Writer:
         about, size = self.description, 0
         for number, shard in files:
             stored = int(np.prod(about.row)) * ABSENT[about.code].dtype.itemsize
-            size += about.images_in(shard) * (4 * self.teacher.dim if number < 0 else stored)
+            size += len(about.images_of(shard)) * (4 * self.teacher.dim if number < 0 else stored)
         free = shutil.disk_usage(self.path).free
         if size > free:
             raise ValueError(
@@ -106,26 +107,34 @@ class Writer:
     def _run(self, files: list[tuple[int, int]], projection: Bank | None) -> None:
         if not files:
             return
-        about, plan = self.description, self.plan(files)
-        width = (self.teacher.dim,) if projection is None else about.row
+        plan = self.plan(files)
         bar = tqdm(total=plan.images, unit="img", desc="targets", disable=not self.process.is_first, smoothing=0.1)
-        rows: dict[tuple[int, int], torch.Tensor] = {}
         loader = load(self.views, plan, workers=self.config.data.workers, pin=self.process.device.type == "cuda")
         with exactly(self.process.device), bar:
-            for (file, numbers), views in zip(plan.steps(), loader, strict=True):
-                start = file[1] * SHARD
-                shape = (about.images_in(file[1]), *width)
-                if file not in rows:
-                    rows[file] = torch.full(shape, float("nan"))
-                for name, reason in views.unreadable:
-                    logger.warning("no target for an unreadable image: %s (%s)", name, reason)
-                    self.unreadable.add(name)
-                self.check_unreadable()
-                if views.images is not None:
-                    rows[file][views.numbers - start] = self.compute(self.pixels(views), projection).cpu()
-                if numbers[-1] == plan.images_of(file)[-1]:
-                    self.write(file, rows.pop(file), projection)
-                bar.update(len(numbers))
+            steps = zip(plan.steps(), loader, strict=True)
+            for file, own in itertools.groupby(steps, key=lambda step: step[0][0]):
+                self.write(file, self._computed(file, own, projection, bar), projection)
+
+    def _computed(
+        self, file: tuple[int, int], steps: Iterable[Any], bank: Bank | None, bar: tqdm
+    ) -> Iterator[torch.Tensor]:
+        """Yield the entries of a file in order, NaN for images that are unreadable or not planned."""
+        shape = (self.teacher.dim,) if bank is None else self.description.row
+        images = self.description.images_of(file[1])
+        written = images.start
+        for (_, numbers), views in steps:
+            rows = torch.full((numbers[-1] + 1 - written, *shape), float("nan"))
+            for name, reason in views.unreadable:
+                logger.warning("no target for an unreadable image: %s (%s)", name, reason)
+                self.unreadable.add(name)
+            self.check_unreadable()
+            if views.images is not None:
+                rows[views.numbers - written] = self.compute(self.pixels(views), bank).cpu()
+            yield rows
+            written = numbers[-1] + 1
+            bar.update(len(numbers))
+        if written < images.stop:
+            yield torch.full((images.stop - written, *shape), float("nan"))
 
     def check_unreadable(self) -> None:
         """Raise a ValueError if too many images are unreadable: the bank would lack their targets for good."""
@@ -145,54 +154,70 @@ class Writer:
         pooled, maps = self.teacher(images, with_map=True)
         return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
 
-    def write(self, file: tuple[int, int], rows: torch.Tensor, bank: Bank | None) -> None:
-        """Write one file."""
-        array = rows.numpy() if bank is None else encode(rows, self.description.code, bank.peaks)
+    def write(self, file: tuple[int, int], entries: Iterable[torch.Tensor], bank: Bank | None) -> None:
+        """Write one file from its entries in order, as they are without a bank and encoded with it."""
         place = Path(shard_path(self.path, *file))
+        kind = np.dtype(np.float32) if bank is None else ABSENT[self.description.code].dtype
+        shape = (
+            len(self.description.images_of(file[1])),
+            *((self.teacher.dim,) if bank is None else self.description.row),
+        )
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
 
         def into(part: Path) -> None:
             with part.open("wb") as handle:
-                np.save(handle, array)
+                np.lib.format.write_array_header_1_0(handle, header)
+                for rows in entries:
+                    array = rows.numpy() if bank is None else encode(rows, self.description.code, bank.peaks)
+                    handle.write(np.ascontiguousarray(array).data)
             note_hash(part, place)
 
         write_atomically(place, into)
 
-    def own_raw(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield this process's share of the raw features as (shard, features)."""
+    def own_raw(self) -> Iterator[int]:
+        """Yield the numbers of the raw files of this process; refuse a file that changed since it was written."""
         shards = self.description.shards
         for _, shard in share_of([(-1, shard) for shard in range(shards)], shards, self.process):
             path = Path(shard_path(self.path, -1, shard))
             if path.exists():
                 if hash_file(path) != beside(path).read_text():
                     raise ValueError(f"{path}: changed since it was written; remove it, and it is computed again")
-                yield shard, torch.from_numpy(np.load(path))
+                yield shard
+
+    def raw(self, shard: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the raw features of a file (B, D_t) in order, and whether each image determines the axes (B,)."""
+        stored = np.load(shard_path(self.path, -1, shard), mmap_mode="r")
+        chosen = self.for_axes[shard * self.description.per_file :]
+        for start in range(0, len(stored), self.config.optim.batch_size):
+            features = torch.from_numpy(np.array(stored[start : start + self.config.optim.batch_size]))
+            yield features, chosen[start : start + len(features)]
 
     def statistics(self) -> tuple[Statistics, torch.Tensor]:
         """Compute statistics of the raw features of all processes, and the largest |z| on each stored axis."""
         about, moments = self.description, Moments(self.teacher.dim)
-        for shard, raw in self.own_raw():
-            # Unreadable images are left out, as with a live teacher.
-            kept = raw[~raw[:, 0].isnan() & self.for_axes[shard * SHARD : shard * SHARD + len(raw)]]
-            for part in kept.split(self.config.optim.batch_size):
-                moments.add(part)
+        for shard in self.own_raw():
+            for features, chosen in self.raw(shard):
+                kept = features[~features[:, 0].isnan() & chosen]  # without unreadable images, as with a live teacher
+                if len(kept):
+                    moments.add(kept)
         identity = {"teacher": about.teacher["sha256"], "data": about.data["identity"]}
         moments = moments if self.process.world == 1 else sum_moments(moments, self.process.total)
         statistics = self.process.told(lambda: finish(moments, **identity, widths=self.teacher.widths))
         peaks = torch.zeros(about.axes)
-        for _, raw in self.own_raw():
-            z = (raw - statistics.mean.float()) @ statistics.basis[:, : about.axes].float()
-            # Concatenated with the earlier peaks, because a file may have no readable image.
-            peaks = torch.cat([peaks[None], z[~raw[:, 0].isnan()].abs()]).amax(0)
+        for features, _ in itertools.chain.from_iterable(map(self.raw, self.own_raw())):
+            z = (features - statistics.mean.float()) @ statistics.basis[:, : about.axes].float()
+            # Concatenated with the earlier peaks, because a batch may have no readable image.
+            peaks = torch.cat([peaks[None], z[~features[:, 0].isnan()].abs()]).amax(0)
         peaks = torch.stack(self.process.gather(peaks)).amax(0)
         return statistics, (peaks * HEADROOM).clamp_min(1e-12)
 
     def project_raw(self, bank: Bank) -> None:
         """Project the raw features into the files of the first view."""
         known = known_hashes(self.path)
-        for shard, raw in self.own_raw():
+        for shard in self.own_raw():
             file = Path(shard_path(self.path, 0, shard))
             if not is_known(file, known) and self.description.grid == 0:
-                self.write((0, shard), project(raw, bank)[:, None], bank)
+                self.write((0, shard), (project(features, bank)[:, None] for features, _ in self.raw(shard)), bank)
             Path(shard_path(self.path, -1, shard)).unlink()
 
 
@@ -216,10 +241,10 @@ class Plan:
     def images_of(self, file: tuple[int, int]) -> Sequence[int]:
         """List the images of a file that are computed, in ascending order."""
         number, shard = file
-        start, end = shard * SHARD, shard * SHARD + self.description.images_in(shard)
+        images = self.description.images_of(shard)
         if number < 0 and self.description.grid:
-            return (self.for_axes[start:end].nonzero()[:, 0] + start).tolist()
-        return range(start, end)
+            return (self.for_axes[images.start : images.stop].nonzero()[:, 0] + images.start).tolist()
+        return images
 
     def steps(self) -> Iterator[tuple[tuple[int, int], Sequence[int]]]:
         """Yield (file, images) of every batch."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from kdep.bank.hashes import note_hash, seal
 from kdep.bank.prepare import describe, open_bank
-from kdep.bank.read import SHARD, Bank, shard_path
+from kdep.bank.read import Bank, shard_path
 from kdep.config import Config, parse_config
 from kdep.data.training import open_views
 from kdep.files import save, write_atomically, write_text
@@ -124,7 +124,7 @@ def write_sparse(config: Config, statistics: dict[str, Any], peaks: Any) -> None
     for shard in range(about.shards):
         file = Path(shard_path(path, 0, shard))
         file.parent.mkdir(parents=True, exist_ok=True)
-        shape = (min(SHARD, about.images - shard * SHARD), *about.row)
+        shape = (len(about.images_of(shard)), *about.row)
         np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)  # seeks to its end: a sparse file
         note_hash(file, file)
     text = json.dumps(dataclasses.asdict(about), indent=1) + "\n"

@@ -53,7 +53,6 @@ def banked(tiny, tmp_path):
 def small_files(monkeypatch):
     """Files of 40 images, so that 128 images take four of them, the last with 8."""
     monkeypatch.setattr(bank_module, "SHARD", 40)
-    monkeypatch.setattr(target_writer, "SHARD", 40)
 
 
 def live_features(config, index, number):
@@ -188,7 +187,7 @@ def test_a_precision_that_the_device_lacks_is_refused_before_a_bank_is_made(bank
 def test_a_bank_of_an_older_format_or_another_precision_is_refused(banked):
     path = targets.build(banked("optim.epochs=1"))
     content = json.loads((path / "bank.json").read_text())
-    for change, named in (({"precision": "bfloat16"}, "precision: 'bfloat16' in the bank"), ({"format": 2}, "reads 3")):
+    for change, named in (({"precision": "bfloat16"}, "precision: 'bfloat16' in the bank"), ({"format": 3}, "reads 4")):
         (path / "bank.json").write_text(json.dumps(content | change))
         with pytest.raises(ValueError, match=named):
             targets.build(banked("optim.epochs=1"))
@@ -524,6 +523,21 @@ def test_every_file_is_made_by_one_process_and_none_makes_two_more_than_another(
         assert max(counts) - min(counts) <= 1
         for process, own in zip(processes, shares, strict=True):  # whatever else is missing
             assert share_of(files[1::2], shards, process) == [file for file in own if file in files[1::2]]
+
+
+@pytest.mark.parametrize(("images", "files"), [(1, 1), (4096, 1), (4097, 2), (32_768, 8), (32_769, 8), (1_281_167, 8)])
+def test_a_view_of_any_number_of_images_lies_in_at_most_eight_files_that_share_them(images, files):
+    about = Description(4, {}, {"images": images}, 8, 0, "float16")
+    parts = [about.images_of(shard) for shard in range(about.shards)]
+    assert about.shards == files and all(parts)
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])] and parts[-1].stop == images
+
+
+def test_a_file_is_written_batch_by_batch(banked, monkeypatch):
+    encoded, encode_ = [], target_writer.encode
+    monkeypatch.setattr(target_writer, "encode", lambda rows, *own: encoded.append(len(rows)) or encode_(rows, *own))
+    targets.build(banked("optim.batch_size=48", "optim.epochs=2", "bank.check=0"))
+    assert encoded == 2 * [48, 48, 32]
 
 
 def test_reading_needs_no_more_than_its_row_of_a_huge_file(tmp_path):

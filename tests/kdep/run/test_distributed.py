@@ -13,7 +13,6 @@ import torch
 
 from kdep.bank import prepare as targets
 from kdep.bank import read as bank
-from kdep.bank import write as target_writer
 from kdep.config import load_config
 from kdep.files import read
 from kdep.models.checkpoint import fingerprint
@@ -81,7 +80,7 @@ except KeyboardInterrupt:
     gc.collect()
 dist.barrier()
 student = go(config, at=0)
-bank.SHARD = target_writer.SHARD = 40
+bank.SHARD = 40
 pretrain(config_of("name=banked", "optim.epochs=2", f"bank.path={out}/bank"))
 queue = QueueKL(2, 5, 0.1, gathered)
 for step in range(2):  # the second process lacks an image each time
@@ -160,8 +159,7 @@ def test_statistics_of_two_processes_equal_those_of_one(root):
 
 
 def test_a_bank_that_two_processes_fill_is_that_of_one(root, monkeypatch):
-    for module in (bank, target_writer):
-        monkeypatch.setattr(module, "SHARD", 40)
+    monkeypatch.setattr(bank, "SHARD", 40)
     alone = targets.build(load_config(root / "tiny.yaml", [*SMOOTH, f"bank.path={root / 'one'}"]))
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.npy"))
     assert files == sorted(path.relative_to(root / "bank") for path in (root / "bank").rglob("*.npy"))
