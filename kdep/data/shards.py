@@ -173,8 +173,19 @@ def open_shards(pattern: str, *, show: bool = True) -> "Shards":
     """Open shards with the manifest beside them if it is theirs, else with an index in the user's cache folder.
 
     Raises:
-        ValueError: no shards there, or a damaged one.
+        ValueError: no shards there, a damaged one, or a store behind a URL that does not answer.
     """
+    try:
+        return _opened(pattern, show=show)
+    except ValueError:
+        raise
+    except Exception as error:  # the clients of stores raise errors of their own
+        if "://" not in pattern:
+            raise
+        raise ValueError(f"wds:{pattern}: {type(error).__name__}: {error}") from error
+
+
+def _opened(pattern: str, *, show: bool) -> "Shards":
     system, shards = find_shards(pattern)
     beside = shards[0].path.rpartition("/")[0] + "/" + FILE
     if system.exists(beside):
@@ -241,7 +252,9 @@ class Shards:
                 data = retried(lambda: _from_disk(shard.path, start, size), shard.path)
             else:
                 data = self._fetch(shard, start, size)
-        except OSError as error:
+        except Exception as error:  # the clients of stores raise errors of their own
+            if self._local and not isinstance(error, OSError):
+                raise
             raise ShardError(f"{shard.path}: {error}, at {self.names[index]}; start again to go on") from error
         if len(data) != size:
             raise ShardError(

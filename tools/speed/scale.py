@@ -4,18 +4,23 @@
     python -m tools.speed.scale --only manifest      # some of it: manifest, bank, shards, memory
     python -m tools.speed.scale --quick --out x.json # tiny sizes; the figures have no meaning
 
-Time is CPU time (user and system), which other work on the machine disturbs little. Contenders take turns.
+Time is CPU time (user and system), which other work on the machine disturbs little. Contenders take turns. Shards are
+read from an S3 server on loopback too where `moto[server]` and `s3fs` are installed.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +131,53 @@ def bank(*, quick: bool) -> dict[str, Any]:
     return {**found, "target": "hundreds of files, 1 s"}
 
 
+@contextlib.contextmanager
+def bucket(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder as an S3 bucket of moto on loopback, in a process of its own; yields its address."""
+    import s3fs
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ.update(own, AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}")
+    command = [sys.executable, "-m", "moto.server", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_port(port)
+        system = s3fs.S3FileSystem()
+        system.mkdir("scale")
+        for path in folder.iterdir():
+            system.put_file(str(path), f"scale/{path.name}")
+        yield "s3://scale"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until a server answers.
+
+    Raises:
+        TimeoutError: none does within a minute.
+    """
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"no server on port {port} after a minute")
+
+
 def shards(*, quick: bool) -> dict[str, Any]:
-    """Images per CPU second from tar shards against files, on a disk and from memory:// in place of a bucket."""
+    """Images per CPU second from tar shards against files: on a disk, from memory://, and from S3 if moto is there."""
     import fsspec
 
     from kdep.data.sources import open_source
     from kdep.data.write_shards import write_shards
 
     count, size = (32, 32) if quick else (PHOTOGRAPHS, SIZE)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         work = Path(temporary)
         folder = photographs(work, count, sides=(120, 90) if quick else (500, 375))
         write_shards(folder, work / "tar", per_shard=max(8, count // 8), seed=0, show=False)
@@ -142,6 +185,8 @@ def shards(*, quick: bool) -> dict[str, Any]:
         for path in (work / "tar").iterdir():
             system.pipe(f"/scale/{path.name}", path.read_bytes())
         addresses = {"files": str(folder), "tar": f"wds:{work / 'tar'}", "tar behind a URL": "wds:memory://scale"}
+        if find_spec("moto") and find_spec("s3fs"):
+            addresses["tar from S3"] = f"wds:{stack.enter_context(bucket(work / 'tar'))}"
         sources = {name: open_source(address) for name, address in addresses.items()}
         rates = interleave({name: lambda s=source: rate(s, size, count) for name, source in sources.items()}, 3)
     middle = {name: statistics.median(values) for name, values in rates.items()}

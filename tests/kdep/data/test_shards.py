@@ -138,6 +138,25 @@ def test_a_shard_that_shrinks_during_a_run_stops_it_and_is_indexed_anew(copied):
     assert index_path(source._shards) != index_path(find_shards(str(copied))[1])
 
 
+def test_a_store_that_does_not_answer_is_one_sentence(remote, monkeypatch):
+    import fsspec
+
+    class NoAnswerError(Exception):
+        """What a client of a store raises."""
+
+    def silent(*arguments, **options):
+        raise NoAnswerError("no route to the store")
+
+    source, store = open_source(f"wds:{remote}"), type(fsspec.filesystem("memory"))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "cat_file", silent)
+        with pytest.raises(ShardError, match="no route to the store, at .*start again to go on"):
+            source.open(0)
+        patch.setattr(store, "info", silent)
+        with pytest.raises(ValueError, match=r"wds:memory://bucket: NoAnswerError: no route to the store"):
+            open_source(f"wds:{remote}")
+
+
 STARTS = np.cumsum([0, 700, 300, 900, 20, 80])
 
 
