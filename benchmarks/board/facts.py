@@ -12,7 +12,8 @@ COST = (
     *("params_m", "gmacs", "load_coverage", "runs", "seconds", "peak_memory_mb"),
     *("images_per_second", "training_images_per_second", "device"),
 )
-TRAINING = ("finetune", "segment", "detect")  # kinds whose images per second are of training, not of extraction
+# Kinds whose images per second are of training, not of extraction.
+TRAINING = ("finetune", "segment", "segment-frozen", "detect", "detect-frozen")
 
 
 def origins_of(runs: pd.DataFrame) -> pd.DataFrame:

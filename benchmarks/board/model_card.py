@@ -36,9 +36,11 @@ KINDS = {
     "fewshot": "few-shot linear probe",
     "finetune": "fine-tuning",
     "segment": "segmentation",
+    "segment-frozen": "segmentation on the frozen backbone",
     "dense-linear": "linear segmentation probe",
     "dense-knn": "nearest-neighbour segmentation probe",
     "detect": "detection",
+    "detect-frozen": "detection on the frozen backbone",
     "box": "probe of given boxes",
 }
 

@@ -21,6 +21,7 @@ from kdep_benchmarks.data.readers.classification import files_of, pictures_of, r
 from kdep_benchmarks.data.readers.masks import read_masks
 
 SHOWN = 3
+TOOLBOXES = ("segment", "segment-frozen", "detect", "detect-frozen")  # kinds for which mmseg and mmdet open files
 
 
 class Entry(NamedTuple):
@@ -51,7 +52,7 @@ def refuse_unreadable(task: Use, known: Path) -> None:
     Raises:
         ValueError: names the files that cannot be read, and says what to do.
     """
-    for role in ("train", "test") if task.kind in ("segment", "detect") else ("test",):
+    for role in ("train", "test") if task.kind in TOOLBOXES else ("test",):
         entries = entries_of(task, role)
         stamp = known / f"{stamp_of(role, entries)}.txt"
         if stamp.is_file():

@@ -15,7 +15,7 @@ from kdep_benchmarks.board.verdicts import PAIRED, difference_of
 from kdep_benchmarks.board.ways import labels, way_of
 from kdep_benchmarks.result import Result
 
-CHEAP = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box")
+CHEAP = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box", "segment-frozen", "detect-frozen")
 EXPENSIVE = ("finetune", "segment", "detect")
 Read = Callable[[Result], Answers]
 

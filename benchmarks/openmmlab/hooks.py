@@ -9,6 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from kdep.files import write_atomically
 from kdep.models.checkpoint import Checkpoint, LoadError, load_exactly
@@ -17,6 +18,11 @@ from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.training_state import random_state
 
 SECONDS = 60  # between training checkpoints
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, without what wraps it where several processes train it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 class LoadExactly(Hook):
@@ -31,8 +37,8 @@ class LoadExactly(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Load the weights, compare the tensors bit by bit, and compare the feature maps with the student's."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        weights = toolbox_weights(self.checkpoint.arch, self.checkpoint.weights, self.toolbox)
+        model = bare(runner.model)
+        weights = self.weights = toolbox_weights(self.checkpoint.arch, self.checkpoint.weights, self.toolbox)
         config = runner.cfg.model.backbone.to_dict()
         # Also on resume: the check costs a second, and the result's row reports it.
         difference = map_difference(config, weights, self.checkpoint, model.data_preprocessor, self.toolbox)

@@ -56,7 +56,7 @@ def read_config(cell: Training, *, toolbox: str) -> "Config":
     compat.prepare()
     from mmengine.config import Config
 
-    path = config_file(cell.task.kind, cell.settings.config)
+    path = config_file(cell.settings.kind, cell.settings.config)
     # Formatting its text takes longer than a short training, and mmengine writes it four times.
     config = Config(Config.fromfile(path).to_dict(), filename=path, format_python_code=False)
     if config.get("default_scope") != toolbox:
@@ -115,12 +115,14 @@ def train(config: "Config", cell: Training) -> Trained:
     """Train to the last iteration; resume an interrupted run of the same cell.
 
     Raises:
-        LoadError: the student's weights do not fit the backbone, or its feature maps differ from the student's.
+        LoadError: the student's weights do not fit the backbone, or its feature maps differ from the student's, or a
+            frozen backbone does not hold them any more.
         FloatingPointError: the loss is not finite.
     """
     import mmengine.device.utils
     from mmengine.runner import Runner
 
+    from kdep_benchmarks.openmmlab.frozen import StayFrozen, freeze
     from kdep_benchmarks.openmmlab.hooks import KeepLast, LoadExactly, TellProgress, WatchClock, WatchLoss
     from kdep_benchmarks.openmmlab.resume import go_on
 
@@ -134,10 +136,14 @@ def train(config: "Config", cell: Training) -> Trained:
     resumed = [go_on(config, cell.last, seed=cell.seed)] if cell.last.exists() else []
     runner = Runner.from_cfg(config)
     load = LoadExactly(cell.checkpoint, config.default_scope)
+    guards = []
+    if cell.task.frozen:
+        freeze(runner.model)
+        guards = [StayFrozen(load)]
     watch = WatchLoss(every=max(1, cell.settings.passes // 50))
     clock = WatchClock()
     keep = KeepLast(cell.last, every=cell.settings.save_every, accumulate=cell.settings.accumulate)
-    for hook in (load, watch, clock, keep, TellProgress(cell.work_dir), *resumed):
+    for hook in (load, watch, clock, keep, TellProgress(cell.work_dir), *guards, *resumed):
         runner.register_hook(hook)
     compat.carry_into_workers(type(runner.train_dataloader.dataset))
     model = runner.train()

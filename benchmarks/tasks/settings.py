@@ -147,7 +147,7 @@ class Dense(KindSettings):
 
 
 class Segment(Dense):
-    """Segmentation with mmsegmentation."""
+    """Segmentation with mmsegmentation. `segment` trains the whole network, `segment-frozen` the heads only."""
 
     kind: ClassVar[str] = "segment"
 
@@ -167,7 +167,7 @@ class Segment(Dense):
 
 
 class Detect(Dense):
-    """Detection with mmdetection."""
+    """Detection with mmdetection. `detect` trains the whole network, `detect-frozen` neck and heads only."""
 
     kind: ClassVar[str] = "detect"
 
@@ -245,9 +245,11 @@ KINDS: dict[str, type[KindSettings]] = {
     "fewshot": Fewshot,
     "finetune": Finetune,
     "segment": Segment,
+    "segment-frozen": Segment,
     "dense-linear": DenseLinear,
     "dense-knn": DenseKnn,
     "detect": Detect,
+    "detect-frozen": Detect,
     "box": Box,
 }
 Kind = TypeVar("Kind", bound=KindSettings)

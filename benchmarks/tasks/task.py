@@ -20,9 +20,11 @@ KINDS: dict[str, str] = {
     "fewshot": "classification",
     "finetune": "classification",
     "segment": "segmentation",
+    "segment-frozen": "segmentation",
     "dense-linear": "segmentation",
     "dense-knn": "segmentation",
     "detect": "detection",
+    "detect-frozen": "detection",
     "box": "detection",
 }
 # Versions of the protocols. A change of settings or rules that moves scores raises them. A task's own `version` wins.
@@ -30,7 +32,9 @@ KINDS: dict[str, str] = {
 VERSIONS = {"fair": 2, "paper": 1}
 # Share of the schedule (epochs, iterations) that each budget runs. Only kinds with a schedule have a budget.
 SHARES = {"full": 1.0, "short": 0.1, "smoke": 0.01}
-SCHEDULED = ("finetune", "segment", "detect")
+SCHEDULED = ("finetune", "segment", "segment-frozen", "detect", "detect-frozen")
+# Kinds that train a head, and a neck where there is one, on a backbone that stays as it is.
+FROZEN = ("segment-frozen", "detect-frozen")
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "classification": CLASSIFICATION,
     "segmentation": ("voc", "ade20k", "cityscapes"),
@@ -61,6 +65,11 @@ class Task:
     def family(self) -> str:
         """classification, segmentation or detection."""
         return KINDS[self.kind]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether mmseg or mmdet trains only what stands on the backbone."""
+        return self.kind in FROZEN
 
     @property
     def plain_settings(self) -> dict[str, Any]:
@@ -114,7 +123,19 @@ class TaskFile(Settings):
 
     name: Name
     """Name of the task, DATASET-KIND with a suffix where there are several."""
-    kind: Literal["knn", "linear", "fewshot", "finetune", "segment", "dense-linear", "dense-knn", "detect", "box"]
+    kind: Literal[
+        "knn",
+        "linear",
+        "fewshot",
+        "finetune",
+        "segment",
+        "segment-frozen",
+        "dense-linear",
+        "dense-knn",
+        "detect",
+        "detect-frozen",
+        "box",
+    ]
     """Kind of transfer."""
     dataset: str | DatasetFile
     """Name of a known data set, or a data set of your own."""

@@ -110,7 +110,7 @@ def coco(root: Path) -> Dataset:
 
 
 def task(kind: str, dataset: Dataset, config: str, **settings) -> Task:
-    size = {"crop": 64} if kind == "segment" else {"scale": (64, 64)}
+    size = {"crop": 64} if kind.startswith("segment") else {"scale": (64, 64)}
     given = {"config": config, "iterations": 2, "batch_size": 2, "lr": 0.01, "weight_decay": 0.0001}
     return Task(f"tiny-{kind}", kind, dataset, "fair", 1, {**given, **size, **settings})
 
