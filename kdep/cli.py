@@ -44,15 +44,15 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "study": (
         "kdep_benchmarks.studies.study",
-        "arms x values x seeds of runs, scored on the same tasks",
+        "compare recipes: several runs of each, scored on the same tasks",
     ),
     "subset": ("kdep.verbs.subset", "write a seeded list of image paths, such as a tenth of ImageNet"),
     "ls": ("kdep_benchmarks.verbs.ls", "list tasks, suites, data sets, recipes"),
     "data": (
         "kdep_benchmarks.verbs.data",
-        "data sets: ls, check NAME, prepare NAME, overlap SOURCE",
+        "list, check or prepare data sets, or find images that two of them share",
     ),
-    "doctor": ("kdep_benchmarks.verbs.doctor", "versions, mmcv ops, device, disk, data sets found"),
+    "doctor": ("kdep_benchmarks.verbs.doctor", "show versions, mmcv ops, device, disk and the data sets found"),
 }
 
 # A folder that may not be written, a full disk: the user's to mend.
@@ -63,6 +63,7 @@ OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 NEWLINES = "\n\t"
 INTERRUPTED = "interrupted; the same command goes on from here"
 
+ABOUT = "Distil backbones without labels, and compare checkpoints on one board. `kdep VERB --help` says more."
 EPILOG = """\
 the usual way:
   kdep data prepare scenes --data-root demo            # small generated sets
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_verb(arguments: Sequence[str]) -> int:
     """Read the words of a command, and run its verb."""
     parser = argparse.ArgumentParser(
-        "kdep", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        "kdep", description=ABOUT, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and stop")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
