@@ -20,7 +20,7 @@ REQUIRED = [
     "threadpoolctl>=3.1",  # user_api="openmp" of one thread; scikit-learn requires it anyway
     "pandas>=2.1,<4",  # DataFrame.map; the type of text columns changed with 3, 4 may change more
     "matplotlib>=3.8",  # layout='constrained', 'outside' legends
-    "tensorboard>=2.14",  # torch.utils.tensorboard
+    "tensorboard>=2.14",  # writes and reads event files
     "tqdm>=4.65",
 ]
 

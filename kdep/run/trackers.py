@@ -5,14 +5,16 @@ tracker's run in wandb.id or mlflow.id, so that a resumed run continues it. Step
 sent once.
 """
 
+import io
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kdep.config import Config, flatten
 from kdep.files import write_text
@@ -31,21 +33,47 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Write event files to tensorboard/ in the run folder."""
+    """Write event files to tensorboard/ in the run folder.
+
+    Each step is written at once: torch's SummaryWriter has a thread, which prints a traceback if it cannot write.
+
+    Raises:
+        OSError: the disk is full, or the folder may not be written; names the file.
+    """
 
     def __init__(self, config: Config, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"  # read in this order
+        self._path = folder / "tensorboard" / name
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("xb", buffering=0)  # nothing is left that closing would have to write
+        self._write(Event(file_version="brain.Event:2", step=step + 1))
+        self._write(Event(session_log=SessionLog(status=SessionLog.START), step=step + 1))  # later steps are not shown
 
     def log(self, values: dict[str, float], step: int) -> None:
         """See `Tracker`."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(Event(summary=Summary(value=scalars), step=step))
 
     def close(self, *, failed: bool) -> None:
         """See `Tracker`."""
-        self._writer.close()
+        self._file.close()
+
+    def _write(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        event.wall_time = time.time()
+        RecordWriter(record := io.BytesIO()).write(event.SerializeToString())
+        left = record.getvalue()
+        try:
+            while left:  # a disk that is nearly full takes a part
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
 class WandB:

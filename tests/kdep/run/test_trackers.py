@@ -2,14 +2,18 @@
 
 import json
 import logging
+import resource
+import shutil
 import struct
 import sys
+import threading
 import types
 from collections import defaultdict
 from importlib.util import find_spec
 
 import pytest
 
+from kdep import cli
 from kdep.config import differences
 from kdep.pretrain import pretrain
 from kdep.run import trackers
@@ -37,8 +41,8 @@ def stop_after(step, monkeypatch):
     """Interrupt a run when it has logged a step."""
     plain = Journal.flush
 
-    def flush(journal):
-        plain(journal)
+    def flush(journal, look=None):
+        plain(journal, look)
         if journal._step == step:
             raise KeyboardInterrupt
 
@@ -73,6 +77,44 @@ def test_tensorboard_holds_what_the_log_holds(tiny):
     for name in TRACKED:
         found = [(event.step, event.value) for event in events.Scalars(name)]
         assert found == [(record["step"], pytest.approx(record[name], rel=1e-6)) for record in log_of(config)]
+
+
+def test_tensorboard_shows_the_steps_of_a_resumed_run_once(tiny, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny(*OFTEN)
+    for _ in stopped_and_resumed(config, monkeypatch):
+        pass
+    assert len(list((folder(config) / "tensorboard").iterdir())) == 2
+    events = EventAccumulator(str(folder(config) / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in events] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_run_whose_folder_vanishes_ends_with_one_sentence(tiny, monkeypatch, capsys):
+    config, plain, failed = tiny(*OFTEN), Journal.flush, []
+
+    def flush(journal, look=None):
+        if journal._step == 3:
+            shutil.rmtree(folder(config))
+        plain(journal, look)
+
+    monkeypatch.setattr(Journal, "flush", flush)
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    assert cli.guarded(lambda args: pretrain(config), None) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kdep: ")]
+    assert said == [f"kdep: {folder(config) / 'log.jsonl'}: No such file or directory"] and not failed
+
+
+def test_a_disk_that_is_full_names_the_event_file(tiny, tmp_path):
+    tracker, (soft, hard) = trackers.TensorBoard(tiny(), tmp_path, 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, hard))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{file}'"):
+            tracker.log({"loss": 1.0}, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    tracker.close(failed=True)
 
 
 def test_a_tracker_named_twice_is_opened_once_and_an_unknown_one_is_refused(tiny, tmp_path):
