@@ -8,11 +8,10 @@ import logging
 import os
 import select
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
+from kdep.data.loader import lost_loader
 from kdep.guard import printable
 from kdep.interrupts import sigterm_interrupts
 
@@ -61,7 +60,8 @@ OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 NEWLINES = "\n\t"
-INTERRUPTED = "interrupted; the same command goes on from here"
+GOES_ON = "the same command goes on from here"
+INTERRUPTED = f"interrupted; {GOES_ON}"
 
 ABOUT = "Distil backbones without labels, and compare checkpoints on one board. `kdep VERB --help` says more."
 EPILOG = """\
@@ -145,44 +145,29 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
     except ValueError as error:
         # By name: importing kdep.models.checkpoint for its LoadError would load torch for every verb.
         return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
-    except BrokenPipeError:
-        if not reader_is_gone():
-            raise
-        return fail("nobody reads the output any more, so this stopped; the same command goes on from here", 1)
-    except ConnectionError as error:
-        if not between_processes(error):
-            raise
-        return fail(f"a process that loads images was lost ({error.strerror}); the same command goes on from here", 1)
-    except OSError as error:
-        path = error.filename2 or error.filename  # of two, the one that was asked for, not what is written beside it
-        if error.errno in OF_A_PATH and path:
-            return fail(f"{os.fsdecode(path)}: {error.strerror}", 1)
-        if error.errno is None and isinstance(error, FileExistsError):  # ours, a sentence already
-            return fail(str(error), 1)
-        if error.errno not in OF_THE_DISK:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return fail(f"{where}{error.strerror}; nothing half-written is left, the same command goes on from here", 1)
-    except RuntimeError as error:
-        if said := killed_loader(error):
-            return fail(f"{said}; the same command goes on from here", 1)
-        if type(error).__name__ not in ("DivergedError", "ShardError", "LostError", "DiskError"):
-            raise
-        return fail(str(error), 1)
+    except (OSError, EOFError, RuntimeError) as error:
+        if said := sentence(error):
+            return fail(said, 1)
+        raise
 
 
-def killed_loader(error: BaseException) -> str:
-    """Say that a process which loads images was killed, where that is what an error is about; else nothing."""
-    text = str(error)
-    if not isinstance(error, RuntimeError) or "DataLoader worker" not in text or "pid" not in text:
+def sentence(error: BaseException) -> str:
+    """Say what to do about an error that is no mistake of the user's nor of the program's; nothing about others."""
+    if isinstance(error, BrokenPipeError) and reader_is_gone():
+        return f"nobody reads the output any more, so this stopped; {GOES_ON}"
+    if said := lost_loader(error):
+        return f"{said}; {GOES_ON}"
+    if type(error).__name__ in ("DivergedError", "ShardError", "LostError", "DiskError"):
+        return str(error)
+    if not isinstance(error, OSError):
         return ""
-    return f"a process that loads images was killed ({text.splitlines()[0]})"
-
-
-def between_processes(error: BaseException) -> bool:
-    """Whether an error comes from the exchange between the processes of one command."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and "multiprocessing" in Path(frames[-1].filename).parts
+    path = error.filename2 or error.filename  # of two, the one that was asked for, not what is written beside it
+    if error.errno in OF_A_PATH and path:
+        return f"{os.fsdecode(path)}: {error.strerror}"
+    if error.errno is None and isinstance(error, FileExistsError):  # ours, a sentence already
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}; nothing half-written is left, {GOES_ON}" if error.errno in OF_THE_DISK else ""
 
 
 def reader_is_gone() -> bool:

@@ -1,5 +1,6 @@
 """The method, top to bottom: images, teacher, student -> statistics -> target -> loss -> training -> student.pth."""
 
+import contextlib
 import copy
 import json
 import logging
@@ -151,7 +152,8 @@ def train(
         model = nn.parallel.DistributedDataParallel(model).train()
     to_pixels = make_pixels(views.augmentation, process.device)
     batches = iter(load(views, order, workers=config.data.workers, pin=process.device.type == "cuda"))
-    with Journal(config, run, order.steps_per_epoch, step=step, seen=seen) as journal, Alarm(process) as alarm:
+    journal = Journal(config, run, order.steps_per_epoch, step=step, seen=seen)
+    with contextlib.closing(batches), journal, Alarm(process) as alarm:
         stop = stops(config, training.watch, process)
         while step < total and not stop:
             with alarm.during(step, "loading images"), journal.waiting():

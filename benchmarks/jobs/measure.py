@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from kdep.cli import OF_A_PATH, OF_THE_DISK, killed_loader
+from kdep.cli import OF_A_PATH, OF_THE_DISK
+from kdep.data.loader import lost_loader
 from kdep.models.checkpoint import Checkpoint, LoadError
 from kdep.models.outline import gmacs, parameters
 from kdep.models.weights import open_checkpoint
@@ -148,7 +149,7 @@ def main(path: str) -> int:
         if is_out_of_memory(error, kills_before=kills):
             traceback.print_exc()
             return OUT_OF_MEMORY
-        said = killed_loader(error) or of_the_disk(error) or (str(error) if isinstance(error, ValueError) else "")
+        said = lost_loader(error) or of_the_disk(error) or (str(error) if isinstance(error, ValueError) else "")
         if not said:
             raise
         print(f"error: {said}", file=sys.stderr)  # noqa: T201 - standard error is the cell's log

@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from kdep.data.loader import Loader
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.teacher import fastest_form
@@ -150,14 +151,8 @@ def frames(images: Labelled, positions: np.ndarray, *, pixels: Pixels) -> Iterat
     if workers == "auto":
         # Starting a worker process takes longer than decoding a few batches.
         workers = 0 if len(positions) <= 4 * pixels.batch_size else max(1, torch.get_num_threads() - 1)
-    loader = DataLoader(
-        _Frames(images, positions, pixels), batch_size=pixels.batch_size, num_workers=workers, collate_fn=list
-    )
-    for batch in loader:
-        for entry in batch:
-            if isinstance(entry, ValueError):
-                raise entry
-        yield torch.stack(batch)
+    shown = _Frames(images, positions, pixels)
+    yield from Loader(shown, num_workers=workers, batch_size=pixels.batch_size, collate_fn=torch.stack)
 
 
 class _Frames(Dataset):
@@ -167,12 +162,8 @@ class _Frames(Dataset):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, number: int) -> Any:
-        # Returned, not raised: a DataLoader would wrap the error in the worker's traceback.
-        try:
-            image = self.images.read(int(self.positions[number]))
-        except ValueError as error:
-            return error
+    def __getitem__(self, number: int) -> torch.Tensor:
+        image = self.images.read(int(self.positions[number]))
         return centre(image, size=self.pixels.size, resize=self.pixels.resize or self.pixels.size)
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import threadpoolctl
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from kdep.cores import cores
 from kdep.data.decode import UNREADABLE, Picture, as_tensor, reason
+from kdep.data.loader import Loader
 from kdep.data.order import LANES
 from kdep.data.sources import Source
 
@@ -99,7 +100,7 @@ class Batch:
     stored: torch.Tensor | None = None
 
     def pin_memory(self) -> "Batch":
-        """Pin the tensors; the DataLoader calls this for a GPU."""
+        """Pin the tensors; a DataLoader calls this for a GPU."""
         pinned = {
             entry.name: value.pin_memory()
             for entry in fields(self)
@@ -198,7 +199,7 @@ def _compute_alone() -> None:
     threadpoolctl.threadpool_limits(1, user_api="openmp")
 
 
-def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -> DataLoader | Threaded:
+def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -> Loader | Threaded:
     """Load batches of (image, view) with this many worker processes.
 
     'auto' means one process per core minus one, at most 16, for a GPU (`pin`). On a CPU it means torch's threads,
@@ -210,10 +211,10 @@ def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -
         workers = min(16, max(1, cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
         if getattr(views.source, "is_remote", False):  # every process then fetches the blocks of its own lanes only
             workers = max(count for count in range(1, workers + 1) if LANES % count == 0)
-    return DataLoader(
+    return Loader(
         views,
-        batch_sampler=batches,
         num_workers=workers,
+        batch_sampler=batches,
         collate_fn=collate,
         pin_memory=pin,
         # Its own generator: the default one is the random state that a resumed run restores.

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from kdep.config import Config
+from kdep.data.loader import LoaderError
 from kdep.run.device import find_device, keep_freed_memory
 
 LIMIT = timedelta(minutes=10)
@@ -140,7 +141,8 @@ class Process:
         try:
             yield
         except RuntimeError as error:
-            if self.world == 1 or not (isinstance(error, dist.DistError) or OF_AN_EXCHANGE.search(str(error))):
+            alone = self.world == 1 or isinstance(error, LoaderError)
+            if alone or not (isinstance(error, dist.DistError) or OF_AN_EXCHANGE.search(str(error))):
                 raise
             raise LostError(
                 f"rank {self.rank} of {self.world} on {socket.gethostname()}, {what}: another process has ended or "

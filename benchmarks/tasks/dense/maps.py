@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from kdep.data.decode import UNREADABLE, Encoded, reason
+from kdep.data.loader import Loader
 from kdep.guard import printable, read_regular
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
@@ -87,12 +88,10 @@ def run_maps(
     """
     batches = batches_of_one_shape(shown, pixels.batch_size)
     workers = pixels.workers if pixels.workers != "auto" else int(torch.get_num_threads() > 1 and len(paths) > 64)
-    loader = DataLoader(_Images(paths, shown, batches), batch_size=None, num_workers=workers)
+    loader = Loader(_Images(paths, shown, batches), num_workers=workers, batch_size=None, collate_fn=as_it_is)
     bar = tqdm(total=len(paths), desc="maps", unit="img", mininterval=1)
     with frozen(backbone), torch.no_grad(), without_tf32(), contextlib.closing(bar):
         for batch, images in zip(batches, loader, strict=True):
-            if isinstance(images, ValueError):
-                raise images
             maps = backbone.stage_maps(as_input(images, device))
             coarse = [m.float() for m in maps if images.shape[-1] / m.shape[-1] >= FINEST]
             yield batch, coarse or [maps[-1].float()]
@@ -144,9 +143,10 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> torch.Tensor | ValueError:
-        # Handed over rather than raised: a DataLoader would wrap it in the traceback of its worker.
-        try:
-            return torch.stack([read_image(self.paths[k], self.shown[k]) for k in self.batches[number]])
-        except ValueError as error:
-            return error
+    def __getitem__(self, number: int) -> torch.Tensor:
+        return torch.stack([read_image(self.paths[k], self.shown[k]) for k in self.batches[number]])
+
+
+def as_it_is(images: torch.Tensor) -> torch.Tensor:
+    """Return a batch that the data set has made."""
+    return images
