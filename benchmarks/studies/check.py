@@ -38,12 +38,15 @@ def check(study: Study, runs: Path) -> None:
         else:
             config = study.config(planned)
             own.append(identity(config))
-            check_names(planned, config)
+            with study.naming(f"arm {planned.arm}"):
+                check_names(config)
             if config.bank is not None:
                 first = banks.setdefault(config.bank.path, (planned, bank_content(config)))
-                refuse_shared(config.bank.path, first, (planned, bank_content(config)))
+                with study.naming("bank.path"):
+                    refuse_shared(config.bank.path, first, (planned, bank_content(config)))
             refuse_another(config, runs / planned.name / "student.pth")
-    refuse_equal_arms(study, arms)
+    with study.naming("arms"):
+        refuse_equal_arms(study, arms)
 
 
 def refuse_equal_arms(study: Study, arms: Mapping[str, Sequence[Any]]) -> None:
@@ -56,7 +59,7 @@ def refuse_equal_arms(study: Study, arms: Mapping[str, Sequence[Any]]) -> None:
     for (one, runs), (other, more) in itertools.combinations(arms.items(), 2):
         if runs == more:
             raise ValueError(
-                f"arms {one} and {other} are one configuration at every value and seed; perhaps the recipe "
+                f"{one} and {other} are one configuration at every value and seed; perhaps the recipe "
                 f"{study.pretrain} has already what one of them sets. Change one or leave it out"
             )
 
@@ -71,7 +74,7 @@ def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
     return sorted({reason for reason in reasons if reason is not None})
 
 
-def check_names(planned: Run, config: "Config") -> None:
+def check_names(config: "Config") -> None:
     """Check names that pretraining looks up late."""
     import timm
 
@@ -79,20 +82,20 @@ def check_names(planned: Run, config: "Config") -> None:
     from kdep.method.rivals import PROJECTORS
     from kdep.method.scale import make_scaler
 
-    arm, scaler = f"arm {planned.arm}", config.scale.name
+    scaler = config.scale.name
     try:
         make_scaler(scaler, config.scale.options)
     except ValueError as error:
         raise ValueError(
-            f"{arm}: {error}. To leave the recipe's options of another scaler, name the whole section, as in "
+            f"{error}. To leave the recipe's options of another scaler, name the whole section, as in "
             f"`scale: {{name: {scaler}}}` for `scale.name: {scaler}`"
         ) from error
     if config.align.name not in ALIGNERS:
-        raise ValueError(f"{arm}: align.name {config.align.name!r}: there are {', '.join(ALIGNERS)}")
+        raise ValueError(f"align.name {config.align.name!r}: there are {', '.join(ALIGNERS)}")
     if config.project is not None and config.project not in PROJECTORS:
-        raise ValueError(f"{arm}: project {config.project!r}: there are {', '.join(PROJECTORS)}")
+        raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
     if not timm.is_model(config.student.arch):
-        raise ValueError(f"{arm}: student.arch {config.student.arch!r} is not a network of timm")
+        raise ValueError(f"student.arch {config.student.arch!r} is not a network of timm")
 
 
 def bank_content(config: "Config") -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Read a study file and list its runs; the help of `kdep study` explains the keys."""
 
+import contextlib
 import functools
 import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from kdep.config import Config, load_config
 from kdep.data.root import data_root
@@ -136,6 +138,7 @@ class Study(Settings):
     """Seeds of the runs."""
     score: Score
     """How the students are scored."""
+    _file: Path | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Study":
@@ -182,8 +185,23 @@ class Study(Settings):
         return [self._run(arm, value, seed) for seed in self.seeds for value in self.values for arm in self.arms]
 
     def config(self, planned: Run) -> Config:
-        """The configuration of a run."""
-        return load_config(find("pretrain", self.pretrain), planned.overrides)
+        """The configuration of a run.
+
+        Raises:
+            ValueError: no such recipe, or a mistake in it or in the overrides; names the study's file and the key.
+        """
+        with self.naming("pretrain"):
+            recipe = find("pretrain", self.pretrain)
+        with self.naming(f"arm {planned.arm}"):
+            return load_config(recipe, planned.overrides)
+
+    @contextlib.contextmanager
+    def naming(self, key: str) -> Iterator[None]:
+        """Name the study's file and a key in errors of what the key leads to."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self._file or f'study {self.name}'}: {key}: {error}") from error
 
     def _run(self, arm: str, value: Any, seed: int) -> Run:
         given = self.arms[arm]
@@ -228,7 +246,9 @@ def load_study(path: Path) -> Study:
     """
     path = Path(path)
     content = read_mapping(path, "study", f"the keys {', '.join(Study.model_fields)}")
-    return validate(Study, content, str(path))
+    study = validate(Study, content, str(path))
+    study._file = path
+    return study
 
 
 def spread(grid: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -161,7 +161,8 @@ def load_tasks(study: Study) -> "list[Task]":
 
     score = study.score
     own = {"protocol": score.protocol, "budget": score.budget}
-    return choose_tasks(score.suite, score.tasks, study.data_root.resolve(), **own)
+    with study.naming("score"):
+        return choose_tasks(score.suite, score.tasks, study.data_root.resolve(), **own)
 
 
 def fingerprint(study: Study, planned: Run) -> str:

@@ -5,6 +5,7 @@ import yaml
 
 from kdep.reference import reference
 from kdep_benchmarks.studies.file import Run, Study, load_study
+from kdep_benchmarks.studies.rows import load_tasks
 
 FILE = """
 name: small
@@ -124,6 +125,25 @@ LIMIT = {"key": "data.limit", "values": [1]}
 def test_a_file_that_says_something_else_is_refused(load, changes, message):
     with pytest.raises(ValueError, match="small.yaml: " + re.escape(message)):
         load(**changes)
+
+
+@pytest.mark.parametrize("recipe", ["no_such", "7", "1:99999:1", "absent.yaml"])
+def test_a_wrong_recipe_is_named_with_the_studys_file_and_key(load, recipe, tmp_path):
+    study = load(pretrain=recipe)
+    with pytest.raises(
+        ValueError, match=f"^{tmp_path}/small.yaml: pretrain: (recipe '{recipe}': there|{recipe}: no such)"
+    ):
+        study.config(study.runs[0])
+
+
+def test_what_a_study_leads_to_is_named_with_its_file_and_key(load, tmp_path):
+    study = load(pretrain="demo", arms={"odd": {"optim.lr": "much"}, "random": "random:resnet18"}, baseline="odd")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/small.yaml: arm odd: .*optim.lr must be a number"):
+        study.config(study.runs[0])
+    for score, said in (({"suite": "no_such"}, "suite 'no_such'"), ({"tasks": ["no_such"]}, "--tasks no_such")):
+        study = load(score={"suite": "photographs", "tasks": ["flowers5-linear"], **score})
+        with pytest.raises(ValueError, match=f"^{tmp_path}/small.yaml: score: {said}"):
+            load_tasks(study)
 
 
 def test_every_key_of_a_study_has_a_description():

@@ -191,7 +191,7 @@ def test_runs_of_another_study_are_not_done_again(finished, tmp_path, here, caps
             ("bank.views: 1}", "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', loss.dense: 1}"),
             r"the feature map \(loss.dense\) is 'no' and 'that of test_resnet'",
         ),
-        (("live: {}", "live: {}\n  again: {scale.name: pts}"), "arms live and again are one configuration at every"),
+        (("live: {}", "live: {}\n  again: {scale.name: pts}"), "arms: live and again are one configuration at every"),
         (("tasks: [photos-knn]", "tasks: [photos-cnn]"), "suite .* has photos-knn"),
     ],
 )
