@@ -12,7 +12,7 @@ from kdep.files import write_atomically, write_bytes
 from kdep.json_file import read_json
 from kdep.settings import shown, validate
 from kdep_benchmarks.answers.resample import standard_errors
-from kdep_benchmarks.answers.store import Answers, from_bytes
+from kdep_benchmarks.answers.store import Answers, read_file
 from kdep_benchmarks.result import CellKey, Result
 
 logger = logging.getLogger("kdep")
@@ -75,7 +75,7 @@ def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
         found = [path for root, place in zip(folders, places, strict=True) for path in _below(root, place)]
     if not found:
         raise ValueError(f"{what}: its answers {places[0]} are missing; measure it again with --force")
-    answers = from_bytes(found[0].read_bytes(), str(found[0]))
+    answers = read_file(found[0])
     if answers.sha256 != result.answers:
         raise ValueError(f"{found[0]}: not the answers of {what}, or damaged; measure it again with --force")
     return answers

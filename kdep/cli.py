@@ -57,7 +57,7 @@ VERBS: dict[str, tuple[str, str]] = {
 # A folder that may not be written, a full disk: the user's to mend.
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # A path that leads nowhere, through a file, or to a folder where a file should be: likewise, but another path mends it.
-OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 NEWLINES = "\n\t"
 GOES_ON = "the same command goes on from here"

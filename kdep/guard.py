@@ -30,7 +30,7 @@ def max_pixels() -> int:
 def max_expanded() -> int:
     """Return how many bytes an archive may grow by when it is read, from KDEP_MAX_EXPANDED.
 
-    It is also the largest size in bytes of one image file.
+    It is also the largest size in bytes of one image file, and of a file of text or answers.
     """
     return _limit("KDEP_MAX_EXPANDED", MAX_EXPANDED)
 
@@ -64,7 +64,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """Read an image file.
+    """Read an image, or another file that fits into memory.
 
     Raises:
         RefusedError: not a regular file, or larger than `max_expanded`.

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from kdep.guard import read_regular
+
 DEEPEST = 32  # mappings and lists inside each other
 LARGEST = 1e100  # squares and sums of such numbers are finite
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -15,11 +17,11 @@ def read_json(path: Path) -> Any:
     """Read the content of a file.
 
     Raises:
-        ValueError: names the file: it is not JSON in UTF-8, nests too deeply, or has a number that is not finite or far
-            beyond anything measured, or half a character.
+        ValueError: names the file: it is no regular file or too large, is not JSON in UTF-8, nests too deeply, or has a
+            number that is not finite or far beyond anything measured, or half a character.
     """
     try:
-        text = Path(path).read_bytes().decode()
+        text = read_regular(path).decode()
         content = json.loads(text, parse_float=_number, parse_int=_whole, parse_constant=_number)
         if text.count("[") + text.count("{") > DEEPEST:
             _refuse_deep(content)

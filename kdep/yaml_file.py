@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from kdep.guard import RefusedError, read_regular
+
 MOST = 100_000  # values in a file, aliases written out; the longest of our own files has a few hundred
 
 
@@ -87,8 +89,8 @@ def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:
         near = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ValueError(f"{path}: no such {kind}; beside it: {', '.join(near) or 'none'}")
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse(read_regular(path).decode())
+    except (yaml.YAMLError, UnicodeDecodeError, RefusedError) as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if content is None:
         return {}

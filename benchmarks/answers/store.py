@@ -5,10 +5,11 @@ import io
 import zipfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from kdep.guard import RefusedError, refuse_bomb
+from kdep.guard import RefusedError, read_regular, refuse_bomb
 
 # The arrays of each form. N images, C classes, R draws of the train images, D detections.
 FORMS: dict[str, tuple[str, ...]] = {
@@ -70,6 +71,19 @@ class Answers:
 
 # NotImplementedError: a version or a compression that no zip file of ours has; RuntimeError: an encrypted one.
 DAMAGED = (ValueError, KeyError, OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def read_file(path: Path) -> Answers:
+    """Read a file of answers.
+
+    Raises:
+        ValueError: it is damaged, too large or no regular file; names it.
+    """
+    try:
+        content = read_regular(path)
+    except RefusedError as error:
+        raise ValueError(f"{path}: not a file of answers ({error})") from error
+    return from_bytes(content, str(path))
 
 
 def from_bytes(content: bytes, where: str) -> Answers:

@@ -3,6 +3,8 @@
 import hashlib
 import http.client
 import logging
+import lzma
+import os
 import shutil
 import tarfile
 import urllib.error
@@ -17,11 +19,15 @@ from typing import IO, NamedTuple
 from tqdm import tqdm
 
 from kdep.files import rename_durably, write_atomically
+from kdep.guard import RefusedError, refuse_growth
 
 LOG = logging.getLogger(__name__)
 BLOCK = 1 << 20
+LONGEST = 200  # bytes of a name; the file systems take 255, of which a part file needs 39
 TIMEOUT = 60  # seconds without a byte
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError)
+# NotImplementedError: a zip file of another version or compression; RuntimeError: an encrypted one.
+OF_READING = (EOFError, zlib.error, lzma.LZMAError, OSError, NotImplementedError, RuntimeError, ValueError)
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, *OF_READING)
 
 
 class NotPrepared(RuntimeError):  # noqa: N818 - user error, not a fault of the program
@@ -45,14 +51,41 @@ class Archive:
     md5: str = ""
 
 
+class TooLarge(NotPrepared):
+    """An archive expands too far; what it has written is removed."""
+
+
+class Growth:
+    """Count what is taken from an archive, and refuse too much of it; see `kdep.guard.max_expanded`."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive, self._size, self._taken = archive, archive.stat().st_size, 0
+
+    def add(self, size: int) -> None:
+        """Count a file in it."""
+        self._taken += size
+        try:
+            refuse_growth(self._taken, self._size, self.archive)
+        except RefusedError as error:
+            raise TooLarge(str(error)) from error
+
+
 class Stream:
     """Bytes of a file in an archive; damage is only noticed while reading."""
 
-    def __init__(self, stream: IO[bytes], archive: Path) -> None:
-        self._stream, self._archive = stream, archive
+    def __init__(self, stream: IO[bytes], size: int, growth: Growth) -> None:
+        self._stream, self._size, self._growth, self._archive = stream, size, growth, growth.archive
+        self._counted = False
+
+    def count(self) -> None:
+        """Count the file as taken, also where it is there already."""
+        if not self._counted:
+            self._counted = True
+            self._growth.add(self._size)
 
     def read(self, size: int = -1) -> bytes:
         """Read the next bytes, or all of the rest."""
+        self.count()
         try:
             return self._stream.read(size)
         except DAMAGED as error:
@@ -149,19 +182,20 @@ def members(path: Path) -> Iterator[Member]:
     Raises:
         NotPrepared: not an archive, or damaged.
     """
+    growth = Growth(path)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 for info in archive.infolist():
                     if not info.is_dir():
                         with archive.open(info) as stream:
-                            yield Member(info.filename, info.file_size, Stream(stream, path))
+                            yield Member(info.filename, info.file_size, Stream(stream, info.file_size, growth))
         else:
             with tarfile.open(path) as archive:
                 for entry in archive:
                     stream = archive.extractfile(entry) if entry.isfile() else None
                     if stream is not None:
-                        yield Member(entry.name, entry.size, Stream(stream, path))
+                        yield Member(entry.name, entry.size, Stream(stream, entry.size, growth))
     except DAMAGED as error:
         raise _damaged(path, error) from error
 
@@ -175,16 +209,20 @@ def unpack(path: Path, into: Path, place: Callable[[str], str | None], *, show: 
         The number of files placed.
 
     Raises:
-        NotPrepared: the archive is damaged, or a name points outside `into`.
+        NotPrepared: the archive is damaged or expands too far, or a name points outside `into`.
     """
     count = 0
     for member in tqdm(members(path), desc=path.name, unit="file", mininterval=1, disable=not show):
         target = place(member.name)
         if target is None:
             continue
-        if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
+        parts = PurePosixPath(target).parts
+        if PurePosixPath(target).is_absolute() or ".." in parts:
             raise NotPrepared(f"{path}: the name {member.name} points outside the folder")
+        if "\0" in target or any(len(os.fsencode(part)) > LONGEST for part in parts):
+            raise NotPrepared(f"{path}: the name {member.name[:200]!r} is too long, or no name of a file")
         count += 1
+        member.stream.count()
         file = into / target
         if not file.is_file() or file.stat().st_size != member.size:
             write_atomically(file, lambda part, stream=member.stream: _copy(stream, part))
@@ -205,6 +243,9 @@ def build(place: Path, archives: list[Path], make: Callable[[list[Path], Path], 
     """Make a folder under a hidden name and rename it when it is complete; an existing folder is kept.
 
     The hidden folder is kept after an interruption and belongs to its archives: with other archives a new one is made.
+
+    Raises:
+        TooLarge: an archive expands too far; the hidden folder is removed.
     """
     if filled(place):
         LOG.info("%s: already there", place)
@@ -216,7 +257,14 @@ def build(place: Path, archives: list[Path], make: Callable[[list[Path], Path], 
         if other != into:
             shutil.rmtree(other)
     into.mkdir(parents=True, exist_ok=True)
-    make(archives, into)
+    try:
+        make(archives, into)
+    except TooLarge:
+        shutil.rmtree(into)
+        raise
+    except (ValueError, LookupError, TypeError, NotImplementedError) as error:  # of lists and labels in the archives
+        names = ", ".join(map(str, archives))
+        raise NotPrepared(f"{names}: not the owner's files, or damaged ({error}); download them again") from error
     rename_durably(into, place)  # onto an empty folder too
     LOG.info("%s: made", place)
 

@@ -16,7 +16,7 @@ from kdep.data.decode import UNREADABLE
 from kdep.data.names import Names
 from kdep.data.sources import Files, Pack, Source
 from kdep.files import write_text
-from kdep.guard import printable, read_regular
+from kdep.guard import RefusedError, printable, read_regular
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
 from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.readers.classification import files_of, read_labelled
@@ -114,19 +114,26 @@ def _contents(source: Any) -> Iterator[bytes]:
         yield from _contents(source.second)
     elif isinstance(source, Files):
         for name in source.names:
-            yield read_regular(source.root / name)
+            yield _content_of(source.root / name)
     elif isinstance(source, Rows):
         yield from (source.encoded(index) for index in range(len(source.names)))
     elif isinstance(source, Pack):
         yield source.fingerprint.encode()
     elif source.files is not None:
-        yield from map(read_regular, source.files)
+        yield from map(_content_of, source.files)
     elif isinstance(getattr(source.images, "data", None), np.ndarray):
         yield source.images.data.tobytes()
     else:
         for index in range(len(source.names)):
             image = source.read(index)
             yield f"{image.size}".encode() + image.tobytes()
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except RefusedError as error:
+        raise ValueError(f"{printable(path)}: cannot be read: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

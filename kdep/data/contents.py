@@ -2,6 +2,8 @@
 
 Names, sizes and dates do not tell images apart: a file can be replaced by one of equal size and date. The ctime and the
 inode cannot be set back, so unchanged ones vouch for the content, and a second look at a data set reads no image.
+
+An image file that is too large to be opened is known by its size: a sparse file of a terabyte is not read.
 """
 
 import hashlib
@@ -11,11 +13,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from kdep.cores import cores
+from kdep.data.names import is_image_name
 from kdep.files import write_atomically
+from kdep.guard import max_expanded
 
 logger = logging.getLogger("kdep")
 
@@ -78,13 +83,15 @@ def _remember(known: np.ndarray, memory: Path) -> None:
 def _marks(names: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Marks (N, 16) and sizes (N,) of files, and whether each is settled (N,): its mark vouches for its content."""
     marks, sizes = np.zeros((len(names), MARK), np.uint8), np.zeros(len(names), np.int64)
-    settled, now = np.zeros(len(names), bool), time.time()
+    settled, now, most = np.zeros(len(names), bool), time.time(), max_expanded()
     for index, name in enumerate(names):
         try:
             found = os.stat(name)  # noqa: PTH116 - a million of them: a Path takes as long again
         except OSError:
             continue
         text = f"{found.st_ino}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}"
+        if too_large(name, found.st_size, most):  # never settled: the limit may be another next time
+            continue
         marks[index] = np.frombuffer(hashlib.sha256(text.encode()).digest()[:MARK], np.uint8)
         sizes[index], settled[index] = found.st_size, found.st_ctime < now - RECENT
     return marks, sizes, settled
@@ -100,13 +107,29 @@ def _hashes(names: Sequence[bytes]) -> np.ndarray:
 
 
 def _hash(name: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=HASH)
     if not os.path.isfile(name):  # noqa: PTH113 - as above; a named pipe would be read for ever
         return bytes(HASH)
     try:
         with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - as above
-            while block := file.read(BLOCK):
-                digest.update(block)
+            return hash_file(file, name)
     except OSError:
         return bytes(HASH)
+
+
+def hash_file(file: IO[bytes], name: bytes) -> bytes:
+    """Hash an open file; an image that is `too_large` by its size alone."""
+    digest, size = hashlib.blake2b(digest_size=HASH), os.fstat(file.fileno()).st_size
+    if too_large(name, size, max_expanded()):
+        digest.update(f"an image file of {size} bytes".encode())
+        return digest.digest()
+    while block := file.read(BLOCK):
+        digest.update(block)
     return digest.digest()
+
+
+def too_large(name: bytes, size: int, most: int) -> bool:
+    """Whether a file has the name of an image, and more bytes than one that is opened, see `kdep.guard.read_regular`.
+
+    Other files, such as the Parquet files of a data set, have no limit.
+    """
+    return size > most and is_image_name(os.fsdecode(name))

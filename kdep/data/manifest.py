@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from kdep.data.contents import HASH
+from kdep.data.contents import hash_file
 from kdep.data.names import SUFFIXES, Names, encoded, list_images
 from kdep.files import write_atomically
 
@@ -173,7 +173,7 @@ def describe(file: Path) -> tuple[int, int, bytes]:
     """Return the size of a file, the time of its last change and the hash of its bytes."""
     with file.open("rb") as opened:
         status = os.fstat(opened.fileno())
-        return status.st_size, status.st_mtime_ns, hashlib.blake2b(opened.read(), digest_size=HASH).digest()
+        return status.st_size, status.st_mtime_ns, hash_file(opened, os.fsencode(file))
 
 
 def open_manifest(file: Path | BinaryIO, shown: str) -> Manifest:

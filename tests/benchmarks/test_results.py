@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -47,6 +48,30 @@ def test_a_finished_result_is_never_overwritten_unless_forced(tmp_path):
     assert list(path.parent.iterdir()) == [path]  # nor is anything left lying about
     write_result(result(score=51.0), tmp_path, force=True)
     assert read_results(tmp_path)[0].score == 51.0
+
+
+@pytest.mark.parametrize("odd", ["pipe", "terabyte"])
+def test_files_of_others_that_would_never_be_read_to_their_end_are_named(tmp_path, odd):
+    def replace_with(path):
+        path.unlink()
+        if odd == "pipe":
+            os.mkfifo(path)
+        else:
+            with path.open("wb") as file:
+                file.truncate(10**12)
+
+    answers = class_answers(np.arange(4), np.arange(4))
+    path = write_result(result(), tmp_path, answers=answers)
+    write_result(result(seed=1), tmp_path, answers=answers)
+    replace_with(path)
+    found = find_results(tmp_path)
+    assert [one.seed for one in found.results] == [1]
+    reason = "not a regular file" if odd == "pipe" else "1,000,000,000,000 bytes; KDEP_MAX_EXPANDED allows"
+    assert len(found.damaged) == 1 and found.damaged[0].startswith(f"{path}: ") and reason in found.damaged[0]
+    (npz,) = path.parent.glob("seed1.answers-*.npz")
+    replace_with(npz)
+    with pytest.raises(ValueError, match=f"{npz}: not a file of answers .*{reason}"):
+        read_answers(found.results[0], tmp_path)
 
 
 def race(folder, who, start):

@@ -168,6 +168,16 @@ def test_an_image_that_cannot_be_read_is_named(folders, tmp_path):
         open_split(folders, "train").read(13)
 
 
+def test_an_image_of_too_many_bytes_is_named_and_not_read(folders, tmp_path):
+    with (tmp_path / "train" / "bee" / "3.png").open("wb") as file:
+        file.truncate(10**12)
+    train = open_split(folders, "train")
+    for read in (lambda: train.read(13), lambda: train.fingerprint):
+        with pytest.raises(ValueError, match=r"bee/3\.png.* cannot be read.*KDEP_MAX_EXPANDED allows 536,870,912"):
+            read()
+    assert fingerprint(folders) == fingerprint(folders)  # of its size
+
+
 @pytest.mark.parametrize("layout", ["folders", "packed"])
 def test_the_fingerprint_is_of_the_images_and_labels(layout, request, tmp_path):
     dataset = request.getfixturevalue(layout)

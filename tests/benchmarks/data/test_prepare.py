@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -440,6 +441,68 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path):
     with pytest.raises(NotPrepared, match="points outside the folder"):
         unpack(path, tmp_path / "into", lambda name: name, show=False)
     assert not (tmp_path.parent / "x.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["CUB_200_2011/images/001.Albatross/A_0001.jpg", "CUB_200_2011/images.txt"])
+def test_an_archive_that_expands_too_far_is_refused_and_leaves_nothing(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv("KDEP_MAX_EXPANDED", "100000")
+    cub200(tmp_path)
+    prepare("cub200", tmp_path)
+    shutil.rmtree(tmp_path / "cub200")
+    with tarfile.open(path := tmp_path / "CUB_200_2011.tgz") as archive:
+        files = {member.name: archive.extractfile(member).read() for member in archive}
+    tar(path, {**files, name: bytes(300_000)})
+    assert path.stat().st_size < 10_000
+    assert cli.main(["data", "prepare", "cub200", "--data-root", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"{path}: " in said and "would expand to 30" in said and "KDEP_MAX_EXPANDED allows a growth of 100,000" in said
+    )
+    assert names_below(tmp_path) == [path.name] and left_behind(tmp_path) == []
+
+
+def test_what_is_there_already_counts_as_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDEP_MAX_EXPANDED", "3000")
+    path = tar(tmp_path / "zeros.tgz", {f"{number}": bytes(1000) for number in range(9)})
+    for number in range(9):
+        (tmp_path / "into" / f"{number}").parent.mkdir(exist_ok=True)
+        (tmp_path / "into" / f"{number}").write_bytes(bytes(1000))
+    with pytest.raises(data_archives.TooLarge, match="zeros.tgz"):
+        unpack(path, tmp_path / "into", lambda name: name, show=False)
+
+
+def test_an_archive_larger_than_the_limit_that_does_not_grow_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDEP_MAX_EXPANDED", "1000")  # as ImageNet's, of 138 GB
+    files = {f"{number}": os.urandom(5000) for number in range(5)}
+    for path in (tar(tmp_path / "a.tar", files), tar(tmp_path / "a.tgz", files), zipped(tmp_path / "a.zip", files)):
+        assert unpack(path, tmp_path / path.suffix, lambda name: name, show=False) == 5
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "a/" + "y" * 201, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    member = data_archives.Member(name, 0, None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(data_archives, "members", lambda path: iter([member]))
+        with pytest.raises(NotPrepared, match="odd.tar: the name .* is too long, or no name of a file"):
+            unpack(tmp_path / "odd.tar", tmp_path / "into", lambda name: name, show=False)
+
+
+def test_a_list_in_the_archive_that_says_something_else_names_the_archive(tmp_path):
+    path = tar(tmp_path / "CUB_200_2011.tgz", {"CUB_200_2011/images.txt": b"1 two words\n"})
+    with pytest.raises(NotPrepared, match=rf"{path}: not the owner's files, or damaged \(.*\); download"):
+        prepare("cub200", tmp_path)
+
+
+def test_an_encrypted_zip_file_is_named(tmp_path):
+    path = ade20k(tmp_path)
+    content = bytearray(path.read_bytes())
+    at = content.find(b"PK\x01\x02")
+    while at >= 0:  # the bit that says so, in the central directory and in the local header
+        content[at + 8] |= 1
+        at = content.find(b"PK\x01\x02", at + 1)
+    path.write_bytes(content)
+    with pytest.raises(NotPrepared, match="ADEChallengeData2016.zip: not an archive, or damaged .*encrypted"):
+        prepare("ade20k", tmp_path)
 
 
 def test_a_killed_unpacking_goes_on_and_writes_no_file_twice(tmp_path, monkeypatch):
