@@ -52,8 +52,6 @@ class Data(Settings):
     """Use a random subset of this many images; null: all."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     """Seed of the subset and the views; null: the run's seed. Runs with one data seed can share a target bank."""
-    cache: PathText | None = None
-    """Folder that keeps decoded images, for small sets on a fast disk; images much larger than size are shrunk."""
     memory: float = Field(0.25, ge=0, le=0.9)
     """Share of the free memory in which decoded images are kept, if all of them fit; 0: never."""
     size: int = Field(224, ge=16)
@@ -72,6 +70,13 @@ class Data(Settings):
     """Processes that decode images."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Largest share of images that may be unreadable; the run stops above it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forgets_the_cache(cls, given: Any) -> Any:
+        """Students that were trained before the key was removed hold `cache: null`."""
+        old = isinstance(given, dict) and "cache" in given and given["cache"] is None
+        return {key: value for key, value in given.items() if key != "cache"} if old else given
 
 
 class Named(Settings):

@@ -1,33 +1,50 @@
-"""Count the CPU cores that this process may use: not those of the machine, which a job often shares."""
+"""Say what of the machine this process may use: not all of it, where a job shares it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+MEMINFO = Path("/proc/meminfo")
 
 
 def cores() -> int:
     """Return the least of this process's affinity, its cgroup's quota and what Slurm gave to the task."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     task = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    limits = [allowed, _quota(), int(task) if task.isdigit() and int(task) > 0 else None]
-    return max(1, min(limit for limit in limits if limit is not None))
+    limits = [allowed, *_quotas(), *([int(task)] if task.isdigit() and int(task) > 0 else [])]
+    return max(1, min(limits))
 
 
-def _quota() -> int | None:
-    """Return what cgroups (version 2) allow, from this process's group up to the root; None without a limit."""
+def free_memory() -> int:
+    """Return the bytes of memory that are free on the machine and in the control groups; 0 where nothing says so."""
+    found = [1024 * int(line.split()[1]) for line in lines(MEMINFO) if line.startswith("MemAvailable:")]
+    for folder in control_groups():
+        limit, used = lines(folder / "memory.max"), lines(folder / "memory.current")
+        if limit and used and limit[0] != "max":
+            # Files that were read count as used, but make room.
+            cached = [line.split()[1] for line in lines(folder / "memory.stat") if line.startswith("inactive_file ")]
+            found.append(int(limit[0]) - int(used[0]) + sum(map(int, cached)))
+    return max(0, min(found, default=0))
+
+
+def control_groups() -> list[Path]:
+    """Folders of this process's control group (version 2) and of all above it, up to the root."""
+    group = next((line[3:].strip("/") for line in lines(OWN_CGROUP) if line.startswith("0::")), "")
+    return [CGROUPS / part for part in (Path(group), *Path(group).parents)]
+
+
+def lines(path: Path) -> list[str]:
+    """Lines of a file of the kernel; none where it cannot be read."""
     try:
-        name = next(line[3:] for line in OWN_CGROUP.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return None
-    folder = CGROUPS / name.strip("/")
-    found = []
-    for group in (folder, *folder.parents):
-        try:
-            quota, period = (group / "cpu.max").read_text().split()
-        except (OSError, ValueError):
-            continue
-        if quota != "max":
-            found.append(max(1, int(quota) // int(period)))
-    return min(found, default=None)
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _quotas() -> Iterator[int]:
+    for group in control_groups():
+        for quota, period in (line.split() for line in lines(group / "cpu.max")):
+            if quota != "max":
+                yield max(1, int(quota) // int(period))

@@ -1,6 +1,5 @@
 """Detect out of memory, and halve the batch of a task for the second attempt."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kdep.cores import CGROUPS, OWN_CGROUP, control_groups, lines
 from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
@@ -15,7 +15,6 @@ PROBES = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box")
 # RuntimeErrors of torch's CPU allocator, and of cuBLAS, which allocates memory of its own.
 MESSAGES = ("can't allocate memory", "DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 KILLED_WORKER = "is killed by signal: Killed"  # a DataLoader's, whoever killed it
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def is_out_of_memory(error: BaseException, *, kills_before: int) -> bool:
@@ -39,26 +38,17 @@ def is_out_of_memory(error: BaseException, *, kills_before: int) -> bool:
 
 def oom_kills() -> int:
     """Processes that the kernel has killed for want of memory so far, by all counters that can be read; else 0."""
-    total = 0
-    for path in counters():
-        try:
-            found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
-        except OSError:  # another version of cgroups, or no Linux
-            continue
-        total += int(found[1]) if found else 0
-    return total
+    every = (line.split() for path in counters() for line in lines(path))
+    return sum(int(words[1]) for words in every if words[:1] == ["oom_kill"])
 
 
 def counters() -> Iterator[Path]:
     """Files with a line `oom_kill N`: of the machine, and of this process's control groups (versions 2 and 1)."""
     yield Path("/proc/vmstat")
-    yield CGROUPS / "memory.events"
+    yield from (group / "memory.events" for group in control_groups())
     yield CGROUPS / "memory" / "memory.oom_control"
-    with_own = Path("/proc/self/cgroup")
-    for line in with_own.read_text().splitlines() if with_own.exists() else ():
-        _, controllers, path = line.split(":", 2)
+    for _, controllers, path in (line.split(":", 2) for line in lines(OWN_CGROUP)):
         if path != "/":
-            yield CGROUPS / path.lstrip("/") / "memory.events"
             yield CGROUPS / controllers / path.lstrip("/") / "memory.oom_control"
 
 

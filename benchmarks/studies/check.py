@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 # Keys of the data that a bank of targets does not depend on; the seed of the views is looked at by itself.
 NOT_OF_A_BANK = (
-    "data.cache",
     "data.workers",
     "data.max_unreadable",
     "data.seed",

@@ -31,13 +31,9 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.err
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-class KnownUnreadableError(OSError):
-    """The image could not be decoded when its cache was made; the text is the reason."""
-
-
 def reason(error: BaseException) -> str:
     """Describe why an image cannot be read."""
-    return str(error) if isinstance(error, KnownUnreadableError) else f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}"
 
 
 class Picture(Protocol):

@@ -8,14 +8,13 @@ import logging
 import mmap
 import multiprocessing
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from kdep.data.cache import estimate
+from kdep.cores import free_memory
 from kdep.data.decode import SCALES, UNREADABLE, Box, Encoded, Picture, crop_decoded, decoding_scale
 from kdep.data.sources import Source
 
@@ -23,9 +22,7 @@ logger = logging.getLogger("kdep")
 
 ALL_SCALES = (1, *SCALES)
 SMALLER = 1.34  # 1 + 1/4 + 1/16 + 1/64: a JPEG at every scale
-SPARE = 1.1  # the estimate is from a sample
-WHOLE = 10**9  # no image has such a short side
-MEMINFO, CGROUPS, OWN_CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+SAMPLE, SPARE = 64, 1.1  # images whose headers are read; the estimate is from a sample
 
 
 class Kept:
@@ -109,7 +106,7 @@ def keep(source: Source, share: float, *, show: bool = True) -> Source:
     """
     if share == 0 or not _is_encoded(source):
         return source
-    needed = round(estimate(source, WHOLE) * SMALLER * SPARE)
+    needed = round(estimate(source) * SMALLER * SPARE)
     allowed = round(share * free_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if not 0 < needed <= allowed:
         return source
@@ -127,23 +124,15 @@ def _is_encoded(source: Source) -> bool:
     return False
 
 
-def free_memory() -> int:
-    """Return the bytes of memory that are free on the machine and in the control group; 0 where nothing says so."""
-    found = [1024 * int(line.split()[1]) for line in _lines(MEMINFO) if line.startswith("MemAvailable:")]
-    groups = [line.split(":", 2)[2].lstrip("/") for line in _lines(OWN_CGROUP) if line.startswith("0::")]
-    for folder in {CGROUPS, *(CGROUPS / group for group in groups)}:
-        limit, used = _lines(folder / "memory.max"), _lines(folder / "memory.current")
-        if limit and used and limit[0] != "max":
-            # Files that were read count as used, but make room.
-            cached = [
-                int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith("inactive_file ")
-            ]
-            found.append(int(limit[0]) - int(used[0]) + sum(cached))
-    return max(0, min(found, default=0))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+def estimate(source: Source) -> int:
+    """Estimate the bytes of all images, decoded, from the headers of up to `SAMPLE` of them."""
+    count = len(source.names)
+    chosen = sorted({number * count // SAMPLE for number in range(SAMPLE)})
+    found: list[int] = []
+    for index in chosen:
+        try:
+            width, height = source.open(index).size
+        except UNREADABLE:
+            continue
+        found.append(width * height * 3)
+    return round(sum(found) / max(1, len(chosen)) * count)

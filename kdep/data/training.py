@@ -1,20 +1,16 @@
 """Open the images a run trains on: found by their address, cropped into views, coloured on the device."""
 
 import dataclasses
-import logging
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from kdep.config import Config
-from kdep.data.cache import open_cache
 from kdep.data.decode import PIXELS
 from kdep.data.keep import keep
 from kdep.data.sources import Source, labels_of, open_source
 from kdep.data.views import Augmentation, Batch, Views, recolour
-
-logger = logging.getLogger("kdep")
 
 SAMPLE = 50_000  # images for the statistics of tar shards: docs/speed.md says what more would gain
 
@@ -35,24 +31,18 @@ def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
 
 
 def open_views(config: Config, *, show: bool = True) -> Views:
-    """Open the images and say how they are cropped and coloured; fills `data.cache` where images are missing in it.
+    """Open the images and say how they are cropped and coloured.
 
     Args:
         config: of the run.
-        show: show progress and log warnings.
+        show: log how much memory decoded images take.
 
     Raises:
         ValueError: no images there, fewer than a batch, or no labels for `loss.name` labels.
     """
     data = config.data
     source, labels = open_images(config)
-    if data.cache is not None:
-        source = open_cache(source, data.cache, size=data.size, show=show)
-        lost = source.lost_detail(data.size, data.crop_scale)
-        if lost is not None and show:
-            logger.warning("data.cache %s: %s", data.cache, lost)
-    else:
-        source = keep(source, data.memory, show=show)
+    source = keep(source, data.memory, show=show)
     source.fingerprint  # noqa: B018 - hashed here, where the first process is alone; others find it remembered
     augmentation = Augmentation(data.size, data.crop_scale, data.flip, data.jitter, data.lighting)
     views = Views(source, augmentation, config.view_seed)

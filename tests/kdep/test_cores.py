@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from kdep import cores
@@ -26,3 +28,17 @@ def test_cores_are_those_of_the_job_and_not_of_the_machine(monkeypatch, tmp_path
     if task is not None:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", task)
     assert cores.cores() == expected
+
+
+def test_free_memory_is_the_least_of_the_machine_and_the_control_groups(tmp_path, monkeypatch):
+    files = {"meminfo": "MemTotal: 9 kB\nMemAvailable: 5000 kB\n", "own": "0::/job\n", "memory.max": "max\n"}
+    files |= {"memory.current": "7\n", "job/memory.max": "4000000\n", "job/memory.current": "1500000\n"}
+    files["job/memory.stat"] = "active_file 1\ninactive_file 500000\n"
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name, path in (("MEMINFO", "meminfo"), ("OWN_CGROUP", "own"), ("CGROUPS", "")):
+        monkeypatch.setattr(cores, name, tmp_path / path)
+    assert cores.free_memory() == 3_000_000
+    monkeypatch.setattr(cores, "CGROUPS", Path("/nowhere"))
+    assert cores.free_memory() == 5_120_000

@@ -10,7 +10,6 @@ from tools.speed.pretraining import (
     ceiling,
     configure,
     growth,
-    has_cache,
     make_bank,
     on_device,
     run,
@@ -30,12 +29,8 @@ NOTE = (
 
 
 def bank_64(setting: Setting) -> list[Row]:
-    """64 px, without and with the cache of decoded images."""
-    lines = precisions(setting, 64)
-    if has_cache():
-        return [*lines, *precisions(setting, 64, cache=True)]
-    skipped = "this version has no data.cache"
-    return [*lines, Row("bank-64-cache", "training from the bank, decoded images cached", "ceiling", skipped=skipped)]
+    """64 px."""
+    return precisions(setting, 64)
 
 
 def bank_128(setting: Setting) -> list[Row]:
@@ -48,35 +43,31 @@ def bank_224(setting: Setting) -> list[Row]:
     return precisions(setting, 224)
 
 
-def precisions(setting: Setting, size: int, *, cache: bool = False) -> list[Row]:
+def precisions(setting: Setting, size: int) -> list[Row]:
     """Measure in float32 and in the default precision; a faster step leaves less time to overlap with loading."""
     cases = [CASES[size]] if setting.device.type == "cuda" else [CASES[size], replace(CASES[size], precision="auto")]
-    return [against_ceiling(setting, on_device(case, setting), cache=cache) for case in cases]
+    return [against_ceiling(setting, on_device(case, setting)) for case in cases]
 
 
-def against_ceiling(setting: Setting, case: Case, *, cache: bool = False) -> Row:
+def against_ceiling(setting: Setting, case: Case) -> Row:
     """Alternate the student's step alone with pretraining runs from a finished bank."""
-    make_bank(case, setting, cache=cache)
+    make_bank(case, setting)
     auto = case.precision == "auto"
-    name = f"bank-{case.size}" + ("-cache" if cache else "") + ("-auto" if auto else "")
+    name = f"bank-{case.size}" + ("-auto" if auto else "")
     runs: list[Run] = []
 
     def trained(workers: int | str = "auto") -> float:
-        runs.append(run(configure(case, setting, name=name, bank=True, workers=workers, cache=cache)))
+        runs.append(run(configure(case, setting, name=name, bank=True, workers=workers)))
         return runs[-1].rate
 
-    if cache:
-        trained()  # fills the cache
     steps = 3 if setting.quick else max(6, case.images // case.batch // 3)
-    alone = ceiling(configure(case, setting, name=name, bank=True, cache=cache), steps)
+    alone = ceiling(configure(case, setting, name=name, bank=True), steps)
     figures = interleave({"ceiling": alone, "bank": trained}, setting.repeats)
     middle = medians(figures)
     timed = runs[-setting.repeats :]
     return Row(
         name,
-        f"training from the bank, {case.student}"
-        + (", decoded images cached" if cache else "")
-        + (", precision auto" if auto else ""),
+        f"training from the bank, {case.student}" + (", precision auto" if auto else ""),
         "the student's step on synthetic tensors in memory (the ceiling)",
         ours=middle["bank"],
         theirs=middle["ceiling"],

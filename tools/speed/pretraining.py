@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdep.bank.prepare import build
-from kdep.config import Config, Data, parse_config
+from kdep.config import Config, parse_config
 from kdep.files import write_text
 from kdep.method.loss import distill_loss
 from kdep.models.student import open_student
@@ -65,9 +65,7 @@ def folder_of(case: Case, setting: Setting) -> Path:
     return photographs(setting.work, case.images, own=setting.images, sides=sides)
 
 
-def configure(
-    case: Case, setting: Setting, *, name: str, bank: bool, workers: int | str = "auto", cache: bool = False
-) -> Config:
+def configure(case: Case, setting: Setting, *, name: str, bank: bool, workers: int | str = "auto") -> Config:
     """A run of kdep as a user would start it, logging every step (on a GPU every fifth, which waits less)."""
     data: dict[str, Any] = {
         "source": str(folder_of(case, setting)),
@@ -75,8 +73,6 @@ def configure(
         "workers": workers,
         "limit": None if bank else case.live,
     }
-    if cache:
-        data["cache"] = str(bank_path(case, setting, cache=True)) + "-images"
     content = {
         "name": name,
         "teacher": {"source": case.teacher},
@@ -87,7 +83,7 @@ def configure(
         "align": {"name": "svd"} if bank else {"name": "random", "images": min(64, case.live)},
         "optim": {"epochs": case.epochs, "batch_size": case.batch, "lr": 0.01},
         "log": {"every": 5 if setting.device.type == "cuda" else 1, "checkpoint_every": 10**6},
-        "bank": {"path": str(bank_path(case, setting, cache=cache)), "views": 1, "check": 1} if bank else None,
+        "bank": {"path": str(bank_path(case, setting)), "views": 1, "check": 1} if bank else None,
         "device": str(setting.device),
         "precision": case.precision,
         "runs": str(setting.work / "runs"),
@@ -95,21 +91,21 @@ def configure(
     return parse_config(content, "tools.speed.measure")
 
 
-def bank_path(case: Case, setting: Setting, *, cache: bool = False) -> Path:
-    """One bank per teacher, size and set of images, shared by rows; a cache shrinks them to images of their own."""
+def bank_path(case: Case, setting: Setting) -> Path:
+    """One bank per teacher, size and set of images, shared by rows."""
     teacher = case.teacher.replace(":", "-")
     origin = "own" if setting.images else "made"
-    return setting.work / "banks" / f"{teacher}-{case.size}-{case.images}-{origin}{'-cached' if cache else ''}"
+    return setting.work / "banks" / f"{teacher}-{case.size}-{case.images}-{origin}"
 
 
-def make_bank(case: Case, setting: Setting, *, cache: bool = False) -> float:
+def make_bank(case: Case, setting: Setting) -> float:
     """Make the case's bank if it is missing; return the seconds that it took."""
-    path = bank_path(case, setting, cache=cache)
+    path = bank_path(case, setting)
     note = path.with_name(f"{path.name}.json")
     if note.exists() and path.exists():
         return json.loads(note.read_text())["seconds"]
     shutil.rmtree(path, ignore_errors=True)
-    config = configure(case, setting, name="bank", bank=True, cache=cache)
+    config = configure(case, setting, name="bank", bank=True)
     took = seconds(lambda: build(config), setting.device)
     write_text(note, json.dumps({"seconds": took}))
     return took
@@ -187,8 +183,3 @@ def ceiling(config: Config, steps: int) -> Callable[[], float]:
         return optim.batch_size * steps / seconds(lambda: [step() for _ in range(steps)], device)
 
     return rate
-
-
-def has_cache() -> bool:
-    """Whether this version of kdep can keep decoded images."""
-    return "cache" in Data.model_fields

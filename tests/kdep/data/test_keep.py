@@ -1,5 +1,4 @@
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +6,7 @@ from PIL import Image
 
 from kdep.data import keep as module
 from kdep.data.decode import Encoded
-from kdep.data.keep import Kept, free_memory, keep
+from kdep.data.keep import Kept, keep
 from kdep.data.order import Order
 from kdep.data.sources import Files, open_source
 from kdep.data.views import Augmentation, Views, load
@@ -63,20 +62,6 @@ def test_a_set_that_is_too_large_and_one_in_memory_already_are_left_alone(source
 def test_a_spawned_process_reads_the_files(source):
     copied = pickle.loads(pickle.dumps(Kept(source, 10_000_000)))
     assert isinstance(copied.open(0), Encoded)
-
-
-def test_free_memory_is_the_least_of_the_machine_and_the_control_groups(tmp_path, monkeypatch):
-    files = {"meminfo": "MemTotal: 9 kB\nMemAvailable: 5000 kB\n", "own": "0::/job\n", "memory.max": "max\n"}
-    files |= {"memory.current": "7\n", "job/memory.max": "4000000\n", "job/memory.current": "1500000\n"}
-    files["job/memory.stat"] = "active_file 1\ninactive_file 500000\n"
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    for name, path in (("MEMINFO", "meminfo"), ("OWN_CGROUP", "own"), ("CGROUPS", "")):
-        monkeypatch.setattr(module, name, tmp_path / path)
-    assert free_memory() == 3_000_000
-    monkeypatch.setattr(module, "CGROUPS", Path("/nowhere"))
-    assert free_memory() == 5_120_000
 
 
 def test_shards_in_memory_keep_their_order(photos, tmp_path):

@@ -132,7 +132,7 @@ def _transfer(tasks: str, *more: str) -> tuple[str, ...]:
 
 SCENARIOS = [
     Scenario("pretrain", _pretrain(), student, 5),
-    Scenario("pretrain, workers and cache", _pretrain("data.workers=2", "data.cache=work/cache"), student, 2),
+    Scenario("pretrain, workers", _pretrain("data.workers=2"), student, 2),
     Scenario(
         "pretrain, labels", _pretrain("loss.name=labels", "data.source=data/scenes/classification/train"), student
     ),

@@ -1,4 +1,4 @@
-"""The files that a run, a bank of targets and a cache of images consist of, and what reads them."""
+"""The files that a run, a bank of targets and stored features consist of, and what reads them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,7 @@ from PIL import Image
 from kdep.bank.prepare import build
 from kdep.bank.read import Bank
 from kdep.config import Config, load_config
-from kdep.data.cache import open_cache
-from kdep.data.order import once
 from kdep.data.training import open_views
-from kdep.data.views import load
 from kdep.export.write import write_export
 from kdep.method.target import make_target
 from kdep.models.backbone import build_backbone
@@ -31,7 +28,7 @@ from tools.checks.faults.doors import Door
 
 
 def trained_doors(recipe: Path, root: Path) -> list[Door]:
-    """What a run, a checkpoint, a bank and a cache of images consist of."""
+    """What a run, a checkpoint, a bank and stored features consist of."""
     for number in range(128):
         path = root / "photos" / f"class{number % 2}" / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +40,7 @@ def trained_doors(recipe: Path, root: Path) -> list[Door]:
         *run_doors(config),
         *checkpoint_doors(student, root),
         *bank_doors(load_config(recipe, [f"bank.path={root / 'bank'}", "bank.check=0"])),
-        *cache_doors(config, root / "cache"),
+        *feature_doors(root / "features" / "abc"),
     ]
 
 
@@ -128,26 +125,12 @@ def bank_doors(config: Config) -> list[Door]:
     ]
 
 
-def cache_doors(config: Config, folder: Path) -> list[Door]:
-    """Decoded images, and features."""
-    source = open_views(config, show=False).source
-    open_cache(source, folder, size=32, show=False)
-    features = folder.with_name("features") / "abc"
+def feature_doors(folder: Path) -> list[Door]:
+    """Features of a frozen network."""
 
     def make(place: Path) -> float:
         np.save(place / "post.npy", np.ones((16, 8), np.float32))
         return 1.0
 
-    def cached() -> None:
-        views = open_views(
-            config.model_copy(update={"data": config.data.model_copy(update={"cache": folder})}), show=False
-        )
-        for batch in load(views, once(16, 8), workers=0):
-            assert batch.images is None or batch.images.numel()
-
-    stored(features, make)
-    return [
-        Door("index.npz", folder / "index.npz", changes.edit_npz, cached),
-        Door("pixels.bin", folder / "pixels.bin", changes.edit_bytes, cached),
-        Door("features", features / "post.npy", changes.edit_npy, lambda: stored(features, make)),
-    ]
+    stored(folder, make)
+    return [Door("features", folder / "post.npy", changes.edit_npy, lambda: stored(folder, make))]
