@@ -5,7 +5,6 @@ own, so that a failing cell stops no other. The board is then rebuilt from all r
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdep import shipped
 from kdep.data.root import data_root
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint, split_size
@@ -34,7 +34,7 @@ from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
 from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks
-from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, suite_names, suite_tasks
+from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, suite_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pypi:efficientnet_lite0, npm:resnet50, or random:NAME for the baseline (random:NAME#1 with seed 1); a suffix "
         "@128 resamples its input to 128 px",
     )
-    add("--suite", help=f"{', '.join(suite_names())}, or a YAML file of your own")
+    add("--suite", help=f"{', '.join(shipped.names('suites'))}, or a YAML file of your own")
     add("--tasks", default="", help="only these tasks, joined by commas; without --suite, any shipped task")
     add(
         "--data",
@@ -214,8 +214,6 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     board = write_leaderboard(results, request.results, folders=[request.results], suite=suite, damaged=damaged)
     screen.say("\n" + terminal_table(board, damaged).rstrip())
     screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
-    if missing := missing_baselines(request, plan, results):
-        screen.say(f"\n{missing}")
     codes = {status.code for status in statuses}
     return plan, WEIGHTS_DO_NOT_LOAD if WEIGHTS_DO_NOT_LOAD in codes else int(any(codes))
 
@@ -314,27 +312,3 @@ def no_data(request: Request, plan: Sequence[Planned]) -> str:
         return text
     files = ", ".join(f"{role}: {value}" for role, value in own.files.items())
     return f"{text}. A suite's `root` is relative to it: {own.name} was looked for in {own.root} with {files}"
-
-
-def missing_baselines(request: Request, plan: Sequence[Planned], results: Sequence[Result]) -> str:
-    """Students of the plan without a random baseline on their tasks, and the command that measures it; else empty."""
-    random = [result for result in results if result.status == "ok" and result.checkpoint.role == "random"]
-    there = {(result.checkpoint.arch, result.key.task, result.key.protocol) for result in random}
-    missing: dict[str, list[str]] = {}
-    for planned in plan:
-        card, key = planned.cell.checkpoint, planned.cell.key
-        if card.role == "student" and planned.state != "absent" and (card.arch, key.task, key.protocol) not in there:
-            tasks = missing.setdefault(f"random:{card.arch}", [])
-            tasks += [key.task] if key.task not in tasks else []
-    if not missing:
-        return ""
-    flags = ("suite", "tasks", "data", "protocol", "budget", "seeds", "data_root", "results")
-    given = {name: getattr(request, name) for name in flags}
-    texts = {
-        name: str(value) if isinstance(value, str | Path) else ",".join(map(str, value))
-        for name, value in given.items()
-        if value
-    }
-    options = [part for name, text in texts.items() for part in (f"--{name.replace('_', '-')}", text)]
-    lines = [f"no {name} to compare with on {', '.join(tasks)}" for name, tasks in missing.items()]
-    return "\n".join([*lines, f"measure it: {shlex.join(['kdep', 'transfer', *missing, *options])}"])

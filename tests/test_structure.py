@@ -44,7 +44,6 @@ ARROWS = {
     "kdep.shipped": set(),
     "kdep.yaml_file": {"kdep.guard"},
     "kdep.config": {"kdep.settings", "kdep.shipped", "kdep.yaml_file"},
-    "kdep.reference": {"kdep.settings"},
     "kdep.data": EVERYWHERE,
     "kdep.method": {"kdep.config", "kdep.settings"},
     "kdep.models": EVERYWHERE,
@@ -74,7 +73,7 @@ ARROWS = {
     "kdep_benchmarks.fidelity": RESULTS | {"kdep_benchmarks.board"},
     "kdep_benchmarks.transfer": TASKS | {"kdep_benchmarks.jobs", "kdep_benchmarks.board"},
     "kdep_benchmarks.studies": TASKS | {"kdep_benchmarks.jobs", "kdep_benchmarks.board"},
-    "kdep_benchmarks.tasks.settings": {"kdep.settings", "kdep_benchmarks.tasks.task"},
+    "kdep_benchmarks.tasks.settings": {"kdep.settings", "kdep.shipped", "kdep_benchmarks.tasks.task"},
 }
 
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/venv.sh"
 echo "1. scenes: images, masks and boxes in the formats of ImageFolder, VOC, ADE20K and COCO"
-.venv/bin/python -m kdep_benchmarks.data.scenes.make demo/scenes
+.venv/bin/kdep data prepare scenes --data-root demo
 echo "2. pretrain: EfficientNet-Lite0 (ImageNet) -> ResNet-18, without labels"
 .venv/bin/kdep pretrain demo
 echo "3. transfer: the student and its random initialisation, on classification, segmentation and detection"

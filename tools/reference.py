@@ -10,9 +10,9 @@ from pathlib import Path
 
 from kdep.cli import VERBS
 from kdep.config import Config
-from kdep.reference import reference
 from kdep.settings import Settings
 from kdep_benchmarks.tasks.settings import KINDS
+from tools.keys import reference
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 WIDTH = 100  # of the help texts, whatever the terminal

@@ -26,9 +26,8 @@ def notes_on(board: Board) -> list[Note]:
         _edges,
         _fixed,
         _single_runs,
-        _unequal_runs,
     )
-    return [note for kind in (*kinds, _missing_baselines, _chosen_baselines, _shared_names) for note in kind(board)]
+    return [note for kind in (*kinds, _missing_baselines, _chosen_baselines) for note in kind(board)]
 
 
 def _suite(board: Board) -> Iterator[Note]:
@@ -182,15 +181,6 @@ def _single_runs(board: Board) -> Iterator[Note]:
             yield Note(text, (sha256,))
 
 
-def _unequal_runs(board: Board) -> Iterator[Note]:
-    for label, n in board.cells["n"].items():
-        n = n[n > 0]
-        if n.nunique() > 1:
-            said = [f"{count} of {', '.join(board.rows.name[own.index])}" for count, own in n.groupby(n)]
-            text = f"{label}: unequal numbers of runs: {'; '.join(reversed(said))}."
-            yield Note(text, tuple(n.index))
-
-
 def _missing_baselines(board: Board) -> Iterator[Note]:
     there = set(board.rows.arch[board.rows.role == "random"])
     for arch, own in board.rows[board.rows.role == "student"].groupby("arch"):
@@ -210,14 +200,3 @@ def _chosen_baselines(board: Board) -> Iterator[Note]:
                 name = board.rows.name[found[0]]
                 text = f"Gain shares of {arch} use {name}, the first by name of the {len(found)} {role} rows."
                 yield Note(text, tuple(own.index))
-
-
-def _shared_names(board: Board) -> Iterator[Note]:
-    """Rows whose names had to be told apart."""
-    own: dict[str, set[str]] = {}
-    for result in board.runs["result"]:
-        own.setdefault(result.checkpoint.sha256, set()).add(result.checkpoint.name)
-    apart = {sha256: name for sha256, name in board.rows.name.items() if name not in own[sha256]}
-    if apart:
-        names = ", ".join(sorted(apart.values()))
-        yield Note(f"{names}: several checkpoints have this name; the digits start their sha256.", tuple(apart))

@@ -17,7 +17,7 @@ from kdep_benchmarks.board.leaderboard import (
     tables,
 )
 from kdep_benchmarks.board.markdown import READING
-from kdep_benchmarks.board.panels import cost_panels, efficiency_panels, mean_panel, path_panels, score_panels
+from kdep_benchmarks.board.panels import cost_panels, efficiency_panels, mean_panel, score_panels
 from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.board.table import Board
 from kdep_benchmarks.result import ROLES
@@ -67,7 +67,6 @@ def _section(board: Board, sheets: Sheets) -> str:
             parts.append(f"<details><summary>Other metrics</summary>{html_table(board, more)}</details>")
         parts += [_panels(score_panels(board, family)), _sheets(board, family, sheets)]
     for title, panels in (
-        ("Linear probe: the regularisation path", path_panels(board)),
         ("Linear probe: fewer labels", efficiency_panels(board)),
         ("Score against pretraining", cost_panels(board)),
     ):

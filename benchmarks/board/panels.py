@@ -6,7 +6,7 @@ from kdep_benchmarks.board.intervals import half_width
 from kdep_benchmarks.board.leaderboard import compact
 from kdep_benchmarks.board.plots import cost_panel, dot_panel, line_panel
 from kdep_benchmarks.board.table import Board, mean_by_seed
-from kdep_benchmarks.result import ROLES, Result
+from kdep_benchmarks.result import ROLES
 
 FITTED_ON = {"fewshot": ("train",), "linear": ("train", "val")}  # the linear probe is refitted on both
 
@@ -26,31 +26,6 @@ def mean_panel(board: Board) -> list[str]:
     """Mean over families of the complete rows; none below two such rows. The interval is over seeds."""
     rows = _means(board, None)
     return [dot_panel("mean", "over families, %", rows)] if len(rows) > 1 else []
-
-
-def path_panels(board: Board) -> list[str]:
-    """The regularisation path of each linear task: score on the val split, of each checkpoint's first seed."""
-    panels = []
-    for label in board.columns.index[board.columns.kind == "linear"]:
-        results, names = board.results_of(label), _students_first(board)
-        paths = {names[sha]: regularisation_path(results[sha][0]) for sha in names.index if sha in results}
-        lines = [(name, path) for name, path in paths.items() if path]
-        if lines:
-            panels.append(line_panel(label, "top-1 on the val split, %, over the penalty", lines))
-    return panels
-
-
-def regularisation_path(result: Result) -> list[tuple[float, float]] | None:
-    """(penalty, score) pairs of `{"lambda": [...], "val_top1": [...]}`, of the chosen tap where there are several.
-
-    None where there is no such curve, or a penalty of 0, which has no place on a logarithmic axis.
-    """
-    lists = [value for value in result.curve.values() if isinstance(value, list) and len(value) > 1]
-    if len(lists) < 2 or len(lists[0]) != len(lists[1]):
-        return None
-    pairs = list(zip(lists[0], lists[1], strict=True))
-    usable = all(isinstance(v, int | float) for pair in pairs for v in pair) and all(x > 0 for x, _ in pairs)
-    return sorted(pairs) if usable else None
 
 
 def efficiency_panels(board: Board) -> list[str]:

@@ -21,6 +21,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from kdep.data.contents import content_hashes
 from kdep.guard import walk
@@ -62,6 +63,15 @@ class Dataset:
         allowed |= set(COLUMNS) if self.layout == "huggingface" else set()
         if not needed <= set(self.files) <= allowed:
             raise ValueError(f"data set {self.name}: files {sorted(self.files)}; {self.layout} needs {sorted(needed)}")
+
+
+class Use(Protocol):
+    """What a task says of its data: a `kdep_benchmarks.tasks.task.Task` is one."""
+
+    name: str
+    kind: str
+    family: str
+    dataset: Dataset
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from kdep_benchmarks.data.cards import CARDS, CLASSIFICATION, Card, Dataset, absent, known
+from kdep_benchmarks.data.cards import CARDS, CLASSIFICATION, Card, Dataset, Use, absent, known
 from kdep_benchmarks.data.duplicates import repeated_images, shared_images
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.labels import class_findings, label_findings
@@ -15,14 +15,6 @@ from kdep_benchmarks.data.readers.boxes import differing_categories, read_boxes
 from kdep_benchmarks.data.readers.classification import pictures_of
 
 ROLES = ("train", "val", "test")
-
-
-class Use(Protocol):
-    """What a task says of its data: a `kdep_benchmarks.tasks.task.Task` is one."""
-
-    name: str
-    family: str
-    dataset: Dataset
 
 
 class Subject(NamedTuple):

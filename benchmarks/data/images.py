@@ -3,23 +3,20 @@
 import dataclasses
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from kdep.data.contents import content_hashes
 from kdep.data.decode import UNREADABLE
 from kdep.data.names import Names
-from kdep.data.sources import Files, Pack, Source
-from kdep.files import write_text
-from kdep.guard import RefusedError, printable, read_regular
+from kdep.data.sources import Pack, Source
+from kdep.guard import printable
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
-from kdep_benchmarks.data.huggingface import Rows
-from kdep_benchmarks.data.readers.classification import files_of, read_labelled
+from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictures_of, read_labelled
 from kdep_benchmarks.data.splits import hold_out
 
 
@@ -61,31 +58,11 @@ class Labelled:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of labels, class names, and the images' bytes in order."""
+        """Hash of labels, class names, and the images' contents in order."""
         digest = hashlib.sha256(f"{self.classes}|{len(self)}|".encode() + self.labels.tobytes())
         for content in _contents(self.source):
-            digest.update(f"{len(content)}|".encode())
             digest.update(content)
         return digest.hexdigest()
-
-    def remembered_fingerprint(self, folder: Path) -> str:
-        """The fingerprint, cached in `folder` while the images' files are unchanged.
-
-        Unchanged means: the same name, size, inode, mtime and ctime. The ctime cannot be set back, so an overwritten
-        file is hashed again whatever its date says.
-        """
-        files = _files(self.source)
-        if len(files) < len(self):  # images in memory, which are quick to hash
-            return self.fingerprint
-        digest = hashlib.sha256(f"{self.classes}|".encode() + self.labels.tobytes())
-        for path in files:
-            found = path.stat()
-            line = f"{path}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}\n"
-            digest.update(os.fsencode(line))
-        known = folder / f"{digest.hexdigest()[:32]}.fingerprint"
-        if not known.is_file():
-            write_text(known, self.fingerprint)
-        return known.read_text()
 
 
 class Joined:
@@ -101,39 +78,19 @@ class Joined:
         return self.first.read(index) if index < count else self.second.read(index - count)
 
 
-def _files(source: Any) -> list[Path]:
-    if isinstance(source, Joined):
-        return _files(source.first) + _files(source.second)
-    return files_of(source) or []
-
-
 def _contents(source: Any) -> Iterator[bytes]:
-    """The bytes of each image: encoded if it has a file, else pixels."""
+    """Hashes of the images' files, which `content_hashes` remembers, or of their pixels where they have none."""
     if isinstance(source, Joined):
         yield from _contents(source.first)
         yield from _contents(source.second)
-    elif isinstance(source, Files):
-        for name in source.names:
-            yield _content_of(source.root / name)
-    elif isinstance(source, Rows):
-        yield from (source.encoded(index) for index in range(len(source.names)))
+    elif (files := files_of(source)) is not None:
+        yield content_hashes(files).tobytes()
     elif isinstance(source, Pack):
         yield source.fingerprint.encode()
-    elif source.files is not None:
-        yield from map(_content_of, source.files)
-    elif isinstance(getattr(source.images, "data", None), np.ndarray):
+    elif isinstance(getattr(getattr(source, "images", None), "data", None), np.ndarray):  # of torchvision, in memory
         yield source.images.data.tobytes()
     else:
-        for index in range(len(source.names)):
-            image = source.read(index)
-            yield f"{image.size}".encode() + image.tobytes()
-
-
-def _content_of(path: Path) -> bytes:
-    try:
-        return read_regular(path)
-    except RefusedError as error:
-        raise ValueError(f"{printable(path)}: cannot be read: {error}") from error
+        yield from (hash_of(picture.content()) for picture in pictures_of(source))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,25 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-from PIL import Image
-
-from kdep.data.contents import HASH, cache_folder, content_hashes
+from kdep.data.contents import cache_folder, content_hashes
 from kdep.files import write_text
-from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.cards import Use
 from kdep_benchmarks.data.readable import entries_of
-from kdep_benchmarks.data.readers.classification import files_of, pictures_of, read_labelled
+from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictures_of, read_labelled
 
 WORTH = 2000  # images from which on the count is remembered
-
-
-class Use(Protocol):
-    """What a task says of its data: a `kdep_benchmarks.tasks.task.Task` is one."""
-
-    kind: str
-    family: str
-    dataset: Dataset
 
 
 def leaked(task: Use, fingerprint: str) -> int:
@@ -68,13 +57,8 @@ def hashes_of(task: Use, role: str) -> list[bytes]:
     source = read_labelled(task.dataset, role).source
     if (files := files_of(source)) is not None:
         return _of_files(files)
-    return [_hash(picture.content()) for picture in pictures_of(source)]
+    return [hash_of(picture.content()) for picture in pictures_of(source)]
 
 
 def _of_files(files: Sequence[Path]) -> list[bytes]:
     return [content.tobytes() for content in content_hashes(files)]
-
-
-def _hash(content: bytes | Image.Image) -> bytes:
-    data = content if isinstance(content, bytes) else f"{content.mode}{content.size}".encode() + content.tobytes()
-    return hashlib.blake2b(data, digest_size=HASH).digest()

@@ -20,7 +20,7 @@ from kdep_benchmarks.result import CHECKED, CheckpointCard, Count, Result
 from kdep_benchmarks.results import Found, find_results
 
 if TYPE_CHECKING:
-    from kdep_benchmarks.data.check import Use
+    from kdep_benchmarks.data.cards import Use
     from kdep_benchmarks.data.pictures import Look, Picture
 
 FORMAT = 1

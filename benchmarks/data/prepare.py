@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from kdep.files import write_atomically, write_text
 from kdep_benchmarks.data import photographs
 from kdep_benchmarks.data.archives import (
@@ -62,7 +60,7 @@ IMAGENET = tuple(
 )
 
 
-def prepare(name: str, data_root: Path, *, seed: int | None = None, show: bool = False) -> None:
+def prepare(name: str, data_root: Path, *, show: bool = False) -> None:
     """Make a known data set below the data root, unless it exists.
 
     Archives in the data root are used; missing ones are downloaded into it. Interrupted downloads and unpacking are
@@ -71,35 +69,26 @@ def prepare(name: str, data_root: Path, *, seed: int | None = None, show: bool =
     Args:
         name: of a card.
         data_root: the folder of data sets and archives.
-        seed: of the draw of Caltech-256's training images [the first 60 of each class by name].
         show: progress bars.
 
     Raises:
-        ValueError: no such set, or a seed for another set than Caltech-256.
+        ValueError: no such set.
         NotPrepared: an archive is missing or wrong; says which file to place where.
     """
     dataset = known(name, data_root)
-    if seed is not None and name != "caltech256":
-        raise ValueError(f"data set {name}: its owner defines the splits; --seed is for caltech256")
-    if name == "caltech256":
-        make_from(data_root, "caltech256", (CALTECH256,), partial(_caltech256, seed=seed), show)
-    else:
-        RECIPES[name](data_root, show)
+    RECIPES[name](data_root, show)
     if reason := absent(dataset):
         raise NotPrepared(f"{name}: not complete: {reason}")
 
 
-def _caltech256(archives: list[Path], into: Path, *, seed: int | None, show: bool) -> None:
+def _caltech256(archives: list[Path], into: Path, *, show: bool) -> None:
+    """The first images of each class by name are train."""
     classes: dict[str, list[str]] = defaultdict(list)
     for member in members(archives[0]):
         parts = PurePosixPath(member.name).parts
         if len(parts) == 3 and parts[2].endswith(".jpg"):
             classes[parts[1]].append(parts[2])
-    draw = None if seed is None else np.random.Generator(np.random.Philox(seed))
-    train = set()
-    for name in sorted(classes):
-        images = sorted(classes[name])
-        train |= {(name, image) for image in (images if draw is None else draw.permutation(images))[:PER_CLASS]}
+    train = {(name, image) for name, images in classes.items() for image in sorted(images)[:PER_CLASS]}
 
     def place(name: str) -> str | None:
         parts = PurePosixPath(name).parts
@@ -290,6 +279,7 @@ def _scenes(data_root: Path, show: bool) -> None:
 
 RECIPES: dict[str, Callable[[Path, bool], None]] = {
     **{name: partial(_torchvision, name) for name in ("cifar10", "cifar100", "dtd")},
+    "caltech256": lambda root, show: make_from(root, "caltech256", (CALTECH256,), _caltech256, show),
     "cub200": lambda root, show: make_from(root, "cub200", (CUB200,), _cub200, show),
     "imagenet1k": _imagenet,
     "voc2012": partial(_voc, ("2012",)),

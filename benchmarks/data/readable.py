@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from kdep.data.contents import content_hashes
 from kdep.data.decode import UNREADABLE
@@ -13,7 +13,7 @@ from kdep.data.opening import read_header, read_image, refuse_mode
 from kdep.data.sources import Pack
 from kdep.files import write_text
 from kdep.guard import printable
-from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.cards import Use
 from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.pictures import Picture, decoded, in_threads
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
@@ -30,14 +30,6 @@ class Entry(NamedTuple):
     place: Path | Picture
     is_mask: bool = False
     state: str = ""
-
-
-class Use(Protocol):
-    """What a task says of its data: a `kdep_benchmarks.tasks.task.Task` is one."""
-
-    kind: str
-    family: str
-    dataset: Dataset
 
 
 def refuse_unreadable(task: Use, known: Path) -> None:

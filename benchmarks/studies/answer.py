@@ -13,7 +13,6 @@ from kdep_benchmarks.studies.claims import (
     adjusted,
     against_all_images,
     against_baseline,
-    against_best,
     asked_for,
     by_cell,
     chosen_on_val,
@@ -61,8 +60,6 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         for title, said, _ in own[value]:
             sentences = [*([said] if said else []), *(one.sentence for one in groups.pop(0))]
             lines += _listed(title, sentences)
-        picked = "Against the best other arm, picked by the same scores, so that more than 5 % of these are wrong:"
-        lines += _listed(picked, [one.sentence for one in against_best(study, scores, value)])
     if shares:
         lines += [f"## Along {study.axis.key}: what fewer images cost", ""]
         lines += _listed("", [one.sentence for one in groups[0]])

@@ -152,19 +152,6 @@ def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Seque
     return [compared(study, arm, other, found) for arm, other in shared]
 
 
-def against_best(study: Study, scores: Scores, value: Any) -> list[Comparison]:
-    """Each arm against the best other one, where that is not the baseline: against which it does worst."""
-    found, said = arms_at(study, scores, value), []
-    for arm, own in found.scores.items():
-        pairs = {other: differences(own, found.scores[other]) for other in study.arms if other != arm}
-        pairs = {other: values for other, values in pairs.items() if values}
-        if pairs:
-            best = min(pairs, key=lambda other: (-len(pairs[other]), mean(pairs[other])))
-            if best != study.baseline:
-                said.append(compared(study, arm, best, found))
-    return said
-
-
 def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tuple[str, list[Comparison]]:
     """The arm that is best on val, in a sentence; for each seed the arm that the others choose, against the baseline.
 

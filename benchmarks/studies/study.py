@@ -34,9 +34,9 @@ of another. Along optim.epochs it also counts images seen and seconds of trainin
 
 The study makes banks of targets first, then trains and scores each run. Finished parts are not repeated, and a failed
 run stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.png, and NAME.md
-with means, intervals and comparisons paired by seed: each arm with the baseline, the `pairs`, the arm chosen on val
-with the baseline, and each arm with the best other arm. The choice for a seed uses the other seeds only, because a
-lucky student is lucky on val and test alike.
+with means, intervals and comparisons paired by seed: each arm with the baseline, the `pairs`, and the arm chosen on
+val with the baseline. The choice for a seed uses the other seeds only, because a lucky student is lucky on val and test
+alike.
 
 --known NAME.csv resumes an unfinished study from another machine: runs whose rows are all in the file are not repeated.
 --arm and --seed do a part of a study first; the answer says how much is left. --shared OTHER.csv takes over runs that
@@ -54,7 +54,7 @@ from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.answer import answer
 from kdep_benchmarks.studies.check import check, missing_data
 from kdep_benchmarks.studies.file import Study, load_study
-from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item, describe, items, learn
+from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item, describe, items
 from kdep_benchmarks.studies.rows import AnswerRow, collect, read_known, read_shared
 
 
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep study`."""
     parser.formatter_class, parser.description = argparse.RawDescriptionHelpFormatter, __doc__
     parser.add_argument("study", help="a shipped study such as bank_views (`kdep ls studies`), or a YAML file")
-    parser.add_argument("--dry-run", action="store_true", help="show what is done, what is left and how long it takes")
+    parser.add_argument("--dry-run", action="store_true", help="show what is done and what is left")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -90,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--jobs {args.jobs}: at least 1")
     study = load_study(find("studies", args.study))
     check_part(study, args.arm, args.seed)
-    from kdep_benchmarks.studies.work import engine_for, say, work  # with torch, which --help does without
+    from kdep_benchmarks.studies.work import banks_left, engine_for, say, work  # with torch, which --help does without
 
-    results, runs, jobs = args.results or Path("results") / study.name, args.runs, args.jobs or 1
+    results, runs = args.results or Path("results") / study.name, args.runs
     engine = engine_for(args.engine, parse_options(args.engine_options), jobs=args.jobs, folder=runs.absolute())
     if args.engine != "local":
         results, runs = results.absolute(), runs.absolute()  # a node may have another folder open
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if args.shared:
         say(f"{len({(row['arm'], row['value'], row['seed']) for row in shared})} runs are those of another study")
     rows, plan = look()
-    say(describe_left(study, runs, results, rows, plan, jobs=jobs))
+    say(describe(study, plan, list(banks_left(study, plan))))
     to_train = [item.run for item in plan if item.state == TO_TRAIN]
     absent = missing_data(study, to_train) if any(item.state != DONE for item in plan) else []
     if args.dry_run:
@@ -150,14 +150,3 @@ def part_of(plan: Sequence[Item], arms: Sequence[str], seeds: Sequence[int]) -> 
 def read_scores(results: Path) -> list[Result]:
     """Scores so far."""
     return read_results([results]) if results.is_dir() else []
-
-
-def describe_left(
-    study: Study, runs: Path, results: Path, rows: Sequence[AnswerRow], plan: list[Item], *, jobs: int
-) -> str:
-    """The plan in words."""
-    from kdep_benchmarks.studies.work import banks_left, threads_for
-
-    times = learn(study, runs, rows, read_scores(results))
-    banks = list(banks_left(study, plan))
-    return describe(study, plan, times, jobs=jobs, threads=threads_for(jobs), banks=banks)

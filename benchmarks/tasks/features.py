@@ -62,7 +62,7 @@ def extract(
         frozen_features(backbone, images, folder, pixels=pixels, device=device, work_dir=work_dir)
         return time.perf_counter() - started
 
-    key = cache_key(checkpoint, images.remembered_fingerprint(cache), pixels)
+    key = cache_key(checkpoint, images.fingerprint, pixels)
     arrays, seconds = stored(cache / key, make)
     for tap, array in arrays.items():
         if array.dtype != np.float32 or array.ndim != 2 or len(array) != len(images):

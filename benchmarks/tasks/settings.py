@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from kdep.settings import Ascending, Settings, Shares, Sides, ascending, validate
-from kdep_benchmarks.tasks.task import CONFIGS, Task
+from kdep.shipped import FOLDER
+from kdep_benchmarks.tasks.task import Task
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -279,8 +280,8 @@ def config_file(kind: str, name: str) -> Path:
     Raises:
         ValueError: there is none.
     """
-    path = Path(name) if name.endswith(".py") else CONFIGS / "transfer" / f"{name}.py"
+    path = Path(name) if name.endswith(".py") else FOLDER / "transfer" / f"{name}.py"
     if not path.is_file():
-        names = sorted(found.stem for found in (CONFIGS / "transfer").glob(f"{kind}_*.py"))
+        names = sorted(found.stem for found in (FOLDER / "transfer").glob(f"{kind}_*.py"))
         raise ValueError(f"there are {', '.join(names)}, or the path of your own")
     return path

@@ -8,11 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kdep.settings import Name, Settings, validate
-from kdep.shipped import FOLDER
+from kdep.shipped import find, names
 from kdep.yaml_file import read_mapping
 from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
-
-CONFIGS = FOLDER
 
 KINDS: dict[str, str] = {
     "knn": "classification",
@@ -164,25 +162,15 @@ class SuiteFile(Settings):
         return self
 
 
-def task_names() -> list[str]:
-    """Tasks that ship with the project."""
-    return sorted(path.stem for path in (CONFIGS / "transfer").glob("*.yaml"))
-
-
-def suite_names() -> list[str]:
-    """Suites that ship with the project."""
-    return sorted(path.stem for path in (CONFIGS / "suites").glob("*.yaml"))
-
-
 def load_task(name: str, data_root: Path, *, protocol: str | None = None) -> Task:
     """Read a shipped task, by the protocol that its file says or by another that the file has a section for.
 
     Raises:
         ValueError: no such task, or a mistake in the file.
     """
-    path = CONFIGS / "transfer" / f"{name}.yaml"
-    if name not in task_names():
-        raise ValueError(f"task {name!r}: there are {', '.join(task_names())}")
+    if name not in names("transfer"):  # a task of your own stands in a suite
+        raise ValueError(f"task {name!r}: there are {', '.join(names('transfer'))}")
+    path = find("transfer", name)
     return parse_task({"name": name, **_read(path)}, data_root, str(path), protocol=protocol)
 
 
@@ -192,23 +180,22 @@ def load_suite(name: str, data_root: Path, *, protocol: str | None = None) -> li
     Raises:
         ValueError: no such suite, or a mistake in the file.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / "suites" / f"{name}.yaml"
-    if not path.is_file():
-        raise ValueError(f"suite {name!r}: there are {', '.join(suite_names())}, or a YAML file of your own")
+    path = find("suites", name)
     suite = validate(SuiteFile, _read(path), str(path))
     if suite.tasks is None:
         tasks = [load_task(task, data_root, protocol=protocol) for task in _having(protocol)]
         return [task for task in tasks if suite.family in ("any", task.family)]
-    if unknown := [entry for entry in suite.tasks if isinstance(entry, str) and entry not in task_names()]:
-        raise ValueError(f"{path}: task {unknown[0]!r}: there are {', '.join(task_names())}")
+    shipped = names("transfer")
+    if unknown := [entry for entry in suite.tasks if isinstance(entry, str) and entry not in shipped]:
+        raise ValueError(f"{path}: task {unknown[0]!r}: there are {', '.join(shipped)}")
     tasks = [
         load_task(entry, data_root, protocol=protocol)
         if isinstance(entry, str)
         else parse_task(entry, data_root, str(path), protocol=protocol)
         for entry in suite.tasks
     ]
-    names = [task.name for task in tasks]
-    if doubled := [name for name in names if names.count(name) > 1]:
+    found = [task.name for task in tasks]
+    if doubled := [name for name in found if found.count(name) > 1]:
         raise ValueError(f"{path}: task {doubled[0]} is listed twice")
     return tasks
 
@@ -246,8 +233,8 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
 def _having(protocol: str | None) -> list[str]:
     """Shipped tasks that have a protocol."""
     if protocol != "paper":
-        return task_names()
-    return [name for name in task_names() if "paper" in _read(CONFIGS / "transfer" / f"{name}.yaml")]
+        return names("transfer")
+    return [name for name in names("transfer") if "paper" in _read(find("transfer", name))]
 
 
 def _open(given: str | DatasetFile, data_root: Path) -> Dataset:

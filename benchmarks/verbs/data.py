@@ -1,7 +1,6 @@
-"""`kdep data ls | check NAME | prepare NAME | pack | manifest | shards FOLDER | overlap SOURCE`."""
+"""`kdep data ls | check NAME | prepare NAME | manifest | shards FOLDER | overlap SOURCE`."""
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from kdep.data.root import data_root
 
 if TYPE_CHECKING:
-    from kdep_benchmarks.data.check import Report, Subject
+    from kdep_benchmarks.data.check import Subject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "name", metavar="NAME", help="a known set, SUITE.yaml, or SUITE.yaml:NAME for one set or task of it"
     )
-    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
     check.add_argument("--show", type=int, default=5, metavar="N", help="findings of a kind to print [5]")
     prepare.add_argument("name", metavar="NAME", help="a known set")
-    prepare.add_argument(
-        "--seed", type=int, metavar="N", help="caltech256: draw the training images [the first 60 of a class by name]"
-    )
-    _add_pack(actions.add_parser("pack", help="write class folders as one .npz, with the list of its images beside it"))
     manifest = actions.add_parser(
         "manifest", help="list and hash the images of a folder once, for a quick start of runs"
     )
@@ -47,17 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_overlap(overlap)
     for action in (ls, check, prepare, overlap):
         add_data_root(action)
-
-
-def _add_pack(pack: argparse.ArgumentParser) -> None:
-    pack.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="train and val or test folders of class folders; or class folders"
-    )
-    pack.add_argument("out", type=Path, metavar="OUT.npz", help="FILE.npz; FILE.txt lists the images")
-    pack.add_argument("--size", type=int, metavar="S", help="resize longer short sides to S pixels [as they are]")
-    pack.add_argument("--per-class", type=int, metavar="N", help="draw N training images of each class [all]")
-    pack.add_argument("--per-class-test", type=int, metavar="N", help="draw N of val and of test [all]")
-    pack.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw, and of a fifth as test split [0]")
 
 
 def _add_overlap(overlap: argparse.ArgumentParser) -> None:
@@ -90,7 +73,7 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; 1 if a check finds defects or a set cannot be prepared."""
-    actions = {"ls": _ls, "check": _check, "prepare": _prepare, "pack": _pack, "manifest": _manifest, "shards": _shards}
+    actions = {"ls": _ls, "check": _check, "prepare": _prepare, "manifest": _manifest, "shards": _shards}
     return {**actions, "overlap": _overlap}[args.action](args)
 
 
@@ -140,10 +123,10 @@ def _check(args: argparse.Namespace) -> int:
     from kdep_benchmarks.data.check import check_dataset
     from kdep_benchmarks.data.findings import finding_lines
 
-    reports = []
+    found = 0
     for subject in subjects(args.name, args.data_root):
         report = check_dataset(subject, show=sys.stderr.isatty())
-        reports.append(report)
+        found += report.defects
         seen = ", ".join(f"{count:,} {role}" for role, count in report.images.items()) or "no images"
         verdict = f"{report.defects} defects" if report.defects else "no defects"
         heading = f"{report.dataset.name} ({subject.family}, {report.dataset.layout}): {seen}; {verdict}"
@@ -151,53 +134,18 @@ def _check(args: argparse.Namespace) -> int:
         if absent(report.dataset) is None:
             text += f"  fingerprint {fingerprint(report.dataset)[:16]}: results are compared where it is equal\n"
         sys.stdout.write(f"{heading}\n{text}")
-    if args.json is not None:
-        _write_json(reports, args.json)
-    return 1 if any(report.defects for report in reports) else 0
-
-
-def _write_json(reports: "list[Report]", path: Path) -> None:
-    import dataclasses
-
-    from kdep.files import write_text
-
-    content = [
-        {
-            "dataset": report.dataset.name,
-            "layout": report.dataset.layout,
-            "root": str(report.dataset.root),
-            "images": report.images,
-            "defects": report.defects,
-            "findings": [dataclasses.asdict(finding) for finding in report.findings],
-        }
-        for report in reports
-    ]
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    return int(found > 0)
 
 
 def _prepare(args: argparse.Namespace) -> int:
     from kdep_benchmarks.data.prepare import NotPrepared, prepare
 
     try:
-        prepare(args.name, args.data_root, seed=args.seed, show=sys.stderr.isatty())
+        prepare(args.name, args.data_root, show=sys.stderr.isatty())
     except (NotPrepared, OSError) as error:  # a full disk, a folder that may not be written
         sys.stderr.write(f"kdep: {error}\n")
         return 1
     sys.stdout.write(f"{args.name} is there; next: kdep data check {args.name} --data-root {args.data_root}\n")
-    return 0
-
-
-def _pack(args: argparse.Namespace) -> int:
-    from kdep_benchmarks.data.packs import SPLITS, pack_folder
-
-    if not args.folder.is_dir():
-        raise ValueError(f"{args.folder}: no such folder")
-    wanted = {"train": args.per_class, "val": args.per_class_test, "test": args.per_class_test}
-    there = [split for split in SPLITS if (args.folder / split).is_dir()] or ["train", "test"]
-    per_class = {split: count for split, count in wanted.items() if count is not None and split in there}
-    counts = pack_folder(args.folder, args.out, size=args.size, per_class=per_class, seed=args.seed)
-    said = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    sys.stdout.write(f"{args.out}: {said}; use it as {args.out}:train; its images are listed in {args.out.stem}.txt\n")
     return 0
 
 

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdep.shipped import names
 from kdep_benchmarks.board.leaderboard import damage_lines, terminal_table
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.table import Suite
 from kdep_benchmarks.data.overlap import read_with_overlap
-from kdep_benchmarks.tasks.task import suite_names, suite_tasks
+from kdep_benchmarks.tasks.task import suite_tasks
 
 logger = logging.getLogger("kdep")
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_ = "folders of results [results]; `merge DIR ... --results OUT` joins the folders of several machines first"
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("results")], metavar="DIR", help=help_)
     parser.add_argument("--out", type=Path, help="where to write the four files [the first folder]")
-    help_ = f"means and ranks over this suite alone: {', '.join(suite_names())}, or a YAML file [all columns]"
+    help_ = f"means and ranks over this suite alone: {', '.join(names('suites'))}, or a YAML file [all columns]"
     parser.add_argument("--suite", help=help_)
     parser.add_argument("--results", type=Path, metavar="OUT", help="merge: the folder that is to hold all results")
 

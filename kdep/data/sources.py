@@ -118,21 +118,32 @@ def _archive(path: Path) -> Any:
 
 
 class Torchvision:
-    """The training split of a torchvision data set, by class name."""
+    """One split of a torchvision data set, by class name; `files` are its images', None where they have none."""
 
-    def __init__(self, name: str, root: Path) -> None:
-        self._images = torchvision_split(name, root, train=True)
-        self._files = torchvision_files(self._images)
-        self.names = Names(f"{name}:{index}" for index in range(len(self._images)))
-        self.fingerprint = _hash([f"torchvision:{name}:train:{len(self.names)}".encode()])
+    def __init__(self, name: str, root: Path, split: str = "train", *, download: bool = True) -> None:
+        self.images = torchvision_split(name, root, split, download=download)
+        self.files = torchvision_files(self.images)
+        self.names = Names(f"{name}:{split}:{index}" for index in range(len(self.images)))
+        self.fingerprint = _hash([f"torchvision:{name}:{split}:{len(self.names)}".encode()])
 
     def read(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""
-        return as_rgb(self._images[index][0] if self._files is None else read_image(self._files[index]))
+        return as_rgb(self.images[index][0] if self.files is None else read_image(self.files[index]))
 
     def open(self, index: int) -> Picture:
         """Open image `index`, which is decoded whole."""
         return Pixels(as_tensor(self.read(index)))
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class numbers (N,) int64, under any name that torchvision's classes have for them."""
+        found = next(
+            (getattr(self.images, key) for key in ("targets", "labels", "_labels") if hasattr(self.images, key)), None
+        )
+        if found is None:  # pairs of image and label; those of files are not decoded
+            samples = getattr(self.images, "_samples", None) or self.images
+            found = [int(samples[index][1]) for index in range(len(samples))]
+        return np.asarray(found, dtype=np.int64)
 
 
 def choose(total: int, count: int, seed: int) -> np.ndarray:
@@ -185,9 +196,6 @@ def labels_of(source: Source) -> np.ndarray:
             raise ValueError(f"{source.root}: loss.name labels needs a folder per class; {source.names[0]} is in none")
         return np.unique([part[0] for part in parts], return_inverse=True)[1].astype(np.int64)
     found = getattr(source, "labels", None)
-    if found is None and isinstance(source, Torchvision):
-        images = source._images
-        found = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
     if found is None:
         raise ValueError(f"{source.names[0]}: loss.name labels needs labels; this source has none")
     return np.asarray(found, dtype=np.int64)
@@ -206,28 +214,29 @@ def torchvision_files(images: Any) -> list[Path] | None:
     return None
 
 
-def torchvision_split(name: str, root: Path, *, train: bool) -> Any:
-    """Open a torchvision classification data set; download it if needed.
+def torchvision_split(name: str, root: Path, split: str, *, download: bool = True) -> Any:
+    """Open one split (train, val, test) of a torchvision classification set, an indexable of (image, label).
 
     Raises:
-        ValueError: torchvision has no such data set, or it is not in `root` and cannot be downloaded.
+        ValueError: torchvision has no such set or split, or it is not in `root` and cannot be downloaded.
     """
     import torchvision
 
-    if not hasattr(torchvision.datasets, name):
-        raise ValueError(
-            f"torchvision:{name}: torchvision.datasets has no such class; examples are CIFAR10, DTD, STL10"
-        )
-    make = getattr(torchvision.datasets, name)
+    address, make = f"torchvision:{name}", getattr(torchvision.datasets, name, None)
+    if make is None:
+        raise ValueError(f"{address}: torchvision.datasets has no such class; examples are CIFAR10, DTD, STL10")
     accepted = inspect.signature(make).parameters
-    options = {"train": train} if "train" in accepted else {"split": "train" if train else "test"}
-    if "download" in accepted:
+    if split not in ("train", "val", "test") or (split == "val" and "split" not in accepted):
+        raise ValueError(f"{address}: no split {split!r}; there are train, test and, as far as the class has it, val")
+    options = {"train": split == "train"} if "train" in accepted else {"split": split}
+    if download and "download" in accepted:
         options["download"] = True
     try:
         return make(root, **options)
-    except (OSError, RuntimeError) as error:
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        said = ", and the download failed" if download else ""
         raise ValueError(
-            f"torchvision:{name}: not in {root}, and the download failed ({error}); put its files into {root} as "
+            f"{address}:{split}: not complete in {root}{said} ({error}); put its files there as "
             f"torchvision.datasets.{name} expects them"
         ) from error
 

@@ -1,11 +1,9 @@
 """The suite: planning, isolation of cells, results, exit codes. Cells are real ones on a dozen tiny images."""
 
 import json
-import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,9 +18,11 @@ from kdep.models.backbone import create_network
 from kdep.models.checkpoint import write_student
 from kdep.models.outline import gmacs, outline, parameters
 from kdep.models.weights import open_checkpoint
+from kdep.shipped import FOLDER as CONFIGS
+from kdep.shipped import names
 from kdep_benchmarks import transfer as transfers
 from kdep_benchmarks.jobs import measure
-from kdep_benchmarks.tasks.task import CONFIGS, load_suite, load_task, suite_names, task_names
+from kdep_benchmarks.tasks.task import load_suite, load_task
 from tests.conftest import measure_here
 
 STUDENT = "random:test_resnet"
@@ -191,7 +191,7 @@ def test_an_absent_data_set_is_listed_as_absent(tmp_path, capsys):
     assert cli.main(arguments) == 1
     said = capsys.readouterr()
     assert "0 to run, 0 done" in said.out
-    assert all(f"absent  {name}: " in said.out for name in task_names())
+    assert all(f"absent  {name}: " in said.out for name in names("transfer"))
     assert f"kdep: nothing to measure: no data set of these tasks is below {tmp_path}; --data-root DIR" in said.err
 
 
@@ -291,22 +291,6 @@ def test_a_plain_state_dict_takes_part_with_its_architecture(world, tmp_path):
     options = ("--arch", "test_resnet", "--tasks", "colours-knn")
     assert transfer(world, tmp_path / "results", *options, checkpoints=[str(tmp_path / "mine.pth")]) == 0
     assert "mine" in (tmp_path / "results" / "leaderboard.csv").read_text()
-
-
-@pytest.mark.usefixtures("cells_here")
-def test_a_missing_baseline_is_said_at_the_end_with_its_command_and_no_longer_once_it_is_there(world, tmp_path, capsys):
-    known, path, results = open_checkpoint(STUDENT), tmp_path / "student.pth", tmp_path / "the results"
-    weights = {name: tensor + (tensor.is_floating_point() * 0.01) for name, tensor in known.weights.items()}
-    write_student(replace(known, name="mine", weights=weights, provenance={"kind": "student"}), path)
-    assert transfer(world, results, "--tasks", "colours-knn", checkpoints=[str(path)]) == 0
-    last, command = capsys.readouterr().out.rstrip().splitlines()[-2:]
-    assert last == "no random:test_resnet to compare with on colours-knn"
-    words = shlex.split(command.removeprefix("measure it: kdep "))
-    assert words[:2] == ["transfer", STUDENT] and "no random" not in command
-    assert cli.main([*words, "--device", "cpu"]) == 0
-    assert "1 to run" in capsys.readouterr().out
-    assert transfer(world, results, "--tasks", "colours-knn", checkpoints=[str(path)]) == 0
-    assert "to compare with" not in capsys.readouterr().out
 
 
 def test_other_data_under_the_same_name_is_refused(world, measured, tmp_path, capsys):
@@ -414,13 +398,13 @@ def test_impossible_values_are_refused(option, capsys):
     assert option[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", names("transfer"))
 def test_every_shipped_task_loads(name, tmp_path):
     task = load_task(name, tmp_path)
     assert name.startswith(task.dataset.name) and task.family in ("classification", "segmentation", "detection")
 
 
-@pytest.mark.parametrize("name", suite_names())
+@pytest.mark.parametrize("name", names("suites"))
 def test_every_shipped_suite_loads(name, tmp_path):
     assert load_suite(name, tmp_path)
     assert (CONFIGS / "suites" / f"{name}.yaml").read_text().startswith("# ")

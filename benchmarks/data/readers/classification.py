@@ -1,6 +1,6 @@
 """Read images and labels of the classification layouts: imagefolder, npz, torchvision, huggingface."""
 
-import inspect
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from kdep.data.contents import HASH
 from kdep.data.names import is_image_name
-from kdep.data.opening import as_rgb, read_image
-from kdep.data.sources import Files, Pack, Source, torchvision_files
+from kdep.data.sources import Files, Pack, Source, Torchvision
 from kdep.guard import Skipped, printable, skipped_line, walk_all
 from kdep_benchmarks.data.cards import Dataset, class_folders, folder_of
 from kdep_benchmarks.data.huggingface import Rows
@@ -38,18 +38,6 @@ class LabelledSource(NamedTuple):
     where: str
 
 
-class TorchvisionSplit:
-    """Images of an opened torchvision data set; `files` are theirs, None without files."""
-
-    def __init__(self, images: Any, name: str) -> None:
-        self.images, self.files = images, torchvision_files(images)
-        self.names = [f"{name}:{index}" for index in range(len(images))]
-
-    def read(self, index: int) -> Image.Image:
-        """Decode image `index` to RGB."""
-        return as_rgb(self.images[index][0] if self.files is None else read_image(self.files[index]))
-
-
 def read_labelled(dataset: Dataset, role: str, *, download: bool = True) -> LabelledSource:
     """Open the images of one role: train, val or test.
 
@@ -68,7 +56,7 @@ def files_of(source: Any) -> list[Path] | None:
     """The files of a source's images, in order; None where they are in memory or in one file."""
     if isinstance(source, Files):
         return [Path(source.root).absolute() / name for name in source.names]
-    return source.files if isinstance(source, TorchvisionSplit) else None
+    return source.files if isinstance(source, Torchvision) else None
 
 
 def pictures_of(source: Source, *, full_paths: bool = True) -> list[Picture]:
@@ -77,6 +65,12 @@ def pictures_of(source: Source, *, full_paths: bool = True) -> list[Picture]:
         return [of_file(source.root / name, None if full_paths else name) for name in source.names]
     content = source.encoded if isinstance(source, Rows) else source.read
     return [Picture(name, partial(content, index)) for index, name in enumerate(source.names)]
+
+
+def hash_of(content: bytes | Image.Image) -> bytes:
+    """Hash a picture's file as `kdep.data.contents` does, or its pixels."""
+    data = content if isinstance(content, bytes) else f"{content.mode}{content.size}".encode() + content.tobytes()
+    return hashlib.blake2b(data, digest_size=HASH).digest()
 
 
 def images_of(root: Path, classes: Sequence[str]) -> tuple[dict[str, list[Path]], list[Skipped]]:
@@ -123,39 +117,9 @@ def _read_pack(dataset: Dataset, files: str, _: bool) -> LabelledSource:
 
 def _read_torchvision(dataset: Dataset, files: str, download: bool) -> LabelledSource:
     name, _, split = files.partition(":")
-    images = open_torchvision(name, split, dataset.root, download=download)
-    labels = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
-    if labels is None and (samples := getattr(images, "_samples", None)):
-        labels = [int(sample[1]) for sample in samples]  # pairs of image and label, not decoded
-    if labels is None:
-        labels = [int(images[index][1]) for index in range(len(images))]
-    labels = np.asarray(labels, dtype=np.int64)
-    classes = tuple(map(str, getattr(images, "classes", None) or _numbered(labels)))
-    return LabelledSource(TorchvisionSplit(images, files), labels, classes, f"torchvision {files}")
-
-
-def open_torchvision(name: str, split: str, root: Path, *, download: bool = True) -> Any:
-    """Open one split (train, val, test) of a torchvision set, an indexable of (image, label).
-
-    Raises:
-        ValueError: no such class or split, or the files are neither there nor to be downloaded.
-    """
-    import torchvision
-
-    address, make = f"torchvision {name}:{split}", getattr(torchvision.datasets, name, None)
-    if make is None:
-        raise ValueError(f"{address}: torchvision.datasets has no class {name}")
-    accepted = inspect.signature(make).parameters
-    if split not in ("train", "val", "test") or (split == "val" and "split" not in accepted):
-        raise ValueError(f"{address}: a split is CLASS:train, CLASS:val or CLASS:test, as far as the class has it")
-    options = {"train": split == "train"} if "train" in accepted else {"split": split}
-    if download and "download" in accepted:
-        options["download"] = True
-    try:
-        return make(root, **options)
-    except (TypeError, ValueError, OSError, RuntimeError) as error:
-        said = "and cannot be downloaded " if download else ""
-        raise ValueError(f"{address}: not complete in {root} {said}({error})") from error
+    source = Torchvision(name, dataset.root, split, download=download)
+    classes = tuple(map(str, getattr(source.images, "classes", None) or _numbered(source.labels)))
+    return LabelledSource(source, source.labels, classes, f"torchvision {files}")
 
 
 def _read_huggingface(dataset: Dataset, files: str, _: bool) -> LabelledSource:

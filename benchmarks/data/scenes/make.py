@@ -1,13 +1,12 @@
 """The embedded data set: generated scenes in the on-disk formats of the real ones.
 
-    python -m kdep_benchmarks.data.scenes.make data/scenes
+    kdep data prepare scenes
 
 A scene is textured ground with objects of 12 classes on it, told apart by outline and surface, never by colour. The
 readers of ImageFolder, VOC, ADE20K and COCO open these trees as they are, so a machine without data sets runs every
 task for real.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -204,38 +203,3 @@ def _write_marker(root: Path, parameters: dict[str, int]) -> None:
         "written_with": {"numpy": np.__version__, "pillow": PIL.__version__},
     }
     (root / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m kdep_benchmarks.data.scenes.make",
-        description="Write the embedded data set: generated scenes as ImageFolder, VOC, ADE20K and COCO trees.",
-        epilog="A folder that is already complete with the same parameters is left as it is.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("root", type=Path, metavar="DIR", help="folder to create; must be new or empty")
-    helps = {
-        "seed": "another seed draws other scenes",
-        "size": "side of pool and classification images, pixels",
-        "dense_size": "side of images with boxes and masks, pixels",
-        "pool": "unlabelled images for pretraining",
-        "train_per_class": "classification images of each class to fit on",
-        "test_per_class": "classification images of each class to score on",
-        "dense_train": "images of the VOC, ADE20K and COCO trees to fit on",
-        "dense_val": "images of the VOC, ADE20K and COCO trees to score on",
-    }
-    for name, text in helps.items():
-        default = write_scenes.__kwdefaults__[name]
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, metavar="N", help=text)
-    arguments = parser.parse_args()
-    try:
-        write_scenes(**vars(arguments))
-    except ValueError as error:
-        parser.error(str(error))
-    marker = json.loads((arguments.root / MARKER).read_text())
-    summary = f"{arguments.root}: {marker['files']} files, {len(CLASSES)} classes, sha256 {marker['sha256'][:16]}"
-    print(summary)  # noqa: T201  main speaks
-
-
-if __name__ == "__main__":
-    main()

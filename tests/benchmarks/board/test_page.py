@@ -27,8 +27,6 @@ from kdep_benchmarks.board.panels import (
     efficiency_panels,
     labelled_images,
     mean_panel,
-    path_panels,
-    regularisation_path,
     score_panels,
 )
 from kdep_benchmarks.board.plots import ROWS
@@ -153,12 +151,10 @@ def titles(text):
     return [attrs["aria-label"] for tag, attrs in Page(text).tags if tag == "svg"]
 
 
-def test_the_page_has_the_plots_of_means_scores_and_paths():
-    curves = {"C": [0.01, 0.1, 1.0], "val_top1": [50.0, 60.0, 55.0]}
-    results = [result(n, "c-linear", seed, 50.0 + i, curves=curves) for i, n in enumerate("xyz") for seed in (0, 1)]
+def test_the_page_has_the_plots_of_means_and_scores():
+    results = [result(n, "c-linear", seed, 50.0 + i) for i, n in enumerate("xyz") for seed in (0, 1)]
     every = boards(results)
-    assert titles(html(every)) == ["mean", "c-linear", "c-linear"]
-    assert "<title>x: 60.00 at 1e-01</title>" in path_panels(every[0])[0]
+    assert titles(html(every)) == ["mean", "c-linear"]
     assert "<title>x: 50.00 ± 0.00</title>" in score_panels(every[0], "classification")[0]
     assert mean_panel(boards(results[:2])[0]) == []  # one row: nothing to compare
 
@@ -230,20 +226,6 @@ def test_a_curve_has_no_point_without_a_count_or_with_two_settings():
     unequal = [*few("a", (1,), 50.0), *(replace(one, seed=1, counts={"train": 60}) for one in few("a", (1,), 50.0))]
     assert labelled_images(boards(unequal)[0], "c-fewshot1").tolist() == [50]
     assert labelled_images(boards([result("a", "c-knn", counts={"train": 5})])[0], "c-knn").empty
-
-
-def path_of(curves, **chosen):
-    return regularisation_path(result(curves=curves, chosen=chosen))
-
-
-def test_a_path_is_that_of_the_chosen_tap_and_never_guessed():
-    pairs, others = [(0.1, 50.0), (1.0, 60.0)], {"lambda": [0.1, 1.0], "val_top1": [1.0, 2.0]}
-    curve = {"chosen": {"lambda": 1.0}, "lambda": [0.1, 1.0], "val_top1": [50.0, 60.0]}
-    assert path_of({"lambda": [1.0, 0.1], "val_top1": [60.0, 50.0]}) == pairs
-    assert path_of({"pre": curve, "post": others}, tap="pre") == pairs
-    assert path_of({"pre": curve, "post": others}) is None
-    assert path_of({"lambda": [0.0, 1.0], "val_top1": [50.0, 60.0]}) is None  # no place on a logarithmic axis
-    assert path_of({}) is None
 
 
 CLICKS = """<script>

@@ -370,7 +370,7 @@ def test_an_absent_set_is_one_defect_that_says_how_to_get_it(tmp_path):
 def test_an_empty_torchvision_folder_is_a_defect_and_nothing_is_downloaded(tmp_path):
     (tmp_path / "cifar10").mkdir()
     report = check_dataset(subjects("cifar10", tmp_path)[0])
-    assert "torchvision CIFAR10:train: not complete in" in report.findings[0].what
+    assert "torchvision:CIFAR10:train: not complete in" in report.findings[0].what
     assert list((tmp_path / "cifar10").iterdir()) == []
 
 
@@ -499,16 +499,14 @@ def test_a_known_set_in_a_suite_is_held_against_its_card(tmp_path):
     assert subject.card is CARDS["cub200"]
 
 
-def test_the_command_ends_with_0_1_or_2_and_writes_all_findings(tmp_path, capsys):
+def test_the_command_ends_with_0_1_or_2(tmp_path, capsys):
     folders(tmp_path / "zoo")
-    name, out = str(suite(tmp_path)), tmp_path / "out" / "found.json"
+    name = str(suite(tmp_path))
     assert cli.main(["data", "check", name, "--data-root", str(tmp_path)]) == 0
     assert "zoo (classification, imagefolder): 18 train, 6 test; no defects" in capsys.readouterr().out
     kind, where = truncated_jpeg(tmp_path / "zoo")
-    assert cli.main(["data", "check", name, "--data-root", str(tmp_path), "--json", str(out)]) == 1
+    assert cli.main(["data", "check", name, "--data-root", str(tmp_path)]) == 1
     assert f"defect: {kind} (1)\n    {where}: cannot be read" in capsys.readouterr().out
-    (report,) = json.loads(out.read_text())
-    assert report["defects"] == 1 and report["findings"][0]["where"] == where
     assert cli.main(["data", "check", "zebra", "--data-root", str(tmp_path)]) == 2
     assert "there are cifar10" in capsys.readouterr().err
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import kdep_benchmarks.data.images
+from kdep.data.sources import torchvision_files, torchvision_split
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.check import Subject, check_dataset
 from kdep_benchmarks.data.findings import finding_lines
 from kdep_benchmarks.data.images import hold_out, open_split, open_splits
-from kdep_benchmarks.data.readers.classification import TorchvisionSplit, open_torchvision
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -84,7 +83,7 @@ def test_names_that_are_not_utf_8_are_read_hashed_and_shown_printable(folders, t
     odd = tmp_path / "train" / "ant" / os.fsdecode(b"caf\xe9.png")
     paint(odd, 3)
     found = open_split(folders, "train")
-    assert len(found) == 31 and len(found.remembered_fingerprint(tmp_path / "known")) == 64
+    assert len(found) == 31 and len(found.fingerprint) == 64
     assert len(fingerprint(folders)) == 64
     odd.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"image ant/caf\\udce9.png cannot be read"):
@@ -172,10 +171,10 @@ def test_an_image_of_too_many_bytes_is_named_and_not_read(folders, tmp_path):
     with (tmp_path / "train" / "bee" / "3.png").open("wb") as file:
         file.truncate(10**12)
     train = open_split(folders, "train")
-    for read in (lambda: train.read(13), lambda: train.fingerprint):
-        with pytest.raises(ValueError, match=r"bee/3\.png.* cannot be read.*KDEP_MAX_EXPANDED allows 536,870,912"):
-            read()
-    assert fingerprint(folders) == fingerprint(folders)  # of its size
+    with pytest.raises(ValueError, match=r"bee/3\.png.* cannot be read.*KDEP_MAX_EXPANDED allows 536,870,912"):
+        train.read(13)
+    assert train.fingerprint == open_split(folders, "train").fingerprint  # of its size
+    assert fingerprint(folders) == fingerprint(folders)
 
 
 @pytest.mark.parametrize("layout", ["folders", "packed"])
@@ -198,36 +197,14 @@ def test_a_changed_pixel_changes_the_fingerprint_at_equal_size(folders, tmp_path
     assert open_split(folders, "train").fingerprint != before
 
 
-@pytest.mark.parametrize("layout", ["folders", "packed"])
-def test_a_remembered_fingerprint_is_the_fingerprint(layout, request, tmp_path):
-    dataset = request.getfixturevalue(layout)
-    for role in ("train", "test", "train"):
-        images = open_split(dataset, role)
-        assert images.remembered_fingerprint(tmp_path / "memory") == images.fingerprint
-
-
-def test_untouched_images_are_read_once_for_their_fingerprint(folders, tmp_path, monkeypatch):
-    first = open_split(folders, "train").remembered_fingerprint(tmp_path / "memory")
-    monkeypatch.setattr(kdep_benchmarks.data.images, "_contents", lambda source: pytest.fail("read again"))
-    assert open_split(folders, "train").remembered_fingerprint(tmp_path / "memory") == first
-
-
 def test_an_image_written_over_at_equal_size_and_date_is_noticed(folders, tmp_path):
-    before = open_split(folders, "train").remembered_fingerprint(tmp_path / "memory")
+    before = open_split(folders, "train").fingerprint
     path = tmp_path / "train" / "bee" / "3.png"
     date, content = path.stat(), bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     os.utime(path, ns=(date.st_atime_ns, date.st_mtime_ns))
-    assert open_split(folders, "train").remembered_fingerprint(tmp_path / "memory") != before
-
-
-def test_other_labels_for_the_same_files_are_noticed(folders, tmp_path):
-    train = open_split(folders, "train")
-    before = train.remembered_fingerprint(tmp_path / "memory")
-    train = open_split(folders, "train")
-    train.labels[0] = 1
-    assert train.remembered_fingerprint(tmp_path / "memory") != before
+    assert open_split(folders, "train").fingerprint != before
 
 
 def test_torchvision_sets_are_read_by_split(tmp_path):
@@ -238,7 +215,7 @@ def test_torchvision_sets_are_read_by_split(tmp_path):
         sizes = b"".join(n.to_bytes(4, "big") for n in (2, 28, 28))
         (folder / f"{name}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + pixels.tobytes())
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + bytes([1, 0]))
-    source = open_torchvision("MNIST", "test", tmp_path)
+    source = torchvision_split("MNIST", tmp_path, "test")
     assert np.array_equal(np.asarray(source[1][0]), draw[1, 1])
 
 
@@ -263,9 +240,7 @@ def test_the_fingerprint_of_files_of_torchvision_is_that_of_their_bytes_and_deco
     train, pool = open_split(dataset, "train"), open_splits(dataset, seed=0).pool
     listed = [root / name / f"{number}.png" for name in reversed(CLASSES) for number in range(0, 10, 2)]
     assert train.source.files == listed and len(pool) == 30
-    before = train.fingerprint, pool.remembered_fingerprint(tmp_path / "memory")
-    assert pool.remembered_fingerprint(tmp_path / "memory") == before[1] == pool.fingerprint
-    assert len(list((tmp_path / "memory").iterdir())) == 1
+    before = train.fingerprint, pool.fingerprint
     content = listed[3].read_bytes()
     listed[3].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert open_split(dataset, "train").fingerprint != before[0]
@@ -281,14 +256,14 @@ def test_files_of_torchvisions_classes_go_by_several_names(tmp_path, name, pairs
 
     images = Images(paths)
     setattr(images, name, [(path, 0) for path in paths] if pairs else paths)
-    assert TorchvisionSplit(images, "x").files == [tmp_path / "0.jpg", tmp_path / "1.jpg"]
+    assert torchvision_files(images) == [tmp_path / "0.jpg", tmp_path / "1.jpg"]
     setattr(images, name, [(np.zeros(1), 0), (np.zeros(1), 1)])  # as FER2013, which is in memory
-    assert TorchvisionSplit(images, "x").files is None
+    assert torchvision_files(images) is None
 
 
 def test_an_unknown_split_of_a_torchvision_set_is_refused(tmp_path):
     dataset = Dataset("x", "torchvision", tmp_path, {"train": "CIFAR10:train", "test": "CIFAR10:valid"})
-    with pytest.raises(ValueError, match="CLASS:train, CLASS:val or CLASS:test"):
+    with pytest.raises(ValueError, match="no split 'valid'"):
         open_split(dataset, "test")
 
 

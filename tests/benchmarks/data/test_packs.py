@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdep import cli
 from kdep.data.sources import open_source
 from kdep_benchmarks.data.archives import NotPrepared
 from kdep_benchmarks.data.cards import known
@@ -48,13 +47,12 @@ def test_a_pack_holds_the_files_of_its_list_and_the_same_for_the_same_seed(tmp_p
             assert source.classes[source.labels[index]] == label == name.partition("/")[0]
 
 
-def test_splits_that_are_there_are_kept_and_large_images_made_smaller(tmp_path, capsys):
+def test_splits_that_are_there_are_kept_and_large_images_made_smaller(tmp_path):
     classes(tmp_path / "zoo" / "train", 6)
     classes(tmp_path / "zoo" / "test", 3, first=50)
     out = tmp_path / "zoo.npz"
-    command = ["data", "pack", str(tmp_path / "zoo"), str(out), "--size", "20", "--per-class", "4"]
-    assert cli.main([*command, "--per-class-test", "2"]) == 0
-    assert "zoo.npz: 8 train, 4 test" in capsys.readouterr().out
+    counts = pack_folder(tmp_path / "zoo", out, size=20, per_class={"train": 4, "test": 2})
+    assert counts == {"train": 8, "test": 4}
     assert open_source(f"{out}:train").read(0).size == (24, 20)  # of 48 x 40
     assert all(name.startswith(f"{split}/{label}/") for split, label, name in listed(out))
     with pytest.raises(ValueError, match="ant: 3 images for test, 9 are needed"):

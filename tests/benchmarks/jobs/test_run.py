@@ -272,7 +272,6 @@ def test_fine_tuning_that_does_not_fit_is_done_with_half_the_batch_and_the_resul
 
 
 def test_a_verb_of_a_study_is_logged_with_its_threads(tmp_path):
-    from kdep_benchmarks.studies.plan import threads_of
     from kdep_benchmarks.studies.work import run_verb
 
     log = Path(tmp_path / "a run.log")
@@ -280,5 +279,3 @@ def test_a_verb_of_a_study_is_logged_with_its_threads(tmp_path):
     assert log.read_text().startswith("OMP_NUM_THREADS=3 kdep ls 'no such kind'\n") and "invalid choice" in (
         log.read_text()
     )
-    log.write_text(log.read_text() + "OMP_NUM_THREADS=2 kdep ls\n")
-    assert threads_of(log) == 2  # the last start

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from kdep.models.checkpoint import LoadError
+from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab import boxes, detect, looks
 from kdep_benchmarks.openmmlab.runner import train
-from kdep_benchmarks.tasks.task import CONFIGS
 from tests.helpers import toolbox_trees as trees
 from tests.helpers.made_results import answered
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
+from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.masks import label_names
 from kdep_benchmarks.jobs.memory import halve
 from kdep_benchmarks.openmmlab import hooks, looks, segment
@@ -17,7 +18,7 @@ from kdep_benchmarks.openmmlab.masks import open_masks
 from kdep_benchmarks.openmmlab.resume import go_on
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.tasks.settings import Segment, read_settings
-from kdep_benchmarks.tasks.task import CONFIGS, load_task
+from kdep_benchmarks.tasks.task import load_task
 from tests.helpers import toolbox_trees as trees
 from tests.helpers.made_results import answered
 

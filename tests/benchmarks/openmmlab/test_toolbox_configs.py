@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.openmmlab import detect, segment
-from kdep_benchmarks.tasks.task import CONFIGS
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab

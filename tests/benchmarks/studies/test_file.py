@@ -3,9 +3,9 @@ import re
 import pytest
 import yaml
 
-from kdep.reference import reference
 from kdep_benchmarks.studies.file import Run, Study, load_study
 from kdep_benchmarks.studies.rows import load_tasks
+from tools.keys import reference
 
 FILE = """
 name: small

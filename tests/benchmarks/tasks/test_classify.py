@@ -135,7 +135,6 @@ def test_features_are_extracted_once_while_others_wait(checkpoint, colours, tmp_
     monkeypatch.setattr(features, "frozen_features", slow)
     given = {"pixels": Pixels(size=32), "cache": tmp_path, "device": CPU}
     images = open_split(colours, "train")
-    images.remembered_fingerprint(tmp_path)  # processes write it under names of their own, threads do not
     work = [threading.Thread(target=lambda: found.append(extract(checkpoint, images, **given))) for _ in range(2)]
     for thread in work:
         thread.start()
@@ -200,7 +199,7 @@ def test_an_extraction_that_stops_leaves_nothing_behind(checkpoint, colours, tmp
     monkeypatch.setattr(features, "as_input", stop)
     with pytest.raises(KeyboardInterrupt):
         extract(checkpoint, open_split(colours, "train"), pixels=Pixels(size=32), cache=tmp_path, device=CPU)
-    assert [path.name for path in tmp_path.iterdir() if path.suffix not in (".fingerprint", ".lock")] == []
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_network_that_changes_while_frozen_is_found_out(checkpoint):

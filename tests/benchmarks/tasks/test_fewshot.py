@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from kdep.models.weights import open_checkpoint
+from kdep.shipped import names
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.images import Labelled, Splits
 from kdep_benchmarks.tasks import fewshot
 from kdep_benchmarks.tasks.classify import Data
 from kdep_benchmarks.tasks.fewshot import draw, probe_draw, run_fewshot
 from kdep_benchmarks.tasks.settings import Fewshot, read_settings
-from kdep_benchmarks.tasks.task import Task, load_suite, load_task, task_names
+from kdep_benchmarks.tasks.task import Task, load_suite, load_task
 from tests.benchmarks.tasks.test_classify import CPU, colours, measure  # noqa: F401 - a fixture
 from tests.helpers.made_results import answered
 from tests.kdep.probe.test_knn import clouds
@@ -118,7 +119,7 @@ def test_settings_that_make_no_few_shot_are_refused(settings, message, tmp_path)
 
 
 def test_every_linear_task_has_few_shot_tasks_on_the_same_pixels(tmp_path):
-    linear = [name for name in task_names() if name.endswith("-linear") and not name.endswith("-dense-linear")]
+    linear = [name for name in names("transfer") if name.endswith("-linear") and not name.endswith("-dense-linear")]
     for name in linear:
         plain = load_task(name, tmp_path)
         for percent in (1, 10):

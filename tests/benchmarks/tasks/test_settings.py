@@ -2,9 +2,9 @@
 
 import pytest
 
-from kdep.reference import reference
 from kdep_benchmarks.tasks import task
 from kdep_benchmarks.tasks.settings import KINDS, Detect, Finetune, Segment
+from tools.keys import reference
 
 
 def test_every_kind_of_task_has_settings_and_every_setting_a_description():

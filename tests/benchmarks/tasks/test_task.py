@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 import yaml
 
-from kdep.reference import reference
 from kdep_benchmarks.tasks.task import KINDS, SuiteFile, TaskFile, load_suite
+from tools.keys import reference
 
 ZOO = {"name": "zoo", "layout": "imagefolder", "root": "zoo", "files": {"train": "a", "test": "b"}}
 TASK = {"name": "zoo-knn", "kind": "knn", "dataset": ZOO, "settings": {"size": 64}}

@@ -3,7 +3,7 @@
 import pytest
 
 from kdep.config import Config
-from kdep.reference import Key, reference
+from tools.keys import Key, reference
 
 
 def test_every_key_of_a_recipe_has_a_description():
