@@ -1,10 +1,8 @@
 """Check that mmseg's or mmdet's own backbone computes the student's outputs from an export."""
 
-from pathlib import Path
 from typing import Any
 
 from kdep.export.audit import Audit, complete_audit, fixed_batch, stage_outputs, student_stages
-from kdep.export.write import read_export
 from kdep.models.checkpoint import Checkpoint, StateDict, load_exactly
 from kdep.models.names import HEAD, WITHOUT_HEAD, export_weights
 from kdep_benchmarks.openmmlab.backbones import TOOLBOXES, backbone_config, build_module, undilated
@@ -43,8 +41,3 @@ def audit_openmmlab(
     # All modules that the class runs after its stem, not only those whose maps the config reads.
     stages = network.res_layers if hasattr(network, "res_layers") else network.layers
     return complete_audit(target, network, own, stage_outputs(network, images, names=stages))
-
-
-def audit_file(path: Path, checkpoint: Checkpoint, target: str, *, backbone: dict[str, Any] | None = None) -> Audit:
-    """Audit a file written for a toolbox, by `kdep export` or by others, against the student it claims to hold."""
-    return audit_openmmlab(checkpoint, target, weights=read_export(path, target), backbone=backbone)

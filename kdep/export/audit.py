@@ -37,7 +37,6 @@ class Audit:
         target: the library.
         tensors: tensors of the export.
         expected: tensors of the target's backbone.
-        coverage: percent of `expected` that the export filled.
         max_difference: largest difference of any stage's output from the student's, as a share of the largest output of
             that stage; None where only names could be checked.
         stages: the same per stage.
@@ -47,7 +46,6 @@ class Audit:
     target: str
     tensors: int
     expected: int
-    coverage: float
     max_difference: float | None
     stages: dict[str, float] = field(default_factory=dict)
     note: str = ""
@@ -144,7 +142,7 @@ def audit(checkpoint: Checkpoint, target: str, *, weights: StateDict | None = No
     Args:
         checkpoint: the student.
         target: timm, torchvision, detectron2 or onnx; mmseg and mmdet are audited by `kdep_benchmarks.openmmlab.audit`.
-        weights: what to audit, as `kdep.export.write.read_export` returns it; by default what `export_weights` makes.
+        weights: what to audit, under the names of the target's backbone; by default what `export_weights` makes.
 
     Raises:
         LoadError: some tensor does not load, or some stage's output differs.
@@ -175,7 +173,7 @@ def _audit_onnx(checkpoint: Checkpoint) -> Audit:
         own = build_backbone(checkpoint).eval()(images)
     differences = compare_stages({"features": own}, [run_onnx(onnx_bytes(checkpoint), images)], target="onnx")
     tensors = len(checkpoint.weights)
-    return Audit("onnx", tensors, tensors, 100.0, differences["features"], differences)
+    return Audit("onnx", tensors, tensors, differences["features"], differences)
 
 
 def complete_audit(
@@ -184,7 +182,7 @@ def complete_audit(
     """Compare the stages of a network that is loaded exactly, and put the figures together."""
     differences = compare_stages(own, theirs, target=target)
     tensors = len(network.state_dict())
-    return Audit(target, tensors, tensors, 100.0, max(differences.values()), differences)
+    return Audit(target, tensors, tensors, max(differences.values()), differences)
 
 
 def _timm(arch: str) -> tuple[nn.Module, dict[str, str]]:
@@ -257,4 +255,4 @@ def _audit_names(checkpoint: Checkpoint, weights: StateDict) -> Audit:
             f"{len(unexpected)} unexpected (first {unexpected[:3]})"
         )
     note = "detectron2 is not installed: all names are there, the outputs were not compared"
-    return Audit("detectron2", len(weights), len(expected), 100.0, None, note=note)
+    return Audit("detectron2", len(weights), len(expected), None, note=note)

@@ -1,4 +1,4 @@
-"""Write a student for another library, completely or not at all, and read such files again."""
+"""Write a student for another library, completely or not at all."""
 
 import json
 import pickle
@@ -8,10 +8,9 @@ from typing import Any
 
 from kdep.export.onnx_file import onnx_bytes
 from kdep.export.snippets import SNIPPETS
-from kdep.files import save, write_atomically, write_bytes, write_text
+from kdep.files import save, write_bytes, write_text
 from kdep.models.backbone import create_network, size_options
-from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
-from kdep.models.foreign import read_weights
+from kdep.models.checkpoint import Checkpoint, StateDict, load_exactly
 from kdep.models.names import HEAD, WITHOUT_HEAD, export_weights
 
 SUFFIXES = {
@@ -100,8 +99,7 @@ def _write_torchvision(checkpoint: Checkpoint, target: str, weights: StateDict, 
 
 
 def _write_onnx(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
-    content = onnx_bytes(checkpoint)
-    write_bytes(path, content)
+    write_bytes(path, onnx_bytes(checkpoint))
 
 
 def _write_openmmlab(checkpoint: Checkpoint, target: str, weights: StateDict, path: Path) -> None:
@@ -117,7 +115,7 @@ def _write_detectron2(checkpoint: Checkpoint, target: str, weights: StateDict, p
         save(content, path)
         return
     content["model"] = {name: tensor.numpy() for name, tensor in weights.items()}
-    write_atomically(path, lambda neighbour: neighbour.write_bytes(pickle.dumps(content, protocol=4)))
+    write_bytes(path, pickle.dumps(content, protocol=4))
 
 
 WRITERS: dict[str, Callable[[Checkpoint, str, StateDict, Path], None]] = {
@@ -146,30 +144,3 @@ def _meta(checkpoint: Checkpoint, target: str) -> dict[str, Any]:
     if checkpoint.arch == "mobilenetv2_100" and target in WITHOUT_HEAD:
         meta["dropped"] = f"{', '.join(HEAD)}: {WITHOUT_HEAD[target]}"
     return meta
-
-
-def read_export(path: Path, target: str) -> StateDict:
-    """Read an exported file, or another tool's, and return tensors under the plain names of the target's backbone.
-
-    Raises:
-        ValueError: not a file of weights, or one that could run code when opened.
-        LoadError: tensors outside the prefix under which the target looks for its backbone; names them.
-    """
-    path = Path(path)
-    if path.suffix == ".pkl":
-        raise ValueError(
-            f"{path}: a pickle can run code when it is opened, so it is not; export to .pth and audit that"
-        )
-    content = read_weights(path / "model.safetensors" if path.is_dir() else path)
-    if target == "detectron2":
-        return dict(content.get("model", content))
-    if target not in ("mmseg", "mmdet"):
-        return dict(content)
-    weights = content.get("state_dict", content)
-    outside = [name for name in weights if not name.startswith("backbone.")]
-    if outside:
-        raise LoadError(
-            f"{path}: {len(outside)} of {len(weights)} tensors are not under 'backbone.' (first {outside[:3]}); "
-            f"{target} would leave its backbone at random values and say nothing"
-        )
-    return {name.removeprefix("backbone."): tensor for name, tensor in weights.items()}

@@ -47,11 +47,11 @@ def resnet_v1c(folder: Path) -> list[str]:
     weights = export_weights(ARCH, create_network(ARCH).state_dict(), "mmseg")
     torch.save({f"backbone.{name}": tensor for name, tensor in weights.items()}, folder / "plain.pth")
     code = (
-        "from kdep_benchmarks.openmmlab.audit import audit_file; from kdep.models.weights import open_checkpoint; "
-        "from pathlib import Path; from kdep.models.checkpoint import LoadError; import sys\n"
+        "from kdep_benchmarks.openmmlab.audit import audit_openmmlab; from kdep.models.checkpoint import LoadError; "
+        "from kdep.models.weights import open_checkpoint; import sys\n"
         f"student = open_checkpoint({str(folder / 'plain.pth')!r}, arch={ARCH!r})\n"
         "stem = {'type': 'ResNetV1c', 'depth': 18, 'norm_cfg': {'type': 'BN'}, 'out_indices': (0, 1, 2, 3)}\n"
-        f"try: audit_file(Path({str(folder / 'plain.pth')!r}), student, 'mmseg', backbone=stem)\n"
+        "try: audit_openmmlab(student, 'mmseg', backbone=stem)\n"
         "except LoadError as error: sys.exit(print(error, file=sys.stderr) or 3)"
     )
     return [sys.executable, "-c", code]
