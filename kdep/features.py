@@ -105,10 +105,10 @@ class LiveTeacher:
         with exactly(process.device):
             loader = load(views, batches, workers=config.data.workers, pin=process.device.type == "cuda")
             for batch in tqdm(loader, "statistics", disable=not process.is_first):
-                run.note_unreadable(batch, None, limit=config.data.max_unreadable, images=images)
+                run.note_unreadable(batch, None, images=images)
                 if batch.images is not None:
                     moments.add(self._teacher(pixels(batch)))
-        run.share_unreadable(limit=config.data.max_unreadable, images=images)
+        run.share_unreadable(images=images)
         return moments if process.world == 1 else sum_moments(moments, process.total)
 
     @torch.no_grad()

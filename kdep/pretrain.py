@@ -17,7 +17,7 @@ from torch import nn
 from kdep.config import Config, flatten, read_config
 from kdep.data.order import Order, once
 from kdep.data.training import make_pixels, open_views, sample_for_statistics
-from kdep.data.views import Views, load, mix
+from kdep.data.views import Batch, Views, load, mix
 from kdep.features import FeatureSource, open_features
 from kdep.method.loss import Criterion, distill_loss, make_criterion
 from kdep.method.rivals import Learner, make_head
@@ -36,7 +36,7 @@ from kdep.run.journal import Journal
 from kdep.run.optim import learning_rate, make_optimizer
 from kdep.run.processes import Process, gathered, join
 from kdep.run.provenance import as_checkpoint, report
-from kdep.run.resume import Training, Watching, resume, save_run, seed_random
+from kdep.run.resume import Training, resume, save_run, seed_random
 
 logger = logging.getLogger("kdep")
 
@@ -83,7 +83,7 @@ def pretrain(config: Config) -> Path:
     training = prepare(config, learner, criterion, process, sources, watch)
     seen = train(config, training, source, target, views, run)
     if process.is_first:
-        stopped = early_stop(watch, student)
+        stopped = watch.finish(student) if watch else {}
         seen = stopped.get("images_seen", seen)
         precision = {"student": config.precision, "teacher": config.teacher.precision}
         distinct = source.views or config.optim.begun(len(views.source.names))
@@ -94,27 +94,6 @@ def pretrain(config: Config) -> Path:
         logger.info("student written: %s", run.student)
     process.wait()
     return run.student
-
-
-@torch.no_grad()
-def match_scale(
-    target: nn.Module, config: Config, student: Backbone, source: FeatureSource, views: Views, process: Process
-) -> None:
-    """For scale.match: multiply the target so that its root mean square is that of the untrained student's features.
-
-    Both are taken on the first view of 256 images. For Power Temperature Scaling this sets the temperature, which is
-    one factor: PTS = T^(-1/n) sign(f) |f|^(1/n).
-    """
-    to_pixels, wanted, own = make_pixels(views.augmentation, process.device), 0.0, 0.0
-    copied = copy.deepcopy(student).train()  # a copy: its BatchNorm statistics would move
-    batches = once(len(views.source.names), config.optim.batch_size, count=256, seed=config.view_seed)
-    for batch in load(views, batches, workers=0):
-        if batch.images is not None:
-            pixels = to_pixels(batch)
-            wanted += float(target(source.features(batch, pixels))[:, 0].square().mean())
-            own += float(copied(pixels).square().mean())
-    target.factor.fill_((own / wanted) ** 0.5)
-    logger.info("targets are multiplied by %.4g, to the scale of the untrained student", float(target.factor))
 
 
 def prepare(
@@ -142,7 +121,7 @@ def train(
 ) -> int:
     """Train to the last step, saving on the way; returns the number of images seen."""
     step, seen = resume(run, training)
-    optim, images, process = config.optim, len(views.source.names), run.process
+    optim, images, process, watch = config.optim, len(views.source.names), run.process, training.watch
     share = {"rank": process.rank, "world": process.world, "views": source.views, "steps": optim.steps}
     share["starts"] = getattr(views.source, "starts", None)
     order = Order(images, optim.batch_size, optim.epochs, config.seed, step, **share)
@@ -152,57 +131,62 @@ def train(
         model = nn.parallel.DistributedDataParallel(model).train()
     to_pixels = make_pixels(views.augmentation, process.device)
     batches = iter(load(views, order, workers=config.data.workers, pin=process.device.type == "cuda"))
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        with computing_in(training.precision, process.device):
+            pixels = to_pixels(batch)
+            if config.data.mixup:
+                pixels = mix(pixels, seed=config.seed, step=step)
+            targets = target(source.features(batch, pixels))
+            return distill_loss(model, targets, pixels, config.loss, training.criterion)
+
+    def stops() -> bool:  # the first process alone looks at the student; the others wait here while it does
+        return config.probe is not None and process.told(lambda: watch is not None and watch.stops)
+
     journal = Journal(config, run, order.steps_per_epoch, step=step, seen=seen)
     with contextlib.closing(batches), journal, Alarm(process) as alarm:
-        stop = stops(config, training.watch, process)
+        stop = stops()
         while step < total and not stop:
             with alarm.during(step, "loading images"), journal.waiting():
                 batch = next(batches)
-            run.note_unreadable(batch, step, limit=config.data.max_unreadable, images=images)
+            run.note_unreadable(batch, step, images=images)
+            rate = learning_rate(optim, step, order.steps_per_epoch)
             with alarm.during(step, "computing and exchanging gradients"):
-                with computing_in(training.precision, process.device):
-                    pixels = to_pixels(batch)
-                    if config.data.mixup:
-                        pixels = mix(pixels, seed=config.seed, step=step)
-                    targets = target(source.features(batch, pixels))
-                    loss = distill_loss(model, targets, pixels, config.loss, training.criterion)
-                rate = learning_rate(optim, step, order.steps_per_epoch)
+                loss = loss_of(batch)
                 training.update(loss, rate, clip=optim.clip)
             step += 1
             journal.step(loss.detach(), len(batch.images), rate)
             save_now = step % config.log.checkpoint_every == 0 or step == total
             look_now = config.probe is not None and (step % config.probe.every == 0 or step == total)
             if save_now or look_now or step % config.log.every == 0:
-                run.share_unreadable(limit=config.data.max_unreadable, images=images)
-                journal.flush(partial(look, training, step, journal) if look_now and training.watch else None)
-            stop = look_now and stops(config, training.watch, process)
+                run.share_unreadable(images=images)
+                look = partial(watch.look, training.learner.student, step) if look_now and watch else None
+                journal.flush(look)
+            stop = look_now and stops()
             if save_now or stop:
                 save_run(run, training, step, journal.seen)
     return journal.seen
 
 
-def look(training: Training, step: int, journal: Journal) -> Mapping[str, float]:
-    """Score the student with the probe of the recipe."""
-    assert training.watch is not None
-    return training.watch.look(training.learner.student, step, journal.seen)
+@torch.no_grad()
+def match_scale(
+    target: nn.Module, config: Config, student: Backbone, source: FeatureSource, views: Views, process: Process
+) -> None:
+    """For scale.match: multiply the target so that its root mean square is that of the untrained student's features.
 
-
-def stops(config: Config, watch: Watching | None, process: Process) -> bool:
-    """Whether the first process, which alone looks at the student, has seen no gain for `probe.patience` looks."""
-    if config.probe is None:
-        return False
-    return process.told(lambda: watch is not None and watch.stops)  # the others wait here while it looks
-
-
-def early_stop(watch: Watch | None, student: Backbone) -> dict[str, Any]:
-    """Give the student the weights of the best look if the run stopped early; return what its provenance says then."""
-    if watch is None or not watch.stops:
-        return {}
-    best = watch.best
-    watch.put_back_best(student)
-    said = "stopped: no gain in the last %d looks (probe.patience); exporting the student of step %d, which scored %.2f"
-    logger.info(said, best.looks, best.step, best.score)
-    return {"best_step": best.step, "images_seen": best.seen, "score": best.score, "probe": watch.sources["probe"]}
+    Both are taken on the first view of 256 images. For Power Temperature Scaling this sets the temperature, which is
+    one factor: PTS = T^(-1/n) sign(f) |f|^(1/n).
+    """
+    to_pixels, wanted, own = make_pixels(views.augmentation, process.device), 0.0, 0.0
+    copied = copy.deepcopy(student).train()  # a copy: its BatchNorm statistics would move
+    batches = once(len(views.source.names), config.optim.batch_size, count=256, seed=config.view_seed)
+    for batch in load(views, batches, workers=0):
+        if batch.images is not None:
+            pixels = to_pixels(batch)
+            wanted += float(target(source.features(batch, pixels))[:, 0].square().mean())
+            own += float(copied(pixels).square().mean())
+    target.factor.fill_((own / wanted) ** 0.5)
+    logger.info("targets are multiplied by %.4g, to the scale of the untrained student", float(target.factor))
 
 
 class _Function(ModuleType):

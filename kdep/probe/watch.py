@@ -4,6 +4,7 @@ A look changes nothing about the training: the student computes in eval mode and
 random generators are put back. With `patience` the run stops when the score no longer rises.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from kdep.probe.labelled import Labelled, read_classes, read_masked
 from kdep.probe.neighbours import Memory
 from kdep.probe.positions import draw_positions, soft_counts
 from kdep.run.device import exactly
+
+logger = logging.getLogger("kdep")
 
 # Fixed, not chosen on test: middle values of the grids of the tasks knn and dense-knn.
 K, TEMPERATURE = 20, 0.05
@@ -97,9 +100,18 @@ class Watch:
             module.training = before
         return scores
 
-    def put_back_best(self, student: nn.Module) -> None:
-        """Give the student the weights of the best look."""
-        load_exactly(student, self.best.weights, "the best look")
+    def finish(self, student: nn.Module) -> dict[str, Any]:
+        """Give the student the weights of the best look if the run stopped early; return what its provenance says."""
+        if not self.stops:
+            return {}
+        best = self.best
+        load_exactly(student, best.weights, "the best look")
+        logger.info(
+            "stopped: no gain in the last %d looks (probe.patience); exporting the student of step %d, which scored "
+            "%.2f",
+            *(best.looks, best.step, best.score),
+        )
+        return {"best_step": best.step, "images_seen": best.seen, "score": best.score, "probe": self.sources["probe"]}
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs: nothing without `patience`."""

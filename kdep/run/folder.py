@@ -103,6 +103,7 @@ class RunFolder:
         self._refuse_a_run_elsewhere()
         self.unreadable = self.process.told(lambda: self._open(config))
         self._unshared: list[tuple[str, str]] = []
+        self._limit = config.data.max_unreadable
 
     def _open(self, config: Config) -> set[str]:
         """Lock and check the folder; return the images known to be unreadable."""
@@ -265,11 +266,11 @@ class RunFolder:
         lines = self.unreadable_list.read_text(encoding="utf-8", errors="replace").splitlines()
         return {line.partition("\t")[0] for line in lines}
 
-    def note_unreadable(self, batch: Batch, step: int | None, *, limit: float, images: int) -> None:
+    def note_unreadable(self, batch: Batch, step: int | None, *, images: int) -> None:
         """Record and log the images of this process's batch that could not be decoded.
 
         Raises:
-            ValueError: more than `limit` (a share) of all `images` are unreadable, or a training step has no image.
+            ValueError: more than `data.max_unreadable` of all `images` are, or a training step has no image.
         """
         for raw, reason in batch.unreadable:
             name = printable(raw)  # one line of the list
@@ -278,15 +279,15 @@ class RunFolder:
                 self._unshared.append((name, printable(reason)))
                 logger.warning("unreadable image skipped: %s (%s)", name, reason)
         if self.process.world == 1:
-            self.share_unreadable(limit=limit, images=images)
+            self.share_unreadable(images=images)
         if batch.images is None and step is not None:
             raise ValueError(f"step {step}: no image of the batch is readable; see {self.unreadable_list}")
 
-    def share_unreadable(self, *, limit: float, images: int) -> None:
+    def share_unreadable(self, *, images: int) -> None:
         """Collect the unreadable images of all processes, and write them down.
 
         Raises:
-            ValueError: more than `limit` (a share) of all `images` are unreadable.
+            ValueError: more than `data.max_unreadable` of all `images` are.
         """
         found = dict(entry for own in self.process.gather(self._unshared) for entry in own)
         self._unshared = []
@@ -294,8 +295,8 @@ class RunFolder:
         if found and self.process.is_first:
             with self.unreadable_list.open("a") as file:
                 file.writelines(f"{name}\t{reason}\n" for name, reason in found.items())
-        if len(self.unreadable) > limit * images:
+        if len(self.unreadable) > self._limit * images:
             raise ValueError(
-                f"{len(self.unreadable)} of {images} images are unreadable, more than data.max_unreadable={limit} "
-                f"allows; see {self.unreadable_list}"
+                f"{len(self.unreadable)} of {images} images are unreadable, more than "
+                f"data.max_unreadable={self._limit} allows; see {self.unreadable_list}"
             )

@@ -61,10 +61,10 @@ class Journal:
         self._images += images
         self._bar.update(images * self._process.world)
 
-    def flush(self, look: Callable[[], Mapping[str, float]] | None = None) -> None:
+    def flush(self, look: Callable[[int], Mapping[str, float]] | None = None) -> None:
         """Log the mean loss since the last call, and what a look at the student finds, which happens if it is finite.
 
-        The processes call this after the same steps.
+        The processes call this after the same steps. A look is told how many images were seen.
 
         Raises:
             DivergedError: a loss was NaN or infinite; names its step.
@@ -90,7 +90,7 @@ class Journal:
             "images_per_second": images / seconds,
             "data_wait": self._waited / seconds,
         }
-        looked = {} if look is None else look()
+        looked = {} if look is None else look(self.seen)
         record |= looked
         self._losses, self._since, self._waited, self._images = [], time.perf_counter(), 0.0, 0
         if self._show:

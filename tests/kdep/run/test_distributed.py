@@ -93,8 +93,8 @@ error_of(lambda: pretrain(config_of("name=other", f"optim.lr={0.1 + process.rank
 error_of(lambda: pretrain(config_of("name=far", f"bank.path=bank")))
 run = RunFolder(config_of("name=lost"), process)
 batch = Batch(torch.zeros(1), None, [(f"gone{process.rank}.jpg", "cut off")])
-run.note_unreadable(batch, 1, limit=0.01, images=128)  # one is allowed
-error_of(lambda: run.share_unreadable(limit=0.01, images=128))
+run.note_unreadable(batch, 1, images=128)  # one is allowed
+error_of(lambda: run.share_unreadable(images=128))
 error_of(lambda: process.alone(lambda: int("seven")))
 (out / f"said{process.rank}.txt").write_text("\\n".join(said))
 if process.rank == 1:
