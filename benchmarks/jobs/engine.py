@@ -3,7 +3,10 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from kdep_benchmarks.jobs.forks import Forks
 
 T = TypeVar("T")
 
@@ -16,11 +19,13 @@ class Slot:
         threads: CPU threads; None leaves the choice to the libraries.
         device: the value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
         stop: set when the job has to end early.
+        forks: starts its processes; None where each has to import everything by itself.
     """
 
     threads: int | None = None
     device: str | None = None
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
+    forks: "Forks | None" = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

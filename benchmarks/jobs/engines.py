@@ -1,6 +1,7 @@
 """Choose an engine by name: this machine, Slurm or Ray."""
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,8 @@ from kdep_benchmarks.jobs.local import Local, threads_for, visible_devices
 
 ENGINES = ("local", "slurm", "ray")
 PACKAGES = {"slurm": "submitit", "ray": "ray"}
+# What cells and runs import, several seconds of CPU time. On a GPU each process starts anew: CUDA does not bear a fork.
+IMPORTED = ("kdep.pretrain", "kdep_benchmarks.tasks.finetune", "kdep_benchmarks.tasks.dense.box")
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +94,7 @@ def local_engine(jobs: int | None, device: str) -> Local:
     """
     from kdep.run.device import find_device  # torch, which the help does without
 
-    find_device(device)
+    forked = find_device(device) == "cpu" and sys.platform == "linux"
     devices = visible_devices(device)
     jobs = max(1, len(devices)) if jobs is None else jobs
-    return Local(jobs, threads_for(jobs) if jobs > 1 else None, devices)
+    return Local(jobs, threads_for(jobs) if jobs > 1 else None, devices, IMPORTED if forked else ())

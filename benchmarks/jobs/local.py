@@ -11,6 +11,8 @@ from typing import ClassVar
 from kdep.cores import cores
 from kdep.interrupts import sigterm_interrupts
 from kdep_benchmarks.jobs.engine import Slot, T
+from kdep_benchmarks.jobs.forks import Forks
+from kdep_benchmarks.jobs.process import environment
 
 LOOK = 1.0  # seconds between two calls of `meanwhile`
 
@@ -23,11 +25,13 @@ class Local:
         jobs: how many run at once.
         threads: CPU threads of each job; None leaves the choice to the libraries.
         devices: values of CUDA_VISIBLE_DEVICES to share among the slots; empty where jobs choose for themselves.
+        modules: imported once, by a process of which those of the jobs are forks; empty where each starts anew.
     """
 
     jobs: int = 1
     threads: int | None = None
     devices: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     shares_folders: ClassVar[bool] = True
 
     def run(
@@ -39,9 +43,10 @@ class Local:
     ) -> Iterator[tuple[int, T]]:
         """See `Engine.run`. SIGTERM, as a cluster's scheduler sends it, ends the jobs as Ctrl-C does."""
         stop, free, ready = threading.Event(), queue.SimpleQueue(), Ready(after or [()] * len(jobs))
+        forks = Forks(self.modules, environment(Slot(self.threads))) if self.modules else None
         for number in range(self.jobs):
             device = self.devices[number % len(self.devices)] if self.devices else None
-            free.put(Slot(self.threads, device, stop))
+            free.put(Slot(self.threads, device, stop, forks))
 
         def run_next() -> tuple[int, T]:
             position, slot = ready.take(), free.get()
@@ -65,6 +70,8 @@ class Local:
             stop.set()
             ready.close()
             pool.shutdown(cancel_futures=True)
+            if forks:
+                forks.close()
 
 
 class Ready:

@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.engine import Slot
+
+if TYPE_CHECKING:
+    from kdep_benchmarks.jobs.forks import Forked
 
 LOOK = 0.1  # seconds between two looks at the time limit and at `Slot.stop`
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -39,14 +42,7 @@ def run_module(module: str, arguments: Sequence[str], log: Path, slot: Slot, *, 
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kdep_benchmarks.jobs.child", module, *arguments],
-            stdin=subprocess.PIPE,  # the child ends when this closes
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment(slot),
-            start_new_session=True,  # Ctrl-C reaches this process only; the child's workers can be killed with it
-        )
+        process = start([module, *arguments], output, slot)
     reason, began = "", time.monotonic()
     try:
         while process.poll() is None and not reason:
@@ -61,6 +57,19 @@ def run_module(module: str, arguments: Sequence[str], log: Path, slot: Slot, *, 
     return Ended(process.returncode, reason)
 
 
+def start(words: Sequence[str], output: IO[bytes], slot: Slot) -> "Forked | subprocess.Popen[bytes]":
+    """Start `python -m WORDS`: a fork of the slot's server where it has one, else an interpreter of its own."""
+    forked = slot.forks.start(words, output) if slot.forks else None
+    return forked or subprocess.Popen(
+        [sys.executable, "-m", "kdep_benchmarks.jobs.child", *words],
+        stdin=subprocess.PIPE,  # the child ends when this closes
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment(slot),
+        start_new_session=True,  # Ctrl-C reaches this process only; the child's workers can be killed with it
+    )
+
+
 def environment(slot: Slot) -> dict[str, str]:
     """This process's environment with the slot's threads and device."""
     threads = {} if slot.threads is None else {"OMP_NUM_THREADS": str(slot.threads)}
@@ -68,7 +77,7 @@ def environment(slot: Slot) -> dict[str, str]:
     return {**os.environ, **threads, **device}
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: "Forked | subprocess.Popen[bytes]") -> None:
     """End a process: SIGTERM, so that it removes half-written files, then SIGKILL for all that is left of its group."""
     try:
         if process.poll() is None:

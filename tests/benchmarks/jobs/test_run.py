@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from kdep_benchmarks.jobs import local, process
 from kdep_benchmarks.jobs.engine import Slot
 from kdep_benchmarks.jobs.local import Local
 from kdep_benchmarks.jobs.locks import try_lock
+from kdep_benchmarks.jobs.process import run_module
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.results import read_results
@@ -30,6 +32,12 @@ from kdep_benchmarks.results import read_results
 def go(plan, engine=None):
     engine, said = engine or Local(), io.StringIO()
     return run_plan(plan, engine, {}, Screen(said), jobs=engine.jobs), said.getvalue()
+
+
+@pytest.fixture(params=[(), ("kdep_benchmarks.results",)], ids=["started", "forked"])
+def engine(request):
+    """One slot; each cell is an interpreter of its own, or a fork of one."""
+    return Local(modules=request.param)
 
 
 def states(statuses):
@@ -48,7 +56,8 @@ def gone(pid):
 
 
 def worker_of(suite):
-    while not (suite.shared / "worker").exists():
+    end = time.monotonic() + 60
+    while not (suite.shared / "worker").exists() and time.monotonic() < end:
         time.sleep(0.02)
     return int((suite.shared / "worker").read_text())
 
@@ -71,9 +80,9 @@ def test_cells_run_at_once_each_with_its_threads_and_its_gpu(suite):
     assert sorted(note["gpu"] for note in suite.notes() if note["event"] == "start") == ["5", "7"]
 
 
-def test_no_more_cells_than_slots_run_at_once_and_one_alone_has_what_the_user_gave_it(suite, monkeypatch):
+def test_no_more_cells_than_slots_run_at_once_and_one_alone_has_what_the_user_gave_it(suite, engine, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    assert states(go(suite("sleep", seeds=2, seconds=0.2))[0]) == ["done", "done"]
+    assert states(go(suite("sleep", seeds=2, seconds=0.2), engine)[0]) == ["done", "done"]
     assert [note["event"] for note in suite.notes()] == ["start", "end"] * 2
     assert {note["threads"] for note in suite.notes()} == {"6"}
 
@@ -92,22 +101,22 @@ def test_slots_share_the_visible_gpus_and_the_cores(monkeypatch):
     assert [local.threads_for(jobs) for jobs in (1, 9)] == [2, 1]
 
 
-def test_a_cell_that_hangs_is_stopped_with_its_workers_and_the_rest_goes_on(suite):
-    statuses, said = go(with_timeout(suite("hang"), 1.5) + suite("sleep", name="next", seconds=0))
+def test_a_cell_that_hangs_is_stopped_with_its_workers_and_the_rest_goes_on(suite, engine):
+    statuses, said = go(with_timeout(suite("hang"), 3) + suite("sleep", name="next", seconds=0), engine)
     assert states(statuses) == ["done", "failed"] and "next-finetune  seed 0  top1 50.00" in said
-    assert failure_of(suite)["log"].splitlines()[-1].strip() == "stopped after 2 s (--timeout)"
+    assert failure_of(suite)["log"].splitlines()[-1].strip() == "stopped after 3 s (--timeout)"
     assert gone(worker_of(suite)) and not list(suite.results.rglob("*.part"))
 
 
-def test_a_cell_that_ignores_sigterm_is_killed_and_not_tried_again(suite, monkeypatch):
+def test_a_cell_that_ignores_sigterm_is_killed_and_not_tried_again(suite, engine, monkeypatch):
     monkeypatch.setattr(process, "GRACE", 0.3)
-    ((status,), _) = go(with_timeout(suite("deaf"), 2))
+    ((status,), _) = go(with_timeout(suite("deaf"), 4), engine)
     assert status.code == -signal.SIGKILL and len(suite.notes()) == 1
     assert "--timeout" in failure_of(suite)["log"] and "halved" not in failure_of(suite)
 
 
-def test_workers_of_a_failed_cell_are_killed_and_its_log_is_the_reason(suite):
-    assert states(go(suite("leave"))[0]) == ["failed"]
+def test_workers_of_a_failed_cell_are_killed_and_its_log_is_the_reason(suite, engine):
+    assert states(go(suite("leave"), engine)[0]) == ["failed"]
     assert failure_of(suite)["log"].strip().endswith("gone without its worker")
     assert gone(worker_of(suite))
 
@@ -115,16 +124,16 @@ def test_workers_of_a_failed_cell_are_killed_and_its_log_is_the_reason(suite):
 @pytest.mark.parametrize(
     ("do", "because"), [("memory", "out of memory"), ("counted kill", "killed by the kernel, out of memory")]
 )
-def test_a_cell_that_ran_out_of_memory_is_tried_once_more_with_half_the_batch(suite, do, because):
+def test_a_cell_that_ran_out_of_memory_is_tried_once_more_with_half_the_batch(suite, engine, do, because):
     (planned,) = suite(do, fits=True)
-    statuses, said = go([planned])
+    statuses, said = go([planned], engine)
     assert states(statuses) == ["done"] and f"top1 50.00  (half the batch: {because})" in said
     assert [note["event"] for note in suite.notes()] == ["start", "start", "end"]
     assert planned.cell.log.read_text() == "attempt with all\nattempt with half\n"
 
 
-def test_a_kill_that_the_kernel_did_not_count_is_a_failure_and_no_proof_of_too_little_memory(suite):
-    ((status,), _) = go(suite("kill", fits=True))
+def test_a_kill_that_the_kernel_did_not_count_is_a_failure_and_no_proof_of_too_little_memory(suite, engine):
+    ((status,), _) = go(suite("kill", fits=True), engine)
     assert status.code == -signal.SIGKILL and len(suite.notes()) == 1
     assert "the kernel counted no out-of-memory kill" in failure_of(suite)["log"]
 
@@ -155,7 +164,7 @@ def test_two_suites_in_one_folder_share_the_cells_and_lose_none(suite):
     assert len(read_results(suite.results)) == 6
 
 
-def test_an_interrupted_suite_leaves_no_process_no_half_file_no_failure_and_no_lock(suite):
+def test_an_interrupted_suite_leaves_no_process_no_half_file_no_failure_and_no_lock(suite, engine):
     (planned,) = suite("hang")
 
     def interrupt():
@@ -164,7 +173,7 @@ def test_an_interrupted_suite_leaves_no_process_no_half_file_no_failure_and_no_l
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        go([planned])
+        go([planned], engine)
     assert all(map(gone, [suite.notes()[0]["pid"], worker_of(suite)]))
     assert not list(suite.results.rglob("*.part")) and not list(suite.results.rglob("seed*.json"))
     with try_lock(planned.cell.work / "lock") as held:
@@ -183,17 +192,18 @@ finally:
 PARENT = """
 import sys
 from pathlib import Path
-from kdep_benchmarks.jobs.engine import Slot
+from kdep_benchmarks.jobs.local import Local
 from kdep_benchmarks.jobs.process import run_module
-run_module("hang", [], Path(sys.argv[1]), Slot())
+list(Local(modules=tuple(sys.argv[2:])).run([lambda slot: run_module("hang", [], Path(sys.argv[1]), slot)]))
 """
 
 
-def test_a_killed_parent_leaves_no_process_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("modules", [(), ("json",)])
+def test_a_killed_parent_leaves_no_process_behind(tmp_path, monkeypatch, modules):
     (tmp_path / "hang.py").write_text(HANG)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     log = tmp_path / "log"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(log)])
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(log), *modules])
     while not log.exists() or "\n" not in log.read_text():
         time.sleep(0.02)
     parent.kill()
@@ -204,6 +214,38 @@ def test_a_killed_parent_leaves_no_process_behind(tmp_path, monkeypatch):
     assert "tidied" in log.read_text()  # the child unwound before its group was killed
     worker = int(log.read_text().split()[0])
     assert gone(worker)
+
+
+FORK = """
+import os, sys
+about = [os.getppid(), os.getpid() == os.getpgrp(), "colorsys" in sys.modules, os.environ["OMP_NUM_THREADS"]]
+print(*about, *sys.argv)
+sys.exit(7)
+"""
+
+
+def test_jobs_are_forks_of_one_process_with_its_imports_and_threads(tmp_path, monkeypatch):
+    (tmp_path / "about_me.py").write_text(FORK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    jobs = [partial(run_module, "about_me", ["a b"], tmp_path / f"log{number}") for number in range(2)]
+    ended = list(Local(2, threads=3, modules=("colorsys",)).run(jobs))
+    assert [(number, one.code) for number, one in sorted(ended)] == [(0, 7), (1, 7)]
+    first, second = ((tmp_path / f"log{number}").read_text().split(maxsplit=1) for number in range(2))
+    assert first == second and int(first[0]) != os.getpid()
+    assert first[1].split(maxsplit=3)[:3] == ["True", "True", "3"] and first[1].endswith("about_me.py a b\n")
+
+
+def test_jobs_do_without_a_server_that_was_killed_and_one_that_it_forked_before_counts_as_killed(suite):
+    def kill():
+        worker_of(suite)
+        server = int(subprocess.check_output(["ps", "-o", "ppid=", "-p", str(suite.notes()[0]["pid"])]))
+        os.kill(server, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    plan = suite("hang") + suite("sleep", name="next", seconds=0)
+    hung, following = go(plan, Local(modules=("kdep_benchmarks.results",)))[0]
+    assert (hung.state, hung.code) == ("failed", -signal.SIGKILL) and following.state == "done"
+    assert all(map(gone, [suite.notes()[0]["pid"], worker_of(suite)]))
 
 
 def test_what_a_killed_cell_left_half_written_is_removed_when_it_runs_again(suite):
