@@ -13,6 +13,7 @@ REQUIRED = [
     "simplejpeg>=1.8",  # JPEG at two thirds of Pillow's time, same pixels; built for Python 3.10 to 3.13 and numpy 2
     "pyyaml>=6.0",
     "pydantic>=2.7,<3",  # use_attribute_docstrings; 3 may change error types that are put into words
+    "huggingface_hub>=0.23",  # ModelCard, EvalResult; timm requires it anyway
     "safetensors>=0.4",  # timm's own file format
     "scikit-learn>=1.3",  # stratified splits; brings scipy for t quantiles
     "filelock>=3.30",  # before, the loading processes of a killed run hold its lock for 5 s; torch requires it anyway

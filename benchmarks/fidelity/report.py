@@ -1,4 +1,4 @@
-"""Write what cheap columns are worth: a table for spreadsheets and a page."""
+"""Write what cheap columns are worth: a table for spreadsheets, a page, and a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from kdep_benchmarks.board.leaderboard import Table, TableCell
 from kdep_benchmarks.board.markdown import markdown_table, markdown_text
 from kdep_benchmarks.fidelity.agreement import Estimate
 from kdep_benchmarks.fidelity.judge import GROUPS, NOT, RULE, STANDS, UNKNOWN, Fidelity
+from kdep_benchmarks.fidelity.picture import heat_table
 
 READING = (
     "Tau is the weighted Kendall tau over checkpoints: 1 is the same order, 0 none. Agreement is the share of pairs of "
@@ -21,13 +22,14 @@ READING = (
 
 
 def write_report(found: Sequence[Fidelity], left_out: Sequence[str], out: Path) -> str:
-    """Write fidelity.csv and fidelity.md into a folder, and return the paragraph of the page."""
+    """Write fidelity.csv, fidelity.md and fidelity.svg into a folder, and return the paragraph of the page."""
     said = paragraph(found)
     parts = ["# What a cheap column is worth", markdown_text(said), READING, RULE, markdown_table(table(found))]
     if left_out:
         parts += ["Too few checkpoints have both columns:", "\n".join(f"- {markdown_text(text)}" for text in left_out)]
     write_text(out / "fidelity.csv", csv_text(frame(found)))
     write_text(out / "fidelity.md", "\n\n".join(parts) + "\n")
+    write_text(out / "fidelity.svg", heat_table(found))
     return said
 
 

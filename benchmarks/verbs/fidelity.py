@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_ = f"columns that they are to stand for [all of {', '.join(EXPENSIVE)}]"
     parser.add_argument("--expensive", metavar="A,B", help=help_)
     parser.add_argument("--arch", help="only checkpoints of this architecture; needed where there are several")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the two files [the first folder]")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the three files [the first folder]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write fidelity.csv and fidelity.md, and print the paragraph."""
+    """Write fidelity.csv, fidelity.md and fidelity.svg, and print the paragraph."""
     results = of_one_architecture(read_results(args.folders), args.arch)
     measured = measured_columns(results)
     cheap = chosen(measured, args.cheap, CHEAP, "--cheap")

@@ -1,4 +1,5 @@
 import csv
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_the_verb_writes_two_files_that_no_name_breaks(results, capsys):
+def test_the_verb_writes_three_files_that_no_name_breaks(results, capsys):
     assert main(["fidelity", str(results)]) == 0
     said = capsys.readouterr().out
     assert "=$x_1$<b>|-finetune: set-knn (tau 1.00) may stand for it" in said
@@ -28,6 +29,8 @@ def test_the_verb_writes_two_files_that_no_name_breaks(results, capsys):
     assert row["expensive"] == "'=$x_1$<b>|-finetune" and row["verdict"] == "may stand" and row["pairs"] == "15"
     page = (results / "fidelity.md").read_text()
     assert "=$x\\_1$&lt;b&gt;\\|-finetune" in page and "<b>" not in page
+    texts = {node.text for node in ElementTree.parse(results / "fidelity.svg").iter() if node.text}
+    assert {"=$x_1$<b>|-finetune", "set-knn"} <= texts
 
 
 @pytest.mark.parametrize(
