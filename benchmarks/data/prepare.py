@@ -209,18 +209,10 @@ def _cityscapes_trees(archives: list[Path], into: Path, *, show: bool) -> None:
         unpack_some(path, into, place, " and ".join(below), show)
 
 
-def _coco(data_root: Path, show: bool) -> None:
-    make_from(data_root, "coco", COCO, _coco_trees, show)
-
-
 def _coco_trees(archives: list[Path], into: Path, *, show: bool) -> None:
     kept = ("train2017/", "val2017/", "annotations/instances_")
     for path in archives:
         unpack_some(path, into, lambda name: name if name.startswith(kept) else None, ", ".join(kept), show)
-
-
-def _imagenet(data_root: Path, show: bool) -> None:
-    make_from(data_root, "imagenet", IMAGENET, _imagenet_trees, show)
 
 
 def _imagenet_trees(archives: list[Path], into: Path, *, show: bool) -> None:
@@ -281,13 +273,13 @@ RECIPES: dict[str, Callable[[Path, bool], None]] = {
     **{name: partial(_torchvision, name) for name in ("cifar10", "cifar100", "dtd")},
     "caltech256": lambda root, show: make_from(root, "caltech256", (CALTECH256,), _caltech256, show),
     "cub200": lambda root, show: make_from(root, "cub200", (CUB200,), _cub200, show),
-    "imagenet1k": _imagenet,
+    "imagenet1k": lambda root, show: make_from(root, "imagenet", IMAGENET, _imagenet_trees, show),
     "voc2012": partial(_voc, ("2012",)),
     "voc2012aug": _voc2012aug,
     "ade20k": _ade20k,
     "cityscapes": _cityscapes,
     "voc0712": partial(_voc, ("2007", "2012")),
-    "coco": _coco,
+    "coco": lambda root, show: make_from(root, "coco", COCO, _coco_trees, show),
     **photographs.RECIPES,
     **{name: _scenes for name in CARDS if name.startswith("scenes")},
 }

@@ -1,8 +1,6 @@
 """Read a study file and list its runs; the help of `kdep study` explains the keys."""
 
 import contextlib
-import functools
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,7 +110,7 @@ class Claim(Settings):
 
 
 class Study(Settings):
-    """A study file. The combinations of the grid are added to the arms."""
+    """A study file."""
 
     name: Name
     """Name of the study; its runs' names start with it."""
@@ -122,8 +120,6 @@ class Study(Settings):
     """The recipe of all runs: a name or a YAML file."""
     arms: Annotated[dict[ArmName, Overrides | str], _EMPTY] = {}
     """What is compared: overrides of the recipe, or a checkpoint such as random:resnet18."""
-    grid: Annotated[list[Annotated[dict[ArmName, Overrides], Field(min_length=1)]], _LIST] = []
-    """Lists of parts; each combination is an arm."""
     set: Overrides = {}
     """Overrides of all runs."""
     axis: Axis | None = None
@@ -142,10 +138,6 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Study":
-        combined = spread(self.grid)
-        if doubled := sorted({*self.arms} & {*combined}):
-            raise ValueError(f"{', '.join(doubled)}: among the arms and in the grid; name them apart")
-        self.arms.update(combined)
         if self.baseline not in self.arms:
             raise ValueError(f"baseline {self.baseline!r}; the arms are {', '.join(self.arms) or 'missing'}")
         for one, other in self.pairs:
@@ -212,10 +204,9 @@ class Study(Settings):
                 checkpoint = re.sub(r"#0+(?=@|$)", "", checkpoint)
             return Run(arm, value, seed, checkpoint, checkpoint=checkpoint)
         along = {self.axis.key: value, **self.axis.along.get(value, {})} if self.axis else {}
-        own = {**{key: content for key, content in given.items() if key != "at"}, **given.get("at", {}).get(value, {})}
-        keys = {**self.set, **along, **own, "seed": seed}
+        keys = {**self.set, **along, **given, "seed": seed}
         # An arm that gives a whole section, such as bank: null, drops the keys of that section in `set`.
-        keys = {key: content for key, content in keys.items() if key.partition(".")[0] not in own or key in own}
+        keys = {key: content for key, content in keys.items() if key.partition(".")[0] not in given or key in given}
         parts = [self.name, arm, *([] if value is None else [str(value)]), f"s{seed}"]
         name = "-".join(re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts)
         overrides = [f"{key}={_as_text(content, seed)}" for key, content in keys.items()]
@@ -251,41 +242,15 @@ def load_study(path: Path) -> Study:
     return study
 
 
-def spread(grid: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Combine the parts of a grid: names are joined, and the overrides of a later part win.
-
-    Raises:
-        ValueError: two combinations have one name.
-    """
-    arms: dict[str, dict[str, Any]] = {}
-    for combination in itertools.product(*(part.items() for part in grid)) if grid else ():
-        name = "".join(part for part, _ in combination)
-        if name in arms:
-            raise ValueError(f"grid: two combinations are named {name!r}; name the parts apart")
-        arms[name] = functools.reduce(_merge, (given for _, given in combination), {})
-    return arms
-
-
-def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
-    below, above = lower.get("at", {}), upper.get("at", {})
-    at = {value: {**below.get(value, {}), **above.get(value, {})} for value in {**below, **above}}
-    return {**lower, **upper, **({"at": at} if at else {})}
-
-
 def _check_overrides(study: Study) -> None:
     """Refuse overrides for a value that the axis does not have, and overrides of what the study itself sets."""
-    arms = {f"arm {arm}": given for arm, given in study.arms.items() if isinstance(given, dict)}
-    places = {"axis.with": study.axis.along if study.axis else {}}
-    places |= {f"{arm}: at": given.get("at", {}) for arm, given in arms.items()}
     own = ["name", "seed", *([study.axis.key] if study.axis else [])]
-    checked = [("set", study.set, own[:2]), *((arm, given, own) for arm, given in arms.items())]
-    for place, by_value in places.items():
-        if not isinstance(by_value, dict):
-            raise ValueError(f"{place}: expected a mapping from values of the axis to overrides, got {by_value!r}")
-        for value, overrides in by_value.items():
-            if value not in study.values or not isinstance(overrides, dict):
-                raise ValueError(f"{place}: {value}: expected overrides for one of the axis's values {study.values}")
-            checked.append((f"{place}: {value}", overrides, own))
+    checked = [("set", study.set, own[:2])]
+    checked += [(f"arm {arm}", given, own) for arm, given in study.arms.items() if isinstance(given, dict)]
+    for value, overrides in (study.axis.along if study.axis else {}).items():
+        if value not in study.values:
+            raise ValueError(f"axis.with: {value}: expected overrides for one of the axis's values {study.values}")
+        checked.append((f"axis.with: {value}", overrides, own))
     for place, overrides, keys in checked:
         for key in keys:
             if key in overrides or key.partition(".")[0] in overrides:

@@ -14,16 +14,9 @@
                                                           # as of kdep transfer
     pairs: [[SVD, random init]]                           # optional: further arms to compare
 
-Optional, beside or instead of `arms`, every combination of parts; names are joined, later overrides lie on top:
-
-    grid:
-    - {SVD: {}, PHI-S: {align.name: phi_s}}
-    - {"": {scale: {name: none}}, " + PTS": {scale: {name: pts}}}
-
-Optional, every arm at every value of a key. `with` sets what goes with a value, in an arm `at` does, for that arm only:
+Optional, every arm at every value of a key. `with` sets what goes with a value:
 
     axis: {key: data.limit, values: [1000, 8000], with: {1000: {optim.epochs: 24}, 8000: {optim.epochs: 3}}}
-    arms: {supervised: {loss.name: labels, at: {1000: {optim.lr: 1e-3}}}}
 
 Optional, the comparison that the study is run for, written before its runs start; all others are called exploratory:
 

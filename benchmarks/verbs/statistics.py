@@ -26,11 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--width", type=int, nargs="+", default=[320, 512, 1280], metavar="D", help="of students [320 512 1280]"
     )
     parser.add_argument("--size", type=int, default=224, help="side of the centre crop in pixels [224]")
-    parser.add_argument("--resize", type=int, help="short side before the crop [the same]")
     parser.add_argument("--limit", type=int, metavar="N", help="see a seeded choice of this many images [all]")
     parser.add_argument("--keep", type=int, default=10_000, metavar="N", help="keep features of at most these [10000]")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images, folds and pictures [0]")
-    parser.add_argument("--batch-size", type=int, default=64, help="[64]")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
     parser.add_argument("--out", type=Path, default=Path("statistics"), help="folder to write to [statistics]")
 
@@ -49,9 +46,8 @@ def run(args: argparse.Namespace) -> int:
     checkpoints = [open_checkpoint(spec, arch=args.arch) for spec in args.teachers]
     stems = file_stems(checkpoints)
     images = open_pictures(args.images, labels=args.labels)
-    pixels = Pixels(size=args.size, resize=args.resize, batch_size=args.batch_size)
     widths = tuple(sorted(set(args.width)))
-    look = Look(pixels, widths=widths, tap=args.tap, limit=args.limit, keep=args.keep, seed=args.seed)
+    look = Look(Pixels(size=args.size, batch_size=64), widths=widths, tap=args.tap, limit=args.limit, keep=args.keep)
     device = join(args.device).device
     reports = []
     for checkpoint, stem in zip(checkpoints, stems, strict=True):
@@ -72,13 +68,6 @@ def refuse_numbers(args: argparse.Namespace) -> None:
     """
     if min(args.width) < 2:
         raise ValueError(f"--width {min(args.width)}: a std ratio needs 2 channels or more")
-    for option, value, least in (
-        ("--limit", args.limit, 2),
-        ("--keep", args.keep, 2),
-        ("--batch-size", args.batch_size, 1),
-        ("--size", args.size, 16),
-        ("--resize", args.resize, args.size),
-        ("--seed", args.seed, 0),
-    ):
+    for option, value, least in (("--limit", args.limit, 2), ("--keep", args.keep, 2), ("--size", args.size, 16)):
         if value is not None and value < least:
             raise ValueError(f"{option} {value}: expected {least} or more")

@@ -219,14 +219,9 @@ def fill(
     bank = process.together(lambda: Bank(path))
     process.together(lambda: writer.project_raw(bank))
     writer.run(process.told(lambda: missing(wanted, path, range(views_wanted))), projection=bank)
-    process.alone(lambda: finish_bank(path))
+    process.alone(lambda: shutil.rmtree(path / "raw", ignore_errors=True))
+    process.alone(lambda: seal(path))
     return process.together(lambda: Bank(path))
-
-
-def finish_bank(path: Path) -> None:
-    """Remove the raw features and write the hashes of all files."""
-    shutil.rmtree(path / "raw", ignore_errors=True)
-    seal(path)
 
 
 def check(bank: Bank, teacher: Backbone, views: Views, process: Process, *, count: int, views_used: int) -> None:

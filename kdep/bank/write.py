@@ -72,15 +72,6 @@ class Writer:
         """
         if not files:
             return
-        size, views, images = self.find_room(files), self.plan(files).images, self.description.images
-        logger.info("bank %s: %d views of %d images to compute, %.2f GB", self.path, views, images, size / 1e9)
-
-    def find_room(self, files: list[tuple[int, int]]) -> int:
-        """Return the size of these files in bytes.
-
-        Raises:
-            ValueError: the disk has less free space.
-        """
         about, size = self.description, 0
         for number, shard in files:
             stored = int(np.prod(about.row)) * ABSENT[about.code].dtype.itemsize
@@ -91,7 +82,8 @@ class Writer:
                 f"{self.path}: the bank needs {size / 1e9:.1f} GB more; the disk has {free / 1e9:.1f} GB free. Reduce "
                 "bank.views or bank.axes, or set bank.code=int8"
             )
-        return size
+        views = self.plan(files).images
+        logger.info("bank %s: %d views of %d images to compute, %.2f GB", self.path, views, about.images, size / 1e9)
 
     def run(self, files: list[tuple[int, int]], *, projection: Bank | None) -> None:
         """Compute and write these files: raw features without a projection, encoded entries with it.

@@ -11,12 +11,13 @@ student.pth    the result; if it exists, the run is done
 Of several processes the first alone reads and writes these files. The others are told what they hold.
 """
 
+import functools
 import json
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -36,6 +37,8 @@ from kdep.yaml_file import read_mapping
 
 logger = logging.getLogger("kdep")
 
+T = TypeVar("T")
+
 PATIENCE = 8.0  # seconds: longer than a process lives on when the one that started it was killed
 
 
@@ -53,6 +56,16 @@ class RunCheckpoint(Stored):
     random: list[Any]
     processes: Any = None
     watch: dict[str, Any] = {}
+
+
+def by_the_first(method: Callable[..., T]) -> Callable[..., T]:
+    """Run a method of a `RunFolder` in the first process, and tell the others what it returned."""
+
+    @functools.wraps(method)
+    def told(self: "RunFolder", *given: Any) -> T:
+        return self.process.told(lambda: method(self, *given))
+
+    return told
 
 
 class DivergedError(RuntimeError):
@@ -101,10 +114,11 @@ class RunFolder:
         self._lock: FileLock | None = None
         self._text, self.processes = as_yaml(config), computed_by(config, self.process)
         self._refuse_a_run_elsewhere()
-        self.unreadable = self.process.told(lambda: self._open(config))
+        self.unreadable = self._open(config)
         self._unshared: list[tuple[str, str]] = []
         self._limit = config.data.max_unreadable
 
+    @by_the_first
     def _open(self, config: Config) -> set[str]:
         """Lock and check the folder; return the images known to be unreadable."""
         for name in config.log.trackers:  # not in Config, which also reads runs of other machines
@@ -132,15 +146,13 @@ class RunFolder:
                     f"the folder there, or start so that {host} has rank 0 (the order of the machines' names)"
                 )
 
+    @by_the_first
     def is_done(self) -> bool:
         """Whether the student is there and opens. A damaged one is written again from the last run checkpoint.
 
         Raises:
             ValueError: it is not, and other processes made the last run checkpoint.
         """
-        return self.process.told(self._is_done)
-
-    def _is_done(self) -> bool:
         done = self._opens()
         if not done and self.checkpoint.exists():
             refuse_other_processes(self._read_checkpoint()["processes"], self.processes, self.path)
@@ -157,11 +169,9 @@ class RunFolder:
             return False
         return True
 
+    @by_the_first
     def bind(self) -> None:
         """Write config.yaml: from now on the folder accepts no other configuration. Call it after all checks."""
-        self.process.alone(self._bind)
-
-    def _bind(self) -> None:
         if not self._bound.exists():
             write_text(self._bound, self._text)
 
@@ -173,6 +183,7 @@ class RunFolder:
             "teacher.precision=float32, or a larger scale.temperature, under another name (name=...)"
         )
 
+    @by_the_first
     def refuse_other_sources(self, sources: Mapping[str, str]) -> None:
         """Refuse to resume a training with another teacher or other images than it began with.
 
@@ -182,12 +193,10 @@ class RunFolder:
         Raises:
             ValueError: run.pt is of others; names them.
         """
-        self.process.alone(lambda: self._refuse_other_sources(sources))
-
-    def _refuse_other_sources(self, sources: Mapping[str, str]) -> None:
         if self.checkpoint.exists():
             self._refuse_others(self.checkpoint, self._read_checkpoint()["sources"], sources)
 
+    @by_the_first
     def load_statistics(self, sources: Mapping[str, str]) -> Statistics | None:
         """Read the statistics of an earlier start of this run; None if there are none.
 
@@ -196,9 +205,6 @@ class RunFolder:
         Raises:
             ValueError: the run was trained with statistics of another teacher or of other images.
         """
-        return self.process.told(lambda: self._load_statistics(sources))
-
-    def _load_statistics(self, sources: Mapping[str, str]) -> Statistics | None:
         path = self.path / "statistics.pt"
         if not path.exists():
             return None
@@ -218,15 +224,14 @@ class RunFolder:
                 f"back, choose another name (name=...), or remove {self.path} to start again"
             )
 
+    @by_the_first
     def save_statistics(self, statistics: Statistics) -> None:
         """Write statistics.pt."""
-        self.process.alone(lambda: save(statistics.as_dict(), self.path / "statistics.pt"))
+        save(statistics.as_dict(), self.path / "statistics.pt")
 
+    @by_the_first
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Read run.pt and remove later lines from the log; None if there is no checkpoint."""
-        return self.process.told(self._load_checkpoint)
-
-    def _load_checkpoint(self) -> dict[str, Any] | None:
         if not self.checkpoint.exists():
             self._cut_log(0)
             return None

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -30,14 +31,13 @@ def listed(out):
     return [tuple(line.split("\t")) for line in lines if not line.startswith("#")]
 
 
-def test_a_pack_holds_the_files_of_its_list_and_the_same_for_the_same_seed(tmp_path):
+def test_a_pack_holds_the_files_of_its_list_and_is_the_same_each_time(tmp_path):
     folder = classes(tmp_path / "zoo", 10)
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        counts = pack_folder(folder, tmp_path / f"{name}.npz", per_class={"train": 5}, seed=seed)
-        assert counts == {"train": 10, "test": 4}
-    a, b, c = ((tmp_path / f"{name}.npz").read_bytes() for name in "abc")
-    assert a == b != c
+    for name in "ab":
+        pack_folder(folder, tmp_path / f"{name}.npz", per_class={"train": 5})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     rows = listed(tmp_path / "a.npz")
+    assert Counter(split for split, _, _ in rows) == {"train": 10, "test": 4}
     assert len({name for _, _, name in rows}) == len(rows)  # no image in both splits
     for split in ("train", "test"):
         source, own = open_source(f"{tmp_path}/a.npz:{split}"), [row for row in rows if row[0] == split]
@@ -51,8 +51,8 @@ def test_splits_that_are_there_are_kept_and_large_images_made_smaller(tmp_path):
     classes(tmp_path / "zoo" / "train", 6)
     classes(tmp_path / "zoo" / "test", 3, first=50)
     out = tmp_path / "zoo.npz"
-    counts = pack_folder(tmp_path / "zoo", out, size=20, per_class={"train": 4, "test": 2})
-    assert counts == {"train": 8, "test": 4}
+    pack_folder(tmp_path / "zoo", out, size=20, per_class={"train": 4, "test": 2})
+    assert Counter(split for split, _, _ in listed(out)) == {"train": 8, "test": 4}
     assert open_source(f"{out}:train").read(0).size == (24, 20)  # of 48 x 40
     assert all(name.startswith(f"{split}/{label}/") for split, label, name in listed(out))
     with pytest.raises(ValueError, match="ant: 3 images for test, 9 are needed"):
