@@ -38,6 +38,7 @@ class Origin(Stored):
     pretrain_commit: Line | None = None
     pretrain_epochs: Annotated[float, Field(ge=0)] | None = None
     pretrain_seed: Count | None = None
+    pretrain_loss: float | None = None
     images_seen: Annotated[float, Field(ge=0)] | None = None
 
 
@@ -57,10 +58,11 @@ class Choice(Stored):
 
 
 class Curve(Stored):
-    """What boards and studies read of a curve."""
+    """What boards, studies and `kdep fidelity` read of a curve."""
 
     val_top1: list[float | None] | None = None
     test_top1: list[float] | None = None
+    logme: list[float] | None = None
 
 
 def _each_a_curve(curves: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from kdep.files import write_atomically, write_bytes
 from kdep.json_file import read_json
 from kdep.settings import shown, validate
+from kdep_benchmarks.answers.metrics import NAMES
 from kdep_benchmarks.answers.resample import standard_errors
 from kdep_benchmarks.answers.store import Answers, read_file
 from kdep_benchmarks.result import CellKey, Result
@@ -78,6 +79,11 @@ def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
     answers = read_file(found[0])
     if answers.sha256 != result.answers:
         raise ValueError(f"{found[0]}: not the answers of {what}, or damaged; measure it again with --force")
+    if result.main_metric not in (there := NAMES[answers.form]):
+        raise ValueError(
+            f"{found[0]}: answers that give {', '.join(there)}, and not the {result.main_metric} of {what}; measure it "
+            "again with --force"
+        )
     return answers
 
 

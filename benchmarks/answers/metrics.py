@@ -78,6 +78,7 @@ def average_precision(arrays: Arrays, weights: np.ndarray) -> Scores:
     }
 
 
+NAMES = {"classes": ("top1", "top1_macro"), "areas": ("mIoU", "aAcc", "mAcc"), "boxes": ("AP", "AP50", "AP75")}
 METRICS: dict[str, Callable[[Arrays, np.ndarray], Scores]] = {
     "classes": accuracies,
     "areas": mean_iou,

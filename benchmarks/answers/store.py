@@ -4,6 +4,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,9 @@ class Answers:
 
     @property
     def draws(self) -> list["Answers"]:
-        """The answers of each draw of the train images by itself."""
+        """The answers of each draw of the train images by itself; a form other than `classes` has one."""
+        if self.form != "classes":
+            return [self]
         truth = self.arrays["truth"]
         return [Answers("classes", {"predicted": row[None], "truth": truth}) for row in self.arrays["predicted"]]
 
@@ -69,6 +72,48 @@ class Answers:
         return content.getvalue()
 
 
+MOST_CLASSES = 2**20
+
+
+def _whole(name: str, array: np.ndarray, dimensions: int, below: int = 2**32) -> None:
+    if array.dtype.kind not in "ui" or array.ndim != dimensions:
+        raise ValueError(
+            f"{name}: {array.dtype} of shape {array.shape}, expected whole numbers in {dimensions} dimensions"
+        )
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) < below:
+        raise ValueError(f"{name}: {array.min()} to {array.max()}, expected 0 or more and less than {below}")
+
+
+def _check_classes(predicted: np.ndarray, truth: np.ndarray) -> None:
+    _whole("predicted", predicted, 2, MOST_CLASSES)
+    _whole("truth", truth, 1, MOST_CLASSES)
+    if not len(predicted) or not len(truth) or predicted.shape[1] != len(truth):
+        raise ValueError(f"predicted and truth of shapes {predicted.shape} and {truth.shape}")
+
+
+def _check_areas(areas: np.ndarray) -> None:
+    _whole("areas", areas, 3)
+    if not areas.size or areas.shape[1] != 3:
+        raise ValueError(f"areas of shape {areas.shape}, expected (images, 3, classes)")
+
+
+def _check_boxes(boxes: np.ndarray, **of_detections: np.ndarray) -> None:
+    _whole("boxes", boxes, 2)
+    if not boxes.size or len({array.shape for array in of_detections.values()}) > 1:
+        raise ValueError("arrays that do not fit each other")
+    for name, below in (("image", len(boxes)), ("label", boxes.shape[1]), ("matched", 2**16), ("ignored", 2**16)):
+        _whole(name, of_detections[name], 1, below)
+    score = of_detections["score"]
+    if score.dtype.kind != "f" or not np.isfinite(score).all():
+        raise ValueError("score: expected finite numbers")
+
+
+# What a file of somebody else may hold and no metric can be computed of.
+CHECKS: dict[str, Callable[..., None]] = {
+    "classes": _check_classes,
+    "areas": _check_areas,
+    "boxes": _check_boxes,
+}
 # NotImplementedError: a version or a compression that no zip file of ours has; RuntimeError: an encrypted one.
 DAMAGED = (ValueError, KeyError, OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -95,7 +140,9 @@ def from_bytes(content: bytes, where: str) -> Answers:
     try:
         refuse_bomb(content, where)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return Answers(str(file["form"]), {name: file[name] for name in file.files if name != "form"})
+            answers = Answers(str(file["form"]), {name: file[name] for name in file.files if name != "form"})
+        CHECKS[answers.form](**answers.arrays)
+        return answers
     except RefusedError:
         raise
     except DAMAGED as problem:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kdep.files import write_bytes
+from kdep_benchmarks.answers.store import read_file
+from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import answers_path, read_result, remove_other_answers, result_paths
 
@@ -22,8 +24,8 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
         The files that were written; those that `out` had already are not among them.
 
     Raises:
-        ValueError: no such folder, a file that is no result, missing answers, or two files of one cell with other
-            scores, counts, choices, settings or data; names both files. Nothing is written then.
+        ValueError: no such folder, a file that is no result, no answers or no sheet, missing answers, or two files of
+            one cell with other scores, counts, choices, settings or data; names both. Nothing is written then.
     """
     out = Path(out)
     for folder in map(Path, folders):
@@ -91,9 +93,12 @@ def _beside(sources: Iterable[Path], out: Path, cells: dict[Path, Found]) -> dic
                 raise ValueError(
                     f"{path}: its answers {answers.name} are missing; nothing was merged, bring them along"
                 )
+            if read_file(answers).sha256 != result.answers:
+                raise ValueError(f"{answers}: not the answers of {path}, or damaged; nothing was merged")
             files[place.with_name(answers.name)] = answers
         sheet = path.with_name(f"seed{result.seed}.sheet.png")
         if result.status == "ok" and sheet.is_file():
+            data_uri(sheet)
             files[place.with_name(sheet.name)] = sheet
     for path in (path for folder in sources for path in sorted((folder / "overlap").glob("*.json"))):
         place = out / "overlap" / path.name

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from kdep.data.opening import UNREADABLE, as_rgb, read_image
 from kdep_benchmarks.board.table import Board
 
 WIDTH, QUALITY = 744, 80  # pixels on the page, JPEG
@@ -30,12 +31,11 @@ def data_uri(path: Path) -> str:
     """Return a picture as a JPEG in a data URI, no wider than it is shown.
 
     Raises:
-        ValueError: the file is not a picture; names it.
+        ValueError: the file is not a picture, or one that `kdep.data.opening` refuses; names it.
     """
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except OSError as error:
+        picture = as_rgb(read_image(path))
+    except UNREADABLE as error:
         raise ValueError(f"{path}: not a picture ({error}); remove it or write the sheet again") from error
     picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
     memory = io.BytesIO()

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.contents import content_hashes
-from kdep.data.decode import UNREADABLE
 from kdep.data.names import Names
+from kdep.data.opening import UNREADABLE
 from kdep.data.sources import Pack, Source
 from kdep.guard import printable
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes

@@ -12,8 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kdep.cores import cores
-from kdep.data.decode import UNREADABLE
-from kdep.data.opening import eight_bit, open_image, read_header
+from kdep.data.opening import UNREADABLE, eight_bit, open_image, read_header
 from kdep.guard import read_regular
 from kdep_benchmarks.data.findings import Finding
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdep.data.contents import content_hashes
-from kdep.data.decode import UNREADABLE
-from kdep.data.opening import read_header, read_image, refuse_mode
+from kdep.data.opening import UNREADABLE, read_header, read_image, refuse_mode
 from kdep.data.sources import Pack
 from kdep.files import write_text
 from kdep.guard import printable

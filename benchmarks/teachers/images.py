@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdep.data.decode import UNREADABLE
+from kdep.data.opening import UNREADABLE
 from kdep.data.sources import open_source
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.images import open_split

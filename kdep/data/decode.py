@@ -12,8 +12,6 @@ along its border, where Pillow's filter reads pixels outside the box. A crop at 
 average. `python -m tools.speed.decoders` measures both, and other decoders.
 """
 
-import struct
-import zlib
 from typing import Protocol
 
 import numpy as np
@@ -25,8 +23,6 @@ from kdep.data.opening import as_rgb, open_image, refuse_pixels
 
 PIXELS = 3  # increase with every change of the pixels: part of the fingerprint of the data
 SCALES = (8, 4, 2)  # scaled DCT; Pillow supports no other
-# Exceptions of Pillow and of zip formats on bytes that are not an image.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 

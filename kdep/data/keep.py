@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from kdep.cores import free_memory
-from kdep.data.decode import SCALES, UNREADABLE, Box, Encoded, Picture, crop_decoded, decoding_scale
+from kdep.data.decode import SCALES, Box, Encoded, Picture, crop_decoded, decoding_scale
+from kdep.data.opening import UNREADABLE
 from kdep.data.sources import Source
 
 logger = logging.getLogger("kdep")

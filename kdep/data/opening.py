@@ -1,6 +1,8 @@
 """Open images with Pillow: known formats only, within the limit of pixels, 16-bit grey scaled to 8 bits."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -11,6 +13,8 @@ from kdep.guard import RefusedError, max_pixels, open_regular, read_regular
 
 # Pillow knows dozens of formats by their content, whatever the file's name; for PostScript it starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+# Exceptions of Pillow and of zip formats on bytes that are not an image.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -19,8 +19,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from kdep.cores import cores
-from kdep.data.decode import UNREADABLE, Picture, as_tensor, reason
+from kdep.data.decode import Picture, as_tensor, reason
 from kdep.data.loader import Loader
+from kdep.data.opening import UNREADABLE
 from kdep.data.order import LANES
 from kdep.data.sources import Source
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdep.data.decode import UNREADABLE, reason
+from kdep.data.decode import reason
 from kdep.data.names import is_image_name, list_images
-from kdep.data.opening import read_image
+from kdep.data.opening import UNREADABLE, read_image
 from kdep.data.root import located
 from kdep.data.sources import Files, Pack, choose
 from kdep.guard import printable

@@ -28,7 +28,7 @@ from kdep.data.views import Batch
 from kdep.files import read, save, write_text
 from kdep.guard import printable
 from kdep.method.statistics import Statistics, parse_statistics
-from kdep.models.checkpoint import parse_student
+from kdep.models.checkpoint import Checkpoint, parse_student
 from kdep.run.log import read_log
 from kdep.run.processes import Process, computed_by, refuse_other_processes
 from kdep.run.trackers import check_installed
@@ -125,16 +125,22 @@ class RunFolder:
             check_installed(name)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self.path, "choose another name (name=...)")
-        resolved = config.model_dump(mode="json")
-        if self._bound.exists():
-            changed = differences(read_mapping(self._bound, "configuration", "the keys of a recipe"), resolved)
-            if changed:
-                raise ValueError(
-                    f"{self.path} was started with another configuration and cannot be resumed with this one:\n  "
-                    + "\n  ".join(changed)
-                    + f"\nChoose another name (name=...), or remove {self.path} to start again"
-                )
+        if changed := self._changed(config.model_dump(mode="json")):
+            raise ValueError(
+                f"{self.path} was started with another configuration and cannot be resumed with this one:\n  "
+                + "\n  ".join(changed)
+                + f"\nChoose another name (name=...), or remove {self.path} to start again"
+            )
         return self._known_unreadable()
+
+    def _changed(self, resolved: dict[str, Any]) -> list[str]:
+        """What config.yaml says otherwise; where somebody removed it, what the student says that was trained here."""
+        if self._bound.exists():
+            return differences(read_mapping(self._bound, "configuration", "the keys of a recipe"), resolved)
+        student = self._opened()
+        given = None if student is None else student.provenance.get("config")
+        changed = differences(given, resolved) if isinstance(given, dict) else []
+        return [line for line in changed if "precision: 'auto' in the run" not in line]  # resolved when it started
 
     def _refuse_a_run_elsewhere(self) -> None:
         """Without a shared folder, another machine may be the first one now."""
@@ -153,21 +159,20 @@ class RunFolder:
         Raises:
             ValueError: it is not, and other processes made the last run checkpoint.
         """
-        done = self._opens()
+        done = self._opened() is not None
         if not done and self.checkpoint.exists():
             refuse_other_processes(self._read_checkpoint()["processes"], self.processes, self.path)
         return done
 
-    def _opens(self) -> bool:
+    def _opened(self) -> Checkpoint | None:
         if not self.student.exists():
-            return False
+            return None
         try:
-            parse_student(read(self.student), str(self.student))
+            return parse_student(read(self.student), str(self.student))
         except ValueError as error:
             again = self.checkpoint if self.checkpoint.exists() else "the beginning"
             logger.warning("%s; the student is made again, from %s", error, again)
-            return False
-        return True
+            return None
 
     @by_the_first
     def bind(self) -> None:

@@ -50,6 +50,25 @@ def test_a_finished_result_is_never_overwritten_unless_forced(tmp_path):
     assert read_results(tmp_path)[0].score == 51.0
 
 
+def test_answers_that_do_not_give_the_metric_of_their_result_are_named(tmp_path):
+    write_result(result(task="v-segment"), tmp_path, answers=class_answers(np.arange(4), np.arange(4)))
+    (one,) = read_results(tmp_path)
+    with pytest.raises(ValueError, match=r"npz: answers that give top1, top1_macro, and not the mIoU of v-segment"):
+        read_answers(one, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "content"),
+    [("curves", {"logme": "high"}), ("curves", {"post": {"logme": [None]}}), ("summary", {"pretrain_loss": "low"})],
+)
+def test_what_fidelity_reads_is_checked_at_the_door(tmp_path, field, content):
+    path = write_result(result(), tmp_path)
+    text = json.loads(path.read_text())
+    (text["checkpoint"] if field == "summary" else text)[field] = content
+    path.write_text(json.dumps(text))
+    assert f"{path}: " in find_results(tmp_path).damaged[0]
+
+
 @pytest.mark.parametrize("odd", ["pipe", "terabyte"])
 def test_files_of_others_that_would_never_be_read_to_their_end_are_named(tmp_path, odd):
     def replace_with(path):

@@ -1,11 +1,40 @@
 import os
 import sys
+import threading
 import traceback
 
 import pytest
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the harness reads /proc and adopts orphans by prctl")
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the harness reads /proc and adopts orphans by prctl")
+
+@linux
+def test_a_command_forked_while_another_thread_draws_can_draw(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    from tools.checks.faults import forked
+
+    monkeypatch.setattr(forked, "_run", lambda *_: Figure().savefig(tmp_path / "drawn.png"))
+    held, done = threading.Event(), threading.Event()
+
+    def draw():
+        with Figure._render_lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    held.wait()
+    command = forked.start([], forked.Box(tmp_path, {}))
+    ended = command.wait(30)
+    done.set()
+    thread.join()
+    if not ended:
+        os.kill(command.pid, 9)
+    assert ended and command.code == 0 and (tmp_path / "drawn.png").stat().st_size
+
+
+@linux
 def test_killed_commands_end_as_if_nothing_had_happened(tmp_path):
     from kdep import pretrain  # noqa: F401 - what is imported here need not be imported by each command
     from tools.checks.faults.kills import run

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.board.merge import merge
@@ -117,15 +118,26 @@ def test_of_two_failures_the_later_is_kept(tmp_path):
     assert [r.cost for r in read_results(tmp_path / "all")] == [{"seconds": 3.0}]
 
 
+@pytest.mark.parametrize("what", ["answers", "sheet"])
+def test_damaged_answers_and_sheets_are_named_and_nothing_is_merged(tmp_path, what):
+    one = tmp_path / "one"
+    path = write_result(result("a", "v-knn"), one, answers=class_answers(np.arange(4), np.arange(4)))
+    damaged = path.with_name("seed0.sheet.png") if what == "sheet" else next(path.parent.glob("*.npz"))
+    damaged.write_bytes(class_answers(np.arange(4), np.zeros(4, int)).to_bytes())
+    with pytest.raises(ValueError, match=f"{damaged}: not "):
+        merge([one], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
 def test_sheets_and_overlap_files_come_along(tmp_path):
     one = folder(tmp_path, "one", result("a", "v-segment"))
     sheet = next(one.rglob("seed0.json")).with_name("seed0.sheet.png")
-    sheet.write_bytes(b"a picture")
+    Image.new("RGB", (8, 4)).save(sheet)
     (one / "overlap").mkdir()
     (one / "overlap" / "tiny.json").write_text("{}")
     merge([one], tmp_path / "all")
     kept = tmp_path / "all" / sheet.relative_to(one)
-    assert kept.read_bytes() == b"a picture"
+    assert kept.read_bytes() == sheet.read_bytes()
     assert (tmp_path / "all" / "overlap" / "tiny.json").read_text() == "{}"
     (one / "overlap" / "tiny.json").write_text("[]")
     with pytest.raises(ValueError, match="overlap files that differ"):

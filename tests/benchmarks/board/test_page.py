@@ -267,7 +267,7 @@ def sheet(folder, seed, colour="red", **others):
     return one, path
 
 
-def test_the_page_holds_the_sheet_of_the_lowest_seed_that_has_one(tmp_path):
+def test_the_page_holds_the_sheet_of_the_lowest_seed_that_has_one(tmp_path, monkeypatch):
     (two, second), (three, _) = sheet(tmp_path, 2), sheet(tmp_path, 3)
     other, apart = sheet(tmp_path, 0, version=2)
     results = [result("a", "voc-segment", 0), three, two, other, failure("b", "voc-segment")]
@@ -278,8 +278,14 @@ def test_the_page_holds_the_sheet_of_the_lowest_seed_that_has_one(tmp_path):
     assert page.count("<img ") == 1 and "voc-segment: image, truth, prediction (1 checkpoint)" in page
     picture = Image.open(io.BytesIO(base64.b64decode(data_uri(second).partition(",")[2])))
     assert picture.size == (744, 248) and data_uri(second) in page
-    second.write_text("no picture")
-    with pytest.raises(ValueError, match=r"seed2.sheet.png: not a picture"):
+    whole = second.read_bytes()
+    for content in (b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", whole[:-400], b""):
+        second.write_bytes(content)
+        with pytest.raises(ValueError, match=r"seed2.sheet.png: not a picture"):
+            data_uri(second)
+    second.write_bytes(whole)
+    monkeypatch.setenv("KDEP_MAX_PIXELS", "2999999")  # as a picture that would fill the memory
+    with pytest.raises(ValueError, match=r"seed2.sheet.png: not a picture .*KDEP_MAX_PIXELS"):
         data_uri(second)
 
 

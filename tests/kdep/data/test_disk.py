@@ -4,8 +4,8 @@ import pytest
 from PIL import UnidentifiedImageError
 
 from kdep.data import disk
-from kdep.data.decode import UNREADABLE
 from kdep.data.disk import DiskError, retried
+from kdep.data.opening import UNREADABLE
 from kdep.data.sources import open_source
 from kdep.data.views import Augmentation, Views
 

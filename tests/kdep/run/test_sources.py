@@ -59,3 +59,12 @@ def test_a_damaged_student_is_not_done_and_is_made_again(interrupted, caplog):
         student.write_bytes(content)
         assert fingerprint(read(pretrain(config))["state_dict"]) == weights
     assert caplog.text.count("the student is made again, from") == 2
+
+
+def test_a_student_without_its_configuration_is_not_taken_for_one_of_another(tiny, tmp_path):
+    config = tiny("optim.epochs=1", "precision=auto")
+    student = pretrain(config)
+    (config.runs / config.name / "config.yaml").unlink()
+    assert pretrain(config) == student  # as it was asked for: `auto` became a precision when the run began
+    with pytest.raises(ValueError, match=r"another configuration.*\n  optim.lr: 0.002 in the run, 0.5 now"):
+        pretrain(tiny("optim.epochs=1", "precision=auto", "optim.lr=0.5"))

@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -119,11 +120,25 @@ def _redirect(output: int, source: int) -> None:
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: PTH123, SIM115
 
 
+def renew_locks() -> None:
+    """Replace the locks that a thread of the parent may have held when this process was forked.
+
+    No thread would ever release them here. A study draws in one thread while another starts a process; without this
+    harness, such a process is a new Python.
+    """
+    from matplotlib.figure import Figure
+    from tqdm import tqdm
+
+    Figure._render_lock = threading.RLock()
+    tqdm.set_lock(threading.RLock())  # the one of multiprocessing, which a killed process keeps, is left out
+
+
 def _leave(run: Any) -> NoReturn:
     """Run, and end this process as Python would, without going back into the code that forked it."""
     code = 1
     try:
         try:
+            renew_locks()
             code = run() or 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -131,8 +146,6 @@ def _leave(run: Any) -> NoReturn:
                 sys.stderr.write(f"{error.code}\n")
         except BaseException:
             traceback.print_exc()
-        import threading
-
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()

@@ -185,8 +185,9 @@ class Trial:
 
 def refuse_traceback(command: Command) -> None:
     """Nothing prints a traceback."""
-    if "Traceback (most recent call last)" in command.said():
-        raise BrokenError(f"a traceback\n{command.said()[-SHOWN:]}")
+    said = command.said()
+    if (at := said.find("Traceback (most recent call last)")) >= 0:
+        raise BrokenError(f"a traceback\n{said[max(0, at - 200) : at + 2 * SHOWN]}\n...\n{said[-SHOWN:]}")
 
 
 def clear(folder: Path) -> None:
