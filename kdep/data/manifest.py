@@ -13,6 +13,7 @@ the same with and without a manifest, so banks and runs stay valid.
 The metadata say how many images there are, their fingerprint, and with which folders or shards they were found.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,39 +22,79 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
+from pydantic import Field
 from tqdm import tqdm
 
 from kdep.data.contents import hash_file
 from kdep.data.names import SUFFIXES, Names, encoded, list_images
 from kdep.files import write_atomically
+from kdep.settings import Stored, validate
+from kdep.settings import shown as shown_value
 
 FORMAT = 1
 FILE = "kdep-manifest.parquet"  # its name in the folder that it describes, where it is found by itself
 KEY = b"kdep"
+AGAIN = "make it again with kdep data manifest, or remove it"
 ROWS = 65_536  # of a row group: a few MB
 SAMPLED = 64  # files, and folders, that are compared with the disk when a manifest is opened
 FOLDER = {"name": "large_binary", "bytes": "int64", "mtime": "int64", "hash": "binary"}
 SHARDS = {"name": "large_binary", "bytes": "int64", "offset": "int64", "label": "int64"}
 
 
+Count = Annotated[int, Field(ge=0, lt=2**40)]
+Change = Annotated[tuple[int, Count], Field(strict=False)]  # of a folder: its time, and its images and folders
+ShardFacts = Annotated[tuple[str, Count, Count], Field(strict=False)]  # name, bytes, images
+
+
+class About(Stored):
+    """The metadata."""
+
+    format: int
+    images: Annotated[Count, Field(ge=1)]
+    name_bytes: Count
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    folder: str = ""
+    folders: dict[str, Change] = {}
+    shards: list[ShardFacts] = []
+    labelled: bool = False
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """An opened manifest: its metadata, its names, and its file for the other columns."""
+    """An opened manifest: its metadata, its names, its file for the other columns, and what errors call it."""
 
     about: dict[str, Any]
     names: Names
     file: Any
+    shown: str
 
     def column(self, name: str) -> np.ndarray:
-        """Read a column of numbers, (N,) int64."""
+        """Read a column of numbers, (N,) int64.
+
+        Raises:
+            ValueError: the manifest is damaged.
+        """
         out, at = np.empty(self.about["images"], np.int64), 0
-        for batch in self.file.iter_batches(ROWS, columns=[name]):
-            out[at : at + batch.num_rows] = batch.column(0).to_numpy(zero_copy_only=False)
-            at += batch.num_rows
+        with reading(self.shown):
+            for batch in self.file.iter_batches(ROWS, columns=[name]):
+                if batch.column(0).null_count:
+                    raise ValueError(f"{name} lacks values")
+                out[at : at + batch.num_rows] = batch.column(0).to_numpy(zero_copy_only=False)
+                at += batch.num_rows
         return out
+
+
+@contextlib.contextmanager
+def reading(shown: str) -> Iterator[None]:
+    """Name the manifest in errors of pyarrow, and in those of content that its metadata do not describe."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, NotImplementedError, MemoryError, RecursionError) as error:
+        reason = " ".join(f"{error}".split())
+        raise ValueError(f"{shown}: not a manifest, or a damaged one ({reason}); {AGAIN}") from error
 
 
 def parquet() -> Any:
@@ -183,17 +224,24 @@ def open_manifest(file: Path | BinaryIO, shown: str) -> Manifest:
         ValueError: the file is no manifest, or one of another format.
     """
     pq = parquet()
-    try:
+    with reading(shown):
         opened = pq.ParquetFile(file)
-        about = json.loads((opened.metadata.metadata or {}).get(KEY, b"null"))
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these types
+        content = json.loads((opened.metadata.metadata or {}).get(KEY, b"null"))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = f"format {shown_value(content.get('format'))}" if isinstance(content, dict) else "another Parquet file"
+        raise ValueError(f"{shown}: {found}, expected a manifest of format {FORMAT}; {AGAIN}")
+    about = validate(About, content, shown, remedy=f"a damaged manifest; {AGAIN}")
+    with reading(shown):
+        return Manifest(dict(about), _names(opened, about), opened, shown)
+
+
+def _names(opened: Any, about: About) -> Names:
+    size = sum(opened.metadata.row_group(group).total_byte_size for group in range(opened.metadata.num_row_groups))
+    if opened.metadata.num_rows != about.images or about.name_bytes > size:
         raise ValueError(
-            f"{shown}: not a manifest, or a damaged one ({error}); make it again: kdep data manifest"
-        ) from error
-    if about is None or about.get("format") != FORMAT:
-        found = "a Parquet file of another kind" if about is None else f"format {about.get('format')}"
-        raise ValueError(f"{shown}: {found}, expected a manifest of format {FORMAT}; make it again: kdep data manifest")
-    buffer, ends = np.empty(about["name_bytes"], np.uint8), np.empty(about["images"], np.int64)
+            f"{opened.metadata.num_rows} rows for {about.images} images, {about.name_bytes} bytes of names"
+        )
+    buffer, ends = np.empty(about.name_bytes, np.uint8), np.empty(about.images, np.int64)
     row = at = 0
     for batch in opened.iter_batches(ROWS, columns=["name"]):
         names = batch.column(0)
@@ -203,7 +251,9 @@ def open_manifest(file: Path | BinaryIO, shown: str) -> Manifest:
         buffer[at : at + size] = np.frombuffer(data, np.uint8)[edges[0] : edges[-1]]
         ends[row : row + len(names)] = edges[1:] - edges[0] + at
         row, at = row + len(names), at + size
-    return Manifest(about, Names.of(buffer, ends), opened)
+    if at != about.name_bytes:
+        raise ValueError(f"{at} bytes of names, expected {about.name_bytes}")
+    return Names.of(buffer, ends)
 
 
 def check_folder(manifest: Manifest, folder: Path, shown: str) -> None:
@@ -217,6 +267,8 @@ def check_folder(manifest: Manifest, folder: Path, shown: str) -> None:
     """
     remedy = f"make it again: kdep data manifest {folder}, or remove it"
     draw, folders = random.Random(), manifest.about["folders"]
+    if "" not in folders:
+        raise ValueError(f"{shown}: it does not describe a folder; {remedy}")
     for name in {"", *draw.sample(sorted(folders), min(SAMPLED, len(folders)))}:
         mtime, count = folders[name]
         path = folder / name
@@ -226,11 +278,13 @@ def check_folder(manifest: Manifest, folder: Path, shown: str) -> None:
             raise ValueError(
                 f"{shown}: stale, {path} has {found} images and folders, {count} when it was made; {remedy}"
             )
-    group = draw.randrange(manifest.file.num_row_groups)
-    table = manifest.file.read_row_group(group, columns=list(FOLDER))
-    for at in draw.sample(range(table.num_rows), min(SAMPLED, table.num_rows)):
-        name, size, mtime, digest = (table.column(column)[at].as_py() for column in FOLDER)
-        path = folder / name.decode("utf-8", "surrogateescape")
+    with reading(shown):
+        group = draw.randrange(manifest.file.num_row_groups)
+        table = manifest.file.read_row_group(group, columns=list(FOLDER))
+        rows = draw.sample(range(table.num_rows), min(SAMPLED, table.num_rows))
+        sampled = [[table.column(column)[at].as_py() for column in FOLDER] for at in rows]
+        paths = [folder / name.decode("utf-8", "surrogateescape") for name, *_ in sampled]
+    for path, (_, size, mtime, digest) in zip(paths, sampled, strict=True):
         if not path.is_file():
             raise ValueError(f"{shown}: stale, {path} is missing; {remedy}")
         status = path.stat()

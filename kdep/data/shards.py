@@ -25,12 +25,14 @@ from tqdm import tqdm
 
 from kdep.data.decode import Encoded, Picture
 from kdep.data.disk import retried
-from kdep.data.manifest import FILE, SHARDS, Manifest, open_manifest, write_manifest
+from kdep.data.manifest import AGAIN, FILE, SHARDS, Manifest, open_manifest, write_manifest
 from kdep.data.names import SUFFIXES
 from kdep.data.root import located
+from kdep.guard import RefusedError, max_expanded
 
 BLOCK = 4 << 20  # bytes that are fetched at once from a URL
 KEPT = 400  # blocks in the memory of all loading processes of a process together: 1.6 GB
+LONGEST_LABEL = 100  # bytes of a member .cls that are read
 AT_ONCE = 16  # shards whose headers are read at the same time
 
 
@@ -124,7 +126,7 @@ def members(system: Any, shard: Shard) -> Iterator[tuple[str, int, int, int | No
                         continue
                     ending = ending.lower()
                     if ending == "cls":
-                        labels[key] = int(tar.extractfile(last).read())
+                        labels[key] = _class_number(tar.extractfile(last).read(LONGEST_LABEL))
                     elif f".{ending.rpartition('.')[2]}" in SUFFIXES and (
                         key not in images or ending.count(".") < images[key][0].count(".")
                     ):
@@ -141,6 +143,12 @@ def members(system: Any, shard: Shard) -> Iterator[tuple[str, int, int, int | No
         raise ValueError(f"{where}: truncated after member {last.name}, tar's end is missing; copy the shard again")
     for key, (_, name, size, offset) in images.items():
         yield f"{shard.name}/{name}", size, offset, labels.get(key)
+
+
+def _class_number(text: bytes) -> int:
+    if not 0 <= (number := int(text)) < 2**31:
+        raise ValueError(f"got {number}")
+    return number
 
 
 def _local(system: Any) -> bool:
@@ -225,6 +233,10 @@ class Shards:
         self._offsets, self._sizes = manifest.column("offset"), manifest.column("bytes")
         self.bytes = int(self._sizes.sum())
         self.labels = manifest.column("label") if manifest.about["labelled"] else None
+        ends = np.repeat([shard.size for shard in shards], np.diff(self.starts)) if len(self.starts) > 1 else []
+        whole = len(ends) == len(self.names) and min(self._offsets.min(), self._sizes.min()) >= 0
+        if not whole or (self._offsets > ends - self._sizes).any():
+            raise ValueError(f"{manifest.shown}: damaged, it lists images that the shards do not hold; {AGAIN}")
         self._shards, self._local = shards, _local(system)
         self._protocol = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
         self._options = dict(system.storage_options)
@@ -243,10 +255,13 @@ class Shards:
         """Open image `index` without decoding it.
 
         Raises:
+            RefusedError: more bytes than `kdep.guard.max_expanded`.
             ShardError: the shard is shorter than it was, or cannot be read.
         """
         shard = self._shards[bisect.bisect_right(self._edges, index) - 1]
         start, size = int(self._offsets[index]), int(self._sizes[index])
+        if size > (most := max_expanded()):
+            raise RefusedError(f"{size:,} bytes; KDEP_MAX_EXPANDED allows {most:,}")
         try:
             if self._local:
                 data = retried(lambda: _from_disk(shard.path, start, size), shard.path)

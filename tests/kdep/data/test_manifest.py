@@ -1,10 +1,11 @@
+import json
 import os
 import shutil
 
 import pytest
 
 from kdep.cli import main
-from kdep.data.manifest import FILE, make_manifest
+from kdep.data.manifest import FILE, KEY, make_manifest
 from kdep.data.sources import labels_of, open_source
 
 pytest.importorskip("pyarrow", reason="the extra wds is not installed")
@@ -81,6 +82,47 @@ def test_the_topmost_folder_is_always_looked_at(listed, monkeypatch):
 def test_a_copy_of_the_images_with_other_times_is_not_stale(listed, tmp_path):
     shutil.copytree(listed, tmp_path / "copy", copy_function=shutil.copyfile)
     assert open_source(str(tmp_path / "copy")).fingerprint == open_source(str(listed)).fingerprint
+
+
+def test_a_flipped_bit_anywhere_in_a_manifest_is_read_or_refused_by_name(listed):
+    file, refused = listed / FILE, 0
+    content = file.read_bytes()
+    for at in range(5, len(content) - 5, len(content) // 150):
+        changed = bytearray(content)
+        changed[at] ^= 1 << at % 8
+        file.write_bytes(changed)
+        try:
+            source = open_source(str(listed))
+            source.read(len(source.names) - 1)
+        except ValueError as error:
+            assert str(error).startswith((f"{file}: ", str(listed))), error
+            refused += 1
+        except OSError as error:  # of a name that has changed
+            assert str(listed) in str(error), error
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images": 2**39}, "128 rows for 549755813888 images"),
+        ({"images": None}, "images must be a whole number, got None"),
+        ({"name_bytes": 2**39}, "549755813888 bytes of names"),
+        ({"name_bytes": 5}, "a damaged one"),
+        ({"folders": {"": 3}}, "folders. must be a list, got 3"),
+        ({"folders": {}}, "it does not describe a folder"),
+        ({"fingerprint": "x"}, "fingerprint must match pattern"),
+        ({"format": [2]}, r"format \[2\], expected a manifest of format 1"),
+    ],
+)
+def test_metadata_that_do_not_describe_the_file_are_refused_by_name(listed, changes, said):
+    from pyarrow import parquet
+
+    file = listed / FILE
+    table, about = parquet.read_table(file), json.loads(parquet.ParquetFile(file).metadata.metadata[KEY])
+    parquet.write_table(table.replace_schema_metadata({KEY: json.dumps(about | changes)}), file)
+    with pytest.raises(ValueError, match=f"{file}: .*{said}"):
+        open_source(str(listed))
 
 
 def test_a_damaged_manifest_is_one_sentence(listed):

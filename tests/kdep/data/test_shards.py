@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kdep.cli import main
-from kdep.data.manifest import FILE
+from kdep.data.manifest import FILE, KEY
+from kdep.data.opening import UNREADABLE
 from kdep.data.order import LANES, Order, once
 from kdep.data.shards import ShardError, find_shards, index_path
 from kdep.data.sources import Subset, labels_of, open_source
@@ -118,6 +119,7 @@ def test_a_truncated_shard_is_refused_by_its_name_and_member(tmp_path, kept):
         ("empty.tar", "empty.tar: no image in this shard"),
         ("packed.tar", "packed.tar: damaged or truncated before its first member.*unpacked"),
         ("class.tar", "1.cls is no class number"),
+        ("huge.tar", r"1.cls is no class number \(got 9{20}\)"),
         ("nosuch://x/y.tar", "nosuch"),
     ],
 )
@@ -125,8 +127,29 @@ def test_what_is_wrong_with_shards_is_one_sentence(tmp_path, pattern, said):
     made(tmp_path / "empty.tar", ("a.txt", b"no image"))
     (tmp_path / "packed.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
     made(tmp_path / "class.tar", ("1.cls", b"dog"), ("1.jpg", b""))
+    made(tmp_path / "huge.tar", ("1.cls", b"9" * 20), ("1.jpg", b""))
     with pytest.raises(ValueError, match=said):
         open_source(f"wds:{pattern}" if "://" in pattern else f"wds:{tmp_path}/{pattern}")
+
+
+def test_a_manifest_that_lists_images_outside_of_its_shards_is_refused(shards, copied):
+    from pyarrow import parquet
+
+    file = Path(shutil.copy(shards / FILE, copied))
+    table, about = parquet.read_table(file), parquet.ParquetFile(file).metadata.metadata[KEY]
+    for name, value in (("bytes", 2**60), ("offset", -1)):
+        column = [value, *table.column(name).to_pylist()[1:]]
+        wrong = table.set_column(table.schema.get_field_index(name), name, [column])
+        parquet.write_table(wrong.replace_schema_metadata({KEY: about}), file)
+        with pytest.raises(ValueError, match=f"{file}: damaged, it lists images that the shards do not hold"):
+            open_source(f"wds:{copied}")
+
+
+def test_an_image_of_too_many_bytes_in_a_shard_is_not_read(tmp_path, monkeypatch):
+    made(tmp_path / "a.tar", ("1.jpg", b"i" * 5000), ("2.jpg", b"i"))
+    monkeypatch.setenv("KDEP_MAX_EXPANDED", "4999")
+    with pytest.raises(UNREADABLE, match="5,000 bytes; KDEP_MAX_EXPANDED allows 4,999"):
+        open_source(f"wds:{tmp_path}/a.tar").open(0)
 
 
 def test_a_shard_that_shrinks_during_a_run_stops_it_and_is_indexed_anew(copied):

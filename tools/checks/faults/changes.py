@@ -198,6 +198,21 @@ def edit_npz(content: bytes, draw: Draw) -> bytes:
     return buffer.getvalue()
 
 
+def edit_parquet(content: bytes, draw: Draw) -> bytes:
+    """Edit bytes, or the metadata of a manifest."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if draw.random() < 0.5:
+        return edit_bytes(content, draw)
+    table, file = parquet.read_table(pa.BufferReader(content)), parquet.ParquetFile(pa.BufferReader(content))
+    buffer = io.BytesIO()
+    parquet.write_table(
+        table.replace_schema_metadata({b"kdep": edit_json(file.metadata.metadata[b"kdep"], draw)}), buffer
+    )
+    return buffer.getvalue()
+
+
 def edit_npy(content: bytes, draw: Draw) -> bytes:
     """Edit bytes, or the array."""
     if draw.random() < 0.5:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from kdep.config import as_yaml, load_config
 from kdep_benchmarks.answers.metrics import measure
@@ -22,7 +23,9 @@ from kdep_benchmarks.board.leaderboard import leaderboard_frame, terminal_table
 from kdep_benchmarks.board.markdown import markdown
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.board.report import write_leaderboard
+from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.data.overlap import Match, Overlap, SetOverlap, read_with_overlap, write_overlap
+from kdep_benchmarks.fidelity.columns import measured_columns, naive_columns
 from kdep_benchmarks.jobs.plan import measured_times
 from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
 from kdep_benchmarks.results import read_answers, read_result, write_result
@@ -116,6 +119,8 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
     write_overlap(Overlap("photos", "f" * 64, 16, 0, sets, {"gone": "absent"}, ("student",)), overlap)
     first = sorted(folder.rglob("seed0.json"))[0]
     npz = next(first.parent.glob("seed0.answers-*.npz"))
+    sheet = folder / "seed0.sheet.png"
+    Image.new("RGB", (60, 20)).save(sheet)
 
     pages = itertools.cycle([True, *[False] * 7])
 
@@ -130,6 +135,7 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
             if next(pages):  # the page with its plots takes most of the time
                 write_leaderboard(found.results, merged.with_name("board"), folders=[folder])
             every = boards(found.results)
+            naive_columns(found.results, measured_columns(found.results))
             text = terminal_table(every) + markdown(every) + csv_text(leaderboard_frame(every))
             if not (text + csv_text(results_frame(found.results))).replace("\n", "").isprintable():
                 raise AssertionError("the terminal gets what is not printable")
@@ -143,6 +149,7 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
         Door("result", first, changes.edit_json, board(first)),
         Door("failed result", failed, changes.edit_json, board(failed)),
         Door("result of a training", path, changes.edit_json, board(path)),
+        Door("sheet", sheet, changes.edit_bytes, lambda: data_uri(sheet)),
         Door("answers", npz, changes.edit_npz, lambda: measure(read_answers(read_result(first), folder))),
         Door("overlap", overlap, changes.edit_json, board(overlap)),
     ]

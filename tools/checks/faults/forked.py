@@ -201,7 +201,9 @@ def _run_child(arguments: Sequence[str], environment: Mapping[str, str], source:
 
 def fork_children() -> None:
     """Let the jobs of suites and studies be forked, in this process and in all that it forks."""
-    from kdep_benchmarks.jobs import process
+    from kdep_benchmarks.jobs import engines, process
+
+    engines.IMPORTED = ()  # no server, which would import torch anew for each command
 
     class Module:
         Popen, PIPE, STDOUT, TimeoutExpired = Forked, subprocess.PIPE, subprocess.STDOUT, subprocess.TimeoutExpired

@@ -10,7 +10,12 @@ from PIL import Image
 from kdep.bank.prepare import build
 from kdep.bank.read import Bank
 from kdep.config import Config, load_config
+from kdep.data.manifest import FILE, make_manifest
+from kdep.data.order import once
+from kdep.data.sources import open_source
 from kdep.data.training import open_views
+from kdep.data.views import Augmentation, Views, load
+from kdep.data.write_shards import write_shards
 from kdep.export.write import write_export
 from kdep.method.target import make_target
 from kdep.models.backbone import build_backbone
@@ -41,6 +46,7 @@ def trained_doors(recipe: Path, root: Path) -> list[Door]:
         *checkpoint_doors(student, root),
         *bank_doors(load_config(recipe, [f"bank.path={root / 'bank'}", "bank.check=0"])),
         *feature_doors(root / "features" / "abc"),
+        *listed_doors(root),
     ]
 
 
@@ -134,3 +140,21 @@ def feature_doors(folder: Path) -> list[Door]:
 
     stored(folder, make)
     return [Door("features", folder / "post.npy", changes.edit_npy, lambda: stored(folder, make))]
+
+
+def listed_doors(root: Path) -> list[Door]:
+    """A manifest of a folder, one of tar shards, and a shard."""
+    folder, shards = root / "photos", root / "shards"
+    make_manifest(folder, folder / FILE, show=False)
+    write_shards(folder, shards, per_shard=64, seed=0, show=False)
+
+    def read(address: str) -> None:
+        views = Views(open_source(address), Augmentation(16), 0)
+        for batch in load(views, once(len(views.source.names), 8, count=16), workers=0):
+            assert batch.images is None or batch.images.numel()
+
+    return [
+        Door("manifest", folder / FILE, changes.edit_parquet, lambda: read(str(folder))),
+        Door("manifest of shards", shards / FILE, changes.edit_parquet, lambda: read(f"wds:{shards}")),
+        Door("shard", next(shards.glob("*.tar")), changes.edit_bytes, lambda: read(f"wds:{shards}")),
+    ]
