@@ -9,6 +9,9 @@ from kdep.json_file import read_json
 from kdep.settings import Stored, holding, shown, validate
 
 FORMAT = 4
+PRECISION = "float32"  # of the teacher, independent of the training precision: runs share the bank
+SHARD = 4096  # images per file, at least: seconds on a GPU, half a minute on a laptop
+FILES = 8  # per view, at most: 90 views of ImageNet are 720 files
 
 
 class TeacherFacts(Stored):
@@ -29,7 +32,7 @@ class DataFacts(Stored):
     images_for_axes: int | None
 
 
-class BankFile(Stored):
+class Description(Stored):
     """The content of bank.json."""
 
     format: int
@@ -41,8 +44,37 @@ class BankFile(Stored):
     precision: str
     hashes: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = {}
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All but the hashes: what another bank is told by."""
+        return self.model_dump(exclude={"hashes"})
 
-def read_bank_file(file: Path) -> BankFile:
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return self.data["images"]
+
+    @property
+    def per_file(self) -> int:
+        """Number of images in each file of a view but the last."""
+        return max(SHARD, -(-self.images // FILES))
+
+    @property
+    def shards(self) -> int:
+        """Number of files per view."""
+        return -(-self.images // self.per_file)
+
+    def images_of(self, shard: int) -> range:
+        """Numbers of the images in a file."""
+        return range(shard * self.per_file, min((shard + 1) * self.per_file, self.images))
+
+    @property
+    def row(self) -> tuple[int, int]:
+        """Shape of the entry of one view of one image."""
+        return (1 + self.grid**2, self.axes)
+
+
+def read_bank_file(file: Path) -> Description:
     """Read bank.json.
 
     Raises:
@@ -52,4 +84,4 @@ def read_bank_file(file: Path) -> BankFile:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = f"format {shown(content.get('format'))}" if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{file}: bank {found}; this version reads {FORMAT}; {remedy}")
-    return validate(BankFile, content, str(file), remedy=remedy)
+    return validate(Description, content, str(file), remedy=remedy)

@@ -11,17 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from kdep.bank.file import FORMAT
+from kdep.bank.file import FORMAT, PRECISION, Description, read_bank_file
 from kdep.bank.hashes import seal
-from kdep.bank.read import (
-    PRECISION,
-    Bank,
-    Description,
-    described,
-    missing,
-    project,
-    refuse_another,
-)
+from kdep.bank.read import Bank, missing, project, refuse_another
 from kdep.bank.write import Writer
 from kdep.config import Config, flatten
 from kdep.data.training import data_identity, make_pixels, open_views, sample_for_statistics
@@ -134,7 +126,7 @@ def complete_bank(
     path, count = config.bank.path, config.bank.views or config.optim.epochs
     if finished:
         bank = Bank(path)
-        refuse_another(bank.description, vars(wanted), path)
+        refuse_another(bank.description, wanted.asked, path)
         return bank
     process.alone(lambda: path.mkdir(parents=True, exist_ok=True))
     lock = process.alone(lambda: take_lock(path, "wait for it, or use another bank.path"))
@@ -185,7 +177,8 @@ def describe(config: Config, teacher: Backbone, views: Views, *, dim: int | None
         raise ValueError(f"bank.code {config.bank.code}: feature maps (loss.dense) need bank.code=float16")
     own = {"arch": teacher_arch(teacher), "tap": teacher.tap, "sha256": teacher_identity(teacher)}
     identity = {**asked_teacher(config), **own}
-    return Description(FORMAT, identity, describe_data(config, views), axes, grid, config.bank.code)
+    stored = {"axes": axes, "grid": grid, "code": config.bank.code, "precision": PRECISION}
+    return Description(format=FORMAT, teacher=identity, data=describe_data(config, views), **stored)
 
 
 def fill(
@@ -197,10 +190,10 @@ def fill(
 
     def describe_or_refuse() -> Description:
         if not file.exists():
-            write_text(file, json.dumps(vars(wanted), indent=1) + "\n")
+            write_text(file, json.dumps(wanted.asked, indent=1) + "\n")
             return wanted
-        found = described(file)
-        refuse_another(found, vars(wanted), path)
+        found = read_bank_file(file)
+        refuse_another(found, wanted.asked, path)
         return found
 
     wanted = process.told(describe_or_refuse)

@@ -16,7 +16,6 @@ Files are written atomically, so an interrupted bank is resumed at its missing f
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdep.bank.file import read_bank_file
+from kdep.bank.file import Description, read_bank_file
 from kdep.bank.hashes import Checked, is_known, known_hashes
 from kdep.data.disk import retried
 from kdep.files import read
@@ -32,51 +31,11 @@ from kdep.method.statistics import Statistics, parse_statistics
 from kdep.run.processes import Process
 from kdep.settings import Stored, dense, validate
 
-PRECISION = "float32"  # of the teacher, independent of the training precision: runs share the bank
-SHARD = 4096  # images per file, at least: seconds on a GPU, half a minute on a laptop
-FILES = 8  # per view, at most: 90 views of ImageNet are 720 files
 # Integer codes store sign(z) |z / peak|^(1 / exponent). The cube root has most steps near zero, where Power Temperature
 # Scaling needs them.
 EXPONENTS = {"int8_linear": 1, "int8": 3}
 HEADROOM = 1.25  # later views may exceed the largest value of the first view
 ABSENT = {"float16": np.float16("nan"), "int8_linear": np.int8(-128), "int8": np.int8(-128)}
-
-
-@dataclass(frozen=True)
-class Description:
-    """The content of bank.json."""
-
-    format: int
-    teacher: dict[str, Any]
-    data: dict[str, Any]
-    axes: int
-    grid: int
-    code: str
-    precision: str = PRECISION
-
-    @property
-    def images(self) -> int:
-        """Number of images."""
-        return self.data["images"]
-
-    @property
-    def per_file(self) -> int:
-        """Number of images in each file of a view but the last."""
-        return max(SHARD, -(-self.images // FILES))
-
-    @property
-    def shards(self) -> int:
-        """Number of files per view."""
-        return -(-self.images // self.per_file)
-
-    def images_of(self, shard: int) -> range:
-        """Numbers of the images in a file."""
-        return range(shard * self.per_file, min((shard + 1) * self.per_file, self.images))
-
-    @property
-    def row(self) -> tuple[int, int]:
-        """Shape of the entry of one view of one image."""
-        return (1 + self.grid**2, self.axes)
 
 
 class Bank:
@@ -91,8 +50,8 @@ class Bank:
         file = self.path / "bank.json"
         if not file.is_file() or not (self.path / "bank.pt").is_file():
             raise ValueError(f"{self.path}: no finished target bank; make it with `kdep targets CONFIG`")
-        self.description = described(file)
-        hashes = known_hashes(self.path)
+        self.description = read_bank_file(file)
+        hashes = self.description.hashes
         self._checked = Checked(self.path, hashes)
         if "bank.pt" in hashes:  # not yet, while the bank is made
             self._checked.check("bank.pt")
@@ -145,15 +104,6 @@ class Bank:
     def decode(self, stored: torch.Tensor) -> torch.Tensor:
         """Decode stored entries (..., axes) to float32 on the same device."""
         return decode(stored, self.description.code, self.peaks.to(stored.device, non_blocking=True))
-
-
-def described(file: Path) -> Description:
-    """Read bank.json.
-
-    Raises:
-        ValueError: the bank has another format.
-    """
-    return Description(**{key: value for key, value in dict(read_bank_file(file)).items() if key != "hashes"})
 
 
 class _Measured(Stored):
@@ -248,12 +198,12 @@ def is_complete(path: Path, views: int) -> bool:
     """Whether a folder has a bank of at least so many views: every file is there, and its hash in bank.json."""
     if not (path / "bank.pt").exists():
         return False
-    about, hashes = described(path / "bank.json"), known_hashes(path)
+    about = read_bank_file(path / "bank.json")
     start = len(f"{path}/")
     files = {shard_path(path, number, shard)[start:] for number in range(views) for shard in range(about.shards)}
     # One list of a folder instead of a question for each of its files.
     there = {f"{folder.name}/{name}" for folder in path.glob("view*") for name in os.listdir(folder)}  # noqa: PTH208
-    return "bank.pt" in hashes and files <= there and files <= hashes.keys()
+    return "bank.pt" in about.hashes and files <= there and files <= about.hashes.keys()
 
 
 def share_of(files: Sequence[tuple[int, int]], shards: int, process: Process) -> list[tuple[int, int]]:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from kdep.bank.file import Description
 from kdep.bank.hashes import beside, hash_file, is_known, known_hashes, note_hash
 from kdep.bank.read import (
     ABSENT,
     HEADROOM,
     Bank,
-    Description,
     encode,
     missing,
     project,

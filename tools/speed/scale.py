@@ -105,8 +105,8 @@ def manifest(*, quick: bool) -> dict[str, Any]:
 
 def bank(*, quick: bool) -> dict[str, Any]:
     """Files of a bank of ImageNet's size, and the time to open it; its files are empty, opening reads none of them."""
-    from kdep.bank.file import FORMAT
-    from kdep.bank.read import Description, is_complete, shard_path
+    from kdep.bank.file import FORMAT, Description
+    from kdep.bank.read import is_complete, shard_path
 
     images, found = 10_000 if quick else IMAGENET, {}
     teacher = {"source": "x", "asked": {}, "arch": "x", "tap": "post", "sha256": "0" * 64}
@@ -114,7 +114,8 @@ def bank(*, quick: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as temporary:
             bank, hashes = Path(temporary), {"bank.pt": "0" * 64}
             data = {"images": images, "identity": "x", "images_for_axes": None}
-            about = Description(FORMAT, teacher, data, 512, 0, "float16")
+            stored = {"axes": 512, "grid": 0, "code": "float16", "precision": "float32"}
+            about = Description(format=FORMAT, teacher=teacher, data=data, **stored)
             for view in range(views):
                 for shard in range(about.shards):
                     path = Path(shard_path(bank, view, shard))
@@ -122,7 +123,7 @@ def bank(*, quick: bool) -> dict[str, Any]:
                     path.touch()
                     hashes[f"{path.parent.name}/{path.name}"] = "0" * 64
             (bank / "bank.pt").touch()
-            (bank / "bank.json").write_text(json.dumps({**vars(about), "hashes": hashes}))
+            (bank / "bank.json").write_text(json.dumps({**about.asked, "hashes": hashes}))
             began = time.perf_counter()
             assert is_complete(bank, views)
             seconds = time.perf_counter() - began

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from kdep.bank import file as bank_module
 from kdep.bank import hashes
 from kdep.bank import prepare as targets
-from kdep.bank import read as bank_module
 from kdep.bank import write as target_writer
+from kdep.bank.file import Description
 from kdep.bank.prepare import describe
-from kdep.bank.read import Bank, Description, decode, encode, share_of
+from kdep.bank.read import Bank, decode, encode, share_of
 from kdep.cli import main
 from kdep.config import load_config
 from kdep.data.order import Order
@@ -527,7 +528,7 @@ def test_every_file_is_made_by_one_process_and_none_makes_two_more_than_another(
 
 @pytest.mark.parametrize(("images", "files"), [(1, 1), (4096, 1), (4097, 2), (32_768, 8), (32_769, 8), (1_281_167, 8)])
 def test_a_view_of_any_number_of_images_lies_in_at_most_eight_files_that_share_them(images, files):
-    about = Description(4, {}, {"images": images}, 8, 0, "float16")
+    about = Description.model_construct(data={"images": images}, axes=8, grid=0)
     parts = [about.images_of(shard) for shard in range(about.shards)]
     assert about.shards == files and all(parts)
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])] and parts[-1].stop == images
@@ -541,7 +542,7 @@ def test_a_file_is_written_batch_by_batch(banked, monkeypatch):
 
 
 def test_reading_needs_no_more_than_its_row_of_a_huge_file(tmp_path):
-    about = Description(2, {}, {"images": 5000}, 8, 0, "float16")
+    about = Description.model_construct(data={"images": 5000}, axes=8, grid=0)
     path = tmp_path / "view000" / "00001.npy"
     path.parent.mkdir()
     array = np.lib.format.open_memmap(path, "w+", np.float16, (5000 - 4096, 1, 8))

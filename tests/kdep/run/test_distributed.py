@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from kdep.bank import file as bank
 from kdep.bank import prepare as targets
-from kdep.bank import read as bank
 from kdep.config import load_config
 from kdep.files import read
 from kdep.models.checkpoint import fingerprint
@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from kdep.files import save
 from kdep.config import load_config
-from kdep.bank import read as bank
+from kdep.bank import file as bank
 from kdep.bank import write as target_writer
 from kdep.method.target import Target
 from kdep.data.views import *

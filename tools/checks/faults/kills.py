@@ -331,7 +331,7 @@ def import_everything() -> None:
     importlib.import_module("kdep_benchmarks.openmmlab.compat").prepare()
     for name in ("mmseg.models", "mmdet.models"):
         importlib.import_module(name)
-    importlib.import_module("kdep.bank.read").SHARD = 40  # several files in a small bank
+    importlib.import_module("kdep.bank.file").SHARD = 40  # several files in a small bank
 
 
 if __name__ == "__main__":
