@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -20,12 +20,12 @@ from kdep_benchmarks.board.leaderboard import compact
 
 WIDTH, LABELS, VALUES, LINE = 440, 172, 56, 26  # points: the panel, its two text columns, the height of a row
 ROWS = 25  # of a dot plot; the tables have them all
-CURVES = 8  # lines of one plot; the page has as many colours
+NAMED = 8  # marks of one plot that have their names beside them: more cover each other
 TEXT, SMALL = 13, 11.5  # font sizes in points
 MARKERS = {"student": "o", "random": "o", "supervised": "s", "teacher": "D", "other": "^"}
 # matplotlib writes colours as hexadecimal numbers. Each name stands in as a number until the SVG is written, which
 # then says var(--name), so that the page's style sheet decides.
-NAMES = ("ink", "soft", "rule", "card", *MARKERS, *(f"c{number}" for number in range(CURVES)))
+NAMES = ("ink", "soft", "rule", "card", *MARKERS)
 COLOURS = {name: f"#0000{number + 1:02x}" for number, name in enumerate(NAMES)}
 INK, SOFT, RULE, CARD = (COLOURS[name] for name in NAMES[:4])
 
@@ -43,12 +43,9 @@ class Panel:
         for role, own in points.groupby("role", sort=False):
             edge, face = (COLOURS[role], CARD) if role == "random" else (CARD, COLOURS[role])
             look = {"color": face, "markeredgecolor": edge, "markeredgewidth": 1.5, "markersize": 10}
-            self.axes.plot(own.x, own.y, MARKERS[role], gid=self.named(own.tip), **look)
-
-    def named(self, tips: Iterable[str]) -> str:
-        """Register tooltips, one for each mark of an artist, and return the artist's gid."""
-        self.tips[f"tips{len(self.tips)}"] = list(tips)
-        return f"tips{len(self.tips) - 1}"
+            name = f"tips{len(self.tips)}"
+            self.tips[name] = list(own.tip)
+            self.axes.plot(own.x, own.y, MARKERS[role], gid=name, **look)
 
 
 def dot_panel(title: str, subtitle: str, dots: pd.DataFrame) -> str:
@@ -89,29 +86,6 @@ def dot_panel(title: str, subtitle: str, dots: pd.DataFrame) -> str:
     return _figure(title, subtitle, svg[0])
 
 
-def line_panel(
-    title: str,
-    subtitle: str,
-    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]],
-    *,
-    label: Callable[[float], str] = "{:.0e}".format,
-) -> str:
-    """Draw lines over a logarithmic axis, each with its highest point marked. Only the first `CURVES` lines fit."""
-    if len(lines) > CURVES:
-        subtitle += f"; {CURVES} of {len(lines)} checkpoints"
-    lines = lines[:CURVES]
-    points = [point for _, line in lines for point in line]
-    with _curve_panel([x for x, _ in points], [y for _, y in points], label) as (panel, said):
-        for number, (name, line) in enumerate(lines):
-            colour = COLOURS[f"c{number}"]
-            x, y = max(line, key=lambda point: point[1])
-            panel.axes.plot(*zip(*line, strict=True), color=colour, linewidth=2)
-            tip = panel.named([f"{name}: {y:.2f} at {label(x)}"])
-            panel.axes.plot([x], [y], "o", color=colour, markersize=8, markeredgecolor=CARD, gid=tip)
-    key = "".join(f'<span><i class="c{number}"></i>{escape(name)}</span>' for number, (name, _) in enumerate(lines))
-    return _figure(title, subtitle, said[0], key=f'<div class="key">{key}</div>')
-
-
 def cost_panel(title: str, points: pd.DataFrame, guides: pd.DataFrame) -> str:
     """Draw scores over the images seen in pretraining, with a dashed line for each baseline.
 
@@ -123,7 +97,7 @@ def cost_panel(title: str, points: pd.DataFrame, guides: pd.DataFrame) -> str:
     half = points.half.fillna(0)
     ends = [*(points["mean"] - half), *(points["mean"] + half), *guides["mean"]]
     seen = [min(points.images_seen) / 2, max(points.images_seen) * 2]  # room for names on both sides
-    with _curve_panel(seen, ends, compact) as (panel, said):
+    with _curve_panel(seen, ends) as (panel, said):
         axes = panel.axes
         for guide in guides.itertuples():
             axes.axhline(guide.mean, color=COLOURS[guide.role], linewidth=1, dashes=(3, 4), alpha=0.7)
@@ -133,7 +107,7 @@ def cost_panel(title: str, points: pd.DataFrame, guides: pd.DataFrame) -> str:
             axes.vlines(own.images_seen, low, high, colors=COLOURS[role], linewidth=2.5, alpha=0.55)
         tips = [f"{p.name}: {p.mean:.2f} after {compact(p.images_seen)} images" for p in points.itertuples()]
         panel.marks(points.assign(x=points.images_seen, y=points["mean"], tip=tips))
-        for point in points.itertuples() if len(points) <= CURVES else ():  # more names than that cover each other
+        for point in points.itertuples() if len(points) <= NAMED else ():
             _text(axes, shorten(point.name), point.images_seen, point.mean, "left", axes.transData, right=9)
     return _figure(title, "%, over images seen in pretraining", said[0])
 
@@ -160,9 +134,7 @@ def _panel(height: float, *, left: float, right: float, top: float, bottom: floa
 
 
 @contextmanager
-def _curve_panel(
-    across: Sequence[float], scores: Sequence[float], label: Callable[[float], str]
-) -> Iterator[tuple[Panel, list[str]]]:
+def _curve_panel(across: Sequence[float], scores: Sequence[float]) -> Iterator[tuple[Panel, list[str]]]:
     with _panel(216, left=40, right=WIDTH - 22, top=8, bottom=26) as (panel, said):
         axes = panel.axes
         axes.set_xscale("log")
@@ -170,7 +142,7 @@ def _curve_panel(
         axes.set_xlim(min(across) / margin, max(across) * margin)
         decades = max(across) >= 10 * min(across)
         axes.xaxis.set_major_locator(LogLocator(10, (1,) if decades else (1, 2, 5), numticks=7))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         axes.xaxis.set_minor_locator(NullLocator())
         _score_axis(axes.yaxis, max(min(scores), 0), min(max(scores), 100))
         yield panel, said
@@ -219,7 +191,7 @@ def _svg(panel: Panel) -> str:
     return f'<svg viewBox="0 0 {width} {height}" role="img"' + " {label}>" + text
 
 
-def _figure(title: str, subtitle: str, svg: str, *, key: str = "") -> str:
+def _figure(title: str, subtitle: str, svg: str) -> str:
     caption = f"<figcaption><b>{escape(title)}</b> <span>{escape(subtitle)}</span></figcaption>"
     named = svg.replace(" {label}>", f' aria-label="{escape(title)}">', 1)
-    return f"<figure>{caption}{named}{key}</figure>"
+    return f"<figure>{caption}{named}</figure>"

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -22,13 +21,7 @@ from kdep_benchmarks.board.frame import csv_cell, csv_text, results_frame
 from kdep_benchmarks.board.leaderboard import compact, terminal_table
 from kdep_benchmarks.board.markdown import markdown
 from kdep_benchmarks.board.page import html
-from kdep_benchmarks.board.panels import (
-    cost_panels,
-    efficiency_panels,
-    labelled_images,
-    mean_panel,
-    score_panels,
-)
+from kdep_benchmarks.board.panels import cost_panels, mean_panel, score_panels
 from kdep_benchmarks.board.plots import ROWS
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.sheets import data_uri, find_sheets
@@ -192,40 +185,6 @@ def test_scores_stand_over_the_images_seen_and_incomplete_rows_do_not():
     assert "s: 60.00 after 1 M images" in panels[0] and ">random:r</text>" in panels[0] and "half" not in panels[0]
     assert "half: 50.00 after 10 k images" in panels[1]
     assert cost_panels(boards([result("a")])[0]) == []
-
-
-def few(name, shares, score, **others):
-    out = []
-    for share in shares:
-        counts = {"train": 40 * share, "val": 1000, "test": 500}
-        task = f"c-fewshot{share}" if share < 100 else "c-linear"
-        one = result(name, task, score=score + share / 10, **({"counts": counts} | others))
-        out.append(replace(one, task=replace(one.task, kind="fewshot" if share < 100 else "linear")))
-    return out
-
-
-def test_fewer_labels_are_a_curve_over_the_labelled_images_that_ends_at_the_linear_probe():
-    (board,) = boards([*few("a", (1, 10, 100), 50.0), *few("b", (10,), 40.0), *few("b", (1,), 30.0)])
-    assert {c: labelled_images(board, c).to_dict() for c in board.columns.index} == {
-        "c-fewshot1": {"61".ljust(64, "0"): 40, "62".ljust(64, "0"): 40},
-        "c-fewshot10": {"61".ljust(64, "0"): 400, "62".ljust(64, "0"): 400},
-        "c-linear": {"61".ljust(64, "0"): 5000},  # refitted on train and val
-    }
-    (panel,) = efficiency_panels(board)
-    assert titles(panel) == ["c"]
-    assert re.findall("<title>(.*?)</title>", panel) == ["a: 60.00 at 5 k", "b: 41.00 at 400"]
-
-
-def test_a_curve_has_no_point_without_a_count_or_with_two_settings():
-    (board,) = boards([*few("a", (1, 10), 50.0), *few("a", (100,), 50.0, counts={})])
-    assert "a: 51.00 at 400" in efficiency_panels(board)[0]  # not of the linear probe
-    differ = [*few("a", (1, 100), 50.0), *few("a", (10,), 50.0, settings={"draws": 5})]
-    differ += few("b", (10,), 50.0, settings={"draws": 9})
-    (panel,) = efficiency_panels(boards(differ)[0])
-    assert panel.count("<title>") == 1  # b has the task of two settings alone
-    unequal = [*few("a", (1,), 50.0), *(replace(one, seed=1, counts={"train": 60}) for one in few("a", (1,), 50.0))]
-    assert labelled_images(boards(unequal)[0], "c-fewshot1").tolist() == [50]
-    assert labelled_images(boards([result("a", "c-knn", counts={"train": 5})])[0], "c-knn").empty
 
 
 CLICKS = """<script>
