@@ -77,6 +77,19 @@ def read_regular(path: str | Path) -> bytes:
         return file.read()
 
 
+def read_utf8(path: Path) -> str:
+    """Read a text file of somebody else's.
+
+    Raises:
+        ValueError: it is not UTF-8; names it.
+        OSError: the file cannot be opened.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
 def refuse_bomb(archive: Path | bytes, where: object) -> None:
     """Refuse a zip file (.npz, .pth) that expands by more than `max_expanded`. Only its central directory is read.
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kdep.data.contents import content_hashes
-from kdep.guard import walk
+from kdep.guard import read_utf8, walk
 
 KEYS: dict[str, tuple[str, ...]] = {
     "imagefolder": ("train", "test"),
@@ -367,7 +367,7 @@ def fingerprint(dataset: Dataset, *, without: str = "") -> str:
 def _listed(split: Path) -> tuple[list[Path], list[Path]]:
     """Images of a VOC list, and their annotations and masks that exist."""
     year = split.parents[2]
-    names = [line.split()[0] for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.split()[0] for line in read_utf8(split).splitlines() if line.strip()]
     found = {path.stem: path for path in (year / "JPEGImages").glob("*") if not path.name.startswith(".")}
     labels = [year / masks_of(split) / f"{name}.png" for name in names]
     if split.parent.name != "Segmentation":

@@ -25,8 +25,10 @@ def class_names(dataset: Dataset) -> tuple[str, ...]:
             raise ValueError(f"{dataset.name}: detection in the VOC layout needs the classes' names")
         return named
     path = dataset.root / dataset.files["train"]
-    categories = sorted(read_json(path)["categories"], key=lambda item: item["id"])
-    listed = tuple(item["name"] for item in categories)
+    categories = read_json(path)["categories"]
+    if any(not isinstance(item.get("id"), int | float) or not isinstance(item.get("name"), str) for item in categories):
+        raise ValueError(f"{path}: categories; each needs a number as id, and a name")
+    listed = tuple(item["name"] for item in sorted(categories, key=lambda item: item["id"]))
     if missing := [name for name in named if name not in listed]:
         raise ValueError(f"{path}: has no category {missing[0]!r}; it has {', '.join(listed)}")
     return named or listed

@@ -6,9 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from kdep.guard import read_utf8
+from kdep.settings import shown
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.pictures import image_size
 from kdep_benchmarks.data.readers.boxed import BEYOND, Box, BoxSplit, add_notes, as_boxed_image, is_usable
+
+NAMED, PLAIN = ("id", "image_id", "category_id", "name"), (int, float, str, type(None))
 
 
 def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images: bool) -> BoxSplit:
@@ -51,12 +55,23 @@ def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_utf8(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a COCO json, nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{path}: not a COCO json ({error})" if str(path) not in str(error) else str(error)) from error
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise ValueError(f"{path}: not a COCO json of instances, which has the lists {', '.join(keys)}")
+    for key in keys:
+        for place, item in enumerate(content[key]):
+            if not isinstance(item, dict) or not all(isinstance(item.get(name), PLAIN) for name in NAMED):
+                raise ValueError(
+                    f"{path}: {key}, item {place} is {shown(item)}; expected a mapping, with numbers or texts as "
+                    f"{', '.join(NAMED)}"
+                )
     return content
 
 

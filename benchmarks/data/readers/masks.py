@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.opening import as_rgb, read_image
-from kdep.guard import skipped_line, walk
+from kdep.guard import read_utf8, skipped_line, walk
 from kdep_benchmarks.data.cards import Dataset, masks_of
 
 IGNORED = 255
@@ -54,7 +54,7 @@ class MaskFolder:
             ValueError: the folder has links in a circle, or pipes; mmseg would follow them.
         """
         if self.listed:
-            names = [line.strip() for line in self.listed.read_text(encoding="utf-8").splitlines()]
+            names = [line.strip() for line in read_utf8(self.listed).splitlines()]
         else:
             end = -len(self.image_suffix)
             tree = walk(self.images, lambda name: name.endswith(self.image_suffix))
@@ -149,7 +149,7 @@ def _listed_names(path: Path) -> tuple[str, ...]:
     """Names from a list: one a line, or as ADE20K's objectInfo150.txt number, ..., name, separated by tabs."""
     if not path.is_file():
         raise ValueError(f"{path}: the list of classes is missing")
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [line.split("\t") for line in read_utf8(path).splitlines() if line.strip()]
     numbered = any(len(row) > 1 for row in rows)  # then the first line is a heading
     names = tuple(row[-1].strip() for row in rows if not numbered or row[0].strip().isdigit())
     if not names:

@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
+from kdep.guard import read_utf8
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.pictures import image_size
 from kdep_benchmarks.data.readers.boxed import Box, BoxSplit, add_notes, as_boxed_image, is_usable
@@ -16,11 +17,14 @@ def read_voc(dataset: Dataset, role: str, classes: tuple[str, ...], _: bool) -> 
     for path in (dataset.root / item.strip() for item in dataset.files[role].split(",")):
         if not path.is_file():
             raise ValueError(f"{dataset.name}: no split list {path}")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_utf8(path).splitlines(), start=1):
             if not line.strip():
                 continue
             # Class lists such as cat_val.txt have a second column.
             year, name, where = path.parents[2], line.split()[0], f"{path}, line {number}"
+            if name.startswith("/") or ".." in Path(name).parts or set(name) & set("*?[\0"):
+                split.add("odd name", where, f"{name!r} is not the name of an image")
+                continue
             if (year, name) in listed:
                 split.add("listed twice", where, f"{name}, as {listed[year, name]}")
             listed[year, name] = where
@@ -49,7 +53,7 @@ def _voc_image(split: BoxSplit, image: Path, annotation: Path, others: Counter[s
         if None not in said and said != tuple(map(str, size)):
             what = f"says {said[0]} x {said[1]}, the image is {size[0]} x {size[1]}"
             split.add("image of another size", annotation, what)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # or an encoding that Python does not read
         split.add("annotation cannot be read", annotation, str(error))
     found = [_voc_box(split, f"{annotation}, object {n}", o, size, others) for n, o in enumerate(objects, start=1)]
     boxes = [box for box in found if box is not None]

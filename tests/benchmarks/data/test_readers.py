@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.data.readers.boxes import read_boxes
+from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
 from kdep_benchmarks.data.readers.masks import read_masks
 from tests.helpers import toolbox_trees as trees
 
@@ -58,3 +58,38 @@ def test_a_layout_that_has_no_masks_or_boxes_is_refused(tmp_path):
         read_boxes(dataset, "train")
     with pytest.raises(ValueError, match="segmentation needs the classes' names"):
         read_masks(dataclasses.replace(trees.ade20k(tmp_path), classes=()), "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[" * 50_000, "not a COCO json, nested too deeply"),
+        ('{"images": ' + "9" * 5000 + "}", "not a COCO json .Exceeds the limit"),
+        (b"\xff\xfe", "not a text in UTF-8 .invalid start byte at byte 0"),
+        ('{"images": [3], "annotations": [], "categories": []}', "images, item 0 is 3; expected a mapping"),
+        (
+            '{"images": [{"id": [1]}], "annotations": [], "categories": []}',
+            "images, item 0 is .*numbers or texts as id",
+        ),
+        ('{"images": [], "annotations": [], "categories": [{"id": null}]}', "categories; each needs a number as id"),
+    ],
+)
+def test_a_json_of_instances_that_is_none_is_named(tmp_path, content, said):
+    dataset = trees.coco(tmp_path)
+    path = dataset.root / dataset.files["train"]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=f"{path}: {said}"):
+        read_boxes(dataset, "train", classes=class_names(dataclasses.replace(dataset, classes=())))
+
+
+def test_odd_lists_and_annotations_of_voc_are_named(tmp_path):
+    dataset = trees.voc(tmp_path)
+    path = dataset.root / dataset.files["train"]
+    path.write_text("../../x\n/x\n*\ntrain_0\n")
+    annotation = path.parents[2] / "Annotations" / "train_0.xml"
+    annotation.write_text('<?xml version="1.0" encoding="no-such"?><annotation/>')
+    kinds = [finding.kind for finding in read_boxes(dataset, "train", classes=trees.CLASSES).findings]
+    assert kinds[:4] == ["odd name"] * 3 + ["annotation cannot be read"]
+    path.write_bytes(b"train_0\n\xff\n")
+    with pytest.raises(ValueError, match=f"{path}: not a text in UTF-8 .invalid start byte at byte 8"):
+        read_boxes(dataset, "train", classes=trees.CLASSES)

@@ -88,7 +88,8 @@ class Door:
 
 
 def make_doors(root: Path, groups: Collection[str]) -> list[Door]:
-    """Make the world below a folder: the groups `results`, `settings` and, which is slow, `runs`."""
+    """Make the world below a folder: the groups `results`, `settings`, `sets` and, which is slow, `runs`."""
+    from tools.checks.faults.sets import set_doors
     from tools.checks.faults.trained import trained_doors
 
     recipe = root / "tiny.yaml"
@@ -96,6 +97,7 @@ def make_doors(root: Path, groups: Collection[str]) -> list[Door]:
     made = {
         "results": lambda: results_doors(root / "results", root / "merged"),
         "settings": lambda: settings_doors(recipe, root),
+        "sets": lambda: set_doors(root / "sets"),
         "runs": lambda: trained_doors(recipe, root),
     }
     return [door for group in groups for door in made[group]()]

@@ -30,7 +30,7 @@ from filelock import FileLock
 from kdep.files import write_text
 from tools.checks.faults.changes import edit_bytes
 
-GROUPS = ("results", "settings", "runs")
+GROUPS = ("results", "settings", "sets", "runs")
 SLOW = 10.0  # CPU seconds for one edit
 OUTSIDE = Path("/tmp/kdep_outside")
 
@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("--edits", type=int, default=2000, metavar="N", help="[2000]")
     parser.add_argument("--seed", type=int, default=0, help="[0]")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after so many [60]")
-    parser.add_argument("--groups", default=",".join(GROUPS), help="[results,settings,runs]")
+    parser.add_argument("--groups", default=",".join(GROUPS), help="[results,settings,sets,runs]")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
