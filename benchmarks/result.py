@@ -175,7 +175,7 @@ class CellKey:
     def path(self, folder: Path, status: str = "ok") -> Path:
         """The cell's file: `<sha8>/<task>/<protocol>/seed<k>.json`, or `.failed.json` for a failure."""
         suffix = ".json" if status == "ok" else ".failed.json"
-        return Path(folder) / self.sha256[:8] / self.task / self.protocol / f"seed{self.seed}{suffix}"
+        return Path(folder, self.sha256[:8], self.task, self.protocol, f"seed{self.seed}{suffix}")
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -137,7 +137,8 @@ def find_results(folders: Path | Iterable[Path]) -> Found:
     for folder in folders:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder}: no such folder of results")
-    paths = {path.resolve(): path for folder in folders for path in result_paths(Path(folder))}
+    roots = {Path(folder): Path(folder).resolve() for folder in folders}
+    paths = {root / path.relative_to(folder): path for folder, root in roots.items() for path in result_paths(folder)}
     read, damaged = [], []
     for path in paths.values():
         try:

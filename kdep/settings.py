@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -95,10 +96,15 @@ def validate(model: type[Model], content: Any, source: str, *, remedy: str = "")
         ValueError: one line per mistake: the source, the key, what is wrong, and what would be right.
     """
     try:
-        return TypeAdapter(model).validate_python(content)
+        return _adapter(model).validate_python(content)
     except ValidationError as error:
         said = [f"{source}: {sentence}" for sentence in mistakes(error, model, content)]
         raise ValueError("\n".join(said) + (f"; {remedy}" if remedy else "")) from error
+
+
+@cache
+def _adapter(model: type[Model]) -> TypeAdapter[Model]:
+    return TypeAdapter(model)
 
 
 def holding(model: type[Stored]) -> AfterValidator:

@@ -101,12 +101,13 @@ def _holes(board: Board) -> Iterator[Note]:
 
 def _halved(board: Board) -> Iterator[Note]:
     """Name the runs that had half the batch."""
-    for sha256, own in board.runs[board.runs.ok].groupby("checkpoint", sort=False):
-        found: dict[str, list[str]] = {}
-        for run in own.itertuples():
-            if memory := run.result.chosen.get("out_of_memory"):
-                found.setdefault(run.column, []).append(memory.get("because", "out of memory"))
-        if found:
+    own, halved = board.runs[board.runs.ok], {}
+    for sha256, column, result in zip(own.checkpoint, own.column, own.result, strict=True):
+        if memory := result.chosen.get("out_of_memory"):
+            found = halved.setdefault(sha256, {}).setdefault(column, [])
+            found.append(memory.get("because", "out of memory"))
+    for sha256 in own.checkpoint.unique():
+        if found := halved.get(sha256):
             said = [f"{column} ({len(why)}, {', '.join(sorted(set(why)))})" for column, why in found.items()]
             yield Note(f"{board.rows.name[sha256]}: runs with half the batch: {', '.join(said)}.", (sha256,))
 
@@ -156,10 +157,11 @@ def _fixed(board: Board) -> Iterator[Note]:
 
 def _flags(board: Board, suffix: str) -> pd.DataFrame:
     """Every chosen setting with this flag: checkpoint, column and name, in the order of the columns."""
+    own = board.runs[board.runs.ok]
     found = [
-        (run.checkpoint, run.column, name.removesuffix(suffix))
-        for run in board.runs[board.runs.ok].itertuples()
-        for name, on in run.result.chosen.items()
+        (checkpoint, column, name.removesuffix(suffix))
+        for checkpoint, column, result in zip(own.checkpoint, own.column, own.result, strict=True)
+        for name, on in result.chosen.items()
         if name.endswith(suffix) and on
     ]
     frame = pd.DataFrame(found, columns=["checkpoint", "column", "name"])

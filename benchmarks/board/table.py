@@ -253,11 +253,12 @@ def _cells(runs: pd.DataFrame, scores: pd.DataFrame, *, index: pd.Index, columns
 
 def _metrics(runs: pd.DataFrame) -> pd.DataFrame:
     keys = ["checkpoint", "column", "metric"]
+    own = runs[runs.ok].sort_values("seed", kind="stable")
     values = [
-        (run.checkpoint, run.column, metric, value)
-        for run in runs[runs.ok].sort_values("seed", kind="stable").itertuples()
-        for metric, value in run.result.metrics.items()
-        if metric != run.metric
+        (checkpoint, column, metric, value)
+        for checkpoint, column, main, result in zip(own.checkpoint, own.column, own.metric, own.result, strict=True)
+        for metric, value in result.metrics.items()
+        if metric != main
     ]
     by = pd.DataFrame(values, columns=[*keys, "value"]).groupby(keys, sort=False)["value"]
     return by.agg(["mean", "std", "count"]).rename(columns={"count": "n"})
