@@ -60,18 +60,24 @@ class Forks:
     """A server that imports modules once; `start` forks from it. Its threads are those of its environment."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.lock = threading.Lock()
-        with theirs:
-            self.server = subprocess.Popen(
-                [sys.executable, "-m", "kdep_benchmarks.jobs.forks", str(theirs.fileno()), *modules],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # a job has a log of its own
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=dict(environment),
-                start_new_session=True,
-            )
+        self.modules, self.environment, self.lock = tuple(modules), dict(environment), threading.Lock()
+        self.channel: socket.socket | None = None
+
+    def open(self) -> socket.socket:
+        """The channel to the server, which the first call starts."""
+        if self.channel is None:
+            self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self.server = subprocess.Popen(
+                    [sys.executable, "-m", "kdep_benchmarks.jobs.forks", str(theirs.fileno()), *self.modules],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,  # a job has a log of its own
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=self.environment,
+                    start_new_session=True,
+                )
+        return self.channel
 
     def start(self, words: Sequence[str], output: IO[bytes]) -> Forked | None:
         """Run `python -m WORDS` in a fork, in a process group of its own; None where the server has ended."""
@@ -79,7 +85,7 @@ class Forks:
         told, tell = os.pipe()
         try:
             with self.lock:
-                socket.send_fds(self.channel, [json.dumps(list(words)).encode()], [stdin, output.fileno(), tell])
+                socket.send_fds(self.open(), [json.dumps(list(words)).encode()], [stdin, output.fileno(), tell])
         except OSError:
             os.close(told)
             os.close(life)
@@ -97,9 +103,10 @@ class Forks:
 
     def close(self) -> None:
         """End the server; it may still be importing."""
-        self.channel.close()
-        self.server.kill()
-        self.server.wait()
+        if self.channel is not None:
+            self.channel.close()
+            self.server.kill()
+            self.server.wait()
 
 
 def serve(channel: socket.socket) -> list[str] | None:
