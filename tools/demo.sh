@@ -8,5 +8,5 @@ echo "1. scenes: images, masks and boxes in the formats of ImageFolder, VOC, ADE
 echo "2. pretrain: EfficientNet-Lite0 (ImageNet) -> ResNet-18, without labels"
 .venv/bin/kdep pretrain demo
 echo "3. transfer: the student and its random initialisation, on classification, segmentation and detection"
-.venv/bin/kdep transfer runs/demo/student.pth random:resnet18 --suite demo --data-root demo --results demo/results
+.venv/bin/kdep transfer runs/demo/student.pth random:resnet18 --suite demo --data-root demo --results demo/results --jobs 2
 echo "open demo/results/leaderboard.html"

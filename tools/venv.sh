@@ -6,6 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ ! -e .venv/complete ]]; then
   echo "setting up .venv (torch, timm, mmengine, mmsegmentation, mmdet; about 1.5 GB, one to three minutes)"
   "${PYTHON:-python3}" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[${EXTRAS:-openmmlab,demo,dev}]"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[${EXTRAS:-openmmlab,demo,dev}]"
+  # pip would compile on one core, and the tests of all packages too
+  .venv/bin/python -m compileall -qq -j 0 -x '/(pip|tests|torch/_inductor)/' .venv/lib || true
   touch .venv/complete
 fi
