@@ -32,11 +32,17 @@ INSTEAD = {
 IN_THIS_PROCESS = """
 
 # ruff: noqa
+import threading
+
+ONE_AT_A_TIME = threading.Lock()  # mmengine has one scope for all threads
+
+
 def run_module(module, arguments, log, slot, *, timeout=None):
     from kdep_benchmarks.jobs import measure
 
     log.touch()
-    return Ended(measure.main(*arguments))
+    with ONE_AT_A_TIME:
+        return Ended(measure.main(*arguments))
 """
 
 
