@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -32,6 +33,26 @@ def test_a_command_forked_while_another_thread_draws_can_draw(tmp_path, monkeypa
     if not ended:
         os.kill(command.pid, 9)
     assert ended and command.code == 0 and (tmp_path / "drawn.png").stat().st_size
+
+
+@linux
+def test_a_forked_child_has_no_handler_of_the_command_that_forked_it(monkeypatch, tmp_path):
+    from tools.checks.faults import forked
+
+    def run_child(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def handler(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(forked, "_run_child", run_child)
+    before = signal.signal(signal.SIGTERM, handler)  # as a suite does
+    try:
+        with (tmp_path / "log").open("w") as log:
+            assert forked.Forked(["", "", ""], stdout=log, env={}).wait(20) == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 @linux

@@ -161,9 +161,17 @@ class Forked:
     def __init__(self, args: Sequence[str], *, stdout: Any, env: Mapping[str, str], **_: Any) -> None:
         source, end = os.pipe()
         self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            _leave(lambda: _run_child(args[3:], env, source, stdout.fileno()))
+        # A new Python has no handlers of its parent: until the fork has none either, signals wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                _leave(lambda: _run_child(args[3:], env, source, stdout.fileno()))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(source)
         self.stdin = os.fdopen(end, "wb")
 
