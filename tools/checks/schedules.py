@@ -61,12 +61,14 @@ def processor_seconds(results: Path) -> dict[str, int | None]:
 
 def cell_row(result: Result, seconds: int | None) -> dict[str, Any]:
     """What the file says of a cell: scores with the half width of the main one's interval over images, and cost."""
-    found = uncertainty([result])
+    found, losses = uncertainty([result]), result.curves.get("loss", [])
+    ends = {"first": losses[0], "largest": max(losses), "last": losses[-1]} if losses else {}
     return {
         "metrics": {name: round(value, 2) for name, value in result.metrics.items()},
         "interval_over_images": found and round(found.half_width, 2),
         "test_images": result.counts["test"],
         "load": result.load,
+        "loss": {name: round(value, 2) for name, value in ends.items()},
         "processor_seconds": seconds,
         "device": result.cost["device"],
     }
