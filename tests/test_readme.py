@@ -58,6 +58,7 @@ def shrink(copy):
     config["teacher"]["size"], config["data"]["size"] = 32, 32
     demo.write_text(yaml.safe_dump(config))
     for name, settings in {
+        **dict.fromkeys(("scenes-knn", "scenes-linear"), {"size": 32}),
         "scenes-finetune": {"epochs": 1, "size": 32},
         "scenes-segment": {"iterations": 2, "batch_size": 2, "crop": 32},
         "scenes-detect": {"iterations": 2, "scale": [64, 64], "warmup": 0},

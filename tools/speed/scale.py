@@ -48,7 +48,7 @@ def synthetic(file: Path, rows: int) -> None:
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in FOLDER.items()])
     template = np.frombuffer(b"n00000000/n00000000_00000000.JPEG", np.uint8)
     places = 10 ** np.arange(7, -1, -1)
-    about = {"format": FORMAT, "images": rows, "name_bytes": rows * len(template), "fingerprint": "none"}
+    about = {"format": FORMAT, "images": rows, "name_bytes": rows * len(template), "fingerprint": "0" * 64}
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
         for start in range(0, rows, GROUP):
             numbers = np.arange(start, min(start + GROUP, rows))

@@ -145,7 +145,7 @@ def test_twice_out_of_memory_is_a_failure_that_says_so(suite):
 
 def test_cells_that_would_wait_for_features_come_last(suite):
     probes = suite("sleep", kind="knn", seconds=0.2) + suite("sleep", kind="linear", seconds=0.2)
-    others = suite("sleep", kind="knn", name="wide", size=64, seconds=0.2) + suite("sleep", seconds=0.2)
+    others = suite("sleep", kind="knn", name="wide", size=64, seconds=1) + suite("sleep", seconds=0.2)
     assert states(go(probes + others, Local(2))[0]) == ["done"] * 4
     began = [note["cell"] for note in suite.notes() if note["event"] == "start"]
     assert began[-1] == "seed0-tiny-linear"  # other pixels, or no features at all, need not wait

@@ -272,7 +272,10 @@ def test_colour_order_and_normalisation_are_part_of_the_load_check(tmp_path):
         ({"lr": "5e-4"}, "lr must be a number, got '5e-4'"),
         ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
         ({"iterations": 0}, "iterations must be greater than or equal to 1, got 0"),
-        ({"config": "segment_unet"}, "config: there are segment_fcn, segment_pspnet, or .*got 'segment_unet'"),
+        (
+            {"config": "segment_unet"},
+            "config: there are segment_fcn, segment_fcn_light, segment_pspnet, or .*got 'segment_unet'",
+        ),
         ({"config": "detect_retinanet"}, "a config of mmdet; segment needs one of mmseg"),
         ({"config": "segment_pspnet", "batch_size": 1}, "batch_size is 1"),
     ],
