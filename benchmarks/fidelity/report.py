@@ -22,15 +22,16 @@ READING = (
 
 
 def write_report(found: Sequence[Fidelity], left_out: Sequence[str], out: Path) -> str:
-    """Write fidelity.csv, fidelity.md and fidelity.svg into a folder, and return the paragraph of the page."""
-    said = paragraph(found)
-    parts = ["# What a cheap column is worth", markdown_text(said), READING, RULE, markdown_table(table(found))]
+    """Write fidelity.csv, fidelity.md and fidelity.svg into a folder, and return the page's sentences, one a line."""
+    said = sentences(found)
+    listed = "\n".join(f"- {markdown_text(sentence)}" for sentence in said)
+    parts = ["# What a cheap column is worth", listed, READING, RULE, markdown_table(table(found))]
     if left_out:
         parts += ["Too few checkpoints have both columns:", "\n".join(f"- {markdown_text(text)}" for text in left_out)]
     write_text(out / "fidelity.csv", csv_text(frame(found)))
     write_text(out / "fidelity.md", "\n\n".join(parts) + "\n")
     write_text(out / "fidelity.svg", heat_table(found))
-    return said
+    return "\n".join(said)
 
 
 def frame(found: Sequence[Fidelity]) -> pd.DataFrame:
@@ -60,9 +61,9 @@ def table(found: Sequence[Fidelity]) -> Table:
     return Table("Cheap against expensive columns", header, tuple(rows))
 
 
-def paragraph(found: Sequence[Fidelity]) -> str:
-    """Say in sentences which column may stand for which, and what the best naive predictor reaches."""
-    return " ".join(_about(target, found) for target in dict.fromkeys(one.expensive for one in found))
+def sentences(found: Sequence[Fidelity]) -> list[str]:
+    """Say of every expensive column which others may stand for it, and what the best naive predictor reaches."""
+    return [_about(target, found) for target in dict.fromkeys(one.expensive for one in found)]
 
 
 def _about(target: str, found: Sequence[Fidelity]) -> str:
@@ -70,15 +71,14 @@ def _about(target: str, found: Sequence[Fidelity]) -> str:
     if all(one.verdict == UNKNOWN for one in own):
         return f"{target}: nothing can be said, because no two checkpoints differ on it."
     probes, naive = ([one for one in own if one.naive is wanted] for wanted in (False, True))
-    parts = []
-    for verdict, what in (
-        (STANDS, "may stand for it"),
-        (GROUPS, "tell two groups apart, and no more is shown"),
-        (NOT, "may not"),
-    ):
-        names = [f"{one.cheap} (tau {one.agreement.tau.value:.2f})" for one in probes if one.verdict == verdict]
-        if names:
+    differ, same = max((one.agreement.pairs, one.agreement.same) for one in own)
+    parts = [f"{differ} of {differ + same} pairs of checkpoints differ on it"]
+    for verdict, what in ((STANDS, "may stand for it"), (GROUPS, "tell two groups apart, and no more is shown")):
+        if names := [_named(one) for one in probes if one.verdict == verdict]:
             parts.append(f"{', '.join(names)} {what}")
+    if others := [one for one in probes if one.verdict == NOT]:
+        best = max(others, key=lambda one: one.agreement.tau.value)
+        parts.append(f"{len(others)} columns may not stand for it, the nearest is {_named(best)}")
     if unknown := [one.cheap for one in probes if one.verdict == UNKNOWN]:
         parts.append(f"of {', '.join(unknown)} nothing can be said")
     known = [one for one in naive if one.verdict != UNKNOWN]
@@ -86,6 +86,10 @@ def _about(target: str, found: Sequence[Fidelity]) -> str:
         best = max(known, key=lambda one: one.agreement.tau.value)
         parts.append(f"the best naive predictor is {best.cheap} (tau {best.agreement.tau.value:.2f}; {best.verdict})")
     return f"{target}: {'; '.join(parts)}."
+
+
+def _named(one: Fidelity) -> str:
+    return f"{one.cheap} (tau {one.agreement.tau.value:.2f})"
 
 
 def _shown(estimate: Estimate, digits: int) -> str:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write fidelity.csv, fidelity.md and fidelity.svg, and print the paragraph."""
+    """Write fidelity.csv, fidelity.md and fidelity.svg, and print what they say."""
     results = of_one_architecture(read_results(args.folders), args.arch)
     measured = measured_columns(results)
     cheap = chosen(measured, args.cheap, CHEAP, "--cheap")

@@ -24,7 +24,9 @@ def results(tmp_path):
 def test_the_verb_writes_three_files_that_no_name_breaks(results, capsys):
     assert main(["fidelity", str(results)]) == 0
     said = capsys.readouterr().out
-    assert "=$x_1$<b>|-finetune: set-knn (tau 1.00) may stand for it" in said
+    assert (
+        "=$x_1$<b>|-finetune: 15 of 15 pairs of checkpoints differ on it; set-knn (tau 1.00) may stand for it." in said
+    )
     (row,) = list(csv.DictReader((results / "fidelity.csv").read_text().splitlines()))
     assert row["expensive"] == "'=$x_1$<b>|-finetune" and row["verdict"] == "may stand" and row["pairs"] == "15"
     page = (results / "fidelity.md").read_text()
