@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import thread as pools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -146,6 +147,9 @@ def _leave(run: Any) -> NoReturn:
                 sys.stderr.write(f"{error.code}\n")
         except BaseException:
             traceback.print_exc()
+        pools._shutdown = True  # as Python does at its end: else their threads wait for work for ever
+        for work in list(pools._threads_queues.values()):
+            work.put(None)
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()
