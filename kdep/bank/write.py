@@ -111,8 +111,7 @@ class Writer:
         self, file: tuple[int, int], steps: Iterable[Any], bank: Bank | None, bar: tqdm
     ) -> Iterator[torch.Tensor]:
         """Yield the entries of a file in order, NaN for images that are unreadable or not planned."""
-        shape = (self.teacher.dim,) if bank is None else self.description.row
-        images = self.description.images_of(file[1])
+        shape, images = self.entry(bank), self.description.images_of(file[1])
         written = images.start
         for (_, numbers), views in steps:
             rows = torch.full((numbers[-1] + 1 - written, *shape), float("nan"))
@@ -146,14 +145,15 @@ class Writer:
         pooled, maps = self.teacher(images, with_map=True)
         return project(torch.cat([pooled[:, None], map_on_grid(maps, self.description.grid)], 1), projection)
 
+    def entry(self, bank: Bank | None) -> tuple[int, ...]:
+        """Return the shape of the entry of an image: raw features without a bank, projected ones with it."""
+        return (self.teacher.dim,) if bank is None else self.description.row
+
     def write(self, file: tuple[int, int], entries: Iterable[torch.Tensor], bank: Bank | None) -> None:
         """Write one file from its entries in order, as they are without a bank and encoded with it."""
         place = Path(shard_path(self.path, *file))
         kind = np.dtype(np.float32) if bank is None else ABSENT[self.description.code].dtype
-        shape = (
-            len(self.description.images_of(file[1])),
-            *((self.teacher.dim,) if bank is None else self.description.row),
-        )
+        shape = (len(self.description.images_of(file[1])), *self.entry(bank))
         header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
 
         def into(part: Path) -> None:
@@ -179,7 +179,7 @@ class Writer:
     def raw(self, shard: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the raw features of a file (B, D_t) in order, and whether each image determines the axes (B,)."""
         stored = np.load(shard_path(self.path, -1, shard), mmap_mode="r")
-        chosen = self.for_axes[shard * self.description.per_file :]
+        chosen = self.for_axes[self.description.images_of(shard).start :]
         for start in range(0, len(stored), self.config.optim.batch_size):
             features = torch.from_numpy(np.array(stored[start : start + self.config.optim.batch_size]))
             yield features, chosen[start : start + len(features)]
