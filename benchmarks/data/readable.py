@@ -10,7 +10,6 @@ from typing import NamedTuple
 from kdep.data.contents import content_hashes
 from kdep.data.opening import UNREADABLE, read_header, read_image, refuse_mode
 from kdep.data.sources import Pack
-from kdep.files import write_text
 from kdep.guard import printable
 from kdep_benchmarks.data.cards import Use
 from kdep_benchmarks.data.huggingface import Rows
@@ -45,8 +44,8 @@ def refuse_unreadable(task: Use, known: Path) -> None:
     """
     for role in ("train", "test") if task.kind in TOOLBOXES else ("test",):
         entries = entries_of(task, role)
-        stamp = known / f"{stamp_of(role, entries)}.txt"
-        if stamp.is_file():
+        stamp = known / stamp_of(role, entries)
+        if stamp.exists():
             continue
         tried = in_threads(partial(problem, whole=role == "test"), entries, f"{role} images", show=False)
         wrong = [f"{name_of(entry)}: {why}" for entry, why in zip(entries, tried, strict=True) if why]
@@ -56,7 +55,8 @@ def refuse_unreadable(task: Use, known: Path) -> None:
                 f"data set {task.dataset.name}: {len(wrong)} of {len(entries)} files of {role} cannot be read: "
                 f"{shown}. Repair them, or remove them from the data set; nothing was trained"
             )
-        write_text(stamp, f"{len(entries)} files of {task.dataset.name}, {role}\n")
+        known.mkdir(parents=True, exist_ok=True)
+        stamp.touch()  # one step: writing and renaming could be killed in between, and nobody would remove the part
 
 
 def entries_of(task: Use, role: str) -> list[Entry]:

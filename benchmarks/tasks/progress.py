@@ -41,11 +41,12 @@ class Bar(tqdm):
 
 
 def write_progress(folder: Path, step: str, share: float | None = None, *, began: float) -> None:
-    """Replace a cell's file in one step."""
+    """Replace a cell's file in one step. On a full disk nothing is written, and the cell goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{FILE}.part"
-    part.write_text(json.dumps(Progress(began, step, share)._asdict()))
-    part.replace(folder / FILE)
+    with contextlib.suppress(OSError):
+        part.write_text(json.dumps(Progress(began, step, share)._asdict()))
+        part.replace(folder / FILE)
 
 
 def read_progress(folder: Path) -> Progress | None:

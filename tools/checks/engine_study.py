@@ -16,7 +16,7 @@ name: tiny
 seed: 1
 teacher: {{source: "random:test_efficientnet", tap: post, precision: float32}}
 student: {{arch: test_resnet}}
-data: {{source: scenes/classification/train, size: 32, workers: 0}}
+data: {{source: scenes/images, size: 32, workers: 0}}
 scale: {{name: pts}}
 optim: {{name: adamw, epochs: 2, batch_size: 16, lr: 2e-3, weight_decay: 0.02, schedule: cosine}}
 log: {{every: 4, checkpoint_every: 4}}

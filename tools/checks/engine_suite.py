@@ -25,7 +25,7 @@ from kdep_benchmarks.results import result_paths
 from kdep_benchmarks.tasks.progress import read_progress
 from tools.checks.suite import left_over, scores
 
-SIZES = {"pool": 24, "train_per_class": 6, "test_per_class": 3, "size": 32, "dense_size": 48}
+SIZES = {"pool": 120, "train_per_class": 6, "test_per_class": 3, "size": 32, "dense_size": 48}
 DENSE = {"dense_train": 10, "dense_val": 10}
 TRAINING = {"epochs": 150, "batch_size": 16, "lr": 0.01, "weight_decay": 0.0001}
 PATIENCE = 900.0  # seconds to wait for anything

@@ -1,6 +1,7 @@
 """Damaged test images stop a cell before it trains."""
 
 import json
+import uuid
 
 import numpy as np
 import pytest
@@ -90,6 +91,12 @@ def test_a_second_cell_opens_nothing_until_a_file_changes(tmp_path, monkeypatch)
     Image.new("RGB", (80, 72)).save(tmp_path / "data" / "test" / "4.jpg")
     refuse_unreadable(task, tmp_path / "known")
     assert len(opened) == 7 + trees.COUNTS["test"]
+
+
+def test_a_kill_while_images_are_noted_as_opened_leaves_no_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(uuid, "uuid4", lambda: pytest.fail("a file is written beside its place"))
+    refuse_unreadable(Task("x", "detect", trees.coco(tmp_path / "data")), tmp_path / "known")
+    assert [path.stat().st_size for path in (tmp_path / "known").iterdir()] == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Planning: times by similar cells, fingerprints, and what a running suite shows."""
 
+import errno
 import io
 import os
 import pickle
@@ -89,6 +90,17 @@ def test_a_bar_writes_how_far_it_is_and_keeps_the_time_at_which_the_cell_began(t
     with Bar(None, total=4) as bar:
         bar.update(4)
     assert "3/4" in capsys.readouterr().err
+
+
+def test_a_full_disk_loses_only_how_far_a_cell_is(tmp_path, monkeypatch):
+    write_progress(tmp_path, "starting", began=12.5)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    write_progress(tmp_path, "features", 0.5, began=12.5)
+    assert read_progress(tmp_path) == (12.5, "starting", None)
 
 
 def test_a_students_card_says_how_it_was_pretrained():

@@ -80,8 +80,8 @@ class Command:
         os.close(self.pipe)
 
 
-def start(arguments: Sequence[str], box: Box) -> Command:
-    """Start `kdep ARGUMENTS` in a process of its own."""
+def start(arguments: Sequence[str], box: Box, *, anew: bool = False) -> Command:
+    """Start `kdep ARGUMENTS` in a fork of this process, or anew in an interpreter of its own, as users do."""
     sys.stdout.flush()
     sys.stderr.flush()
     pipe, end = os.pipe()  # not a file, which would count among those that a full disk cuts short
@@ -89,12 +89,24 @@ def start(arguments: Sequence[str], box: Box) -> Command:
     os.set_blocking(pipe, False)
     pid = os.fork()
     if pid == 0:
-        _leave(lambda: _run(arguments, box, end))
+        _leave(lambda: (_run_anew if anew else _run)(arguments, box, end))
     os.close(end)
     return Command(pid, pipe)
 
 
 def _run(arguments: Sequence[str], box: Box, output: int) -> int:
+    _enter(box, output)
+    from kdep.cli import main
+
+    return main(arguments)
+
+
+def _run_anew(arguments: Sequence[str], box: Box, output: int) -> NoReturn:
+    _enter(box, output)
+    os.execv(sys.executable, [sys.executable, "-m", "kdep.cli", *arguments])
+
+
+def _enter(box: Box, output: int) -> None:
     os.setpgid(0, 0)
     os.chdir(box.folder)
     os.environ.update(box.environment)
@@ -102,9 +114,6 @@ def _run(arguments: Sequence[str], box: Box, output: int) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if box.largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (box.largest_file, box.largest_file))
-    from kdep.cli import main
-
-    return main(arguments)
 
 
 def _redirect(output: int, source: int) -> None:

@@ -6,6 +6,9 @@ Signals (KILL, TERM, INT) go to the command, to a process below it, or to both. 
 folder, fill the disk, forbid writing, or remove the folder. After each, the same command must end as if nothing had
 happened, with no process left, no part file, and no file outside its folder; nothing prints a traceback, and errors
 name the file. Trials are drawn from the seed; with --out the next call goes on where the last one ended.
+
+Commands and their processes are forks of this one, which saves most of the time. With --anew each command is a new
+Python, and the server that forks a suite's cells is kdep's own.
 """
 
 import argparse
@@ -43,8 +46,10 @@ class BrokenError(AssertionError):
 class Trial:
     """One scenario in an empty folder: disturbed a few times, then left alone."""
 
-    def __init__(self, scenario: Scenario, folder: Path, draw: random.Random, durations: dict[str, float]) -> None:
-        self.scenario, self.folder, self.draw = scenario, folder, draw
+    def __init__(
+        self, scenario: Scenario, folder: Path, draw: random.Random, durations: dict[str, float], *, anew: bool = False
+    ) -> None:
+        self.scenario, self.folder, self.draw, self.anew = scenario, folder, draw, anew
         self.work, self.durations = folder / "work", durations
         self.commands: list[Command] = []
         self.environment = {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "home" / "cache")}
@@ -54,7 +59,7 @@ class Trial:
 
     def start(self, **limits: Any) -> Command:
         """Start the command."""
-        command = start(self.scenario.command, Box(self.folder, self.environment, **limits))
+        command = start(self.scenario.command, Box(self.folder, self.environment, **limits), anew=self.anew)
         self.commands.append(command)
         return command
 
@@ -212,11 +217,9 @@ def listing(folder: Path) -> set[str]:
     return found
 
 
-def one_trial(
-    scenario: Scenario, folder: Path, draw: random.Random, durations: dict[str, float], expected: dict[str, Any]
-) -> tuple[list[str], str]:
+def one_trial(trial: Trial, expected: Any) -> tuple[list[str], str]:
     """Disturb a command and let it end; the kinds of fault that met it, and what broke, else nothing."""
-    trial = Trial(scenario, folder, draw, durations)
+    draw = trial.draw
     ways: dict[str, Callable[[str], bool]] = dict.fromkeys(KILLS, trial.kill)
     own = (trial.two_at_once, trial.full_disk, trial.small_disk, trial.read_only, trial.gone)
     ways |= dict(zip(OTHERS, own, strict=True))
@@ -227,7 +230,7 @@ def one_trial(
         for kind in kinds:
             if ways[kind](kind):
                 met.append(kind)
-        if trial.undisturbed() != expected[scenario.name]:
+        if trial.undisturbed() != expected:
             raise BrokenError("another outcome than undisturbed")
     except BrokenError as error:
         return met or kinds, f"{error}\n{last_of_logs(trial.work)}"
@@ -250,14 +253,15 @@ def last_of_logs(work: Path) -> str:
 class Record:
     """Counts by kind of fault and by command, and the broken trials; written after every trial."""
 
-    def __init__(self, path: Path | None, seed: int) -> None:
+    def __init__(self, path: Path | None, seed: int, *, anew: bool = False) -> None:
         self.path = path
-        self.content: dict[str, Any] = {"seed": seed, "trials": 0, "seconds": 0.0, "faults": {}, "commands": {}}
-        self.content["broken"] = []
+        drawn = {"seed": seed, "processes": "anew" if anew else "forked"}
+        self.content: dict[str, Any] = drawn | {"trials": 0, "seconds": 0.0, "faults": {}, "commands": {}, "broken": []}
         if path is not None and path.exists():
             found = json.loads(path.read_text())
-            if found["seed"] != seed:
-                raise ValueError(f"{path}: was drawn with --seed {found['seed']}, not {seed}; take another file")
+            other = {key: found.get(key) for key in drawn}
+            if other != drawn:
+                raise ValueError(f"{path}: was drawn with {other}, not {drawn}; take another file")
             self.content = found
 
     def add(self, scenario: Scenario, kinds: Sequence[str], broken: str, seconds: float) -> None:
@@ -280,11 +284,14 @@ class Record:
         return [f"{name:32s} {tried:5d} tried {held:5d} held" for name, (tried, held) in rows]
 
 
-def run(minutes: float, seed: int, out: Path | None, names: Sequence[str], *, trials: int | None = None) -> Record:
+def run(
+    minutes: float, seed: int, out: Path | None, names: Sequence[str], *, trials: int | None = None, anew: bool = False
+) -> Record:
     """Draw trials until the time is over."""
     adopt_orphans()
-    fork_children()
-    record, end = Record(out, seed), time.monotonic() + 60 * minutes
+    if not anew:
+        fork_children()
+    record, end = Record(out, seed, anew=anew), time.monotonic() + 60 * minutes
     chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
     durations: dict[str, float] = {}
     expected: dict[str, Any] = {}
@@ -295,9 +302,10 @@ def run(minutes: float, seed: int, out: Path | None, names: Sequence[str], *, tr
             began, draw = time.monotonic(), random.Random(f"{seed}:{record.content['trials']}")
             scenario = draw.choices(chosen, [one.weight for one in chosen])[0]
             if scenario.name not in expected:
-                expected[scenario.name] = Trial(scenario, folder, draw, durations).undisturbed()
+                expected[scenario.name] = Trial(scenario, folder, draw, durations, anew=anew).undisturbed()
                 began = time.monotonic()
-            kinds, broken = one_trial(scenario, folder, draw, durations, expected)
+            trial = Trial(scenario, folder, draw, durations, anew=anew)
+            kinds, broken = one_trial(trial, expected[scenario.name])
             record.add(scenario, kinds, broken, time.monotonic() - began)
             if broken:
                 print(f"BROKEN {scenario.name}: {', '.join(kinds)}: {broken}", flush=True)  # noqa: T201 - what it was run for
@@ -311,9 +319,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", action="append", default=[], help="a command of scenarios.py; may be repeated")
+    parser.add_argument("--anew", action="store_true", help="start each command as a new Python")
     args = parser.parse_args()
-    import_everything()
-    record = run(args.minutes, args.seed, args.out, args.only)
+    if not args.anew:
+        import_everything()
+    record = run(args.minutes, args.seed, args.out, args.only, anew=args.anew)
     print("\n".join(record.lines()))  # noqa: T201
     sys.exit(bool(record.content["broken"]))
 
