@@ -1,51 +1,42 @@
-"""Draw the plots of a board with matplotlib, as inline SVG in the colours of the page, light and dark."""
+"""Draw the plots of a board as inline SVG in the colours of the page, light and dark."""
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation, Transform
 
 from kdep_benchmarks.board.leaderboard import compact
 
 WIDTH, LABELS, VALUES, LINE = 440, 172, 56, 26  # points: the panel, its two text columns, the height of a row
+LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 40, 418, 8, 190, 216  # points: the axes of a plot over images, and its height
 ROWS = 25  # of a dot plot; the tables have them all
 NAMED = 8  # marks of one plot that have their names beside them: more cover each other
 TEXT, SMALL = 13, 11.5  # font sizes in points
-MARKERS = {"student": "o", "random": "o", "supervised": "s", "teacher": "D", "other": "^"}
-# matplotlib writes colours as hexadecimal numbers. Each name stands in as a number until the SVG is written, which
-# then says var(--name), so that the page's style sheet decides.
-NAMES = ("ink", "soft", "rule", "card", *MARKERS)
-COLOURS = {name: f"#0000{number + 1:02x}" for number, name in enumerate(NAMES)}
-INK, SOFT, RULE, CARD = (COLOURS[name] for name in NAMES[:4])
+DASHED = "stroke-dasharray: 3,4; stroke-opacity: 0.7"
+INTERVAL = "stroke-width: 2.5; stroke-opacity: 0.55"
+MARKS = {
+    "student": '<circle r="5"/>',
+    "random": '<circle r="5"/>',
+    "supervised": '<path d="M-5 -5H5V5H-5z"/>',
+    "teacher": '<path d="M0 -7L7 0L0 7L-7 0z"/>',
+    "other": '<path d="M0 -5L5 5H-5z"/>',
+}
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A figure being drawn. `tips`: the tooltips of the marks of one artist, by the artist's id in the SVG."""
+class Axis:
+    """Where values lie: `low` at the point `start` of the panel, `high` at `end`."""
 
-    figure: Figure
-    axes: Axes
-    tips: dict[str, list[str]] = field(default_factory=dict)
+    low: float
+    high: float
+    start: float
+    end: float
 
-    def marks(self, points: pd.DataFrame) -> None:
-        """Draw the marks of `points`: x, y, role and tip."""
-        for role, own in points.groupby("role", sort=False):
-            edge, face = (COLOURS[role], CARD) if role == "random" else (CARD, COLOURS[role])
-            look = {"color": face, "markeredgecolor": edge, "markeredgewidth": 1.5, "markersize": 10}
-            name = f"tips{len(self.tips)}"
-            self.tips[name] = list(own.tip)
-            self.axes.plot(own.x, own.y, MARKERS[role], gid=name, **look)
+    def at(self, value: float) -> float:
+        """The point of a value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def dot_panel(title: str, subtitle: str, dots: pd.DataFrame) -> str:
@@ -62,28 +53,24 @@ def dot_panel(title: str, subtitle: str, dots: pd.DataFrame) -> str:
     if len(dots) > ROWS:
         subtitle += f"; the first {ROWS} of {len(dots)} rows and all baselines"
         dots = dots[(np.arange(len(dots)) < ROWS) | (dots.role != "student")]
-    spread = dots.half.fillna(0)
-    ends = pd.DataFrame({"low": dots["mean"] - spread, "high": dots["mean"] + spread}).clip(0, 100)
-    said = dots.half.map(lambda half: "" if pd.isna(half) else f" ± {half:.2f}")
-    tips = dots.name + ": " + dots["mean"].map("{:.2f}".format) + said
-    dots = dots.assign(x=dots["mean"], y=range(len(dots)), tip=tips).join(ends)
-    with _panel(LINE * len(dots) + 30, left=LABELS + 12, right=WIDTH - VALUES, top=4, bottom=22) as (panel, svg):
-        axes = panel.axes
-        axes.set_ylim(len(dots) - 0.5, -0.5)
-        axes.set_yticks([])
-        _score_axis(axes.xaxis, min(dots.low), max(dots.high))
-        for role, own in dots.groupby("role", sort=False):
-            if role in ("random", "supervised"):
-                for x in own.x:
-                    axes.axvline(x, color=COLOURS[role], linewidth=1, dashes=(3, 4), alpha=0.7, zorder=1)
-            sure = own.dropna(subset="half")
-            axes.hlines(sure.y, sure.low, sure.high, colors=COLOURS[role], linewidth=2.5, alpha=0.55)
-        panel.marks(dots)
-        left, right = -12 / (WIDTH - VALUES - LABELS - 12), 1 + VALUES / (WIDTH - VALUES - LABELS - 12)
-        for dot in dots.itertuples():
-            _text(axes, shorten(dot.name), left, dot.y, "right", axes.get_yaxis_transform())
-            _text(axes, f"{dot.mean:.1f}", right, dot.y, "right", axes.get_yaxis_transform())
-    return _figure(title, subtitle, svg[0])
+    dots = _with_ends(dots)
+    height = LINE * len(dots) + 30
+    ticks = round_ticks(min(dots.low), max(dots.high))
+    axis = Axis(ticks[0], ticks[-1], LABELS + 12, WIDTH - VALUES)
+    lines, marks = [], []
+    for tick in ticks:
+        lines.append(_line(axis.at(tick), 4, axis.at(tick), height - 22, "rule"))
+        marks.append(_text(_number(tick), axis.at(tick), height - 14, "middle", small=True))
+    for row, dot in enumerate(dots.itertuples()):
+        x, y = axis.at(dot.mean), LINE * (row + 0.5) + 6
+        if dot.role in ("random", "supervised"):
+            lines.append(_line(x, 4, x, height - 22, dot.role, DASHED))
+        if dot.low < dot.high:
+            marks.append(_line(axis.at(dot.low), y, axis.at(dot.high), y, dot.role, INTERVAL))
+        said = "" if pd.isna(dot.half) else f" ± {dot.half:.2f}"
+        marks.append(_mark(dot.role, x, y, f"{dot.name}: {dot.mean:.2f}{said}"))
+        marks += [_text(shorten(dot.name), LABELS, y, "end"), _text(f"{dot.mean:.1f}", WIDTH, y, "end")]
+    return _figure(title, subtitle, height, [*lines, *marks])
 
 
 def cost_panel(title: str, points: pd.DataFrame, guides: pd.DataFrame) -> str:
@@ -94,22 +81,30 @@ def cost_panel(title: str, points: pd.DataFrame, guides: pd.DataFrame) -> str:
         points: name, role, images_seen, mean and half.
         guides: name, role and mean of the baselines, which have seen no images or do not say how many.
     """
-    half = points.half.fillna(0)
-    ends = [*(points["mean"] - half), *(points["mean"] + half), *guides["mean"]]
-    seen = [min(points.images_seen) / 2, max(points.images_seen) * 2]  # room for names on both sides
-    with _curve_panel(seen, ends) as (panel, said):
-        axes = panel.axes
-        for guide in guides.itertuples():
-            axes.axhline(guide.mean, color=COLOURS[guide.role], linewidth=1, dashes=(3, 4), alpha=0.7)
-            _text(axes, shorten(guide.name), 1, guide.mean, "right", axes.get_yaxis_transform(), up=8)
-        for role, own in points.dropna(subset="half").groupby("role"):
-            low, high = (own["mean"] - own.half).clip(0, 100), (own["mean"] + own.half).clip(0, 100)
-            axes.vlines(own.images_seen, low, high, colors=COLOURS[role], linewidth=2.5, alpha=0.55)
-        tips = [f"{p.name}: {p.mean:.2f} after {compact(p.images_seen)} images" for p in points.itertuples()]
-        panel.marks(points.assign(x=points.images_seen, y=points["mean"], tip=tips))
-        for point in points.itertuples() if len(points) <= NAMED else ():
-            _text(axes, shorten(point.name), point.images_seen, point.mean, "left", axes.transData, right=9)
-    return _figure(title, "%, over images seen in pretraining", said[0])
+    points = _with_ends(points)
+    ends = [*points.low, *points.high, *guides["mean"]]
+    ticks = round_ticks(min(ends), max(ends))
+    up = Axis(ticks[0], ticks[-1], BOTTOM, TOP)
+    # Half a decade of room on both sides for the names.
+    across = Axis(math.log10(min(points.images_seen)) - 0.32, math.log10(max(points.images_seen)) + 0.32, LEFT, RIGHT)
+    parts = []
+    for tick in ticks:
+        parts.append(_line(LEFT, up.at(tick), RIGHT, up.at(tick), "rule"))
+        parts.append(_text(_number(tick), LEFT - 4, up.at(tick), "end", small=True))
+    for images in _round_counts(across.low, across.high):
+        parts.append(_text(compact(images), across.at(math.log10(images)), BOTTOM + 8, "middle", small=True))
+    for guide in guides.itertuples():
+        parts.append(_line(LEFT, up.at(guide.mean), RIGHT, up.at(guide.mean), guide.role, DASHED))
+        parts.append(_text(shorten(guide.name), RIGHT, up.at(guide.mean) - 8, "end"))
+    for point in points.itertuples():
+        x, y = across.at(math.log10(point.images_seen)), up.at(point.mean)
+        if point.low < point.high:
+            parts.append(_line(x, up.at(point.low), x, up.at(point.high), point.role, INTERVAL))
+        said = f"{point.name}: {point.mean:.2f} after {compact(point.images_seen)} images"
+        parts.append(_mark(point.role, x, y, said))
+        if len(points) <= NAMED:
+            parts.append(_text(shorten(point.name), x + 9, y, "start"))
+    return _figure(title, "%, over images seen in pretraining", HEIGHT, parts)
 
 
 def shorten(name: str, length: int = 22) -> str:
@@ -118,80 +113,52 @@ def shorten(name: str, length: int = 22) -> str:
     return name if len(name) <= length else f"{name[: length // 2]}…{name[-(length - length // 2 - 1) :]}"
 
 
-@contextmanager
-def _panel(height: float, *, left: float, right: float, top: float, bottom: float) -> Iterator[tuple[Panel, list[str]]]:
-    """Yield an empty panel with the axes between these points, and a list that holds its SVG afterwards."""
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "kdep", "text.parse_math": False, "text.color": INK}):
-        figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none")  # 72 points to the inch
-        place = [left / WIDTH, bottom / height, (right - left) / WIDTH, (height - top - bottom) / height]
-        axes = figure.add_axes(place, facecolor="none")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0, labelsize=SMALL, labelcolor=SOFT)
-        axes.set_axisbelow(True)
-        panel, said = Panel(figure, axes), []
-        yield panel, said
-        said.append(_svg(panel))
-
-
-@contextmanager
-def _curve_panel(across: Sequence[float], scores: Sequence[float]) -> Iterator[tuple[Panel, list[str]]]:
-    with _panel(216, left=40, right=WIDTH - 22, top=8, bottom=26) as (panel, said):
-        axes = panel.axes
-        axes.set_xscale("log")
-        margin = 1.05 if max(across) > min(across) else 2
-        axes.set_xlim(min(across) / margin, max(across) * margin)
-        decades = max(across) >= 10 * min(across)
-        axes.xaxis.set_major_locator(LogLocator(10, (1,) if decades else (1, 2, 5), numticks=7))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        _score_axis(axes.yaxis, max(min(scores), 0), min(max(scores), 100))
-        yield panel, said
-
-
-def _score_axis(axis: object, low: float, high: float) -> None:
-    """Give an axis of percentages three to six round ticks that enclose both ends."""
+def round_ticks(low: float, high: float) -> list[float]:
+    """Return three to six round percentages, evenly spaced, that enclose both ends."""
     if high - low < 1e-6:
         low, high = low - 0.5, high + 0.5
-    ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    axis.set_ticks(ticks, labels=[f"{round(tick, 10):g}" for tick in ticks])
-    axis.grid(color=RULE, linewidth=1)
-    getattr(axis.axes, f"set_{axis.axis_name}lim")(ticks[0], ticks[-1])
+    decade = 10.0 ** math.floor(math.log10((high - low) / 5))
+    for step in (decade * size for size in (1, 2, 2.5, 5, 10, 20)):
+        first, last = math.floor(low / step), math.ceil(high / step)
+        if last - first <= 5:
+            break
+    return [place * step for place in range(first, last + 1)]
 
 
-def _text(
-    axes: Axes, text: str, x: float, y: float, align: str, transform: Transform, *, right: float = 0, up: float = 0
-) -> None:
-    moved = transform + ScaledTranslation(right / 72, up / 72, axes.figure.dpi_scale_trans)
-    axes.text(x, y, text, transform=moved, ha=align, va="center_baseline", fontsize=TEXT)
+def _round_counts(low: float, high: float) -> list[float]:
+    """At most seven round counts between two powers of ten; one of each decade where there are several."""
+    digits = (1,) if high - low >= 1 else (1, 2, 5)
+    counts = [digit * 10.0**power for power in range(math.floor(low), math.floor(high) + 1) for digit in digits]
+    found = [count for count in counts if low <= math.log10(count) <= high]
+    return found[:: math.ceil(len(found) / 7)]
 
 
-def _svg(panel: Panel) -> str:
-    """The figure as an element of an HTML page: no header, no ids of groups, no clipping, two decimals."""
-    file = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has the font, matplotlib need not
-        panel.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = file.getvalue()
-    text = re.sub(r"^.*?<svg [^>]*>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r"<style .*?</style>|<clipPath .*?</clipPath>| clip-path=\"[^\"]*\"", "", text, flags=re.DOTALL)
-    text = re.sub(r"font-family: [^;\"]*; ?| transform=\"rotate\(-0 [^\"]*\"", "", text)
-    text = re.sub(r"([ \"]-?\d+\.\d\d)\d+(?=[ \"\n])", r"\1", text)
-    for name, colour in COLOURS.items():
-        text = text.replace(colour, f"var(--{name})")
-    for name, tips in panel.tips.items():
-        before, start, after = text.partition(f'<g id="{name}">')
-        for tip in tips:  # matplotlib writes one <use> for each mark, in order
-            use = re.search("<use [^>]*/>", after)
-            before, start = before + start + after[: use.start()], f"<g><title>{escape(tip)}</title>{use[0]}</g>"
-            after = after[use.end() :]
-        text = before + start + after
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
-    text = re.sub(r"\s*\n\s*", " ", text).replace("> <", "><")
-    width, height = (round(72 * inches) for inches in panel.figure.get_size_inches())
-    return f'<svg viewBox="0 0 {width} {height}" role="img"' + " {label}>" + text
+def _with_ends(points: pd.DataFrame) -> pd.DataFrame:
+    half = points.half.fillna(0)
+    return points.assign(low=(points["mean"] - half).clip(lower=0), high=(points["mean"] + half).clip(upper=100))
 
 
-def _figure(title: str, subtitle: str, svg: str) -> str:
+def _line(x: float, y: float, to_x: float, to_y: float, colour: str, look: str = "") -> str:
+    return f'<path d="M{x:.2f} {y:.2f}L{to_x:.2f} {to_y:.2f}" style="stroke: var(--{colour}); {look}"/>'
+
+
+def _mark(role: str, x: float, y: float, tip: str) -> str:
+    edge, face = ("random", "card") if role == "random" else ("card", role)
+    look = f"fill: var(--{face}); stroke: var(--{edge}); stroke-width: 1.5"
+    return f'<g transform="translate({x:.2f} {y:.2f})" style="{look}"><title>{escape(tip)}</title>{MARKS[role]}</g>'
+
+
+def _text(text: str, x: float, y: float, anchor: str, *, small: bool = False) -> str:
+    size, colour = (SMALL, "soft") if small else (TEXT, "ink")
+    style = f"font-size: {size}px; text-anchor: {anchor}; fill: var(--{colour})"
+    return f'<text style="{style}" x="{x:.2f}" y="{y + 0.38 * size:.2f}">{escape(text)}</text>'  # centred on y
+
+
+def _number(tick: float) -> str:
+    return f"{round(tick, 10):g}"
+
+
+def _figure(title: str, subtitle: str, height: float, parts: list[str]) -> str:
     caption = f"<figcaption><b>{escape(title)}</b> <span>{escape(subtitle)}</span></figcaption>"
-    named = svg.replace(" {label}>", f' aria-label="{escape(title)}">', 1)
-    return f"<figure>{caption}{named}</figure>"
+    svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    return f"<figure>{caption}{svg}</figure>"

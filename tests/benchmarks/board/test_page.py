@@ -22,7 +22,7 @@ from kdep_benchmarks.board.leaderboard import compact, terminal_table
 from kdep_benchmarks.board.markdown import markdown
 from kdep_benchmarks.board.page import html
 from kdep_benchmarks.board.panels import cost_panels, mean_panel, score_panels
-from kdep_benchmarks.board.plots import ROWS
+from kdep_benchmarks.board.plots import ROWS, round_ticks
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.sheets import data_uri, find_sheets
 from kdep_benchmarks.durations import duration
@@ -136,7 +136,7 @@ def test_the_page_needs_no_network_and_its_plots_take_the_colours_of_the_page():
     assert "default-src 'none'" in text  # and the browser holds it to that
     (svg,) = re.findall(r"<svg .*?</svg>", text, re.DOTALL)
     assert "var(--student)" in svg and ">a</text>" in svg and "font-family" not in svg
-    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= {"#000000"}  # matplotlib's default, of nothing that is drawn
+    assert not re.findall(r"#[0-9a-f]{6}\b", svg)
     assert len(svg) < 8000
 
 
@@ -150,6 +150,20 @@ def test_the_page_has_the_plots_of_means_and_scores():
     assert titles(html(every)) == ["mean", "c-linear"]
     assert "<title>x: 50.00 ± 0.00</title>" in score_panels(every[0], "classification")[0]
     assert mean_panel(boards(results[:2])[0]) == []  # one row: nothing to compare
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (61.2, 63.9, [61, 62, 63, 64]),
+        (50, 50, [49.5, 49.75, 50, 50.25, 50.5]),
+        (0.8, 37, [0, 10, 20, 30, 40]),
+        (19.9, 85.6, [0, 20, 40, 60, 80, 100]),
+    ],
+)
+def test_ticks_are_round_and_enclose_all_scores(low, high, ticks):
+    assert round_ticks(low, high) == pytest.approx(ticks)
 
 
 def test_a_plot_of_many_rows_shows_the_first_and_all_baselines():
