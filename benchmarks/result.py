@@ -3,8 +3,10 @@
 Names become parts of paths and rows of tables; numbers are averaged and drawn. All are checked when an object is made.
 """
 
+import json
 from dataclasses import dataclass as plain
 from dataclasses import field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -225,6 +227,11 @@ class Result:
     def curve(self) -> dict[str, Any]:
         """The curve of the chosen tap where there are several, else the only one."""
         return self.curves.get(str(self.chosen.get("tap")), self.curves)
+
+    @cached_property
+    def settings_text(self) -> str:
+        """The settings as one text, equal for equal settings."""
+        return json.dumps(self.settings, sort_keys=True)
 
     @property
     def key(self) -> CellKey:

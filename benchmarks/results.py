@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -138,7 +139,12 @@ def find_results(folders: Path | Iterable[Path]) -> Found:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder}: no such folder of results")
     roots = {Path(folder): Path(folder).resolve() for folder in folders}
-    paths = {root / path.relative_to(folder): path for folder, root in roots.items() for path in result_paths(folder)}
+    # Folders may lie in each other: each file is read once.
+    paths = {
+        f"{root}{str(path)[len(str(folder)) :]}": path
+        for folder, root in roots.items()
+        for path in result_paths(folder)
+    }
     read, damaged = [], []
     for path in paths.values():
         try:
@@ -159,8 +165,7 @@ def _other_metrics(read: Iterable[tuple[Result, Path]]) -> dict[Path, str]:
     columns: dict[tuple[str, ...], list[tuple[Result, Path]]] = {}
     for result, path in read:
         if result.metrics:
-            settings = json.dumps(result.settings, sort_keys=True)
-            own = (result.task.name, str(result.protocol), result.data_fingerprint, settings)
+            own = (result.task.name, str(result.protocol), result.data_fingerprint, result.settings_text)
             columns.setdefault(own, []).append((result, path))
     odd = {}
     for files in columns.values():
@@ -188,5 +193,8 @@ def _distinct(files: list[tuple[Result, Path]]) -> list[Result]:
 
 def result_paths(folder: Path) -> list[Path]:
     """Every file of a result below a folder, sorted."""
-    paths = [path.relative_to(folder) for path in folder.glob("**/seed*.json")]
-    return [folder / path for path in sorted(paths) if not any(part.endswith(".work") for part in path.parts)]
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.endswith(".work")]
+        found += [Path(place, name) for name in files if name.startswith("seed") and name.endswith(".json")]
+    return sorted(found)

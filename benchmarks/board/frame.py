@@ -1,5 +1,7 @@
 """Turn results into pandas DataFrames, and DataFrames into CSV files that are safe to open in a spreadsheet."""
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterable
@@ -57,16 +59,20 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 def csv_text(frame: pd.DataFrame) -> str:
     """Write a frame as CSV: `-` for a missing value, ten decimals, and no cell that a spreadsheet runs as a formula."""
-    shown = {}
-    for name, values in frame.items():
-        if pd.api.types.is_float_dtype(values.dtype):
-            shown[csv_cell(name)] = values.round(10)  # 62.3, not 62.300000000000004
-        elif pd.api.types.is_integer_dtype(values.dtype):
-            shown[csv_cell(name)] = values
-        else:
-            texts = {value: csv_cell(value) for value in values.dropna().unique()}
-            shown[csv_cell(name)] = values.astype(object).map(texts, na_action="ignore")
-    return pd.DataFrame(shown).to_csv(index=False, na_rep=ABSENT, lineterminator="\n")
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(csv_cell(name) for name in frame)
+    writer.writerows(zip(*(_csv_column(values) for _, values in frame.items()), strict=True))
+    return file.getvalue()
+
+
+def _csv_column(values: pd.Series) -> list[Any]:
+    if pd.api.types.is_float_dtype(values.dtype):
+        values = values.round(10)  # 62.3, not 62.300000000000004
+    elif not pd.api.types.is_integer_dtype(values.dtype):
+        texts = {value: csv_cell(value) for value in values.dropna().unique()}
+        return [texts.get(value, ABSENT) for value in values.tolist()]
+    return values.astype(object).where(values.notna(), ABSENT).tolist()
 
 
 def csv_cell(value: Any) -> str:

@@ -29,14 +29,7 @@ class Way:
 
 def way_of(result: Result) -> Way:
     """Return how a result was measured."""
-    return Way(
-        result.protocol, result.task.name, result.data_fingerprint, settings_text(result.settings), _variant(result)
-    )
-
-
-def settings_text(settings: dict[str, Any]) -> str:
-    """Write settings as one text, equal for equal settings."""
-    return json.dumps(settings, sort_keys=True)
+    return Way(result.protocol, result.task.name, result.data_fingerprint, result.settings_text, _variant(result))
 
 
 def labels(ways: Iterable[Way]) -> dict[Way, str]:

@@ -1,4 +1,4 @@
-"""Time the leaderboard on made results: read the JSON files, then write leaderboard.csv, results.csv, .md and .html.
+"""Time `kdep leaderboard` on made results: imports, reading the JSON files, writing the four files.
 
 python -m tools.speed.board --results 5000
 """
@@ -6,9 +6,9 @@ python -m tools.speed.board --results 5000
 import argparse
 import json
 import random
+import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +27,13 @@ TASKS = {
     "voc-segment": ("segment", "segmentation", "mIoU", "voc"),
     "coco-detect": ("detect", "detection", "AP", "coco"),
 }
+CHILD = """
+import sys, time
+from pathlib import Path
+from kdep_benchmarks.verbs.leaderboard import rebuild
+imported = time.process_time()
+text = rebuild([Path(sys.argv[1])], Path(sys.argv[1]))
+"""
 ROLES = {0: "random", 1: "supervised"}  # by the checkpoint's number; the others are students
 
 
@@ -81,25 +88,19 @@ def write_made(count: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Print the CPU seconds of reading and of writing; other processes do not change them much."""
+    """Print the CPU seconds of imports and of the board; other processes do not change them much."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=int, default=5000)
     count = parser.parse_args().results
-    from kdep_benchmarks.board.report import write_leaderboard
-    from kdep_benchmarks.results import read_results
-
     with tempfile.TemporaryDirectory() as folder:
         write_made(count, Path(folder))
-        started = time.process_time()
-        results = read_results(folder)
-        read = time.process_time() - started
-        started = time.process_time()
-        write_leaderboard(results, Path(folder), folders=[Path(folder)])
-        wrote = time.process_time() - started
+        code = f"{CHILD}print(imported, time.process_time(), len(text))"
+        child = [sys.executable, "-c", code, folder]
+        imported, whole, _ = map(float, subprocess.check_output(child, text=True).split())
         size = (Path(folder) / "leaderboard.html").stat().st_size / 1e6
-        sys.stdout.write(
-            f"{len(results)} results: read in {read:.2f}, written in {wrote:.2f} s of a core; page {size:.2f} MB\n"
-        )
+    sys.stdout.write(
+        f"{count} results: {whole:.2f} s of a core, {imported:.2f} of them for imports; page {size:.2f} MB\n"
+    )
 
 
 if __name__ == "__main__":
