@@ -13,7 +13,7 @@ import numpy as np
 
 from kdep.bank.file import FORMAT, PRECISION, Description, read_bank_file
 from kdep.bank.hashes import seal
-from kdep.bank.read import Bank, missing, project, refuse_another
+from kdep.bank.read import Bank, is_complete, missing, project, refuse_another
 from kdep.bank.write import Writer
 from kdep.config import Config, flatten
 from kdep.data.training import data_identity, make_pixels, open_views, sample_for_statistics
@@ -85,12 +85,12 @@ def open_bank(config: Config, student: Backbone, views: Views, process: Process)
 
 
 def is_finished(path: Path, count: int, process: Process) -> bool:
-    """Whether the bank has all files of `count` views; the answer is the same in every process.
+    """Whether the bank has all files of `count` views and their hashes; the answer is the same in every process.
 
     Raises:
         ValueError: machines have different banks in their folders.
     """
-    whole = (path / "bank.pt").exists() and not missing(Bank(path).description, path, range(count))
+    whole = is_complete(path, count)
     everyone = process.gather((socket.gethostname(), whole))
     if len({there for _, there in everyone}) > 1:
         have, lack = (sorted({host for host, there in everyone if there == wanted}) for wanted in (True, False))

@@ -224,6 +224,19 @@ def test_an_interrupted_bank_goes_on_at_the_missing_files_and_ends_the_same(bank
         assert np.array_equal(np.load(whole / name), np.load(halves / name))
 
 
+def test_a_bank_that_was_killed_before_its_hashes_were_written_is_not_finished(banked, monkeypatch):
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            targets.build(banked())
+    seen = count_images(monkeypatch)
+    assert pretrain(banked()).exists()
+    assert sum(seen) == banked().bank.check + FOLDING  # nothing is computed again, only compared
+
+
 def test_more_views_are_added_and_the_old_ones_left_alone(banked, monkeypatch):
     path = targets.build(banked("optim.epochs=1"))
     before = (path / "view000" / "00000.npy").stat().st_mtime_ns
