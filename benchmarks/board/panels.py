@@ -2,9 +2,8 @@
 
 import pandas as pd
 
-from kdep_benchmarks.board.intervals import half_width
 from kdep_benchmarks.board.plots import cost_panel, dot_panel
-from kdep_benchmarks.board.table import Board, mean_by_seed
+from kdep_benchmarks.board.table import Board, half_widths_of_means
 
 
 def score_panels(board: Board, family: str) -> list[str]:
@@ -19,7 +18,7 @@ def score_panels(board: Board, family: str) -> list[str]:
 
 
 def mean_panel(board: Board) -> list[str]:
-    """Mean over families of the complete rows; none below two such rows. The interval is over seeds."""
+    """Mean over families of the complete rows; none below two such rows."""
     rows = _means(board, None)
     return [dot_panel("mean", "over families, %", rows)] if len(rows) > 1 else []
 
@@ -40,8 +39,7 @@ def cost_panels(board: Board) -> list[str]:
 
 
 def _means(board: Board, family: str | None) -> pd.DataFrame:
-    """Name, role, images_seen, mean and half its interval over seeds, of the rows that have this mean."""
+    """Name, role, images_seen, mean and half its 95 % interval, of the rows that have this mean."""
     mean = board.rows.mean_over_families if family is None else board.family_means[family]
     rows = board.rows[["name", "role", "images_seen"]].assign(mean=mean).dropna(subset="mean")
-    by_seed = mean_by_seed(board, family).groupby(level="checkpoint").agg(lambda own: half_width(own.tolist()))
-    return rows.assign(half=by_seed.astype(float).reindex(rows.index))  # a frame without rows would take those
+    return rows.assign(half=half_widths_of_means(board, family).reindex(rows.index))

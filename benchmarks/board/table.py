@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdep_benchmarks.board.facts import costs_of, origins_of, overlaps_of
 from kdep_benchmarks.board.informative import judge_columns
-from kdep_benchmarks.board.intervals import bootstrap_interval, half_width
+from kdep_benchmarks.board.intervals import rank_intervals
 from kdep_benchmarks.board.names import board_names
 from kdep_benchmarks.board.uncertainty import uncertainty
 from kdep_benchmarks.board.ways import labels, way_of
@@ -120,10 +120,16 @@ def baselines(rows: pd.DataFrame, role: str, arch: str) -> list[str]:
     return [sha256 for _, sha256 in sorted(zip(found.name, found.index, strict=True))]
 
 
-def mean_by_seed(board: Board, family: str | None = None) -> pd.Series:
-    """Mean over families, or over the columns of one, by (checkpoint, seed); only where all counted columns have it."""
+def half_widths_of_means(board: Board, family: str | None = None) -> pd.Series:
+    """Half the 95 % interval of the mean over families, or over the columns of one, by checkpoint.
+
+    It is over test images and runs, as those of the columns are. Columns of one data set have the same test images, so
+    their errors count as equal; those of different data sets are independent. NaN where a column has no interval.
+    """
     counted = board.counted if family is None else board.counted[board.counted.family == family]
-    return board.scores[counted.index].dropna() @ family_weights(counted.family)
+    parts = board.cells["ci95"][counted.index] * family_weights(counted.family)
+    squares = parts.T.groupby(counted.dataset).sum() ** 2
+    return np.sqrt(squares.sum()).where(parts.notna().all(axis=1))
 
 
 def family_weights(families: pd.Series) -> pd.Series:
@@ -265,57 +271,41 @@ def _metrics(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def average_ranks(board: Board) -> pd.DataFrame:
-    """Average rank of complete rows over the counted columns, 1 is best, with its interval over seeds.
+    """Average rank of complete rows over the counted columns, 1 is best, with its interval over images and runs.
 
-    Empty below two complete rows. The interval is missing where a cell has a single run.
+    Empty below two complete rows. The interval is missing where a cell has none.
     """
-    rows, columns = board.rows.index[board.rows.complete], board.counted.index
+    rows, columns = board.rows.index[board.rows.complete], board.counted
     names = ["average_rank", "average_rank_low", "average_rank_high"]
     if len(rows) < 2:
         return pd.DataFrame(columns=names, dtype=float)
-    by = dict(list(board.scores[columns].groupby(level="checkpoint")))
-    samples = [values[~np.isnan(values)] for row in rows for values in by[row].to_numpy().T]
-
-    def ranks(means: list[np.ndarray]) -> np.ndarray:
-        table = np.stack(means, axis=-1).reshape(-1, len(rows), len(columns))  # of draws, rows, columns
-        flat = pd.DataFrame(table.transpose(1, 0, 2).reshape(len(rows), -1))
-        ranked = flat.rank(ascending=False).to_numpy()  # equal scores share the mean of their ranks
-        return ranked.reshape(len(rows), -1, len(columns)).mean(axis=-1).T
-
-    found = {names[0]: ranks([np.atleast_1d(values.mean()) for values in samples])[0]}
-    if all(len(values) > 1 for values in samples):
-        found |= dict(zip(names[1:], bootstrap_interval(samples, ranks), strict=True))
+    scores, halves = (board.cells[name].loc[rows, columns.index] for name in ("mean", "ci95"))
+    found = {names[0]: scores.rank(ascending=False).mean(axis=1).to_numpy()}
+    if halves.notna().all(axis=None):
+        sets = pd.factorize(columns.dataset)[0]
+        found |= dict(zip(names[1:], rank_intervals(scores.to_numpy(), halves.to_numpy(), sets), strict=True))
     return pd.DataFrame(found, index=rows).reindex(columns=names)
 
 
 def _shares_of_gain(board: Board) -> tuple[pd.DataFrame, pd.Series]:
     """(score - random) / (supervised - random) in percent, by column and of the mean over families.
 
-    NaN without both baselines of the row's architecture, and where supervised is not clearly above random.
+    NaN without both baselines of the row's architecture, and where supervised is not above random by more than the 95 %
+    interval of their difference, with the two as independent.
     """
     mean, average = board.cells["mean"].where(board.cells["failed"] == 0), board.rows.mean_over_families
+    half, half_of_average = board.cells["ci95"], half_widths_of_means(board)
     shares = pd.DataFrame(np.nan, index=mean.index, columns=mean.columns)
-    share, by_seed = pd.Series(np.nan, index=mean.index), mean_by_seed(board)
+    share = pd.Series(np.nan, index=mean.index)
     for arch, own in board.rows.groupby("arch"):
         pair = [baselines(board.rows, role, arch)[:1] for role in ("random", "supervised")]
         if not all(pair):
             continue
         (random,), (supervised,) = pair
         gain = mean.loc[supervised] - mean.loc[random]
-        clear = {c: is_clear(board.scores[c], random, supervised, gain[c]) for c in mean.columns}
-        shares.loc[own.index] = 100 * (mean.loc[own.index] - mean.loc[random]) / gain.where(pd.Series(clear))
+        clear = gain > np.hypot(half.loc[supervised], half.loc[random])
+        shares.loc[own.index] = 100 * (mean.loc[own.index] - mean.loc[random]) / gain.where(clear)
         whole = average[supervised] - average[random]
-        if whole > 0 and is_clear(by_seed, random, supervised, None):
+        if whole > np.hypot(half_of_average[supervised], half_of_average[random]):
             share[own.index] = 100 * (average[own.index] - average[random]) / whole
     return shares, share
-
-
-def is_clear(scores: pd.Series, random: str, supervised: str, gain: float | None) -> bool:
-    """Whether supervised weights are better than random ones by more than the noise of the difference.
-
-    The noise is the 95 % interval of the difference paired by seed, so that one run of each is never enough. `scores`
-    is by (checkpoint, seed); `gain` is the difference of the means over all seeds, by default over the paired ones.
-    """
-    ends = [scores[scores.index.get_level_values("checkpoint") == sha].droplevel(0) for sha in (random, supervised)]
-    paired = (ends[1] - ends[0]).dropna()
-    return len(paired) > 1 and bool((paired.mean() if gain is None else gain) > half_width(paired.tolist()))

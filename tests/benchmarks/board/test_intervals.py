@@ -1,12 +1,14 @@
 """Intervals of means, and how often equal models are called different: 5 times in 100, where a test over seeds errs."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
 from kdep_benchmarks.board.intervals import (
-    bootstrap_interval,
     half_width,
     mean,
+    rank_intervals,
     standard_deviation,
 )
 from tools.checks.intervals import as_table, false_alarms, made_exchanges
@@ -29,14 +31,22 @@ def test_equal_values_have_no_spread_to_the_last_bit():
     assert standard_deviation([0.1] * 3) == 0.0
 
 
-def test_the_bootstrap_draws_each_mean_by_itself_and_repeats_itself():
-    samples = [np.array([0.0, 1.0, 2.0]), np.array([5.0, 5.0, 5.0])]
-    low, high = bootstrap_interval(samples, lambda means: means[1] - means[0], draws=100_000)
-    # 5 - 1 and back by t(0.975, 2) * 1 / sqrt(3) = 2.484
-    assert (low, high) == (pytest.approx(4 - 2.484, abs=0.1), pytest.approx(4 + 2.484, abs=0.1))
-    assert bootstrap_interval(samples, lambda means: means[1] - means[0], draws=100_000) == (low, high)
-    both = bootstrap_interval([samples[0], samples[0]], lambda means: means[0] - means[1])
-    assert both[0] < -1 < 1 < both[1]  # the same values, but not the same draw
+@pytest.mark.parametrize(("chance", "ends"), [(0.03, [2.0, 1.0]), (0.02, [2.0, 2.0])])
+def test_a_rank_is_open_where_more_than_a_fortieth_of_the_draws_reverse_it(chance, ends):
+    gap = NormalDist().inv_cdf(1 - chance) * 2**0.5  # standard errors of 1 each; low ends of the second row
+    low, high = rank_intervals(np.array([[gap], [0.0]]), np.full((2, 1), 1.959964), np.array([0]), draws=40_000)
+    assert [high[1], low[1]] == ends and [3 - low[0], 3 - high[0]] == ends
+
+
+def test_columns_of_one_data_set_are_drawn_together_and_rows_by_themselves():
+    scores, halves = np.zeros((2, 4)), np.ones((2, 4))
+    together = rank_intervals(scores, halves, np.zeros(4, dtype=int))
+    assert [ends.tolist() for ends in together] == [[1, 1], [2, 2]]  # all four columns turn at once
+    apart = rank_intervals(scores, halves, np.arange(4), draws=20_000)
+    # Of four independent columns a row loses all with a chance of 1/16, more than a fortieth.
+    assert [ends.tolist() for ends in apart] == [[1, 1], [2, 2]]
+    six = rank_intervals(np.zeros((2, 6)), np.ones((2, 6)), np.arange(6), draws=20_000)
+    assert [ends.tolist() for ends in six] == [[7 / 6, 7 / 6], [11 / 6, 11 / 6]]  # 1/64 for all six, 7/64 for five
 
 
 def test_equal_probes_are_called_different_5_times_in_100_and_by_their_seeds_alone_eight_times_as_often():

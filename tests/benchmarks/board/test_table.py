@@ -12,7 +12,7 @@ from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.leaderboard import family_table, leaderboard_frame, terminal_table
 from kdep_benchmarks.board.names import board_names
 from kdep_benchmarks.board.report import write_leaderboard
-from kdep_benchmarks.board.table import Suite
+from kdep_benchmarks.board.table import Suite, half_widths_of_means
 from kdep_benchmarks.board.uncertainty import uncertainty
 from tests.helpers.made_results import failure, result, runs
 
@@ -143,15 +143,28 @@ def ranks_of(results):
     return boards(results)[0].rows.set_index("name")[["average_rank", "average_rank_low", "average_rank_high"]]
 
 
-def test_ranks_are_means_over_tasks_with_an_interval_over_seeds():
+def test_ranks_are_means_over_tasks_with_an_interval_over_images_and_runs():
     scores = {"c-linear": {"a": 70, "b": 60, "c": 50}, "v-segment": {"a": 20, "b": 10, "c": 30}}
     found = ranks_of([r for t, by in scores.items() for n, s in by.items() for r in runs(n, t, [s, s + 1.0, s + 0.5])])
     assert found.average_rank.to_dict() == {"a": 1.5, "b": 2.5, "c": 2.0}
-    # Seeds that spread by one do not reverse a gap of ten.
+    # Runs that spread by one do not reverse a gap of ten.
     assert found.loc["a", ["average_rank_low", "average_rank_high"]].tolist() == [1.5, 1.5]
-    assert ranks_of([result("a", score=2.0), result("b", score=1.0)]).average_rank_low.isna().all()  # single runs
+    assert ranks_of([result("a", score=2.0), result("b", score=1.0)]).average_rank_low.isna().all()  # nothing is known
     unclear = ranks_of(runs("a", "c-linear", [50, 60.0, 70]) + runs("b", "c-linear", [51, 61.0, 69]))
     assert (unclear.average_rank_low == 1.0).all() and (unclear.average_rank_high == 2.0).all()
+    one_run = ranks_of([result(name, score=score, counts={"test": 1000}) for name, score in (("a", 60.0), ("b", 50.0))])
+    assert one_run.average_rank_low.to_dict() == one_run.average_rank_high.to_dict() == {"a": 1.0, "b": 2.0}
+
+
+def test_errors_of_one_data_set_add_up_in_a_mean_and_those_of_others_are_independent():
+    tasks = ("c-linear", "c-knn", "d-linear", "v-segment")
+    (board,) = boards([run for task in tasks for run in runs("a", task, [50.0, 51.0, 52.0])])
+    half = board.cells["ci95"].iloc[0]
+    assert half.nunique() == 1  # t(0.975, 2) * 1 / sqrt(3)
+    # Weights 1/6 of each column of classification, two of them of one data set, and 1/2 of segmentation.
+    expected = half.iloc[0] * ((2 / 6) ** 2 + (1 / 6) ** 2 + (1 / 2) ** 2) ** 0.5
+    assert half_widths_of_means(board).tolist() == [pytest.approx(expected)]
+    assert half_widths_of_means(board, "segmentation").tolist() == [pytest.approx(half.iloc[0])]
 
 
 def gain(student, random, supervised, **others):
@@ -166,12 +179,20 @@ def test_the_share_of_the_supervised_gain_follows_its_definition():
     assert gain([54.0, 55, 56], [30.0, 31, 29], [80.0, 79, 81]) == (pytest.approx(50), pytest.approx(50))
 
 
+@pytest.mark.parametrize(("images", "clear"), [(20, False), (300, True)])
+def test_one_run_has_a_share_where_there_are_images_enough(images, clear):
+    named = (("s", "student", 50.0), ("r", "random", 40.0), ("t", "supervised", 60.0))
+    results = [result(name, "c-linear", score=s, role=role, counts={"test": images}) for name, role, s in named]
+    # Of 20 images each standard error is 12 points, together 17: a gain of 20 is not twice as large.
+    assert (rows_of(results)["s", "v1"]["c-linear_share_of_gain"] is not None) == clear
+
+
 @pytest.mark.parametrize(
     ("supervised", "others"),
     [
         ([31.0, 29.0, 32.0], {}),  # the gain is within its noise
         ([10.0, 10.5, 11.0], {}),  # supervised is clearly below random
-        ([80.0], {}),  # one pair has no noise to compare with
+        ([80.0], {}),  # one run, and nothing known of its images: no interval
         ([80.0, 81.0, 82.0], {"arch": "mobilenetv2_100"}),  # the baseline of another architecture
     ],
 )
