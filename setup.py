@@ -84,7 +84,7 @@ EXTRAS = {
         "webdataset>=0.2.100,<2",  # likewise
         "pytest-xdist>=3.8",  # --no-loadscope-reorder: the longest files of tests first, not those with most tests
         "ruff>=0.6",
-        "submitit>=1.5,<2",  # tests of the adapter; pure Python. For Ray see tools/checks/ray_cluster.py
+        "submitit>=1.5,<2",  # tests of the adapter; pure Python. For Ray see tools/checks/engines/ray_cluster.py
         "mkdocs-material>=9.5,<10",  # the documentation; 10 may follow MkDocs 2, whose configuration differs
     ],
 }

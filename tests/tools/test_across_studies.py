@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from tools.checks import across_studies
+from tools.checks.verdicts import across_studies
 
 PUBLISHED = across_studies.STUDIES / "across.json"
 

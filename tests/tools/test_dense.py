@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.helpers import toolbox_trees as trees
-from tools.checks.dense import largest_differences, measure
+from tools.checks.dense.agreement import largest_differences, measure
 
 pytestmark = pytest.mark.openmmlab
 NETWORK = {"checkpoint": "random:test_resnet", "iterations": 1}

@@ -5,7 +5,7 @@ from kdep_benchmarks.fidelity.columns import measured_columns, naive_columns
 from kdep_benchmarks.jobs.plan import look_up
 from kdep_benchmarks.results import read_results
 from kdep_benchmarks.tasks.task import Task, load_suite
-from tools.checks.fidelity import score
+from tools.checks.verdicts.fidelity import score
 
 
 def test_a_cell_is_measured_once_with_logme_and_the_images_seen(photos, tmp_path):

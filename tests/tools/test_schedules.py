@@ -13,7 +13,7 @@ from kdep_benchmarks.result import TaskCard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.task import load_suite
 from tests.helpers.made_results import answered, result
-from tools.checks.schedules import KINDS, table
+from tools.checks.dense.schedules import KINDS, table
 
 TASK = TaskCard("street-segment-frozen", "segment-frozen", "segmentation", "street")
 COST = {"seconds": 90.0, "device": "cpu x1"}

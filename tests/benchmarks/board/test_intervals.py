@@ -11,7 +11,7 @@ from kdep_benchmarks.board.intervals import (
     rank_intervals,
     standard_deviation,
 )
-from tools.checks.intervals import as_table, false_alarms, made_exchanges
+from tools.checks.verdicts.intervals import as_table, false_alarms, made_exchanges
 
 
 def test_mean_deviation_and_interval_are_those_worked_out_by_hand():

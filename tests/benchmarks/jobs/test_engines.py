@@ -187,7 +187,7 @@ def test_a_job_that_is_preempted_stops_its_cell_and_leaves_no_value_behind():
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="ray is not installed; see tools/checks/ray_cluster"
+    importlib.util.find_spec("ray") is None, reason="ray is not installed; see tools/checks/engines/ray_cluster"
 )
 def test_ray_refuses_options_that_it_does_not_have():
     with pytest.raises(ValueError, match="--engine-option: Invalid option keyword num_gpuz"):

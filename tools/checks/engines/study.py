@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdep.files import write_text
-from tools.checks import engine_suite as suite
+from tools.checks.engines import suite
 
 RECIPE = """
 name: tiny

@@ -1,7 +1,7 @@
 """Run a suite on a Ray cluster of two nodes on this machine, the second of which does not see the results folder.
 
     pip install '.[ray]'
-    python -m tools.checks.ray_cluster [docs/figures/engines.json]
+    python -m tools.checks.engines.ray_cluster [docs/figures/engines.json]
 
 The second node runs below `unshare --mount` with an empty file system over the results, so what it measures can only
 come back through Ray. That needs root; without, both nodes share the folder, and the report says so.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kdep_benchmarks.results import result_paths
-from tools.checks import engine_suite as suite
+from tools.checks.engines import suite
 
 ADDRESS = "127.0.0.1:26379"
 OPTIONS = ("--engine", "ray", "--engine-option", f"address={ADDRESS}")

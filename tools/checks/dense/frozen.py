@@ -1,6 +1,6 @@
 """dense-linear, dense-knn and box of several checkpoints on the photographs: scores and seconds.
 
-    python -m tools.checks.frozen_dense random:resnet18 npm:resnet50 --data-root DIR --out docs/figures/dense.json
+    python -m tools.checks.dense.frozen random:resnet18 npm:resnet50 --data-root DIR --out docs/figures/dense.json
 
 Rows that the file has already stay, so that a table can be measured in parts; --again measures them anew.
 """

@@ -1,7 +1,7 @@
 """Run a suite and a study on a real Slurm: a controller and two nodes on this machine, from Debian's packages.
 
     apt-get install slurm-wlm munge; pip install '.[slurm]'
-    python -m tools.checks.slurm [docs/figures/engines.json]
+    python -m tools.checks.engines.slurm [docs/figures/engines.json]
 
 Needs root. Starts munged, slurmctld and two slurmd in a temporary folder and ends them.
 """
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tools.checks import engine_suite as suite
-from tools.checks.engine_study import study_on
+from tools.checks.engines import suite
+from tools.checks.engines.study import study_on
 
 CONF = """
 ClusterName=kdep

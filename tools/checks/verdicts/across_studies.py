@@ -1,6 +1,6 @@
 """Compare arms across the published studies, where one study alone does not hold both or has few seeds.
 
-    python -m tools.checks.across_studies --out docs/figures/studies/across.json
+    python -m tools.checks.verdicts.across_studies --out docs/figures/studies/across.json
 
 It reads the scores in docs/figures/studies and writes a JSON file with a table beside it. Everything here was looked at
 after the runs, so it is exploratory.

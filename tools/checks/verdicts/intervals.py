@@ -1,6 +1,6 @@
 """Measure how often `kdep compare` calls equal models different: on simulated answers, and on answers swapped by image.
 
-python -m tools.checks.intervals --out docs/figures/intervals.json [--results DIR ...]
+python -m tools.checks.verdicts.intervals --out docs/figures/intervals.json [--results DIR ...]
 
 Writes a table beside the JSON after every line, so that an interrupted run has what it measured.
 """
@@ -21,7 +21,7 @@ from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.board.verdicts import difference
 from kdep_benchmarks.results import read_answers, read_results
-from tools.checks.made_answers import MADE, exchange
+from tools.checks.verdicts.made_answers import MADE, exchange
 
 RUNS = (1, 3, 5)
 # Of each kind: (images, cases, draws of the images), fewer where AP is slow. `compare` itself makes 2,000 draws.

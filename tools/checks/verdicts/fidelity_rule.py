@@ -1,6 +1,6 @@
 """How often the rule of `kdep fidelity` says yes, in made worlds where the truth is known.
 
-    python -m tools.checks.fidelity_rule --out docs/figures/fidelity_rule.json
+    python -m tools.checks.verdicts.fidelity_rule --out docs/figures/fidelity_rule.json
 
 Worlds: columns without a relation; two clusters without a relation within; a cheap column of three values only, without
 a relation; and two columns of one quality with noise. Every pair of checkpoints counts as different.

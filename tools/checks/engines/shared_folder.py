@@ -1,6 +1,6 @@
 """Run two suites at once through two mounts of one folder, and check the locks there. Needs root, for the mounts.
 
-    python -m tools.checks.shared_folder [docs/figures/engines.json]
+    python -m tools.checks.engines.shared_folder [docs/figures/engines.json]
 
 A bind mount shares the file system of this machine. It is no network: NFS is not tried.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tools.checks import engine_suite as suite
+from tools.checks.engines import suite
 
 HOLD = """
 import sys, time

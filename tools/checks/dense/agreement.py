@@ -1,6 +1,6 @@
 """Compare a cell's mIoU and box AP with those of mmseg, mmdet and pycocotools on the same predictions.
 
-    python -m tools.checks.dense --suite photographs \
+    python -m tools.checks.dense.agreement --suite photographs \
         --out docs/figures/dense_metrics.json
 
 Every segmentation and detection task of the suite is scored twice: with the predictions of a network trained for a few
@@ -34,7 +34,7 @@ def measure(task: Task, *, checkpoint: str, iterations: int, folder: Path) -> di
     """Score both kinds of predictions by every metric, for one task."""
     from kdep_benchmarks.openmmlab.runner import Training
     from kdep_benchmarks.tasks.settings import KINDS, read_settings
-    from tools.checks import metrics
+    from tools.checks.dense import metrics
 
     task = replace(task, settings={**task.settings, "iterations": iterations})
     work_dir = folder / f"{task.name}.work"

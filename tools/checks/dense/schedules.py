@@ -1,6 +1,6 @@
 """Segmentation and detection by mmseg and mmdet, full and on frozen backbones: does a reference leave random behind?
 
-    python -m tools.checks.schedules pypi:efficientnet_lite0 random:efficientnet_lite0 \
+    python -m tools.checks.dense.schedules pypi:efficientnet_lite0 random:efficientnet_lite0 \
         --data-root DIR --out docs/figures/schedules.json
 
 Measures the trained dense tasks of the suite that are not measured yet, one after another in this process, and writes

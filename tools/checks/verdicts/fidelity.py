@@ -1,6 +1,6 @@
 """Train ResNet-18 checkpoints at small budgets and measure the suite `fidelity` on them: the data of `kdep fidelity`.
 
-    python -m tools.checks.fidelity --data-root DIR
+    python -m tools.checks.verdicts.fidelity --data-root DIR
     kdep fidelity results/fidelity --out docs/figures/fidelity
 
 Needs the suite's sets and tiny_imagenet200 below the data root, and the extras demo and openmmlab. Everything runs in

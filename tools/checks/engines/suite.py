@@ -1,6 +1,6 @@
 """Six cells, one of which fails on purpose, for the checks of engines; the table must be that of the local engine.
 
-Used by `tools.checks.slurm` and `tools.checks.ray_cluster`.
+Used by `slurm`, `ray_cluster` and `shared_folder` beside this file.
 """
 
 import atexit

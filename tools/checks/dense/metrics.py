@@ -1,4 +1,4 @@
-"""Score the same predictions as a cell does and by the metrics of other libraries; see `tools.checks.dense`.
+"""Score the same predictions as a cell does and by the metrics of other libraries; see `tools.checks.dense.agreement`.
 
 For masks the others are mmseg's IoUMetric and a confusion matrix over the masks on disk; for boxes mmdet's CocoMetric
 and, where the data set brings a COCO json of its own, pycocotools on that file with its own category numbers.
