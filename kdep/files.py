@@ -4,7 +4,9 @@ import errno
 import os
 import pickle
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,22 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a binary file, see `write_atomically`."""
     write_atomically(path, lambda part: part.write_bytes(content))
+
+
+@contextmanager
+def alone_with(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Let one process at a time write files of these names, without the parts that killed ones have left.
+
+    The folder has one lock, `.board.lock`, and is made if needed.
+    """
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".board.lock"):
+        for name in names:
+            for part in folder.glob(f".{escape(name)}.*.part"):  # of a killed process: who writes holds the lock
+                part.unlink()
+        yield
 
 
 def rename_durably(part: Path, place: Path) -> None:

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
-from kdep.files import write_text
+from kdep.files import alone_with, write_text
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import csv_text, results_frame
 from kdep_benchmarks.board.leaderboard import leaderboard_frame
@@ -41,11 +39,7 @@ def write_leaderboard(
         "leaderboard.md": markdown(every, damaged),
         "leaderboard.html": html(every, [find_sheets(board, folders) for board in every], damaged),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".board.lock"):
-        for name in files:
-            for part in out.glob(f".{name}.*.part"):  # of a killed process: who writes them holds the lock
-                part.unlink()
+    with alone_with(out, files):
         for name, text in files.items():
             write_text(out / name, text)
     return every

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep.files import write_atomically, write_text
+from kdep.files import alone_with, write_atomically, write_text
 from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.studies.claims import (
     Comparison,
@@ -34,10 +34,12 @@ COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#d
 
 def answer(study: Study, rows: Sequence[AnswerRow], out: Path) -> str:
     """Write NAME.csv, NAME.md and NAME.png of at least one row below `out`, and return the text of NAME.md."""
-    write_rows(rows, out / f"{study.name}.csv")
-    text = as_markdown(study, rows)
-    write_text(out / f"{study.name}.md", text)
-    draw(study, rows, out / f"{study.name}.png")
+    text, names = as_markdown(study, rows), [f"{study.name}.{ending}" for ending in ("csv", "md", "png")]
+    with alone_with(out, names):
+        table, page, picture = (out / name for name in names)
+        write_rows(rows, table)
+        write_text(page, text)
+        draw(study, rows, picture)
     return text
 
 

@@ -345,7 +345,10 @@ def test_an_answer_is_a_table_a_text_and_a_picture(values, tmp_path):
 
     arms = {"new": {values[0]: [50, 50, 50], values[1]: [60]}, "old": {values[0]: [40, 40, 40]}}
     study, rows = along("some.key", values, arms, images=dict.fromkeys(values, 5))
+    (tmp_path / ".made.csv.0a1b.part").write_text("of a killed study")
+    (tmp_path / ".other.csv.0a1b.part").write_text("of another, which may be at work")
     text = answer(study, rows, tmp_path)
+    assert [path.name for path in tmp_path.glob(".*.part")] == [".other.csv.0a1b.part"]
     assert (tmp_path / "made.md").read_text() == text and f"## some.key = {values[1]}" in text
     assert len((tmp_path / "made.csv").read_text().splitlines()) == 1 + len(rows)
     assert Image.open(tmp_path / "made.png").size[0] > 1000  # a panel per task, and one of their mean
