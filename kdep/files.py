@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kdep.guard import RefusedError, refuse_bomb
 
+BLOCK = 1 << 20  # bytes read at once
 FEW = 64  # files that are flushed one by one
 
 
@@ -49,6 +50,13 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def digest_of(file: IO[bytes], algorithm: Any) -> bytes:
+    """Return the digest of what is left of an open file, by an object of hashlib such as `hashlib.sha256()`."""
+    while block := file.read(BLOCK):
+        algorithm.update(block)
+    return algorithm.digest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,19 +10,15 @@ from pathlib import Path
 import torch
 
 from kdep.bank.file import read_bank_file
-from kdep.files import write_text
+from kdep.files import digest_of, write_text
 
 SUFFIX = ".sha256"
-BLOCK = 1 << 20
 
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file, hex."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb", buffering=0) as file:
+        return digest_of(file, hashlib.sha256()).hex()
 
 
 def note_hash(part: Path, file: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from kdep.cores import cores
 from kdep.data.names import is_image_name
-from kdep.files import write_atomically
+from kdep.files import digest_of, write_atomically
 from kdep.guard import max_expanded
 
 logger = logging.getLogger("kdep")
@@ -27,7 +27,6 @@ logger = logging.getLogger("kdep")
 MARK, HASH = 16, 16  # bytes
 RECENT = 2.0  # seconds: a file changed so recently can change again within the resolution of its ctime
 AT_ONCE = 256  # files per task of a thread
-BLOCK = 1 << 20
 WORTH = 32e6  # bytes from which on hashes are remembered: fewer are hashed again in less than a tenth of a second
 TOLD = 1e9  # bytes from which on the reader is told why nothing happens
 
@@ -111,20 +110,17 @@ def _hash(name: bytes) -> bytes:
         return bytes(HASH)
     try:
         with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - as above
-            return hash_file(file, name)
+            return hash_content(file, name)
     except OSError:
         return bytes(HASH)
 
 
-def hash_file(file: IO[bytes], name: bytes) -> bytes:
+def hash_content(file: IO[bytes], name: bytes) -> bytes:
     """Hash an open file; an image that is `too_large` by its size alone."""
-    digest, size = hashlib.blake2b(digest_size=HASH), os.fstat(file.fileno()).st_size
+    size = os.fstat(file.fileno()).st_size
     if too_large(name, size, max_expanded()):
-        digest.update(f"an image file of {size} bytes".encode())
-        return digest.digest()
-    while block := file.read(BLOCK):
-        digest.update(block)
-    return digest.digest()
+        return hashlib.blake2b(f"an image file of {size} bytes".encode(), digest_size=HASH).digest()
+    return digest_of(file, hashlib.blake2b(digest_size=HASH))
 
 
 def too_large(name: bytes, size: int, most: int) -> bool:

@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from kdep.data.contents import hash_file
+from kdep.data.contents import hash_content
 from kdep.data.names import SUFFIXES, Names, encoded, list_images
 from kdep.files import write_atomically
 from kdep.settings import Stored, validate
@@ -214,7 +214,7 @@ def describe(file: Path) -> tuple[int, int, bytes]:
     """Return the size of a file, the time of its last change and the hash of its bytes."""
     with file.open("rb") as opened:
         status = os.fstat(opened.fileno())
-        return status.st_size, status.st_mtime_ns, hash_file(opened, os.fsencode(file))
+        return status.st_size, status.st_mtime_ns, hash_content(opened, os.fsencode(file))
 
 
 def open_manifest(file: Path | BinaryIO, shown: str) -> Manifest:
