@@ -71,13 +71,6 @@ class Data(Settings):
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Largest share of images that may be unreadable; the run stops above it."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _forgets_the_cache(cls, given: Any) -> Any:
-        """Students that were trained before the key was removed hold `cache: null`."""
-        old = isinstance(given, dict) and "cache" in given and given["cache"] is None
-        return {key: value for key, value in given.items() if key != "cache"} if old else given
-
 
 class Named(Settings):
     """A choice by name with options of its own, which are checked where the choice is made."""
