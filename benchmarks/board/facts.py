@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from kdep_benchmarks.result import SCHEDULED
+
 ORIGIN = ("images_seen", "method", "teacher", "pretrain_data", "pretrain_epochs", "pretrain_seed", "pretrain_commit")
 COST = (
     *("params_m", "gmacs", "load_coverage", "runs", "seconds", "peak_memory_mb"),
     *("images_per_second", "training_images_per_second", "device"),
 )
-# Kinds whose images per second are of training, not of extraction.
-TRAINING = ("finetune", "segment", "segment-frozen", "detect", "detect-frozen")
 
 
 def origins_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def costs_of(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     costs = costs.assign(
         load_coverage=[result.load.get("coverage") for result in ok["result"]],
         training_images_per_second=costs.images_per_second.where(kind == "finetune"),
-        images_per_second=costs.images_per_second.where(~kind.isin(TRAINING)),
+        images_per_second=costs.images_per_second.where(~kind.isin(SCHEDULED)),  # of extraction
     )
     by = costs.groupby(ok.checkpoint)
     found = pd.DataFrame(

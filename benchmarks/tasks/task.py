@@ -11,6 +11,7 @@ from kdep.settings import Name, Settings, validate
 from kdep.shipped import find, names
 from kdep.yaml_file import read_mapping
 from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
+from kdep_benchmarks.result import SCHEDULED
 
 KINDS: dict[str, str] = {
     "knn": "classification",
@@ -30,9 +31,6 @@ KINDS: dict[str, str] = {
 VERSIONS = {"fair": 2, "paper": 1}
 # Share of the schedule (epochs, iterations) that each budget runs. Only kinds with a schedule have a budget.
 SHARES = {"full": 1.0, "short": 0.1, "smoke": 0.01}
-SCHEDULED = ("finetune", "segment", "segment-frozen", "detect", "detect-frozen")
-# Kinds that train a head, and a neck where there is one, on a backbone that stays as it is.
-FROZEN = ("segment-frozen", "detect-frozen")
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "classification": CLASSIFICATION,
     "segmentation": ("voc", "ade20k", "cityscapes"),
@@ -66,8 +64,8 @@ class Task:
 
     @property
     def frozen(self) -> bool:
-        """Whether mmseg or mmdet trains only what stands on the backbone."""
-        return self.kind in FROZEN
+        """Whether mmseg or mmdet trains a head, and a neck where there is one, on a backbone that stays as it is."""
+        return self.kind.endswith("-frozen")
 
     @property
     def plain_settings(self) -> dict[str, Any]:
@@ -121,19 +119,7 @@ class TaskFile(Settings):
 
     name: Name
     """Name of the task, DATASET-KIND with a suffix where there are several."""
-    kind: Literal[
-        "knn",
-        "linear",
-        "fewshot",
-        "finetune",
-        "segment",
-        "segment-frozen",
-        "dense-linear",
-        "dense-knn",
-        "detect",
-        "detect-frozen",
-        "box",
-    ]
+    kind: Literal[tuple(KINDS)]
     """Kind of transfer."""
     dataset: str | DatasetFile
     """Name of a known data set, or a data set of your own."""

@@ -9,11 +9,11 @@ import pytest
 
 from kdep_benchmarks.answers.resample import standard_errors
 from kdep_benchmarks.answers.store import area_answers
-from kdep_benchmarks.result import TaskCard
+from kdep_benchmarks.result import TOOLBOXES, TaskCard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.task import load_suite
 from tests.helpers.made_results import answered, result
-from tools.checks.dense.schedules import KINDS, table
+from tools.checks.dense.schedules import table
 
 TASK = TaskCard("street-segment-frozen", "segment-frozen", "segmentation", "street")
 COST = {"seconds": 90.0, "device": "cpu x1"}
@@ -46,7 +46,7 @@ def test_a_column_is_judged_by_standard_errors_over_images_and_by_the_paired_ver
 
 
 def test_the_photographs_have_two_sets_of_each_trained_dense_kind_by_one_schedule_per_toolbox(tmp_path):
-    tasks = {task.name: task for task in load_suite("photographs", tmp_path) if task.kind in KINDS}
+    tasks = {task.name: task for task in load_suite("photographs", tmp_path) if task.kind in TOOLBOXES}
     for sets, kind in ((("facade", "aerial"), "segment"), (("aquarium", "bccd"), "detect")):
         own = [tasks[f"{name}-{kind}{suffix}"] for name in sets for suffix in ("", "-frozen")]
         assert all(task.settings == own[0].settings for task in own)

@@ -27,12 +27,10 @@ from kdep_benchmarks.board.uncertainty import uncertainty
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
-from kdep_benchmarks.result import Result
+from kdep_benchmarks.result import TOOLBOXES, Result
 from kdep_benchmarks.results import read_answers, read_results, write_result
 from kdep_benchmarks.tasks.task import Task, load_suite
 from kdep_benchmarks.tasks.training_state import LAST, tidy
-
-KINDS = ("segment", "detect", "segment-frozen", "detect-frozen")
 
 
 def score(spec: str, checkpoint: Checkpoint, task: Task, results: Path) -> None:
@@ -126,7 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
-    tasks = {task.name: task for task in load_suite(args.suite, args.data_root.resolve()) if task.kind in KINDS}
+    tasks = {task.name: task for task in load_suite(args.suite, args.data_root.resolve()) if task.kind in TOOLBOXES}
     opened = {spec: open_checkpoint(spec) for spec in (args.reference, args.random)}
     names = [checkpoint.name for checkpoint in opened.values()]
     for name in args.tasks.split(",") if args.tasks else tasks:
