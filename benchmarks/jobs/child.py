@@ -12,7 +12,15 @@ import threading
 import time
 from typing import Any
 
+# `python -m` puts the working folder first on sys.path, and a user's folder may hold one that is called kdep.
+PYTHON_MODULE = [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-m"]
 GRACE = 5.0  # seconds between the SIGTERM and the SIGKILL of an orphan
+
+
+def leave_working_folder() -> None:
+    """Do on Python 3.10 what -P does on its successors."""
+    if sys.version_info < (3, 11):
+        del sys.path[0]
 
 
 def end_with_parent(orphaned: threading.Event) -> None:
@@ -51,4 +59,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    leave_working_folder()
     main(sys.argv[1:])

@@ -69,7 +69,7 @@ class Forks:
             self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self.server = subprocess.Popen(
-                    [sys.executable, "-m", "kdep_benchmarks.jobs.forks", str(theirs.fileno()), *self.modules],
+                    [*child.PYTHON_MODULE, "kdep_benchmarks.jobs.forks", str(theirs.fileno()), *self.modules],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # a job has a log of its own
                     stderr=subprocess.DEVNULL,
@@ -184,4 +184,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    child.leave_working_folder()
     main(sys.argv[1:])

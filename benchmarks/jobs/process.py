@@ -4,13 +4,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from kdep_benchmarks.durations import duration
+from kdep_benchmarks.jobs.child import PYTHON_MODULE
 from kdep_benchmarks.jobs.engine import Slot
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def start(words: Sequence[str], output: IO[bytes], slot: Slot) -> "Forked | subp
     """Start `python -m WORDS`: a fork of the slot's server where it has one, else an interpreter of its own."""
     forked = slot.forks.start(words, output) if slot.forks else None
     return forked or subprocess.Popen(
-        [sys.executable, "-m", "kdep_benchmarks.jobs.child", *words],
+        [*PYTHON_MODULE, "kdep_benchmarks.jobs.child", *words],
         stdin=subprocess.PIPE,  # the child ends when this closes
         stdout=output,
         stderr=subprocess.STDOUT,

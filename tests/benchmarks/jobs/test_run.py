@@ -151,6 +151,14 @@ def test_cells_that_would_wait_for_features_come_last(suite):
     assert began[-1] == "seed0-tiny-linear"  # other pixels, or no features at all, need not wait
 
 
+def test_cells_import_kdep_in_a_folder_that_holds_one_of_that_name(suite, engine, tmp_path, monkeypatch):
+    (tmp_path / "mine" / "kdep").mkdir(parents=True)
+    (tmp_path / "mine" / "kdep" / "__init__.py").write_text("raise RuntimeError('the wrong package')")
+    monkeypatch.chdir(tmp_path / "mine")
+    statuses, _ = go(suite("sleep", seconds=0), engine)
+    assert states(statuses) == ["done"]
+
+
 def test_two_suites_in_one_folder_share_the_cells_and_lose_none(suite):
     plan, ended = suite("sleep", seeds=6, seconds=0.1), []
     threads = [threading.Thread(target=lambda: ended.append(go(plan))) for _ in range(2)]
