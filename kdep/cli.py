@@ -31,7 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "kdep_benchmarks.verbs.audit",
         "check that a library's backbone computes what the student computes",
     ),
-    "transfer": ("kdep_benchmarks.transfer", "measure checkpoints on a suite of tasks"),
+    "transfer": ("kdep_benchmarks.verbs.transfer", "measure checkpoints on a suite of tasks"),
     "leaderboard": (
         "kdep_benchmarks.verbs.leaderboard",
         "rebuild leaderboard.csv, .md, .html from results; merge DIR ...",

@@ -20,15 +20,22 @@ def choose_tasks(
     Raises:
         ValueError: nothing was named, a task is not in the suite, or a file has a mistake.
     """
-    if suite is None:
-        if not names:
-            raise ValueError("say what to measure: --suite NAME, --tasks A,B or --data FOLDER")
-        return [checked(load_task(name, data_root, protocol=protocol), "--tasks").at(budget) for name in names]
-    tasks = load_suite(suite, data_root, protocol=protocol)
+    if suite is not None:
+        return of_suite(suite, load_suite(suite, data_root, protocol=protocol), names, budget=budget)
+    if not names:
+        raise ValueError("say what to measure: --suite NAME, --tasks A,B or --data FOLDER")
+    return [checked(load_task(name, data_root, protocol=protocol), "--tasks").at(budget) for name in names]
+
+
+def of_suite(suite: str, tasks: Sequence[Task], names: Sequence[str], *, budget: str = "full") -> list[Task]:
+    """Those tasks of a suite that are named; all where none is.
+
+    Raises:
+        ValueError: a name is not in the suite, or a task has a mistake.
+    """
     if unknown := [name for name in names if name not in [task.name for task in tasks]]:
         raise ValueError(f"--tasks {unknown[0]}: suite {suite} has {', '.join(task.name for task in tasks)}")
-    chosen = [task for task in tasks if not names or task.name in names]
-    return [checked(task, f"suite {suite}").at(budget) for task in chosen]
+    return [checked(task, f"suite {suite}").at(budget) for task in tasks if not names or task.name in names]
 
 
 def checked(task: Task, source: str) -> Task:

@@ -34,6 +34,20 @@ def test_a_path_that_cannot_be_written_is_one_line_that_names_it(command, name, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+HELP = """
+import contextlib, sys
+from kdep import cli
+for verb in cli.VERBS:
+    with contextlib.suppress(SystemExit):
+        cli.main([verb, "--help"])
+    assert "torch" not in sys.modules, verb
+"""
+
+
+def test_no_help_imports_torch():
+    subprocess.run([sys.executable, "-c", HELP], check=True, stdout=subprocess.DEVNULL)
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # noticed at the end of the command, or at the first line
 def test_a_reader_that_ends_first_is_one_line_and_no_traceback(unbuffered):
     code = "import sys; from kdep import cli; sys.exit(cli.main(['data', 'ls']))"
