@@ -117,10 +117,11 @@ def _hash(name: bytes) -> bytes:
 
 def hash_content(file: IO[bytes], name: bytes) -> bytes:
     """Hash an open file; an image that is `too_large` by its size alone."""
-    size = os.fstat(file.fileno()).st_size
+    digest, size = hashlib.blake2b(digest_size=HASH), os.fstat(file.fileno()).st_size
     if too_large(name, size, max_expanded()):
-        return hashlib.blake2b(f"an image file of {size} bytes".encode(), digest_size=HASH).digest()
-    return digest_of(file, hashlib.blake2b(digest_size=HASH))
+        digest.update(f"an image file of {size} bytes".encode())
+        return digest.digest()
+    return digest_of(file, digest)
 
 
 def too_large(name: bytes, size: int, most: int) -> bool:
