@@ -17,7 +17,7 @@ from kdep_benchmarks.board.leaderboard import (
     tables,
 )
 from kdep_benchmarks.board.markdown import READING
-from kdep_benchmarks.board.panels import cost_panels, mean_panel, score_panels
+from kdep_benchmarks.board.panels import mean_panel, score_panels
 from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.board.table import Board
 from kdep_benchmarks.result import ROLES
@@ -53,7 +53,7 @@ def _damaged(damaged: Sequence[str]) -> str:
 
 
 def _section(board: Board, sheets: Sheets) -> str:
-    """One protocol: overview, table, plots and sheets of each family, scores against pretraining, cost and origin."""
+    """One protocol: overview, table, plots and sheets of each family, cost and origin."""
     overview, *by_family, cost = tables(board)
     parts = [f"<section><h2>Protocol {escape(str(board.protocol))}</h2>"]
     if board.protocol.budget != "full":
@@ -66,8 +66,6 @@ def _section(board: Board, sheets: Sheets) -> str:
         if (more := metric_table(board, family)) is not None:
             parts.append(f"<details><summary>Other metrics</summary>{html_table(board, more)}</details>")
         parts += [_panels(score_panels(board, family)), _sheets(board, family, sheets)]
-    if panels := cost_panels(board):
-        parts += ["<h3>Score against pretraining</h3>", _panels(panels)]
     parts += ["<h3>Cost</h3>", html_table(board, cost), "<h3>Provenance</h3>", html_table(board, origin_table(board))]
     return "\n".join([*parts, "</section>"])
 

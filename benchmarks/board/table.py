@@ -120,15 +120,14 @@ def baselines(rows: pd.DataFrame, role: str, arch: str) -> list[str]:
     return [sha256 for _, sha256 in sorted(zip(found.name, found.index, strict=True))]
 
 
-def half_widths_of_means(board: Board, family: str | None = None) -> pd.Series:
-    """Half the 95 % interval of the mean over families, or over the columns of one, by checkpoint.
+def half_widths_of_means(board: Board) -> pd.Series:
+    """Half the 95 % interval of the mean over families, by checkpoint.
 
     It is over test images and runs, as those of the columns are. Columns of one data set have the same test images, so
     their errors count as equal; those of different data sets are independent. NaN where a column has no interval.
     """
-    counted = board.counted if family is None else board.counted[board.counted.family == family]
-    parts = board.cells["ci95"][counted.index] * family_weights(counted.family)
-    squares = parts.T.groupby(counted.dataset).sum() ** 2
+    parts = board.cells["ci95"][board.counted.index] * family_weights(board.counted.family)
+    squares = parts.T.groupby(board.counted.dataset).sum() ** 2
     return np.sqrt(squares.sum()).where(parts.notna().all(axis=1))
 
 

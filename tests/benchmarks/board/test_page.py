@@ -21,7 +21,7 @@ from kdep_benchmarks.board.frame import csv_cell, csv_text, results_frame
 from kdep_benchmarks.board.leaderboard import compact, terminal_table
 from kdep_benchmarks.board.markdown import markdown
 from kdep_benchmarks.board.page import html
-from kdep_benchmarks.board.panels import cost_panels, mean_panel, score_panels
+from kdep_benchmarks.board.panels import mean_panel, score_panels
 from kdep_benchmarks.board.plots import ROWS, round_ticks
 from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.sheets import data_uri, find_sheets
@@ -183,22 +183,6 @@ def test_values_that_the_page_sorts_by_are_numbers_and_absent_ones_have_none():
     cells = [attrs for tag, attrs in Page(html(boards(results))).tags if tag == "td"]
     assert all(float(attrs["data-value"]) is not None for attrs in cells if "data-value" in attrs)
     assert any("absent" in attrs["class"] and "data-value" not in attrs for attrs in cells)
-
-
-def seen(one, images):
-    one.checkpoint.summary["images_seen"] = images
-    return one
-
-
-def test_scores_stand_over_the_images_seen_and_incomplete_rows_do_not():
-    results = [seen(result("s", t, score=60.0), 1_000_000) for t in ("c-linear", "v-segment")]
-    results += [result("random:r", t, score=20.0, role="random") for t in ("c-linear", "v-segment")]
-    results += [seen(result("half", "c-linear", score=50.0), 10_000)]
-    panels = cost_panels(boards(results)[0])
-    assert titles("".join(panels)) == ["mean", "classification", "segmentation"]
-    assert "s: 60.00 after 1 M images" in panels[0] and ">random:r</text>" in panels[0] and "half" not in panels[0]
-    assert "half: 50.00 after 10 k images" in panels[1]
-    assert cost_panels(boards([result("a")])[0]) == []
 
 
 CLICKS = """<script>

@@ -164,7 +164,6 @@ def test_errors_of_one_data_set_add_up_in_a_mean_and_those_of_others_are_indepen
     # Weights 1/6 of each column of classification, two of them of one data set, and 1/2 of segmentation.
     expected = half.iloc[0] * ((2 / 6) ** 2 + (1 / 6) ** 2 + (1 / 2) ** 2) ** 0.5
     assert half_widths_of_means(board).tolist() == [pytest.approx(expected)]
-    assert half_widths_of_means(board, "segmentation").tolist() == [pytest.approx(half.iloc[0])]
 
 
 def gain(student, random, supervised, **others):
