@@ -267,34 +267,6 @@ def read_known(paths: Iterable[Path], study: Study) -> list[AnswerRow]:
     return list(rows.values())
 
 
-def read_shared(paths: Iterable[Path], study: Study, known: Sequence[AnswerRow] = ()) -> list[AnswerRow]:
-    """Rows of other studies' answers whose runs are the same as some of this one's and have no rows in `known`.
-
-    A run is the same where all that decides its result is, whatever its arm is called there, and a task where its name
-    and protocol are. Its rows are of one student: the one with most scores, of the earlier file where two have as many.
-
-    Raises:
-        ValueError: a file is no such answer.
-    """
-    runs: dict[str, list[Run]] = {}
-    for planned in study.runs:
-        if not any(row_of(row, planned) for row in known):
-            runs.setdefault(fingerprint(study, planned), []).append(planned)
-    protocols = {task: str(protocol) for task, protocol in protocols_of(study).items()}
-    students: dict[str, dict[tuple[Path, str], dict[str, AnswerRow]]] = {}
-    for path in paths:
-        for number, text in enumerate(_read_table(path), 2):
-            if text["run"] in runs and protocols.get(text["task"]) == text["protocol"]:
-                row = text | {column: _number(text[column], column, f"{path}, line {number}") for column in NUMBERS}
-                of_run = students.setdefault(text["run"], {})
-                of_run.setdefault((path, text["checkpoint"]), {})[text["task"]] = row
-    found: list[AnswerRow] = []
-    for same, by_student in students.items():
-        rows = max(by_student.values(), key=len).values()
-        found += [{**row, **planned.place} for planned in runs[same] for row in rows]
-    return found
-
-
 def _read_table(path: Path) -> list[dict[str, str]]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; expected the CSV of a study's answer")

@@ -48,7 +48,7 @@ from kdep_benchmarks.studies.answer import answer
 from kdep_benchmarks.studies.check import check, missing_data
 from kdep_benchmarks.studies.file import Study, load_study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item, describe, items
-from kdep_benchmarks.studies.rows import AnswerRow, collect, read_known, read_shared
+from kdep_benchmarks.studies.rows import AnswerRow, collect, read_known
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,10 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the answer goes [results/NAME]")
     known = "go on from the rows of an earlier answer of this study; may be given several times"
     parser.add_argument("--known", type=Path, action="append", default=[], metavar="FILE.csv", help=known)
-    shared = (
-        "take over the rows of runs that another study's answer has in common with this; may be given several times"
-    )
-    parser.add_argument("--shared", type=Path, action="append", default=[], metavar="FILE.csv", help=shared)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,9 +85,7 @@ def run(args: argparse.Namespace) -> int:
     engine = engine_for(args.engine, parse_options(args.engine_options), jobs=args.jobs, folder=runs.absolute())
     if args.engine != "local":
         results, runs = results.absolute(), runs.absolute()  # a node may have another folder open
-    known = read_known(args.known, study)
-    shared = read_shared(args.shared, study, known) if args.shared else []  # it looks at every run
-    published = [*known, *shared]
+    published = read_known(args.known, study)
     check(study, runs)
 
     def look() -> tuple[list[AnswerRow], list[Item]]:
@@ -103,8 +97,6 @@ def run(args: argparse.Namespace) -> int:
         if rows:
             answer(study, rows, args.out or results)
 
-    if args.shared:
-        say(f"{len({(row['arm'], row['value'], row['seed']) for row in shared})} runs are those of another study")
     rows, plan = look()
     say(describe(study, plan, list(banks_left(study, plan))))
     to_train = [item.run for item in plan if item.state == TO_TRAIN]

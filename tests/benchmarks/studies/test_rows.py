@@ -17,7 +17,6 @@ from kdep_benchmarks.studies.rows import (
     on_val,
     one_student,
     read_known,
-    read_shared,
     write_rows,
 )
 from tests.helpers.made_results import failure, result
@@ -140,28 +139,6 @@ def test_rows_of_another_study_are_refused(published, changes, message):
     path = published(**changes)
     with pytest.raises(ValueError, match=re.escape(f"{path}, {message}")):
         read_known([path], study_of())
-
-
-def test_runs_that_two_studies_have_in_common_are_taken_over(published):
-    arms = {"before": "torchvision:resnet18", "untrained": "random:resnet18"}
-    other = study_of(arms=arms, baseline="before", tasks=[TASKS[1], "tiny200-knn"])
-    (row,) = read_shared([published()], other)
-    assert (row["arm"], row["task"], row["score"], row["run"]) == (
-        "untrained",
-        TASKS[1],
-        50.5,
-        fingerprint(other, other.runs[1]),
-    )
-    assert read_shared([published()], other, known=[row]) == []  # its own rows go first
-    for changes in ({"run": "123456789abc"}, {"protocol": "fair-v1"}, {"task": "else"}):
-        assert read_shared([published(**changes)], other) == []
-    # Of one student: the one with more scores.
-    both = [published(checkpoint="11111111"), published(name="more.csv", checkpoint="22222222")]
-    few = both[0].read_text().splitlines(keepends=True)
-    both[0].write_text("".join(few[:2]))
-    taken = read_shared(both, study_of())
-    assert [(row["task"], row["checkpoint"]) for row in taken] == [(task, "22222222") for task in TASKS]
-    assert read_known([both[1]], study_of()) == taken
 
 
 def test_two_files_that_say_different_things_are_refused(published):

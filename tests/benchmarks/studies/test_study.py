@@ -154,21 +154,6 @@ def test_published_rows_are_not_measured_again(finished, tmp_path, here, capsys)
     assert [row["arm"] for row in rows_in(tmp_path / "results/tiny_study.csv")] == ["live", "from a bank", "random"]
 
 
-def test_runs_of_another_study_are_not_done_again(finished, tmp_path, here, capsys):
-    other = tmp_path / "other.yaml"
-    changes = (("tiny_study", "other"), ("live: {}", "as it is: {}"), ("baseline: live", "baseline: as it is"))
-    text = finished.file.read_text().replace("views: 1}", "views: 1, optim.lr: 1e-3}")
-    for old, new in changes:
-        text = text.replace(old, new)
-    other.write_text(text)
-    first = finished.results / "tiny_study.csv"
-    assert main([*command_of(other, tmp_path), "--shared", str(first)]) == 0
-    assert here.verbs() == ["pretrain", "transfer"] and "name=other-from_a_bank-s0" in here.commands[0]
-    assert "2 runs are those of another study" in capsys.readouterr().out
-    rows = [rows_in(path) for path in (first, tmp_path / "results/other.csv")]
-    assert rows[1][0] == {**rows[0][0], "arm": "as it is"} and rows[1][2] == rows[0][2]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
