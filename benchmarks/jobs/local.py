@@ -4,8 +4,9 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import ClassVar
 
 from kdep.cores import cores
@@ -42,72 +43,43 @@ class Local:
         meanwhile: Callable[[], None] | None = None,
     ) -> Iterator[tuple[int, T]]:
         """See `Engine.run`. SIGTERM, as a cluster's scheduler sends it, ends the jobs as Ctrl-C does."""
-        stop, free, ready = threading.Event(), queue.SimpleQueue(), Ready(after or [()] * len(jobs))
+        stop, free = threading.Event(), queue.SimpleQueue()
         forks = Forks(self.modules, environment(Slot(self.threads))) if self.modules else None
         for number in range(self.jobs):
             device = self.devices[number % len(self.devices)] if self.devices else None
             free.put(Slot(self.threads, device, stop, forks))
 
-        def run_next() -> tuple[int, T]:
-            position, slot = ready.take(), free.get()
+        def run_one(job: Callable[[Slot], T]) -> T:
+            slot = free.get()
             try:
-                return position, jobs[position](slot)
+                return job(slot)
             finally:
                 free.put(slot)
-                ready.ended(position)
 
+        order = TopologicalSorter(dict(enumerate(after or [()] * len(jobs))))
+        order.prepare()
+        ready: list[int] = []
+        running: dict[Future[T], int] = {}
         pool = ThreadPoolExecutor(self.jobs)
         try:
             with sigterm_interrupts():
-                left = {pool.submit(run_next) for _ in jobs}
-                while left:
-                    ended, left = wait(left, timeout=LOOK, return_when=FIRST_COMPLETED)
+                while order.is_active():
+                    ready = sorted([*ready, *order.get_ready()])
+                    while ready and len(running) < self.jobs:
+                        position = ready.pop(0)
+                        running[pool.submit(run_one, jobs[position])] = position
+                    ended, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
                     for future in sorted(ended, key=lambda future: future.exception() is not None):
-                        yield future.result()
+                        position = running.pop(future)
+                        order.done(position)
+                        yield position, future.result()
                     if meanwhile is not None:
                         meanwhile()
         finally:
             stop.set()
-            ready.close()
             pool.shutdown(cancel_futures=True)
-            if forks:
+            if forks is not None:
                 forks.close()
-
-
-class Ready:
-    """Positions of jobs that can start, the lowest first. Threads take them, and wait while there is none."""
-
-    def __init__(self, after: Sequence[Sequence[int]]) -> None:
-        self.queue: queue.PriorityQueue[int] = queue.PriorityQueue()
-        self.lock, self.waits = threading.Lock(), [set(positions) for positions in after]
-        for position, before in enumerate(self.waits):
-            if not before:
-                self.queue.put(position)
-
-    def take(self) -> int:
-        """Take a position.
-
-        Raises:
-            CancelledError: `close` was called.
-        """
-        position = self.queue.get()
-        if position < 0:
-            self.queue.put(position)  # for the next thread
-            raise CancelledError
-        return position
-
-    def ended(self, position: int) -> None:
-        """Let those start that waited only for this one."""
-        with self.lock:
-            for later, before in enumerate(self.waits):
-                if position in before:
-                    before.remove(position)
-                    if not before:
-                        self.queue.put(later)
-
-    def close(self) -> None:
-        """Start none any more, and wake the threads that wait."""
-        self.queue.put(-1)
 
 
 def threads_for(jobs: int) -> int:
