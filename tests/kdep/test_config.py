@@ -105,10 +105,3 @@ def test_differences_name_what_matters_for_the_result_and_nothing_else(tiny):
 def test_a_resolved_configuration_reads_back_as_itself(tiny):
     config = tiny("data.size=64")
     assert Config.model_validate(config.model_dump(mode="json")) == config
-
-
-def test_a_configuration_of_before_data_cache_was_removed_reads_back_where_it_was_not_used(tiny):
-    before = tiny().model_dump(mode="json")
-    assert Config.model_validate({**before, "data": {**before["data"], "cache": None}}) == tiny()
-    with pytest.raises(ValueError, match="cache"):
-        Config.model_validate({**before, "data": {**before["data"], "cache": "somewhere"}})
