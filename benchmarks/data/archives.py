@@ -14,11 +14,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO
 
 from tqdm import tqdm
 
-from kdep.files import rename_durably, write_atomically
+from kdep.files import digest_of, rename_durably, write_atomically
 from kdep.guard import RefusedError, refuse_growth
 
 LOG = logging.getLogger(__name__)
@@ -70,18 +70,18 @@ class Growth:
             raise TooLarge(str(error)) from error
 
 
-class Stream:
-    """Bytes of a file in an archive; damage is only noticed while reading."""
+class Member:
+    """A file in an archive; damage is only noticed while reading."""
 
-    def __init__(self, stream: IO[bytes], size: int, growth: Growth) -> None:
-        self._stream, self._size, self._growth, self._archive = stream, size, growth, growth.archive
+    def __init__(self, name: str, size: int, stream: IO[bytes], growth: Growth) -> None:
+        self.name, self.size, self._stream, self._growth = name, size, stream, growth
         self._counted = False
 
     def count(self) -> None:
         """Count the file as taken, also where it is there already."""
         if not self._counted:
             self._counted = True
-            self._growth.add(self._size)
+            self._growth.add(self.size)
 
     def read(self, size: int = -1) -> bytes:
         """Read the next bytes, or all of the rest."""
@@ -89,15 +89,7 @@ class Stream:
         try:
             return self._stream.read(size)
         except DAMAGED as error:
-            raise _damaged(self._archive, error) from error
-
-
-class Member(NamedTuple):
-    """A file in an archive."""
-
-    name: str
-    size: int
-    stream: Stream
+            raise _damaged(self._growth.archive, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> NotPrepared:
@@ -169,15 +161,12 @@ def download(url: str, part: Path, *, show: bool) -> None:
 
 def md5_of(path: Path) -> str:
     """A file's md5, as owners publish it."""
-    digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return digest_of(file, hashlib.md5(usedforsecurity=False)).hex()
 
 
 def members(path: Path) -> Iterator[Member]:
-    """Files of a tar, compressed or not, or of a zip, in order; read a stream before asking for the next file.
+    """Files of a tar, compressed or not, or of a zip, in order; read one before asking for the next.
 
     Raises:
         NotPrepared: not an archive, or damaged.
@@ -189,13 +178,13 @@ def members(path: Path) -> Iterator[Member]:
                 for info in archive.infolist():
                     if not info.is_dir():
                         with archive.open(info) as stream:
-                            yield Member(info.filename, info.file_size, Stream(stream, info.file_size, growth))
+                            yield Member(info.filename, info.file_size, stream, growth)
         else:
             with tarfile.open(path) as archive:
                 for entry in archive:
                     stream = archive.extractfile(entry) if entry.isfile() else None
                     if stream is not None:
-                        yield Member(entry.name, entry.size, Stream(stream, entry.size, growth))
+                        yield Member(entry.name, entry.size, stream, growth)
     except DAMAGED as error:
         raise _damaged(path, error) from error
 
@@ -222,16 +211,16 @@ def unpack(path: Path, into: Path, place: Callable[[str], str | None], *, show: 
         if "\0" in target or any(len(os.fsencode(part)) > LONGEST for part in parts):
             raise NotPrepared(f"{path}: the name {member.name[:200]!r} is too long, or no name of a file")
         count += 1
-        member.stream.count()
+        member.count()
         file = into / target
         if not file.is_file() or file.stat().st_size != member.size:
-            write_atomically(file, lambda part, stream=member.stream: _copy(stream, part))
+            write_atomically(file, lambda part, member=member: _copy(member, part))
     return count
 
 
-def _copy(stream: Stream, path: Path) -> None:
+def _copy(member: Member, path: Path) -> None:
     with path.open("wb") as file:
-        shutil.copyfileobj(stream, file, BLOCK)
+        shutil.copyfileobj(member, file, BLOCK)
 
 
 def without_first(name: str) -> str:

@@ -7,8 +7,6 @@ relative to the root:
                  one fifth of each class of one such folder
     npz          train, test, optional val: FILE.npz:SPLIT (see kdep.data.sources.Pack)
     torchvision  train, test, optional val: CLASS:SPLIT, such as CIFAR10:train
-    huggingface  train, test, optional val: SPLIT of the set saved at the root, or NAME:SPLIT of one below it or on
-                 the hub (downloaded into the root); optional image, label: columns, where they are not evident
     voc          train, test: lists such as VOC2012/ImageSets/Main/train.txt (several joined by commas)
     ade20k       train_images, train_masks, test_images, test_masks: folders; masks 0 = unlabelled, 1..N
     cityscapes   the same keys, in Cityscapes' own naming; masks are labelTrainIds
@@ -24,20 +22,19 @@ from pathlib import Path
 from typing import Protocol
 
 from kdep.data.contents import content_hashes
+from kdep.files import digest_of
 from kdep.guard import read_utf8, walk
 
 KEYS: dict[str, tuple[str, ...]] = {
     "imagefolder": ("train", "test"),
     "npz": ("train", "test"),
     "torchvision": ("train", "test"),
-    "huggingface": ("train", "test"),
     "voc": ("train", "test"),
     "ade20k": ("train_images", "train_masks", "test_images", "test_masks"),
     "cityscapes": ("train_images", "train_masks", "test_images", "test_masks"),
     "coco": ("train", "train_images", "test", "test_images"),
 }
-CLASSIFICATION = ("imagefolder", "npz", "torchvision", "huggingface")
-COLUMNS = ("image", "label")
+CLASSIFICATION = ("imagefolder", "npz", "torchvision")
 ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}  # torchvision's download leaves them beside what it unpacks
 
 
@@ -60,7 +57,6 @@ class Dataset:
             raise ValueError(f"data set {self.name}: layout {self.layout!r}; there are {', '.join(KEYS)}")
         needed = set(KEYS[self.layout])
         allowed = needed | ({"val"} if self.layout in CLASSIFICATION else set())
-        allowed |= set(COLUMNS) if self.layout == "huggingface" else set()
         if not needed <= set(self.files) <= allowed:
             raise ValueError(f"data set {self.name}: files {sorted(self.files)}; {self.layout} needs {sorted(needed)}")
 
@@ -226,7 +222,7 @@ def known(name: str, data_root: Path) -> Dataset:
 
 def paths(dataset: Dataset, files: Mapping[str, str] | None = None) -> Iterator[Path]:
     """Files and folders that a data set needs, or that some of its files need."""
-    if dataset.layout in ("torchvision", "huggingface"):
+    if dataset.layout == "torchvision":
         yield dataset.root
         return
     for value in (dataset.files if files is None else files).values():
@@ -351,8 +347,7 @@ def fingerprint(dataset: Dataset, *, without: str = "") -> str:
         labels: list[Path] = []
         if path.is_file():
             with path.open("rb", buffering=0) as opened:
-                while block := opened.read(1 << 20):
-                    digest.update(block)
+                digest_of(opened, digest)
             if dataset.layout == "voc":
                 images, labels = _listed(path)
         elif path in masks:
@@ -382,8 +377,6 @@ def _read_below(folder: Path, layout: str) -> list[Path]:
     found = [Path(path) for path in walk(folder, hidden=False).files]
     if layout == "torchvision":
         found = [path for path in found if path.suffix.lower() not in ARCHIVES]
-    elif layout == "huggingface":  # cache-*: what the library leaves behind when it reads
-        found = [path for path in found if not path.name.startswith("cache-")]
     else:
         found = [path for path in found if path.suffix.lower() in SUFFIXES]
     return sorted(found)

@@ -51,7 +51,7 @@ def _tiny_folders(archives: list[Path], into: Path, *, show: bool) -> None:
     val = {}
     for member in members(archives[0]):
         if member.name.endswith("/val/val_annotations.txt"):
-            val = dict(line.split("\t")[:2] for line in member.stream.read().decode().splitlines())
+            val = dict(line.split("\t")[:2] for line in member.read().decode().splitlines())
 
     def place(name: str) -> str | None:
         parts = PurePosixPath(name).parts[1:]

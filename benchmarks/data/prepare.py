@@ -103,7 +103,7 @@ def _cub200(archives: list[Path], into: Path, *, show: bool) -> None:
     lists = {"images.txt": {}, "train_test_split.txt": {}}
     for member in members(archives[0]):
         if member.name.count("/") == 1 and (name := without_first(member.name)) in lists:
-            lists[name] = dict(line.split() for line in member.stream.read().decode().splitlines())
+            lists[name] = dict(line.split() for line in member.read().decode().splitlines())
     train = lists["train_test_split.txt"]
     split_of = {
         image: "train" if train[number] == "1" else "test"
@@ -175,12 +175,12 @@ def _augmented(year: Path, archives: list[Path], into: Path, *, show: bool) -> N
     listed: set[str] = set()
     for member in members(archives[0]):
         if member.name.endswith(("dataset/train.txt", "dataset/val.txt")):
-            listed |= set(member.stream.read().decode().split())
+            listed |= set(member.read().decode().split())
     wanted = listed - set(lists["val"]) - set(lists["train"])
     for member in members(archives[0]):
         path = PurePosixPath(member.name)
         if path.parent.name == "cls" and path.stem in wanted and not (into / f"{path.stem}.png").is_file():
-            mask = voc_mask(member.stream.read())
+            mask = voc_mask(member.read())
             write_atomically(into / f"{path.stem}.png", lambda part, mask=mask: mask.save(part, "PNG"))
     if missing := sorted(name for name in wanted if not (into / f"{name}.png").is_file()):
         raise NotPrepared(f"{archives[0]}: lists {len(missing)} images without a mask, such as {missing[0]}")

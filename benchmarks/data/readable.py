@@ -12,7 +12,6 @@ from kdep.data.opening import UNREADABLE, read_header, read_image, refuse_mode
 from kdep.data.sources import Pack
 from kdep.guard import printable
 from kdep_benchmarks.data.cards import Use
-from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.pictures import Picture, decoded, in_threads
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
 from kdep_benchmarks.data.readers.classification import files_of, pictures_of, read_labelled
@@ -70,8 +69,8 @@ def entries_of(task: Use, role: str) -> list[Entry]:
     source = read_labelled(task.dataset, role).source
     if (files := files_of(source)) is not None:
         return [Entry(path) for path in files]
-    held = isinstance(source, Pack | Rows)
-    return [Entry(picture, state=source.fingerprint) for picture in pictures_of(source)] if held else []
+    packed = isinstance(source, Pack)
+    return [Entry(picture, state=source.fingerprint) for picture in pictures_of(source)] if packed else []
 
 
 def stamp_of(role: str, entries: Sequence[Entry]) -> str:

@@ -1,4 +1,4 @@
-"""Read images and labels of the classification layouts: imagefolder, npz, torchvision, huggingface."""
+"""Read images and labels of the classification layouts: imagefolder, npz, torchvision."""
 
 import hashlib
 import logging
@@ -15,7 +15,6 @@ from kdep.data.names import is_image_name
 from kdep.data.sources import Files, Pack, Source, Torchvision
 from kdep.guard import Skipped, printable, skipped_line, walk_all
 from kdep_benchmarks.data.cards import Dataset, class_folders, folder_of
-from kdep_benchmarks.data.huggingface import Rows
 from kdep_benchmarks.data.pictures import Picture, of_file
 from kdep_benchmarks.data.splits import hold_out
 
@@ -63,8 +62,7 @@ def pictures_of(source: Source, *, full_paths: bool = True) -> list[Picture]:
     """Every image of a source by name, undecoded where it has a file of its own, so that equal files are recognised."""
     if isinstance(source, Files):
         return [of_file(source.root / name, None if full_paths else name) for name in source.names]
-    content = source.encoded if isinstance(source, Rows) else source.read
-    return [Picture(name, partial(content, index)) for index, name in enumerate(source.names)]
+    return [Picture(name, partial(source.read, index)) for index, name in enumerate(source.names)]
 
 
 def hash_of(content: bytes | Image.Image) -> bytes:
@@ -122,11 +120,6 @@ def _read_torchvision(dataset: Dataset, files: str, download: bool) -> LabelledS
     return LabelledSource(source, source.labels, classes, f"torchvision {files}")
 
 
-def _read_huggingface(dataset: Dataset, files: str, _: bool) -> LabelledSource:
-    rows = Rows(dataset.root, files, dataset.files)
-    return LabelledSource(rows, rows.labels, rows.classes, f"huggingface {files}")
-
-
 def _numbered(labels: np.ndarray) -> tuple[str, ...]:
     return tuple(str(label) for label in range(int(max(labels)) + 1))
 
@@ -135,5 +128,4 @@ LAYOUTS: dict[str, Callable[[Dataset, str, bool], LabelledSource]] = {
     "imagefolder": _read_folders,
     "npz": _read_pack,
     "torchvision": _read_torchvision,
-    "huggingface": _read_huggingface,
 }

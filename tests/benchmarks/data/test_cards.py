@@ -69,17 +69,6 @@ def test_what_no_reader_opens_does_not_count(tmp_path, make, extra):
     assert fingerprint(dataset) == before
 
 
-def test_a_folder_of_the_hub_below_a_hidden_one_is_seen(tmp_path):
-    root = tmp_path / ".cache" / "set"
-    root.mkdir(parents=True)
-    dataset = Dataset("set", "huggingface", root, {"train": "train", "test": "test"})
-    empty = fingerprint(dataset)
-    (root / "data.arrow").write_bytes(b"rows")
-    full = fingerprint(dataset)
-    (root / "cache-1.arrow").write_bytes(b"left by reading")
-    assert empty != full == fingerprint(dataset)
-
-
 @pytest.mark.parametrize("name", CARDS)
 def test_what_is_absent_is_got_by_the_command_that_puts_it_where_it_was_looked_for(name, tmp_path):
     for data_root in (tmp_path / "my data", Path("here"), Path()):

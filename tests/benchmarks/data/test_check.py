@@ -16,7 +16,6 @@ from kdep_benchmarks.data.cards import CARDS, Card, Dataset
 from kdep_benchmarks.data.check import Subject, check_dataset, family_of
 from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, shared_images
 from kdep_benchmarks.data.findings import Finding, finding_lines
-from kdep_benchmarks.data.images import open_splits
 from kdep_benchmarks.data.pictures import appearance, look_at, of_file
 from kdep_benchmarks.openmmlab.boxes import write_split
 from kdep_benchmarks.openmmlab.masks import open_masks
@@ -520,79 +519,6 @@ def test_the_list_names_every_card_once_with_its_counts_and_whether_it_is_there(
         assert set(CARDS) <= set(rows)
         assert rows["cub200"].split()[1:3] == ["there", "imagefolder"] and "5,994 + 5,794" in rows["cub200"]
         assert rows["coco"].split()[1] == "absent"
-
-
-# Hugging Face.
-
-
-@pytest.fixture
-def hub(tmp_path):
-    """The folders as a Hugging Face data set saved to disk, labels as class numbers."""
-    datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
-    zoo, parts = folders(tmp_path / "plain"), {}
-    for split in ("train", "test"):
-        paths = sorted((zoo.root / split).glob("*/*.jpg"))
-        names = ["ant", "bee", "cow"]
-        features = datasets.Features({"photo": datasets.Image(), "kind": datasets.ClassLabel(names=names)})
-        rows = {"photo": list(map(str, paths)), "kind": [names.index(path.parent.name) for path in paths]}
-        parts[split] = datasets.Dataset.from_dict(rows, features=features)
-    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    return tmp_path
-
-
-@pytest.mark.parametrize("saved", [True, False], ids=["saved", "folder"])
-def test_a_hugging_face_set_is_read_like_the_folders_it_is_made_of(hub, saved):
-    plain = open_splits(Dataset("zoo", "imagefolder", hub / "plain", {"train": "train", "test": "test"}), seed=0)
-    path = suite(hub, layout="huggingface", root="saved" if saved else "plain")
-    (subject,) = subjects(str(path), hub)
-    splits = open_splits(subject.dataset, seed=0)
-    assert splits.pool.classes == plain.pool.classes and splits.counts == plain.counts
-    assert splits.pool.labels.tolist() == plain.pool.labels.tolist()
-    assert splits.test.read(4).tobytes() == plain.score.read(4).tobytes()
-    assert splits.pool.fingerprint == plain.pool.fingerprint  # of the files' bytes
-    assert check_dataset(subject).defects == 0 and check_dataset(subject).images == {"train": 18, "test": 6}
-
-
-def test_a_split_below_the_root_is_named_with_its_folder_and_columns_can_be_named(hub):
-    files = {"train": "saved:train", "test": "saved:test", "image": "photo", "label": "kind"}
-    assert len(open_splits(Dataset("zoo", "huggingface", hub, files), seed=0).score) == 6
-    with pytest.raises(ValueError, match="no column 'picture'; there are photo, kind"):
-        open_splits(Dataset("zoo", "huggingface", hub, files | {"image": "picture"}), seed=0)
-    with pytest.raises(ValueError, match="no split 'dev'; there are train, test"):
-        open_splits(Dataset("zoo", "huggingface", hub, files | {"test": "saved:dev"}), seed=0)
-
-
-def test_where_two_columns_could_be_the_label_it_has_to_be_named(hub):
-    import datasets
-
-    found = datasets.load_from_disk(hub / "saved")
-    coarse = datasets.ClassLabel(names=["insect", "mammal"])
-    for split, part in found.items():
-        values = [int(kind == 2) for kind in part["kind"]]
-        found[split] = part.add_column("coarse", values).cast_column("coarse", coarse)
-    found.save_to_disk(hub / "two")
-    dataset = Dataset("zoo", "huggingface", hub / "two", {"train": "train", "test": "test"})
-    assert "2 columns could be the label (kind, coarse); name one as label: among the files" in str(
-        looked_over(dataset).findings[0].what
-    )
-    named = dataclasses.replace(dataset, files=dataset.files | {"label": "coarse"})
-    assert open_splits(named, seed=0).pool.classes == ("insect", "mammal") and defects(named) == []
-
-
-def test_defects_of_a_hugging_face_set_are_found(hub):
-    import datasets
-
-    found = datasets.load_from_disk(hub / "saved")
-    files = [row["bytes"] for row in found["train"].cast_column("photo", datasets.Image(decode=False))["photo"]]
-    names = ["ant", "bee", "cow", "dog"]
-    features = datasets.Features({"photo": datasets.Image(), "kind": datasets.ClassLabel(names=names)})
-    files[4] = files[4][:-40]
-    rows = {"photo": [{"bytes": file, "path": None} for file in files], "kind": found["train"]["kind"]}
-    found["train"] = datasets.Dataset.from_dict(rows, features=features)
-    found.save_to_disk(hub / "damaged")
-    dataset = Dataset("zoo", "huggingface", hub / "damaged", {"train": "train", "test": "test"})
-    expected = [("empty class", "class 'dog' of train"), ("classes differ", "train and test")]
-    assert defects(dataset) == [*expected, ("image cannot be read", "train:4")]
 
 
 # Training refuses what a check calls a defect, and accepts what it calls a note.

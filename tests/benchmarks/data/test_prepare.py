@@ -473,7 +473,7 @@ def test_an_archive_larger_than_the_limit_that_does_not_grow_is_unpacked(tmp_pat
 
 @pytest.mark.parametrize("name", ["x" * 250, "a/" + "y" * 201, "a\0b"])
 def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
-    member = data_archives.Member(name, 0, None)
+    member = data_archives.Member(name, 0, None, None)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(data_archives, "members", lambda path: iter([member]))
         with pytest.raises(NotPrepared, match="odd.tar: the name .* is too long, or no name of a file"):
