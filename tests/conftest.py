@@ -1,14 +1,20 @@
 import contextlib
 import os
 import resource
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to gain from a second thread
 
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
+
+ROOT = Path(__file__).parents[1]
 
 TINY = """
 name: tiny
@@ -40,6 +46,62 @@ def photos(tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         draw(path, number)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory):
+    """Make a folder once in a run of the tests, also over the processes of pytest-xdist: `make_once(name, fill)`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name, fill):
+        folder, part = shared / f"{name}-once", shared / f"{name}-once.part"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                fill(part)
+                part.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def built(make_once):
+    """A folder with the wheel and, in `site`, what pip installs from it."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+    def build(folder):
+        """Build from a copy: setuptools leaves build folders beside setup.py."""
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for name in listed.splitlines():
+            if name.startswith(("kdep/", "benchmarks/", "configs/")) or name in (
+                "setup.py",
+                "pyproject.toml",
+                "README.md",
+            ):
+                (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / "source" / name).write_bytes((ROOT / name).read_bytes())
+        command = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(folder / "source")]
+        subprocess.run(command, check=True)
+        (wheel,) = folder.glob("*.whl")
+        command = [*pip, "install", "-q", "--no-deps", "--target", str(folder / "site"), str(wheel)]
+        subprocess.run(command, check=True)
+
+    return make_once("wheel", build)
+
+
+@pytest.fixture(scope="session")
+def wheel(built):
+    """The wheel."""
+    return next(built.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def site(built):
+    """A folder of installed packages, with nothing but the wheel."""
+    return built / "site"
 
 
 @pytest.fixture
@@ -74,8 +136,8 @@ def measure_here(monkeypatch):
     from kdep_benchmarks.jobs.process import Ended
 
     def run(module, arguments, log, slot, *, timeout=None):
-        log.touch()
-        return Ended(measure.main(*arguments))
+        with log.open("a") as file, contextlib.redirect_stderr(file):
+            return Ended(measure.main(*arguments))
 
     monkeypatch.setattr(cell, "run_module", run)
 

@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import yaml
 
 from kdep_benchmarks.tasks.task import load_suite
 from tests.helpers.few_scenes import draw_few_scenes
+from tests.helpers.kdep_server import start_server, write_command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,14 +24,20 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
     for command in block.replace("\\\n", "").splitlines()
 ]
-# tools/test.sh cannot run inside itself, so it only collects tests. tests/test_wheel.py installs kdep with pip.
+# tools/test.sh cannot run inside itself, so it only collects tests. The fixture `site` installs kdep with pip.
 INSTEAD = {
-    "tools/test.sh": "tools/test.sh --collect-only -q tests/kdep/method/test_scale.py",
+    "tools/test.sh": "tools/test.sh --collect-only -q tests/kdep/test_names.py",
     "pip install '.[openmmlab,demo]'": "true",
 }
+IMPORTED = (
+    "kdep.pretrain",
+    "kdep_benchmarks.transfer",
+    "kdep_benchmarks.tasks.finetune",
+    "kdep_benchmarks.tasks.dense.box",
+)
+IMPORTED += ("kdep_benchmarks.openmmlab.segment", "kdep_benchmarks.openmmlab.detect")
 
-
-# Otherwise each of twenty children would spend five seconds on importing. tests/test_wheel.py starts children.
+# Otherwise each of twenty children would spend five seconds on importing. tests/benchmarks/jobs starts children.
 IN_THIS_PROCESS = """
 
 # ruff: noqa
@@ -46,14 +55,14 @@ def run_module(module, arguments, log, slot, *, timeout=None):
 """
 
 
-def shrink(copy):
+def shrink(installed):
     """A few scenes and steps, and cells that run in the process of their command; nothing else is changed."""
-    cell = copy / "benchmarks/jobs/cell.py"
+    cell = installed / "kdep_benchmarks/jobs/cell.py"
     cell.write_text(cell.read_text() + IN_THIS_PROCESS)
-    draw_few_scenes(copy / "benchmarks")
-    demo = copy / "configs/pretrain/demo.yaml"
+    draw_few_scenes(installed / "kdep_benchmarks")
+    demo = installed / "kdep_configs/pretrain/demo.yaml"
     config = yaml.safe_load(demo.read_text())
-    config["optim"] |= {"epochs": 1, "batch_size": 16, "warmup_epochs": 0}
+    config["optim"] |= {"epochs": 1, "batch_size": 200, "warmup_epochs": 0}
     config["data"]["limit"], config["data"]["workers"] = 600, 0  # the statistics of 512 channels need 513
     config["teacher"]["size"], config["data"]["size"] = 32, 32
     demo.write_text(yaml.safe_dump(config))
@@ -65,33 +74,53 @@ def shrink(copy):
         **dict.fromkeys(("scenes-dense-linear", "scenes-dense-knn"), {"size": 64, "positions": 1000}),
         "scenes-box": {"size": 64},
     }.items():
-        path = copy / f"configs/transfer/{name}.yaml"
+        path = installed / f"kdep_configs/transfer/{name}.yaml"
         task = yaml.safe_load(path.read_text())
         task["settings"] |= settings
         path.write_text(yaml.safe_dump(task))
 
 
+def environment_of(folder):
+    """The environment of somebody who has installed the wheel."""
+    path = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
+    return {**os.environ, "PYTHONPATH": str(folder / "installed"), "PATH": path}
+
+
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory):
+def copy(site, tmp_path_factory):
+    """A copy of the repository whose .venv has the wheel, and whose commands are forks of one process."""
     folder = tmp_path_factory.mktemp("readme")
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
     for name in filter(None, files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes((ROOT / name).read_bytes())
         (folder / name).chmod((ROOT / name).stat().st_mode)
-    (folder / ".venv").symlink_to(sys.prefix)
-    imports = folder / "imports"  # the names under which the copy's folders are installed
-    imports.mkdir()
-    for name, target in {"kdep": "kdep", "kdep_benchmarks": "benchmarks", "kdep_configs": "configs"}.items():
-        (imports / name).symlink_to(folder / target)
-    shrink(folder)
-    return folder
+    shutil.copytree(site, folder / "installed")
+    shrink(folder / "installed")
+    for path in (*Path(sys.prefix).iterdir(), *Path(sys.prefix, "bin").iterdir()):
+        link = folder / ".venv" / path.relative_to(sys.prefix)
+        link.parent.mkdir(exist_ok=True)
+        if path.name not in ("bin", "kdep"):
+            link.symlink_to(path)
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket has at most a hundred characters
+        address = Path(short) / "socket"
+        for name in ("kdep", "forked"):
+            write_command(folder / ".venv" / "bin" / name, address)
+        server = start_server(address, IMPORTED, environment_of(folder))
+        yield folder
+        server.stdin.close()
+        server.wait()
 
 
 def run(command, copy):
-    environment = {**os.environ, "PYTHONPATH": str(copy / "imports"), "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-c", command], cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=600
+        ["bash", "-c", command],
+        cwd=copy,
+        env=environment_of(copy),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -128,12 +157,12 @@ def test_the_notebook_runs(copy):
     cells = json.loads((ROOT / "docs" / "python.ipynb").read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     few = '{"source": "demo/scenes/images", "limit": 600, "size": 32, "workers": 0}'
-    steps = '{"epochs": 1, "batch_size": 16, "warmup_epochs": 0}'
+    steps = '{"epochs": 1, "batch_size": 200, "warmup_epochs": 0}'
     assert 'data="demo/scenes/images"' in code
     code = code.replace('data="demo/scenes/images"', f'data={few}, optim={steps}, teacher={{"size": 32}}')
     code = re.sub(r"^!(.*)$", r"import subprocess; subprocess.run('\1'.split(), check=True)", code, flags=re.MULTILINE)
     (copy / "notebook.py").write_text(f"{code}\nassert features.shape == (1, 512) and len(results) >= 2\n")
-    run("python notebook.py", copy)
+    run("forked notebook.py", copy)
 
 
 def test_the_suite_that_the_docs_show_is_a_suite(tmp_path):
