@@ -103,7 +103,7 @@ def race(folder, who, start):
 
 
 def test_of_two_processes_that_race_each_cell_has_one_winner_and_nothing_is_lost(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # writing results starts no thread
     start = context.Barrier(2)
     processes = [context.Process(target=race, args=(tmp_path, who, start)) for who in (1, 2)]
     for process in processes:

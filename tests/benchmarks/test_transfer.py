@@ -106,6 +106,7 @@ def test_tasks_and_seeds_choose_cells(world, tmp_path, capsys):
     assert "2 cells" in out and "colours-knn  seed 3" in out and "linear" not in out
 
 
+@pytest.mark.usefixtures("cells_here")
 def test_a_failing_cell_is_reported_with_its_reason(world, tmp_path, capsys):
     suite = yaml.safe_load((world / "suite.yaml").read_text())
     suite["tasks"][0]["settings"]["k"] = 1000

@@ -298,7 +298,7 @@ def lock_and_fork(config, ready):
 
 
 def test_a_run_is_locked_until_its_process_is_killed_and_not_by_the_children_of_a_killed_one(tiny, monkeypatch):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # RunFolder starts no thread
     ready = context.Event()
     process = context.Process(target=lock_and_fork, args=(tiny(), ready))
     process.start()

@@ -15,9 +15,6 @@ from kdep_benchmarks.tasks.task import Task
 STAND_IN = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
-from kdep_benchmarks.results import write_result
-
 path = Path(sys.argv[1])
 cell = json.loads(path.read_text())
 task, here = cell["task"], path.parent.name.split(".")[0] + "-" + cell["task"]["name"]
@@ -67,6 +64,8 @@ elif do in ("memory", "counted kill", "kill") and not (cell["halved"] and task["
         (shared / "vmstat").write_text("pgfault 7\\noom_kill 4\\n")
     os.kill(os.getpid(), signal.SIGKILL)
 note(event="end")
+from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard  # the others need not wait for numpy
+from kdep_benchmarks.results import write_result
 write_result(Result(
     CheckpointCard(**cell["checkpoint"]), TaskCard(task["name"], task["kind"], "classification", "d"),
     Protocol(task["protocol"], task["version"]), cell["data_fingerprint"], cell["seed"], "ok", "2026-01-01T00:00:00",

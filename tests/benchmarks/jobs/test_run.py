@@ -28,14 +28,16 @@ from kdep_benchmarks.jobs.process import run_module
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.results import read_results
 
+IMPORTED = ("kdep_benchmarks.results",)  # what a stand-in imports
+
 
 def go(plan, engine=None):
-    engine, said = engine or Local(), io.StringIO()
+    engine, said = engine or Local(modules=IMPORTED), io.StringIO()
     with contextlib.redirect_stdout(said):
         return run_plan(plan, engine, {}, jobs=engine.jobs), said.getvalue()
 
 
-@pytest.fixture(params=[(), ("kdep_benchmarks.results",)], ids=["started", "forked"])
+@pytest.fixture(params=[(), IMPORTED], ids=["started", "forked"])
 def engine(request):
     """One slot; each cell is an interpreter of its own, or a fork of one."""
     return Local(modules=request.param)
@@ -147,7 +149,7 @@ def test_twice_out_of_memory_is_a_failure_that_says_so(suite):
 def test_cells_that_would_wait_for_features_come_last(suite):
     probes = suite("sleep", kind="knn", seconds=0.2) + suite("sleep", kind="linear", seconds=0.2)
     others = suite("sleep", kind="knn", name="wide", size=64, seconds=1) + suite("sleep", seconds=0.2)
-    assert states(go(probes + others, Local(2))[0]) == ["done"] * 4
+    assert states(go(probes + others, Local(2, modules=IMPORTED))[0]) == ["done"] * 4
     began = [note["cell"] for note in suite.notes() if note["event"] == "start"]
     assert began[-1] == "seed0-tiny-linear"  # other pixels, or no features at all, need not wait
 
@@ -252,7 +254,7 @@ def test_jobs_do_without_a_server_that_was_killed_and_one_that_it_forked_before_
 
     threading.Thread(target=kill).start()
     plan = suite("hang") + suite("sleep", name="next", seconds=0)
-    hung, following = go(plan, Local(modules=("kdep_benchmarks.results",)))[0]
+    hung, following = go(plan, Local(modules=IMPORTED))[0]
     assert (hung.state, hung.code) == ("failed", -signal.SIGKILL) and following.state == "done"
     assert all(map(gone, [suite.notes()[0]["pid"], worker_of(suite)]))
 

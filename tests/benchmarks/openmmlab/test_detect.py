@@ -3,10 +3,7 @@
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import multiprocessing
 
 import pytest
 import torch
@@ -15,7 +12,7 @@ from PIL import Image
 from kdep.models.checkpoint import LoadError
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.boxes import class_names
-from kdep_benchmarks.openmmlab import boxes, detect, looks
+from kdep_benchmarks.openmmlab import boxes, detect, looks, runner
 from kdep_benchmarks.openmmlab.runner import train
 from tests.helpers import toolbox_trees as trees
 from tests.helpers.made_results import answered
@@ -230,34 +227,20 @@ def test_a_diverged_loss_stops_the_run_with_advice(tmp_path):
         run(trees.student("test_resnet"), task, tmp_path / "work")
 
 
-SPAWNED = """
-import multiprocessing, sys
-from pathlib import Path
-
-def main():
-    sys.path.insert(0, sys.argv[1])
-    from tests.helpers import toolbox_trees as trees
-    from kdep_benchmarks.openmmlab import detect
-    from kdep_benchmarks.openmmlab import runner
-    from mmengine.registry import init_default_scope
-    folder = Path(sys.argv[2])
-    task = trees.task("detect", trees.coco(folder), "detect_retinanet", workers=1)
-    cell = trees.cell(trees.student("test_resnet"), task, folder / "work")
+@pytest.fixture
+def spawning():
+    """Processes that multiprocessing starts are new interpreters."""
+    before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_spawned_workers_can_read_a_data_set_of_mmdet(tmp_path, spawning):
+    from mmengine.registry import init_default_scope
+
+    task = trees.task("detect", trees.coco(tmp_path), "detect_retinanet", workers=1)
+    cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
     config = detect.train_config(cell)
     init_default_scope("mmdet")
-    print(len(list(runner.test_batches(config.train_dataloader.dataset, cell))))
-
-if __name__ == "__main__":
-    main()
-"""
-
-
-def test_spawned_workers_can_read_a_data_set_of_mmdet(tmp_path):
-    script = tmp_path / "spawned.py"
-    script.write_text(SPAWNED)
-    root = Path(__file__).parents[3]
-    command = [sys.executable, str(script), str(root), str(tmp_path / "data")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "4"
+    assert len(list(runner.test_batches(config.train_dataloader.dataset, cell))) == 4

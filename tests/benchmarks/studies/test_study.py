@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import re
 import threading
@@ -32,7 +33,8 @@ def run_here(monkeypatch):
         commands.append(arguments)
         if any(word in part for part in arguments for word in refuse):
             return 1
-        return main(arguments)
+        with log.open("a") as file, contextlib.redirect_stderr(file):
+            return main(arguments)
 
     measure_here(monkeypatch)
     monkeypatch.setattr(study_work, "run_verb", run)
@@ -97,7 +99,7 @@ def test_a_run_that_fails_stops_no_other_and_the_answer_has_the_rest(written, tm
     assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["from a bank", "random"]
 
 
-def test_a_failure_is_told_with_the_last_line_of_its_log(written, tmp_path, capsys):
+def test_a_failure_is_told_with_the_last_line_of_its_log(written, tmp_path, here, capsys):
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(recipe.read_text().replace("random:test_efficientnet", "npm:resnet51"))
     assert main([*command_of(written, tmp_path), "--arm", "from a bank"]) == 1
