@@ -104,6 +104,16 @@ def site(built):
     return built / "site"
 
 
+@pytest.fixture(scope="session")
+def forks():
+    """Start `python -m WORDS` as a fork of a process that has imported kdep.pretrain: `forks.start(words, file)`."""
+    from kdep_benchmarks.jobs.forks import Forks
+
+    server = Forks(("kdep.pretrain",), {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def loss_drawn():
     """For tests that look at loss.png."""

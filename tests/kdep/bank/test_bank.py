@@ -2,9 +2,6 @@ import json
 import logging
 import multiprocessing
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,26 +324,27 @@ def test_a_finished_bank_is_only_read_and_needs_no_lock(banked, monkeypatch):
     assert state() == before
 
 
+def hold(path, held, done):
+    lock = folder.take_lock(path, "")
+    held.set()
+    done.wait(60)
+    lock.release()
+
+
 def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked, monkeypatch):
-    path = targets.build(banked("optim.epochs=1"))
-    script = (
-        "import sys, pathlib; from kdep.run.folder import take_lock\nlock = take_lock(pathlib.Path(sys.argv[1]), '')\n"
-    )
-    script += "print('held', flush=True); sys.stdin.read()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, path],
-        cwd=Path(__file__).parents[3],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    path, context = targets.build(banked("optim.epochs=1")), multiprocessing.get_context("fork")
+    held, done = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=(path, held, done))
+    holder.start()
     try:
-        assert holder.stdout.readline() == b"held\n"
+        assert held.wait(60)
         targets.build(banked("optim.epochs=1"))  # the one view that is there
         monkeypatch.setattr(folder, "PATIENCE", 0.1)
         with pytest.raises(ValueError, match="is in use by another process; wait for it"):
             targets.build(banked("optim.epochs=2"))
     finally:
-        holder.communicate()
+        done.set()
+        holder.join()
 
 
 def test_the_bank_of_another_teacher_is_refused_where_the_run_s_own_is_not_at_hand(banked, tmp_path):

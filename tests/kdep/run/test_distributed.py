@@ -1,11 +1,8 @@
 """Two processes on a CPU, each with a folder of its own, learn what one process learns."""
 
+import contextlib
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,88 +18,6 @@ from tests.conftest import TINY
 
 # Smooth in its weights: with ReLU or Power Temperature Scaling, rounding alone parts two runs after a few steps.
 SMOOTH = ["student.arch=test_efficientnet", "scale.name=none", "optim.name=sgd", "optim.lr=0.05", "log.every=1"]
-# Both processes: a whole run; one that is interrupted in both at its sixth step, and goes on; errors; a death.
-SCRIPT = """
-import gc, os, sys
-from pathlib import Path
-import torch
-import torch.distributed as dist
-from kdep.files import save
-from kdep.config import load_config
-from kdep.bank import file as bank
-from kdep.bank import write as target_writer
-from kdep.method.target import Target
-from kdep.data.views import *
-from kdep.method.loss import mse
-from kdep.method.rivals import Learner, QueueKL
-from kdep.method.scale import make_scaler
-from kdep.pretrain import *
-
-class Interrupting(torch.nn.Module):
-    def __init__(self, target, at):
-        super().__init__()
-        self.target, self.left = target, at
-    def forward(self, features):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return self.target(features)
-
-def go(config, at):
-    run = RunFolder(config, process)
-    run.bind()
-    views, student = open_views(config), open_student(config).to(memory_format=torch.channels_last)
-    source = open_features(config, student, views, process)
-    target = Target(source.statistics(run), student.dim, aligner="svd", scaler=make_scaler("none", {}))
-    training = prepare(config, Learner(student, None), mse, process, source.sources)
-    train(config, training, source, Interrupting(target, at), views, run)
-    return student
-
-def error_of(work):
-    try:
-        work()
-    except (ValueError, RuntimeError) as error:
-        said.append(f"{type(error).__name__}: {error}")
-
-file, out, overrides, said = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:], []
-process = join("cpu")
-own = out / f"machine{process.rank}"
-own.mkdir()
-os.chdir(own)
-def config_of(*more):
-    return load_config(file, ["runs=runs", *overrides, *more])
-
-pretrain(config_of("name=whole"))
-config = config_of("name=halves", "log.checkpoint_every=4")
-try:
-    go(config, at=6)
-except KeyboardInterrupt:
-    gc.collect()
-dist.barrier()
-student = go(config, at=0)
-bank.SHARD = 40
-pretrain(config_of("name=banked", "optim.epochs=2", f"bank.path={out}/bank"))
-queue = QueueKL(2, 5, 0.1, gathered)
-for step in range(2):  # the second process lacks an image each time
-    rows = torch.eye(2)[[process.rank]].repeat(2 - process.rank, 1) * (step + 1)
-    queue(rows, rows)
-save(queue.state_dict(), out / f"queue{process.rank}.pt")
-save({"trained": dict(student.network.named_parameters())}, out / f"{process.rank}.pt")
-
-error_of(lambda: pretrain(config_of("name=other", f"optim.lr={0.1 + process.rank}")))
-error_of(lambda: pretrain(config_of("name=far", f"bank.path=bank")))
-run = RunFolder(config_of("name=lost"), process)
-batch = Batch(torch.zeros(1), None, [(f"gone{process.rank}.jpg", "cut off")])
-run.note_unreadable(batch, 1, images=128)  # one is allowed
-error_of(lambda: run.share_unreadable(images=128))
-error_of(lambda: process.alone(lambda: int("seven")))
-(out / f"said{process.rank}.txt").write_text("\\n".join(said))
-if process.rank == 1:
-    os._exit(9)  # while the other one waits
-error_of(process.wait)
-(out / "lost.txt").write_text(said[-1])
-os._exit(0)
-"""
 
 
 def free_port():
@@ -112,25 +27,17 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def root(photos, tmp_path_factory):
+def root(photos, tmp_path_factory, forks):
     """A folder with runs by one process ("alone") and by two ("whole", "halves"), and both processes' last weights."""
     root = tmp_path_factory.mktemp("distributed")
     (root / "tiny.yaml").write_text(TINY.format(photos=photos, runs=root))
-    (root / "script.py").write_text(SCRIPT)
-    repository, port = Path(__file__).parents[3], str(free_port())
-    around = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository), "WORLD_SIZE": "2"}
-    around |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen(
-            [sys.executable, root / "script.py", root / "tiny.yaml", root, *SMOOTH],
-            env={**around, "RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    said = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 9], "\n".join(text[-3000:] for text in said)
+    port = str(free_port())
+    with contextlib.ExitStack() as open_files:
+        logs = [open_files.enter_context((root / f"{rank}.log").open("wb")) for rank in (0, 1)]
+        words = ["tests.helpers.two_processes", port, str(root / "tiny.yaml"), str(root), *SMOOTH]
+        started = [forks.start([words[0], str(rank), *words[1:]], log) for rank, log in enumerate(logs)]
+        codes = [process.wait(300) for process in started]
+    assert codes == [0, 9], "\n".join((root / f"{rank}.log").read_text()[-3000:] for rank in (0, 1))
     pretrain(load_config(root / "tiny.yaml", ["name=alone", *SMOOTH]))
     return root
 

@@ -1,10 +1,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -14,32 +11,27 @@ from kdep.models.checkpoint import fingerprint
 from kdep.pretrain import pretrain
 from tests.conftest import TINY
 
-COMMAND = "import sys, kdep.config, kdep.pretrain; kdep.pretrain.pretrain(kdep.config.load_config(sys.argv[1]))"
-
 
 def last_step(folder):
     lines = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
     return len(lines)
 
 
-def start_and_kill(config_file, ready):
+def start_and_kill(forks, config_file, ready):
     """Run in a process of its own and kill -9 it as soon as `ready` says so."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(config_file)],
-        cwd=Path(__file__).parents[3],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-    )
+    log = config_file.with_suffix(".log")
+    with log.open("wb") as output:
+        process = forks.start(["kdep.cli", "pretrain", str(config_file)], output)
     deadline = time.monotonic() + 120
     while not ready() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    assert process.poll() is None, process.stderr.read().decode()
+    assert process.poll() is None, log.read_text()
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    assert process.wait(60) == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
-def runs(photos, tmp_path_factory):
+def runs(photos, tmp_path_factory, forks):
     """Folders of an uninterrupted run and of one that was killed three times."""
     root = tmp_path_factory.mktemp("resume")
     text = TINY.format(photos=photos, runs=root).replace("epochs: 2", "epochs: 5")
@@ -47,9 +39,9 @@ def runs(photos, tmp_path_factory):
     for name in ("whole", "killed"):
         (root / f"{name}.yaml").write_text(text.replace("name: tiny", f"name: {name}"))
     folder = root / "killed"
-    start_and_kill(root / "killed.yaml", lambda: (folder / "config.yaml").exists())
+    start_and_kill(forks, root / "killed.yaml", lambda: (folder / "config.yaml").exists())
     for step in (7, 21):
-        start_and_kill(root / "killed.yaml", lambda step=step: last_step(folder) >= step)
+        start_and_kill(forks, root / "killed.yaml", lambda step=step: last_step(folder) >= step)
         assert not (folder / "student.pth").exists()
     (folder / ".run.pt.123.part").write_text("what a killed process was writing")
     for name in ("killed", "whole"):
