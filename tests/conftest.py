@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import os
 import resource
 import shutil
@@ -183,6 +184,12 @@ def shared():
     if not (folder / "classification" / "flowers5_128px.npz").is_file():
         pytest.skip("no photographs below the data root (KDEP_DATA): this test needs real ones")
     return folder
+
+
+def pytest_collection_finish():
+    """Garbage collectors need not look at imported modules; mmengine starts one for every data set."""
+    gc.collect()
+    gc.freeze()
 
 
 # They start first, so that no process is left with one of them at the end.
