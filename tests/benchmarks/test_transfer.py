@@ -447,8 +447,8 @@ def test_a_checkpoint_replaced_between_two_cells_fails_its_own_cells_and_no_othe
     monkeypatch.setattr(measure, "open_checkpoint", open_)
     own = {"checkpoints": (str(file), "random:test_resnet#2")}
     assert transfer(world, tmp_path / "results", "--seeds", "0,1", "--tasks", "colours-knn,colours-linear", **own) == 1
-    out, log = capsys.readouterr()
+    out = capsys.readouterr().out
     assert out.count("FAILED with exit code 1") == 3
-    assert f"error: {file} has changed since the run was planned; start the same command again" in log
-    assert f"error: {file}: no such file" in log
+    assert f"error: {file} has changed since the run was planned; start the same command again" in out
+    assert f"error: {file}: no such file" in out
     assert len([name for name in cells(tmp_path / "results") if not name.endswith("failed.json")]) == 5

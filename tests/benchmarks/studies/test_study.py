@@ -33,6 +33,7 @@ def run_here(monkeypatch):
         commands.append(arguments)
         if any(word in part for part in arguments for word in refuse):
             return 1
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file, contextlib.redirect_stderr(file):
             return main(arguments)
 
