@@ -192,9 +192,10 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-# They start first, so that no process is left with one of them at the end.
-LONGEST = ("test_readme.py", "test_wheel.py", "test_segment.py", "test_detect.py", "test_study.py", "test_bank.py")
-LONGEST += ("test_rivals.py", "test_audit.py", "test_pretrain.py", "test_run.py", "test_distributed.py")
+# They start first, the slowest before the others, so that no process is left with one of them at the end.
+LONGEST = ("test_readme.py", "test_bank.py", "test_segment.py", "test_detect.py", "test_study.py", "test_export.py")
+LONGEST += ("test_rivals.py", "test_run.py", "test_pretrain.py", "test_frozen.py", "test_classify.py")
+LONGEST += ("test_studies_shipped.py", "test_distributed.py", "test_resume.py", "test_transfer.py", "test_audit.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -2,6 +2,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
