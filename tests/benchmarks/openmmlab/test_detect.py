@@ -95,17 +95,27 @@ def test_ap_averages_over_ten_overlaps(tmp_path):
     assert scores == pytest.approx({"AP": 50.0, "AP50": 100.0, "AP75": 0.0})
 
 
-@pytest.mark.parametrize("config", ["detect_faster_rcnn", "detect_retinanet"])
-def test_the_student_arrives_whole_and_all_of_it_trains(tmp_path, config):
+def trained_backbone(checkpoint, config, tmp_path, **settings):
+    task = trees.task("detect", trees.coco(tmp_path / "data"), config, iterations=1, **settings)
+    cell = trees.cell(checkpoint, task, tmp_path / "work")
+    return train(detect.train_config(cell), cell).model.backbone
+
+
+def test_after_training_at_lr_0_the_model_still_holds_the_student(tmp_path):
     checkpoint = trees.student()
-    still = trees.task("detect", trees.coco(tmp_path / "data"), config, lr=0, weight_decay=0, iterations=1)
-    moving = trees.task("detect", still.dataset, config, iterations=1, warmup=0)
-    for task in (still, moving):
-        cell = trees.cell(checkpoint, task, tmp_path / str(task.settings["lr"]))
-        backbone = train(detect.train_config(cell), cell).model.backbone
-        equal = [torch.equal(value, checkpoint.weights[name]) for name, value in backbone.named_parameters()]
-        assert len(equal) == 60 and (all(equal) if task is still else not any(equal))
-    assert not torch.equal(backbone.bn1.running_mean, checkpoint.weights["bn1.running_mean"])
+    parameters = dict(
+        trained_backbone(checkpoint, "detect_retinanet", tmp_path, lr=0, weight_decay=0).named_parameters()
+    )
+    assert len(parameters) == 60
+    assert all(torch.equal(value, checkpoint.weights[name]) for name, value in parameters.items())
+
+
+@pytest.mark.parametrize("config", ["detect_faster_rcnn", "detect_retinanet"])  # both at lr 0: see test_frozen
+def test_stem_and_every_stage_train_and_batchnorm_follows_the_data(tmp_path, config):
+    checkpoint = trees.student()
+    live = trained_backbone(checkpoint, config, tmp_path, warmup=0).state_dict()
+    moved = [name for name, tensor in live.items() if not torch.equal(tensor, checkpoint.weights[name])]
+    assert len(moved) == len(live) == 120
 
 
 def check_outcome(outcome):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from kdep.cli import main
 from kdep_benchmarks.jobs.engine import Lost, Slot
+from kdep_benchmarks.studies import answer as study_answer
 from kdep_benchmarks.studies import work as study_work
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item, items
@@ -44,6 +45,7 @@ def run_here(monkeypatch):
 
 @pytest.fixture
 def here(monkeypatch):
+    monkeypatch.setattr(study_answer, "draw", lambda *_: None)  # `finished` has a picture
     return run_here(monkeypatch)
 
 
