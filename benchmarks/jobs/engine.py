@@ -35,6 +35,11 @@ class Lost:
     reason: str
 
 
+Jobs = Sequence[Callable[[Slot], T]]
+After = Sequence[Sequence[int]]  # of each job the positions of those that it waits for
+Meanwhile = Callable[[], None] | None
+
+
 class Engine(Protocol):
     """Where jobs run: `local.Local`, `slurm.Slurm` or `ray.Ray`.
 
@@ -49,13 +54,7 @@ class Engine(Protocol):
     jobs: int | None
     shares_folders: bool
 
-    def run(
-        self,
-        jobs: Sequence[Callable[[Slot], T]],
-        *,
-        after: Sequence[Sequence[int]] = (),
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Iterator[tuple[int, T | Lost]]:
+    def run(self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None) -> Iterator[tuple[int, T | Lost]]:
         """Run the jobs; yield the position of each and what it returned, in the order in which they end.
 
         A job does not start before the jobs at the positions `after[its position]` have ended, well or not; these

@@ -3,7 +3,7 @@
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from kdep.cores import cores
 from kdep.interrupts import sigterm_interrupts
-from kdep_benchmarks.jobs.engine import Slot, T
+from kdep_benchmarks.jobs.engine import After, Jobs, Meanwhile, Slot, T
 from kdep_benchmarks.jobs.forks import Forks
 from kdep_benchmarks.jobs.process import environment
 
@@ -35,13 +35,7 @@ class Local:
     modules: tuple[str, ...] = ()
     shares_folders: ClassVar[bool] = True
 
-    def run(
-        self,
-        jobs: Sequence[Callable[[Slot], T]],
-        *,
-        after: Sequence[Sequence[int]] = (),
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Iterator[tuple[int, T]]:
+    def run(self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None) -> Iterator[tuple[int, T]]:
         """See `Engine.run`. SIGTERM, as a cluster's scheduler sends it, ends the jobs as Ctrl-C does."""
         stop, free = threading.Event(), queue.SimpleQueue()
         forks = Forks(self.modules, environment(Slot(self.threads))) if self.modules else None

@@ -1,7 +1,7 @@
 """Run jobs on a Ray cluster, or on a local one that is started for them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import ray
 
 from kdep.interrupts import sigterm_interrupts
-from kdep_benchmarks.jobs.engine import Lost, Slot, T
+from kdep_benchmarks.jobs.engine import After, Jobs, Lost, Meanwhile, Slot, T
 
 LOOK, GRACE = 1.0, 20.0  # seconds between two looks; that cancelled jobs may take to end
 
@@ -39,13 +39,7 @@ class Ray:
     def __post_init__(self) -> None:
         self.task({})  # refuses wrong options
 
-    def run(
-        self,
-        jobs: Sequence[Callable[[Slot], T]],
-        *,
-        after: Sequence[Sequence[int]] = (),
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Iterator[tuple[int, T | Lost]]:
+    def run(self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None) -> Iterator[tuple[int, T | Lost]]:
         """See `Engine.run`. Jobs get those they wait for as arguments."""
         after, folder = after or [()] * len(jobs), str(Path.cwd())
         refs: list[Any] = []

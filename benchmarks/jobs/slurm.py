@@ -3,7 +3,7 @@
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from submitit import SlurmExecutor
 
 from kdep.interrupts import sigterm_interrupts
-from kdep_benchmarks.jobs.engine import Lost, Slot, T
+from kdep_benchmarks.jobs.engine import After, Jobs, Lost, Meanwhile, T
 from kdep_benchmarks.jobs.slurm_job import OnNode, in_queue, value_of
 
 LOOK, LOOK_AT_QUEUE, ABSENT = 1.0, 10.0, 2  # seconds; looks that miss a job before it is lost: its result may be late
@@ -59,13 +59,7 @@ class Slurm:
             raise ValueError(f"--engine-option: Slurm's are {known}, requeues and sbatch.NAME; got {own}") from error
         return executor
 
-    def run(
-        self,
-        jobs: Sequence[Callable[[Slot], T]],
-        *,
-        after: Sequence[Sequence[int]] = (),
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Iterator[tuple[int, T | Lost]]:
+    def run(self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None) -> Iterator[tuple[int, T | Lost]]:
         """See `Engine.run`. Jobs wait for each other in Slurm's queue, so they go on if this process is killed."""
         left: dict[int, Any] = {}
         try:
@@ -88,7 +82,7 @@ class Slurm:
             if left:
                 subprocess.run(["scancel", *sorted({job.job_id.partition("_")[0] for job in left.values()})])
 
-    def submit(self, jobs: Sequence[Callable[[Slot], T]], after: Sequence[Sequence[int]], left: dict[int, Any]) -> None:
+    def submit(self, jobs: Jobs[T], after: After, left: dict[int, Any]) -> None:
         """Submit jobs, those that wait for the same others as one array; add them to `left`."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for position, before in enumerate(after):
