@@ -29,7 +29,6 @@ STUFF: tuple[str, ...] = tuple(scenes_drawing.STUFF)
 MARKER = "scenes.json"
 # Raise it when a change to the drawing changes pixels: a folder of another version is not the data set asked for.
 VERSION = 1
-SMALLEST = 32
 
 # Radius of the objects in units of the image's side: one that fills the picture, or several that share it.
 LARGE = (0.32, 0.42)
@@ -72,7 +71,7 @@ def write_scenes(
         dense_val: images of the three trees to score on.
 
     Raises:
-        ValueError: a parameter out of range, or root holds something else.
+        ValueError: root holds something else.
     """
     parameters = {
         "version": VERSION,
@@ -85,7 +84,6 @@ def write_scenes(
         "dense_train": dense_train,
         "dense_val": dense_val,
     }
-    _check(parameters)
     root = Path(root)
     if _already_there(root, parameters):
         return
@@ -96,13 +94,6 @@ def write_scenes(
         _write_trees(partial, parameters)
         _write_marker(partial, parameters)
         _move_into_place(partial, root, parameters)
-
-
-def _check(parameters: dict[str, int]) -> None:
-    least = {"seed": 0, "size": SMALLEST, "dense_size": SMALLEST, "dense_train": EMPTY_EVERY, "dense_val": EMPTY_EVERY}
-    for name, value in parameters.items():
-        if value < least.get(name, 1):
-            raise ValueError(f"scenes: {name} is {value}; it must be at least {least.get(name, 1)}")
 
 
 def _already_there(root: Path, parameters: dict[str, int]) -> bool:
