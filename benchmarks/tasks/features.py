@@ -1,8 +1,6 @@
 """Extract features of a frozen backbone, once per weights, images and preprocessing, and cache them on disk."""
 
 import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ from kdep.run.device import without_tf32
 from kdep_benchmarks.data.images import Labelled
 from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.settings import Pixels
-from kdep_benchmarks.tasks.store import new_array, stored
+from kdep_benchmarks.tasks.store import key_of, new_array, of_checkpoint, stored
 
 FORMAT = 2  # part of the cache key; raise it when a change of code changes the features
 
@@ -74,17 +72,9 @@ def extract(
 
 
 def cache_key(checkpoint: Checkpoint, images: str, pixels: Pixels) -> str:
-    """Hash everything that determines the features into the name of their folder."""
-    parts = {
-        "format": FORMAT,
-        "weights": checkpoint.sha256,
-        "arch": checkpoint.arch,  # two architectures can share their tensors and differ in padding
-        "tap": checkpoint.tap,
-        "input": [checkpoint.resample, *checkpoint.mean, *checkpoint.std],
-        "images": images,
-        "pixels": [pixels.size, pixels.resize],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    """Name the folder of the features."""
+    shown = {"images": images, "pixels": [pixels.size, pixels.resize]}
+    return key_of({"format": FORMAT, **of_checkpoint(checkpoint), "tap": checkpoint.tap, **shown})
 
 
 def feature_folder(work_dir: Path, checkpoint: Checkpoint) -> Path:

@@ -1,15 +1,18 @@
 """Keep extracted arrays on disk: made once by one process while others wait, in a folder that appears whole."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 
 from kdep.files import rename_durably
+from kdep.models.checkpoint import Checkpoint
 
 
 class Stored(NamedTuple):
@@ -24,13 +27,27 @@ class Stored(NamedTuple):
     seconds: float | None
 
 
+def key_of(parts: dict[str, Any]) -> str:
+    """Hash everything that shapes the arrays of a folder into its name."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What of a checkpoint shapes its features, beside its tap."""
+    return {
+        "weights": checkpoint.sha256,
+        "arch": checkpoint.arch,  # two architectures can share their tensors and differ in padding
+        "input": [checkpoint.resample, *checkpoint.mean, *checkpoint.std],
+    }
+
+
 def stored(folder: Path, make: Callable[[Path], float]) -> Stored:
     """Open the NAME.npy files of a folder; if the folder is missing, make them first.
 
     One process makes them while it holds a lock; others wait.
 
     Args:
-        folder: named by a hash of everything that shapes the arrays.
+        folder: named by `key_of`.
         make: writes the files into the folder that it is given, and returns the seconds of its work.
     """
     seconds = None

@@ -12,13 +12,12 @@ from torchvision.ops import roi_align
 from kdep.models.checkpoint import Checkpoint
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.readers.boxed import BoxedImage
-from kdep_benchmarks.tasks.dense.maps import Batches, open_network, run_maps
+from kdep_benchmarks.tasks.dense.maps import Batches, as_half, open_network, run_maps
 from kdep_benchmarks.tasks.dense.mask_features import taken
 from kdep_benchmarks.tasks.dense.proposals import Proposals, propose
 from kdep_benchmarks.tasks.dense.readers import open_boxes
-from kdep_benchmarks.tasks.dense.store import as_half, folder_of, of_checkpoint
 from kdep_benchmarks.tasks.settings import Box
-from kdep_benchmarks.tasks.store import stored
+from kdep_benchmarks.tasks.store import key_of, of_checkpoint, stored
 
 FORMAT = 1  # raised when the same key would give other numbers
 NAMES = ("whole", "parts")  # of what is stored
@@ -73,7 +72,7 @@ def box_features(
                 np.save(folder / f"{role}_{name}.npy", array)
         return time.perf_counter() - started
 
-    arrays, seconds = stored(folder_of(cache, key), make)
+    arrays, seconds = stored(cache / key_of(key), make)
     train, test = (
         Part(classes, images[role], proposals[role], *(torch.from_numpy(arrays[f"{role}_{name}"]) for name in NAMES))
         for role in ("train", "test")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
@@ -110,6 +111,18 @@ def _resized(features: torch.Tensor, grid: Side) -> torch.Tensor:
     if features.shape[2:] == grid:
         return features
     return F.interpolate(features, grid, mode="bilinear", align_corners=False)
+
+
+def as_half(features: torch.Tensor, what: str) -> np.ndarray:
+    """Float16, half the disk: its rounding of 0.05 % is far below what a probe sees.
+
+    Raises:
+        ValueError: features that are not finite or too large for it.
+    """
+    half = features.half().cpu().numpy()
+    if not np.isfinite(half).all():
+        raise ValueError(f"{what}: features are not finite in float16; the network diverges or its weights are broken")
+    return half
 
 
 def batches_of_one_shape(shown: Sequence[Side], batch_size: int) -> list[list[int]]:

@@ -12,11 +12,10 @@ from kdep.data.opening import read_header
 from kdep.models.checkpoint import Checkpoint
 from kdep.probe.positions import draw_positions, soft_counts
 from kdep_benchmarks.data.cards import Dataset, fingerprint
-from kdep_benchmarks.tasks.dense.maps import Geometry, Side, on_grid, open_network, run_maps
+from kdep_benchmarks.tasks.dense.maps import Geometry, Side, as_half, on_grid, open_network, run_maps
 from kdep_benchmarks.tasks.dense.readers import Masks, open_masks
-from kdep_benchmarks.tasks.dense.store import as_half, folder_of, of_checkpoint
 from kdep_benchmarks.tasks.settings import DensePositions
-from kdep_benchmarks.tasks.store import new_array, stored
+from kdep_benchmarks.tasks.store import key_of, new_array, of_checkpoint, stored
 
 FORMAT = 1  # raised when the same key would give other numbers
 
@@ -71,7 +70,7 @@ def mask_features(
         _extract(checkpoint, train, test, settings, folder, device)
         return time.perf_counter() - started
 
-    arrays, seconds = stored(folder_of(cache, key), make)
+    arrays, seconds = stored(cache / key_of(key), make)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "grids"}
     counts = {"train": min(len(train.images), settings.images), "test": len(test.images)}
     cost = {} if seconds is None else {"images_per_second": sum(counts.values()) / seconds}
