@@ -140,11 +140,7 @@ def find_results(folders: Path | Iterable[Path]) -> Found:
             raise ValueError(f"{folder}: no such folder of results")
     roots = {Path(folder): Path(folder).resolve() for folder in folders}
     # Folders may lie in each other: each file is read once.
-    paths = {
-        f"{root}{str(path)[len(str(folder)) :]}": path
-        for folder, root in roots.items()
-        for path in result_paths(folder)
-    }
+    paths = {root / path.relative_to(folder): path for folder, root in roots.items() for path in result_paths(folder)}
     read, damaged = [], []
     for path in paths.values():
         try:

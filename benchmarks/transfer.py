@@ -27,7 +27,8 @@ from kdep_benchmarks.data.prepare import prepare
 from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell
 from kdep_benchmarks.jobs.engines import choose_engine
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
-from kdep_benchmarks.jobs.run import run_plan, say
+from kdep_benchmarks.jobs.run import run_plan
+from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
 from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks, of_suite
@@ -117,14 +118,14 @@ def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> 
             options[name] = [options[name]]  # one task, one seed
     paths = {key: Path(options[key]) for key in ("data", "data_root", "results") if options.get(key) is not None}
     request = Request(checkpoints=[str(checkpoint) for checkpoint in several], **options | paths)
-    plan, _ = measure(request)
+    plan, _ = measure(request, Screen(sys.stdout))
     if all(planned.state == "absent" for planned in plan):
         raise ValueError(no_data(request, plan))
     files = [planned.cell.key.path(request.results, status) for planned in plan for status in ("ok", "failed")]
     return results_frame([read_result(path) for path in files if path.is_file()])
 
 
-def measure(request: Request, *, dry_run: bool = False) -> tuple[list[Planned], int]:
+def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple[list[Planned], int]:
     """Plan, run the missing cells, rebuild the board; return the plan and the exit code."""
     tasks, suite, said = tasks_of(request)
     own = {"jobs": request.jobs, "device": request.device, "folder": request.results.resolve()}
@@ -137,16 +138,16 @@ def measure(request: Request, *, dry_run: bool = False) -> tuple[list[Planned], 
     here = request.device if request.engine != "local" else find_device(request.device)
     times = measured_times(before, cpu=here == "cpu")
     jobs = engine.jobs or max(1, len(plan))
-    say("\n".join([*said, *told, describe_plan(plan, times, jobs=jobs)]))
+    screen.say("\n".join([*said, *told, describe_plan(plan, times, jobs=jobs)]))
     if all(planned.state == "absent" for planned in plan):
         return plan, 1
     if dry_run:
         return plan, 0
-    statuses = run_plan(plan, engine, times, jobs=jobs)
+    statuses = run_plan(plan, engine, times, screen, jobs=jobs)
     results, damaged = read_with_overlap([request.results])
     board = write_leaderboard(results, request.results, folders=[request.results], suite=suite, damaged=damaged)
-    say("\n" + terminal_table(board, damaged).rstrip())
-    say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
+    screen.say("\n" + terminal_table(board, damaged).rstrip())
+    screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
     codes = {status.code for status in statuses}
     return plan, WEIGHTS_DO_NOT_LOAD if WEIGHTS_DO_NOT_LOAD in codes else int(any(codes))
 

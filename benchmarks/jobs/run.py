@@ -1,27 +1,25 @@
 """Run the cells of a plan through an engine; show how far they are and say how each one ended."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-
-from tqdm import tqdm
 
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell, Status, keep_files, lost, run_and_return_files, run_cell
 from kdep_benchmarks.jobs.engine import Engine, Lost
 from kdep_benchmarks.jobs.locks import try_lock
 from kdep_benchmarks.jobs.plan import Planned, Times, add_time, at_once, estimate, extracting_first
+from kdep_benchmarks.jobs.screen import Line, Screen
 from kdep_benchmarks.results import read_result
 from kdep_benchmarks.tasks.progress import Progress, clear_progress, read_progress
 
 PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before asking again for cells that another suite holds, doubled each time
-RUNNING_SHOWN = 3
+WAITING_SHOWN = 5
 
 
-def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, *, jobs: int) -> list[Status]:
-    """Run the cells that are to run, and say how each ended; return the same. A bar shows what runs, on a terminal.
+def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, screen: Screen, *, jobs: int) -> list[Status]:
+    """Run the cells that are to run; return how they ended.
 
     A cell that another suite is measuring is asked for again after all others, until it is done or free.
 
@@ -29,19 +27,21 @@ def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, *, jobs: int
         plan: cells; those done or absent are left out.
         engine: where cells run.
         times: of finished cells; new ones are added.
+        screen: where to show progress.
         jobs: cells at once, for the time that is left.
     """
     todo = [planned for planned in plan if planned.state == "to run"]
     total, waiting, pause = len(todo), extracting_first(todo) if jobs > 1 else todo, PAUSE
     clear_stale_progress(waiting)
     statuses: list[Status] = []
-    bar = tqdm(total=total, desc="cells", unit="cell", disable=None, leave=False, dynamic_ncols=True)
     while waiting:
         left = dict(enumerate(waiting))
         busy: list[Planned] = []
 
         def show(left: dict[int, Planned] = left, busy: list[Planned] = busy) -> None:
-            bar.set_postfix_str(running([*left.values(), *busy]))
+            cells = [planned.cell for planned in (*left.values(), *busy)]
+            summary = f"{len(statuses)} of {total} ended{time_left(cells, times, jobs=jobs)}"
+            screen.show(lines([*left.values(), *busy], times), summary)
 
         job = run_cell if engine.shares_folders else run_and_return_files
         work = [partial(job, planned.cell) for planned in waiting]
@@ -57,13 +57,11 @@ def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, *, jobs: int
                     add_time(times, read_result(planned.cell.path))
                 rest = time_left([p.cell for p in (*left.values(), *busy)], times, jobs=jobs)
                 took = f"({duration(status.seconds)}{rest})"
-                bar.update()
-                say(f"[{len(statuses)}/{total}] {planned.title}  {status.text}  {took}")
+                screen.say(f"[{len(statuses)}/{total}] {planned.title}  {status.text}  {took}")
         if len(busy) == len(waiting):
             time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE) if len(busy) == len(waiting) else PAUSE
         waiting = busy
-    bar.close()
     return statuses
 
 
@@ -79,7 +77,7 @@ def status_of(cell: Cell, returned: Status | tuple[Status, dict[str, bytes]] | L
 
 
 def clear_stale_progress(plan: Sequence[Planned]) -> None:
-    """Remove progress files of cells that were killed, so that these are not shown as running."""
+    """Remove progress files of cells that were killed, so that the table does not show these as running."""
     for planned in plan:
         if read_progress(planned.cell.work) is not None:
             with try_lock(planned.cell.work / "lock") as held:
@@ -87,18 +85,20 @@ def clear_stale_progress(plan: Sequence[Planned]) -> None:
                     clear_progress(planned.cell.work)
 
 
-def running(plan: Sequence[Planned]) -> str:
-    """What running cells are doing, and how far they are with it; of the first few."""
-    at = [(planned.title, progress) for planned in plan if (progress := read_progress(planned.cell.work)) is not None]
-    shares = ["" if progress.share is None else f" {progress.share:.0%}" for _, progress in at]
-    said = [f"{title}: {progress.step}{share}" for (title, progress), share in zip(at, shares, strict=True)]
-    return ", ".join(said[:RUNNING_SHOWN])
-
-
-def say(text: str) -> None:
-    """Print above a progress bar; at once, because standard output may be a pipe."""
-    tqdm.write(text)
-    sys.stdout.flush()
+def lines(plan: Sequence[Planned], times: Times) -> list[Line]:
+    """Lines of the table: all running cells, then the next ones."""
+    at = [(planned, read_progress(planned.cell.work)) for planned in plan]
+    shown = []
+    for planned, progress in at:
+        if progress is not None:
+            elapsed = time.time() - progress.began
+            left = left_of(planned.cell, progress, times)
+            shown.append(Line(planned.title, progress.step, progress.share, elapsed, left))
+    waiting = [planned for planned, progress in at if progress is None]
+    shown += [Line(p.title, "waiting", left=estimate(p.cell, times)) for p in waiting[:WAITING_SHOWN]]
+    if len(waiting) > WAITING_SHOWN:
+        shown.append(Line(f"{len(waiting) - WAITING_SHOWN} more", "waiting"))
+    return shown
 
 
 def left_of(cell: Cell, progress: Progress | None, times: Times) -> float | None:

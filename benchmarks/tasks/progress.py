@@ -1,4 +1,4 @@
-"""How far a cell is, as a small JSON file in its folder: tasks write it, a running suite shows it."""
+"""How far a cell is, as a small JSON file in its folder: tasks write it, the table of a running suite reads it."""
 
 import contextlib
 import json

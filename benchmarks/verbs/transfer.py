@@ -64,13 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure what the arguments ask for; 0 done, 1 a cell failed or there is no data, 3 weights did not load."""
+    from kdep_benchmarks.jobs.screen import Screen
     from kdep_benchmarks.transfer import Request, measure, no_data
 
     given = {one.name: getattr(args, one.name) for one in fields(Request)}
     given |= {"tasks": [name for name in args.tasks.split(",") if name], "seeds": parse_seeds(args.seeds)}
     given |= {"engine_options": parse_options(args.engine_options)}
     request = Request(**given)
-    plan, code = measure(request, dry_run=args.dry_run)
+    plan, code = measure(request, Screen(sys.stdout), dry_run=args.dry_run)
     if all(planned.state == "absent" for planned in plan):
         sys.stderr.write(f"kdep: {no_data(request, plan)}\n")
     return code

@@ -1,6 +1,7 @@
 """Engines: the seam by one that runs in this process, Slurm's adapter by commands that only look like Slurm's."""
 
 import importlib.util
+import io
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ from kdep_benchmarks.jobs.engine import Lost, Slot
 from kdep_benchmarks.jobs.engines import choose_engine, parse_options
 from kdep_benchmarks.jobs.local import Local
 from kdep_benchmarks.jobs.run import run_plan
+from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.results import read_results
 from tests.helpers import fake_slurm
 
@@ -47,8 +49,8 @@ def files_of(folder):
 
 
 def test_results_failures_and_logs_come_back_from_a_machine_with_other_folders(suite, tmp_path):
-    plan = suite("sleep", seeds=1, seconds=0) + suite("fail", name="broken")
-    statuses = run_plan(plan, Elsewhere(tmp_path / "node"), {}, jobs=2)
+    plan, said = suite("sleep", seeds=1, seconds=0) + suite("fail", name="broken"), io.StringIO()
+    statuses = run_plan(plan, Elsewhere(tmp_path / "node"), {}, Screen(said), jobs=2)
     assert sorted(status.state for status in statuses) == ["done", "failed"]
     assert files_of(suite.results) == files_of(tmp_path / "node") != {}
     assert sorted(found.status for found in read_results(suite.results)) == ["failed", "ok"]
@@ -56,8 +58,8 @@ def test_results_failures_and_logs_come_back_from_a_machine_with_other_folders(s
 
 def test_a_lost_cell_has_failed_unless_its_result_is_there(suite, tmp_path):
     plan = suite("sleep", seeds=2, seconds=0)
-    run_plan(plan[1:], Local(), {}, jobs=1)
-    statuses = run_plan(plan, Elsewhere(tmp_path / "node", loses=(0, 1)), {}, jobs=2)
+    run_plan(plan[1:], Local(), {}, Screen(io.StringIO()), jobs=1)
+    statuses = run_plan(plan, Elsewhere(tmp_path / "node", loses=(0, 1)), {}, Screen(io.StringIO()), jobs=2)
     assert [(status.state, status.code) for status in statuses] == [("failed", 1), ("done", 0)]
     (failed,) = [found for found in read_results(suite.results) if found.status == "failed"]
     assert failed.error == {"exit_code": 1, "log": "the node is gone"} and failed.seed == 0

@@ -1,6 +1,7 @@
 """Planning: times by similar cells, fingerprints, and what a running suite shows."""
 
 import errno
+import io
 import os
 import pickle
 import time
@@ -13,6 +14,7 @@ from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.jobs import plan, run
 from kdep_benchmarks.jobs.cell import Cell, read_cell, run_cell
 from kdep_benchmarks.jobs.plan import Planned
+from kdep_benchmarks.jobs.screen import Line, Screen
 from kdep_benchmarks.result import CheckpointCard
 from kdep_benchmarks.tasks.progress import Bar, clear_progress, read_progress, write_progress
 from kdep_benchmarks.tasks.task import Task
@@ -68,7 +70,11 @@ def test_time_that_running_cells_have_spent_is_taken_off(tmp_path, monkeypatch):
     assert run.time_left([busy], times, jobs=1) == ", about 2 min left"
     assert run.time_left([busy, next_one], times, jobs=1) == ", about 12 min left"  # 600 + 120
     assert run.time_left([busy, next_one], times, jobs=2) == ", about 10 min left"
-    assert run.running([Planned(busy, "to run"), Planned(next_one, "to run")]) == "x  a-linear  seed 0: features 25%"
+    shown = run.lines([Planned(busy, "to run"), Planned(next_one, "to run")], times)
+    assert [line.texts[1:] for line in shown] == [
+        ("features", "25 %", "8 min", "2 min"),
+        ("waiting", "", "", "10 min"),
+    ]
     run.clear_stale_progress([Planned(busy, "to run")])  # nobody holds its lock: it was killed
     assert read_progress(busy.work) is None
     clear_progress(busy.work)  # twice is fine
@@ -126,3 +132,43 @@ def test_a_cell_is_read_as_it_was_written(tmp_path):
     assert read_cell(tmp_path / "cell.json") == cell
     job = pickle.loads(pickle.dumps(partial(run_cell, cell)))  # as an engine for a cluster sends it
     assert job.args == (cell,)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(written):
+    """What stands on a terminal after these characters: cursor up n lines, clear to the end."""
+    lines = [""]
+    while written:
+        if written.startswith("\x1b["):
+            count, written = written[2:].split("F\x1b[J", 1)
+            lines = [*lines[: len(lines) - 1 - int(count)], ""]
+        else:
+            lines, written = (
+                (([*lines, ""]) if written[0] == "\n" else [*lines[:-1], lines[-1] + written[0]]),
+                written[1:],
+            )
+    return lines[:-1]
+
+
+def test_the_table_is_redrawn_below_the_lines_that_stay_on_a_terminal_only():
+    stream, file = Terminal(), io.StringIO()
+    screen = Screen(stream)
+    screen.say("plan")
+    screen.show([Line("a", "features", 0.5, 61.0, 59.0), Line("bb", "waiting")], "0 of 2")
+    expected = [
+        "cell  state     progress  time   left",
+        "a     features  50 %      1 min  59 s",
+        "bb    waiting",
+        "0 of 2",
+    ]
+    assert shown(stream.getvalue()) == ["plan", *expected]
+    screen.say("a is done")
+    screen.show([Line("bb", "features")], "1 of 2")
+    expected = ["cell  state     progress  time  left", "bb    features", "1 of 2"]
+    assert shown(stream.getvalue()) == ["plan", "a is done", *expected]
+    Screen(file).show([Line("a", "features")], "0 of 1")
+    assert file.getvalue() == ""

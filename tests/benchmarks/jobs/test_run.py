@@ -2,7 +2,6 @@
 see conftest.py.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -26,6 +25,7 @@ from kdep_benchmarks.jobs.local import Local
 from kdep_benchmarks.jobs.locks import try_lock
 from kdep_benchmarks.jobs.process import run_module
 from kdep_benchmarks.jobs.run import run_plan
+from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.results import read_results
 
 IMPORTED = ("kdep_benchmarks.results",)  # what a stand-in imports
@@ -33,8 +33,7 @@ IMPORTED = ("kdep_benchmarks.results",)  # what a stand-in imports
 
 def go(plan, engine=None):
     engine, said = engine or Local(modules=IMPORTED), io.StringIO()
-    with contextlib.redirect_stdout(said):
-        return run_plan(plan, engine, {}, jobs=engine.jobs), said.getvalue()
+    return run_plan(plan, engine, {}, Screen(said), jobs=engine.jobs), said.getvalue()
 
 
 @pytest.fixture(params=[(), IMPORTED], ids=["started", "forked"])
@@ -171,7 +170,7 @@ def test_two_suites_in_one_folder_share_the_cells_and_lose_none(suite):
         thread.join()
     assert [states(statuses) for statuses, _ in ended] == [["done"] * 6] * 2
     assert len([note for note in suite.notes() if note["event"] == "start"]) == 6
-    assert sum("by another suite" in status.text for statuses, _ in ended for status in statuses) == 6
+    assert sum(said.count("by another suite") for _, said in ended) == 6
     assert len(read_results(suite.results)) == 6
 
 
