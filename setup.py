@@ -106,7 +106,7 @@ setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["kdep = kdep.cli:main"]},
     package_data={
-        "kdep_benchmarks.board": ["templates/*.html"],
+        "kdep_benchmarks.page": ["templates/*.html"],
         "kdep_configs": ["*/*.yaml", "*/*.py"],
     },
 )

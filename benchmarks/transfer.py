@@ -17,9 +17,6 @@ from kdep.models.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint, split_size
 from kdep.run.device import find_device
 from kdep_benchmarks.board.frame import results_frame
-from kdep_benchmarks.board.leaderboard import terminal_table
-from kdep_benchmarks.board.names import board_names, first_names
-from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.table import Suite
 from kdep_benchmarks.data.cards import CARDS
 from kdep_benchmarks.data.overlap import read_with_overlap
@@ -29,10 +26,13 @@ from kdep_benchmarks.jobs.engines import choose_engine
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
+from kdep_benchmarks.page.leaderboard import terminal_table
+from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
 from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks, of_suite
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, load_suite, suite_tasks
+from kdep_benchmarks.verdicts.names import board_names, first_names
 
 
 @dataclass(frozen=True, kw_only=True)

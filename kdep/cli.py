@@ -36,7 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "kdep_benchmarks.verbs.leaderboard",
         "rebuild leaderboard.csv, .md, .html from results; merge DIR ...",
     ),
-    "compare": ("kdep_benchmarks.board.compare", "say whether the difference of two checkpoints is real"),
+    "compare": ("kdep_benchmarks.verdicts.compare", "say whether the difference of two checkpoints is real"),
     "fidelity": (
         "kdep_benchmarks.verbs.fidelity",
         "say which cheap column may stand for which expensive one: [DIR ...]",

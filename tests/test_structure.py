@@ -32,6 +32,7 @@ RESULTS = {
     "kdep_benchmarks.results",
     "kdep_benchmarks.durations",
 }
+BOARD = {"kdep_benchmarks.verdicts", "kdep_benchmarks.board"}
 TASKS = RESULTS | {"kdep_benchmarks.data", "kdep_benchmarks.tasks"}
 ARROWS = {
     "kdep.cores": set(),
@@ -69,10 +70,12 @@ ARROWS = {
     "kdep_benchmarks.openmmlab": TASKS,
     "kdep_benchmarks.teachers": TASKS,
     "kdep_benchmarks.jobs": TASKS | {"kdep_benchmarks.openmmlab"},
-    "kdep_benchmarks.board": RESULTS,
-    "kdep_benchmarks.fidelity": RESULTS | {"kdep_benchmarks.board"},
-    "kdep_benchmarks.transfer": TASKS | {"kdep_benchmarks.jobs", "kdep_benchmarks.board"},
-    "kdep_benchmarks.studies": TASKS | {"kdep_benchmarks.jobs", "kdep_benchmarks.board"},
+    "kdep_benchmarks.verdicts": RESULTS,
+    "kdep_benchmarks.board": RESULTS | {"kdep_benchmarks.verdicts"},
+    "kdep_benchmarks.page": RESULTS | BOARD,
+    "kdep_benchmarks.fidelity": RESULTS | BOARD | {"kdep_benchmarks.page"},
+    "kdep_benchmarks.transfer": TASKS | BOARD | {"kdep_benchmarks.jobs", "kdep_benchmarks.page"},
+    "kdep_benchmarks.studies": TASKS | {"kdep_benchmarks.jobs", "kdep_benchmarks.verdicts"},
     "kdep_benchmarks.tasks.settings": {"kdep.settings", "kdep.shipped", "kdep_benchmarks.tasks.task"},
 }
 

@@ -1,1 +1,1 @@
-"""The scoreboard: tables, intervals, comparison, page."""
+"""The scoreboard as tables: columns, cells, means, ranks, notes."""

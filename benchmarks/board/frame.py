@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from kdep.guard import printable
-from kdep_benchmarks.board.ways import labels, way_of
 from kdep_benchmarks.result import Result
+from kdep_benchmarks.verdicts.ways import labels, way_of
 
 ABSENT = "-"
 IMAGES = ("train", "val", "test", "leaked", "overlap", "overlap_exact")

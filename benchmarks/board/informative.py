@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdep_benchmarks.board.uncertainty import uncertainty
 from kdep_benchmarks.result import Result
+from kdep_benchmarks.verdicts.uncertainty import uncertainty
 
 STANDARD_ERRORS = 5  # by which the reference must be above random initialisation
 REFERENCES = ("supervised", "teacher")

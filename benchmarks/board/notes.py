@@ -6,8 +6,8 @@ import pandas as pd
 
 from kdep_benchmarks.board.informative import STANDARD_ERRORS
 from kdep_benchmarks.board.table import Board, Note, baselines
-from kdep_benchmarks.board.verdicts import AVERAGED, PAIRED
-from kdep_benchmarks.board.ways import describe_settings
+from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED
+from kdep_benchmarks.verdicts.ways import describe_settings
 
 
 def notes_on(board: Board) -> list[Note]:

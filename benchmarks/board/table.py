@@ -11,11 +11,11 @@ import pandas as pd
 
 from kdep_benchmarks.board.facts import costs_of, origins_of, overlaps_of
 from kdep_benchmarks.board.informative import judge_columns
-from kdep_benchmarks.board.intervals import rank_intervals
-from kdep_benchmarks.board.names import board_names
-from kdep_benchmarks.board.uncertainty import uncertainty
-from kdep_benchmarks.board.ways import labels, way_of
 from kdep_benchmarks.result import BUDGETS, ROLES, CheckpointCard, Protocol, Result
+from kdep_benchmarks.verdicts.intervals import rank_intervals
+from kdep_benchmarks.verdicts.names import board_names
+from kdep_benchmarks.verdicts.uncertainty import uncertainty
+from kdep_benchmarks.verdicts.ways import labels, way_of
 
 FAMILIES = ("classification", "segmentation", "detection")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import weightedtau
 
-from kdep_benchmarks.board.intervals import CONFIDENCE
+from kdep_benchmarks.verdicts.intervals import CONFIDENCE
 
 MIN_CHECKPOINTS = 5
 ELEMENTS = 2_000_000  # pairs compared at once

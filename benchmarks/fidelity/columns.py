@@ -10,10 +10,10 @@ import numpy as np
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.resample import resampled
 from kdep_benchmarks.answers.store import Answers
-from kdep_benchmarks.board.intervals import mean
-from kdep_benchmarks.board.verdicts import PAIRED, difference_of
-from kdep_benchmarks.board.ways import labels, way_of
 from kdep_benchmarks.result import Result
+from kdep_benchmarks.verdicts.difference import PAIRED, difference_of
+from kdep_benchmarks.verdicts.intervals import mean
+from kdep_benchmarks.verdicts.ways import labels, way_of
 
 CHEAP = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box", "segment-frozen", "detect-frozen")
 EXPENSIVE = ("finetune", "segment", "detect")

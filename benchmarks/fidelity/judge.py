@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdep_benchmarks.board.intervals import CONFIDENCE
-from kdep_benchmarks.board.verdicts import holm
 from kdep_benchmarks.fidelity.agreement import MIN_CHECKPOINTS, Agreement, agreement
 from kdep_benchmarks.fidelity.columns import Column, Read, differing
+from kdep_benchmarks.verdicts.difference import holm
+from kdep_benchmarks.verdicts.intervals import CONFIDENCE
 
 STANDS, GROUPS, NOT, UNKNOWN = "may stand", "groups only", "may not", "unknown"
 RULE = (

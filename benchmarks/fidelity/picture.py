@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from kdep_benchmarks.board.plots import shorten
 from kdep_benchmarks.fidelity.judge import GROUPS, STANDS, Fidelity
+from kdep_benchmarks.page.plots import shorten
 
 MARKS = {STANDS: "●", GROUPS: "◐"}
 ROW, COLUMN, LEFT, RIGHT, TOP, BOTTOM = 0.42, 1.3, 2.6, 1.2, 0.9, 0.5  # inches

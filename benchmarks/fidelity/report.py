@@ -7,11 +7,11 @@ import pandas as pd
 
 from kdep.files import write_text
 from kdep_benchmarks.board.frame import csv_text
-from kdep_benchmarks.board.leaderboard import Table, TableCell
-from kdep_benchmarks.board.markdown import markdown_table, markdown_text
 from kdep_benchmarks.fidelity.agreement import Estimate
 from kdep_benchmarks.fidelity.judge import GROUPS, NOT, RULE, STANDS, UNKNOWN, Fidelity
 from kdep_benchmarks.fidelity.picture import heat_table
+from kdep_benchmarks.page.leaderboard import Table, TableCell
+from kdep_benchmarks.page.markdown import markdown_table, markdown_text
 
 READING = (
     "Tau is the weighted Kendall tau over checkpoints: 1 is the same order, 0 none. Agreement is the share of pairs of "

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdep.files import alone_with, write_atomically, write_text
-from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.studies.claims import (
     Comparison,
     Scores,
@@ -24,6 +23,7 @@ from kdep_benchmarks.studies.file import Study
 from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
 from kdep_benchmarks.studies.stats import BySeed, pooled
+from kdep_benchmarks.verdicts.intervals import half_width, mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdep_benchmarks.board.intervals import CONFIDENCE, mean
-from kdep_benchmarks.board.verdicts import Interval, holm
 from kdep_benchmarks.studies.file import SHARE, Study
 from kdep_benchmarks.studies.rows import AnswerRow
 from kdep_benchmarks.studies.stats import MIN_SEEDS, Noise, paired_difference, pooled
+from kdep_benchmarks.verdicts.difference import Interval, holm
+from kdep_benchmarks.verdicts.intervals import CONFIDENCE, mean
 
 WORDS = {"better": "is better than", "worse": "is worse than", "no difference": "shows no difference to"}
 Cell = tuple[str, Any, str]  # arm, value of the axis, task

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep_benchmarks.board.intervals import mean
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.studies.file import Run, Study
+from kdep_benchmarks.verdicts.intervals import mean
 
 if TYPE_CHECKING:
     from kdep.config import Config

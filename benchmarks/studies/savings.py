@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.studies.claims import Scores, over_tasks
 from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
 from kdep_benchmarks.studies.rows import AnswerRow
 from kdep_benchmarks.studies.stats import MIN_SEEDS
+from kdep_benchmarks.verdicts.intervals import half_width, mean
 
 Curve = list[tuple[float, float]]  # (what was spent, score), in the order of the axis's values
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtrc
 
-from kdep_benchmarks.board.intervals import mean, standard_deviation, t_quantile_of
-from kdep_benchmarks.board.verdicts import Interval, student
+from kdep_benchmarks.verdicts.difference import Interval, student
+from kdep_benchmarks.verdicts.intervals import mean, standard_deviation, t_quantile_of
 
 MIN_SEEDS = 3  # for an interval from the differences of one pair alone
 ALIKE = 0.01  # p value of Bartlett's test below which spreads are not pooled

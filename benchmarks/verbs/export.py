@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {out} is the checkpoint itself")
     card = out / "README.md"
     if args.card:
-        from kdep_benchmarks.board.model_card import check_place, write_card
+        from kdep_benchmarks.page.model_card import check_place, write_card
 
         check_place(card, args.license)
     report = audit_target(checkpoint, args.to)

@@ -313,7 +313,7 @@ def test_cards_refuse_what_no_board_can_place():
 
 
 def test_reading_results_needs_no_torch():
-    code = "import sys, kdep_benchmarks.board.report, kdep_benchmarks.board.compare; sys.exit('torch' in sys.modules)"
+    code = "import sys, kdep_benchmarks.page.report, kdep_benchmarks.verdicts.compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

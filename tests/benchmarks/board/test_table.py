@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from kdep_benchmarks.board.build import boards
-from kdep_benchmarks.board.leaderboard import family_table, leaderboard_frame, terminal_table
-from kdep_benchmarks.board.names import board_names
-from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.table import Suite, half_widths_of_means
-from kdep_benchmarks.board.uncertainty import uncertainty
+from kdep_benchmarks.page.leaderboard import family_table, leaderboard_frame, terminal_table
+from kdep_benchmarks.page.report import write_leaderboard
+from kdep_benchmarks.verdicts.names import board_names
+from kdep_benchmarks.verdicts.uncertainty import uncertainty
 from tests.helpers.made_results import failure, result, runs
 
 

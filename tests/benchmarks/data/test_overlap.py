@@ -10,7 +10,6 @@ from PIL import Image
 
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import results_frame
-from kdep_benchmarks.board.leaderboard import leaderboard_frame, overview
 from kdep_benchmarks.data.overlap import (
     Match,
     Overlap,
@@ -21,6 +20,7 @@ from kdep_benchmarks.data.overlap import (
     with_overlap,
     write_overlap,
 )
+from kdep_benchmarks.page.leaderboard import leaderboard_frame, overview
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.task import load_suite
 from kdep_benchmarks.verbs import data

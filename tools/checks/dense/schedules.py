@@ -22,8 +22,6 @@ from kdep.files import write_text
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.board.build import boards
-from kdep_benchmarks.board.compare import compare
-from kdep_benchmarks.board.uncertainty import uncertainty
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
@@ -31,6 +29,8 @@ from kdep_benchmarks.result import TOOLBOXES, Result
 from kdep_benchmarks.results import read_answers, read_results, write_result
 from kdep_benchmarks.tasks.task import Task, load_suite
 from kdep_benchmarks.tasks.training_state import LAST, tidy
+from kdep_benchmarks.verdicts.compare import compare
+from kdep_benchmarks.verdicts.uncertainty import uncertainty
 
 
 def score(spec: str, checkpoint: Checkpoint, task: Task, results: Path) -> None:

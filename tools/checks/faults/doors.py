@@ -17,16 +17,15 @@ from kdep.config import as_yaml, load_config
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.board.build import boards
-from kdep_benchmarks.board.compare import compare
 from kdep_benchmarks.board.frame import csv_text, results_frame
-from kdep_benchmarks.board.leaderboard import leaderboard_frame, terminal_table
-from kdep_benchmarks.board.markdown import markdown
 from kdep_benchmarks.board.merge import merge
-from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.data.overlap import Match, Overlap, SetOverlap, read_with_overlap, write_overlap
 from kdep_benchmarks.fidelity.columns import measured_columns, naive_columns
 from kdep_benchmarks.jobs.plan import measured_times
+from kdep_benchmarks.page.leaderboard import leaderboard_frame, terminal_table
+from kdep_benchmarks.page.markdown import markdown
+from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
 from kdep_benchmarks.results import read_answers, read_result, write_result
 from kdep_benchmarks.studies.check import check
@@ -34,6 +33,7 @@ from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.rows import AnswerRow, read_known, write_rows
 from kdep_benchmarks.tasks.choose import checked
 from kdep_benchmarks.tasks.task import load_suite
+from kdep_benchmarks.verdicts.compare import compare
 from tools.checks.faults import changes
 
 RECIPE = """\

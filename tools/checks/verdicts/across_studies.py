@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kdep.files import write_text
-from kdep_benchmarks.board.intervals import half_width, mean
 from kdep_benchmarks.studies.stats import paired_difference, pooled
+from kdep_benchmarks.verdicts.intervals import half_width, mean
 
 STUDIES = Path("docs/figures/studies")
 CONDITIONS = ("ablation_small", "convergence_small", "data_efficiency_small", "residual_small", "sgd_small")

@@ -18,9 +18,9 @@ import numpy as np
 from kdep.files import write_text
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import Answers
-from kdep_benchmarks.board.intervals import half_width, mean
-from kdep_benchmarks.board.verdicts import difference
 from kdep_benchmarks.results import read_answers, read_results
+from kdep_benchmarks.verdicts.difference import difference
+from kdep_benchmarks.verdicts.intervals import half_width, mean
 from tools.checks.verdicts.made_answers import MADE, exchange
 
 RUNS = (1, 3, 5)

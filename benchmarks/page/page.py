@@ -7,7 +7,9 @@ from pathlib import Path
 from string import Template
 
 from kdep.guard import printable
-from kdep_benchmarks.board.leaderboard import (
+from kdep_benchmarks.board.sheets import data_uri
+from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.page.leaderboard import (
     Table,
     TableCell,
     damage_lines,
@@ -16,10 +18,8 @@ from kdep_benchmarks.board.leaderboard import (
     row_name,
     tables,
 )
-from kdep_benchmarks.board.markdown import READING
-from kdep_benchmarks.board.panels import mean_panel, score_panels
-from kdep_benchmarks.board.sheets import data_uri
-from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.page.markdown import READING
+from kdep_benchmarks.page.panels import mean_panel, score_panels
 from kdep_benchmarks.result import ROLES
 
 TEMPLATE = Path(__file__).parent / "templates" / "leaderboard.html"

@@ -6,8 +6,8 @@ from html import escape
 
 from kdep.guard import printable
 from kdep_benchmarks.board.informative import STANDARD_ERRORS
-from kdep_benchmarks.board.leaderboard import Table, damage_lines, metric_table, origin_table, tables
 from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.page.leaderboard import Table, damage_lines, metric_table, origin_table, tables
 
 READING = (
     "Scores are percent: mean ± standard deviation over seeds, with the number of runs in brackets. `-` means not "

@@ -6,11 +6,11 @@ from pathlib import Path
 from kdep.files import alone_with, write_text
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import csv_text, results_frame
-from kdep_benchmarks.board.leaderboard import leaderboard_frame
-from kdep_benchmarks.board.markdown import markdown
-from kdep_benchmarks.board.page import html
 from kdep_benchmarks.board.sheets import find_sheets
 from kdep_benchmarks.board.table import Board, Suite, name_teachers
+from kdep_benchmarks.page.leaderboard import leaderboard_frame
+from kdep_benchmarks.page.markdown import markdown
+from kdep_benchmarks.page.page import html
 from kdep_benchmarks.result import Result
 
 

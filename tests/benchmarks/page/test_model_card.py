@@ -7,9 +7,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from kdep.models.weights import open_checkpoint
-from kdep_benchmarks.board import model_card
-from kdep_benchmarks.board.model_card import data_name, write_card
 from kdep_benchmarks.data.overlap import Match, Overlap, SetOverlap, write_overlap
+from kdep_benchmarks.page import model_card
+from kdep_benchmarks.page.model_card import data_name, write_card
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.verbs import export
 from tests.helpers.made_results import failure, result, runs

@@ -12,9 +12,9 @@ import pandas as pd
 
 from kdep.files import write_text
 from kdep_benchmarks.board.build import boards
-from kdep_benchmarks.board.leaderboard import compact, score_text
-from kdep_benchmarks.board.markdown import markdown_text
 from kdep_benchmarks.board.table import Board, baselines
+from kdep_benchmarks.page.leaderboard import compact, score_text
+from kdep_benchmarks.page.markdown import markdown_text
 from kdep_benchmarks.result import Result
 
 if TYPE_CHECKING:

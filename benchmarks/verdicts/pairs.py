@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from kdep_benchmarks.board.names import board_names
-from kdep_benchmarks.board.verdicts import PAIRED
-from kdep_benchmarks.board.ways import Way, describe_settings, labels, way_of
 from kdep_benchmarks.result import Result
+from kdep_benchmarks.verdicts.difference import PAIRED
+from kdep_benchmarks.verdicts.names import board_names
+from kdep_benchmarks.verdicts.ways import Way, describe_settings, labels, way_of
 
 
 def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = None) -> list[str]:

@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from kdep_benchmarks.board.intervals import (
+from kdep_benchmarks.verdicts.intervals import (
     half_width,
     mean,
     rank_intervals,

@@ -1,7 +1,7 @@
 """Estimate how uncertain a checkpoint's mean score on one column is, over the test images and the runs.
 
-The rule is that of `kdep_benchmarks.board.verdicts`, for one side of a difference. It needs no answers per image, only
-the standard error over test images that results hold. Without the answers, runs count as fully correlated over the
+The rule is that of `kdep_benchmarks.verdicts.difference`, for one side of a difference. It needs no answers per image,
+only the standard error over test images that results hold. Without the answers, runs count as fully correlated over the
 images, and the spread of runs is not reduced by the part that is due to the images. Both make the variance larger.
 """
 
@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdep_benchmarks.board.intervals import mean, standard_deviation, t_quantile_of
-from kdep_benchmarks.board.verdicts import AVERAGED, PAIRED
 from kdep_benchmarks.result import Result
+from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED
+from kdep_benchmarks.verdicts.intervals import mean, standard_deviation, t_quantile_of
 
 
 @dataclass(frozen=True)

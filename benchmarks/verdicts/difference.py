@@ -15,7 +15,7 @@ from scipy.special import stdtr
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.resample import DRAWS, image_variance, resampled
 from kdep_benchmarks.answers.store import Answers
-from kdep_benchmarks.board.intervals import t_quantile_of
+from kdep_benchmarks.verdicts.intervals import t_quantile_of
 
 # How the runs of one checkpoint on a task differ, by the task's kind.
 AVERAGED = (

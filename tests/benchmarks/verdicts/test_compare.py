@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from kdep_benchmarks.answers.store import area_answers, class_answers
-from kdep_benchmarks.board.compare import WHAT_IT_COVERS, add_arguments, compare, run
-from kdep_benchmarks.board.pairs import left_out
-from kdep_benchmarks.board.verdicts import difference, holm, run_spread, student
 from kdep_benchmarks.results import read_results, write_result
+from kdep_benchmarks.verdicts.compare import WHAT_IT_COVERS, add_arguments, compare, run
+from kdep_benchmarks.verdicts.difference import difference, holm, run_spread, student
+from kdep_benchmarks.verdicts.pairs import left_out
 from tests.helpers.made_results import Answered, failure, result
 
 

@@ -18,14 +18,14 @@ from PIL import Image
 from kdep import cli, files
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import csv_cell, csv_text, results_frame
-from kdep_benchmarks.board.leaderboard import compact, terminal_table
-from kdep_benchmarks.board.markdown import markdown
-from kdep_benchmarks.board.page import html
-from kdep_benchmarks.board.panels import mean_panel, score_panels
-from kdep_benchmarks.board.plots import ROWS, round_ticks
-from kdep_benchmarks.board.report import write_leaderboard
 from kdep_benchmarks.board.sheets import data_uri, find_sheets
 from kdep_benchmarks.durations import duration
+from kdep_benchmarks.page.leaderboard import compact, terminal_table
+from kdep_benchmarks.page.markdown import markdown
+from kdep_benchmarks.page.page import html
+from kdep_benchmarks.page.panels import mean_panel, score_panels
+from kdep_benchmarks.page.plots import ROWS, round_ticks
+from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.verbs import leaderboard
 from tests.helpers.made_results import failure, result, runs

@@ -1,7 +1,7 @@
 """Choose what the page of a board plots: the scores of each column, and their means."""
 
-from kdep_benchmarks.board.plots import dot_panel
 from kdep_benchmarks.board.table import Board, half_widths_of_means
+from kdep_benchmarks.page.plots import dot_panel
 
 
 def score_panels(board: Board, family: str) -> list[str]:

@@ -9,8 +9,8 @@ from kdep.guard import printable
 from kdep_benchmarks.board.facts import COST, ORIGIN
 from kdep_benchmarks.board.frame import ABSENT, typed
 from kdep_benchmarks.board.table import Board
-from kdep_benchmarks.board.uncertainty import coverage
 from kdep_benchmarks.durations import duration
+from kdep_benchmarks.verdicts.uncertainty import coverage
 
 DAMAGED_SHOWN = 20  # files that are left out and named
 FIRST = ("name", "sha8", "role", "arch", *ORIGIN, "commit", "protocol", "version", "budget", "complete", "failed")

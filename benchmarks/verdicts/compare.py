@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from kdep_benchmarks.answers.store import Answers
-from kdep_benchmarks.board.intervals import CONFIDENCE, mean, standard_deviation
-from kdep_benchmarks.board.pairs import left_out, names_of_two, of_checkpoint, shared_ways
-from kdep_benchmarks.board.verdicts import AVERAGED, PAIRED, Interval, difference, holm, student
-from kdep_benchmarks.board.ways import labels
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.results import read_answers, read_results
+from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, Interval, difference, holm, student
+from kdep_benchmarks.verdicts.intervals import CONFIDENCE, mean, standard_deviation
+from kdep_benchmarks.verdicts.pairs import left_out, names_of_two, of_checkpoint, shared_ways
+from kdep_benchmarks.verdicts.ways import labels
 
 MIN_DATASETS = 3  # that a mean over data sets needs for an interval
 WHAT_IT_COVERS = (

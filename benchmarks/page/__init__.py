@@ -1,0 +1,1 @@
+"""The scoreboard for readers: text, Markdown, HTML with plots, model cards."""

@@ -1,0 +1,1 @@
+"""Is a difference real: intervals over images and runs, comparison of checkpoints."""
