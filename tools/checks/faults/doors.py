@@ -6,7 +6,7 @@ A door edits its file and reads it again. It holds if nothing is raised, or a Va
 import itertools
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,9 @@ from kdep_benchmarks.tasks.choose import checked
 from kdep_benchmarks.tasks.task import load_suite
 from kdep_benchmarks.verdicts.compare import compare
 from tools.checks.faults import changes
+from tools.checks.faults.door import Door
+from tools.checks.faults.sets import set_doors
+from tools.checks.faults.trained import trained_doors
 
 RECIPE = """\
 name: tiny
@@ -77,21 +80,8 @@ STUDY = {
 }
 
 
-@dataclass(frozen=True)
-class Door:
-    """A file, how it is edited, and what reads it."""
-
-    kind: str
-    path: Path
-    edit: Callable[[bytes, changes.Draw], bytes]
-    use: Callable[[], object]
-
-
 def make_doors(root: Path, groups: Collection[str]) -> list[Door]:
     """Make the world below a folder: the groups `results`, `settings`, `sets` and, which is slow, `runs`."""
-    from tools.checks.faults.sets import set_doors
-    from tools.checks.faults.trained import trained_doors
-
     recipe = root / "tiny.yaml"
     recipe.write_text(RECIPE.replace("PHOTOS", str(root / "photos")).replace("RUNS", str(root / "runs")))
     made = {

@@ -7,7 +7,7 @@ from kdep_benchmarks.data.cards import fingerprint, known
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
 from kdep_benchmarks.data.scenes.make import write_scenes
 from tools.checks.faults import changes
-from tools.checks.faults.doors import Door
+from tools.checks.faults.door import Door
 
 
 def set_doors(root: Path) -> list[Door]:

@@ -29,7 +29,7 @@ from kdep_benchmarks.jobs.plan import checkpoint_card
 from kdep_benchmarks.studies.rows import cost, student_card
 from kdep_benchmarks.tasks.store import stored
 from tools.checks.faults import changes
-from tools.checks.faults.doors import Door
+from tools.checks.faults.door import Door
 
 
 def trained_doors(recipe: Path, root: Path) -> list[Door]:
