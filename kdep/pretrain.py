@@ -89,8 +89,9 @@ def pretrain(config: Config) -> Path:
         distinct = source.views or config.optim.begun(len(views.source.names))
         facts = {"views": distinct, "bank": source.code, "precision": precision, "loss": run.last_loss()}
         facts |= {"processes": run.processes, **({"stopped": stopped} if stopped else {})}
-        write_student(as_checkpoint(given, student, views, seen, statistics, source.tap, facts), run.student)
         draw_loss(run)
+        # Last: where student.pth is, a run is done, and nobody looks at what a kill has left of other files.
+        write_student(as_checkpoint(given, student, views, seen, statistics, source.tap, facts), run.student)
         logger.info("student written: %s", run.student)
     process.wait()
     return run.student

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -62,6 +63,21 @@ def test_a_run_lowers_the_loss_and_leaves_its_files(tiny, loss_drawn):
     assert log[-1]["images"] == 4 * 128 and log[-1]["epoch"] == 4
     kept = {path.name for path in student.parent.iterdir()}
     assert kept >= {"config.yaml", "statistics.pt", "log.jsonl", "run.pt", "student.pth", "loss.png", "tensorboard"}
+
+
+def test_a_run_that_was_killed_while_its_picture_was_drawn_is_not_done(tiny, monkeypatch):
+    config = tiny("optim.epochs=1")
+
+    def killed(run: RunFolder) -> None:
+        (run.path / ".loss.png.0a1b.part").write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["kdep.pretrain"], "draw_loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config)
+    student = pretrain(config)
+    assert student.exists() and list(student.parent.glob(".*.part")) == []
 
 
 def test_the_student_file_holds_the_trained_backbone_and_where_it_came_from(tiny):
