@@ -45,9 +45,10 @@ def test_a_column_is_judged_by_standard_errors_over_images_and_by_the_paired_ver
     assert [cell["processor_seconds"] for cell in column["cells"].values()] == [61, None]
 
 
-def test_the_photographs_have_two_sets_of_each_trained_dense_kind_by_one_schedule_per_toolbox(tmp_path):
+def test_the_photographs_have_two_sets_of_each_trained_dense_kind_by_one_schedule_for_full_and_frozen(tmp_path):
     tasks = {task.name: task for task in load_suite("photographs", tmp_path) if task.kind in TOOLBOXES}
     for sets, kind in ((("facade", "aerial"), "segment"), (("aquarium", "bccd"), "detect")):
-        own = [tasks[f"{name}-{kind}{suffix}"] for name in sets for suffix in ("", "-frozen")]
-        assert all(task.settings == own[0].settings for task in own)
-        assert [task.frozen for task in own] == [False, True, False, True]
+        pairs = [[tasks[f"{name}-{kind}{suffix}"] for suffix in ("", "-frozen")] for name in sets]
+        assert all(full.settings == frozen.settings for full, frozen in pairs)
+        assert [task.frozen for pair in pairs for task in pair] == [False, True, False, True]
+        assert len({full.settings["config"] for full, _ in pairs}) == 1
