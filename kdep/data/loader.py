@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TORCHS = "torch.utils.data._utils.signal_handling"  # the module of its handler
+PATIENCE = 1.0  # seconds that a worker may hold a lock which it needs for microseconds
 EXCHANGE = (RuntimeError, OSError, EOFError)  # what torch raises where a worker is lost
 ENDED = (ConnectionError, EOFError)  # what a thread meets whose other process has ended
 
@@ -136,12 +137,39 @@ def start(loader: Any) -> Any:
         iterator = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
+    if loader.num_workers:
+        iterator._workers_done_event = Done(iterator._workers_done_event, iterator._workers)
     handler = signal.getsignal(signal.SIGCHLD)
     if getattr(handler, "__module__", "") == TORCHS and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, Patient(handler, before if before is not handler else None))
     if loader.pin_memory and not isinstance(threading.excepthook, Quiet):
         threading.excepthook = Quiet(threading.excepthook)
     return iterator
+
+
+class Done:
+    """torch's event that tells workers to end, in the main process, which never waits for its lock.
+
+    A worker looks at the event for each batch. One that is killed in that moment takes the lock along, and torch would
+    wait for it for ever.
+    """
+
+    def __init__(self, event: Any, workers: list[Any]) -> None:
+        self._event, self._workers, self._is_set = event, workers, False
+
+    def is_set(self) -> bool:
+        """Whether `set` was called: only the main process calls it."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Set the event, or kill the workers, which would wait for the lock too."""
+        self._is_set = True
+        if self._event._cond.acquire(timeout=PATIENCE):
+            self._event._cond.release()
+            self._event.set()
+        else:
+            for worker in self._workers:
+                worker.kill()
 
 
 class Patient:
