@@ -52,7 +52,6 @@ class Board:
         cells: the columns (statistic, column) of each checkpoint: mean, std, n, failed, ci95 (half the 95 % interval),
             images (test images that the interval covers), share_of_gain.
         metrics: mean, std and n of the metrics beside the main one, by (checkpoint, column, metric).
-        scores: the main metric by (checkpoint, seed), one column per column of the board.
         family_means: one column per family; NaN unless all its counted columns are measured without failures.
         rows: what is known of each checkpoint, best first; the columns of leaderboard.csv that are not of a task.
         notes: what the numbers do not say by themselves.
@@ -64,7 +63,6 @@ class Board:
     columns: pd.DataFrame
     cells: pd.DataFrame
     metrics: pd.DataFrame
-    scores: pd.DataFrame
     family_means: pd.DataFrame
     rows: pd.DataFrame
     notes: tuple[Note, ...] = ()
@@ -177,7 +175,6 @@ def _board(protocol: Protocol, runs: pd.DataFrame, names: dict[str, str], suite:
         columns,
         cells.loc[order],
         _metrics(runs),
-        scores,
         family_means.loc[order],
         rows.drop(columns="place"),
         suite=suite,
