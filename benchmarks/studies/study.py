@@ -32,8 +32,10 @@ val with the baseline. The choice for a seed uses the other seeds only, because 
 alike.
 
 --known NAME.csv resumes an unfinished study from another machine: runs whose rows are all in the file are not repeated.
---arm and --seed do a part of a study first; the answer says how much is left. --shared OTHER.csv takes over runs that
-another study has in common with this one.
+--arm and --seed do a part of a study first; the answer says how much is left.
+
+Two studies can share a bank of targets, but each trains its own runs. To score students that another study has trained,
+make them an arm: runs/OTHER-ARM-s{seed}/student.pth.
 """
 
 import argparse
