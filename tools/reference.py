@@ -44,17 +44,30 @@ def tasks() -> str:
 def commands() -> str:
     """The help of every verb of `kdep`."""
     parts = ["# Commands\n\nExit codes: 0 done, 1 something failed, 2 wrong usage, 3 weights did not load.\n"]
-    for name, (module, _) in VERBS.items():
-        parser = argparse.ArgumentParser(f"kdep {name}", formatter_class=formatter)
-        importlib.import_module(module).add_arguments(parser)
+    for name in VERBS:
+        parser = parser_of(name)
         help_ = re.sub(r"\[\S*/data\]", "[data]", parser.format_help())
         parts.append(f"## kdep {name}\n\n```text\n{help_.rstrip()}\n```\n")
-        for action in parser._actions:  # argparse has no public way to its subcommands
-            if isinstance(action, argparse._SubParsersAction):
-                for own, sub in action.choices.items():
-                    sub.formatter_class = formatter
-                    parts.append(f"### kdep {name} {own}\n\n```text\n{sub.format_help().rstrip()}\n```\n")
+        for own, sub in actions_of(parser).items():
+            parts.append(f"### kdep {name} {own}\n\n```text\n{sub.format_help().rstrip()}\n```\n")
     return "\n".join(parts)
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The parser of a verb of `kdep`."""
+    parser = argparse.ArgumentParser(f"kdep {verb}", formatter_class=formatter)
+    importlib.import_module(VERBS[verb][0]).add_arguments(parser)
+    return parser
+
+
+def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the actions of a verb, such as `check` of `kdep data`; none for most verbs."""
+    for action in parser._actions:  # argparse has no public way to its subcommands
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                sub.formatter_class = formatter
+            return dict(action.choices)
+    return {}
 
 
 def formatter(prog: str) -> argparse.HelpFormatter:
