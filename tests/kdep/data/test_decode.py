@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from kdep.data.decode import Encoded, Pixels, _simplejpeg, decoding_scale
+from kdep.data.decode import Encoded, Pixels, _simplejpeg, crop_decoded, decoding_scale
 
 
 def photograph(size=(320, 240), seed=0):
@@ -63,22 +63,39 @@ def test_a_crop_of_a_whole_image_is_within_one_level_of_pillows_inside_its_borde
     assert difference[:, 2:-2, 2:-2].max() <= 1 and 0 < difference.max() < 30
 
 
-@pytest.mark.parametrize(("side", "scale"), [(90, 2), (45, 4), (22, 8)])
-def test_a_crop_at_reduced_scale_shows_the_same_box(side, scale):
+@pytest.mark.parametrize(
+    ("side", "scale", "rounded"),
+    [(90, 2, (22, 14, 222, 214)), (45, 4, (20, 12, 220, 212)), (22, 8, (24, 16, 224, 216))],
+)
+def test_a_crop_at_reduced_scale_shows_the_box_rounded_to_decoded_pixels(side, scale, rounded):
     data = encoded(photograph())
     box, size = (21, 13, 221, 213), (side, side)
     assert decoding_scale(box, size) == scale
-    found, expected = Encoded(data).crop(box, size).numpy().astype(int), by_pillow(data, box, size)
-    assert np.abs(found - expected).mean() < 1.5
+    found, expected = Encoded(data).crop(box, size).numpy().astype(int), by_pillow(data, rounded, size)
+    inside = np.s_[:, 2:-2, 2:-2]  # Pillow's filter reaches over the box
+    assert np.abs(found - expected)[inside].mean() < 1.5
     # A box that is off by one pixel of the decoded image would differ more.
-    shifted = by_pillow(data, (box[0] + scale, box[1], box[2] + scale, box[3]), size)
-    assert np.abs(found - expected).mean() < 0.6 * np.abs(found - shifted).mean()
+    shifted = by_pillow(data, (rounded[0] + scale, rounded[1], rounded[2] + scale, rounded[3]), size)
+    assert np.abs(found - expected)[inside].mean() < 0.6 * np.abs(found - shifted)[inside].mean()
 
 
 def test_a_reduced_decode_reads_the_last_columns_of_an_odd_size():
     data = encoded(photograph((323, 241)))
     found = Encoded(data).crop((123, 41, 323, 241), (90, 90)).numpy().astype(int)
-    assert np.abs(found - by_pillow(data, (123, 41, 323, 241), (90, 90))).mean() < 1.5
+    half = Image.open(io.BytesIO(data))
+    half.draft(None, (161, 120))
+    assert half.size == (162, 121)
+    expected = half.resize((90, 90), Image.Resampling.BILINEAR, box=(62, 21, 162, 121))
+    assert np.abs(found - np.asarray(expected).transpose(2, 0, 1))[:, 2:, 2:].max() <= 1
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_a_box_that_just_fills_the_crop_at_reduced_scale_is_not_enlarged(scale):
+    pixels = torch.arange(3 * 60 * 60).reshape(3, 60, 60).to(torch.uint8)
+    for left in range(scale):
+        start = (2 * left + scale) // (2 * scale)  # half a pixel rounds up
+        found = crop_decoded(pixels, scale, (left, 0, left + 32 * scale, 32 * scale), (32, 32))
+        assert torch.equal(found, pixels[:, :32, start : start + 32])
 
 
 def test_images_that_are_no_rgb_jpeg_are_converted_as_pillow_does():
