@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdep.data.root import data_root
+from kdep.data.sources.root import data_root
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint, split_size
 from kdep.run.device import find_device

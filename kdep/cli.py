@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-from kdep.data.loader import lost_loader
+from kdep.data.loading.loader import lost_loader
 from kdep.guard import printable
 from kdep.interrupts import sigterm_interrupts
 

@@ -7,9 +7,9 @@ from tqdm import tqdm
 
 from kdep.bank.prepare import open_bank
 from kdep.config import Config
-from kdep.data.order import once
-from kdep.data.training import data_identity, make_pixels
-from kdep.data.views import Batch, Views, load
+from kdep.data.loading.order import once
+from kdep.data.loading.training import data_identity, make_pixels
+from kdep.data.loading.views import Batch, Views, load
 from kdep.method.statistics import Moments, Statistics, finish, sum_moments
 from kdep.method.target import Classifier, axes_read
 from kdep.models.backbone import Backbone

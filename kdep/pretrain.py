@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from kdep.config import Config, flatten, read_config
-from kdep.data.order import Order, once
-from kdep.data.training import make_pixels, open_views, sample_for_statistics
-from kdep.data.views import Batch, Views, load, mix
+from kdep.data.loading.order import Order, once
+from kdep.data.loading.training import make_pixels, open_views, sample_for_statistics
+from kdep.data.loading.views import Batch, Views, load, mix
 from kdep.features import FeatureSource, open_features
 from kdep.method.loss import Criterion, distill_loss, make_criterion
 from kdep.method.rivals import Learner, make_head

@@ -178,7 +178,7 @@ def a_full_disk():
 @pytest.fixture
 def shared():
     """The data root, where it holds real photographs."""
-    from kdep.data.root import data_root
+    from kdep.data.sources.root import data_root
 
     folder = data_root().absolute()
     if not (folder / "classification" / "flowers5_128px.npz").is_file():

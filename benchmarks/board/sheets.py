@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from kdep.data.opening import UNREADABLE, as_rgb, read_image
+from kdep.data.decoding.opening import UNREADABLE, as_rgb, read_image
 from kdep_benchmarks.board.table import Board
 
 WIDTH, QUALITY = 744, 80  # pixels on the page, JPEG
@@ -31,7 +31,7 @@ def data_uri(path: Path) -> str:
     """Return a picture as a JPEG in a data URI, no wider than it is shown.
 
     Raises:
-        ValueError: the file is not a picture, or one that `kdep.data.opening` refuses; names it.
+        ValueError: the file is not a picture, or one that `kdep.data.decoding.opening` refuses; names it.
     """
     try:
         picture = as_rgb(read_image(path))

@@ -5,7 +5,7 @@ relative to the root:
 
     imagefolder  train, test, optional val: folders of class folders; FOLDER:train and FOLDER:test are four fifths and
                  one fifth of each class of one such folder
-    npz          train, test, optional val: FILE.npz:SPLIT (see kdep.data.sources.Pack)
+    npz          train, test, optional val: FILE.npz:SPLIT (see kdep.data.sources.source.Pack)
     torchvision  train, test, optional val: CLASS:SPLIT, such as CIFAR10:train
     voc          train, test: lists such as VOC2012/ImageSets/Main/train.txt (several joined by commas)
     ade20k       train_images, train_masks, test_images, test_masks: folders; masks 0 = unlabelled, 1..N
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kdep.data.contents import content_hashes
+from kdep.data.sources.contents import content_hashes
 from kdep.files import digest_of
 from kdep.guard import read_utf8, walk
 
@@ -372,7 +372,7 @@ def _listed(split: Path) -> tuple[list[Path], list[Path]]:
 
 def _read_below(folder: Path, layout: str) -> list[Path]:
     """Files below a folder that a reader of the layout may open, sorted; follows links."""
-    from kdep.data.names import SUFFIXES  # here: it needs numpy, and the boards read this module without torch
+    from kdep.data.sources.names import SUFFIXES  # here: it needs numpy, and the boards read this module without torch
 
     found = [Path(path) for path in walk(folder, hidden=False).files]
     if layout == "torchvision":

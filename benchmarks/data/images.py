@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdep.data.contents import content_hashes
-from kdep.data.names import Names
-from kdep.data.opening import UNREADABLE
-from kdep.data.sources import Pack, Source
+from kdep.data.decoding.opening import UNREADABLE
+from kdep.data.sources.contents import content_hashes
+from kdep.data.sources.names import Names
+from kdep.data.sources.source import Pack, Source
 from kdep.guard import printable
 from kdep_benchmarks.data.cards import Dataset, refuse_other_classes
 from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictures_of, read_labelled

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kdep.data.names import SUFFIXES
+from kdep.data.sources.names import SUFFIXES
 from kdep.guard import NOT_REGULAR
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding

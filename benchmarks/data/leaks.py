@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdep.data.contents import cache_folder, content_hashes
+from kdep.data.sources.contents import cache_folder, content_hashes
 from kdep.files import write_text
 from kdep_benchmarks.data.cards import Use
 from kdep_benchmarks.data.readable import entries_of

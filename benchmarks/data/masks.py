@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdep.data.opening import UNREADABLE, read_image
+from kdep.data.decoding.opening import UNREADABLE, read_image
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture, image_size, in_threads, of_file

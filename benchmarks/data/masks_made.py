@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdep.data.opening import read_image
+from kdep.data.decoding.opening import read_image
 from kdep.files import write_atomically
 from kdep_benchmarks.data.pictures import in_threads
 from kdep_benchmarks.data.scenes.formats import voc_palette

@@ -85,7 +85,7 @@ def find_overlap(
     """Find the images of a pretraining source in the test splits of tasks.
 
     Args:
-        spec: as `kdep.data.sources.open_source` takes it.
+        spec: as `kdep.data.sources.source.open_source` takes it.
         root: likewise.
         tasks: each of their data sets is compared once.
         checkpoints: further names on the board to which the result applies.
@@ -94,7 +94,7 @@ def find_overlap(
     Raises:
         ValueError: nothing at `spec`.
     """
-    from kdep.data.sources import open_source
+    from kdep.data.sources.source import open_source
     from kdep_benchmarks.data.cards import absent, fingerprint
     from kdep_benchmarks.data.pictures import look_at
     from kdep_benchmarks.data.readers.classification import pictures_of

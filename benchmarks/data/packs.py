@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdep.data.opening import UNREADABLE, eight_bit, open_image
+from kdep.data.decoding.opening import UNREADABLE, eight_bit, open_image
 from kdep.files import write_atomically, write_text
 from kdep.guard import printable, read_regular
 from kdep_benchmarks.data.readers.classification import images_of

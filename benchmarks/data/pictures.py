@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kdep.cores import cores
-from kdep.data.opening import UNREADABLE, eight_bit, open_image, read_header
+from kdep.data.decoding.opening import UNREADABLE, eight_bit, open_image, read_header
 from kdep.guard import read_regular
 from kdep_benchmarks.data.findings import Finding
 
@@ -64,7 +64,7 @@ def decoded(content: bytes | Image.Image) -> Image.Image:
     """The image of a `Picture`'s content, with 8 bits per channel.
 
     Raises:
-        RefusedError: see `kdep.data.opening`.
+        RefusedError: see `kdep.data.decoding.opening`.
     """
     return eight_bit(open_image(content) if isinstance(content, bytes) else content)
 

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from kdep.data.contents import content_hashes
-from kdep.data.opening import UNREADABLE, read_header, read_image, refuse_mode
-from kdep.data.sources import Pack
+from kdep.data.decoding.opening import UNREADABLE, read_header, read_image, refuse_mode
+from kdep.data.sources.contents import content_hashes
+from kdep.data.sources.source import Pack
 from kdep.guard import printable
 from kdep_benchmarks.data.cards import Use
 from kdep_benchmarks.data.pictures import Picture, decoded, in_threads

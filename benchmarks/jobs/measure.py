@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 
 from kdep.cli import OF_A_PATH, OF_THE_DISK
-from kdep.data.loader import lost_loader
+from kdep.data.loading.loader import lost_loader
 from kdep.models.checkpoint import Checkpoint, LoadError
 from kdep.models.outline import gmacs, parameters
 from kdep.models.weights import open_checkpoint

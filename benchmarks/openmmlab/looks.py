@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdep.data.opening import as_rgb, read_image
+from kdep.data.decoding.opening import as_rgb, read_image
 from kdep_benchmarks.data.readers.masks import IGNORED
 from kdep_benchmarks.openmmlab.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
 

@@ -65,7 +65,7 @@ def refuse_equal_arms(study: Study, arms: Mapping[str, Sequence[Any]]) -> None:
 
 def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
     """A sentence for each missing data set of the tasks and of the runs to train."""
-    from kdep.data.sources import absent_address
+    from kdep.data.sources.source import absent_address
     from kdep_benchmarks.data.cards import absent
 
     images = {study.config(run).data.source for run in to_train}

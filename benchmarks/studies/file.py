@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from kdep.config import Config, load_config
-from kdep.data.root import data_root
+from kdep.data.sources.root import data_root
 from kdep.settings import Line, Name, Settings, validate
 from kdep.shipped import find
 from kdep.yaml_file import read_mapping

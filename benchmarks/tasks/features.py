@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from kdep.data.loader import Loader
+from kdep.data.loading.loader import Loader
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint
 from kdep.models.teacher import fastest_form

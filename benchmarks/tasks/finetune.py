@@ -14,9 +14,9 @@ from torch import nn
 from tqdm import tqdm
 
 from kdep.config import Optim
-from kdep.data.names import Names
-from kdep.data.order import Order
-from kdep.data.views import Augmentation, Views, load
+from kdep.data.loading.order import Order
+from kdep.data.loading.views import Augmentation, Views, load
+from kdep.data.sources.names import Names
 from kdep.models.backbone import build_backbone
 from kdep.models.checkpoint import Checkpoint, load_exactly
 from kdep.run.device import choose_precision, computing_in

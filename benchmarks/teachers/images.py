@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdep.data.opening import UNREADABLE
-from kdep.data.sources import open_source
+from kdep.data.decoding.opening import UNREADABLE
+from kdep.data.sources.source import open_source
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.images import open_split
 
@@ -46,7 +46,7 @@ class Pictures:
 
 
 def open_pictures(spec: str, *, labels: bool) -> Pictures:
-    """Open images by their address (see `kdep.data.sources.open_source`), with their labels if asked for.
+    """Open images by their address (see `kdep.data.sources.source.open_source`), with their labels if asked for.
 
     Raises:
         ValueError: nothing there, no labels to be had, or a single class.

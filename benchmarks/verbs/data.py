@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdep.data.root import data_root
+from kdep.data.sources.root import data_root
 
 if TYPE_CHECKING:
     from kdep_benchmarks.data.check import Subject
@@ -150,7 +150,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _manifest(args: argparse.Namespace) -> int:
-    from kdep.data.manifest import FILE, make_manifest
+    from kdep.data.sources.manifest import FILE, make_manifest
 
     out = args.out or args.folder / FILE
     about = make_manifest(args.folder, out, show=sys.stderr.isatty())
@@ -160,7 +160,7 @@ def _manifest(args: argparse.Namespace) -> int:
 
 
 def _shards(args: argparse.Namespace) -> int:
-    from kdep.data.write_shards import write_shards
+    from kdep.data.sources.write_shards import write_shards
 
     if args.per_shard < 1:
         raise ValueError(f"--per-shard {args.per_shard}: expected at least 1")

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from kdep import shipped
-from kdep.data.root import data_root
+from kdep.data.sources.root import data_root
 from kdep_benchmarks.jobs.engines import add_engine_arguments, parse_options
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS
 

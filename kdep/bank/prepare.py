@@ -16,8 +16,8 @@ from kdep.bank.hashes import seal
 from kdep.bank.read import Bank, is_complete, missing, project, refuse_another
 from kdep.bank.write import Writer
 from kdep.config import Config, flatten
-from kdep.data.training import data_identity, make_pixels, open_views, sample_for_statistics
-from kdep.data.views import Views, load
+from kdep.data.loading.training import data_identity, make_pixels, open_views, sample_for_statistics
+from kdep.data.loading.views import Views, load
 from kdep.files import save, write_text
 from kdep.method.target import axes_read
 from kdep.models.backbone import Backbone

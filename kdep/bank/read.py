@@ -25,7 +25,7 @@ import torch
 
 from kdep.bank.file import Description, read_bank_file
 from kdep.bank.hashes import Checked, is_known, known_hashes
-from kdep.data.disk import retried
+from kdep.data.sources.disk import retried
 from kdep.files import read
 from kdep.method.statistics import Statistics, parse_statistics
 from kdep.run.processes import Process

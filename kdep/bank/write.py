@@ -28,9 +28,9 @@ from kdep.bank.read import (
     share_of,
 )
 from kdep.config import Config
-from kdep.data.sources import choose
-from kdep.data.training import make_pixels
-from kdep.data.views import Views, load
+from kdep.data.loading.training import make_pixels
+from kdep.data.loading.views import Views, load
+from kdep.data.sources.source import choose
 from kdep.files import write_atomically
 from kdep.method.statistics import Moments, Statistics, finish, sum_moments
 from kdep.models.backbone import Backbone
@@ -251,7 +251,7 @@ class Plan:
 
 
 def chosen_for_axes(images: int, count: int | None, seed: int) -> torch.Tensor:
-    """Mask the images whose features determine the axes; the same choice as `kdep.data.order.once`."""
+    """Mask the images whose features determine the axes; the same choice as `kdep.data.loading.order.once`."""
     if count is None or count >= images:
         return torch.ones(images, dtype=torch.bool)
     mask = torch.zeros(images, dtype=torch.bool)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdep.data.decode import reason
-from kdep.data.names import is_image_name, list_images
-from kdep.data.opening import UNREADABLE, read_image
-from kdep.data.root import located
-from kdep.data.sources import Files, Pack, choose
+from kdep.data.decoding.decode import reason
+from kdep.data.decoding.opening import UNREADABLE, read_image
+from kdep.data.sources.names import is_image_name, list_images
+from kdep.data.sources.root import located
+from kdep.data.sources.source import Files, Pack, choose
 from kdep.guard import printable
 
 IGNORED = 255  # pixels without a class

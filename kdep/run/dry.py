@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 
 from kdep.config import Config
-from kdep.data.training import open_images
+from kdep.data.loading.training import open_images
 from kdep.models.backbone import Backbone, Teachers, create_network
 from kdep.models.student import open_student
 from kdep.models.taps import default_tap

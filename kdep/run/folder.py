@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from kdep.config import Config, as_yaml, differences
-from kdep.data.views import Batch
+from kdep.data.loading.views import Batch
 from kdep.files import read, save, write_text
 from kdep.guard import printable
 from kdep.method.statistics import Statistics, parse_statistics

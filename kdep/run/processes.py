@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from kdep.config import Config
-from kdep.data.loader import LoaderError
+from kdep.data.loading.loader import LoaderError
 from kdep.run.device import find_device, keep_freed_memory
 
 LIMIT = timedelta(minutes=10)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdep.config import Config
-from kdep.data.views import Views
+from kdep.data.loading.views import Views
 from kdep.method.statistics import Statistics, effective_rank, explained, numerical_rank, std_ratio
 from kdep.models.backbone import Backbone
 from kdep.models.checkpoint import Checkpoint, fingerprint

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the list of paths; images are not copied."""
-    from kdep.data.subset import write_subset
+    from kdep.data.sources.subset import write_subset
 
     if args.fraction is not None and not 0 < args.fraction <= 1:
         raise ValueError(f"--fraction {args.fraction}: expected a share in (0, 1]")

@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from kdep.bank import file as bank
 from kdep.config import load_config
-from kdep.data.training import open_views
-from kdep.data.views import Batch
+from kdep.data.loading.training import open_views
+from kdep.data.loading.views import Batch
 from kdep.features import open_features
 from kdep.files import save
 from kdep.method.loss import mse

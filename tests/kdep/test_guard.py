@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from kdep.data import opening
-from kdep.data.lists import list_line, read_list
-from kdep.data.names import list_images
-from kdep.data.opening import as_rgb, open_image, read_image
-from kdep.data.sources import open_source
-from kdep.data.subset import write_subset
+from kdep.data.decoding import opening
+from kdep.data.decoding.opening import as_rgb, open_image, read_image
+from kdep.data.sources.lists import list_line, read_list
+from kdep.data.sources.names import list_images
+from kdep.data.sources.source import open_source
+from kdep.data.sources.subset import write_subset
 from kdep.files import read
 from kdep.guard import RefusedError, printable, read_regular, walk
 from kdep.models.foreign import read_weights
@@ -105,7 +105,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded_and_the_lim
     source = open_source(str(tmp_path))
 
     forbid(monkeypatch, ImageFile.ImageFile, "load")
-    monkeypatch.setattr("kdep.data.decode._simplejpeg", None)
+    monkeypatch.setattr("kdep.data.decoding.decode._simplejpeg", None)
     for opened in (source.read, lambda index: source.open(index).crop((0, 0, 9000, 9000), (8, 8))):
         with pytest.raises(RefusedError, match="9000 x 9000 pixels; KDEP_MAX_PIXELS allows 67,108,864"):
             opened(0)

@@ -17,9 +17,9 @@ from torch import nn
 
 from kdep.cli import guarded, main
 from kdep.config import Loss, parse_config
-from kdep.data.order import once
-from kdep.data.training import make_pixels, open_views
-from kdep.data.views import load
+from kdep.data.loading.order import once
+from kdep.data.loading.training import make_pixels, open_views
+from kdep.data.loading.views import load
 from kdep.features import LiveTeacher
 from kdep.files import read, save
 from kdep.method.loss import distill_loss

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdep.data.root import data_root
+from kdep.data.sources.root import data_root
 from kdep.files import write_text
 from kdep.models.weights import open_checkpoint
 from kdep.probe.knn import vote

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from kdep.config import parse_config
-from kdep.data.order import once
-from kdep.data.sources import choose, open_source
-from kdep.data.training import make_pixels
-from kdep.data.views import Augmentation, Views, load
+from kdep.data.loading.order import once
+from kdep.data.loading.training import make_pixels
+from kdep.data.loading.views import Augmentation, Views, load
+from kdep.data.sources.source import choose, open_source
 from kdep.files import write_text
 from kdep.method.statistics import Moments, Statistics, finish
 from kdep.models.teacher import fastest_form, open_teacher

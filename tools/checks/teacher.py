@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from kdep.data.sources import Pack
+from kdep.data.sources.source import Pack
 from kdep.files import write_text
 from kdep.method.scale import make_scaler
 from kdep.method.statistics import Moments, finish, numerical_rank

@@ -4,9 +4,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from kdep.data.order import Order
-from kdep.data.training import open_views
-from kdep.data.views import load
+from kdep.data.loading.order import Order
+from kdep.data.loading.training import open_views
+from kdep.data.loading.views import load
 from tools.gpu.cases import R50, VIT, case_of, config_of, setting_of
 from tools.speed.photographs import DISTINCT, draw_one
 from tools.speed.pretraining import Case, bank_path, ceiling, folder_of, make_bank, run

@@ -87,5 +87,5 @@ def against_ceiling(setting: Setting, case: Case) -> Row:
 
 
 def by_workers(trained: Callable[[int], float], known: float) -> dict[str, float]:
-    """Rates with 1 and 2 loading processes, and with what `data.workers: auto` takes; see `kdep.data.views.load`."""
+    """Rates with 1 and 2 loading processes, and with `data.workers: auto`; see `kdep.data.loading.views.load`."""
     return {"auto": known, **{str(count): trained(count) for count in (1, 2)}}

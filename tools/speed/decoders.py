@@ -4,9 +4,9 @@
 
 Every way takes an encoded photograph of about 500 x 375 and a box, and yields a square crop. The reference decodes all
 of it with Pillow and resamples the box, bilinear. A way that can decode at reduced scale does so by the rule of
-`kdep.data.decode`. `kdep` is what training uses. The last lines compare whole loaders: torchvision's ImageFolder with
-its transforms on PIL images, and ours with its colour on batches. Times are the process's own CPU time on one thread,
-so that neighbours disturb them little; ways take turns, the median of the rounds counts.
+`kdep.data.decoding.decode`. `kdep` is what training uses. The last lines compare whole loaders: torchvision's
+ImageFolder with its transforms on PIL images, and ours with its colour on batches. Times are the process's own CPU time
+on one thread, so that neighbours disturb them little; ways take turns, the median of the rounds counts.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdep.data.decode import Box, Encoded, decoding_scale, resample
-from kdep.data.sources import open_source
-from kdep.data.views import Augmentation, Views, collate, recolour
+from kdep.data.decoding.decode import Box, Encoded, decoding_scale, resample
+from kdep.data.loading.views import Augmentation, Views, collate, recolour
+from kdep.data.sources.source import open_source
 from kdep.files import write_text
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -201,7 +201,7 @@ def take_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 def compare(files: list[bytes], side: int, rounds: int, library: str | None) -> list[dict[str, Any]]:
     """All ways at one size of crop."""
-    from kdep.data.views import _crop_box
+    from kdep.data.loading.views import _crop_box
 
     boxes = [
         _crop_box(np.random.Generator(np.random.Philox(number)), *Image.open(io.BytesIO(data)).size, (0.08, 1.0))

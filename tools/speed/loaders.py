@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from kdep.data.decode import resample
-from kdep.data.order import Order
-from kdep.data.sources import open_source
-from kdep.data.views import Augmentation, Views, load, recolour
+from kdep.data.decoding.decode import resample
+from kdep.data.loading.order import Order
+from kdep.data.loading.views import Augmentation, Views, load, recolour
+from kdep.data.sources.source import open_source
 from tools.speed import reference_loop
 from tools.speed.clock import interleave, medians, processor_seconds, threads
 from tools.speed.photographs import photographs

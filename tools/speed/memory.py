@@ -25,7 +25,7 @@ from kdep.bank.hashes import note_hash, seal
 from kdep.bank.prepare import describe, open_bank
 from kdep.bank.read import Bank, shard_path
 from kdep.config import Config, parse_config
-from kdep.data.training import open_views
+from kdep.data.loading.training import open_views
 from kdep.files import save, write_atomically, write_text
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher

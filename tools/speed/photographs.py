@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdep.data.sources import open_source
+from kdep.data.sources.source import open_source
 from kdep.files import write_atomically
 
 CLASSES = 4  # ImageFolder needs class folders

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from kdep.data.views import LIGHT_AXES, LIGHT_STD
+from kdep.data.loading.views import LIGHT_AXES, LIGHT_STD
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 

@@ -42,8 +42,8 @@ def synthetic(file: Path, rows: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from kdep.data.manifest import FOLDER, FORMAT, KEY
-    from kdep.data.manifest import ROWS as GROUP
+    from kdep.data.sources.manifest import FOLDER, FORMAT, KEY
+    from kdep.data.sources.manifest import ROWS as GROUP
 
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in FOLDER.items()])
     template = np.frombuffer(b"n00000000/n00000000_00000000.JPEG", np.uint8)
@@ -68,9 +68,9 @@ def synthetic(file: Path, rows: int) -> None:
 
 def start(file: str) -> dict[str, float]:
     """Open a manifest as a run does and draw the first batch of an epoch; in a child process of its own."""
-    from kdep.data.manifest import open_manifest
-    from kdep.data.order import Order, once
-    from kdep.data.sources import Files
+    from kdep.data.loading.order import Order, once
+    from kdep.data.sources.manifest import open_manifest
+    from kdep.data.sources.source import Files
 
     began = processor_seconds()  # of the imports
 
@@ -174,8 +174,8 @@ def shards(*, quick: bool) -> dict[str, Any]:
     """Images per CPU second from tar shards against files: on a disk, from memory://, and from S3 if moto is there."""
     import fsspec
 
-    from kdep.data.sources import open_source
-    from kdep.data.write_shards import write_shards
+    from kdep.data.sources.source import open_source
+    from kdep.data.sources.write_shards import write_shards
 
     count, size = (32, 32) if quick else (PHOTOGRAPHS, SIZE)
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
@@ -197,8 +197,8 @@ def shards(*, quick: bool) -> dict[str, Any]:
 
 def rate(source: Any, size: int, count: int) -> float:
     """Views per CPU second over two epochs, on one thread."""
-    from kdep.data.order import Order
-    from kdep.data.views import Augmentation, Views, load
+    from kdep.data.loading.order import Order
+    from kdep.data.loading.views import Augmentation, Views, load
 
     batch = min(BATCH, count // 2)
     order = Order(count, batch, EPOCHS, seed=0, starts=getattr(source, "starts", None))
@@ -213,8 +213,8 @@ def memory(*, quick: bool) -> dict[str, Any]:
 
     On a CPU the same core decodes and trains, so the share is step / (step + load), in CPU seconds per image.
     """
-    from kdep.data.keep import keep
-    from kdep.data.sources import open_source
+    from kdep.data.loading.keep import keep
+    from kdep.data.sources.source import open_source
     from tools.gpu.cases import TINY
     from tools.gpu.forms import student_step
     from tools.speed.ceilings import CASES
@@ -264,9 +264,9 @@ def cpu_seconds(work: Any) -> float:
 
 def load_seconds(source: Any, size: int) -> float:
     """CPU seconds per image of one epoch of coloured views, on one thread."""
-    from kdep.data.order import Order
-    from kdep.data.training import make_pixels
-    from kdep.data.views import Augmentation, Views, load
+    from kdep.data.loading.order import Order
+    from kdep.data.loading.training import make_pixels
+    from kdep.data.loading.views import Augmentation, Views, load
 
     augmentation = Augmentation(size, jitter=0.1, lighting=0.05)
     pixels, count = make_pixels(augmentation, torch.device("cpu")), len(source.names)

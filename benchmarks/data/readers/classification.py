@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdep.data.contents import HASH
-from kdep.data.names import is_image_name
-from kdep.data.sources import Files, Pack, Source, Torchvision
+from kdep.data.sources.contents import HASH
+from kdep.data.sources.names import is_image_name
+from kdep.data.sources.source import Files, Pack, Source, Torchvision
 from kdep.guard import Skipped, printable, skipped_line, walk_all
 from kdep_benchmarks.data.cards import Dataset, class_folders, folder_of
 from kdep_benchmarks.data.pictures import Picture, of_file
@@ -66,7 +66,7 @@ def pictures_of(source: Source, *, full_paths: bool = True) -> list[Picture]:
 
 
 def hash_of(content: bytes | Image.Image) -> bytes:
-    """Hash a picture's file as `kdep.data.contents` does, or its pixels."""
+    """Hash a picture's file as `kdep.data.sources.contents` does, or its pixels."""
     data = content if isinstance(content, bytes) else f"{content.mode}{content.size}".encode() + content.tobytes()
     return hashlib.blake2b(data, digest_size=HASH).digest()
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdep.data.opening import as_rgb, read_image
+from kdep.data.decoding.opening import as_rgb, read_image
 from kdep.guard import read_utf8, skipped_line, walk
 from kdep_benchmarks.data.cards import Dataset, masks_of
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from kdep.data.decode import Encoded, reason
-from kdep.data.loader import Loader
-from kdep.data.opening import UNREADABLE
+from kdep.data.decoding.decode import Encoded, reason
+from kdep.data.decoding.opening import UNREADABLE
+from kdep.data.loading.loader import Loader
 from kdep.guard import printable, read_regular
 from kdep.models.backbone import Backbone, build_backbone
 from kdep.models.checkpoint import Checkpoint

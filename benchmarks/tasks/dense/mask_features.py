@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdep.data.opening import read_header
+from kdep.data.decoding.opening import read_header
 from kdep.models.checkpoint import Checkpoint
 from kdep.probe.positions import draw_positions, soft_counts
 from kdep_benchmarks.data.cards import Dataset, fingerprint

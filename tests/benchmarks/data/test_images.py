@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdep.data.sources import torchvision_files, torchvision_split
+from kdep.data.sources.source import torchvision_files, torchvision_split
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.check import Subject, check_dataset
 from kdep_benchmarks.data.findings import finding_lines

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdep.data.sources import open_source
+from kdep.data.sources.source import open_source
 from kdep_benchmarks.data.archives import NotPrepared
 from kdep_benchmarks.data.cards import known
 from kdep_benchmarks.data.images import open_split

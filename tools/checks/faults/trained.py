@@ -10,12 +10,12 @@ from PIL import Image
 from kdep.bank.prepare import build
 from kdep.bank.read import Bank
 from kdep.config import Config, load_config
-from kdep.data.manifest import FILE, make_manifest
-from kdep.data.order import once
-from kdep.data.sources import open_source
-from kdep.data.training import open_views
-from kdep.data.views import Augmentation, Views, load
-from kdep.data.write_shards import write_shards
+from kdep.data.loading.order import once
+from kdep.data.loading.training import open_views
+from kdep.data.loading.views import Augmentation, Views, load
+from kdep.data.sources.manifest import FILE, make_manifest
+from kdep.data.sources.source import open_source
+from kdep.data.sources.write_shards import write_shards
 from kdep.export.write import write_export
 from kdep.method.target import make_target
 from kdep.models.backbone import build_backbone

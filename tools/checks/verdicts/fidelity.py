@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from kdep.config import read_config
-from kdep.data.root import data_root
+from kdep.data.sources.root import data_root
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
 from kdep_benchmarks.jobs.cell import Cell

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from kdep.cli import main
-from kdep.data.manifest import FILE, KEY, make_manifest
-from kdep.data.sources import labels_of, open_source
+from kdep.data.sources.manifest import FILE, KEY, make_manifest
+from kdep.data.sources.source import labels_of, open_source
 
 pytest.importorskip("pyarrow", reason="the extra wds is not installed")
 
@@ -73,7 +73,7 @@ def test_a_stale_manifest_is_refused_with_the_remedy(listed, change, said):
 
 
 def test_the_topmost_folder_is_always_looked_at(listed, monkeypatch):
-    monkeypatch.setattr("kdep.data.manifest.SAMPLED", 0)
+    monkeypatch.setattr("kdep.data.sources.manifest.SAMPLED", 0)
     add_folder(listed)
     with pytest.raises(ValueError, match="listed has 3 images and folders, 2 when it was made"):
         open_source(str(listed))

@@ -4,12 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.data import keep as module
-from kdep.data.decode import Encoded
-from kdep.data.keep import Kept, keep
-from kdep.data.order import Order
-from kdep.data.sources import Files, open_source
-from kdep.data.views import Augmentation, Views, load
+from kdep.data.decoding.decode import Encoded
+from kdep.data.loading import keep as module
+from kdep.data.loading.keep import Kept, keep
+from kdep.data.loading.order import Order
+from kdep.data.loading.views import Augmentation, Views, load
+from kdep.data.sources.source import Files, open_source
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_spawned_process_reads_the_files(source):
 
 def test_shards_in_memory_keep_their_order(photos, tmp_path):
     pytest.importorskip("webdataset", reason="the extra wds is not installed")
-    from kdep.data.write_shards import write_shards
+    from kdep.data.sources.write_shards import write_shards
 
     write_shards(photos, tmp_path / "tar", per_shard=64, seed=0, show=False)
     assert keep(open_source(f"wds:{tmp_path / 'tar'}"), 0.25, show=False).starts.tolist() == [0, 64, 128]

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from kdep.config import Config
-from kdep.data.decode import PIXELS
-from kdep.data.keep import keep
-from kdep.data.sources import Source, labels_of, open_source
-from kdep.data.views import Augmentation, Batch, Views, recolour
+from kdep.data.decoding.decode import PIXELS
+from kdep.data.loading.keep import keep
+from kdep.data.loading.views import Augmentation, Batch, Views, recolour
+from kdep.data.sources.source import Source, labels_of, open_source
 
 SAMPLE = 50_000  # images for the statistics of tar shards: docs/speed.md says what more would gain
 

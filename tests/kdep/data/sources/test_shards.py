@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from kdep.cli import main
-from kdep.data.manifest import FILE, KEY
-from kdep.data.opening import UNREADABLE
-from kdep.data.order import LANES, Order, once
-from kdep.data.shards import ShardError, find_shards, index_path
-from kdep.data.sources import Subset, labels_of, open_source
-from kdep.data.views import Augmentation, Views, load
+from kdep.data.decoding.opening import UNREADABLE
+from kdep.data.loading.order import LANES, Order, once
+from kdep.data.loading.views import Augmentation, Views, load
+from kdep.data.sources.manifest import FILE, KEY
+from kdep.data.sources.shards import ShardError, find_shards, index_path
+from kdep.data.sources.source import Subset, labels_of, open_source
 
 wds = pytest.importorskip("webdataset", reason="the extra wds is not installed")
 pytest.importorskip("pyarrow", reason="the extra wds is not installed")
@@ -68,13 +68,13 @@ def test_shards_are_webdatasets_and_its_reader_finds_the_same_images_in_the_same
 
 def test_the_index_of_foreign_shards_is_kept_and_equals_their_manifest(shards, copied, monkeypatch):
     first, known = open_source(f"wds:{copied}"), open_source(f"wds:{shards}")
-    monkeypatch.setattr("kdep.data.shards.members", lambda *_: pytest.fail("read the headers again"))
+    monkeypatch.setattr("kdep.data.sources.shards.members", lambda *_: pytest.fail("read the headers again"))
     again = open_source(f"wds:{copied}/*.tar")
     assert first.fingerprint == again.fingerprint == known.fingerprint and first.names == known.names
 
 
 def test_a_url_gives_the_same_images_and_fetches_blocks_in_every_loading_process(shards, remote, photos, monkeypatch):
-    monkeypatch.setattr("kdep.data.shards.BLOCK", 5000)
+    monkeypatch.setattr("kdep.data.sources.shards.BLOCK", 5000)
     local = open_source(f"wds:{shards}")
     there = open_source(f"wds:{remote}/{photos.name}-{{000000..000004}}.tar")
     assert there.fingerprint == local.fingerprint and not there._local
@@ -218,7 +218,7 @@ def test_a_loading_process_stays_within_a_few_shards():
 
 
 def test_loading_processes_of_a_url_divide_the_lanes(remote, monkeypatch):
-    monkeypatch.setattr("kdep.data.views.cores", lambda: 16)
+    monkeypatch.setattr("kdep.data.loading.views.cores", lambda: 16)
     views = Views(open_source(f"wds:{remote}"), Augmentation(32), 0)
     order = Order(128, 16, 1, seed=0, starts=views.source.starts)
     assert load(views, order, workers="auto", pin=True).num_workers == 12  # of 15

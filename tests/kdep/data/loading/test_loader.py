@@ -10,8 +10,8 @@ from multiprocessing import Pipe
 import pytest
 import torch
 
-from kdep.data.loader import Loader, LoaderError, Quiet, end_silently, lost_loader
-from kdep.data.views import Batch
+from kdep.data.loading.loader import Loader, LoaderError, Quiet, end_silently, lost_loader
+from kdep.data.loading.views import Batch
 from kdep.run.processes import Process
 
 
@@ -81,7 +81,7 @@ def test_a_lock_that_a_killed_worker_took_along_keeps_nobody_waiting(killed):
 def test_a_worker_killed_when_its_batches_are_not_wanted_any_more_is_no_error():
     code = (
         "import os, signal, time\n"
-        "from tests.kdep.data.test_loader import loader, workers_of\n"
+        "from tests.kdep.data.loading.test_loader import loader, workers_of\n"
         "batches, workers = workers_of(loader())\n"
         "next(batches)\n"
         "os.kill(workers[1], signal.SIGKILL)\n"
@@ -140,7 +140,7 @@ def test_a_handler_of_the_program_hears_of_its_own_children():
         "import signal, subprocess\n"
         "heard = []\n"
         "signal.signal(signal.SIGCHLD, lambda *_: heard.append(1))\n"
-        "from tests.kdep.data.test_loader import loader\n"
+        "from tests.kdep.data.loading.test_loader import loader\n"
         "batches = iter(loader())\n"
         "next(batches)\n"
         "subprocess.run(['true'])\n"
@@ -172,7 +172,7 @@ def ended():
 def no_socket():
     from multiprocessing.connection import Client
 
-    Client("/tmp/kdep-no-such-socket")
+    Client("/no/such/socket")
 
 
 def within_a_message():

@@ -19,11 +19,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from kdep.cores import cores
-from kdep.data.decode import Picture, as_tensor, reason
-from kdep.data.loader import Loader
-from kdep.data.opening import UNREADABLE
-from kdep.data.order import LANES
-from kdep.data.sources import Source
+from kdep.data.decoding.decode import Picture, as_tensor, reason
+from kdep.data.decoding.opening import UNREADABLE
+from kdep.data.loading.loader import Loader
+from kdep.data.loading.order import LANES
+from kdep.data.sources.source import Source
 
 
 @dataclass(frozen=True)

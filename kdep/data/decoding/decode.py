@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from kdep.data.opening import as_rgb, open_image, refuse_pixels
+from kdep.data.decoding.opening import as_rgb, open_image, refuse_pixels
 
 PIXELS = 4  # increase with every change of the pixels: part of the fingerprint of the data
 SCALES = (8, 4, 2)  # scaled DCT; Pillow supports no other

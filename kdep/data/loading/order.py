@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdep.data.sources import choose
+from kdep.data.sources.source import choose
 
 LANES = 24  # divided by 1, 2, 3, 4, 6, 8, 12 and 24 loading processes
 WINDOW = 512  # images: of ImageNet 56 MB, so that the lanes of a process keep 1.4 GB of blocks of a URL
@@ -67,7 +67,7 @@ class Order:
         row = np.concatenate([np.arange(self.starts[shard], self.starts[shard + 1]) for shard in shards])
         part = row[self.rank * steps * own : (self.rank + 1) * steps * own]
         lanes = min(LANES, max(1, len(part) // WINDOW))
-        draw = _generator(self.seed, epoch, 3, self.rank)  # 2 is that of `kdep.data.views.mix`
+        draw = _generator(self.seed, epoch, 3, self.rank)  # 2 is that of `kdep.data.loading.views.mix`
         batches = np.empty((steps, own), np.int64)
         start = 0
         for lane in range(lanes):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from kdep.data.decode import Encoded, Pixels, _simplejpeg, crop_decoded, decoding_scale
+from kdep.data.decoding.decode import Encoded, Pixels, _simplejpeg, crop_decoded, decoding_scale
 
 
 def photograph(size=(320, 240), seed=0):

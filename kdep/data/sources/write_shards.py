@@ -8,9 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from kdep.cores import cores
-from kdep.data.manifest import FILE
-from kdep.data.shards import find_shards, index_shards
-from kdep.data.sources import Files, labels_of, open_source
+from kdep.data.sources.manifest import FILE
+from kdep.data.sources.shards import find_shards, index_shards
+from kdep.data.sources.source import Files, labels_of, open_source
 from kdep.files import write_atomically
 from kdep.guard import read_regular
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from kdep.cores import free_memory
-from kdep.data.decode import SCALES, Box, Encoded, Picture, crop_decoded, decoding_scale
-from kdep.data.opening import UNREADABLE
-from kdep.data.sources import Source
+from kdep.data.decoding.decode import SCALES, Box, Encoded, Picture, crop_decoded, decoding_scale
+from kdep.data.decoding.opening import UNREADABLE
+from kdep.data.sources.source import Source
 
 logger = logging.getLogger("kdep")
 

@@ -11,12 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.data.names import Names
-from kdep.data.order import Order, once
-from kdep.data.sources import Subset, open_source
-from kdep.data.subset import write_subset
-from kdep.data.training import make_pixels
-from kdep.data.views import (
+from kdep.data.loading.order import Order, once
+from kdep.data.loading.training import make_pixels
+from kdep.data.loading.views import (
     LIGHT_AXES,
     LIGHT_STD,
     Augmentation,
@@ -28,6 +25,9 @@ from kdep.data.views import (
     recolour,
     view,
 )
+from kdep.data.sources.names import Names
+from kdep.data.sources.source import Subset, open_source
+from kdep.data.sources.subset import write_subset
 
 AUGMENTATION = Augmentation(24, (0.3, 1.0), jitter=0.2, lighting=0.1)
 
@@ -221,7 +221,7 @@ def slow_recolour(image, colour):
 
 @pytest.mark.parametrize("part", [1, 3 * 9 * 8 * 2, 2**19])
 def test_colour_equals_the_slow_formula_however_the_batch_is_divided(monkeypatch, part):
-    monkeypatch.setattr("kdep.data.views.PART", part)
+    monkeypatch.setattr("kdep.data.loading.views.PART", part)
     draw = np.random.Generator(np.random.Philox(0))
     images = draw.integers(0, 256, (5, 3, 9, 8), dtype=np.uint8)
     colour = np.concatenate([draw.uniform(0.3, 1.7, (5, 3)), draw.normal(0, 0.5, (5, 3))], 1).astype(np.float32)
@@ -478,9 +478,9 @@ def test_a_written_subset_takes_a_fraction_of_each_class(tmp_path):
 
 THREADS = """
 import os, sys, torch
-from kdep.data.order import Order
-from kdep.data.views import Augmentation, Views, load
-from kdep.data.sources import open_source
+from kdep.data.loading.order import Order
+from kdep.data.loading.views import Augmentation, Views, load
+from kdep.data.sources.source import open_source
 
 def count():
     return len(os.listdir("/proc/self/task"))

@@ -14,15 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from kdep.data.contents import content_hashes
-from kdep.data.decode import Encoded, Picture, Pixels, as_tensor
-from kdep.data.disk import retried
-from kdep.data.lists import read_list
-from kdep.data.manifest import FILE, Fingerprint, check_folder, open_manifest
-from kdep.data.names import Names, list_images
-from kdep.data.opening import as_rgb, open_image, read_image
-from kdep.data.root import data_root, located
-from kdep.data.shards import open_shards
+from kdep.data.decoding.decode import Encoded, Picture, Pixels, as_tensor
+from kdep.data.decoding.opening import as_rgb, open_image, read_image
+from kdep.data.sources.contents import content_hashes
+from kdep.data.sources.disk import retried
+from kdep.data.sources.lists import read_list
+from kdep.data.sources.manifest import FILE, Fingerprint, check_folder, open_manifest
+from kdep.data.sources.names import Names, list_images
+from kdep.data.sources.root import data_root, located
+from kdep.data.sources.shards import open_shards
 from kdep.guard import Skipped, read_regular, refuse_bomb
 
 ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT, manifest:FILE, wds:PATTERN or torchvision:NAME"
@@ -247,7 +247,7 @@ def open_source(spec: str, *, root: Path | None = None, limit: int | None = None
     Args:
         spec: a folder (searched recursively; its kdep-manifest.parquet is used if there is one), a .txt list of paths,
             FILE.npz:SPLIT, manifest:FILE, wds:PATTERN or torchvision:NAME. A relative path is looked up in the current
-            folder, then below the data root (see `kdep.data.root`).
+            folder, then below the data root (see `kdep.data.sources.root`).
         root: folder to which the paths of a list or manifest are relative (default: the list's folder), or of
             torchvision's files.
         limit: take a random subset of this many images.

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from kdep.data import contents
-from kdep.data.contents import content_hashes
-from kdep.data.manifest import describe
+from kdep.data.sources import contents
+from kdep.data.sources.contents import content_hashes
+from kdep.data.sources.manifest import describe
 
 TERABYTE = 10**12
 

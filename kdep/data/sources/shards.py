@@ -2,7 +2,7 @@
 
 The headers of every shard are read once. An image is then a range of bytes, so every rule of the other sources holds:
 view v of image i is a function of (seed, i, v), a run is resumed at any step, and the order does not depend on the
-number of loading processes. `kdep.data.order` reads shard after shard, so ranges follow each other.
+number of loading processes. `kdep.data.loading.order` reads shard after shard, so ranges follow each other.
 
 Shards on a disk are read where they lie. Of others, blocks of 4 MB are fetched and kept until the order has left them.
 """
@@ -23,11 +23,11 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
-from kdep.data.decode import Encoded, Picture
-from kdep.data.disk import retried
-from kdep.data.manifest import AGAIN, FILE, SHARDS, Manifest, open_manifest, write_manifest
-from kdep.data.names import SUFFIXES
-from kdep.data.root import located
+from kdep.data.decoding.decode import Encoded, Picture
+from kdep.data.sources.disk import retried
+from kdep.data.sources.manifest import AGAIN, FILE, SHARDS, Manifest, open_manifest, write_manifest
+from kdep.data.sources.names import SUFFIXES
+from kdep.data.sources.root import located
 from kdep.guard import RefusedError, max_expanded
 
 BLOCK = 4 << 20  # bytes that are fetched at once from a URL

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdep.data.lists import list_line
-from kdep.data.sources import open_source
+from kdep.data.sources.lists import list_line
+from kdep.data.sources.source import open_source
 from kdep.files import write_text
 from kdep.guard import printable
 

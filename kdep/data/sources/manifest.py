@@ -28,8 +28,8 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from kdep.data.contents import hash_content
-from kdep.data.names import SUFFIXES, Names, encoded, list_images
+from kdep.data.sources.contents import hash_content
+from kdep.data.sources.names import SUFFIXES, Names, encoded, list_images
 from kdep.files import write_atomically
 from kdep.settings import Stored, validate
 from kdep.settings import shown as shown_value
@@ -117,7 +117,7 @@ class Fingerprint:
         self._digest = hashlib.sha256()
 
     def add(self, name: str, content: bytes | int) -> None:
-        """Add an image with the hash of its bytes, see `kdep.data.contents`, or with its size."""
+        """Add an image with the hash of its bytes, see `kdep.data.sources.contents`, or with its size."""
         self._digest.update(encoded(f"{name}|{content.hex() if isinstance(content, bytes) else content}\n"))
 
     def text(self) -> str:

@@ -3,11 +3,11 @@ import errno
 import pytest
 from PIL import UnidentifiedImageError
 
-from kdep.data import disk
-from kdep.data.disk import DiskError, retried
-from kdep.data.opening import UNREADABLE
-from kdep.data.sources import open_source
-from kdep.data.views import Augmentation, Views
+from kdep.data.decoding.opening import UNREADABLE
+from kdep.data.loading.views import Augmentation, Views
+from kdep.data.sources import disk
+from kdep.data.sources.disk import DiskError, retried
+from kdep.data.sources.source import open_source
 
 
 def failing(*errors):
@@ -45,7 +45,7 @@ def test_a_disk_that_stays_away_ends_the_run_and_makes_no_image_unreadable(pause
         retried(read, "a.jpg")
     assert len(calls) == 5 and not issubclass(DiskError, UNREADABLE)
     away = failing(*[OSError(errno.EIO, "Input/output error")] * 9)[0]
-    monkeypatch.setattr("kdep.data.sources.read_regular", lambda *_: away())
+    monkeypatch.setattr("kdep.data.sources.source.read_regular", lambda *_: away())
     with pytest.raises(DiskError):
         Views(open_source(str(photos)), Augmentation(32), 0)[(0, 0)]
 

@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 
 from kdep.cores import cores
-from kdep.data.names import is_image_name
+from kdep.data.sources.names import is_image_name
 from kdep.files import digest_of, write_atomically
 from kdep.guard import max_expanded
 

@@ -1,0 +1,1 @@
+"""Open image files within limits, and decode one crop of them."""
