@@ -193,5 +193,8 @@ def _over_datasets(
         return Difference(
             None, names, protocol, None, f"{mean(values):+.2f} over {over}, and {MIN_DATASETS} are needed"
         )
+    if max(values) - min(values) < 1e-9:  # as in `paired_difference` of a study
+        said = f"{mean(values):+.2f} on each of {over}, and no interval without a spread"
+        return Difference(None, names, protocol, None, said)
     error = standard_deviation(values) / math.sqrt(len(values))
     return Difference(None, names, protocol, student(mean(values), error**2, len(values) - 1), over)

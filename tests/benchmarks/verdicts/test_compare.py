@@ -170,6 +170,17 @@ def test_over_data_sets_each_set_counts_once():
     assert overall.sentence.endswith("(3 data sets).")
 
 
+@pytest.mark.parametrize("gap", [0, 14])
+def test_equal_differences_on_all_data_sets_give_no_verdict_over_them(gap):
+    made = Answered()
+    for task in ("x-linear", "y-linear", "z-linear"):
+        made.add("A", task, right(100 + gap)).add("B", task, right(100))
+    *tasks, overall = compared(made)
+    assert overall.interval is None and overall.verdict == "no difference"
+    assert f"{gap / 2:+.2f} on each of 3 data sets, and no interval without a spread." in overall.sentence
+    assert {one.verdict for one in tasks} == {"better" if gap else "no difference"}
+
+
 @pytest.mark.parametrize(
     "other", [{"version": 2}, {"budget": "smoke"}, {"data": "e" * 64}, {"settings": {"size": 40, "k": [1]}}]
 )
