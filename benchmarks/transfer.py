@@ -31,7 +31,7 @@ from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
 from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks, of_suite
-from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, load_suite, suite_tasks
+from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, open_suite
 from kdep_benchmarks.verdicts.names import board_names, first_names
 
 
@@ -160,9 +160,7 @@ def tasks_of(request: Request) -> tuple[list[Task], Suite | None, list[str]]:
     root, protocol = request.data_root.resolve(), request.protocol
     if request.suite is None:
         return choose_tasks(None, request.tasks, root, protocol=protocol, budget=request.budget), None, []
-    every = load_suite(request.suite, root, protocol=protocol)
-    # By a protocol of the request, a suite of a family has only those of its tasks that have this protocol.
-    names = frozenset(task.name for task in every) if protocol is None else suite_tasks(request.suite)
+    every, names = open_suite(request.suite, root, protocol=protocol)
     chosen = of_suite(request.suite, every, request.tasks, budget=request.budget)
     return chosen, Suite(request.suite, names), []
 

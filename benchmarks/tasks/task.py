@@ -166,29 +166,46 @@ def load_suite(name: str, data_root: Path, *, protocol: str | None = None) -> li
     Raises:
         ValueError: no such suite, or a mistake in the file.
     """
-    path = find("suites", name)
-    suite = validate(SuiteFile, _read(path), str(path))
-    if suite.tasks is None:
-        tasks = [load_task(task, data_root, protocol=protocol) for task in _having(protocol)]
-        return [task for task in tasks if suite.family in ("any", task.family)]
-    shipped = names("transfer")
-    if unknown := [entry for entry in suite.tasks if isinstance(entry, str) and entry not in shipped]:
-        raise ValueError(f"{path}: task {unknown[0]!r}: there are {', '.join(shipped)}")
-    tasks = [
-        load_task(entry, data_root, protocol=protocol)
-        if isinstance(entry, str)
-        else parse_task(entry, data_root, str(path), protocol=protocol)
-        for entry in suite.tasks
-    ]
-    found = [task.name for task in tasks]
-    if doubled := [name for name in found if found.count(name) > 1]:
-        raise ValueError(f"{path}: task {doubled[0]} is listed twice")
-    return tasks
+    return open_suite(name, data_root, protocol=protocol)[0]
 
 
 def suite_tasks(name: str) -> frozenset[str]:
     """Names of the tasks of a suite, see `load_suite`."""
-    return frozenset(task.name for task in load_suite(name, Path()))
+    return open_suite(name, Path())[1]
+
+
+def open_suite(name: str, data_root: Path, *, protocol: str | None = None) -> tuple[list[Task], frozenset[str]]:
+    """The tasks of a suite by a protocol, and the names of all its tasks. Each file is read once.
+
+    By the paper's protocol a suite of a family has only those of its tasks that have a section for it.
+
+    Raises:
+        ValueError: as `load_suite`.
+    """
+    path = find("suites", name)
+    suite = validate(SuiteFile, _read(path), str(path))
+    shipped = names("transfer")
+    if unknown := [entry for entry in suite.tasks or () if isinstance(entry, str) and entry not in shipped]:
+        raise ValueError(f"{path}: task {unknown[0]!r}: there are {', '.join(shipped)}")
+    files = [_read_entry(entry, path) for entry in (shipped if suite.tasks is None else suite.tasks)]
+    tasks = [(parse_task(content, data_root, source), content, source) for content, source in files]
+    tasks = [one for one in tasks if suite.family in (None, "any", one[0].family)]
+    found = [task.name for task, _, _ in tasks]
+    if doubled := [name for name in found if found.count(name) > 1]:
+        raise ValueError(f"{path}: task {doubled[0]} is listed twice")
+    if protocol is None:
+        return [task for task, _, _ in tasks], frozenset(found)
+    if suite.tasks is None and protocol == "paper":
+        tasks = [one for one in tasks if "paper" in one[1]]
+    return [parse_task(own, data_root, source, protocol=protocol) for _, own, source in tasks], frozenset(found)
+
+
+def _read_entry(entry: str | dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
+    """A task of the suite at `path` before it is checked, and the file that it stands in."""
+    if not isinstance(entry, str):
+        return entry, str(path)
+    shipped = find("transfer", entry)
+    return {"name": entry, **_read(shipped)}, str(shipped)
 
 
 def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protocol: str | None = None) -> Task:
@@ -202,7 +219,7 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
     by = file
     if protocol not in (None, file.protocol):
         if protocol != "paper" or file.paper is None:
-            having = f"of the shipped tasks {', '.join(_having('paper'))} have"
+            having = f"of the shipped tasks {', '.join(_having_paper())} have"
             raise ValueError(f"{where}: has protocol {file.protocol} and no section {protocol}; {having}")
         by = file.paper
     try:
@@ -216,10 +233,8 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
     return Task(file.name, file.kind, dataset, name, version, by.settings or {})
 
 
-def _having(protocol: str | None) -> list[str]:
-    """Shipped tasks that have a protocol."""
-    if protocol != "paper":
-        return names("transfer")
+def _having_paper() -> list[str]:
+    """Shipped tasks that have a recipe of the paper."""
     return [name for name in names("transfer") if "paper" in _read(find("transfer", name))]
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from kdep.shipped import FOLDER as CONFIGS
 from kdep.shipped import names
 from kdep_benchmarks import transfer as transfers
 from kdep_benchmarks.jobs import measure
+from kdep_benchmarks.tasks import task as task_module
 from kdep_benchmarks.tasks.task import load_suite, load_task
 from tests.conftest import measure_here
 
@@ -403,6 +405,22 @@ def test_impossible_values_are_refused(option, capsys):
 def test_every_shipped_task_loads(name, tmp_path):
     task = load_task(name, tmp_path)
     assert name.startswith(task.dataset.name) and task.family in ("classification", "segmentation", "detection")
+
+
+@pytest.mark.parametrize(("suite", "tasks"), [("classification", 4), ("paper", 9), ("own", 1)])
+def test_a_suite_is_read_once_and_its_means_are_over_all_its_tasks_by_every_protocol(
+    suite, tasks, tmp_path, monkeypatch
+):
+    if suite == "own":
+        suite = str(tmp_path / "own.yaml")
+        (tmp_path / "own.yaml").write_text("tasks: [dtd-finetune]")
+    reads, read = Counter(), task_module.read_mapping
+    monkeypatch.setattr(task_module, "read_mapping", lambda path, *words: reads.update([path]) or read(path, *words))
+    by_paper, over, _ = transfers.tasks_of(transfers.Request(checkpoints=["x"], suite=suite, protocol="paper"))
+    assert {task.protocol for task in by_paper} == {"paper"} and len(by_paper) == tasks
+    assert len(reads) > 1 and set(reads.values()) == {1}
+    every, same, _ = transfers.tasks_of(transfers.Request(checkpoints=["x"], suite=suite))
+    assert over == same and over.tasks == {task.name for task in every} >= {task.name for task in by_paper}
 
 
 @pytest.mark.parametrize("name", names("suites"))
