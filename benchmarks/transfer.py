@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from kdep.data.sources.root import data_root
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint, split_size
 from kdep.run.device import find_device
 from kdep_benchmarks.board.frame import results_frame

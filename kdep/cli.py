@@ -143,7 +143,7 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
     except KeyboardInterrupt:
         return fail(INTERRUPTED, 130)
     except ValueError as error:
-        # By name: importing kdep.models.checkpoint for its LoadError would load torch for every verb.
+        # By name: importing kdep.models.checkpoints.checkpoint for its LoadError would load torch for every verb.
         return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
     except (OSError, EOFError, RuntimeError) as error:
         if said := sentence(error):

@@ -12,8 +12,8 @@ from kdep.data.loading.training import data_identity, make_pixels
 from kdep.data.loading.views import Batch, Views, load
 from kdep.method.statistics import Moments, Statistics, finish, sum_moments
 from kdep.method.target import Classifier, axes_read
-from kdep.models.backbone import Backbone
-from kdep.models.maps import map_on_grid, map_side
+from kdep.models.backbones.backbone import Backbone
+from kdep.models.backbones.maps import map_on_grid, map_side
 from kdep.models.teacher import fastest_form, open_teacher, teacher_identity
 from kdep.run.checks import check_fit, open_teachers_classifier
 from kdep.run.device import choose_teacher_precision, computing_in, exactly

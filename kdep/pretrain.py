@@ -22,8 +22,8 @@ from kdep.features import FeatureSource, open_features
 from kdep.method.loss import Criterion, distill_loss, make_criterion
 from kdep.method.rivals import Learner, make_head
 from kdep.method.target import make_target
-from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import write_student
+from kdep.models.backbones.backbone import Backbone
+from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.student import open_student
 from kdep.probe.watch import Watch, open_watch
 from kdep.run.alarm import Alarm

@@ -51,6 +51,8 @@ ARROWS = {
     "kdep.data.loading": {"kdep.config", "kdep.cores", "kdep.data.decoding", "kdep.data.sources"},
     "kdep.method": {"kdep.config", "kdep.settings"},
     "kdep.models": EVERYWHERE,
+    "kdep.models.checkpoints": {"kdep.files", "kdep.guard", "kdep.names", "kdep.settings"},
+    "kdep.models.backbones": {"kdep.config", "kdep.models.checkpoints"},
     "kdep.export": EVERYWHERE | {"kdep.models"},
     "kdep.run": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models"},
     "kdep.probe": EVERYWHERE | {"kdep.data", "kdep.models", "kdep.run"},

@@ -21,8 +21,8 @@ from filelock import FileLock
 
 from kdep.cli import OF_A_PATH, OF_THE_DISK
 from kdep.data.loading.loader import lost_loader
-from kdep.models.checkpoint import Checkpoint, LoadError
-from kdep.models.outline import gmacs, parameters
+from kdep.models.backbones.outline import gmacs, parameters
+from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError
 from kdep.models.weights import open_checkpoint
 from kdep.run.processes import join
 from kdep.run.provenance import provenance_of_code

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdep.guard import printable
-from kdep.models.checkpoint import Checkpoint
-from kdep.models.outline import parameters
+from kdep.models.backbones.outline import parameters
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.data import cards as datasets
 from kdep_benchmarks.data.leaks import leaked
 from kdep_benchmarks.durations import duration

@@ -3,8 +3,8 @@
 from typing import Any
 
 from kdep.export.audit import Audit, complete_audit, fixed_batch, stage_outputs, student_stages
-from kdep.models.checkpoint import Checkpoint, StateDict, load_exactly
-from kdep.models.names import HEAD, WITHOUT_HEAD, export_weights
+from kdep.models.checkpoints.checkpoint import Checkpoint, StateDict, load_exactly
+from kdep.models.checkpoints.names import HEAD, WITHOUT_HEAD, export_weights
 from kdep_benchmarks.openmmlab.backbones import TOOLBOXES, backbone_config, build_module, undilated
 
 

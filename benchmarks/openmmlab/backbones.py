@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from kdep.export.audit import compare_stages
-from kdep.models.backbone import create_network
-from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
-from kdep.models.names import export_weights
+from kdep.models.backbones.backbone import create_network
+from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
+from kdep.models.checkpoints.names import export_weights
 from kdep_benchmarks.openmmlab import compat
 
 STRIDES = (4, 8, 16, 32)

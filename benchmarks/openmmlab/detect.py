@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxes import class_names

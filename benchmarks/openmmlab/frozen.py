@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from kdep.models.checkpoint import LoadError
+from kdep.models.checkpoints.checkpoint import LoadError
 from kdep_benchmarks.openmmlab.hooks import LoadExactly, bare
 
 

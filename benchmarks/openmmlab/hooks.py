@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from kdep.files import write_atomically
-from kdep.models.checkpoint import Checkpoint, LoadError, load_exactly
+from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError, load_exactly
 from kdep_benchmarks.openmmlab.backbones import map_difference, toolbox_weights
 from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.training_state import random_state

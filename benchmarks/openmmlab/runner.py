@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.openmmlab import compat
 from kdep_benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
 from kdep_benchmarks.tasks.settings import Dense, config_file

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.masks import IGNORED, label_names

@@ -20,7 +20,7 @@ from kdep_benchmarks.result import Result
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-    from kdep.models.checkpoint import Checkpoint
+    from kdep.models.checkpoints.checkpoint import Checkpoint
 
 TAG = "kdep"  # in the metadata of our cards: only those are written over
 NO_LICENCE = "unknown"  # the hub's word

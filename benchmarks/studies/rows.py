@@ -192,7 +192,7 @@ def _digest(content: dict[str, Any], study: Study) -> str:
 def student_card(path: Path, changed: int) -> tuple[str, dict[str, Any]]:
     """Identity of a student, and the configuration it was trained with; `changed` is the file's time."""
     from kdep.files import read
-    from kdep.models.checkpoint import parse_student
+    from kdep.models.checkpoints.checkpoint import parse_student
 
     student = parse_student(read(path), str(path))
     return student.identity, student.provenance.get("config", {})

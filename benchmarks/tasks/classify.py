@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from kdep.models.checkpoint import Checkpoint
-from kdep.models.outline import outline
+from kdep.models.backbones.outline import outline
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.probe.knn import vote
 from kdep.run.device import choose_precision
 from kdep_benchmarks.answers.store import class_answers

@@ -12,8 +12,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from kdep.data.loading.loader import Loader
-from kdep.models.backbone import Backbone, build_backbone
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.backbones.backbone import Backbone, build_backbone
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.models.teacher import fastest_form
 from kdep.run.device import without_tf32
 from kdep_benchmarks.data.images import Labelled

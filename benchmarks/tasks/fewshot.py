@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.result import Outcome

@@ -17,8 +17,8 @@ from kdep.config import Optim
 from kdep.data.loading.order import Order
 from kdep.data.loading.views import Augmentation, Views, load
 from kdep.data.sources.names import Names
-from kdep.models.backbone import build_backbone
-from kdep.models.checkpoint import Checkpoint, load_exactly
+from kdep.models.backbones.backbone import build_backbone
+from kdep.models.checkpoints.checkpoint import Checkpoint, load_exactly
 from kdep.run.device import choose_precision, computing_in
 from kdep.run.optim import learning_rate, make_optimizer
 from kdep_benchmarks.data.images import Labelled, Splits

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from kdep.files import rename_durably
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 
 
 class Stored(NamedTuple):

@@ -20,8 +20,8 @@ from kdep.files import write_atomically
 from kdep.method.align import ALIGNERS
 from kdep.method.scale import SCALERS
 from kdep.method.statistics import Moments, finish
-from kdep.models.backbone import Backbone, build_backbone
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.backbones.backbone import Backbone, build_backbone
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.run.device import without_tf32
 from kdep_benchmarks.tasks.features import as_input, frames, frozen
 from kdep_benchmarks.tasks.settings import Pixels

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdep.models.checkpoint import Checkpoint
+    from kdep.models.checkpoints.checkpoint import Checkpoint
 
 OPENMMLAB = ("mmseg", "mmdet")
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per target; a load that is not complete ends with exit code 3."""
-    from kdep.models.names import SPELLINGS, TORCHVISION_NAMES
+    from kdep.models.checkpoints.names import SPELLINGS, TORCHVISION_NAMES
     from kdep.models.weights import open_checkpoint
 
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)

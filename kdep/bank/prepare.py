@@ -20,9 +20,9 @@ from kdep.data.loading.training import data_identity, make_pixels, open_views, s
 from kdep.data.loading.views import Views, load
 from kdep.files import save, write_text
 from kdep.method.target import axes_read
-from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import LoadError
-from kdep.models.maps import map_side
+from kdep.models.backbones.backbone import Backbone
+from kdep.models.backbones.maps import map_side
+from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.models.student import open_student
 from kdep.models.teacher import fastest_form, open_teacher, teacher_arch, teacher_identity
 from kdep.run.checks import check_batch_size, check_fit

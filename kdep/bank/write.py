@@ -33,8 +33,8 @@ from kdep.data.loading.views import Views, load
 from kdep.data.sources.source import choose
 from kdep.files import write_atomically
 from kdep.method.statistics import Moments, Statistics, finish, sum_moments
-from kdep.models.backbone import Backbone
-from kdep.models.maps import map_on_grid
+from kdep.models.backbones.backbone import Backbone
+from kdep.models.backbones.maps import map_on_grid
 from kdep.run.device import exactly
 from kdep.run.processes import Process
 

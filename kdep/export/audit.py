@@ -19,9 +19,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from kdep.export.onnx_file import onnx_bytes, run_onnx
-from kdep.models.backbone import build_backbone, create_network
-from kdep.models.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
-from kdep.models.names import MOBILENETV2_DEPTHS, TORCHVISION_NAMES, export_weights
+from kdep.models.backbones.backbone import build_backbone, create_network
+from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
+from kdep.models.checkpoints.names import MOBILENETV2_DEPTHS, TORCHVISION_NAMES, export_weights
 
 # Largest difference allowed, as a share of the stage's largest output. Two float32 programs that sum the same numbers
 # in another order differ by 1e-7 to 1e-5 after fifty layers; the mildest real mistake known, BatchNorm with epsilon

@@ -5,8 +5,8 @@ import io
 
 import torch
 
-from kdep.models.backbone import build_backbone
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.backbones.backbone import build_backbone
+from kdep.models.checkpoints.checkpoint import Checkpoint
 
 
 def onnx_bytes(checkpoint: Checkpoint) -> bytes:

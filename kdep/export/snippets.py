@@ -22,7 +22,7 @@ from kdep.export.templates import (
     TIMM,
     TORCHVISION,
 )
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 # Channels of the four maps that dense tasks read, strides 4 to 32.

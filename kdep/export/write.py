@@ -9,9 +9,9 @@ from typing import Any
 from kdep.export.onnx_file import onnx_bytes
 from kdep.export.snippets import SNIPPETS
 from kdep.files import save, write_bytes, write_text
-from kdep.models.backbone import create_network, size_options
-from kdep.models.checkpoint import Checkpoint, StateDict, load_exactly
-from kdep.models.names import HEAD, WITHOUT_HEAD, export_weights
+from kdep.models.backbones.backbone import create_network, size_options
+from kdep.models.checkpoints.checkpoint import Checkpoint, StateDict, load_exactly
+from kdep.models.checkpoints.names import HEAD, WITHOUT_HEAD, export_weights
 
 SUFFIXES = {
     "torchvision": (".pth",),

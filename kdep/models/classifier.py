@@ -5,11 +5,11 @@ from pathlib import Path
 import timm
 import torch
 
-from kdep.models import keras_resnet
-from kdep.models.backbone import create_network
-from kdep.models.foreign import read_weights
-from kdep.models.layouts import classifier_names, take_apart
-from kdep.models.timm_tags import network_file
+from kdep.models.backbones.backbone import create_network
+from kdep.models.checkpoints import keras_resnet
+from kdep.models.checkpoints.foreign import read_weights
+from kdep.models.checkpoints.layouts import classifier_names, take_apart
+from kdep.models.checkpoints.timm_tags import network_file
 from kdep.models.weights import npm_tensors, published, pypi_tensors, split_size
 
 

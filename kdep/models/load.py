@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from kdep.models.backbone import Backbone, build_backbone
+from kdep.models.backbones.backbone import Backbone, build_backbone
 from kdep.models.weights import open_checkpoint
 
 
@@ -23,7 +23,7 @@ def load(spec: str, *, arch: str | None = None, tap: str | None = None) -> Backb
     Args:
         spec: a student.pth, or anything else that `kdep.models.weights.open_checkpoint` takes.
         arch: timm's name of the network in a plain state dict.
-        tap: where features are taken, see `kdep.models.taps`; None for the checkpoint's own.
+        tap: where features are taken, see `kdep.models.backbones.taps`; None for the checkpoint's own.
 
     Raises:
         ValueError: there is no such checkpoint or tap.

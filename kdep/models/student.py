@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from kdep.config import Config
-from kdep.models import taps
-from kdep.models.backbone import Backbone, create_network
-from kdep.models.checkpoint import load_exactly
+from kdep.models.backbones import taps
+from kdep.models.backbones.backbone import Backbone, create_network
+from kdep.models.checkpoints.checkpoint import load_exactly
 from kdep.models.weights import open_checkpoint
 
 

@@ -5,10 +5,10 @@ import dataclasses
 import torch
 
 from kdep.config import Config
-from kdep.models.backbone import Backbone, Teachers, build_backbone
-from kdep.models.checkpoint import fingerprint
-from kdep.models.fold import fold_batchnorm
-from kdep.models.taps import TAPS
+from kdep.models.backbones.backbone import Backbone, Teachers, build_backbone
+from kdep.models.backbones.fold import fold_batchnorm
+from kdep.models.backbones.taps import TAPS
+from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.models.weights import open_checkpoint
 
 

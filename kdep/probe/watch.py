@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from kdep.config import Config, Probe
-from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import load_exactly
-from kdep.models.maps import map_on_grid
+from kdep.models.backbones.backbone import Backbone
+from kdep.models.backbones.maps import map_on_grid
+from kdep.models.checkpoints.checkpoint import load_exactly
 from kdep.probe.areas import image_areas, segmentation_metrics
 from kdep.probe.knn import vote
 from kdep.probe.labelled import Labelled, read_classes, read_masked

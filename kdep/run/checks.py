@@ -4,9 +4,9 @@ from kdep.config import Config
 from kdep.method.rivals import PROJECTORS
 from kdep.method.scale import make_scaler
 from kdep.method.target import Classifier, check_classifier, check_widths
-from kdep.models.backbone import Backbone, Teachers
+from kdep.models.backbones.backbone import Backbone, Teachers
+from kdep.models.backbones.maps import require_map
 from kdep.models.classifier import open_classifier
-from kdep.models.maps import require_map
 from kdep.models.teacher import largest_rank
 from kdep.run.processes import Process
 

@@ -7,9 +7,9 @@ import torch
 
 from kdep.config import Config
 from kdep.data.loading.training import open_images
-from kdep.models.backbone import Backbone, Teachers, create_network
+from kdep.models.backbones.backbone import Backbone, Teachers, create_network
+from kdep.models.backbones.taps import default_tap
 from kdep.models.student import open_student
-from kdep.models.taps import default_tap
 from kdep.models.teacher import open_teacher
 from kdep.run.checks import check_fit
 from kdep.run.device import find_device

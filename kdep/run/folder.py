@@ -28,7 +28,7 @@ from kdep.data.loading.views import Batch
 from kdep.files import read, save, write_text
 from kdep.guard import printable
 from kdep.method.statistics import Statistics, parse_statistics
-from kdep.models.checkpoint import Checkpoint, parse_student
+from kdep.models.checkpoints.checkpoint import Checkpoint, parse_student
 from kdep.run.log import read_log
 from kdep.run.processes import Process, computed_by, refuse_other_processes
 from kdep.run.trackers import check_installed

@@ -10,8 +10,8 @@ from torch import nn
 from kdep.config import Config
 from kdep.data.loading.views import Views
 from kdep.method.statistics import Statistics, effective_rank, explained, numerical_rank, std_ratio
-from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import Checkpoint, fingerprint
+from kdep.models.backbones.backbone import Backbone
+from kdep.models.checkpoints.checkpoint import Checkpoint, fingerprint
 
 logger = logging.getLogger("kdep")
 

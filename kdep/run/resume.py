@@ -15,8 +15,8 @@ from torch import nn
 from kdep.files import flush, save
 from kdep.method.loss import Criterion
 from kdep.method.rivals import Learner
-from kdep.models.backbone import Backbone
-from kdep.models.checkpoint import LoadError, load_exactly
+from kdep.models.backbones.backbone import Backbone
+from kdep.models.checkpoints.checkpoint import LoadError, load_exactly
 from kdep.run.folder import RunFolder
 from kdep.run.processes import Process
 

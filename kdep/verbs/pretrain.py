@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(as_yaml(config))
         sys.stderr.write("".join(f"kdep: {problem}\n" for problem in found))
         return 2 if found else 0
-    from kdep.models.names import TORCHVISION_NAMES
+    from kdep.models.checkpoints.names import TORCHVISION_NAMES
     from kdep.pretrain import pretrain
     from kdep.run.processes import join
 

@@ -15,9 +15,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdep import cli
-from kdep.models.backbone import create_network
-from kdep.models.checkpoint import write_student
-from kdep.models.outline import gmacs, outline, parameters
+from kdep.models.backbones.backbone import create_network
+from kdep.models.backbones.outline import gmacs, outline, parameters
+from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
 from kdep.shipped import FOLDER as CONFIGS
 from kdep.shipped import names

@@ -3,7 +3,7 @@
 import functools
 from dataclasses import replace
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from tools.checks import export
 
 _made = functools.cache(export.scrambled)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from kdep.models.backbone import create_network
-from kdep.models.checkpoint import Checkpoint, fingerprint
+from kdep.models.backbones.backbone import create_network
+from kdep.models.checkpoints.checkpoint import Checkpoint, fingerprint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.openmmlab.runner import Training
 from kdep_benchmarks.tasks.settings import KINDS, read_settings

@@ -7,7 +7,7 @@ import timm
 from kdep.config import NEUTRAL, Config, Loss, differences, flatten, load_config
 from kdep.method.align import ALIGNERS
 from kdep.method.scale import make_scaler
-from kdep.models.backbone import create_network
+from kdep.models.backbones.backbone import create_network
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "pretrain").glob("*.yaml"))
 FOR_YOUR_IMAGES = ("default", "default_224", "paper")  # recipes without images of their own

@@ -17,7 +17,7 @@ from kdep.data.sources.source import open_source
 from kdep.data.sources.subset import write_subset
 from kdep.files import read
 from kdep.guard import RefusedError, printable, read_regular, walk
-from kdep.models.foreign import read_weights
+from kdep.models.checkpoints.foreign import read_weights
 from kdep.yaml_file import read_mapping
 from tests.conftest import draw
 

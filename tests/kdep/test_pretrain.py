@@ -24,7 +24,7 @@ from kdep.features import LiveTeacher
 from kdep.files import read, save
 from kdep.method.loss import distill_loss
 from kdep.method.target import make_target
-from kdep.models.checkpoint import LoadError, fingerprint, write_student
+from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, write_student
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint

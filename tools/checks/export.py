@@ -18,9 +18,9 @@ from torch import nn
 
 from kdep.export.audit import TOLERANCE, Audit, audit
 from kdep.files import write_atomically
-from kdep.models.backbone import create_network
-from kdep.models.checkpoint import Checkpoint, fingerprint
-from kdep.models.names import SPELLINGS, TORCHVISION_NAMES
+from kdep.models.backbones.backbone import create_network
+from kdep.models.checkpoints.checkpoint import Checkpoint, fingerprint
+from kdep.models.checkpoints.names import SPELLINGS, TORCHVISION_NAMES
 from kdep.models.weights import open_checkpoint
 
 

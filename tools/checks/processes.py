@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from kdep.files import read, write_text
-from kdep.models.checkpoint import fingerprint
+from kdep.models.checkpoints.checkpoint import fingerprint
 
 RECIPE = """
 name: any

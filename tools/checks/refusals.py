@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from kdep.files import write_text
-from kdep.models.backbone import create_network
-from kdep.models.names import export_weights
+from kdep.models.backbones.backbone import create_network
+from kdep.models.checkpoints.names import export_weights
 
 ARCH = "resnet18"
 
@@ -47,7 +47,8 @@ def resnet_v1c(folder: Path) -> list[str]:
     weights = export_weights(ARCH, create_network(ARCH).state_dict(), "mmseg")
     torch.save({f"backbone.{name}": tensor for name, tensor in weights.items()}, folder / "plain.pth")
     code = (
-        "from kdep_benchmarks.openmmlab.audit import audit_openmmlab; from kdep.models.checkpoint import LoadError; "
+        "from kdep_benchmarks.openmmlab.audit import audit_openmmlab; "
+        "from kdep.models.checkpoints.checkpoint import LoadError; "
         "from kdep.models.weights import open_checkpoint; import sys\n"
         f"student = open_checkpoint({str(folder / 'plain.pth')!r}, arch={ARCH!r})\n"
         "stem = {'type': 'ResNetV1c', 'depth': 18, 'norm_cfg': {'type': 'BN'}, 'out_indices': (0, 1, 2, 3)}\n"

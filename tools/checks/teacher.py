@@ -24,7 +24,7 @@ from kdep.files import write_text
 from kdep.method.scale import make_scaler
 from kdep.method.statistics import Moments, finish, numerical_rank
 from kdep.method.target import Target
-from kdep.models.backbone import Backbone, build_backbone
+from kdep.models.backbones.backbone import Backbone, build_backbone
 from kdep.models.classifier import open_classifier
 from kdep.models.weights import open_checkpoint
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kdep.method.loss import distill_loss, make_criterion
-from kdep.models.fold import fold_batchnorm
+from kdep.models.backbones.fold import fold_batchnorm
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
 from kdep.run.device import choose_student_precision, choose_teacher_precision, computing_in

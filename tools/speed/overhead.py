@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.openmmlab import compat, detect, hooks, runner, segment
 from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxed import BoxedImage

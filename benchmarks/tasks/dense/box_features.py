@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchvision.ops import roi_align
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.readers.boxed import BoxedImage
 from kdep_benchmarks.tasks.dense.maps import Batches, as_half, open_network, run_maps

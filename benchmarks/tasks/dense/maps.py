@@ -19,8 +19,8 @@ from kdep.data.decoding.decode import Encoded, reason
 from kdep.data.decoding.opening import UNREADABLE
 from kdep.data.loading.loader import Loader
 from kdep.guard import printable, read_regular
-from kdep.models.backbone import Backbone, build_backbone
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.backbones.backbone import Backbone, build_backbone
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.models.teacher import fastest_form
 from kdep.run.device import without_tf32
 from kdep_benchmarks.tasks.features import as_input, frozen

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kdep.data.decoding.opening import read_header
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.probe.positions import draw_positions, soft_counts
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.tasks.dense.maps import Geometry, Side, as_half, on_grid, open_network, run_maps

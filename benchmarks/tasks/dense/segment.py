@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.probe.areas import segmentation_metrics
 from kdep.probe.neighbours import Memory
 from kdep_benchmarks.answers.store import area_answers

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.models.checkpoint import LoadError
+from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab import boxes, detect, looks, runner

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdep.models.checkpoint import LoadError
+from kdep.models.checkpoints.checkpoint import LoadError
 from kdep_benchmarks.jobs.measure import run_kind
 from kdep_benchmarks.openmmlab import detect, frozen, segment
 from kdep_benchmarks.openmmlab.backbones import toolbox_weights

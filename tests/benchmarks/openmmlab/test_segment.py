@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
+from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exactly
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.masks import label_names
 from kdep_benchmarks.jobs.memory import halve

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kdep.models.checkpoint import write_student
+from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.studies.file import Run, Score, Study
 from kdep_benchmarks.studies.plan import DONE, TO_SCORE, TO_TRAIN, items

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
-from kdep.models.backbone import build_backbone
+from kdep.models.backbones.backbone import build_backbone
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.images import open_split, open_splits

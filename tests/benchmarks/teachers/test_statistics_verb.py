@@ -12,7 +12,7 @@ from PIL import Image
 
 from kdep.cli import main
 from kdep.method.statistics import Moments, finish
-from kdep.models.backbone import build_backbone
+from kdep.models.backbones.backbone import build_backbone
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.tasks.settings import Pixels
 from kdep_benchmarks.teachers import figures as teacher_figures

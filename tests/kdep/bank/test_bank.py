@@ -25,8 +25,8 @@ from kdep.features import LiveTeacher
 from kdep.files import read, write_atomically
 from kdep.method.scale import make_scaler
 from kdep.method.target import Target
-from kdep.models.checkpoint import write_student
-from kdep.models.maps import map_on_grid
+from kdep.models.backbones.maps import map_on_grid
+from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint

@@ -7,9 +7,9 @@ import torch
 
 from kdep.export.audit import TOLERANCE, audit, compare_stages, fixed_batch, stage_outputs, student_stages
 from kdep.export.write import write_export
-from kdep.models.backbone import create_network
-from kdep.models.checkpoint import LoadError
-from kdep.models.names import TORCHVISION_NAMES, export_weights
+from kdep.models.backbones.backbone import create_network
+from kdep.models.checkpoints.checkpoint import LoadError
+from kdep.models.checkpoints.names import TORCHVISION_NAMES, export_weights
 from tests.helpers.students import scrambled
 from tools.checks.export import main
 
@@ -196,7 +196,7 @@ def build_pasted(hook, config, target, folder, monkeypatch):
 
 @pytest.mark.openmmlab
 def test_the_figures_are_written_to_a_file(tmp_path, capsys):
-    from kdep.models.checkpoint import write_student
+    from kdep.models.checkpoints.checkpoint import write_student
 
     write_student(scrambled("resnet18"), tmp_path / "student.pth")
     main([str(tmp_path / "figures.json"), str(tmp_path / "student.pth")])

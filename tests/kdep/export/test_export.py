@@ -14,9 +14,9 @@ from torch import nn
 
 from kdep.export.audit import TOLERANCE, audit, fixed_batch, student_stages
 from kdep.export.write import write_export
-from kdep.models.backbone import build_backbone, create_network
-from kdep.models.checkpoint import LoadError, fingerprint, load_exactly
-from kdep.models.names import TORCHVISION_NAMES, export_weights, from_torchvision
+from kdep.models.backbones.backbone import build_backbone, create_network
+from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exactly
+from kdep.models.checkpoints.names import TORCHVISION_NAMES, export_weights, from_torchvision
 from kdep.models.weights import open_checkpoint
 from tests.helpers.students import scrambled
 

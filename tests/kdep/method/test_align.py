@@ -39,7 +39,7 @@ def test_targets_of_a_real_teacher_on_real_photographs_equal_the_slow_ones(share
     from kdep.data.loading.order import once
     from kdep.data.loading.views import Augmentation, Views, load
     from kdep.data.sources.source import open_source
-    from kdep.models.backbone import build_backbone
+    from kdep.models.backbones.backbone import build_backbone
     from kdep.models.weights import open_checkpoint
 
     source = open_source(f"{shared}/classification/flowers5_128px.npz:train", limit=300)

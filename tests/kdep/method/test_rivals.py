@@ -13,10 +13,10 @@ from kdep.data.loading.training import make_pixels, open_images, open_views
 from kdep.data.loading.views import load, mix
 from kdep.data.sources.source import labels_of
 from kdep.files import read
-from kdep.models.backbone import Teachers, build_backbone, create_network
-from kdep.models.checkpoint import fingerprint
+from kdep.models.backbones.backbone import Teachers, build_backbone, create_network
+from kdep.models.checkpoints.checkpoint import fingerprint
+from kdep.models.checkpoints.layouts import Layout
 from kdep.models.classifier import open_classifier
-from kdep.models.layouts import Layout
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher, teacher_identity
 from kdep.models.weights import open_checkpoint

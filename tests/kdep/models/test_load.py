@@ -2,8 +2,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from kdep.models.backbone import build_backbone
-from kdep.models.checkpoint import write_student
+from kdep.models.backbones.backbone import build_backbone
+from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.load import load
 from kdep.models.weights import open_checkpoint
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdep.models.backbone import build_backbone, create_network
-from kdep.models.taps import find_taps, student_tap
+from kdep.models.backbones.backbone import build_backbone, create_network
+from kdep.models.backbones.taps import find_taps, student_tap
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
 

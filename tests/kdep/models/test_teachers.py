@@ -5,9 +5,9 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from kdep.models.backbone import Backbone, build_backbone, create_network
-from kdep.models.taps import default_tap
-from kdep.models.timm_tags import refuse_other_activation, training_kind
+from kdep.models.backbones.backbone import Backbone, build_backbone, create_network
+from kdep.models.backbones.taps import default_tap
+from kdep.models.checkpoints.timm_tags import refuse_other_activation, training_kind
 from kdep.models.weights import open_checkpoint, published
 
 # docs/teachers.md says the same: name, side of the images, own side, width, taps.

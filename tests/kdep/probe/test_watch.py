@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kdep.config import differences
 from kdep.files import read
-from kdep.models.checkpoint import fingerprint
+from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.models.student import open_student
 from kdep.pretrain import pretrain
 from kdep.probe.watch import Watch, knn, open_watch

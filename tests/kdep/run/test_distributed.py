@@ -12,7 +12,7 @@ from kdep.bank import file as bank
 from kdep.bank import prepare as targets
 from kdep.config import load_config
 from kdep.files import read
-from kdep.models.checkpoint import fingerprint
+from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.pretrain import pretrain
 from tests.conftest import TINY
 

@@ -7,7 +7,7 @@ import pytest
 
 from kdep.config import load_config
 from kdep.files import read
-from kdep.models.checkpoint import fingerprint
+from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.pretrain import pretrain
 from tests.conftest import TINY
 

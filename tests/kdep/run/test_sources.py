@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from kdep.files import read
-from kdep.models.checkpoint import fingerprint, write_student
+from kdep.models.checkpoints.checkpoint import fingerprint, write_student
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
 

@@ -19,7 +19,7 @@ import torch
 
 from kdep.data.sources.root import data_root
 from kdep.files import write_text
-from kdep.models.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.jobs.cell import Cell

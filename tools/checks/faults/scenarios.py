@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from kdep.files import read
-from kdep.models.checkpoint import fingerprint
+from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep_benchmarks.data.scenes.make import write_scenes
 from kdep_benchmarks.results import read_results
 

@@ -18,7 +18,7 @@ from kdep.data.sources.source import open_source
 from kdep.data.sources.write_shards import write_shards
 from kdep.export.write import write_export
 from kdep.method.target import make_target
-from kdep.models.backbone import build_backbone
+from kdep.models.backbones.backbone import build_backbone
 from kdep.models.student import open_student
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import prepare, pretrain

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score
 from torchvision.ops import roi_align
 
-from kdep.models.backbone import build_backbone
+from kdep.models.backbones.backbone import build_backbone
 from kdep_benchmarks.openmmlab.boxes import write_split
 from kdep_benchmarks.openmmlab.detect import average_precision as of_detectors
 from kdep_benchmarks.tasks.dense.box import as_coco, average_precision, detections, mean_precision, run_box

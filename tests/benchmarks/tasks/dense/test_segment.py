@@ -11,9 +11,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from timm.models.resnet import ResNet
 
-from kdep.models.backbone import Backbone, build_backbone, create_network
-from kdep.models.fold import fold_batchnorm
-from kdep.models.taps import find_taps
+from kdep.models.backbones.backbone import Backbone, build_backbone, create_network
+from kdep.models.backbones.fold import fold_batchnorm
+from kdep.models.backbones.taps import find_taps
 from kdep.probe.areas import segmentation_metrics
 from kdep.probe.neighbours import Memory
 from kdep.probe.positions import draw_positions, quotas, soft_counts

@@ -234,7 +234,7 @@ def test_a_run_from_shards_and_a_bank_ends_after_its_steps_and_resumes_exactly(t
     from kdep import pretrain as module
     from kdep.bank.read import Bank
     from kdep.files import read
-    from kdep.models.checkpoint import fingerprint
+    from kdep.models.checkpoints.checkpoint import fingerprint
 
     bank = "bank={path: " + str(tmp_path / "bank") + ", views: 1}"
     common = (f"data.source=wds:{shards}", "optim.epochs=null", "optim.steps=10", bank)

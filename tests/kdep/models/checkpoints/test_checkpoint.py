@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from kdep.files import save, write_atomically
-from kdep.models.checkpoint import LoadError, fingerprint, load_exactly, parse_student
-from kdep.models.checkpoint import write_student as write
-from kdep.models.foreign import read_weights
-from kdep.models.taps import TAPS
+from kdep.models.backbones.taps import TAPS
+from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exactly, parse_student
+from kdep.models.checkpoints.checkpoint import write_student as write
+from kdep.models.checkpoints.foreign import read_weights
 from kdep.models.weights import open_checkpoint
 
 

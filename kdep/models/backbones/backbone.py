@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import kdep.models.keras_resnet  # noqa: F401 - adds its network to timm's
-from kdep.models import own
-from kdep.models.checkpoint import Checkpoint, load_exactly
-from kdep.models.taps import features, find_taps, input_sides, network_name, pooled
+import kdep.models.checkpoints.keras_resnet  # noqa: F401 - adds its network to timm's
+from kdep.models.backbones import own
+from kdep.models.backbones.taps import features, find_taps, input_sides, network_name, pooled
+from kdep.models.checkpoints.checkpoint import Checkpoint, load_exactly
 
 # Modules of timm whose networks take other input sizes than their own if an option says so: position embeddings are
 # interpolated and attention masks computed at each forward pass. At their own size nothing changes.
@@ -29,7 +29,7 @@ class Moved(nn.Identity):
 
 
 class Backbone(nn.Module):
-    """A network without classifier that yields its features at a tap of `kdep.models.taps`.
+    """A network without classifier that yields its features at a tap of `kdep.models.backbones.taps`.
 
     It normalises its input itself, and resamples it if asked to: one batch serves teacher and student. The final
     activation is moved from `network` to `activation`; the names of the weights stay the same.

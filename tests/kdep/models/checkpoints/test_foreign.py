@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdep.models.backbone import create_network
-from kdep.models.checkpoint import LoadError
-from kdep.models.foreign import read_weights
+from kdep.models.backbones.backbone import create_network
+from kdep.models.checkpoints.checkpoint import LoadError
+from kdep.models.checkpoints.foreign import read_weights
 from kdep.models.weights import open_checkpoint
 
 ARCH = "test_resnet"

@@ -5,8 +5,8 @@ import timm
 import torch
 
 from kdep.files import save
-from kdep.models.backbone import create_network
-from kdep.models.checkpoint import LoadError
+from kdep.models.backbones.backbone import create_network
+from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.models.classifier import open_classifier
 from kdep.models.weights import open_checkpoint
 

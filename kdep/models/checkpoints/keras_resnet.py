@@ -18,7 +18,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 
-from kdep.models.checkpoint import LoadError, StateDict
+from kdep.models.checkpoints.checkpoint import LoadError, StateDict
 
 ARCH = "caffe_resnet50"  # its name in timm's registry
 VERSION = "1.0.4"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from kdep.guard import RefusedError, refuse_bomb, refuse_growth
-from kdep.models.checkpoint import LoadError
+from kdep.models.checkpoints.checkpoint import LoadError
 
 TOOLS = (
     *("addict", "easydict", "fvcore", "omegaconf", "yacs", "mmcv", "mmengine"),

@@ -18,8 +18,8 @@ import timm
 import torch
 from torch import nn
 
-from kdep.models.checkpoint import LoadError, StateDict, load_exactly
-from kdep.models.names import TORCHVISION_NAMES, export_weights, from_torchvision
+from kdep.models.checkpoints.checkpoint import LoadError, StateDict, load_exactly
+from kdep.models.checkpoints.names import TORCHVISION_NAMES, export_weights, from_torchvision
 
 logger = logging.getLogger("kdep")
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from kdep.config import Config
-from kdep.models.backbone import Backbone
+from kdep.models.backbones.backbone import Backbone
 
 
 def require_map(role: str, name: str, network: Backbone) -> None:

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdep.models.backbone import Teachers, build_backbone
-from kdep.models.checkpoint import fingerprint
-from kdep.models.fold import fold_batchnorm
+from kdep.models.backbones.backbone import Teachers, build_backbone
+from kdep.models.backbones.fold import fold_batchnorm
+from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.models.teacher import fastest_form
 from kdep.models.weights import open_checkpoint
 

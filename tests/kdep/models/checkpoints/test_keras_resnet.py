@@ -9,12 +9,12 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from kdep.models.backbone import build_backbone, create_network
-from kdep.models.checkpoint import LoadError, load_exactly
+from kdep.models.backbones.backbone import build_backbone, create_network
+from kdep.models.backbones.taps import default_tap, find_taps
+from kdep.models.checkpoints.checkpoint import LoadError, load_exactly
+from kdep.models.checkpoints.keras_resnet import MODEL, module_name, read_resnet50
+from kdep.models.checkpoints.names import export_weights
 from kdep.models.classifier import open_classifier
-from kdep.models.keras_resnet import MODEL, module_name, read_resnet50
-from kdep.models.names import export_weights
-from kdep.models.taps import default_tap, find_taps
 from kdep.models.weights import open_checkpoint
 
 EPSILON = 1e-3  # Keras' own, a hundred times timm's

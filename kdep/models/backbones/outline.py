@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from kdep.models.backbone import create_network
+from kdep.models.backbones.backbone import create_network
 
 
 @lru_cache(maxsize=4)

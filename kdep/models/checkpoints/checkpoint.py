@@ -127,7 +127,7 @@ class Checkpoint:
         weights: timm's tensor names, no classifier.
         mean, std: the input normalisation, RGB in [0, 1].
         size: input side in pixels at which the weights were trained.
-        tap: where features are taken, see `kdep.models.backbone.TAPS`.
+        tap: where features are taken, see `kdep.models.backbones.taps.TAPS`.
         resample: side in pixels to which the network resamples its input itself, None to take it as it comes.
         sha256: of the weights, hex.
         provenance: where the weights come from; plain values only.

@@ -11,8 +11,8 @@ from typing import Any
 import timm
 import torch
 
-from kdep.models import keras_resnet
-from kdep.models.checkpoint import LoadError, StateDict
+from kdep.models.checkpoints import keras_resnet
+from kdep.models.checkpoints.checkpoint import LoadError, StateDict
 
 TIMM_NAMES = {
     "resnet18": "resnet18",

@@ -6,9 +6,9 @@ from torch import nn
 
 from kdep.files import save
 from kdep.method.statistics import Moments, finish, numerical_rank
-from kdep.models.backbone import Backbone, build_backbone, close_names, create_network
-from kdep.models.checkpoint import Checkpoint, LoadError, fingerprint, write_student
-from kdep.models.taps import default_tap
+from kdep.models.backbones.backbone import Backbone, build_backbone, close_names, create_network
+from kdep.models.backbones.taps import default_tap
+from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError, fingerprint, write_student
 from kdep.models.weights import open_checkpoint
 
 IMAGES = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,1 @@
+"""Networks without classifier: taps, feature maps, folding, a user's own networks."""
