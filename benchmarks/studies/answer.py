@@ -23,6 +23,7 @@ from kdep_benchmarks.studies.file import Study
 from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
 from kdep_benchmarks.studies.stats import BySeed, pooled
+from kdep_benchmarks.studies.tuning import HOW, at_their_best, tuned, tuning_table
 from kdep_benchmarks.verdicts.intervals import half_width, mean
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
     own = {value: _own_comparisons(study, scores, val, value) for value in study.values}
     claims = [one for value in study.values for one in claimed(study, scores, value)]
     shares = against_all_images(study, scores)
-    groups = adjusted([*(group for parts in own.values() for _, _, group in parts), shares])
+    own_values = tuned(study, scores, val)
+    at_best = at_their_best(study, own_values)
+    groups = adjusted([*(group for parts in own.values() for _, _, group in parts), shares, at_best])
     lines += _claim(study, claims)
     for value in study.values:
         if study.axis:
@@ -62,6 +65,9 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         for title, said, _ in own[value]:
             sentences = [*([said] if said else []), *(one.sentence for one in groups.pop(0))]
             lines += _listed(title, sentences)
+    if own_values:
+        lines += [f"## Each arm at its own {study.axis.key}, chosen on val", "", HOW, ""]
+        lines += [*tuning_table(study, own_values), "", *_listed("", [one.sentence for one in groups[1]])]
     if shares:
         lines += [f"## Along {study.axis.key}: what fewer images cost", ""]
         lines += _listed("", [one.sentence for one in groups[0]])

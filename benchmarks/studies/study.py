@@ -22,8 +22,9 @@ Optional, the comparison that the study is run for, written before its runs star
 
     claim: {arms: [SVD, supervised], metric: mean, seeds: [0, 1, 2]}    # metric: mean over tasks, or a task
 
-Along optim.epochs and data.limit the answer also says with how many times fewer images one arm reaches the best score
-of another. Along optim.epochs it also counts images seen and seconds of training.
+Along any key but optim.epochs and data.limit the answer ends with each arm at its own value, chosen on val, so that all
+arms have the same chances. Along these two it says with how many times fewer images one arm reaches the best score of
+another; along optim.epochs it also counts images seen and seconds of training.
 
 The study makes banks of targets first, then trains and scores each run. Finished parts are not repeated, and a failed
 run stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.png, and NAME.md

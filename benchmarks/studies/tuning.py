@@ -1,0 +1,86 @@
+"""Give every arm of a study its own value of the axis, such as a learning rate, chosen on val, and compare them there.
+
+Arms are compared fairly where each has tried the same values. At one value for all, the arm wins that this value suits.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdep_benchmarks.studies.claims import Arms, Comparison, Scores, compared, is_trained, over_tasks
+from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
+from kdep_benchmarks.studies.stats import pooled
+from kdep_benchmarks.verdicts.intervals import mean
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Each arm at its own value of the axis.
+
+    Attributes:
+        values: arm -> the value with the highest mean on val, over tasks and seeds; None for a checkpoint.
+        on_val: arm -> that mean.
+        arms: their scores on test there.
+    """
+
+    values: dict[str, Any]
+    on_val: dict[str, float]
+    arms: Arms
+
+
+def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
+    """Choose a value for every arm; None along a budget, or before each arm has every value and seed on val."""
+    if not study.axis or study.axis.key in (BUDGET, SHARE) or len(study.values) < 2:
+        return None
+    values: dict[str, Any] = {}
+    on_val: dict[str, float] = {}
+    found: dict[str, dict[int, float]] = {}
+    for arm in study.arms:
+        tried = {value: over_tasks(study, val, arm, value) for value in study.values}
+        if any(set(by_seed) != set(study.seeds) for by_seed in tried.values()):
+            return None
+        means = {value: mean(list(by_seed.values())) for value, by_seed in tried.items()}
+        best = max(means, key=means.__getitem__)
+        values[arm], on_val[arm] = best if is_trained(study, arm) else None, means[best]
+        found[arm] = over_tasks(study, scores, arm, best)
+    noise = pooled({arm: by_seed for arm, by_seed in found.items() if is_trained(study, arm)})
+    return Tuned(values, on_val, Arms(found, {arm: noise if is_trained(study, arm) else None for arm in found}))
+
+
+def at_their_best(study: Study, found: Tuned | None) -> list[Comparison]:
+    """Compare each arm at its value with the baseline at the baseline's, and the pairs that the study asks for."""
+    if found is None:
+        return []
+    pairs = [(arm, study.baseline) for arm in study.arms if arm != study.baseline]
+    pairs += [(one, other) for one, other in study.pairs if (one, other) not in pairs]
+    names = {arm: f"`{arm}`" + ("" if value is None else f" at {value}") for arm, value in found.values.items()}
+    return [
+        replace(compared(study, arm, other, found.arms), arm=names[arm], other=names[other]) for arm, other in pairs
+    ]
+
+
+def tuning_table(study: Study, found: Tuned) -> list[str]:
+    """Write a row per arm: its value, and its mean over tasks on val and on test there."""
+    lines = [f"| arm | {study.axis.key} | val | test |", "|---|---|---|---|"]
+    for arm, value in found.values.items():
+        test = mean(list(found.arms.scores[arm].values()))
+        lines.append(f"| {arm} | {_with_its_place(study, value)} | {found.on_val[arm]:.2f} | {test:.2f} |")
+    return lines
+
+
+def _with_its_place(study: Study, value: Any) -> str:
+    """Name a value, and say where it is the last of those tried: a better one may lie beyond."""
+    if value is None:
+        return "-"
+    if all(type(each) in (int, float) for each in study.values) and len(study.values) > 2:
+        if value == max(study.values):
+            return f"{value} (the highest tried)"
+        if value == min(study.values):
+            return f"{value} (the lowest tried)"
+    return str(value)
+
+
+HOW = (
+    "Each arm has tried every value; its own is the one with the best mean on val, over tasks and seeds. The students "
+    "are those of the choice, so scores at the chosen values are slightly too high, for all arms alike. Only fresh "
+    "seeds give scores without this."
+)

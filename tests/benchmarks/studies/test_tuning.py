@@ -1,0 +1,63 @@
+from kdep_benchmarks.studies.answer import as_markdown
+from kdep_benchmarks.studies.claims import by_cell
+from kdep_benchmarks.studies.file import Axis
+from kdep_benchmarks.studies.tuning import at_their_best, tuned
+from tests.helpers.made_studies import made, rows_of
+
+RATES = [0.001, 0.002, 0.004]
+# Test scores by rate. At 0.002, the baseline's best, the rival loses; at its own best, 0.004, it wins.
+TEST = {
+    0.001: {"base": [10, 11, 12], "rival": [10, 10, 10]},
+    0.002: {"base": [20, 21, 23], "rival": [18, 20, 20]},
+    0.004: {"base": [15, 15, 15], "rival": [24, 24, 27]},
+}
+VAL = {0.001: {"base": 30.0, "rival": 30.0}, 0.002: {"base": 41.0, "rival": 38.0}, 0.004: {"base": 35.0, "rival": 44.0}}
+
+
+def study_and_rows(val=VAL, **others):
+    rows = [
+        row
+        for rate, scores in TEST.items()
+        for row in rows_of(
+            {arm: {"a": values, "b": values} for arm, values in scores.items()}, value=rate, val=val[rate]
+        )
+    ]
+    return made(TEST[0.002], axis=Axis(key="optim.lr", values=RATES), **others), rows
+
+
+def test_each_arm_is_compared_at_the_value_that_val_chooses_for_it():
+    study, rows = study_and_rows()
+    found = tuned(study, by_cell(rows), by_cell(rows, "val"))
+    assert found.values == {"base": 0.002, "rival": 0.004} and found.on_val == {"base": 41.0, "rival": 44.0}
+    # Differences 4, 3, 4: variance 1/3, standard error of their mean 1/3, times 4.3027 (2 degrees of freedom).
+    (said,) = at_their_best(study, found)
+    assert said.sentence == "`rival` at 0.004 is better than `base` at 0.002 (+3.67 [+2.23, +5.10], n = 3)."
+    text = as_markdown(study, rows)
+    assert "## Each arm at its own optim.lr, chosen on val" in text and said.sentence[:-9] in text
+    assert "| base | 0.002 | 41.00 | 21.33 |\n| rival | 0.004 (the highest tried) | 44.00 | 25.00 |" in text
+
+
+def test_test_scores_do_not_choose():
+    turned = {rate: {"base": by_arm["rival"], "rival": by_arm["base"]} for rate, by_arm in VAL.items()}
+    study, rows = study_and_rows(turned)
+    assert tuned(study, by_cell(rows), by_cell(rows, "val")).values == {"base": 0.004, "rival": 0.002}
+
+
+def test_nothing_is_chosen_before_every_arm_has_tried_every_value_with_every_seed():
+    study, rows = study_and_rows()
+    fewer = [row for row in rows if (row["arm"], row["value"], row["seed"]) != ("rival", 0.001, 2)]
+    assert tuned(study, by_cell(fewer), by_cell(fewer, "val")) is None
+    assert "Each arm at its own" not in as_markdown(study, fewer)
+    without_val = study_and_rows({rate: {"base": 1.0} for rate in RATES})[1]
+    assert tuned(study, by_cell(without_val), by_cell(without_val, "val")) is None
+
+
+def test_a_budget_is_not_chosen_and_a_checkpoint_has_no_value():
+    study, rows = study_and_rows()
+    budget = made(TEST[0.002], axis=Axis(key="optim.epochs", values=[1, 2, 4]))
+    epochs = [row | {"value": {0.001: 1, 0.002: 2, 0.004: 4}[row["value"]]} for row in rows]
+    assert tuned(budget, by_cell(epochs), by_cell(epochs, "val")) is None
+    study, rows = study_and_rows(arms={"base": {}, "rival": "random:resnet18"})
+    found = tuned(study, by_cell(rows), by_cell(rows, "val"))
+    assert found.values == {"base": 0.002, "rival": None}
+    assert at_their_best(study, found)[0].arm == "`rival`"
