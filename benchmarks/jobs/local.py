@@ -55,17 +55,25 @@ class Local:
         ready: list[int] = []
         running: dict[Future[T], int] = {}
         pool = ThreadPoolExecutor(self.jobs)
+
+        def fill() -> None:
+            """Start jobs in all free slots."""
+            ready[:] = sorted([*ready, *order.get_ready()])
+            while ready and len(running) < self.jobs:
+                position = ready.pop(0)
+                running[pool.submit(run_one, jobs[position])] = position
+
         try:
             with sigterm_interrupts():
+                fill()
                 while order.is_active():
-                    ready = sorted([*ready, *order.get_ready()])
-                    while ready and len(running) < self.jobs:
-                        position = ready.pop(0)
-                        running[pool.submit(run_one, jobs[position])] = position
                     ended, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
-                    for future in sorted(ended, key=lambda future: future.exception() is not None):
-                        position = running.pop(future)
-                        order.done(position)
+                    raised = {future: future.exception() is not None for future in ended}
+                    places = {future: running.pop(future) for future in sorted(ended, key=raised.get)}
+                    order.done(*places.values())
+                    if not any(raised.values()):
+                        fill()  # before the results are taken: their caller may draw or write for seconds
+                    for future, position in places.items():
                         yield position, future.result()
                     if meanwhile is not None:
                         meanwhile()

@@ -92,6 +92,32 @@ def test_a_job_here_starts_after_those_it_waits_for_and_lower_ones_come_first(sl
     assert began == [0, 1, 2, 3, 4] if slots == 1 else began.index(2) < began.index(3)
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_slot_is_filled_while_the_caller_still_has_the_last_result(slots):
+    began = [threading.Event() for _ in range(slots + 1)]
+
+    def job(position, slot):
+        began[position].set()
+        assert position != 1 or slots == 1 or began[2].wait(10)  # of two, one goes on until the third has begun
+
+    ended = Local(slots).run([partial(job, position) for position in range(slots + 1)])
+    assert next(ended)[0] == 0 and began[-1].wait(10)
+    assert len(list(ended)) == slots
+
+
+def test_no_job_starts_after_one_has_raised():
+    began = []
+
+    def job(position, slot):
+        began.append(position)
+        if position == 0:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        list(Local(1).run([partial(job, position) for position in range(3)]))
+    assert began == [0]
+
+
 def refused(name, options, match, **others):
     own = {"jobs": None, "device": "auto", "folder": Path("unused")} | others
     with pytest.raises(ValueError, match=match):
