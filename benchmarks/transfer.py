@@ -22,7 +22,7 @@ from kdep_benchmarks.data.cards import CARDS
 from kdep_benchmarks.data.overlap import read_with_overlap
 from kdep_benchmarks.data.prepare import prepare
 from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell
-from kdep_benchmarks.jobs.engines import choose_engine
+from kdep_benchmarks.jobs.engines.choose import choose_engine
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen

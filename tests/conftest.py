@@ -108,7 +108,7 @@ def site(built):
 @pytest.fixture(scope="session")
 def forks():
     """Start `python -m WORDS` as a fork of a process that has imported kdep.pretrain: `forks.start(words, file)`."""
-    from kdep_benchmarks.jobs.forks import Forks
+    from kdep_benchmarks.jobs.engines.forks import Forks
 
     server = Forks(("kdep.pretrain",), {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
     yield server
@@ -144,7 +144,7 @@ def tiny(photos, tmp_path):
 def measure_here(monkeypatch):
     """Measure cells in this process: a child would spend its time on importing. tests/benchmarks/jobs has children."""
     from kdep_benchmarks.jobs import cell, measure
-    from kdep_benchmarks.jobs.process import Ended
+    from kdep_benchmarks.jobs.engines.process import Ended
 
     def run(module, arguments, log, slot, *, timeout=None):
         with log.open("a") as file, contextlib.redirect_stderr(file):

@@ -13,7 +13,7 @@ from kdep.shipped import find
 from kdep_benchmarks.answers.store import area_answers, class_answers
 from kdep_benchmarks.data.cards import known
 from kdep_benchmarks.data.scenes.make import write_scenes
-from kdep_benchmarks.jobs.engines import parse_options
+from kdep_benchmarks.jobs.engines.choose import parse_options
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.tasks.choose import FOLDER_KINDS, choose_tasks

@@ -74,6 +74,7 @@ ARROWS = {
     "kdep_benchmarks.tasks": RESULTS | {"kdep_benchmarks.data"},
     "kdep_benchmarks.openmmlab": TASKS,
     "kdep_benchmarks.teachers": TASKS,
+    "kdep_benchmarks.jobs.engines": {"kdep.cores", "kdep.interrupts", "kdep.run.device", "kdep_benchmarks.durations"},
     "kdep_benchmarks.jobs": TASKS | {"kdep_benchmarks.openmmlab"},
     "kdep_benchmarks.verdicts": RESULTS,
     "kdep_benchmarks.board": RESULTS | {"kdep_benchmarks.verdicts"},

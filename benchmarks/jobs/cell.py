@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdep.files import write_bytes, write_text
-from kdep_benchmarks.jobs.engine import Slot
+from kdep_benchmarks.jobs.engines.engine import Slot
+from kdep_benchmarks.jobs.engines.process import Ended, last_lines, run_module
 from kdep_benchmarks.jobs.locks import remove_parts, try_lock
-from kdep_benchmarks.jobs.process import Ended, last_lines, run_module
 from kdep_benchmarks.result import CellKey, CheckpointCard, Protocol, Result, TaskCard
 from kdep_benchmarks.results import read_result, remove_other_answers, write_result
 from kdep_benchmarks.tasks.progress import clear_progress, write_progress

@@ -7,7 +7,7 @@ from functools import partial
 
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell, Status, keep_files, lost, run_and_return_files, run_cell
-from kdep_benchmarks.jobs.engine import Engine, Lost
+from kdep_benchmarks.jobs.engines.engine import Engine, Lost
 from kdep_benchmarks.jobs.locks import try_lock
 from kdep_benchmarks.jobs.plan import Planned, Times, add_time, at_once, estimate, extracting_first
 from kdep_benchmarks.jobs.screen import Line, Screen

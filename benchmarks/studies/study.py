@@ -44,7 +44,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdep.shipped import find
-from kdep_benchmarks.jobs.engines import add_engine_arguments, parse_options
+from kdep_benchmarks.jobs.engines.choose import add_engine_arguments, parse_options
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.answer import answer

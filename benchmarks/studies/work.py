@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.jobs.engine import Engine, Lost, Slot
-from kdep_benchmarks.jobs.engines import choose_engine
-from kdep_benchmarks.jobs.local import Local, threads_for, visible_devices
-from kdep_benchmarks.jobs.process import last_lines, run_module
+from kdep_benchmarks.jobs.engines.choose import choose_engine
+from kdep_benchmarks.jobs.engines.engine import Engine, Lost, Slot
+from kdep_benchmarks.jobs.engines.local import Local, threads_for, visible_devices
+from kdep_benchmarks.jobs.engines.process import last_lines, run_module
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdep import shipped
 from kdep.data.sources.root import data_root
-from kdep_benchmarks.jobs.engines import add_engine_arguments, parse_options
+from kdep_benchmarks.jobs.engines.choose import add_engine_arguments, parse_options
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS
 
 

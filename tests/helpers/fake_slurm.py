@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from kdep_benchmarks.jobs.engine import Slot
+from kdep_benchmarks.jobs.engines.engine import Slot
 
 SBATCH = """
 import os, re, signal, subprocess, sys, time

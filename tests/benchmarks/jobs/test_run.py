@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from kdep import cli
-from kdep_benchmarks.jobs import local, process
-from kdep_benchmarks.jobs.engine import Slot
-from kdep_benchmarks.jobs.local import Local
+from kdep_benchmarks.jobs.engines import local, process
+from kdep_benchmarks.jobs.engines.engine import Slot
+from kdep_benchmarks.jobs.engines.local import Local
+from kdep_benchmarks.jobs.engines.process import run_module
 from kdep_benchmarks.jobs.locks import try_lock
-from kdep_benchmarks.jobs.process import run_module
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.results import read_results
@@ -202,8 +202,8 @@ finally:
 PARENT = """
 import sys
 from pathlib import Path
-from kdep_benchmarks.jobs.local import Local
-from kdep_benchmarks.jobs.process import run_module
+from kdep_benchmarks.jobs.engines.local import Local
+from kdep_benchmarks.jobs.engines.process import run_module
 list(Local(modules=tuple(sys.argv[2:])).run([lambda slot: run_module("hang", [], Path(sys.argv[1]), slot)]))
 """
 

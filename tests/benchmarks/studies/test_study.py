@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kdep.cli import main
-from kdep_benchmarks.jobs.engine import Lost, Slot
+from kdep_benchmarks.jobs.engines.engine import Lost, Slot
 from kdep_benchmarks.studies import answer as study_answer
 from kdep_benchmarks.studies import work as study_work
 from kdep_benchmarks.studies.file import load_study

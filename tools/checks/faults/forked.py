@@ -169,7 +169,7 @@ def _leave(run: Any) -> NoReturn:
 
 
 class Forked:
-    """`subprocess.Popen` for `python -m kdep_benchmarks.jobs.child MODULE ...`, without a new Python."""
+    """`subprocess.Popen` for `python -m kdep_benchmarks.jobs.engines.child MODULE ...`, without a new Python."""
 
     def __init__(self, args: Sequence[str], *, stdout: Any, env: Mapping[str, str], **_: Any) -> None:
         source, end = os.pipe()
@@ -215,16 +215,16 @@ def _run_child(arguments: Sequence[str], environment: Mapping[str, str], source:
     os.environ.update(environment)
     _redirect(output, source)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from kdep_benchmarks.jobs import child
+    from kdep_benchmarks.jobs.engines import child
 
     child.main(list(arguments))
 
 
 def fork_children() -> None:
     """Let the jobs of suites and studies be forked, in this process and in all that it forks."""
-    from kdep_benchmarks.jobs import engines, process
+    from kdep_benchmarks.jobs.engines import choose, process
 
-    engines.IMPORTED = ()  # no server, which would import torch anew for each command
+    choose.IMPORTED = ()  # no server, which would import torch anew for each command
 
     class Module:
         Popen, PIPE, STDOUT, TimeoutExpired = Forked, subprocess.PIPE, subprocess.STDOUT, subprocess.TimeoutExpired

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.jobs.child import PYTHON_MODULE
-from kdep_benchmarks.jobs.engine import Slot
+from kdep_benchmarks.jobs.engines.child import PYTHON_MODULE
+from kdep_benchmarks.jobs.engines.engine import Slot
 
 if TYPE_CHECKING:
-    from kdep_benchmarks.jobs.forks import Forked
+    from kdep_benchmarks.jobs.engines.forks import Forked
 
 LOOK = 0.1  # seconds between two looks at the time limit and at `Slot.stop`
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -31,7 +31,7 @@ class Ended(NamedTuple):
 def run_module(module: str, arguments: Sequence[str], log: Path, slot: Slot, *, timeout: float | None = None) -> Ended:
     """Run `python -m MODULE ARGUMENTS` and wait for its end.
 
-    The process ends with this one, even if this one is killed (see `kdep_benchmarks.jobs.child`).
+    The process ends with this one, even if this one is killed (see `kdep_benchmarks.jobs.engines.child`).
 
     Args:
         module: name of the module.
@@ -61,7 +61,7 @@ def start(words: Sequence[str], output: IO[bytes], slot: Slot) -> "Forked | subp
     """Start `python -m WORDS`: a fork of the slot's server where it has one, else an interpreter of its own."""
     forked = slot.forks.start(words, output) if slot.forks else None
     return forked or subprocess.Popen(
-        [*PYTHON_MODULE, "kdep_benchmarks.jobs.child", *words],
+        [*PYTHON_MODULE, "kdep_benchmarks.jobs.engines.child", *words],
         stdin=subprocess.PIPE,  # the child ends when this closes
         stdout=output,
         stderr=subprocess.STDOUT,

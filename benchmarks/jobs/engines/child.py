@@ -1,7 +1,7 @@
-"""Run a module that ends with its parent: python -m kdep_benchmarks.jobs.child MODULE [ARGUMENT ...].
+"""Run a module that ends with its parent: python -m kdep_benchmarks.jobs.engines.child MODULE [ARGUMENT ...].
 
 The parent holds the other end of standard input, which closes when the parent ends, however it ends. Started by
-`kdep_benchmarks.jobs.process`, in a process group of its own.
+`kdep_benchmarks.jobs.engines.process`, in a process group of its own.
 """
 
 import os

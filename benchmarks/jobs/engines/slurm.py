@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from submitit import SlurmExecutor
 
 from kdep.interrupts import sigterm_interrupts
-from kdep_benchmarks.jobs.engine import After, Jobs, Lost, Meanwhile, T
-from kdep_benchmarks.jobs.slurm_job import OnNode, in_queue, value_of
+from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, T
+from kdep_benchmarks.jobs.engines.slurm_job import OnNode, in_queue, value_of
 
 LOOK, LOOK_AT_QUEUE, ABSENT = 1.0, 10.0, 2  # seconds; looks that miss a job before it is lost: its result may be late
 ARRAY = 1000  # jobs of one array: Slurm's own MaxArraySize is 1001

@@ -1,8 +1,8 @@
 """Start processes as forks of one that has imported torch: a start takes milliseconds instead of seconds.
 
-`Forks` runs the server, python -m kdep_benchmarks.jobs.forks FD MODULE ..., which imports the modules and forks a
-process for each request that comes through the socket FD. The server computes nothing, so that no thread is lost in a
-fork. A fork behaves like `kdep_benchmarks.jobs.child`: it ends when its parent does.
+`Forks` runs the server, python -m kdep_benchmarks.jobs.engines.forks FD MODULE ..., which imports the modules and forks
+a process for each request that comes through the socket FD. The server computes nothing, so that no thread is lost in
+a fork. A fork behaves like `kdep_benchmarks.jobs.engines.child`: it ends when its parent does.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from kdep_benchmarks.jobs import child
+from kdep_benchmarks.jobs.engines import child
 
 LARGEST = 1 << 16  # bytes of a request
 
@@ -69,7 +69,7 @@ class Forks:
             self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self.server = subprocess.Popen(
-                    [*child.PYTHON_MODULE, "kdep_benchmarks.jobs.forks", str(theirs.fileno()), *self.modules],
+                    [*child.PYTHON_MODULE, "kdep_benchmarks.jobs.engines.forks", str(theirs.fileno()), *self.modules],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # a job has a log of its own
                     stderr=subprocess.DEVNULL,

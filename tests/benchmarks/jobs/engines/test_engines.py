@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from kdep_benchmarks import transfer
-from kdep_benchmarks.jobs import engines
-from kdep_benchmarks.jobs.engine import Lost, Slot
-from kdep_benchmarks.jobs.engines import choose_engine, parse_options
-from kdep_benchmarks.jobs.local import Local
+from kdep_benchmarks.jobs.engines import choose
+from kdep_benchmarks.jobs.engines.choose import choose_engine, parse_options
+from kdep_benchmarks.jobs.engines.engine import Lost, Slot
+from kdep_benchmarks.jobs.engines.local import Local
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.results import read_results
@@ -132,10 +132,10 @@ def test_engines_refuse_what_they_cannot_do(monkeypatch):
         parse_options(["gpu"])
     refused("pbs", {}, "--engine pbs: there are local, slurm, ray")
     refused("local", {"partition": "gpu"}, "--engine-option partition: local has no options")
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(choose, "find_spec", lambda name: None)
     refused("slurm", {}, r"--engine slurm needs the package submitit: pip install '\.\[slurm\]'")
     refused("ray", {}, r"--engine ray needs the package ray: pip install '\.\[ray\]'")
-    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    monkeypatch.setattr(choose, "find_spec", lambda name: True)
     refused("slurm", {}, "--device cuda:1: with --engine slurm the scheduler chooses the GPU", device="cuda:1")
 
 
@@ -143,7 +143,7 @@ def test_engines_refuse_what_they_cannot_do(monkeypatch):
 def slurm(tmp_path, monkeypatch):
     """An engine whose Slurm is four scripts; `slurm.state` is where these keep the queue."""
     pytest.importorskip("submitit", reason="the adapter for Slurm needs submitit: pip install '.[slurm]'")
-    from kdep_benchmarks.jobs import slurm as adapter
+    from kdep_benchmarks.jobs.engines import slurm as adapter
 
     state = tmp_path / "state"
     state.mkdir()
@@ -196,7 +196,7 @@ def test_slurm_refuses_options_that_it_does_not_have(slurm, monkeypatch):
 
 def test_a_job_that_is_preempted_stops_its_cell_and_leaves_no_value_behind():
     pytest.importorskip("submitit", reason="the adapter for Slurm needs submitit: pip install '.[slurm]'")
-    from kdep_benchmarks.jobs.slurm_job import OnNode
+    from kdep_benchmarks.jobs.engines.slurm_job import OnNode
 
     def job(slot):
         os.kill(os.getpid(), signal.SIGTERM)

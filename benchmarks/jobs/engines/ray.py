@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import ray
 
 from kdep.interrupts import sigterm_interrupts
-from kdep_benchmarks.jobs.engine import After, Jobs, Lost, Meanwhile, Slot, T
+from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, Slot, T
 
 LOOK, GRACE = 1.0, 20.0  # seconds between two looks; that cancelled jobs may take to end
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from kdep_benchmarks.jobs.forks import Forks
+    from kdep_benchmarks.jobs.engines.forks import Forks
 
 T = TypeVar("T")
 

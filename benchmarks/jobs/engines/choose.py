@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from kdep_benchmarks.jobs.engine import Engine
-from kdep_benchmarks.jobs.local import Local, threads_for, visible_devices
+from kdep_benchmarks.jobs.engines.engine import Engine
+from kdep_benchmarks.jobs.engines.local import Local, threads_for, visible_devices
 
 ENGINES = ("local", "slurm", "ray")
 PACKAGES = {"slurm": "submitit", "ray": "ray"}
@@ -77,11 +77,11 @@ def choose_engine(name: str, options: Mapping[str, Any], *, jobs: int | None, de
     if ":" in device:
         raise ValueError(f"--device {device}: with --engine {name} the scheduler chooses the GPU; say --device cuda")
     if name == "slurm":
-        from kdep_benchmarks.jobs.slurm import Slurm
+        from kdep_benchmarks.jobs.engines.slurm import Slurm
 
         gpus = {"gpus_per_node": 1} if device == "cuda" else {}
         return Slurm(folder / ".slurm", jobs, {**gpus, **options})
-    from kdep_benchmarks.jobs.ray import Ray
+    from kdep_benchmarks.jobs.engines.ray import Ray
 
     return Ray(jobs, device != "cpu", options)
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from kdep.cores import cores
 from kdep.interrupts import sigterm_interrupts
-from kdep_benchmarks.jobs.engine import After, Jobs, Meanwhile, Slot, T
-from kdep_benchmarks.jobs.forks import Forks
-from kdep_benchmarks.jobs.process import environment
+from kdep_benchmarks.jobs.engines.engine import After, Jobs, Meanwhile, Slot, T
+from kdep_benchmarks.jobs.engines.forks import Forks
+from kdep_benchmarks.jobs.engines.process import environment
 
 LOOK = 1.0  # seconds between two calls of `meanwhile`
 

@@ -11,7 +11,7 @@ from typing import Any, Generic
 
 from submitit.helpers import DelayedSubmission
 
-from kdep_benchmarks.jobs.engine import Lost, Slot, T
+from kdep_benchmarks.jobs.engines.engine import Lost, Slot, T
 
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
