@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "name", metavar="NAME", help="a known set, SUITE.yaml, or SUITE.yaml:NAME for one set or task of it"
     )
-    check.add_argument("--show", type=int, default=5, metavar="N", help="findings of a kind to print [5]")
+    check.add_argument("--show", type=int, default=5, metavar="N", help="findings of each kind to print [5]")
     prepare.add_argument("name", metavar="NAME", help="a known set")
     manifest = actions.add_parser(
         "manifest", help="list and hash the images of a folder once, for a quick start of runs"
