@@ -35,7 +35,7 @@ IMPORTED = (
     "kdep_benchmarks.tasks.finetune",
     "kdep_benchmarks.tasks.dense.box",
 )
-IMPORTED += ("kdep_benchmarks.openmmlab.segment", "kdep_benchmarks.openmmlab.detect")
+IMPORTED += ("kdep_benchmarks.openmmlab.tasks.segment", "kdep_benchmarks.openmmlab.tasks.detect")
 
 # Otherwise each of twenty children would spend five seconds on importing. tests/benchmarks/jobs starts children.
 IN_THIS_PROCESS = """

@@ -73,6 +73,8 @@ ARROWS = {
     "kdep_benchmarks.data": RESULTS,
     "kdep_benchmarks.tasks": RESULTS | {"kdep_benchmarks.data"},
     "kdep_benchmarks.openmmlab": TASKS,
+    "kdep_benchmarks.openmmlab.tasks": TASKS
+    | {"kdep_benchmarks.openmmlab.backbones", "kdep_benchmarks.openmmlab.runner"},
     "kdep_benchmarks.teachers": TASKS,
     "kdep_benchmarks.jobs.engines": {"kdep.cores", "kdep.interrupts", "kdep.run.device", "kdep_benchmarks.durations"},
     "kdep_benchmarks.jobs": TASKS | {"kdep_benchmarks.openmmlab"},
@@ -123,7 +125,7 @@ def test_the_method_imports_neither_the_benchmarks_nor_openmmlab():
 
 
 def test_only_the_openmmlab_folder_imports_openmmlab():
-    others = [path for path in OURS if path.parent != ROOT / "benchmarks" / "openmmlab"]
+    others = [path for path in OURS if ROOT / "benchmarks" / "openmmlab" not in path.parents]
     assert [ids(path) for path in others if roots(path) & OPENMMLAB] == []
 
 

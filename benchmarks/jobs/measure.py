@@ -40,11 +40,11 @@ from kdep_benchmarks.tasks.training_state import tidy
 def run_kind(kind: str) -> Callable[..., Outcome]:
     """The function that measures a kind of task; OpenMMLab is imported only for the kinds that need it."""
     if kind in ("segment", "segment-frozen"):
-        from kdep_benchmarks.openmmlab.segment import run_segment
+        from kdep_benchmarks.openmmlab.tasks.segment import run_segment
 
         return run_segment
     if kind in ("detect", "detect-frozen"):
-        from kdep_benchmarks.openmmlab.detect import run_detect
+        from kdep_benchmarks.openmmlab.tasks.detect import run_detect
 
         return run_detect
     if kind == "fewshot":

@@ -13,7 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
-from kdep_benchmarks.openmmlab import compat, detect, hooks, runner, segment
+from kdep_benchmarks.openmmlab import compat, hooks, runner
+from kdep_benchmarks.openmmlab.tasks import detect, segment
 from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
 

@@ -17,8 +17,8 @@ from kdep_benchmarks.data.check import Subject, check_dataset, family_of
 from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, shared_images
 from kdep_benchmarks.data.findings import Finding, finding_lines
 from kdep_benchmarks.data.pictures import appearance, look_at, of_file
-from kdep_benchmarks.openmmlab.boxes import write_split
-from kdep_benchmarks.openmmlab.masks import open_masks
+from kdep_benchmarks.openmmlab.tasks.boxes import write_split
+from kdep_benchmarks.openmmlab.tasks.masks import open_masks
 from kdep_benchmarks.verbs.data import subjects
 from tests.conftest import draw
 from tests.helpers import toolbox_trees as trees
@@ -565,7 +565,7 @@ def test_a_split_without_a_box_is_a_defect_and_is_refused(tmp_path):
 @pytest.mark.parametrize("config", ["detect_faster_rcnn", "detect_retinanet"])
 def test_images_without_a_usable_box_do_not_stop_detection_training(tmp_path, config):
     """In train one image has no box and two have only crowds; one is as it should be."""
-    from kdep_benchmarks.openmmlab import detect
+    from kdep_benchmarks.openmmlab.tasks import detect
 
     dataset = trees.coco(tmp_path / "data")
     with rewritten(tmp_path / "data" / "train.json") as content:

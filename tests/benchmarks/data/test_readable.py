@@ -13,7 +13,7 @@ from kdep_benchmarks.data.readable import refuse_unreadable
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.jobs import measure as measuring
 from kdep_benchmarks.jobs.cell import Cell
-from kdep_benchmarks.openmmlab.boxes import write_split
+from kdep_benchmarks.openmmlab.tasks.boxes import write_split
 from kdep_benchmarks.result import CheckpointCard
 from kdep_benchmarks.tasks.dense.readers import open_boxes
 from kdep_benchmarks.tasks.task import Task

@@ -5,9 +5,10 @@ import torch
 
 from kdep.models.checkpoints.checkpoint import LoadError
 from kdep_benchmarks.jobs.measure import run_kind
-from kdep_benchmarks.openmmlab import detect, frozen, segment
+from kdep_benchmarks.openmmlab import frozen
 from kdep_benchmarks.openmmlab.backbones import toolbox_weights
 from kdep_benchmarks.openmmlab.runner import train
+from kdep_benchmarks.openmmlab.tasks import detect, segment
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab

@@ -9,7 +9,7 @@ import yaml
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.data.cards import CARDS, Dataset
 from kdep_benchmarks.jobs.cell import Cell, protocol_of
-from kdep_benchmarks.openmmlab.detect import train_dataset
+from kdep_benchmarks.openmmlab.tasks.detect import train_dataset
 from kdep_benchmarks.result import BUDGETS, CheckpointCard
 from kdep_benchmarks.tasks import classify, finetune
 from kdep_benchmarks.tasks import settings as kinds

@@ -18,13 +18,13 @@ from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.data.readers.masks import IGNORED, MaskSplit, label_names
-from kdep_benchmarks.openmmlab.boxes import write_split
-from kdep_benchmarks.openmmlab.detect import average_precision, detections, test_dataset
-from kdep_benchmarks.openmmlab.detect import train_config as detector_config
-from kdep_benchmarks.openmmlab.masks import open_masks, split_configs
 from kdep_benchmarks.openmmlab.runner import Training, check_count, train
-from kdep_benchmarks.openmmlab.segment import image_areas, test_transforms
-from kdep_benchmarks.openmmlab.segment import train_config as segmenter_config
+from kdep_benchmarks.openmmlab.tasks.boxes import write_split
+from kdep_benchmarks.openmmlab.tasks.detect import average_precision, detections, test_dataset
+from kdep_benchmarks.openmmlab.tasks.detect import train_config as detector_config
+from kdep_benchmarks.openmmlab.tasks.masks import open_masks, split_configs
+from kdep_benchmarks.openmmlab.tasks.segment import image_areas, test_transforms
+from kdep_benchmarks.openmmlab.tasks.segment import train_config as segmenter_config
 
 if TYPE_CHECKING:
     from mmengine.config import Config

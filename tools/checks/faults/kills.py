@@ -335,7 +335,7 @@ def import_everything() -> None:
     names = ("kdep.pretrain", "kdep.bank.prepare", "kdep_benchmarks.jobs.measure", "kdep_benchmarks.transfer")
     names += ("kdep_benchmarks.studies.study", "kdep_benchmarks.studies.work", "kdep_benchmarks.tasks.classify")
     names += ("kdep_benchmarks.tasks.dense.segment", "kdep_benchmarks.tasks.dense.box", "matplotlib.figure")
-    names += ("kdep_benchmarks.openmmlab.segment", "kdep_benchmarks.openmmlab.detect")
+    names += ("kdep_benchmarks.openmmlab.tasks.segment", "kdep_benchmarks.openmmlab.tasks.detect")
     for name in names:
         importlib.import_module(name)
     importlib.import_module("kdep_benchmarks.openmmlab.compat").prepare()

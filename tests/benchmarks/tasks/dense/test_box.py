@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score
 from torchvision.ops import roi_align
 
 from kdep.models.backbones.backbone import build_backbone
-from kdep_benchmarks.openmmlab.boxes import write_split
-from kdep_benchmarks.openmmlab.detect import average_precision as of_detectors
+from kdep_benchmarks.openmmlab.tasks.boxes import write_split
+from kdep_benchmarks.openmmlab.tasks.detect import average_precision as of_detectors
 from kdep_benchmarks.tasks.dense.box import as_coco, average_precision, detections, mean_precision, run_box
 from kdep_benchmarks.tasks.dense.box_features import box_features, fewer_channels
 from kdep_benchmarks.tasks.dense.proposals import BACKGROUND, JITTERED, TRUE, iou, moved, offsets, propose

@@ -13,10 +13,10 @@ from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab.backbones import channels
-from kdep_benchmarks.openmmlab.boxes import Split, write_split
-from kdep_benchmarks.openmmlab.looks import draw_boxes
 from kdep_benchmarks.openmmlab.runner import Training, check_count, loader, predictions, read_config, train
-from kdep_benchmarks.openmmlab.sheets import ROWS
+from kdep_benchmarks.openmmlab.tasks.boxes import Split, write_split
+from kdep_benchmarks.openmmlab.tasks.looks import draw_boxes
+from kdep_benchmarks.openmmlab.tasks.sheets import ROWS
 from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.settings import Detect, read_settings
 from kdep_benchmarks.tasks.task import Task

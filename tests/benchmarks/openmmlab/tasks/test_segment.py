@@ -12,11 +12,12 @@ from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exac
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.masks import label_names
 from kdep_benchmarks.jobs.memory import halve
-from kdep_benchmarks.openmmlab import hooks, looks, segment
+from kdep_benchmarks.openmmlab import hooks
 from kdep_benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
-from kdep_benchmarks.openmmlab.masks import open_masks
 from kdep_benchmarks.openmmlab.resume import go_on
 from kdep_benchmarks.openmmlab.runner import train
+from kdep_benchmarks.openmmlab.tasks import looks, segment
+from kdep_benchmarks.openmmlab.tasks.masks import open_masks
 from kdep_benchmarks.tasks.settings import Segment, read_settings
 from kdep_benchmarks.tasks.task import load_task
 from tests.helpers import toolbox_trees as trees

@@ -12,8 +12,9 @@ from PIL import Image
 from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.boxes import class_names
-from kdep_benchmarks.openmmlab import boxes, detect, looks, runner
+from kdep_benchmarks.openmmlab import runner
 from kdep_benchmarks.openmmlab.runner import train
+from kdep_benchmarks.openmmlab.tasks import boxes, detect, looks
 from tests.helpers import toolbox_trees as trees
 from tests.helpers.made_results import answered
 

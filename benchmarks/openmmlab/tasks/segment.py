@@ -11,10 +11,10 @@ from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.masks import IGNORED, label_names
 from kdep_benchmarks.openmmlab.backbones import channels
-from kdep_benchmarks.openmmlab.looks import draw_masks
-from kdep_benchmarks.openmmlab.masks import open_masks, split_configs
 from kdep_benchmarks.openmmlab.runner import Training, check_count, loader, predictions, read_config, train
-from kdep_benchmarks.openmmlab.sheets import ROWS
+from kdep_benchmarks.openmmlab.tasks.looks import draw_masks
+from kdep_benchmarks.openmmlab.tasks.masks import open_masks, split_configs
+from kdep_benchmarks.openmmlab.tasks.sheets import ROWS
 from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.settings import Segment, read_settings
 from kdep_benchmarks.tasks.task import Task

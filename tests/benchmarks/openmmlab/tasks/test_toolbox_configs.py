@@ -5,7 +5,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdep.shipped import FOLDER as CONFIGS
-from kdep_benchmarks.openmmlab import detect, segment
+from kdep_benchmarks.openmmlab.tasks import detect, segment
 from tests.helpers import toolbox_trees as trees
 
 pytestmark = pytest.mark.openmmlab

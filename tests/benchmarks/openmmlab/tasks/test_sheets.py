@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdep_benchmarks.openmmlab.sheets import (
+from kdep_benchmarks.openmmlab.tasks.sheets import (
     ROWS,
     WIDTH,
     Boxes,
@@ -46,7 +46,8 @@ def test_weak_boxes_are_left_out_unless_all_are_weak(tmp_path, monkeypatch):
     seen = []
     draw = with_boxes
     monkeypatch.setattr(
-        "kdep_benchmarks.openmmlab.sheets.with_boxes", lambda image, boxes: seen.append(boxes) or draw(image, boxes)
+        "kdep_benchmarks.openmmlab.tasks.sheets.with_boxes",
+        lambda image, boxes: seen.append(boxes) or draw(image, boxes),
     )
     corners = np.array([[2.0 + 15 * i, 30.0, 12.0 + 15 * i, 50.0] for i in range(5)])
     for scores, kept in (

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdep.data.decoding.opening import as_rgb, read_image
 from kdep_benchmarks.data.readers.masks import IGNORED
-from kdep_benchmarks.openmmlab.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
+from kdep_benchmarks.openmmlab.tasks.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
 
 LOG = logging.getLogger(__name__)
 
