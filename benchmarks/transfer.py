@@ -19,8 +19,8 @@ from kdep.run.device import find_device
 from kdep_benchmarks.board.frame import results_frame
 from kdep_benchmarks.board.table import Suite
 from kdep_benchmarks.data.cards import CARDS
-from kdep_benchmarks.data.overlap import read_with_overlap
-from kdep_benchmarks.data.prepare import prepare
+from kdep_benchmarks.data.checks.overlap import read_with_overlap
+from kdep_benchmarks.data.preparation.prepare import prepare
 from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell
 from kdep_benchmarks.jobs.engines.choose import choose_engine
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell

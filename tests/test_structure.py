@@ -1,5 +1,6 @@
 import ast
 import functools
+import graphlib
 import re
 import subprocess
 from pathlib import Path
@@ -33,6 +34,7 @@ RESULTS = {
     "kdep_benchmarks.durations",
 }
 BOARD = {"kdep_benchmarks.verdicts", "kdep_benchmarks.board"}
+LABELLED = {"kdep_benchmarks.data.cards", "kdep_benchmarks.data.findings", "kdep_benchmarks.data.pictures"}
 TASKS = RESULTS | {"kdep_benchmarks.data", "kdep_benchmarks.tasks"}
 ARROWS = {
     "kdep.cores": set(),
@@ -71,6 +73,24 @@ ARROWS = {
         "kdep_benchmarks.result",
     },
     "kdep_benchmarks.data": RESULTS,
+    "kdep_benchmarks.data.readers": {
+        "kdep.data",
+        "kdep.guard",
+        "kdep.settings",
+        *LABELLED,
+        "kdep_benchmarks.data.splits",
+    },
+    "kdep_benchmarks.data.scenes": {"kdep.files"},
+    "kdep_benchmarks.data.checks": RESULTS | LABELLED | {"kdep_benchmarks.data.readers"},
+    "kdep_benchmarks.data.preparation": {
+        "kdep.data",
+        "kdep.files",
+        "kdep.guard",
+        "kdep_benchmarks.data.cards",
+        "kdep_benchmarks.data.pictures",
+        "kdep_benchmarks.data.readers",
+        "kdep_benchmarks.data.scenes",
+    },
     "kdep_benchmarks.tasks": RESULTS | {"kdep_benchmarks.data"},
     "kdep_benchmarks.openmmlab": TASKS,
     "kdep_benchmarks.openmmlab.tasks": TASKS
@@ -150,6 +170,24 @@ def test_folders_import_only_those_above_them_in_the_table():
     order = list(ARROWS)
     for source, targets in ARROWS.items():  # so there is no circle
         assert all(order.index(target) < order.index(source) for target in targets if target in ARROWS)
+
+
+@pytest.mark.parametrize(
+    "room", sorted({path.parents[1] for path in OURS if path.name == "__init__.py"} - {ROOT}), ids=ids
+)
+def test_the_parts_of_a_folder_import_each_other_in_no_circle(room):
+    """Its parts are its sub-folders and its own files; files of a folder without sub-folders may lean on each other."""
+    parts = [p for p in room.iterdir() if (p / "__init__.py").exists() or (p.suffix == ".py" and p.stem != "__init__")]
+    name = ids(room).replace("benchmarks", "kdep_benchmarks").replace("/", ".")
+    used = {}
+    for part in parts:
+        files = part.rglob("*.py") if part.is_dir() else [part]
+        inside = {module for file in files for module in imported(file) if module.startswith(f"{name}.")}
+        used[part.stem] = {module.removeprefix(f"{name}.").partition(".")[0] for module in inside} - {part.stem}
+    try:
+        graphlib.TopologicalSorter(used).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"{ids(room)}/: {' <- '.join(error.args[1])}; cut where one of them needs the other")
 
 
 def test_aligners_and_scalers_know_only_statistics():

@@ -17,7 +17,7 @@ from kdep.cli import main as kdep
 from kdep.files import write_text
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.board.frame import csv_text, results_frame
-from kdep_benchmarks.data.overlap import read_with_overlap
+from kdep_benchmarks.data.checks.overlap import read_with_overlap
 from kdep_benchmarks.result import Result
 
 LIMIT = 2 * 2**30  # bytes of one file of a release on GitHub

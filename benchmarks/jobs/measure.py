@@ -29,7 +29,7 @@ from kdep.run.provenance import provenance_of_code
 from kdep_benchmarks.answers.metrics import constant_score
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.cards import fingerprint
-from kdep_benchmarks.data.readable import refuse_unreadable
+from kdep_benchmarks.data.checks.readable import refuse_unreadable
 from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, POOLED, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
 from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
 from kdep_benchmarks.result import Outcome, Result, TaskCard

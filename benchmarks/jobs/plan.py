@@ -9,7 +9,7 @@ from kdep.guard import printable
 from kdep.models.backbones.outline import parameters
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.data import cards as datasets
-from kdep_benchmarks.data.leaks import leaked
+from kdep_benchmarks.data.checks.leaks import leaked
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.result import CheckpointCard, Result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kdep.data.sources.root import data_root
 
 if TYPE_CHECKING:
-    from kdep_benchmarks.data.check import Subject
+    from kdep_benchmarks.data.checks.check import Subject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ def subjects(name: str, data_root: Path) -> "list[Subject]":
     Raises:
         ValueError: no such set, task or suite.
     """
-    from kdep_benchmarks.data.check import known_subject, subjects_of
+    from kdep_benchmarks.data.checks.check import known_subject, subjects_of
     from kdep_benchmarks.tasks.task import load_suite
 
     named = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", name)
@@ -120,7 +120,7 @@ def subjects(name: str, data_root: Path) -> "list[Subject]":
 
 def _check(args: argparse.Namespace) -> int:
     from kdep_benchmarks.data.cards import absent, fingerprint
-    from kdep_benchmarks.data.check import check_dataset
+    from kdep_benchmarks.data.checks.check import check_dataset
     from kdep_benchmarks.data.findings import finding_lines
 
     found = 0
@@ -138,7 +138,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from kdep_benchmarks.data.prepare import NotPrepared, prepare
+    from kdep_benchmarks.data.preparation.prepare import NotPrepared, prepare
 
     try:
         prepare(args.name, args.data_root, show=sys.stderr.isatty())
@@ -171,7 +171,7 @@ def _shards(args: argparse.Namespace) -> int:
 
 
 def _overlap(args: argparse.Namespace) -> int:
-    from kdep_benchmarks.data.overlap import find_overlap, overlap_lines, write_overlap
+    from kdep_benchmarks.data.checks.overlap import find_overlap, overlap_lines, write_overlap
     from kdep_benchmarks.tasks.task import load_suite
 
     tasks, show = load_suite(args.suite, args.data_root), sys.stderr.isatty()

@@ -56,6 +56,6 @@ def _results(args: argparse.Namespace) -> list:
         return []
     if args.to != "timm":
         raise ValueError(f"--card describes an export for timm, not {args.to}: --to timm")
-    from kdep_benchmarks.data.overlap import read_with_overlap
+    from kdep_benchmarks.data.checks.overlap import read_with_overlap
 
     return read_with_overlap(args.results).results

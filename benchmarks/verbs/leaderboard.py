@@ -11,7 +11,7 @@ from pathlib import Path
 from kdep.shipped import names
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.board.table import Suite
-from kdep_benchmarks.data.overlap import read_with_overlap
+from kdep_benchmarks.data.checks.overlap import read_with_overlap
 from kdep_benchmarks.page.leaderboard import damage_lines, terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.tasks.task import suite_tasks

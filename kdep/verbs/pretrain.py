@@ -36,7 +36,7 @@ def draw_scenes(source: str) -> None:
     """Draw the images of the recipe `demo` if they are missing; other sources are left alone."""
     folder = Path(source)
     if folder.parts[-2:] == ("scenes", "images") and not folder.exists():
-        prepare = importlib.import_module("kdep_benchmarks.data.prepare").prepare
+        prepare = importlib.import_module("kdep_benchmarks.data.preparation.prepare").prepare
         prepare("scenes", folder.parents[1], show=sys.stderr.isatty())
 
 

@@ -67,7 +67,7 @@ def apart(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> fl
 def demo(asked: dict[str, Any]) -> dict[str, Any]:
     """The demo's recipe and its frozen tasks on the device, with the expected scores of the recipe's header."""
     from kdep.config import read_config
-    from kdep_benchmarks.data.prepare import prepare
+    from kdep_benchmarks.data.preparation.prepare import prepare
 
     setting = setting_of(asked)
     if setting.quick:

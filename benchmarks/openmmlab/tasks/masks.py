@@ -3,8 +3,8 @@
 from typing import Any
 
 from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.checks.masks import bad_values, missing_files, read_values
 from kdep_benchmarks.data.findings import refuse_defects
-from kdep_benchmarks.data.masks import bad_values, missing_files, read_values
 from kdep_benchmarks.data.readers.masks import MaskSplit, read_masks
 
 LOOKED_AT = 32  # masks per split whose values are checked; all of ADE20K would take minutes to check

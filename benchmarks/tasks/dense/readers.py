@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.checks.masks import bad_values, missing_files, read_values
 from kdep_benchmarks.data.findings import refuse_defects
-from kdep_benchmarks.data.masks import bad_values, missing_files, read_values
 from kdep_benchmarks.data.readers.boxed import BoxSplit
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
 from kdep_benchmarks.data.readers.masks import IGNORED, MaskSplit, read_masks

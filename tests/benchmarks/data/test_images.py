@@ -8,7 +8,7 @@ from PIL import Image
 
 from kdep.data.sources.source import torchvision_files, torchvision_split
 from kdep_benchmarks.data.cards import Dataset, fingerprint
-from kdep_benchmarks.data.check import Subject, check_dataset
+from kdep_benchmarks.data.checks.check import Subject, check_dataset
 from kdep_benchmarks.data.findings import finding_lines
 from kdep_benchmarks.data.images import hold_out, open_split, open_splits
 

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from kdep.models.weights import open_checkpoint
-from kdep_benchmarks.data.overlap import Match, Overlap, SetOverlap, write_overlap
+from kdep_benchmarks.data.checks.overlap import Match, Overlap, SetOverlap, write_overlap
 from kdep_benchmarks.page import model_card
 from kdep_benchmarks.page.model_card import data_name, write_card
 from kdep_benchmarks.results import write_result

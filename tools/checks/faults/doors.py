@@ -20,7 +20,7 @@ from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import csv_text, results_frame
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.board.sheets import data_uri
-from kdep_benchmarks.data.overlap import Match, Overlap, SetOverlap, read_with_overlap, write_overlap
+from kdep_benchmarks.data.checks.overlap import Match, Overlap, SetOverlap, read_with_overlap, write_overlap
 from kdep_benchmarks.fidelity.columns import measured_columns, naive_columns
 from kdep_benchmarks.jobs.plan import measured_times
 from kdep_benchmarks.page.leaderboard import leaderboard_frame, terminal_table

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdep_benchmarks.data import readable
 from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.data.readable import refuse_unreadable
+from kdep_benchmarks.data.checks import readable
+from kdep_benchmarks.data.checks.readable import refuse_unreadable
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.jobs import measure as measuring
 from kdep_benchmarks.jobs.cell import Cell

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from kdep_benchmarks.data.archives import Archive, make_from, members, unpack_some
-from kdep_benchmarks.data.packs import Packed, pack_folder, write_pack
+from kdep_benchmarks.data.preparation.archives import Archive, make_from, members, unpack_some
+from kdep_benchmarks.data.preparation.packs import Packed, pack_folder, write_pack
 
 TINY = Archive(
     "tiny-imagenet-200.zip",
@@ -79,7 +79,7 @@ def _flowers_folders(archives: list[Path], into: Path, *, show: bool) -> None:
 
 
 def _cifar(data_root: Path, out: Path, show: bool) -> None:
-    from kdep_benchmarks.data.prepare import prepare
+    from kdep_benchmarks.data.preparation.prepare import prepare
 
     prepare("cifar10", data_root, show=show)
     import torchvision

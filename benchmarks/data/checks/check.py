@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdep_benchmarks.data.cards import CARDS, CLASSIFICATION, Card, Dataset, Use, absent, known
-from kdep_benchmarks.data.duplicates import repeated_images, shared_images
+from kdep_benchmarks.data.checks.duplicates import repeated_images, shared_images
+from kdep_benchmarks.data.checks.labels import class_findings, label_findings
+from kdep_benchmarks.data.checks.masks import mask_findings
 from kdep_benchmarks.data.findings import Finding
-from kdep_benchmarks.data.labels import class_findings, label_findings
-from kdep_benchmarks.data.masks import mask_findings
 from kdep_benchmarks.data.pictures import Picture, look_at, of_file, unreadable
 from kdep_benchmarks.data.readers.boxes import differing_categories, read_boxes
 from kdep_benchmarks.data.readers.classification import pictures_of

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import results_frame
-from kdep_benchmarks.data.overlap import (
+from kdep_benchmarks.data.checks.overlap import (
     Match,
     Overlap,
     SetOverlap,

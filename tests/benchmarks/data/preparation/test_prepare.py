@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from kdep import cli
-from kdep_benchmarks.data import archives as data_archives
-from kdep_benchmarks.data import prepare as data_prepare
-from kdep_benchmarks.data.archives import Archive, NotPrepared, build, download, md5_of, obtain, unpack
 from kdep_benchmarks.data.cards import CARDS, VOC_CLASSES, absent, known
-from kdep_benchmarks.data.check import check_dataset
-from kdep_benchmarks.data.masks_made import train_ids
-from kdep_benchmarks.data.prepare import prepare
+from kdep_benchmarks.data.checks.check import check_dataset
+from kdep_benchmarks.data.preparation import archives as data_archives
+from kdep_benchmarks.data.preparation import prepare as data_prepare
+from kdep_benchmarks.data.preparation.archives import Archive, NotPrepared, build, download, md5_of, obtain, unpack
+from kdep_benchmarks.data.preparation.masks_made import train_ids
+from kdep_benchmarks.data.preparation.prepare import prepare
 from kdep_benchmarks.verbs.data import subjects
 
 

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kdep.files import write_atomically, write_text
-from kdep_benchmarks.data import photographs
-from kdep_benchmarks.data.archives import (
+from kdep_benchmarks.data.cards import CARDS, absent, known
+from kdep_benchmarks.data.preparation import photographs
+from kdep_benchmarks.data.preparation.archives import (
     Archive,
     NotPrepared,
     filled,
@@ -20,8 +21,7 @@ from kdep_benchmarks.data.archives import (
     unpack_some,
     without_first,
 )
-from kdep_benchmarks.data.cards import CARDS, absent, known
-from kdep_benchmarks.data.masks_made import voc_mask, write_train_ids
+from kdep_benchmarks.data.preparation.masks_made import voc_mask, write_train_ids
 from kdep_benchmarks.data.readers.masks import FULL_ADE20K, full_ade20k
 
 PER_CLASS = 60  # training images of each class of Caltech-256, as in the paper's code

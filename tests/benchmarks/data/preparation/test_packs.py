@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from kdep.data.sources.source import open_source
-from kdep_benchmarks.data.archives import NotPrepared
 from kdep_benchmarks.data.cards import known
 from kdep_benchmarks.data.images import open_split
-from kdep_benchmarks.data.packs import pack_folder
-from kdep_benchmarks.data.photographs import make_pack
-from kdep_benchmarks.data.prepare import prepare
+from kdep_benchmarks.data.preparation.archives import NotPrepared
+from kdep_benchmarks.data.preparation.packs import pack_folder
+from kdep_benchmarks.data.preparation.photographs import make_pack
+from kdep_benchmarks.data.preparation.prepare import prepare
 from tests.conftest import draw
 
 
@@ -122,7 +122,7 @@ def test_a_part_of_cifar10_is_packed_without_loss(tmp_path, monkeypatch):
             self.targets = [number % 2 for number in range(count)]
             self.data = np.random.default_rng(train).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
-    monkeypatch.setattr("kdep_benchmarks.data.prepare.prepare", lambda *_, **__: None)
+    monkeypatch.setattr("kdep_benchmarks.data.preparation.prepare.prepare", lambda *_, **__: None)
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", CIFAR10)
     make_pack("cifar10s", tmp_path, False)
     assert labels_and_classes("cifar10s", tmp_path, "train") == ([500, 500], ("ant", "bee"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from kdep.data.sources.contents import cache_folder, content_hashes
 from kdep.files import write_text
 from kdep_benchmarks.data.cards import Use
-from kdep_benchmarks.data.readable import entries_of
+from kdep_benchmarks.data.checks.readable import entries_of
 from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictures_of, read_labelled
 
 WORTH = 2000  # images from which on the count is remembered

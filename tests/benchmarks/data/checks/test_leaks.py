@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from kdep_benchmarks.data.cards import Dataset, fingerprint
-from kdep_benchmarks.data.leaks import leaked
-from kdep_benchmarks.data.packs import pack_folder
+from kdep_benchmarks.data.checks.leaks import leaked
+from kdep_benchmarks.data.preparation.packs import pack_folder
 from kdep_benchmarks.tasks.task import Task
 from tests.helpers import toolbox_trees as trees
 

@@ -122,7 +122,7 @@ def matches_of(
     pictures: Sequence["Picture"], looks: Sequence["Look"], others: Sequence["Picture"], other_looks: Sequence["Look"]
 ) -> Iterator[Match]:
     """The `others` that are among `pictures`, one match each; unreadable images match nothing."""
-    from kdep_benchmarks.data.duplicates import same_images
+    from kdep_benchmarks.data.checks.duplicates import same_images
 
     for same in same_images(pictures, looks, others, other_looks):
         ours, theirs = pictures[same.first], others[same.second]

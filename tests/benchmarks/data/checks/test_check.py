@@ -13,8 +13,8 @@ from PIL import Image
 
 from kdep import cli
 from kdep_benchmarks.data.cards import CARDS, Card, Dataset
-from kdep_benchmarks.data.check import Subject, check_dataset, family_of
-from kdep_benchmarks.data.duplicates import NEAR, differing_bits, nearest, shared_images
+from kdep_benchmarks.data.checks.check import Subject, check_dataset, family_of
+from kdep_benchmarks.data.checks.duplicates import NEAR, differing_bits, nearest, shared_images
 from kdep_benchmarks.data.findings import Finding, finding_lines
 from kdep_benchmarks.data.pictures import appearance, look_at, of_file
 from kdep_benchmarks.openmmlab.tasks.boxes import write_split
@@ -401,7 +401,7 @@ def test_the_bits_are_those_of_imagehash(tmp_path):
 
 @pytest.mark.parametrize(("within", "at_once"), [(0, 10**6), (3, 10**6), (NEAR, 10**6), (NEAR, 5)])
 def test_the_nearest_hashes_are_those_of_comparing_all_pairs(within, at_once, monkeypatch):
-    monkeypatch.setattr("kdep_benchmarks.data.duplicates.AT_ONCE", at_once)
+    monkeypatch.setattr("kdep_benchmarks.data.checks.duplicates.AT_ONCE", at_once)
     generator = np.random.default_rng(within)
     hashes = generator.integers(0, 1 << 63, 300, dtype=np.uint64)
     hashes[100:110] = hashes[5]  # of equal ones the first is named

@@ -1,0 +1,1 @@
+"""Make data sets from their owners' archives, and packs of photographs."""
