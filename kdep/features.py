@@ -17,8 +17,8 @@ from kdep.models.backbones.maps import map_on_grid, map_side
 from kdep.models.teacher import fastest_form, open_teacher, teacher_identity
 from kdep.run.checks import check_fit, open_teachers_classifier
 from kdep.run.device import choose_teacher_precision, computing_in, exactly
+from kdep.run.distributed.processes import Process
 from kdep.run.folder import RunFolder
-from kdep.run.processes import Process
 
 
 class FeatureSource(Protocol):

@@ -26,15 +26,15 @@ from kdep.models.backbones.backbone import Backbone
 from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.student import open_student
 from kdep.probe.watch import Watch, open_watch
-from kdep.run.alarm import Alarm
-from kdep.run.batchnorm import synchronise
 from kdep.run.checks import check_batch_size
 from kdep.run.curves import draw_loss
 from kdep.run.device import computing_in, resolve_precision
+from kdep.run.distributed.alarm import Alarm
+from kdep.run.distributed.batchnorm import synchronise
+from kdep.run.distributed.processes import Process, gathered, join
 from kdep.run.folder import RunFolder
 from kdep.run.journal import Journal
 from kdep.run.optim import learning_rate, make_optimizer
-from kdep.run.processes import Process, gathered, join
 from kdep.run.provenance import as_checkpoint, report
 from kdep.run.resume import Training, resume, save_run, seed_random
 

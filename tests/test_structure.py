@@ -56,6 +56,8 @@ ARROWS = {
     "kdep.models.checkpoints": {"kdep.files", "kdep.guard", "kdep.names", "kdep.settings"},
     "kdep.models.backbones": {"kdep.config", "kdep.models.checkpoints"},
     "kdep.export": EVERYWHERE | {"kdep.models"},
+    "kdep.run.device": {"kdep.config"},
+    "kdep.run.distributed": {"kdep.config", "kdep.data.loading", "kdep.run.device"},
     "kdep.run": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models"},
     "kdep.probe": EVERYWHERE | {"kdep.data", "kdep.models", "kdep.run"},
     "kdep.bank": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run"},

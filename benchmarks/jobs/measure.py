@@ -24,7 +24,7 @@ from kdep.data.loading.loader import lost_loader
 from kdep.models.backbones.outline import gmacs, parameters
 from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError
 from kdep.models.weights import open_checkpoint
-from kdep.run.processes import join
+from kdep.run.distributed.processes import join
 from kdep.run.provenance import provenance_of_code
 from kdep_benchmarks.answers.metrics import constant_score
 from kdep_benchmarks.answers.store import Answers

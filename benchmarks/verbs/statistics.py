@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Write a sheet and a JSON per teacher, and the ranking of several; finished teachers are not measured again."""
     refuse_numbers(args)
     from kdep.models.weights import open_checkpoint
-    from kdep.run.processes import join
+    from kdep.run.distributed.processes import join
     from kdep_benchmarks.tasks.settings import Pixels
     from kdep_benchmarks.teachers.images import open_pictures
     from kdep_benchmarks.teachers.ranking import describe, rank, write_ranking

@@ -27,8 +27,8 @@ from kdep.models.student import open_student
 from kdep.models.teacher import fastest_form, open_teacher, teacher_arch, teacher_identity
 from kdep.run.checks import check_batch_size, check_fit
 from kdep.run.device import exactly
+from kdep.run.distributed.processes import Process, join
 from kdep.run.folder import take_lock
-from kdep.run.processes import Process, join
 
 logger = logging.getLogger("kdep")
 

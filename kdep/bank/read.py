@@ -28,7 +28,7 @@ from kdep.bank.hashes import Checked, is_known, known_hashes
 from kdep.data.sources.disk import retried
 from kdep.files import read
 from kdep.method.statistics import Statistics, parse_statistics
-from kdep.run.processes import Process
+from kdep.run.distributed.processes import Process
 from kdep.settings import Stored, dense, validate
 
 # Integer codes store sign(z) |z / peak|^(1 / exponent). The cube root has most steps near zero, where Power Temperature

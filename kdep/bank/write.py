@@ -36,7 +36,7 @@ from kdep.method.statistics import Moments, Statistics, finish, sum_moments
 from kdep.models.backbones.backbone import Backbone
 from kdep.models.backbones.maps import map_on_grid
 from kdep.run.device import exactly
-from kdep.run.processes import Process
+from kdep.run.distributed.processes import Process
 
 logger = logging.getLogger("kdep")
 

@@ -8,7 +8,7 @@ from kdep.models.backbones.backbone import Backbone, Teachers
 from kdep.models.backbones.maps import require_map
 from kdep.models.classifier import open_classifier
 from kdep.models.teacher import largest_rank
-from kdep.run.processes import Process
+from kdep.run.distributed.processes import Process
 
 
 def check_batch_size(config: Config, process: Process) -> None:

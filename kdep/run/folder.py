@@ -29,8 +29,8 @@ from kdep.files import read, save, write_text
 from kdep.guard import printable
 from kdep.method.statistics import Statistics, parse_statistics
 from kdep.models.checkpoints.checkpoint import Checkpoint, parse_student
+from kdep.run.distributed.processes import Process, computed_by, refuse_other_processes
 from kdep.run.log import read_log
-from kdep.run.processes import Process, computed_by, refuse_other_processes
 from kdep.run.trackers import check_installed
 from kdep.settings import Stored, validate
 from kdep.yaml_file import read_mapping

@@ -17,8 +17,8 @@ from kdep.method.loss import Criterion
 from kdep.method.rivals import Learner
 from kdep.models.backbones.backbone import Backbone
 from kdep.models.checkpoints.checkpoint import LoadError, load_exactly
+from kdep.run.distributed.processes import Process
 from kdep.run.folder import RunFolder
-from kdep.run.processes import Process
 
 logger = logging.getLogger("kdep")
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         return 2 if found else 0
     from kdep.models.checkpoints.names import TORCHVISION_NAMES
     from kdep.pretrain import pretrain
-    from kdep.run.processes import join
+    from kdep.run.distributed.processes import join
 
     process = join(config.device)
     process.per_machine(lambda: draw_scenes(config.data.source))

@@ -1,4 +1,4 @@
-"""One of two processes that train together; see tests/kdep/run/test_distributed.py.
+"""One of two processes that train together; see tests/kdep/run/distributed/test_distributed.py.
 
 python -m tests.helpers.two_processes RANK PORT CONFIG FOLDER [key=value ...]: a whole run; one that is interrupted in
 both at its sixth step, and goes on; errors; a death.
@@ -24,8 +24,8 @@ from kdep.method.scale import make_scaler
 from kdep.method.target import Target
 from kdep.models.student import open_student
 from kdep.pretrain import prepare, pretrain, train
+from kdep.run.distributed.processes import gathered, join
 from kdep.run.folder import RunFolder
-from kdep.run.processes import gathered, join
 
 
 class Interrupting(torch.nn.Module):

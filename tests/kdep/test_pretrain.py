@@ -30,8 +30,8 @@ from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
 from kdep.run import folder as folders
+from kdep.run.distributed.processes import Process
 from kdep.run.folder import DivergedError, RunFolder
-from kdep.run.processes import Process
 from kdep.run.provenance import report
 from kdep.shipped import find
 

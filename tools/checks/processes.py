@@ -40,7 +40,7 @@ precision: float32
 runs: runs
 """
 LIMIT = 15  # seconds, in place of ten minutes, for the process that is stopped
-MAIN = "import sys; from datetime import timedelta; from kdep.run import processes"
+MAIN = "import sys; from datetime import timedelta; from kdep.run.distributed import processes"
 MAIN += "; processes.LIMIT = timedelta(seconds={limit}); from kdep.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

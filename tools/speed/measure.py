@@ -124,7 +124,7 @@ def check(args: argparse.Namespace, chosen: list[str]) -> None:
 
 def make_setting(args: argparse.Namespace) -> "Setting":
     """Settings shared by all measurements; quick ones have a folder of their own."""
-    from kdep.run.processes import join
+    from kdep.run.distributed.processes import join
     from tools.speed.row import Setting
 
     work = args.work.resolve() / ("quick" if args.quick else "full")

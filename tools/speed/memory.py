@@ -30,7 +30,7 @@ from kdep.files import save, write_atomically, write_text
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
 from kdep.pretrain import pretrain
-from kdep.run.processes import join
+from kdep.run.distributed.processes import join
 from tools.speed.clock import environment
 from tools.speed.photographs import photographs
 from tools.speed.row import Row, Setting

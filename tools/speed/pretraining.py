@@ -17,8 +17,8 @@ from kdep.method.loss import distill_loss
 from kdep.models.student import open_student
 from kdep.pretrain import pretrain
 from kdep.run.device import choose_student_precision, computing_in
+from kdep.run.distributed.processes import join
 from kdep.run.optim import make_optimizer
-from kdep.run.processes import join
 from tools.speed.clock import seconds
 from tools.speed.photographs import photographs
 from tools.speed.row import Setting

@@ -32,7 +32,7 @@ from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
 from kdep.run import folder
-from kdep.run.processes import Process
+from kdep.run.distributed.processes import Process
 
 CPU = torch.device("cpu")
 FOLDING = 1  # blank image, which shows how BatchNorm follows convolutions

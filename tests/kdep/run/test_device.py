@@ -14,11 +14,11 @@ from kdep.run.device import (
     choose_teacher_precision,
     find_device,
 )
-from kdep.run.processes import join
+from kdep.run.distributed.processes import join
 
 SCRIPT = """
 import resource, torch
-from kdep.run.processes import join
+from kdep.run.distributed.processes import join
 def step():
     torch.ones(2**24).mul_(2)  # 64 MB, above what glibc ever takes from its heap by default
 def faults():

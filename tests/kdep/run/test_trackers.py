@@ -17,9 +17,9 @@ from kdep import cli
 from kdep.config import differences
 from kdep.pretrain import pretrain
 from kdep.run import trackers
+from kdep.run.distributed.processes import Process
 from kdep.run.folder import RunFolder
 from kdep.run.journal import TRACKED, Journal
-from kdep.run.processes import Process
 from kdep.run.trackers import check_installed
 
 needs = {

@@ -69,7 +69,7 @@ def run_doors(config: Config) -> list[Door]:
     def training():  # noqa: ANN202 - of kdep.pretrain
         from kdep.method.loss import make_criterion
         from kdep.method.rivals import Learner, make_head
-        from kdep.run.processes import gathered, join
+        from kdep.run.distributed.processes import gathered, join
 
         learner = Learner(student, make_head(config, student.dim, student.dim))
         return prepare(config, learner, make_criterion(config.loss, student.dim, gathered), join("cpu"), sources)
@@ -115,7 +115,7 @@ def bank_doors(config: Config) -> list[Door]:
 
     def use() -> None:
         from kdep.bank.prepare import open_bank
-        from kdep.run.processes import join
+        from kdep.run.distributed.processes import join
 
         bank = open_bank(config, student, views, join("cpu"))
         bank.rows(range(16), 0)

@@ -12,7 +12,7 @@ import torch
 
 from kdep.data.loading.loader import Loader, LoaderError, Quiet, end_silently, lost_loader
 from kdep.data.loading.views import Batch
-from kdep.run.processes import Process
+from kdep.run.distributed.processes import Process
 
 
 class Numbers:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from kdep.run.processes import LIMIT, Process
+from kdep.run.distributed.processes import LIMIT, Process
 
 logger = logging.getLogger("kdep")
 

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from kdep.run.alarm import Alarm
-from kdep.run.processes import LIMIT, PATIENCE, LostError, Process, join
+from kdep.run.distributed.alarm import Alarm
+from kdep.run.distributed.processes import LIMIT, PATIENCE, LostError, Process, join
 from kdep.run.resume import random_state, seed_random, set_random_state
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def in_torchrun(monkeypatch):
 
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *given, **own: made.append((given, own)))
     monkeypatch.setattr(torch.distributed, "new_group", lambda **own: made.append(own))
-    monkeypatch.setattr("kdep.run.processes.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("kdep.run.distributed.processes.keep_freed_memory", lambda: None)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(device))
     return environment
 
