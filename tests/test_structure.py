@@ -1,4 +1,5 @@
 import ast
+import collections
 import functools
 import graphlib
 import re
@@ -190,6 +191,16 @@ def test_the_parts_of_a_folder_import_each_other_in_no_circle(room):
         graphlib.TopologicalSorter(used).prepare()
     except graphlib.CycleError as error:
         pytest.fail(f"{ids(room)}/: {' <- '.join(error.args[1])}; cut where one of them needs the other")
+
+
+def test_a_folder_holds_at_most_thirteen_files():
+    files = collections.defaultdict(list)
+    for path in OURS:
+        if path.name != "__init__.py":
+            files[ids(path.parent)].append(path.stem)
+    for folder, stems in files.items():
+        few = f"{folder}/ holds {len(stems)} Python files, more than 13: {', '.join(stems)}; divide it into sub-folders"
+        assert len(stems) <= 13, few
 
 
 def test_aligners_and_scalers_know_only_statistics():
