@@ -15,12 +15,14 @@ from kdep.method.statistics import Moments, finish
 from kdep.method.target import Target
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
-from tools.speed import clock, moments, probes, reference_loop, references
+from tools.speed import clock
 from tools.speed import measure as speed
-from tools.speed.ceilings import CASES
 from tools.speed.photographs import photographs
-from tools.speed.pretraining import ceiling, configure, growth, make_bank, on_device, run
+from tools.speed.pretraining import moments, reference_loop, references
+from tools.speed.pretraining.ceilings import CASES
+from tools.speed.pretraining.runs import ceiling, configure, growth, make_bank, on_device, run
 from tools.speed.row import Row, Setting
+from tools.speed.transfer import probes
 
 FIELDS = set(
     ["name", "what", "against", "unit", "ours", "theirs", "ratio", "target", "met", "batch", "resolution", "images"]
@@ -217,7 +219,7 @@ def test_the_published_tables_and_notes_are_those_of_the_published_figures():
 @pytest.mark.openmmlab
 def test_what_a_cell_costs_once_is_kept_apart_from_what_it_costs_at_every_iteration():
     pytest.importorskip("mmengine")
-    from tools.speed.overhead import summarise
+    from tools.speed.transfer.overhead import summarise
 
     # Iterations end at these seconds; the first three and the last, which saves for 5 s, are not among the intervals.
     ends, spent = [7.0, 8.0, 9.0, 10.0, 12.0, 15.0, 17.0, 24.0], [9.0, 9.0, 9.0, 9.0, 0.1, 0.2, 0.3, 9.0]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kdep.config import Config
-from tools.speed.pretraining import Case, configure
+from tools.speed.pretraining.runs import Case, configure
 from tools.speed.row import Setting
 
 R50 = Case("random:resnet50", "resnet18", 224, batch=128, images=8192, live=8192, precision="auto")

@@ -9,8 +9,8 @@ from kdep.data.loading.training import open_views
 from kdep.data.loading.views import load
 from tools.gpu.cases import R50, VIT, case_of, config_of, setting_of
 from tools.speed.photographs import DISTINCT, draw_one
-from tools.speed.pretraining import Case, bank_path, ceiling, folder_of, make_bank, run
-from tools.speed.references import reference_rate, reference_workers
+from tools.speed.pretraining.references import reference_rate, reference_workers
+from tools.speed.pretraining.runs import Case, bank_path, ceiling, folder_of, make_bank, run
 from tools.speed.row import Setting
 
 

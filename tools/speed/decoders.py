@@ -236,7 +236,7 @@ def loaders(files: list[bytes], side: int, rounds: int) -> dict[str, Any]:
     import torch
     from torchvision import transforms
 
-    from tools.speed.reference_loop import make_loader
+    from tools.speed.pretraining.reference_loop import make_loader
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "class"

@@ -7,7 +7,7 @@
 Each measurement is kept when it is done: the same command goes on where it was stopped, --force measures again.
 Contenders take turns (A B A B), and their medians are compared. The machine must be quiet. On a GPU the same command
 measures the GPU: precision, pinned memory and clock follow the device. LightlyTrain, against which a row measures,
-is not among our dependencies: it is AGPL and brings some forty packages; see `tools.speed.lightly`.
+is not among our dependencies: it is AGPL and brings some forty packages; see `tools.speed.pretraining.lightly`.
 """
 
 import argparse
@@ -42,20 +42,32 @@ class Measurement:
 
 
 MEASUREMENTS: dict[str, Measurement] = {
-    "bank-64": Measurement("ceilings:bank_64", 240, "training from the bank against the ceiling, R18 at 64 px"),
-    "bank-128": Measurement("ceilings:bank_128", 150, "the same at 128 px"),
-    "bank-224": Measurement("ceilings:bank_224", 360, "the same at 224 px"),
-    "reference-64": Measurement("references:reference_64", 330, "Lite0 -> R18 at 64 px against the reference's loop"),
-    "reference-224": Measurement("references:reference_224", 650, "R50 -> R18 at 224 px against the reference's loop"),
-    "reference-vit": Measurement("references:reference_vit", 1000, "ViT-B/16 -> R18 at 224 px against the same"),
-    "lightly": Measurement("lightly:lightly", 900, "whole pretraining against LightlyTrain (--lightly-python)"),
-    "statistics": Measurement("moments:statistics", 110, "streaming moments against the SVD of the whole matrix"),
-    "probe": Measurement("probes:probe", 960, "path of the linear probe against scikit-learn"),
-    "loader": Measurement("loaders:loader", 60, "JPEG to crops against ImageFolder and torchvision"),
-    "memory": Measurement("memory:memory", 90, "host memory with a bank of 1.28 million images"),
-    "starts": Measurement("starts:starts", 30, "start of kdep --help and of a cell"),
-    "segment": Measurement("toolboxes:segment", 60, "mmsegmentation cell against the bare Runner"),
-    "detect": Measurement("toolboxes:detect", 60, "mmdetection cell against the bare Runner"),
+    "bank-64": Measurement(
+        "pretraining.ceilings:bank_64", 240, "training from the bank against the ceiling, R18 at 64 px"
+    ),
+    "bank-128": Measurement("pretraining.ceilings:bank_128", 150, "the same at 128 px"),
+    "bank-224": Measurement("pretraining.ceilings:bank_224", 360, "the same at 224 px"),
+    "reference-64": Measurement(
+        "pretraining.references:reference_64", 330, "Lite0 -> R18 at 64 px against the reference's loop"
+    ),
+    "reference-224": Measurement(
+        "pretraining.references:reference_224", 650, "R50 -> R18 at 224 px against the reference's loop"
+    ),
+    "reference-vit": Measurement(
+        "pretraining.references:reference_vit", 1000, "ViT-B/16 -> R18 at 224 px against the same"
+    ),
+    "lightly": Measurement(
+        "pretraining.lightly:lightly", 900, "whole pretraining against LightlyTrain (--lightly-python)"
+    ),
+    "statistics": Measurement(
+        "pretraining.moments:statistics", 110, "streaming moments against the SVD of the whole matrix"
+    ),
+    "probe": Measurement("transfer.probes:probe", 960, "path of the linear probe against scikit-learn"),
+    "loader": Measurement("pretraining.loaders:loader", 60, "JPEG to crops against ImageFolder and torchvision"),
+    "memory": Measurement("pretraining.memory:memory", 90, "host memory with a bank of 1.28 million images"),
+    "starts": Measurement("transfer.starts:starts", 30, "start of kdep --help and of a cell"),
+    "segment": Measurement("transfer.toolboxes:segment", 60, "mmsegmentation cell against the bare Runner"),
+    "detect": Measurement("transfer.toolboxes:detect", 60, "mmdetection cell against the bare Runner"),
 }
 
 

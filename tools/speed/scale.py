@@ -217,8 +217,8 @@ def memory(*, quick: bool) -> dict[str, Any]:
     from kdep.data.sources.source import open_source
     from tools.gpu.cases import TINY
     from tools.gpu.forms import student_step
-    from tools.speed.ceilings import CASES
-    from tools.speed.pretraining import configure
+    from tools.speed.pretraining.ceilings import CASES
+    from tools.speed.pretraining.runs import configure
     from tools.speed.row import Setting
 
     found: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """Run a cell's process up to the moment when its task would begin.
 
-python -m tools.speed.first_work CELL.json
+python -m tools.speed.transfer.first_work CELL.json
 """
 
 import json

@@ -11,7 +11,7 @@ from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.tasks.task import load_task
 from tools.speed.clock import in_child
 from tools.speed.row import Row, Setting
-from tools.speed.starts import scenes
+from tools.speed.transfer.starts import scenes
 
 TASKS = {"segment": "scenes-segment", "detect": "scenes-detect"}
 ITERATIONS, SHARE = 25, 0.02
@@ -39,7 +39,7 @@ def overhead(setting: Setting, kind: str) -> Row:
         changed |= {"batch_size": 2, **({"crop": 32} if kind == "segment" else {"scale": [48, 48]})}
     # In a child process: the toolboxes fill the output, and keep loggers and registries.
     found = in_child(
-        "tools.speed.toolboxes:measure",
+        "tools.speed.transfer.toolboxes:measure",
         task=TASKS[kind],
         data=str(scenes(setting)),
         changed=changed,
@@ -71,7 +71,7 @@ def measure(
     task: str, data: str, changed: dict[str, Any], student: str, work: str, device: str, repeats: int
 ) -> dict[str, Any]:
     """In the child process: the alternating runs."""
-    from tools.speed.overhead import alternate
+    from tools.speed.transfer.overhead import alternate
 
     known = load_task(task, Path(data))
     known = dataclasses.replace(known, settings=known.settings | changed)

@@ -32,7 +32,12 @@ def statistics(setting: Setting) -> list[Row]:
 
     def child(kind: str, count: int, threads: int | None = None) -> dict[str, Any]:
         return in_child(
-            "tools.speed.moments:measure", kind=kind, images=count, dim=dim, out=files[kind], threads=threads
+            "tools.speed.pretraining.moments:measure",
+            kind=kind,
+            images=count,
+            dim=dim,
+            out=files[kind],
+            threads=threads,
         )
 
     turns = [{kind: child(kind, images) for kind in files} for _ in range(setting.repeats)]

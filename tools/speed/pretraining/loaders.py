@@ -11,9 +11,9 @@ from kdep.data.decoding.decode import resample
 from kdep.data.loading.order import Order
 from kdep.data.loading.views import Augmentation, Views, load, recolour
 from kdep.data.sources.source import open_source
-from tools.speed import reference_loop
 from tools.speed.clock import interleave, medians, processor_seconds, threads
 from tools.speed.photographs import photographs
+from tools.speed.pretraining import reference_loop
 from tools.speed.row import Row, Setting
 
 BATCH, IMAGES, SIZE = 32, 480, 224

@@ -147,7 +147,7 @@ def sample(config: Config, length: float) -> list[dict[str, float]]:
     folder = config.runs / config.name
     shutil.rmtree(folder, ignore_errors=True)
     arguments = json.dumps({"content": config.model_dump(mode="json")})
-    command = [sys.executable, "-m", "tools.speed.child", "tools.speed.memory:train_child"]
+    command = [sys.executable, "-m", "tools.speed.child", "tools.speed.pretraining.memory:train_child"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / "memory.log"
     with log.open("wb") as output:

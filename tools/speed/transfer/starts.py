@@ -80,7 +80,7 @@ def wall(work: Callable[[], None]) -> float:
 
 def first_work(description: Path) -> float:
     """Seconds from the start of a cell's process to the moment in which its task is called."""
-    command = [sys.executable, "-m", "tools.speed.first_work", str(description)]
+    command = [sys.executable, "-m", "tools.speed.transfer.first_work", str(description)]
     began = time.time()
     child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     return answer(child, "a cell")["at"] - began

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tools.speed.clock import interleave, medians
-from tools.speed.pretraining import (
+from tools.speed.pretraining.runs import (
     Case,
     Run,
     ceiling,

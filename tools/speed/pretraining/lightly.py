@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tools.speed.ceilings import CASES
 from tools.speed.clock import answer
-from tools.speed.pretraining import Case, Run, configure, folder_of, growth, on_device, run
+from tools.speed.pretraining.ceilings import CASES
+from tools.speed.pretraining.runs import Case, Run, configure, folder_of, growth, on_device, run
 from tools.speed.row import Row, Setting
 
 SIDE = Path(__file__).with_name("lightly_side.py")

@@ -8,10 +8,10 @@ import torch
 
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
-from tools.speed import reference_loop
-from tools.speed.ceilings import CASES, by_workers
 from tools.speed.clock import interleave, medians
-from tools.speed.pretraining import EDGE, Case, Run, configure, folder_of, growth, make_bank, on_device, run
+from tools.speed.pretraining import reference_loop
+from tools.speed.pretraining.ceilings import CASES, by_workers
+from tools.speed.pretraining.runs import EDGE, Case, Run, configure, folder_of, growth, make_bank, on_device, run
 from tools.speed.row import Row, Setting
 
 VIT = Case("random:vit_base_patch16_224", "resnet18", 224, batch=16, images=544, live=64)
