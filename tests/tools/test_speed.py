@@ -1,5 +1,6 @@
 """The speed measurements run on tiny cases; no test asserts a speed."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,12 @@ def measure(tmp_path, *options):
     return speed.main(
         ["--quick", "--repeats", "1", "--out", f"{tmp_path}/speed.json", "--work", f"{tmp_path}/work", *options]
     )
+
+
+def test_every_measurement_has_its_function():
+    for known in speed.MEASUREMENTS.values():
+        module, _, function = known.function.partition(":")
+        assert callable(getattr(importlib.import_module(f"tools.speed.{module}"), function))
 
 
 def test_cheap_rows_give_a_table_a_file_and_a_picture_and_are_not_measured_twice(tmp_path, capsys):
