@@ -176,6 +176,22 @@ def test_the_printed_config_builds_a_model_that_takes_every_tensor(arch, target,
     assert all(parameter.requires_grad for parameter in model.backbone.parameters())
     assert all(module.training for module in model.backbone.modules())
     assert "://" not in str(merged), "the base's weights would be downloaded"
+    check_maps(model, arch, target)
+
+
+def check_maps(model, arch, target):
+    """The heads read the maps that they name, of the width that they expect, at the strides of the toolbox's base."""
+    maps = model.eval().backbone(torch.zeros(1, 3, 64, 64))
+    sides = [64 // features.shape[-1] for features in maps]
+    widths = [features.shape[1] for features in maps]
+    assert widths == [64, 128, 256, 512] if arch == "resnet18" else widths == [24, 32, 96, 320]
+    if target == "mmdet":
+        assert sides == [4, 8, 16, 32] and len(model.neck(maps)) == 5
+        return
+    assert sides == [4, 8, 8, 8]  # d8 in the name of the base
+    for head in (model.decode_head, model.auxiliary_head):
+        assert head.in_channels == widths[head.in_index]
+        assert head(maps).shape[-1] == 8
 
 
 def build_pasted(hook, config, target, folder, monkeypatch):

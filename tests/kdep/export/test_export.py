@@ -111,6 +111,7 @@ def test_timm_opens_the_folder_with_the_students_features_and_kdep_the_same_chec
     assert timm.data.resolve_model_data_config(network)["mean"] == pytest.approx(student.mean)
     normalise = names["transform"].transforms[-1]
     assert normalise.mean.tolist() == pytest.approx([0.5, 0.4, 0.3])
+    assert normalise.std.tolist() == pytest.approx([0.2, 0.3, 0.4])
     again = open_checkpoint(str(tmp_path / "student"))
     assert (again.sha256, again.identity, again.provenance) == (student.sha256, student.identity, student.provenance)
     assert (again.name, again.tap, again.size) == (student.name, student.tap, 64)
@@ -146,10 +147,14 @@ def test_onnx_gives_the_students_features_for_any_batch_size(tmp_path):
             torch.testing.assert_close(torch.from_numpy(found), backbone(images), rtol=1e-4, atol=1e-5)
     convolutional = replace(scrambled("test_resnet"), mean=student.mean, std=student.std, size=64)
     assert audit(convolutional, "onnx").max_difference <= TOLERANCE
-    Image.new("RGB", (80, 70)).save(tmp_path / "photo.jpg")
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=generator)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "photo.png")
     names = {}
-    exec(snippet.replace("photo.jpg", str(tmp_path / "photo.jpg")), names)
-    assert names["features"].shape == (1, backbone.dim)
+    exec(snippet.replace("photo.jpg", str(tmp_path / "photo.png")), names)
+    with torch.no_grad():
+        expected = backbone(pixels.permute(2, 0, 1)[None] / 255)
+    torch.testing.assert_close(torch.from_numpy(names["features"]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_the_extra_onnx_it_is_said_what_to_install(tmp_path, monkeypatch):
@@ -164,6 +169,13 @@ def test_the_torchvision_snippet_normalises_as_the_student_does(tmp_path):
     normalise = names["transform"].transforms[-1]
     assert list(normalise.mean) == [0.5, 0.4, 0.3]
     assert list(normalise.std) == [0.2, 0.3, 0.4]
+
+
+@pytest.mark.parametrize("target", ["timm", "torchvision"])
+def test_a_snippet_makes_images_of_the_side_that_the_student_is_fed(target, tmp_path):
+    student = replace(scrambled("resnet18"), size=64, resample=96)
+    _, names = run(write_export(student, target, tmp_path / ("student" if target == "timm" else "student.pth")))
+    assert names["transform"](Image.new("RGB", (130, 110))).shape == (3, 96, 96)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -149,6 +149,7 @@ def test_a_head_is_the_same_whatever_was_drawn_before(tiny):
     for name in ("logits", "labels"):
         classifier = make_head(tiny(f"loss.name={name}"), 4, 10)
         assert isinstance(classifier, nn.Linear) and classifier.weight.shape == (10, 4)
+        assert classifier.bias.shape == (10,)
     with pytest.raises(ValueError, match="project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal"):
         make_head(tiny("align.name=none", "project=conv"), 4, 7)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.boxes import class_names
-from kdep_benchmarks.openmmlab import runner
+from kdep_benchmarks.openmmlab import compat, runner
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.openmmlab.tasks import boxes, detect, looks
 from tests.helpers import toolbox_trees as trees
@@ -96,6 +96,49 @@ def test_ap_averages_over_ten_overlaps(tmp_path):
     assert scores == pytest.approx({"AP": 50.0, "AP50": 100.0, "AP75": 0.0})
 
 
+class Finding(torch.nn.Module):
+    """Finds the boxes of `trees.picture` on every image, as mmdet's models give them."""
+
+    def test_step(self, batch):
+        from mmengine.structures import InstanceData
+
+        (sample,) = batch["data_samples"]
+        boxes = trees.picture(sample.img_id)[2]
+        corners = torch.tensor([box[1:] for box in boxes], dtype=torch.float32)
+        labels = torch.tensor([trees.CLASSES.index(box[0]) for box in boxes])
+        sample.pred_instances = InstanceData(bboxes=corners, labels=labels, scores=torch.tensor([0.9, 0.8]))
+        return [sample]
+
+
+def test_a_detector_that_finds_the_true_boxes_has_an_ap_of_100(tmp_path):
+    from mmengine.registry import init_default_scope
+
+    task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet")
+    cell = trees.cell(trees.student(), task, tmp_path / "work")
+    split, _ = split_of(task.dataset, "test", tmp_path / "work")
+    compat.prepare()
+    init_default_scope("mmdet")
+    found, _, scored = detect.detections(Finding(), detect.test_dataset(split, trees.CLASSES, cell.settings), cell)
+    assert scored == 3 and [box["score"] for box in found] == pytest.approx([0.9, 0.8] * 3)
+    perfect = {"AP": 100.0, "AP50": 100.0, "AP75": 100.0}
+    assert detect.average_precision(split.path, found)[0] == pytest.approx(perfect)
+
+
+def test_small_images_train_too_and_those_without_boxes_do_not(tmp_path):
+    from mmengine.registry import DATASETS, init_default_scope
+
+    task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet")
+    cell = trees.cell(trees.student(), task, tmp_path / "work")
+    split, content = split_of(task.dataset, "train", tmp_path / "work")
+    content["images"][0] |= {"width": 20, "height": 20}
+    content["annotations"] = [box for box in content["annotations"] if box["image_id"] != content["images"][1]["id"]]
+    split.path.write_text(json.dumps(content))
+    compat.prepare()
+    init_default_scope("mmdet")
+    built = DATASETS.build(detect.train_dataset(split, trees.CLASSES, cell.settings))
+    assert [built.get_data_info(place)["img_id"] for place in range(len(built))] == [0, 2, 3]
+
+
 def trained_backbone(checkpoint, config, tmp_path, **settings):
     task = trees.task("detect", trees.coco(tmp_path / "data"), config, iterations=1, **settings)
     cell = trees.cell(checkpoint, task, tmp_path / "work")
@@ -152,6 +195,7 @@ def test_faster_rcnn_trains_stops_goes_on_and_is_scored(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1, 4])
 def test_batches_of_like_images_go_on_behind_those_that_were_drawn(first):
+    compat.prepare()  # also where this test runs alone
     from mmdet.datasets.samplers import AspectRatioBatchSampler
     from mmengine.dataset import InfiniteSampler
     from mmengine.registry import init_default_scope
@@ -193,6 +237,7 @@ def test_warm_up_is_of_optimizer_steps_however_many_passes_each_takes(tmp_path):
         task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet", accumulate=accumulate, **options)
         ramp, steps = detect.train_config(trees.cell(trees.student(), task, tmp_path / "work")).param_scheduler
         assert ramp["end"] == 4 * accumulate and steps["milestones"][0] == round(20 * accumulate * 8 / 12)
+        assert steps["gamma"] == 0.1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Real mmseg on tiny trees: the student arrives in the model, trains, is scored on every image, survives a stop."""
 
 import dataclasses
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +13,9 @@ from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exac
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.data.readers.masks import label_names
 from kdep_benchmarks.jobs.memory import halve
-from kdep_benchmarks.openmmlab import hooks
+from kdep_benchmarks.openmmlab import compat, hooks
 from kdep_benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
-from kdep_benchmarks.openmmlab.resume import go_on
+from kdep_benchmarks.openmmlab.resume import go_on, seed_worker
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.openmmlab.tasks import looks, segment
 from kdep_benchmarks.openmmlab.tasks.masks import open_masks
@@ -72,6 +73,53 @@ def test_pspnet_is_scored_on_every_image_of_a_voc_tree_of_ones_own_classes(tmp_p
     with Image.open(tmp_path / "work.sheet.png") as sheet:
         # Three columns and three rows of images of 80 x 72 pixels, a title above and the classes below.
         assert sheet.width == 744 and sheet.height == pytest.approx(3 * 744 / 3 * 72 / 80 + 60, abs=1)
+
+
+def answered_with(labels, classes):
+    """An answer to labels: right in the left half, the next class in the right one, class 0 for ignored pixels."""
+    answer, half = np.where(labels == 255, 0, labels), labels.shape[-1] // 2
+    answer[..., half:] = (answer[..., half:] + 1) % classes
+    return answer
+
+
+class Answering(torch.nn.Module):
+    """Answers with `answered_with`."""
+
+    def test_step(self, batch):
+        from mmengine.structures import PixelData
+
+        (sample,) = batch["data_samples"]
+        answer = answered_with(sample.gt_sem_seg.data.numpy(), len(trees.CLASSES))
+        sample.pred_sem_seg = PixelData(data=torch.from_numpy(answer))
+        return [sample]
+
+
+@pytest.mark.parametrize(
+    ("make", "masks", "classes"),
+    [(trees.voc, "VOC2012/SegmentationClass/test_*.png", 3), (trees.ade20k, "masks/test/*.png", 2)],
+)
+def test_pixels_are_counted_on_the_masks_own_grid_and_ignored_ones_never(make, masks, classes, tmp_path, monkeypatch):
+    from mmengine.registry import init_default_scope
+
+    monkeypatch.setattr(trees, "CLASSES", ("ground", "red", "green")[-classes:])
+    dataset = dataclasses.replace(make(tmp_path / "data"), classes=trees.CLASSES)
+    truths = []
+    for path in sorted((tmp_path / "data").glob(masks)):
+        labels = np.asarray(Image.open(path)).astype(int)
+        labels[:9] = 255 if classes == 3 else 0  # 0 is unlabelled in ADE20K, which counts classes from 1
+        Image.fromarray(labels.astype(np.uint8)).save(path)
+        truths.append(labels if classes == 3 else np.where(labels == 0, 255, labels - 1))
+    cell = trees.cell(trees.student(), trees.task("segment", dataset, "segment_fcn"), tmp_path / "work")
+    transforms = segment.test_transforms(cell.settings)
+    compat.prepare()
+    init_default_scope("mmseg")
+    test = segment._joined(segment.split_configs(open_masks(dataset, "test")), transforms)
+    areas = segment.image_areas(Answering(), test, cell)
+    for found, truth in zip(areas, truths, strict=True):
+        answer, counted = answered_with(truth, classes), truth != 255
+        for label in range(classes):
+            true, told = (truth == label) & counted, (answer == label) & counted
+            assert found[:, label].tolist() == [(true & told).sum(), told.sum(), true.sum()]
 
 
 def test_a_sheet_that_cannot_be_drawn_costs_no_score(tmp_path, monkeypatch, caplog):
@@ -301,6 +349,64 @@ def test_networks_without_pyramid_or_toolbox_are_refused(toolbox):
         weights = trees.student("test_resnet").weights
         weights.pop("layer1.0.bn1.bias")
         toolbox_weights("test_resnet", weights, toolbox)
+
+
+@pytest.mark.parametrize(
+    ("arch", "theirs"),
+    [
+        ("resnet18", "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512"),
+        ("mobilenetv2_100", "mobilenet_v2/mobilenet-v2-d8_pspnet_4xb2-80k_cityscapes-512x1024"),
+    ],
+)
+def test_an_output_stride_of_8_is_made_as_in_mmsegs_own_configs(arch, theirs, tmp_path):
+    compat.prepare()
+    from mmengine.config import Config
+
+    (tmp_path / "theirs.py").write_text(f'_base_ = "mmseg::{theirs}.py"\n')
+    backbone = Config.fromfile(tmp_path / "theirs.py").model.backbone
+    own = backbone_config(arch, "mmseg", output_stride=8)
+    assert [own[key] for key in ("strides", "dilations")] == [backbone.strides, backbone.dilations]
+
+
+class Toy(torch.nn.Module):
+    """Parameters under the names of a toolbox's model."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("backbone", "neck", "decode_head", "auxiliary_head"):
+            setattr(self, name, torch.nn.Linear(1, 1))
+
+
+def test_heads_and_neck_learn_faster_than_the_backbone_and_all_rates_fall_to_zero_by_the_power_of_0_9(tmp_path):
+    from mmengine.optim import PolyLR, build_optim_wrapper
+
+    settings = {"head_lr_factor": 10.0, "iterations": 8, "lr": 0.02, "weight_decay": 0.003}
+    task = trees.task("segment", trees.voc(tmp_path / "data"), "segment_fcn", **settings)
+    config = segment.train_config(trees.cell(trees.student(), task, tmp_path / "work"))
+    toy = Toy()
+    wrapper = build_optim_wrapper(toy, config.optim_wrapper)
+    rates = {id(group["params"][0]): group for group in wrapper.optimizer.param_groups}
+    for name, parameter in toy.named_parameters():
+        group = rates[id(parameter)]
+        assert group["lr"] == pytest.approx(0.02 if name.startswith("backbone") else 0.2)
+        assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 0.003, False)
+    (schedule,) = config.param_scheduler
+    assert schedule.pop("type") == "PolyLR"
+    poly, lr = PolyLR(wrapper.optimizer, **schedule), []
+    for _ in range(8):
+        lr.append(rates[id(toy.backbone.weight)]["lr"])
+        wrapper.optimizer.step()
+        poly.step()
+    # mmengine reaches the end at the last iteration, not behind it.
+    assert lr == pytest.approx([0.02 * (1 - step / 7) ** 0.9 for step in range(8)], abs=1e-12)
+
+
+def test_each_worker_draws_random_numbers_of_its_own():
+    drawn = []
+    for worker in (0, 1, 0):
+        seed_worker(worker, seed=3)
+        drawn.append((random.random(), np.random.random(), torch.rand(()).item()))
+    assert drawn[0] == drawn[2] and not any(one == other for one, other in zip(*drawn[:2], strict=True))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100", "test_resnet"])
