@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from kdep_benchmarks.data.preparation import owners
 from kdep_benchmarks.data.preparation.archives import Archive, make_from, members, unpack_some
 from kdep_benchmarks.data.preparation.packs import Packed, pack_folder, write_pack
 
@@ -79,9 +80,7 @@ def _flowers_folders(archives: list[Path], into: Path, *, show: bool) -> None:
 
 
 def _cifar(data_root: Path, out: Path, show: bool) -> None:
-    from kdep_benchmarks.data.preparation.prepare import prepare
-
-    prepare("cifar10", data_root, show=show)
+    owners.RECIPES["cifar10"](data_root, show)
     import torchvision
 
     def images() -> list[Packed]:

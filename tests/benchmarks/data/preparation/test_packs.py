@@ -11,6 +11,7 @@ from PIL import Image
 from kdep.data.sources.source import open_source
 from kdep_benchmarks.data.cards import known
 from kdep_benchmarks.data.images import open_split
+from kdep_benchmarks.data.preparation import owners
 from kdep_benchmarks.data.preparation.archives import NotPrepared
 from kdep_benchmarks.data.preparation.packs import pack_folder
 from kdep_benchmarks.data.preparation.photographs import make_pack
@@ -122,7 +123,7 @@ def test_a_part_of_cifar10_is_packed_without_loss(tmp_path, monkeypatch):
             self.targets = [number % 2 for number in range(count)]
             self.data = np.random.default_rng(train).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
-    monkeypatch.setattr("kdep_benchmarks.data.preparation.prepare.prepare", lambda *_, **__: None)
+    monkeypatch.setitem(owners.RECIPES, "cifar10", lambda *_: None)
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", CIFAR10)
     make_pack("cifar10s", tmp_path, False)
     assert labels_and_classes("cifar10s", tmp_path, "train") == ([500, 500], ("ant", "bee"))

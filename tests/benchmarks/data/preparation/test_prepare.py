@@ -19,6 +19,7 @@ from kdep import cli
 from kdep_benchmarks.data.cards import CARDS, VOC_CLASSES, absent, known
 from kdep_benchmarks.data.checks.check import check_dataset
 from kdep_benchmarks.data.preparation import archives as data_archives
+from kdep_benchmarks.data.preparation import owners
 from kdep_benchmarks.data.preparation import prepare as data_prepare
 from kdep_benchmarks.data.preparation.archives import Archive, NotPrepared, build, download, md5_of, obtain, unpack
 from kdep_benchmarks.data.preparation.masks_made import train_ids
@@ -84,7 +85,7 @@ def caltech256(root, per_class=4):
 
 
 def test_caltech256_takes_the_first_images_of_a_class_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_prepare, "PER_CLASS", 3)
+    monkeypatch.setattr(owners, "PER_CLASS", 3)
     caltech256(tmp_path)
     prepare("caltech256", tmp_path)
     assert names_below(tmp_path / "caltech256") == [
@@ -413,7 +414,7 @@ def test_offline_one_sentence_says_which_file_to_place_where(tmp_path, capsys, n
 
 @pytest.mark.parametrize("name", ["imagenet1k", "cityscapes"])
 def test_sets_behind_a_registration_name_every_file_that_is_not_there(tmp_path, name):
-    archives = {"imagenet1k": data_prepare.IMAGENET, "cityscapes": data_prepare.CITYSCAPES}[name]
+    archives = {"imagenet1k": owners.IMAGENET, "cityscapes": owners.CITYSCAPES}[name]
     (tmp_path / archives[0].name).write_bytes(b"")
     with pytest.raises(NotPrepared) as error:
         prepare(name, tmp_path)
