@@ -11,11 +11,11 @@ import torchvision
 
 from kdep.models.backbones.backbone import build_backbone
 from kdep.models.weights import open_checkpoint
-from tools.speed.race import __main__ as race_main
 from tools.speed.race import contenders
-from tools.speed.race.__main__ import hold, markdown, steps_for
+from tools.speed.race import main as race_main
 from tools.speed.race.contenders import RIVAL, Race
 from tools.speed.race.lightly_side import build_teacher
+from tools.speed.race.main import hold, markdown, steps_for
 
 
 def a_race(folder: Path, teacher: str = "random:resnet50") -> Race:

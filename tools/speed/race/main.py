@@ -1,7 +1,7 @@
 """Race kdep against LightlyTrain's distillation: the same teacher, student, images and wall time, then one board.
 
     python -m venv lightly && lightly/bin/pip install 'lightly-train>=0.18,<0.19'
-    python -m tools.speed.race --images FOLDER --lightly-python lightly/bin/python --minutes 15 --seeds 0,1,2
+    python -m tools.speed.race.main --images FOLDER --lightly-python lightly/bin/python --minutes 15 --seeds 0,1,2
 
 Every contender keeps its own defaults: batch, augmentations, optimizer. The time is that of the whole command: imports,
 statistics of the teacher, training, export. Two short runs of the first seed measure what a start and a step cost; the
@@ -127,9 +127,7 @@ def say(text: str) -> None:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="race", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--images", type=Path, required=True, help="folder of images; with class folders for `supervised`")
     add("--lightly-python", type=Path, help="a Python that has lightly-train")
