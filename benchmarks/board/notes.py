@@ -59,7 +59,7 @@ def _informative(board: Board) -> Iterator[Note]:
 
 
 def _unknown(board: Board) -> Iterator[Note]:
-    found = board.columns.index[board.columns.informative == "unknown"]
+    found = board.columns.index[board.columns.in_suite & (board.columns.informative == "unknown")]
     if len(found):
         yield Note(
             f"Informativeness unknown, counted all the same: {', '.join(found)}. It takes a supervised network or "

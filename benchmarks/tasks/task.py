@@ -140,6 +140,8 @@ class SuiteFile(Settings):
     """Names of shipped tasks, or tasks written out."""
     family: Literal["any", "classification", "segmentation", "detection"] | None = None
     """Take all shipped tasks of a family instead."""
+    beside: list[str] = []
+    """Tasks of the suite that are measured and shown, but left out of means and ranks."""
 
     @model_validator(mode="after")
     def _has_tasks(self) -> "SuiteFile":
@@ -170,12 +172,14 @@ def load_suite(name: str, data_root: Path, *, protocol: str | None = None) -> li
 
 
 def suite_tasks(name: str) -> frozenset[str]:
-    """Names of the tasks of a suite, see `load_suite`."""
+    """Names of the tasks of a suite that count in means and ranks, see `load_suite`."""
     return open_suite(name, Path())[1]
 
 
 def open_suite(name: str, data_root: Path, *, protocol: str | None = None) -> tuple[list[Task], frozenset[str]]:
-    """The tasks of a suite by a protocol, and the names of all its tasks. Each file is read once.
+    """The tasks of a suite by a protocol, and the names of those that count. Each file is read once.
+
+    Means and ranks are over the names, which are of all the suite's tasks but those `beside`.
 
     By the paper's protocol a suite of a family has only those of its tasks that have a section for it.
 
@@ -193,11 +197,16 @@ def open_suite(name: str, data_root: Path, *, protocol: str | None = None) -> tu
     found = [task.name for task, _, _ in tasks]
     if doubled := [name for name in found if found.count(name) > 1]:
         raise ValueError(f"{path}: task {doubled[0]} is listed twice")
+    if strange := [name for name in suite.beside if name not in found]:
+        raise ValueError(f"{path}: beside: {strange[0]!r}; expected some of the suite's tasks {', '.join(found)}")
+    counted = frozenset(found) - frozenset(suite.beside)
+    if not counted:
+        raise ValueError(f"{path}: beside: every task of the suite; one at least has to count")
     if protocol is None:
-        return [task for task, _, _ in tasks], frozenset(found)
+        return [task for task, _, _ in tasks], counted
     if suite.tasks is None and protocol == "paper":
         tasks = [one for one in tasks if "paper" in one[1]]
-    return [parse_task(own, data_root, source, protocol=protocol) for _, own, source in tasks], frozenset(found)
+    return [parse_task(own, data_root, source, protocol=protocol) for _, own, source in tasks], counted
 
 
 def _read_entry(entry: str | dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:

@@ -1,12 +1,13 @@
 """Suites and tasks of the user's own, and each mistake in their files."""
 
 import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import yaml
 
-from kdep_benchmarks.tasks.task import KINDS, SuiteFile, TaskFile, load_suite
+from kdep_benchmarks.tasks.task import KINDS, SuiteFile, TaskFile, load_suite, open_suite, suite_tasks
 from tools.keys import reference
 
 ZOO = {"name": "zoo", "layout": "imagefolder", "root": "zoo", "files": {"train": "a", "test": "b"}}
@@ -31,14 +32,28 @@ def test_a_suite_lists_shipped_tasks_and_tasks_written_out(suite, tmp_path):
     assert {task.family for task in suite({"family": "detection"})} == {"detection"}
 
 
+def test_tasks_beside_a_suite_are_measured_and_count_in_no_mean():
+    every, counted = open_suite("demo", Path())
+    names = {task.name for task in every}
+    assert names - counted == {"scenes-segment", "scenes-detect"} and counted < names
+    assert suite_tasks("demo") == counted and suite_tasks("segmentation") == frozenset(
+        task.name for task in load_suite("segmentation", Path())
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"task": ["dtd-knn"]}, "unknown key task (did you mean tasks?); there are tasks, family"),
+        ({"task": ["dtd-knn"]}, "unknown key task (did you mean tasks?); there are tasks, family, beside"),
         ({}, "a suite has either tasks (a list) or family"),
         ({"tasks": []}, "tasks must have at least 1 item"),
         ({"family": "audio"}, "family must be 'any', 'classification', 'segmentation' or 'detection', got 'audio'"),
         ({"tasks": [TASK, TASK]}, "task zoo-knn is listed twice"),
+        (
+            {"tasks": [TASK], "beside": ["zoo-linear"]},
+            "beside: 'zoo-linear'; expected some of the suite's tasks zoo-knn",
+        ),
+        ({"tasks": [TASK], "beside": ["zoo-knn"]}, "beside: every task of the suite; one at least has to count"),
         ({"tasks": [{"kind": "knn", "dataset": "dtd"}]}, "name is missing: Name of the task"),
         ({"tasks": [{**TASK, "kind": "svm"}]}, "task zoo-knn: kind must be 'knn', 'linear', "),
         ({"tasks": [{**TASK, "kind": "detect"}]}, "task zoo-knn: detect reads voc, coco, not imagefolder"),
