@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from kdep.cli import main as kdep
-from kdep.files import write_text
+from kdep.files import digest_of, write_text
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.board.frame import csv_text, results_frame
 from kdep_benchmarks.data.checks.overlap import read_with_overlap
@@ -68,7 +68,7 @@ def _add(student: Path, scored: list[Result], results: list[Path], part: Path, l
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(file, hashlib.sha256()).hex()
 
 
 def main() -> int:

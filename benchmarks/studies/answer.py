@@ -65,12 +65,13 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         for title, said, _ in own[value]:
             sentences = [*([said] if said else []), *(one.sentence for one in groups.pop(0))]
             lines += _listed(title, sentences)
+    shares, at_best = groups
     if own_values:
         lines += [f"## Each arm at its own {study.axis.key}, chosen on val", "", HOW, ""]
-        lines += [*tuning_table(study, own_values), "", *_listed("", [one.sentence for one in groups[1]])]
+        lines += [*tuning_table(study, own_values), "", *_listed("", [one.sentence for one in at_best])]
     if shares:
         lines += [f"## Along {study.axis.key}: what fewer images cost", ""]
-        lines += _listed("", [one.sentence for one in groups[0]])
+        lines += _listed("", [one.sentence for one in shares])
     for measure in measures(study):
         if sentences := savings(study, scores, rows, measure):
             lines += [f"## Along {study.axis.key}: {measure.what}", ""]

@@ -95,7 +95,11 @@ class Arms:
 
 def arms_at(study: Study, scores: Scores, value: Any, tasks: Sequence[str] | None = None) -> Arms:
     """Every arm's scores at a value. The spread is pooled over the arms that are trained here; see `pooled`."""
-    found = {arm: over_tasks(study, scores, arm, value, tasks) for arm in study.arms}
+    return with_noise(study, {arm: over_tasks(study, scores, arm, value, tasks) for arm in study.arms})
+
+
+def with_noise(study: Study, found: dict[str, dict[int, float]]) -> Arms:
+    """Add the pooled spread to the scores of all arms."""
     trained = {arm: by_seed for arm, by_seed in found.items() if is_trained(study, arm)}
     noise = pooled(trained)
     return Arms(found, {arm: noise if arm in trained else None for arm in found})

@@ -6,9 +6,8 @@ Arms are compared fairly where each has tried the same values. At one value for 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdep_benchmarks.studies.claims import Arms, Comparison, Scores, compared, is_trained, over_tasks
+from kdep_benchmarks.studies.claims import Arms, Comparison, Scores, compared, is_trained, over_tasks, with_noise
 from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
-from kdep_benchmarks.studies.stats import pooled
 from kdep_benchmarks.verdicts.intervals import mean
 
 
@@ -42,8 +41,7 @@ def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
         best = max(means, key=means.__getitem__)
         values[arm], on_val[arm] = best if is_trained(study, arm) else None, means[best]
         found[arm] = over_tasks(study, scores, arm, best)
-    noise = pooled({arm: by_seed for arm, by_seed in found.items() if is_trained(study, arm)})
-    return Tuned(values, on_val, Arms(found, {arm: noise if is_trained(study, arm) else None for arm in found}))
+    return Tuned(values, on_val, with_noise(study, found))
 
 
 def at_their_best(study: Study, found: Tuned | None) -> list[Comparison]:

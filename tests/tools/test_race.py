@@ -26,8 +26,8 @@ def a_race(folder: Path, teacher: str = "random:resnet50") -> Race:
 @pytest.mark.parametrize("arch", ["resnet50", "caffe_resnet50"])
 def test_lightlytrains_teacher_computes_what_kdeps_does(arch, tmp_path):
     race = a_race(tmp_path, f"random:{arch}")
-    path, caffe = contenders.teacher_of(race)
     found = open_checkpoint(race.teacher)
+    path, caffe = contenders.teacher_of(race, found), found.arch == contenders.CAFFE
     theirs = build_teacher(torch.load(path, weights_only=True), caffe=caffe, mean=list(found.mean), std=list(found.std))
     theirs.fc = torch.nn.Identity()
     pixels = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))

@@ -233,7 +233,7 @@ def memory(*, quick: bool) -> dict[str, Any]:
         cases = {
             f"{case.size} px, {case.student}": case for case in (*CASES.values(), replace(CASES[64], student=FAST))
         }
-        for label, case in {"32 px": replace(TINY, size=32)}.items() if quick else cases.items():
+        for label, case in {"32 px": TINY}.items() if quick else cases.items():
             size = case.size
             case = replace(case, images=count, live=count)
             config = configure(case, Setting(work, torch.device("cpu"), quick=quick), name="memory", bank=False)

@@ -108,11 +108,17 @@ def their_run(setting: Setting, case: Case, folder: Path, epochs: int) -> dict[s
         "epochs": epochs,
         "device": setting.device.type,
     }
+    found, seconds = run_isolated(setting.lightly, SIDE, arguments)
+    return {**found, "with_imports": seconds}
+
+
+def run_isolated(python: Path, script: Path, arguments: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Run a script in LightlyTrain's Python; return its answer and the seconds from its start to its end."""
     # By default it reports runs to its makers.
     quiet = {**os.environ, "LIGHTLY_TRAIN_EVENTS_DISABLED": "1"}
     began = time.perf_counter()
     # Isolated: a script's own folder comes first on the path of modules, and ours holds one called `lightly`.
-    command = [str(setting.lightly), "-I", str(SIDE), json.dumps(arguments)]
+    command = [str(python), "-I", str(script), json.dumps(arguments)]
     child = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
-    found = answer(child, "LightlyTrain")
-    return {**found, "with_imports": time.perf_counter() - began}
+    seconds = time.perf_counter() - began
+    return answer(child, "LightlyTrain"), seconds

@@ -1,7 +1,6 @@
 """Those who race: kdep's recipes and LightlyTrain, each as a command that is timed from its start to its end."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from kdep.files import save
-from kdep.models.checkpoints.checkpoint import write_student
+from kdep.models.checkpoints.checkpoint import Checkpoint, write_student
 from kdep.models.checkpoints.keras_resnet import ARCH as CAFFE
 from kdep.models.weights import open_checkpoint
-from tools.speed.clock import answer
+from tools.speed.pretraining.lightly import run_isolated
 
 SIDE = Path(__file__).with_name("lightly_side.py")
 RIVAL = "LightlyTrain"
@@ -63,8 +62,12 @@ def _kdep(race: Race, label: str, overrides: list[str], seed: int, steps: int) -
     # A pass over 20,000 images takes minutes on two cores.
     words += [f"align.images={min(2000, images_in(race.images))}"]
     words += [f"optim.steps={steps}", "optim.epochs=null", "log.every=10", *overrides]
-    code = "import sys; from kdep.cli import main; sys.exit(main(sys.argv[1:]))"
-    seconds = _timed([sys.executable, "-c", code, "pretrain", "default", *words], "kdep")[0]
+    command = [sys.executable, "-m", "kdep.cli", "pretrain", "default", *words]
+    began = time.perf_counter()
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if child.returncode != 0:
+        raise RuntimeError(f"kdep failed (exit code {child.returncode}):\n{(child.stdout + child.stderr)[-3000:]}")
     folder = race.work / "runs" / label
     seen = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["images"]
     return {"seconds": seconds, "steps": steps, "views": seen, "student": str(folder / "student.pth")}
@@ -72,18 +75,23 @@ def _kdep(race: Race, label: str, overrides: list[str], seed: int, steps: int) -
 
 def _lightly(race: Race, label: str, seed: int, steps: int) -> dict[str, Any]:
     batch = min(128, images_in(race.images))  # 128 is LightlyTrain's default
-    teacher, caffe = teacher_of(race)
+    found = open_checkpoint(race.teacher)
     asked = {
-        **{"data": str(race.images.resolve()), "out": str((race.work / "lightly" / label).resolve())},
-        **{"teacher": str(teacher.resolve()), "student": race.student, "size": race.size, "batch": batch},
-        **{"caffe": caffe, "steps": steps, "seed": seed, **_normalisation(race)},
+        "data": str(race.images.resolve()),
+        "out": str((race.work / "lightly" / label).resolve()),
+        "teacher": str(teacher_of(race, found).resolve()),
+        "caffe": found.arch == CAFFE,
+        "mean": list(found.mean),
+        "std": list(found.std),
+        "student": race.student,
+        "size": race.size,
+        "batch": batch,
+        "steps": steps,
+        "seed": seed,
     }
-    # Isolated: a script's own folder comes first on the path of modules.
-    seconds, child = _timed([str(race.lightly), "-I", str(SIDE), json.dumps(asked)], RIVAL)
-    said = answer(child, RIVAL)
+    said, seconds = run_isolated(race.lightly, SIDE, asked)
     student = race.work / "lightly" / label / "student.pth"
-    found = open_checkpoint(said["student"], arch=race.student)
-    write_student(replace(found, name=label), student)
+    write_student(replace(open_checkpoint(said["student"], arch=race.student), name=label), student)
     return {"seconds": seconds, "steps": steps, "views": steps * batch, "student": str(student), **said["versions"]}
 
 
@@ -92,27 +100,9 @@ def images_in(folder: Path) -> int:
     return sum(path.is_file() for path in folder.rglob("*"))
 
 
-def teacher_of(race: Race) -> tuple[Path, bool]:
-    """Write the teacher's weights for LightlyTrain; and whether its strides are those of the first release.
-
-    Names of a ResNet's tensors are the same in timm and torchvision.
-    """
-    path, found = race.work / "teacher.pth", open_checkpoint(race.teacher)
+def teacher_of(race: Race, found: Checkpoint) -> Path:
+    """Write the teacher's weights for LightlyTrain; timm and torchvision name a ResNet's tensors alike."""
+    path = race.work / "teacher.pth"
     if not path.exists():
         save({"arch": "resnet50", "weights": dict(found.weights)}, path)
-    return path, found.arch == CAFFE
-
-
-def _normalisation(race: Race) -> dict[str, list[float]]:
-    found = open_checkpoint(race.teacher)
-    return {"mean": list(found.mean), "std": list(found.std)}
-
-
-def _timed(command: list[str], name: str) -> tuple[float, "subprocess.CompletedProcess[str]"]:
-    quiet = {**os.environ, "LIGHTLY_TRAIN_EVENTS_DISABLED": "1"}  # by default it reports runs to its makers
-    began = time.perf_counter()
-    child = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
-    seconds = time.perf_counter() - began
-    if child.returncode != 0:
-        raise RuntimeError(f"{name} failed (exit code {child.returncode}):\n{(child.stdout + child.stderr)[-3000:]}")
-    return seconds, child
+    return path

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from kdep.files import write_text
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.stats import paired_difference
 from kdep_benchmarks.verdicts.intervals import mean
@@ -71,10 +72,7 @@ def score(race: Race, document: Mapping[str, Any], suite: str, tasks: str) -> di
     """Score every student; contender -> task -> score by seed."""
     students = {run["student"]: (name, seed) for name, runs in document["runs"].items() for seed, run in runs.items()}
     words = ["transfer", *students, "--suite", suite, "--tasks", tasks, "--results", str(race.work / "results")]
-    code = "import sys; from kdep.cli import main; sys.exit(main(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, *words], check=True)
-    from kdep.models.weights import open_checkpoint
-
+    subprocess.run([sys.executable, "-m", "kdep.cli", *words], check=True)
     places = {open_checkpoint(path).identity: place for path, place in students.items()}
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for result in read_results(race.work / "results"):
