@@ -264,7 +264,7 @@ class Config(Settings):
     data: Data
     align: Align = Align()
     project: str | None = None
-    """A learned head on the student, dropped after training: linear, linear_bn, linear_norm, mlp or orthogonal."""
+    """A learned head on the student, dropped after training: linear, linear_bn, linear_norm, mlp, orthogonal or svd."""
     scale: Named = Named(name="pts")
     loss: Loss = Loss()
     bank: Bank | None = None

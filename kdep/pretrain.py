@@ -78,7 +78,7 @@ def pretrain(config: Config) -> Path:
     if config.scale.options.get("match") is not None:
         match_scale(target, config, student, source, views, process)
 
-    learner = Learner(student, make_head(config, student.dim, width)).to(process.device)
+    learner = Learner(student, make_head(config, student.dim, width, statistics)).to(process.device)
     criterion = make_criterion(config.loss, width, gathered)
     training = prepare(config, learner, criterion, process, sources, watch)
     seen = train(config, training, source, target, views, run)

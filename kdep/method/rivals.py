@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from kdep.config import Config
+from kdep.method.statistics import Statistics
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
@@ -126,6 +127,7 @@ PROJECTORS: dict[str, Callable[[int, int], nn.Module]] = {
     "linear_norm": linear_norm,
     "mlp": mlp,
     "orthogonal": orthogonal,
+    "svd": linear,  # whose weight starts at the principal axes: make_head
 }
 
 
@@ -153,11 +155,17 @@ class Learner(nn.Module):
         return {f"student.network.{name}" for name in exempt}
 
 
-def make_head(config: Config, student: int, wanted: int) -> nn.Module | None:
+def make_head(config: Config, student: int, wanted: int, statistics: Statistics | None = None) -> nn.Module | None:
     """Make the projector or classifier from the student's width to the target's; None if the student needs none.
 
+    Args:
+        config: names the loss and the projector.
+        student: width of the student.
+        wanted: width of the target.
+        statistics: of the teacher's features; project=svd starts at their leading axes.
+
     Raises:
-        ValueError: the projector is unknown.
+        ValueError: the projector is unknown, or the student is wider than the teacher's features have axes.
     """
     torch.manual_seed(config.seed)  # the head must not depend on random numbers drawn before
     if config.loss.classifies:
@@ -166,4 +174,23 @@ def make_head(config: Config, student: int, wanted: int) -> nn.Module | None:
         return None
     if config.project not in PROJECTORS:
         raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
-    return PROJECTORS[config.project](student, wanted)
+    head = PROJECTORS[config.project](student, wanted)
+    if config.project == "svd":
+        start_at_axes(head, statistics, student)
+    return head
+
+
+@torch.no_grad()
+def start_at_axes(head: nn.Linear, statistics: Statistics, student: int) -> None:
+    """Let a linear projector begin as the SVD: student channel i is the coordinate on the i-th principal axis.
+
+    At the start its loss is that of the SVD's targets plus the variance beyond their axes. Then it learns.
+    """
+    axes = statistics.axes[:, :student]
+    if axes.shape[1] < student:
+        raise ValueError(
+            f"project svd: the student has {student} channels, the teacher's features {axes.shape[1]} principal axes; "
+            "take project=linear, which starts at random"
+        )
+    head.weight.copy_(axes)
+    head.bias.zero_()

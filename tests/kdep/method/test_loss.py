@@ -8,6 +8,7 @@ from torch import nn
 from kdep.config import Loss
 from kdep.method.loss import make_criterion
 from kdep.method.rivals import PROJECTORS, Learner, QueueKL, make_head
+from kdep.method.statistics import Moments, finish
 
 
 def alone(rows):
@@ -150,8 +151,27 @@ def test_a_head_is_the_same_whatever_was_drawn_before(tiny):
         classifier = make_head(tiny(f"loss.name={name}"), 4, 10)
         assert isinstance(classifier, nn.Linear) and classifier.weight.shape == (10, 4)
         assert classifier.bias.shape == (10,)
-    with pytest.raises(ValueError, match="project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal"):
+    with pytest.raises(
+        ValueError, match="project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal, svd"
+    ):
         make_head(tiny("align.name=none", "project=conv"), 4, 7)
+
+
+def test_a_projector_that_starts_at_the_axes_begins_with_the_loss_of_the_svd_and_the_variance_beyond(tiny):
+    features = torch.randn(50, 7, dtype=torch.float64) * torch.arange(1, 8)
+    moments = Moments(7)
+    moments.add(features)
+    statistics = finish(moments, teacher="t", data="d")
+    head = make_head(tiny("align.name=none", "project=svd"), 4, 7, statistics).double()
+    centred, student = features - features.mean(0), torch.randn(50, 4, dtype=torch.float64)
+    axes = torch.linalg.svd(centred, full_matrices=False).Vh.T
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # the sign that the statistics choose
+    svd = (student - centred @ axes[:, :4]).square().sum()
+    beyond = (centred @ axes[:, 4:]).square().sum()
+    assert torch.allclose((head(student) - centred).square().sum(), svd + beyond, rtol=1e-6)
+    assert head.weight.requires_grad and head.bias.requires_grad
+    with pytest.raises(ValueError, match="the student has 8 channels, the teacher's features 7 principal axes"):
+        make_head(tiny("align.name=none", "project=svd"), 8, 7, statistics)
 
 
 def test_a_learner_projects_pooled_features_and_leaves_weight_decay_to_the_architecture():

@@ -47,6 +47,7 @@ LABELS = ("loss.name=labels", "student.tap=post", "loss.weight=1")
 RIVALS = [
     ("project=linear_bn", "align.name=none", "scale.name=sn", "teacher.tap=post"),
     ("project=mlp", "align.name=none", "loss.name=cosine"),
+    ("project=svd", "align.name=none", "scale.name=unit"),
     ("project=orthogonal", "align.name=none", "scale.name=layernorm", "loss.name=smooth_l1", "loss.beta=2"),
     ("project=linear", "align.name=none", "loss.name=queue_kl", "loss.queue=64", "scale.name=none"),
     ("loss.name=log_sum", "scale.name=unit"),
@@ -65,7 +66,7 @@ def test_a_rival_trains_on_the_same_loop_and_leaves_a_plain_student(tiny, overri
 
 
 # A head with BatchNorm, a queue and mixed images: each has a state that a resumed run restores.
-STATEFUL = ("project=mlp", "align.name=none", "scale.name=none", "data.mixup=true", *RIVALS[3][2:4])
+STATEFUL = ("project=mlp", "align.name=none", "scale.name=none", "data.mixup=true", *RIVALS[4][2:4])
 
 
 @pytest.mark.parametrize("overrides", [STATEFUL, LABELS], ids=["mlp queue mixup", "labels"])
@@ -263,7 +264,10 @@ CANNOT_BE = [
     (("scale.name=sm", "align.name=random", "student.arch=resnet10t"), "sm: the student's 512 .* teacher's 256"),
     (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
     (("scale.temperature=match",), "scale.temperature: expected a positive number, got 'match'"),
-    (("project=conv", "align.name=none"), "project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal"),
+    (
+        ("project=conv", "align.name=none"),
+        "project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal, svd",
+    ),
     (("loss.name=logits",), "random:test_efficientnet: has no trained classifier"),
     (("loss.dense=1", "student.arch=test_vit"), "loss.dense: the student test_vit .VisionTransformer. .* MobileNetV2"),
     (
