@@ -27,7 +27,7 @@ class Tuned:
 
 
 def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
-    """Choose a value for every arm; None along a budget, or before each arm has every value and seed on val."""
+    """Choose a value for each arm that has all values and seeds on val; None along a budget or without the baseline."""
     if not study.axis or study.axis.key in (BUDGET, SHARE) or len(study.values) < 2:
         return None
     values: dict[str, Any] = {}
@@ -36,11 +36,13 @@ def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
     for arm in study.arms:
         tried = {value: over_tasks(study, val, arm, value) for value in study.values}
         if any(set(by_seed) != set(study.seeds) for by_seed in tried.values()):
-            return None
+            continue
         means = {value: mean(list(by_seed.values())) for value, by_seed in tried.items()}
         best = max(means, key=means.__getitem__)
         values[arm], on_val[arm] = best if is_trained(study, arm) else None, means[best]
         found[arm] = over_tasks(study, scores, arm, best)
+    if study.baseline not in values:
+        return None
     return Tuned(values, on_val, with_noise(study, found))
 
 
@@ -48,8 +50,8 @@ def at_their_best(study: Study, found: Tuned | None) -> list[Comparison]:
     """Compare each arm at its value with the baseline at the baseline's, and the pairs that the study asks for."""
     if found is None:
         return []
-    pairs = [(arm, study.baseline) for arm in study.arms if arm != study.baseline]
-    pairs += [(one, other) for one, other in study.pairs if (one, other) not in pairs]
+    pairs = [(arm, study.baseline) for arm in found.values if arm != study.baseline]
+    pairs += [(one, other) for one, other in study.pairs if {one, other} <= set(found.values) - {study.baseline}]
     names = {arm: f"`{arm}`" + ("" if value is None else f" at {value}") for arm, value in found.values.items()}
     return [
         replace(compared(study, arm, other, found.arms), arm=names[arm], other=names[other]) for arm, other in pairs
@@ -78,7 +80,7 @@ def _with_its_place(study: Study, value: Any) -> str:
 
 
 HOW = (
-    "Each arm has tried every value; its own is the one with the best mean on val, over tasks and seeds. The students "
-    "are those of the choice, so scores at the chosen values are slightly too high, for all arms alike. Only fresh "
-    "seeds give scores without this."
+    "These arms have tried every value; an arm's own is the one with the best mean on val, over tasks and seeds. The "
+    "students are those of the choice, so scores at the chosen values are slightly too high, for all arms alike. Only "
+    "fresh seeds give scores without this."
 )

@@ -43,13 +43,18 @@ def test_test_scores_do_not_choose():
     assert tuned(study, by_cell(rows), by_cell(rows, "val")).values == {"base": 0.004, "rival": 0.002}
 
 
-def test_nothing_is_chosen_before_every_arm_has_tried_every_value_with_every_seed():
+def test_nothing_is_chosen_for_an_arm_before_it_has_tried_every_value_with_every_seed():
     study, rows = study_and_rows()
     fewer = [row for row in rows if (row["arm"], row["value"], row["seed"]) != ("rival", 0.001, 2)]
-    assert tuned(study, by_cell(fewer), by_cell(fewer, "val")) is None
-    assert "Each arm at its own" not in as_markdown(study, fewer)
+    found = tuned(study, by_cell(fewer), by_cell(fewer, "val"))
+    assert found.values == {"base": 0.002} and at_their_best(study, found) == []
+    assert "|---|---|---|---|\n| base | 0.002 | 41.00 | 21.33 |\n" in as_markdown(study, fewer)
+    assert "| rival | 0.0" not in as_markdown(study, fewer)
     without_val = study_and_rows({rate: {"base": 1.0} for rate in RATES})[1]
-    assert tuned(study, by_cell(without_val), by_cell(without_val, "val")) is None
+    assert tuned(study, by_cell(without_val), by_cell(without_val, "val")).values == {"base": 0.001}
+    baseless = [row for row in rows if (row["arm"], row["value"], row["seed"]) != ("base", 0.001, 2)]
+    assert tuned(study, by_cell(baseless), by_cell(baseless, "val")) is None
+    assert "Each arm at its own" not in as_markdown(study, baseless)
 
 
 def test_a_budget_is_not_chosen_and_a_checkpoint_has_no_value():
