@@ -178,6 +178,8 @@ class Optim(Settings):
     """Epochs over which the learning rate rises linearly from 0."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient; null: no limit."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Export a running average of the student's weights, with this decay per step; null: the last weights."""
     sync_bn: bool = True
     """Several processes: BatchNorm over the images of all of them, so that their number does not change the result."""
 

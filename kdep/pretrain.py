@@ -34,7 +34,7 @@ from kdep.run.distributed.batchnorm import synchronise
 from kdep.run.distributed.processes import Process, gathered, join
 from kdep.run.folder import RunFolder
 from kdep.run.journal import Journal
-from kdep.run.optim import learning_rate, make_optimizer
+from kdep.run.optim import learning_rate, make_average, make_optimizer
 from kdep.run.provenance import as_checkpoint, report
 from kdep.run.resume import Training, resume, save_run, seed_random
 
@@ -82,6 +82,7 @@ def pretrain(config: Config) -> Path:
     criterion = make_criterion(config.loss, width, gathered)
     training = prepare(config, learner, criterion, process, sources, watch)
     seen = train(config, training, source, target, views, run)
+    student = training.exported
     if process.is_first:
         stopped = watch.finish(student) if watch else {}
         seen = stopped.get("images_seen", seen)
@@ -114,7 +115,8 @@ def prepare(
     optimizer = make_optimizer(learner, config.optim)
     gradients = torch.amp.GradScaler(process.device.type, enabled=precision == torch.float16)
     seed_random(config.seed, process)  # dropout draws the same with a live teacher and from a bank
-    return Training(learner, criterion, optimizer, gradients, precision, sources, watch)
+    average = make_average(learner.student, config.optim)
+    return Training(learner, criterion, optimizer, gradients, precision, sources, watch, average)
 
 
 def train(
@@ -161,7 +163,7 @@ def train(
             look_now = config.probe is not None and (step % config.probe.every == 0 or step == total)
             if save_now or look_now or step % config.log.every == 0:
                 run.share_unreadable(images=images)
-                look = partial(watch.look, training.learner.student, step) if look_now and watch else None
+                look = partial(watch.look, training.exported, step) if look_now and watch else None
                 journal.flush(look)
             stop = look_now and stops()
             if save_now or stop:

@@ -51,6 +51,7 @@ class RunCheckpoint(Stored):
     student: dict[str, Any]
     head: dict[str, Any] = {}
     criterion: dict[str, Any] = {}
+    average: dict[str, Any] = {}
     optimizer: dict[str, Any]
     gradients: dict[str, Any]
     random: list[Any]

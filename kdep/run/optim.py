@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kdep.config import Optim
 
@@ -27,6 +28,16 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         filter_bias_and_bn=not optim.decay_all,
         **options,
     )
+
+
+def make_average(student: nn.Module, optim: Optim) -> AveragedModel | None:
+    """Make the running average of optim.ema, of weights and BatchNorm statistics; None without one.
+
+    It begins with the weights after the first step.
+    """
+    if optim.ema is None:
+        return None
+    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(optim.ema), use_buffers=True)
 
 
 def learning_rate(optim: Optim, step: int, steps_per_epoch: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from kdep.files import flush, save
 from kdep.method.loss import Criterion
@@ -45,6 +46,7 @@ class Training:
     """Everything with a state that a resumed run restores, and the precision in which the student computes.
 
     `sources` are hashes of what the run is made from: teacher and images. `watch` decides when a run stops early.
+    `average` is the running average of the student, for optim.ema.
     """
 
     learner: Learner
@@ -54,10 +56,17 @@ class Training:
     precision: torch.dtype
     sources: Mapping[str, str]
     watch: Watching | None = None
+    average: AveragedModel | None = None
+
+    @property
+    def exported(self) -> Backbone:
+        """The student that the run exports and looks at: the average of the student's weights, or the student."""
+        return self.learner.student if self.average is None else self.average.module
 
     def parts(self) -> dict[str, nn.Module]:
-        """Modules with a state: the student, its head, and a criterion that keeps a queue."""
+        """Modules with a state: the student, its head, a criterion that keeps a queue, and the average."""
         found = {"student": self.learner.student, "head": self.learner.head, "criterion": self.criterion}
+        found["average"] = self.average
         return {name: part for name, part in found.items() if isinstance(part, nn.Module)}
 
     def update(self, loss: torch.Tensor, rate: float, *, clip: float | None) -> None:
@@ -71,6 +80,8 @@ class Training:
             nn.utils.clip_grad_norm_(self.learner.parameters(), clip)
         self.gradients.step(self.optimizer)
         self.gradients.update()
+        if self.average is not None:
+            self.average.update_parameters(self.learner.student)
 
 
 def seed_random(seed: int, process: Process) -> None:

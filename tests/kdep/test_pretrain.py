@@ -1,4 +1,5 @@
 import argparse
+import copy
 import dataclasses
 import errno
 import json
@@ -33,6 +34,7 @@ from kdep.run import folder as folders
 from kdep.run.distributed.processes import Process
 from kdep.run.folder import DivergedError, RunFolder
 from kdep.run.provenance import report
+from kdep.run.resume import Training
 from kdep.shipped import find
 
 
@@ -191,6 +193,24 @@ def test_the_same_pixels_go_to_teacher_and_student(tiny, monkeypatch, mixup):
     pretrain(tiny("optim.epochs=1", f"data.mixup={mixup}"))
     assert len(seen["student"]) == 8
     assert all(torch.equal(t, s) for t, s in zip(seen["teacher"][-8:], seen["student"], strict=True))
+
+
+def test_the_running_average_of_weights_and_batchnorm_is_what_is_exported(tiny, monkeypatch):
+    update, steps = Training.update, []
+
+    def noted(training, *arguments, **options):
+        update(training, *arguments, **options)
+        steps.append(copy.deepcopy(training.learner.student.network.state_dict()))
+
+    monkeypatch.setattr(Training, "update", noted)
+    found = read(pretrain(tiny("optim.epochs=1", "optim.ema=0.75")))["state_dict"]
+    moved = [name for name, tensor in steps[0].items() if tensor.is_floating_point()]
+    assert {name.rpartition(".")[2] for name in moved} == {"weight", "bias", "running_mean", "running_var"}
+    for name in moved:
+        expected = steps[0][name]
+        for step in steps[1:]:
+            expected = 0.75 * expected + 0.25 * step[name]
+        assert torch.allclose(found[name], expected, atol=1e-6) and not torch.allclose(found[name], steps[-1][name])
 
 
 def test_a_live_teachers_statistics_are_taken_without_tf32_and_half_precision(tiny, monkeypatch):

@@ -65,11 +65,11 @@ def test_a_rival_trains_on_the_same_loop_and_leaves_a_plain_student(tiny, overri
     assert set(content["state_dict"]) == set(network.state_dict())  # no head, no queue, no classifier
 
 
-# A head with BatchNorm, a queue and mixed images: each has a state that a resumed run restores.
-STATEFUL = ("project=mlp", "align.name=none", "scale.name=none", "data.mixup=true", *RIVALS[4][2:4])
+# A head with BatchNorm, a queue, mixed images and an average: each has a state that a resumed run restores.
+STATEFUL = ("optim.ema=0.9", "project=mlp", "align.name=none", "scale.name=none", "data.mixup=true", *RIVALS[4][2:4])
 
 
-@pytest.mark.parametrize("overrides", [STATEFUL, LABELS], ids=["mlp queue mixup", "labels"])
+@pytest.mark.parametrize("overrides", [STATEFUL, LABELS], ids=["mlp queue mixup ema", "labels"])
 def test_a_rival_that_was_interrupted_ends_with_the_same_weights(tiny, overrides, monkeypatch):
     overrides = (*overrides, "optim.epochs=1")  # eight steps, saved at the fourth
     whole = read(pretrain(tiny(*overrides, "name=whole")))["state_dict"]
