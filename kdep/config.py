@@ -39,6 +39,8 @@ class Student(Settings):
     """As teacher.tap; with loss.name logits or labels, null is post wherever the architecture's default is pre."""
     weights: str | None = None
     """A checkpoint to start from; null: random initialisation."""
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    """Seed of the random initialisation; null: the run's seed."""
 
 
 class Data(Settings):
@@ -178,6 +180,8 @@ class Optim(Settings):
     """Epochs over which the learning rate rises linearly from 0."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient; null: no limit."""
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    """Seed of the order of the images; null: the run's seed."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Export a running average of the student's weights, with this decay per step; null: the last weights."""
     sync_bn: bool = True
@@ -260,7 +264,7 @@ class Config(Settings):
     name: Annotated[Name, Field(pattern=r"^[\w.+-]+$")]
     """Name of the run; its folder is runs/name."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of the student's initialisation and the order of the images, and of the views where data.seed is null."""
+    """Seed of all that a run draws; student.seed, optim.seed and data.seed give weights, order and views their own."""
     teacher: Teacher
     student: Student
     data: Data
@@ -331,6 +335,16 @@ class Config(Settings):
     def view_seed(self) -> int:
         """Seed of the choice of images and of their views."""
         return self.seed if self.data.seed is None else self.data.seed
+
+    @property
+    def weight_seed(self) -> int:
+        """Seed of the initial weights, of the student and of its head."""
+        return self.seed if self.student.seed is None else self.student.seed
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order of the images."""
+        return self.seed if self.optim.seed is None else self.optim.seed
 
 
 # Keys that do not change the result. They may differ when a run is resumed.

@@ -127,7 +127,7 @@ def train(
     optim, images, process, watch = config.optim, len(views.source.names), run.process, training.watch
     share = {"rank": process.rank, "world": process.world, "views": source.views, "steps": optim.steps}
     share["starts"] = getattr(views.source, "starts", None)
-    order = Order(images, optim.batch_size, optim.epochs, config.seed, step, **share)
+    order = Order(images, optim.batch_size, optim.epochs, config.order_seed, step, **share)
     total = optim.total(order.steps_per_epoch)
     model = training.learner.train()
     if process.world > 1:

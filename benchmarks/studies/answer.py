@@ -102,14 +102,26 @@ def _claim(study: Study, claims: Sequence[Comparison]) -> list[str]:
     return [*_listed("Claim, named before the runs:", sentences), "Every other comparison is exploratory.", ""]
 
 
+DRAWN = {
+    "student.seed": "the student's weights",
+    "optim.seed": "the order of the images",
+    "data.seed": "crops, which images a share has",
+}
+
+
 def what_it_covers(study: Study) -> list[str]:
     """What is drawn anew with every seed, what is the same for all, and what an interval is over."""
-    data_seed, score_seeds = str(study.set.get("data.seed", "{seed}")), study.score_seeds
-    drawn, fixed = ["the student's weights", "the order of the images"], []
-    (drawn if "{seed}" in data_seed or data_seed == "None" else fixed).extend(["crops", "which images a share has"])
-    fixed.append(f"the test images, and the val splits of the probes (score seeds {score_seeds})")
+    drawn, fixed = [], []
+    for key, what in DRAWN.items():
+        given = study.set.get(key)
+        (drawn if given is None or "{seed}" in str(given) else fixed).append(what)
+    if study.score.seeds is None:
+        drawn.append("the val splits of the probes")
+        fixed.append("the test images")
+    else:
+        fixed.append(f"the test images, and the val splits of the probes (score seeds {study.score.seeds})")
     return [
-        f"Seeds {study.seeds}; each draws {', '.join(drawn)} anew. The same for all: {', '.join(fixed)}.",
+        f"Seeds {study.seeds}; each draws {', '.join(drawn) or 'nothing'} anew. The same for all: {', '.join(fixed)}.",
         "Scores are means ± half the 95 % interval over seeds, differences are means over the seeds of both arms with "
         "their 95 % interval. The spread over seeds is pooled over the arms that are trained (Student's t), or is the "
         "pair's own where Bartlett's test finds that arms spread differently. No interval covers other test images.",

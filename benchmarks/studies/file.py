@@ -90,8 +90,8 @@ class Score(Settings):
     """Tasks of the suite."""
     data_root: str | None = None
     """Folder below which the tasks' data sets are; null: that of kdep transfer."""
-    seeds: Seeds = [0]
-    """Seeds of the tasks; a score is the mean over them."""
+    seeds: Seeds | None = [0]
+    """Seeds of the tasks, over which a score is the mean; null: the seed of the run."""
     protocol: str | None = None
     """Protocol of the tasks; null: their own."""
     budget: str = "full"
@@ -161,10 +161,9 @@ class Study(Settings):
         """Names of the tasks that score the students."""
         return self.score.tasks
 
-    @property
-    def score_seeds(self) -> list[int]:
-        """Seeds of the tasks; a score is the mean over them."""
-        return self.score.seeds
+    def score_seeds(self, planned: Run) -> list[int]:
+        """Seeds of the tasks that score a run; its score is the mean over them."""
+        return [planned.seed] if self.score.seeds is None else self.score.seeds
 
     @property
     def data_root(self) -> Path:

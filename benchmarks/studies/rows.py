@@ -73,12 +73,12 @@ def own_rows(
     scored = [result for result in finished if belongs(result, planned, sha256)]
     if sha256 is None and scored:  # published weights may change; the latest count
         sha256 = max(scored, key=lambda result: result.started).checkpoint.sha256
-    rows, spent = [], cost(runs / planned.name)
+    rows, spent, seeds = [], cost(runs / planned.name), study.score_seeds(planned)
     for task in study.tasks:
         same = [r for r in scored if r.checkpoint.sha256 == sha256 and r.protocol == protocols[task]]
         own = {result.seed: result for result in same if result.task.name == task}
-        if set(study.score_seeds) <= set(own):
-            cells = [own[seed] for seed in study.score_seeds]
+        if set(seeds) <= set(own):
+            cells = [own[seed] for seed in seeds]
             rows.append(
                 {
                     **planned.place,
@@ -168,8 +168,8 @@ def load_tasks(study: Study) -> "list[Task]":
 def fingerprint(study: Study, planned: Run) -> str:
     """What a run is and how often it is scored, in 12 hex digits; its name and where its bank lies do not count."""
     if planned.checkpoint is not None:
-        return _digest({"checkpoint": planned.checkpoint}, study)
-    return _digest(identity(study.config(planned)), study)
+        return _digest({"checkpoint": planned.checkpoint}, study.score_seeds(planned))
+    return _digest(identity(study.config(planned)), study.score_seeds(planned))
 
 
 def identity(config: "Config") -> dict[str, Any]:
@@ -183,8 +183,8 @@ def identity(config: "Config") -> dict[str, Any]:
     return content
 
 
-def _digest(content: dict[str, Any], study: Study) -> str:
-    text = json.dumps([content, study.score_seeds], sort_keys=True)
+def _digest(content: dict[str, Any], seeds: list[int]) -> str:
+    text = json.dumps([content, seeds], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

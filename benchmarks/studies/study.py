@@ -14,6 +14,11 @@
                                                           # as of kdep transfer
     pairs: [[SVD, random init]]                           # optional: further arms to compare
 
+A seed draws the weights, the order of the images, the crops and the images of data.limit. `set: {student.seed: 0}`
+fixes the first for all runs, optim.seed the second, data.seed the others. The val splits of the probes are those of
+score.seeds, the same for all runs; `seeds: null` there draws them by the run's seed too. The answer says which were
+drawn and which were fixed.
+
 Optional: run every arm at every value of a key. `with` adds overrides for single values:
 
     axis: {key: data.limit, values: [1000, 8000], with: {1000: {optim.epochs: 24}, 8000: {optim.epochs: 3}}}

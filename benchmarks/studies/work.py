@@ -196,7 +196,9 @@ def score_command(study: Study, item: Item, runs: Path, results: Path) -> list[s
     """`kdep transfer` of a run's student, on the tasks whose scores are missing."""
     score = study.score
     command = ["transfer", item.run.student(runs), "--suite", score.suite, "--tasks", ",".join(item.cells)]
-    command += ["--seeds", ",".join(str(seed) for seed in study.score_seeds)]
+    # A checkpoint may stand for several runs, each with a seed of its own.
+    seeds = dict.fromkeys(s for run in study.runs if run.name == item.run.name for s in study.score_seeds(run))
+    command += ["--seeds", ",".join(map(str, seeds))]
     command += ["--data-root", str(study.data_root), "--results", str(results)]
     return [*command, "--budget", score.budget, *([] if score.protocol is None else ["--protocol", score.protocol])]
 

@@ -167,7 +167,7 @@ def make_head(config: Config, student: int, wanted: int, statistics: Statistics 
     Raises:
         ValueError: the projector is unknown, or the student is wider than the teacher's features have axes.
     """
-    torch.manual_seed(config.seed)  # the head must not depend on random numbers drawn before
+    torch.manual_seed(config.weight_seed)  # the head must not depend on random numbers drawn before
     if config.loss.classifies:
         return nn.Linear(student, wanted)
     if config.project is None:

@@ -12,7 +12,7 @@ from kdep.models.weights import open_checkpoint
 
 def open_student(config: Config) -> Backbone:
     """Open the student with seeded random weights, or with those of `student.weights`."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.weight_seed)
     network = create_network(config.student.arch)
     tap = student_tap(config, network)
     if config.student.weights is None:

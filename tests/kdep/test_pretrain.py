@@ -254,6 +254,16 @@ def test_another_seed_gives_another_student_and_the_same_seed_the_same(tiny):
     assert prints[0] == prints[1] != prints[2]
 
 
+def test_weights_order_and_views_are_drawn_by_the_run_s_seed_unless_each_has_its_own(tiny):
+    def student(name, *overrides):
+        return fingerprint(read(pretrain(tiny("optim.epochs=1", f"name={name}", *overrides)))["state_dict"])
+
+    keys = ("student.seed=1", "optim.seed=1", "data.seed=1")
+    assert student("all", "seed=2", *keys) == student("one", "seed=1")
+    lacking = {student(left.partition(".")[0], "seed=2", *(key for key in keys if key != left)) for left in keys}
+    assert len(lacking | {student("one", "seed=1")}) == 4
+
+
 def test_a_finished_run_is_not_run_again(tiny):
     config = tiny("optim.epochs=1")
     first = pretrain(config)

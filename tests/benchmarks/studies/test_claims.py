@@ -177,6 +177,11 @@ def test_an_answer_says_what_its_seeds_draw():
     assert (
         "each draws the student's weights, the order of the images anew. The same for all: crops, which images" in fixed
     )
+    assert "a share has, the test images, and the val splits of the probes (score seeds [0])." in fixed
+    keys, score = {"student.seed": 0, "optim.seed": 0}, Score(suite="made", tasks=["a", "b"], seeds=None)
+    turned = as_markdown(made(scores, set=keys, score=score), rows_of(scores))
+    assert "each draws crops, which images a share has, the val splits of the probes anew. The same" in turned
+    assert "The same for all: the student's weights, the order of the images, the test images." in turned
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from kdep_benchmarks.studies import answer as study_answer
 from kdep_benchmarks.studies import work as study_work
 from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item, items
+from kdep_benchmarks.studies.rows import fingerprint
 from kdep_benchmarks.studies.work import banks_left, pretrain_command, score_command, students
 from tests.conftest import measure_here
 from tests.helpers.made_studies import write_study
@@ -181,6 +182,10 @@ def test_published_rows_are_not_measured_again(finished, tmp_path, here, capsys)
             ("bank.views: 1}", "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', loss.dense: 1}"),
             r"the feature map \(loss.dense\) is 'no' and 'that of test_resnet'",
         ),
+        (
+            ("bank.views: 1}", "optim.epochs: null, optim.steps: 4}"),
+            "bank.views is needed with optim.steps 4",
+        ),
         (("live: {}", "live: {}\n  again: {scale.name: pts}"), "arms: live and again are one configuration at every"),
         (("tasks: [photos-knn]", "tasks: [photos-cnn]"), "suite .* has photos-knn"),
     ],
@@ -257,6 +262,26 @@ def test_the_budget_and_the_protocol_of_a_study_are_those_of_its_scores(written,
     told = " ".join(command)
     assert command[1] == f"{tmp_path}/tiny_study-live-s0/student.pth"
     assert "--tasks photos-knn --seeds 0,3" in told and "--budget smoke --protocol fair" in told
+
+
+def test_a_probe_splits_by_the_seed_of_the_run_where_a_study_says_so(written, tmp_path):
+    text = written.read_text().replace("seeds: [0]\nscore", "seeds: [4, 7]\nscore")
+    written.write_text(text.replace("tasks: [", "seeds: null, tasks: ["))
+    study = load_study(written)
+    seeds = {
+        (item.run.arm, item.run.seed): command[command.index("--seeds") + 1]
+        for item in items(study, tmp_path, [])
+        if (command := score_command(study, item, tmp_path, tmp_path))
+    }
+    assert seeds == {
+        ("live", 4): "4",
+        ("from a bank", 4): "4",
+        ("random", 4): "4,7",  # one checkpoint for both runs
+        ("live", 7): "7",
+        ("from a bank", 7): "7",
+        ("random", 7): "4,7",
+    }
+    assert len({fingerprint(study, run) for run in study.runs}) == 6  # a row of one split is not taken for another's
 
 
 def test_a_study_says_how_far_it_is_and_how_long_the_rest_takes():
