@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdep_benchmarks.fidelity.agreement import agreement, kendall, kendalls
+from kdep_benchmarks.verdicts.difference import holm
 
 ALL = ~np.eye(12, dtype=bool)
 
@@ -54,6 +55,12 @@ def test_a_constant_column_has_no_tau_and_a_column_without_differences_no_agreem
     assert np.isnan([flat.tau.value, flat.tau.low]).all() and flat.p == 1 and flat.alike.value == 50
     alike = agreement(rising, rising, np.zeros((12, 12), bool), draws=50)
     assert alike.pairs == 0 and np.isnan([alike.alike.value, alike.within.high]).all()
+
+
+def test_a_perfect_column_passes_holms_correction_among_hundreds_of_pairs():
+    rising = np.arange(12.0)
+    p = agreement(rising, rising**3, ALL).p
+    assert holm([p, *[1.0] * 400])[0] < 0.05
 
 
 def test_two_clusters_agree_as_a_whole_but_not_within():
