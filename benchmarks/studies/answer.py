@@ -50,15 +50,19 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
     lines = [f"# {study.question}", "", *what_it_covers(study), ""]
     missing = len(study.runs) * len(study.tasks) - len(rows)
     if missing:
-        lines += [f"Unfinished: {missing} of {missing + len(rows)} scores are still to come.", ""]
-    own = {value: _own_comparisons(study, scores, val, value) for value in study.values}
+        begun = {row["arm"] for row in rows}
+        absent = ", ".join(f"`{arm}`" for arm in study.arms if arm not in begun)
+        lines += [f"Unfinished: {missing} of {missing + len(rows)} scores are still to come."]
+        lines += [*([f"Nothing yet of: {absent}."] if absent else []), ""]
+    values = [value for value in study.values if any(row["value"] == value for row in rows)]
+    own = {value: _own_comparisons(study, scores, val, value) for value in values}
     claims = [one for value in study.values for one in claimed(study, scores, value)]
     shares = against_all_images(study, scores)
     own_values = tuned(study, scores, val)
     at_best = at_their_best(study, own_values)
     groups = adjusted([*(group for parts in own.values() for _, _, group in parts), shares, at_best])
     lines += _claim(study, claims)
-    for value in study.values:
+    for value in values:
         if study.axis:
             lines += [f"## {study.axis.key} = {value}", ""]
         lines += [*table(study, scores, value), ""]
@@ -164,10 +168,11 @@ def _with_intervals(study: Study, by_arm: Mapping[str, BySeed]) -> dict[str, Sco
 
 
 def table(study: Study, scores: Scores, value: Any) -> list[str]:
-    """A row per arm: its score on each task, and their mean."""
+    """A row per arm that has a score: its score on each task, and their mean."""
     found = columns(study, scores, value)
     lines = [f"| arm | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
-    return lines + [f"| {arm} | {' | '.join(by_arm[arm].text for by_arm in found.values())} |" for arm in study.arms]
+    scored = [arm for arm in study.arms if any(by_arm[arm].values for by_arm in found.values())]
+    return lines + [f"| {arm} | {' | '.join(by_arm[arm].text for by_arm in found.values())} |" for arm in scored]
 
 
 def draw(study: Study, rows: Sequence[AnswerRow], path: Path) -> None:

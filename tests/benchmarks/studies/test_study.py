@@ -99,7 +99,7 @@ def test_a_run_that_fails_stops_no_other_and_the_answer_has_the_rest(written, tm
     told = capsys.readouterr().out
     assert "FAILED (1), see" in told and "1 of 3 runs are not done: tiny_study-live-s0" in told
     answer = (tmp_path / "results" / "tiny_study.md").read_text()
-    assert "Unfinished: 1 of 3 scores are still to come." in answer and "| live | - | - |" in answer
+    assert "Unfinished: 1 of 3 scores are still to come." in answer and "Nothing yet of: `live`." in answer
     assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["from a bank", "random"]
 
 
