@@ -82,7 +82,7 @@ def pretrain(config: Config) -> Path:
     criterion = make_criterion(config.loss, width, gathered)
     training = prepare(config, learner, criterion, process, sources, watch)
     seen = train(config, training, source, target, views, run)
-    student = training.exported
+    student = training.exported  # with optim.ema the running average
     if process.is_first:
         stopped = watch.finish(student) if watch else {}
         seen = stopped.get("images_seen", seen)

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 MEAN = "mean"
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
+# What a seed draws, by the key that fixes it.
+DRAWN = {
+    "student.seed": "the student's weights",
+    "optim.seed": "the order of the images",
+    "data.seed": "crops, which images a share has",
+}
 
 
 def answer(study: Study, rows: Sequence[AnswerRow], out: Path) -> str:
@@ -104,13 +110,6 @@ def _claim(study: Study, claims: Sequence[Comparison]) -> list[str]:
         return ["No claim was named before the runs: every comparison below is exploratory.", ""]
     sentences = [one.sentence for one in claims] or ["no run of it is scored yet."]
     return [*_listed("Claim, named before the runs:", sentences), "Every other comparison is exploratory.", ""]
-
-
-DRAWN = {
-    "student.seed": "the student's weights",
-    "optim.seed": "the order of the images",
-    "data.seed": "crops, which images a share has",
-}
 
 
 def what_it_covers(study: Study) -> list[str]:

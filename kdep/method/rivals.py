@@ -186,11 +186,15 @@ def start_at_axes(head: nn.Linear, statistics: Statistics, student: int) -> None
 
     At the start its loss is that of the SVD's targets plus the variance beyond their axes. Then it learns.
     """
-    axes = statistics.axes[:, :student]
-    if axes.shape[1] < student:
+    check_axes(student, statistics.axes.shape[1])
+    head.weight.copy_(statistics.axes[:, :student])
+    head.bias.zero_()
+
+
+def check_axes(student: int, axes: int) -> None:
+    """Raise a ValueError if a teacher has fewer axes than project=svd starts at: one for each student channel."""
+    if axes < student:
         raise ValueError(
-            f"project svd: the student has {student} channels, the teacher's features {axes.shape[1]} principal axes; "
+            f"project svd: the student has {student} channels, the teacher's features {axes} principal axes; "
             "take project=linear, which starts at random"
         )
-    head.weight.copy_(axes)
-    head.bias.zero_()

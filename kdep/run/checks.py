@@ -1,7 +1,7 @@
 """Check early, before the teacher has seen an image, that teacher, student and settings fit together."""
 
 from kdep.config import Config
-from kdep.method.rivals import PROJECTORS
+from kdep.method.rivals import PROJECTORS, check_axes
 from kdep.method.scale import make_scaler
 from kdep.method.target import Classifier, check_classifier, check_widths
 from kdep.models.backbones.backbone import Backbone, Teachers
@@ -49,6 +49,8 @@ def check_fit(config: Config, student: Backbone, teacher: Backbone | Teachers, i
         return
     if config.project is not None and config.project not in PROJECTORS:
         raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
+    if config.project == "svd":
+        check_axes(student.dim, teacher.dim)
     wanted = student.dim if config.project is None else teacher.dim
     images = min(images, config.align.images or images)
     rank = min(largest_rank(teacher), images - 1)  # one dimension goes to the mean

@@ -65,8 +65,8 @@ class Training:
 
     def parts(self) -> dict[str, nn.Module]:
         """Modules with a state: the student, its head, a criterion that keeps a queue, and the average."""
-        found = {"student": self.learner.student, "head": self.learner.head, "criterion": self.criterion}
-        found["average"] = self.average
+        learner = {"student": self.learner.student, "head": self.learner.head}
+        found = {**learner, "criterion": self.criterion, "average": self.average}
         return {name: part for name, part in found.items() if isinstance(part, nn.Module)}
 
     def update(self, loss: torch.Tensor, rate: float, *, clip: float | None) -> None:

@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
 
+from kdep.models.weights import open_checkpoint
+from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.fidelity import judge as judging
 from kdep_benchmarks.fidelity.agreement import agreement
 from kdep_benchmarks.fidelity.columns import differing, measured_columns, naive_columns
 from kdep_benchmarks.fidelity.judge import GROUPS, NOT, STANDS, UNKNOWN, judge, verdict
+from kdep_benchmarks.jobs.cell import Cell
+from kdep_benchmarks.jobs.measure import measure
+from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
+from kdep_benchmarks.results import read_results, write_result
+from kdep_benchmarks.tasks.task import Task
 from tests.helpers.made_results import Answered, result
 
 ALL = ~np.eye(12, dtype=bool)
@@ -45,6 +52,23 @@ def test_pairs_differ_by_the_verdict_over_the_test_images():
     (column,) = measured_columns(made.results)
     shas = sorted(column.values)
     assert differing(column, shas, made.read).tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+
+
+def test_a_measured_knn_cell_records_what_the_naive_predictors_read(photos, tmp_path):
+    dataset = Dataset("photos", "imagefolder", photos, {"train": ".:train", "test": ".:test"})
+    task = Task("photos-knn", "knn", dataset, settings={"size": 32, "workers": 0})
+    spec = "random:test_resnet"
+    cell = Cell(spec, None, checkpoint_card(open_checkpoint(spec)), task, 0, "cpu", tmp_path)
+    planned = plan_cell(cell, look_up(task))
+    planned.cell.work.mkdir(parents=True)
+    measured, answers = measure(planned.cell)
+    write_result(measured, tmp_path, answers=answers)
+    assert plan_cell(cell, look_up(task)).state == "done"
+    results = read_results(tmp_path)
+    assert [column.name for column in naive_columns(results, measured_columns(results))] == [
+        "images seen",
+        "LogME of photos-knn",
+    ]
 
 
 def test_naive_predictors_come_from_provenance_and_from_logme_of_the_tap_that_knn_chose():

@@ -268,6 +268,10 @@ CANNOT_BE = [
         ("project=conv", "align.name=none"),
         "project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal, svd",
     ),
+    (
+        ("project=svd", "align.name=none", "student.arch=resnet10t"),
+        "project svd: the student has 512 channels, the teacher's features 256 principal axes",
+    ),
     (("loss.name=logits",), "random:test_efficientnet: has no trained classifier"),
     (("loss.dense=1", "student.arch=test_vit"), "loss.dense: the student test_vit .VisionTransformer. .* MobileNetV2"),
     (
