@@ -351,23 +351,6 @@ def test_networks_without_pyramid_or_toolbox_are_refused(toolbox):
         toolbox_weights("test_resnet", weights, toolbox)
 
 
-@pytest.mark.parametrize(
-    ("arch", "theirs"),
-    [
-        ("resnet18", "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512"),
-        ("mobilenetv2_100", "mobilenet_v2/mobilenet-v2-d8_pspnet_4xb2-80k_cityscapes-512x1024"),
-    ],
-)
-def test_an_output_stride_of_8_is_made_as_in_mmsegs_own_configs(arch, theirs, tmp_path):
-    compat.prepare()
-    from mmengine.config import Config
-
-    (tmp_path / "theirs.py").write_text(f'_base_ = "mmseg::{theirs}.py"\n')
-    backbone = Config.fromfile(tmp_path / "theirs.py").model.backbone
-    own = backbone_config(arch, "mmseg", output_stride=8)
-    assert [own[key] for key in ("strides", "dilations")] == [backbone.strides, backbone.dilations]
-
-
 class Toy(torch.nn.Module):
     """Parameters under the names of a toolbox's model."""
 

@@ -42,5 +42,26 @@ def test_all_of_the_student_trains_on_its_own_pixels(name, arch, tmp_path):
     assert torch.allclose(entering, (pixels / 255 - mean) / std, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("arch", "theirs", "own"),
+    [
+        ("resnet18", "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512", {"type": "ResNet", "depth": 18}),
+        ("mobilenetv2_100", "mobilenet_v2/mobilenet-v2-d8_pspnet_4xb2-80k_cityscapes-512x1024", {}),
+    ],
+)
+def test_a_task_with_output_stride_8_trains_the_convolutions_of_mmsegs_own_config(arch, theirs, own, tmp_path):
+    from mmengine.config import Config
+    from mmengine.registry import MODELS
+
+    model = built("segment_pspnet", arch, tmp_path)[2]
+    (tmp_path / "theirs.py").write_text(f'_base_ = "mmseg::{theirs}.py"\n')
+    backbone = MODELS.build(Config.fromfile(tmp_path / "theirs.py").model.backbone | own)
+
+    def convolutions(network):
+        return [(conv.stride, conv.dilation) for conv in network.modules() if isinstance(conv, torch.nn.Conv2d)]
+
+    assert convolutions(model.backbone) == convolutions(backbone)
+
+
 def test_there_is_a_config_of_each_kind():
     assert {name.partition("_")[0] for name in NAMES} == {"segment", "detect"} and len(NAMES) >= 4
