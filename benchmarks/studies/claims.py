@@ -48,6 +48,7 @@ class Comparison:
         seeds: how many both have.
         before: sentences that come first.
         adjusted: Holm's p value among `tests` comparisons.
+        awaited: how many of a claim's seeds are still to come.
     """
 
     arm: str
@@ -58,11 +59,16 @@ class Comparison:
     before: str = ""
     adjusted: float | None = None
     tests: int = 1
+    awaited: int = 0
 
     @property
     def sentence(self) -> str:
         """The comparison for people."""
         known, n = f"{self.value:+.2f}", f"n = {self.seeds}"
+        if self.awaited:
+            # Who may stop as soon as the interval leaves zero finds a difference too often.
+            there = f"{self.seeds} of {self.seeds + self.awaited} seeds"
+            return f"{self.before}{self.arm} against {self.other}: no verdict before all are scored ({there}, {known})."
         if self.interval is None:
             reason = "too few runs for an interval" if self.seeds < MIN_SEEDS else "the same in every run"
             return f"{self.before}{self.arm} against {self.other}: {known}, no verdict ({n}, {reason})."
@@ -117,11 +123,13 @@ def claimed(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     (arm, other), metric, seeds = study.claim.arms, study.claim.metric, study.claim.seeds or study.seeds
     chosen = {key: {seed: score for seed, score in cell.items() if seed in seeds} for key, cell in scores.items()}
     found = arms_at(study, chosen, value, None if metric == "mean" else [metric])
-    if not set(found.scores[arm]) & set(found.scores[other]):
+    shared = set(found.scores[arm]) & set(found.scores[other])
+    if not shared:
         return []
     what = "the mean over tasks" if metric == "mean" else metric
     at = f", at {study.axis.key} = {value}" if study.axis else ""
-    return [replace(compared(study, arm, other, found), before=f"By {what}, seeds {seeds}{at}: ")]
+    before, awaited = f"By {what}, seeds {seeds}{at}: ", len(seeds) - len(shared)
+    return [replace(compared(study, arm, other, found), before=before, awaited=awaited)]
 
 
 def against_baseline(study: Study, scores: Scores, value: Any) -> list[Comparison]:

@@ -149,6 +149,9 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     assert f"Claim, named before the runs:\n\n{said}\n\nEvery other comparison is exploratory.\n" in as_markdown(
         study, rows
     )
+    early = [row for row in rows if (row["arm"], row["seed"]) != ("y", 2)]
+    said = "- By a, seeds [0, 1, 2]: `x` against `y`: no verdict before all are scored (2 of 3 seeds, +1.50)."
+    assert f"runs:\n\n{said}\n" in as_markdown(study, early)
     assert "no run of it is scored yet" in as_markdown(study, [row for row in rows if row["arm"] == "base"])
     assert "No claim was named before the runs: every comparison below is exploratory." in as_markdown(
         made(scores), rows
