@@ -23,7 +23,7 @@ from kdep_benchmarks.studies.file import Study
 from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
 from kdep_benchmarks.studies.stats import BySeed, pooled
-from kdep_benchmarks.studies.tuning import HOW, at_their_best, tuned, tuning_table
+from kdep_benchmarks.studies.tuning import HOW, at_their_best, tuned, tuning_table, val_table
 from kdep_benchmarks.verdicts.intervals import half_width, mean
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
             sentences = [*([said] if said else []), *(one.sentence for one in groups.pop(0))]
             lines += _listed(title, sentences)
     shares, at_best = groups
+    if on_val := val_table(study, val):
+        lines += [f"## Every {study.axis.key} on val", "", "Means over tasks and seeds.", "", *on_val, ""]
     if own_values:
         lines += [f"## Each arm at its own {study.axis.key}, chosen on val", "", HOW, ""]
         lines += [*tuning_table(study, own_values), "", *_listed("", [one.sentence for one in at_best])]

@@ -26,9 +26,14 @@ class Tuned:
     arms: Arms
 
 
+def is_tuning(study: Study) -> bool:
+    """Whether the axis of a study is chosen on val, and not a budget or a share of the images."""
+    return bool(study.axis) and study.axis.key not in (BUDGET, SHARE) and len(study.values) > 1
+
+
 def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
     """Choose a value for each arm that has all values and seeds on val; None along a budget or without the baseline."""
-    if not study.axis or study.axis.key in (BUDGET, SHARE) or len(study.values) < 2:
+    if not is_tuning(study):
         return None
     values: dict[str, Any] = {}
     on_val: dict[str, float] = {}
@@ -56,6 +61,20 @@ def at_their_best(study: Study, found: Tuned | None) -> list[Comparison]:
     return [
         replace(compared(study, arm, other, found.arms), arm=names[arm], other=names[other]) for arm, other in pairs
     ]
+
+
+def val_table(study: Study, val: Scores) -> list[str]:
+    """Write a row per arm: its mean over tasks and seeds on val at each value; nothing where no value is chosen."""
+    if not is_tuning(study):
+        return []
+    named = [f"{study.axis.key} = {study.values[0]}", *map(str, study.values[1:])]
+    lines = [f"| arm | {' | '.join(named)} |", "|---" * (len(named) + 1) + "|"]
+    for arm in study.arms:
+        tried = [over_tasks(study, val, arm, value) for value in study.values]
+        means = [f"{mean(list(own.values())):.2f}" if set(own) == set(study.seeds) else "-" for own in tried]
+        if any(text != "-" for text in means):
+            lines.append(f"| {arm} | {' | '.join(means)} |")
+    return lines if len(lines) > 2 else []
 
 
 def tuning_table(study: Study, found: Tuned) -> list[str]:

@@ -50,6 +50,9 @@ def test_nothing_is_chosen_for_an_arm_before_it_has_tried_every_value_with_every
     assert found.values == {"base": 0.002} and at_their_best(study, found) == []
     assert "|---|---|---|---|\n| base | 0.002 | 41.00 | 21.33 |\n" in as_markdown(study, fewer)
     assert "| rival | 0.0" not in as_markdown(study, fewer)
+    # What it has tried so far is in the grid.
+    grid = "| arm | optim.lr = 0.001 | 0.002 | 0.004 |\n|---|---|---|---|\n| base | 30.00 | 41.00 | 35.00 |\n"
+    assert grid + "| rival | - | 38.00 | 44.00 |\n" in as_markdown(study, fewer)
     without_val = study_and_rows({rate: {"base": 1.0} for rate in RATES})[1]
     assert tuned(study, by_cell(without_val), by_cell(without_val, "val")).values == {"base": 0.001}
     baseless = [row for row in rows if (row["arm"], row["value"], row["seed"]) != ("base", 0.001, 2)]
@@ -62,6 +65,7 @@ def test_a_budget_is_not_chosen_and_a_checkpoint_has_no_value():
     budget = made(TEST[0.002], axis=Axis(key="optim.epochs", values=[1, 2, 4]))
     epochs = [row | {"value": {0.001: 1, 0.002: 2, 0.004: 4}[row["value"]]} for row in rows]
     assert tuned(budget, by_cell(epochs), by_cell(epochs, "val")) is None
+    assert " on val\n" not in as_markdown(budget, epochs)
     study, rows = study_and_rows(arms={"base": {}, "rival": "random:resnet18"})
     found = tuned(study, by_cell(rows), by_cell(rows, "val"))
     assert found.values == {"base": 0.002, "rival": None}
