@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MEAN = "mean"
+MARKERS = ("o", "s", "^")  # a further one for every eight arms
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
 # What a seed draws, by the key that fixes it.
 DRAWN = {
@@ -219,7 +220,12 @@ def draw(study: Study, rows: Sequence[AnswerRow], path: Path) -> None:
                 )
                 axes.set_ylim(len(study.arms) - 0.5, -0.5)
     if study.axis:
-        figure.axes[0].legend()
+        drawn = {
+            label: handle
+            for axes in figure.axes
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(drawn.values(), drawn, loc="outside right upper")
     figure.suptitle(study.question)
     write_atomically(path, lambda part: figure.savefig(part, dpi=120, format="png"))
 
@@ -246,14 +252,17 @@ def draw_line(
 ) -> None:
     """An arm's means along the axis; a checkpoint's, which has spent nothing, as a level."""
     points = [(arm, value) for value in study.values if (arm, value) in found]
-    colour = COLOURS[number % len(COLOURS)]
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
     if points and not any(point in places for point in points):
         axes.axhline(mean(found[points[0]].values), label=arm, color=colour, linestyle="--")
-        return
     points = [point for point in points if point in places]
+    if not points:
+        return
+    if not any(isinstance(places[point], str) for point in points):
+        points.sort(key=places.__getitem__)  # a study may try its values in another order
     reach = [found[point].half_width or 0 for point in points]
     means = [mean(found[point].values) for point in points]
-    axes.errorbar([places[p] for p in points], means, reach, label=arm, color=colour, marker="o", capsize=3)
+    axes.errorbar([places[p] for p in points], means, reach, label=arm, color=colour, marker=marker, capsize=3)
 
 
 def draw_dot(axes: "Axes", study: Study, number: int, arm: str, found: Panel) -> None:

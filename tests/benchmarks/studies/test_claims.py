@@ -65,6 +65,17 @@ def test_error_bars_are_the_pooled_intervals_of_the_table():
             assert (ends[1] - ends[0]) / 2 == pytest.approx(half, abs=1e-3)
 
 
+def test_a_line_runs_along_the_axis_whatever_the_order_of_its_values():
+    from matplotlib.figure import Figure
+
+    arms = {"new": {2: [50, 50, 50], 4: [60, 60, 60], 1: [40, 40, 40]}, "old": {}}
+    study, rows = along("some.key", [2, 4, 1], arms, images={2: 5, 4: 5, 1: 5})
+    panel = {("new", value): columns(study, by_cell(rows), value)["a"]["new"] for value in study.values}
+    axes = Figure().subplots()
+    draw_line(axes, study, 0, "new", panel, places_of(study, rows, None))
+    assert axes.containers[-1].lines[0].get_xydata().tolist() == [[1, 39], [2, 49], [4, 59]]
+
+
 def test_pairs_that_a_study_asks_for_are_compared_too():
     scores = {"base": {"a": [10, 12, 14]}, "one": {"a": [11, 13, 16]}, "two": {"a": [9, 12, 12]}}
     pairs = [["one", "two"], ["late", "one"]]
