@@ -161,7 +161,12 @@ def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
 def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Sequence[str]]) -> list[Comparison]:
     found = arms_at(study, scores, value)
     shared = [pair for pair in pairs if set(found.scores[pair[0]]) & set(found.scores[pair[1]])]
-    return [compared(study, arm, other, found) for arm, other in shared]
+    return [compared(study, *pair, found) for pair in shared if not _is_claimed(study, pair)]
+
+
+def _is_claimed(study: Study, pair: Sequence[str]) -> bool:
+    """Whether the claim is about this pair, which then has its verdict there, and not among the exploratory ones."""
+    return bool(study.claim) and study.claim.metric == "mean" and set(pair) == set(study.claim.arms)
 
 
 def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tuple[str, list[Comparison]]:

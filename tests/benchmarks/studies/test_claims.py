@@ -163,6 +163,11 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     early = [row for row in rows if (row["arm"], row["seed"]) != ("y", 2)]
     said = "- By a, seeds [0, 1, 2]: `x` against `y`: no verdict before all are scored (2 of 3 seeds, +1.50)."
     assert f"runs:\n\n{said}\n" in as_markdown(study, early)
+    # The pair is not among the exploratory ones, unless the claim is about one task and they are about the mean.
+    by_mean = made(scores, claim=claim | {"arms": ["x", "base"], "metric": "mean"}, pairs=[["base", "x"], ["x", "y"]])
+    assert [one.arm for one in against_baseline(by_mean, by_cell(rows), None)] == ["`y`"]
+    assert [(one.arm, one.other) for one in asked_for(by_mean, by_cell(rows), None)] == [("`x`", "`y`")]
+    assert len(against_baseline(study, by_cell(rows), None)) == 2
     assert "no run of it is scored yet" in as_markdown(study, [row for row in rows if row["arm"] == "base"])
     assert "No claim was named before the runs: every comparison below is exploratory." in as_markdown(
         made(scores), rows
