@@ -66,7 +66,7 @@ class Comparison:
         """The comparison for people."""
         known, n = f"{self.value:+.2f}", f"n = {self.seeds}"
         if self.awaited:
-            # Who may stop as soon as the interval leaves zero finds a difference too often.
+            # Whoever may stop as soon as the interval leaves zero finds a difference too often.
             there = f"{self.seeds} of {self.seeds + self.awaited} seeds"
             return f"{self.before}{self.arm} against {self.other}: no verdict before all are scored ({there}, {known})."
         if self.interval is None:
