@@ -251,12 +251,12 @@ def draw_line(
     places: dict[tuple[str, Any], Any],
 ) -> None:
     """An arm's means along the axis; a checkpoint's, which has spent nothing, as a level."""
-    points = [(arm, value) for value in study.values if (arm, value) in found]
+    scored = [(arm, value) for value in study.values if (arm, value) in found]
+    points = [point for point in scored if point in places]
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
-    if points and not any(point in places for point in points):
-        axes.axhline(mean(found[points[0]].values), label=arm, color=colour, linestyle="--")
-    points = [point for point in points if point in places]
     if not points:
+        if scored:
+            axes.axhline(mean(found[scored[0]].values), label=arm, color=colour, linestyle="--")
         return
     if not any(isinstance(places[point], str) for point in points):
         points.sort(key=places.__getitem__)  # a study may try its values in another order

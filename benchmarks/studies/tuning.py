@@ -31,6 +31,12 @@ def is_tuning(study: Study) -> bool:
     return bool(study.axis) and study.axis.key not in (BUDGET, SHARE) and len(study.values) > 1
 
 
+def val_means(study: Study, val: Scores, arm: str) -> dict[Any, float]:
+    """An arm's mean over tasks and seeds on val, by value, where it has all of them."""
+    tried = {value: over_tasks(study, val, arm, value) for value in study.values}
+    return {value: mean(list(own.values())) for value, own in tried.items() if set(own) == set(study.seeds)}
+
+
 def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
     """Choose a value for each arm that has all values and seeds on val; None along a budget or without the baseline."""
     if not is_tuning(study):
@@ -39,10 +45,9 @@ def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
     on_val: dict[str, float] = {}
     found: dict[str, dict[int, float]] = {}
     for arm in study.arms:
-        tried = {value: over_tasks(study, val, arm, value) for value in study.values}
-        if any(set(by_seed) != set(study.seeds) for by_seed in tried.values()):
+        means = val_means(study, val, arm)
+        if len(means) < len(study.values):
             continue
-        means = {value: mean(list(by_seed.values())) for value, by_seed in tried.items()}
         best = max(means, key=means.__getitem__)
         values[arm], on_val[arm] = best if is_trained(study, arm) else None, means[best]
         found[arm] = over_tasks(study, scores, arm, best)
@@ -70,10 +75,9 @@ def val_table(study: Study, val: Scores) -> list[str]:
     named = [f"{study.axis.key} = {study.values[0]}", *map(str, study.values[1:])]
     lines = [f"| arm | {' | '.join(named)} |", "|---" * (len(named) + 1) + "|"]
     for arm in study.arms:
-        tried = [over_tasks(study, val, arm, value) for value in study.values]
-        means = [f"{mean(list(own.values())):.2f}" if set(own) == set(study.seeds) else "-" for own in tried]
-        if any(text != "-" for text in means):
-            lines.append(f"| {arm} | {' | '.join(means)} |")
+        if means := val_means(study, val, arm):
+            texts = [f"{means[value]:.2f}" if value in means else "-" for value in study.values]
+            lines.append(f"| {arm} | {' | '.join(texts)} |")
     return lines if len(lines) > 2 else []
 
 
