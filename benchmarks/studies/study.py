@@ -23,13 +23,15 @@ Optional: run every arm at every value of a key. `with` adds overrides for singl
 
     axis: {key: data.limit, values: [1000, 8000], with: {1000: {optim.epochs: 24}, 8000: {optim.epochs: 3}}}
 
-Optional: the comparison that the study is for. Write it before the runs start; all others are called exploratory:
+Optional: the comparison that the study is for. Write it before the runs start. It has no verdict before all of its
+seeds are scored; all others are called exploratory:
 
     claim: {arms: [SVD, supervised], metric: mean, seeds: [0, 1, 2]}    # metric: mean over tasks, or a task
 
 Along optim.epochs and data.limit, the answer says with how many times fewer images one arm reaches the best score of
 another. Along optim.epochs, it also counts images seen and seconds of training. Along any other key, the answer ends
-with each arm at its own value, chosen on val, so that all arms have the same chances.
+with what every arm reaches on val at every value, and with each arm at its own value, chosen there, so that all arms
+have the same chances.
 
 The study makes banks of targets first, then trains and scores each run. Finished parts are not repeated, and a failed
 run stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.png, and NAME.md

@@ -168,6 +168,8 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     assert [one.arm for one in against_baseline(by_mean, by_cell(rows), None)] == ["`y`"]
     assert [(one.arm, one.other) for one in asked_for(by_mean, by_cell(rows), None)] == [("`x`", "`y`")]
     assert len(against_baseline(study, by_cell(rows), None)) == 2
+    by_task = made(scores, claim=claim | {"arms": ["x", "base"]})
+    assert [one.arm for one in against_baseline(by_task, by_cell(rows), None)] == ["`x`", "`y`"]
     assert "no run of it is scored yet" in as_markdown(study, [row for row in rows if row["arm"] == "base"])
     assert "No claim was named before the runs: every comparison below is exploratory." in as_markdown(
         made(scores), rows
