@@ -63,12 +63,12 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         lines += [*([f"Nothing yet of: {absent}."] if absent else []), ""]
     values = [value for value in study.values if any(row["value"] == value for row in rows)]
     own = {value: _own_comparisons(study, scores, val, value) for value in values}
-    claims = [one for value in study.values for one in claimed(study, scores, value)]
+    (claims,) = adjusted([[one for value in study.values for one in claimed(study, scores, value)]])
     shares = against_all_images(study, scores)
     own_values = tuned(study, scores, val)
     at_best = at_their_best(study, own_values)
     groups = adjusted([*(group for parts in own.values() for _, _, group in parts), shares, at_best])
-    lines += _claim(study, claims)
+    lines += _claims(claims)
     for value in values:
         if study.axis:
             lines += [f"## {study.axis.key} = {value}", ""]
@@ -108,11 +108,11 @@ def _listed(title: str, sentences: Sequence[str]) -> list[str]:
     return [*([title, ""] if title else []), *(f"- {sentence}" for sentence in sentences), ""]
 
 
-def _claim(study: Study, claims: Sequence[Comparison]) -> list[str]:
-    if study.claim is None:
+def _claims(claims: Sequence[Comparison]) -> list[str]:
+    if not claims:
         return ["No claim was named before the runs: every comparison below is exploratory.", ""]
-    sentences = [one.sentence for one in claims] or ["no run of it is scored yet."]
-    return [*_listed("Claim, named before the runs:", sentences), "Every other comparison is exploratory.", ""]
+    title = "Claim, named before the runs:" if len(claims) == 1 else "Claims, named before the runs:"
+    return [*_listed(title, [one.sentence for one in claims]), "Every other comparison is exploratory.", ""]
 
 
 def what_it_covers(study: Study) -> list[str]:

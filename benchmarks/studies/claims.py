@@ -3,11 +3,12 @@
 All of them are about the mean over tasks and use the seeds that both arms have.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdep_benchmarks.studies.file import SHARE, Study
+from kdep_benchmarks.studies.file import SHARE, Claim, Study
 from kdep_benchmarks.studies.rows import AnswerRow
 from kdep_benchmarks.studies.stats import MIN_SEEDS, Noise, paired_difference, pooled
 from kdep_benchmarks.verdicts.difference import Interval, holm
@@ -48,7 +49,7 @@ class Comparison:
         seeds: how many both have.
         before: sentences that come first.
         adjusted: Holm's p value among `tests` comparisons.
-        awaited: how many of a claim's seeds are still to come.
+        awaited: how many of a claim's seeds are still to come, before which it has no verdict.
     """
 
     arm: str
@@ -67,8 +68,8 @@ class Comparison:
         known, n = f"{self.value:+.2f}", f"n = {self.seeds}"
         if self.awaited:
             # Whoever may stop as soon as the interval leaves zero finds a difference too often.
-            there = f"{self.seeds} of {self.seeds + self.awaited} seeds"
-            return f"{self.before}{self.arm} against {self.other}: no verdict before all are scored ({there}, {known})."
+            there = f"{self.seeds} of {self.seeds + self.awaited} seeds" + (f", {known}" if self.seeds else "")
+            return f"{self.before}{self.arm} against {self.other}: no verdict before all are scored ({there})."
         if self.interval is None:
             reason = "too few runs for an interval" if self.seeds < MIN_SEEDS else "the same in every run"
             return f"{self.before}{self.arm} against {self.other}: {known}, no verdict ({n}, {reason})."
@@ -80,11 +81,16 @@ class Comparison:
 
 
 def adjusted(groups: Iterable[list[Comparison]]) -> list[list[Comparison]]:
-    """Give Holm's p values, among all groups; a pair that is compared in several of them counts once."""
+    """Give Holm's p values, among all groups; a pair that is compared in several of them counts once.
+
+    Claims that wait for a verdict count too, with p = 1: what the others say now holds whatever these turn out to be.
+    """
     groups = list(groups)
-    tested = {_pair(one): one.interval.p for group in groups for one in group if one.interval}
-    known = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return [[replace(one, adjusted=known.get(_pair(one)), tests=len(known)) for one in group] for group in groups]
+    ones = [one for group in groups for one in group]
+    tested = {_pair(one): one.interval.p for one in ones if one.interval and not one.awaited}
+    found = holm([*tested.values(), *(1.0 for one in ones if one.awaited)])
+    known = dict(zip(tested, found, strict=False))
+    return [[replace(one, adjusted=known.get(_pair(one)), tests=len(found)) for one in group] for group in groups]
 
 
 def _pair(one: Comparison) -> tuple[frozenset[str], float]:
@@ -117,19 +123,21 @@ def is_trained(study: Study, arm: str) -> bool:
 
 
 def claimed(study: Study, scores: Scores, value: Any) -> list[Comparison]:
-    """The comparison that the study file names before its runs: two arms, a metric and seeds; nothing without one."""
-    if study.claim is None:
-        return []
-    (arm, other), metric, seeds = study.claim.arms, study.claim.metric, study.claim.seeds or study.seeds
+    """The comparisons that the study file names before its runs: two arms, a metric and seeds each."""
+    return [_claimed(study, claim, scores, value) for claim in study.claims]
+
+
+def _claimed(study: Study, claim: Claim, scores: Scores, value: Any) -> Comparison:
+    (arm, other), metric, seeds = claim.arms, claim.metric, claim.seeds or study.seeds
     chosen = {key: {seed: score for seed, score in cell.items() if seed in seeds} for key, cell in scores.items()}
     found = arms_at(study, chosen, value, None if metric == "mean" else [metric])
     shared = set(found.scores[arm]) & set(found.scores[other])
-    if not shared:
-        return []
     what = "the mean over tasks" if metric == "mean" else metric
     at = f", at {study.axis.key} = {value}" if study.axis else ""
     before, awaited = f"By {what}, seeds {seeds}{at}: ", len(seeds) - len(shared)
-    return [replace(compared(study, arm, other, found), before=before, awaited=awaited)]
+    if not shared:
+        return Comparison(f"`{arm}`", f"`{other}`", math.nan, None, 0, before, awaited=awaited)
+    return replace(compared(study, arm, other, found), before=before, awaited=awaited)
 
 
 def against_baseline(study: Study, scores: Scores, value: Any) -> list[Comparison]:
@@ -165,8 +173,8 @@ def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Seque
 
 
 def _is_claimed(study: Study, pair: Sequence[str]) -> bool:
-    """Whether the claim is about this pair, which then has its verdict there, and not among the exploratory ones."""
-    return bool(study.claim) and study.claim.metric == "mean" and set(pair) == set(study.claim.arms)
+    """Whether a claim is about this pair, which then has its verdict there, and not among the exploratory ones."""
+    return any(claim.metric == "mean" and set(pair) == set(claim.arms) for claim in study.claims)
 
 
 def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tuple[str, list[Comparison]]:

@@ -99,7 +99,7 @@ class Score(Settings):
 
 
 class Claim(Settings):
-    """The comparison that a study is run for, named before its runs; all others are exploratory."""
+    """A comparison that a study is run for, named before its runs; those not named are exploratory."""
 
     arms: Annotated[list[ArmName], Field(min_length=2, max_length=2)]
     """Two arms."""
@@ -128,8 +128,8 @@ class Study(Settings):
     """The arm that the others are compared with."""
     pairs: Annotated[list[Annotated[list[ArmName], Field(min_length=2, max_length=2)]], _LIST] = []
     """More pairs of arms to compare."""
-    claim: Claim | None = None
-    """The comparison that the study is run for."""
+    claims: Annotated[list[Claim], _LIST] = []
+    """The comparisons that the study is run for."""
     seeds: Seeds
     """Seeds of the runs."""
     score: Score
@@ -143,8 +143,8 @@ class Study(Settings):
         for one, other in self.pairs:
             if one == other or not {one, other} <= {*self.arms}:
                 raise ValueError(f"pairs: [{one}, {other}]; expected two of the arms {', '.join(self.arms)}")
-        if self.claim is not None:
-            _check_claim(self, self.claim)
+        for claim in self.claims:
+            _check_claim(self, claim)
         _check_overrides(self)
         names = [run.name for run in self.runs if run.checkpoint is None]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
@@ -214,11 +214,11 @@ class Study(Settings):
 
 def _check_claim(study: Study, claim: Claim) -> None:
     if len({*claim.arms} & {*study.arms}) != 2:
-        raise ValueError(f"claim: arms {claim.arms}; expected two of the arms {', '.join(study.arms)}")
+        raise ValueError(f"claims: arms {claim.arms}; expected two of the arms {', '.join(study.arms)}")
     if claim.metric not in ("mean", *study.tasks):
-        raise ValueError(f"claim: metric {claim.metric!r}; expected mean or one of {', '.join(study.tasks)}")
+        raise ValueError(f"claims: metric {claim.metric!r}; expected mean or one of {', '.join(study.tasks)}")
     if not {*(claim.seeds or [])} <= {*study.seeds}:
-        raise ValueError(f"claim: seeds {claim.seeds}; expected some of {study.seeds}")
+        raise ValueError(f"claims: seeds {claim.seeds}; expected some of {study.seeds}")
 
 
 def _as_text(value: Any, seed: int) -> str:

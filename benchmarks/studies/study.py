@@ -23,10 +23,10 @@ Optional: run every arm at every value of a key. `with` adds overrides for singl
 
     axis: {key: data.limit, values: [1000, 8000], with: {1000: {optim.epochs: 24}, 8000: {optim.epochs: 3}}}
 
-Optional: the comparison that the study is for. Write it before the runs start. It has no verdict before all of its
-seeds are scored; all others are called exploratory:
+Optional: the comparisons that the study is for. Write them before the runs start. A claim has no verdict before all of
+its seeds are scored; comparisons that are not named are called exploratory:
 
-    claim: {arms: [SVD, supervised], metric: mean, seeds: [0, 1, 2]}    # metric: mean over tasks, or a task
+    claims: [{arms: [SVD, supervised], metric: mean, seeds: [0, 1, 2]}]    # metric: mean over tasks, or a task
 
 Along optim.epochs and data.limit, the answer says with how many times fewer images one arm reaches the best score of
 another. Along optim.epochs, it also counts images seen and seconds of training. Along any other key, the answer ends

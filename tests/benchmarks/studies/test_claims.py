@@ -154,7 +154,7 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     scores = {"base": {"a": [10, 12, 14], "b": [9, 9, 9]}, "x": {"a": [11, 13, 16], "b": [1, 2, 3]}}
     scores["y"] = {"a": [9, 12, 12], "b": [3, 1, 2]}
     claim = {"arms": ["x", "y"], "metric": "a", "seeds": [0, 1, 2]}
-    study, rows = made(scores, claim=claim), rows_of(scores)
+    study, rows = made(scores, claims=[claim]), rows_of(scores)
     # As of the pair above: only task a counts.
     said = "- By a, seeds [0, 1, 2]: `x` is better than `y` (+2.33 [+0.56, +4.11], n = 3)."
     assert f"Claim, named before the runs:\n\n{said}\n\nEvery other comparison is exploratory.\n" in as_markdown(
@@ -164,30 +164,48 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     said = "- By a, seeds [0, 1, 2]: `x` against `y`: no verdict before all are scored (2 of 3 seeds, +1.50)."
     assert f"runs:\n\n{said}\n" in as_markdown(study, early)
     # The pair is not among the exploratory ones, unless the claim is about one task and they are about the mean.
-    by_mean = made(scores, claim=claim | {"arms": ["x", "base"], "metric": "mean"}, pairs=[["base", "x"], ["x", "y"]])
+    by_mean = made(
+        scores, claims=[claim | {"arms": ["x", "base"], "metric": "mean"}], pairs=[["base", "x"], ["x", "y"]]
+    )
     assert [one.arm for one in against_baseline(by_mean, by_cell(rows), None)] == ["`y`"]
     assert [(one.arm, one.other) for one in asked_for(by_mean, by_cell(rows), None)] == [("`x`", "`y`")]
     assert len(against_baseline(study, by_cell(rows), None)) == 2
-    by_task = made(scores, claim=claim | {"arms": ["x", "base"]})
+    by_task = made(scores, claims=[claim | {"arms": ["x", "base"]}])
     assert [one.arm for one in against_baseline(by_task, by_cell(rows), None)] == ["`x`", "`y`"]
-    assert "no run of it is scored yet" in as_markdown(study, [row for row in rows if row["arm"] == "base"])
+    none = as_markdown(study, [row for row in rows if row["arm"] == "base"])
+    assert "`x` against `y`: no verdict before all are scored (0 of 3 seeds)." in none
     assert "No claim was named before the runs: every comparison below is exploratory." in as_markdown(
         made(scores), rows
     )
 
 
+def test_claims_hold_or_not_among_all_that_were_named():
+    scores = {"base": {"a": [0, 1, 2]}, "x": {"a": [2, 2, 5]}, "y": {"a": [10, 11, 11]}, "z": {"a": [0, 2, 1]}}
+    claims = [{"arms": [arm, "base"]} for arm in ("x", "y", "z")]
+    study, rows = made(scores, claims=claims, score=Score(suite="made", tasks=["a"])), rows_of(scores)
+    # The residuals of arm + seed have a variance of 0.75, so t = 2 / sqrt(2 * 0.75 / 3) = 2.83 with 6 degrees of
+    # freedom, p = 0.030: below 0.05 alone, above as the second of three, and as the second of two and one to come.
+    said = "x` is better than `base` (+2.00 [+0.27, +3.73], n = 3; does not hold among 3 comparisons (Holm))."
+    text = as_markdown(study, rows)
+    assert "Claims, named before the runs:" in text and said in text
+    assert text.count("does not hold among 3") == text.count("; holds among 3") == 1
+    early = as_markdown(study, [row for row in rows if (row["arm"], row["seed"]) != ("z", 2)])
+    assert early.count("does not hold among 3") == early.count("; holds among 3") == 1
+    assert "`z` against `base`: no verdict before all are scored (2 of 3 seeds, +0.50)." in early
+
+
 @pytest.mark.parametrize(
     ("claim", "message"),
     [
-        ({"arms": ["x", "z"]}, r"claim: arms \['x', 'z'\]; expected two of the arms base, x"),
+        ({"arms": ["x", "z"]}, r"claims: arms \['x', 'z'\]; expected two of the arms base, x"),
         ({"arms": ["x", "x"]}, "expected two of the arms base, x"),
-        ({"arms": ["x", "base"], "metric": "c"}, "claim: metric 'c'; expected mean or one of a, b"),
-        ({"arms": ["x", "base"], "seeds": [0, 7]}, r"claim: seeds \[0, 7\]; expected some of \[0, 1, 2\]"),
+        ({"arms": ["x", "base"], "metric": "c"}, "claims: metric 'c'; expected mean or one of a, b"),
+        ({"arms": ["x", "base"], "seeds": [0, 7]}, r"claims: seeds \[0, 7\]; expected some of \[0, 1, 2\]"),
     ],
 )
 def test_a_claim_about_what_a_study_does_not_have_is_refused(claim, message):
     with pytest.raises(ValueError, match=message):
-        made({"base": {}, "x": {}}, claim=claim)
+        made({"base": {}, "x": {}}, claims=[claim])
 
 
 def test_an_answer_says_what_its_seeds_draw():
