@@ -10,6 +10,7 @@ from kdep_benchmarks.studies.claims import (
     Comparison,
     Scores,
     adjusted,
+    adjusted_claims,
     against_all_images,
     against_baseline,
     asked_for,
@@ -63,7 +64,7 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         lines += [*([f"Nothing yet of: {absent}."] if absent else []), ""]
     values = [value for value in study.values if any(row["value"] == value for row in rows)]
     own = {value: _own_comparisons(study, scores, val, value) for value in values}
-    (claims,) = adjusted([[one for value in study.values for one in claimed(study, scores, value)]])
+    claims = adjusted_claims([one for value in study.values for one in claimed(study, scores, value)])
     shares = against_all_images(study, scores)
     own_values = tuned(study, scores, val)
     at_best = at_their_best(study, own_values)
@@ -118,7 +119,8 @@ def _claims(claims: Sequence[Comparison]) -> list[str]:
 def what_it_covers(study: Study) -> list[str]:
     """What is drawn anew with every seed, what is the same for all, and what an interval is over."""
     drawn, fixed = [], []
-    for key, what in DRAWN.items():
+    trains = any(is_trained(study, arm) for arm in study.arms)
+    for key, what in DRAWN.items() if trains else ():
         given = study.set.get(key)
         (drawn if given is None or "{seed}" in str(given) else fixed).append(what)
     if study.score.seeds is None:
@@ -126,11 +128,18 @@ def what_it_covers(study: Study) -> list[str]:
         fixed.append("the test images")
     else:
         fixed.append(f"the test images, and the val splits of the probes (score seeds {study.score.seeds})")
+    others = "" if trains else " The arms are students of other runs, which say what a seed drew there."
+    pooling = (
+        "The spread over seeds is pooled over the arms that are trained (Student's t); it is the pair's own where "
+        "Bartlett's test finds that arms spread differently, for claims, and between shares of the images."
+        if trains
+        else "The spread over seeds is the pair's own (Student's t)."
+    )
     return [
-        f"Seeds {study.seeds}; each draws {', '.join(drawn) or 'nothing'} anew. The same for all: {', '.join(fixed)}.",
+        f"Seeds {study.seeds}; each draws {', '.join(drawn) or 'nothing'} anew. The same for all: {', '.join(fixed)}."
+        + others,
         "Scores are means ± half the 95 % interval over seeds, differences are means over the seeds of both arms with "
-        "their 95 % interval. The spread over seeds is pooled over the arms that are trained (Student's t), or is the "
-        "pair's own where Bartlett's test finds that arms spread differently. No interval covers other test images.",
+        f"their 95 % interval. {pooling} No interval covers other test images.",
     ]
 
 

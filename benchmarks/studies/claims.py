@@ -1,6 +1,7 @@
-"""The comparisons of a study's answer: which arm is better than which.
+"""The comparisons of a study's answer: which arm is better than which, by the seeds that both have.
 
-All of them are about the mean over tasks and use the seeds that both arms have.
+The exploratory ones are about the mean over tasks. Their spread is pooled over the arms that a study trains. That of a
+claim is the pair's own, so that arms which are scored later do not change its verdict.
 """
 
 import math
@@ -81,20 +82,25 @@ class Comparison:
 
 
 def adjusted(groups: Iterable[list[Comparison]]) -> list[list[Comparison]]:
-    """Give Holm's p values, among all groups; a pair that is compared in several of them counts once.
-
-    Claims that wait for a verdict count too, with p = 1: what the others say now holds whatever these turn out to be.
-    """
+    """Give Holm's p values, among all groups; a pair that is compared in several of them counts once."""
     groups = list(groups)
-    ones = [one for group in groups for one in group]
-    tested = {_pair(one): one.interval.p for one in ones if one.interval and not one.awaited}
-    found = holm([*tested.values(), *(1.0 for one in ones if one.awaited)])
-    known = dict(zip(tested, found, strict=False))
-    return [[replace(one, adjusted=known.get(_pair(one)), tests=len(found)) for one in group] for group in groups]
+    tested = {_pair(one): one.interval.p for group in groups for one in group if one.interval}
+    known = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return [[replace(one, adjusted=known.get(_pair(one)), tests=len(known)) for one in group] for group in groups]
 
 
-def _pair(one: Comparison) -> tuple[frozenset[str], float]:
-    return frozenset((one.arm, one.other)), round(abs(one.value), 9)
+def _pair(one: Comparison) -> tuple[frozenset[str], float, float | None]:
+    p = round(one.interval.p, 9) if one.interval else None
+    return frozenset((one.arm, one.other)), round(abs(one.value), 9), p
+
+
+def adjusted_claims(claims: Sequence[Comparison]) -> list[Comparison]:
+    """Give Holm's p values among all claims.
+
+    One that has no verdict yet counts with p = 1, so what the others say holds whatever it turns out to be.
+    """
+    found = holm([1.0 if one.awaited or not one.interval else one.interval.p for one in claims])
+    return [replace(one, adjusted=p, tests=len(claims)) for one, p in zip(claims, found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,11 @@ def with_noise(study: Study, found: dict[str, dict[int, float]]) -> Arms:
     return Arms(found, {arm: noise if arm in trained else None for arm in found})
 
 
+def _alone(found: Arms) -> Arms:
+    """Without the pooled spread: two arms are compared by their own differences."""
+    return Arms(found.scores, dict.fromkeys(found.scores))
+
+
 def is_trained(study: Study, arm: str) -> bool:
     """Whether an arm is trained by the study, and not a checkpoint that is scored as it is."""
     return not isinstance(study.arms.get(arm), str)
@@ -130,7 +141,7 @@ def claimed(study: Study, scores: Scores, value: Any) -> list[Comparison]:
 def _claimed(study: Study, claim: Claim, scores: Scores, value: Any) -> Comparison:
     (arm, other), metric, seeds = claim.arms, claim.metric, claim.seeds or study.seeds
     chosen = {key: {seed: score for seed, score in cell.items() if seed in seeds} for key, cell in scores.items()}
-    found = arms_at(study, chosen, value, None if metric == "mean" else [metric])
+    found = _alone(arms_at(study, chosen, value, None if metric == "mean" else [metric]))
     shared = set(found.scores[arm]) & set(found.scores[other])
     what = "the mean over tasks" if metric == "mean" else metric
     at = f", at {study.axis.key} = {value}" if study.axis else ""
@@ -157,10 +168,8 @@ def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
     said, at = [], {value: arms_at(study, scores, value) for value in sorted(study.values)}
     for arm in [arm for arm in study.arms if is_trained(study, arm)]:  # a checkpoint has seen none of the images
         names = {f"{arm}, {value:,} images": value for value in at}
-        own = Arms(
-            {name: at[value].scores[arm] for name, value in names.items()},
-            {name: at[value].noise[arm] for name, value in names.items()},
-        )
+        # The pooled spread at each share leaves out what a seed does to all arms there, which two shares do not share.
+        own = _alone(Arms({name: at[value].scores[arm] for name, value in names.items()}, {}))
         *fewer, most = names
         said += [compared(study, name, most, own) for name in fewer if set(own.scores[name]) & set(own.scores[most])]
     return said

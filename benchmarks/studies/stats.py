@@ -28,14 +28,12 @@ class Noise:
         freedom: degrees of freedom of the residual.
         within: standard deviation, that included; for the mean of one arm.
         within_freedom: its degrees of freedom.
-        arms: how many it is pooled over.
     """
 
     residual: float
     freedom: int
     within: float
     within_freedom: int
-    arms: int
 
     def half_width(self, seeds: int) -> float:
         """Half the 95 % interval of the mean of an arm over so many seeds."""
@@ -59,7 +57,7 @@ def pooled(arms: Mapping[str, BySeed]) -> Noise | None:
     freedom = len(cells) - int(np.linalg.matrix_rank(design))
     residual = math.sqrt(float(residuals @ residuals) / freedom)
     within = math.sqrt(sum((len(own) - 1) * standard_deviation(own) ** 2 for own in values) / within_freedom)
-    return Noise(residual, freedom, within, within_freedom, len(several)) if residual > 1e-9 else None
+    return Noise(residual, freedom, within, within_freedom) if residual > 1e-9 else None
 
 
 def alike(arms: Sequence[Sequence[float]]) -> bool:

@@ -104,6 +104,6 @@ def _with_its_place(study: Study, value: Any) -> str:
 
 HOW = (
     "These arms have tried every value; an arm's own is the one with the best mean on val, over tasks and seeds. The "
-    "students are those of the choice, so scores at the chosen values are slightly too high, for all arms alike. Only "
-    "fresh seeds give scores without this."
+    "students are those of the choice, so scores at the chosen values are slightly too high, more so where an arm "
+    "spreads more. Only fresh seeds give scores without this."
 )

@@ -155,8 +155,9 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     scores["y"] = {"a": [9, 12, 12], "b": [3, 1, 2]}
     claim = {"arms": ["x", "y"], "metric": "a", "seeds": [0, 1, 2]}
     study, rows = made(scores, claims=[claim]), rows_of(scores)
-    # As of the pair above: only task a counts.
-    said = "- By a, seeds [0, 1, 2]: `x` is better than `y` (+2.33 [+0.56, +4.11], n = 3)."
+    # Only task a counts, and only the pair's own differences, 2, 1 and 4: 4.3027 * 1.5275 / sqrt(3) = 3.79. With the
+    # spread pooled over base too, x would be better.
+    said = "- By a, seeds [0, 1, 2]: `x` shows no difference to `y` (+2.33 [-1.46, +6.13], n = 3)."
     assert f"Claim, named before the runs:\n\n{said}\n\nEvery other comparison is exploratory.\n" in as_markdown(
         study, rows
     )
@@ -180,18 +181,23 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
 
 
 def test_claims_hold_or_not_among_all_that_were_named():
-    scores = {"base": {"a": [0, 1, 2]}, "x": {"a": [2, 2, 5]}, "y": {"a": [10, 11, 11]}, "z": {"a": [0, 2, 1]}}
+    scores = {"base": [0, 1, 2], "x": [2.1, 4, 5.9], "y": [10, 11.1, 12.2], "z": [0, 2, 1], "same": [3, 4, 5]}
+    scores = {arm: {"a": values} for arm, values in scores.items()}
     claims = [{"arms": [arm, "base"]} for arm in ("x", "y", "z")]
     study, rows = made(scores, claims=claims, score=Score(suite="made", tasks=["a"])), rows_of(scores)
-    # The residuals of arm + seed have a variance of 0.75, so t = 2 / sqrt(2 * 0.75 / 3) = 2.83 with 6 degrees of
-    # freedom, p = 0.030: below 0.05 alone, above as the second of three, and as the second of two and one to come.
-    said = "x` is better than `base` (+2.00 [+0.27, +3.73], n = 3; does not hold among 3 comparisons (Holm))."
+    # The differences of x are 2.1, 3 and 3.9, so t = 3 / (0.9 / sqrt(3)) = 5.77 with 2 degrees of freedom, p = 0.029:
+    # below 0.05 alone, above as the second of three, and as the second of two and one to come. That of y is 0.00003.
+    said = "x` is better than `base` (+3.00 [+0.76, +5.24], n = 3; does not hold among 3 comparisons (Holm))."
     text = as_markdown(study, rows)
     assert "Claims, named before the runs:" in text and said in text
     assert text.count("does not hold among 3") == text.count("; holds among 3") == 1
     early = as_markdown(study, [row for row in rows if (row["arm"], row["seed"]) != ("z", 2)])
     assert early.count("does not hold among 3") == early.count("; holds among 3") == 1
     assert "`z` against `base`: no verdict before all are scored (2 of 3 seeds, +0.50)." in early
+    # One without a spread has no interval; it was named all the same. Two claims about one pair are two.
+    claims = [{"arms": ["x", "base"]}, {"arms": ["x", "base"], "metric": "a"}, {"arms": ["same", "base"]}]
+    twice = as_markdown(made(scores, claims=claims, score=Score(suite="made", tasks=["a"])), rows)
+    assert twice.count("does not hold among 3") == 2 and "`same` against `base`: +3.00, no verdict" in twice
 
 
 @pytest.mark.parametrize(
@@ -217,6 +223,11 @@ def test_an_answer_says_what_its_seeds_draw():
         "each draws the student's weights, the order of the images anew. The same for all: crops, which images" in fixed
     )
     assert "a share has, the test images, and the val splits of the probes (score seeds [0])." in fixed
+    others = {"base": "runs/a-s{seed}/student.pth"}
+    students = as_markdown(made(scores, arms=others), rows_of(scores))
+    assert "[0, 1, 2]; each draws nothing anew. The same for all: the test images, and the val splits" in students
+    assert "(score seeds [0]). The arms are students of other runs, which say what a seed drew there.\n" in students
+    assert "The spread over seeds is the pair's own" in students and "pooled" not in students
     keys, score = {"student.seed": 0, "optim.seed": 0}, Score(suite="made", tasks=["a", "b"], seeds=None)
     turned = as_markdown(made(scores, set=keys, score=score), rows_of(scores))
     assert "each draws crops, which images a share has, the val splits of the probes anew. The same" in turned
@@ -305,6 +316,17 @@ def test_what_fewer_images_cost_is_paired_by_seed_against_the_most():
     assert "## Along data.limit: what fewer images cost\n" in as_markdown(study, rows)
     study, rows = along("optim.epochs", [1000, 10, 100], arms, images={10: 7, 100: 7, 1000: 7})
     assert against_all_images(study, by_cell(rows)) == []
+
+
+def test_what_a_seed_does_to_all_arms_at_one_share_is_part_of_what_shares_differ_by():
+    # At 10 images the seeds move all arms by 0, 5 and -5. Within that share the arms differ by a clear 1 to 3; against
+    # 1,000 images a mean of -1 is nothing beside that: 4.3027 * 5 / sqrt(3) = 12.42.
+    moved = [0, 5, -5]
+    arms = {"new": {1000: [50, 50, 50], 10: [49 + by for by in moved]}}
+    arms["old"] = {1000: [49, 49.1, 48.9], 10: [47.1 + by for by in moved[:2]] + [41.9]}
+    study, rows = along("data.limit", [1000, 10], arms, images={10: 7, 1000: 7})
+    said = "`new, 10 images` shows no difference to `new, 1,000 images` (-1.00 [-13.42, +11.42], n = 3)."
+    assert sentences(against_all_images(study, by_cell(rows)))[0] == said
 
 
 def test_a_score_that_only_some_runs_reach_is_not_reached():
