@@ -85,7 +85,7 @@ def x2_minus_published_conv() -> dict[str, Any]:
     found = paired_difference(plain["SVD x 2"], plain["1x1 conv as published"], (noise, noise))
     return {
         "seeds": len(plain["SVD x 2"]),
-        "arms_pooled": noise.arms if noise else 0,
+        "arms_pooled": len(arms) if noise else 0,
         **{name: round(getattr(found, name), 2) for name in ("value", "low", "high")},
     }
 
