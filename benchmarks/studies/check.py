@@ -1,11 +1,13 @@
-"""Check a study before its first run starts: configurations, shared banks, existing students, data."""
+"""Check a study before its first run starts: configurations, shared banks, students, checkpoints, data."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdep.shipped import names
 from kdep_benchmarks.studies.file import Run, Study
+from kdep_benchmarks.studies.plan import MISSING, Item
 from kdep_benchmarks.studies.rows import identity, load_tasks, student_card
 
 if TYPE_CHECKING:
@@ -71,6 +73,30 @@ def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
     images = {study.config(run).data.source for run in to_train}
     reasons = [*(absent(task.dataset) for task in load_tasks(study)), *map(absent_address, images)]
     return sorted({reason for reason in reasons if reason is not None})
+
+
+def missing_checkpoints(study: Study, plan: Sequence[Item]) -> list[str]:
+    """A sentence for each arm whose checkpoint is a file that is not there, and is needed by this part of the plan."""
+    arms: dict[str, dict[str, int]] = {}
+    for run in (item.run for item in plan if item.state == MISSING):
+        arms.setdefault(run.arm, {})[str(run.checkpoint)] = run.seed
+    said = []
+    for arm, seeds in arms.items():
+        path, *others = seeds
+        where = f" for seeds {', '.join(map(str, seeds.values()))}" if others else ""
+        what = f"{study.arms[arm] if others else path} is not there{where}"
+        said.append(f"arm {arm}: {what}; {_remedy(study, path)}")
+    return said
+
+
+def _remedy(study: Study, path: str) -> str:
+    """What to do about a checkpoint that is not there: a run's folder begins with the name of its study."""
+    folder = Path(path).parent.name
+    makers = [name for name in (study.name, *names("studies")) if folder.startswith(f"{name}-")]
+    if not makers:
+        return "correct the arm or make the file; a text is a checkpoint, overrides are a mapping {key: value}"
+    first = "train its arm first, with --arm" if makers[0] == study.name else f"run kdep study {makers[0]} first"
+    return f"{first}, or correct the path"
 
 
 def check_names(config: "Config") -> None:

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdep_benchmarks.studies.file import Run, Study
-from kdep_benchmarks.studies.rows import AnswerRow, row_of, student_here
+from kdep_benchmarks.studies.rows import AnswerRow, is_file, row_of, student_here
 
-DONE, TO_SCORE, TO_TRAIN = "done", "to score", "to train"
+DONE, TO_SCORE, TO_TRAIN, MISSING = "done", "to score", "to train", "missing"
 
 
 @dataclass(frozen=True)
 class Item:
-    """A run, its state (`DONE`, `TO_SCORE` or `TO_TRAIN`) and the tasks whose scores are missing."""
+    """A run, its state and the tasks whose scores are missing.
+
+    States are `DONE`, `TO_SCORE` and `TO_TRAIN`; and `MISSING` for a checkpoint to score whose file is not there.
+    """
 
     run: Run
     state: str
@@ -30,11 +33,17 @@ def items(study: Study, runs: Path, rows: Sequence[AnswerRow]) -> list[Item]:
         own = [row for row in rows if row_of(row, planned)]
         cells = tuple(task for task in study.tasks if task not in {row["task"] for row in own})
         sha256 = student_here(planned, runs)
-        there = planned.checkpoint is not None or sha256 is not None
         if cells and (sha256 is None or any(row["checkpoint"] != sha256[:8] for row in own)):
             cells = tuple(study.tasks)
-        found.append(Item(planned, (TO_SCORE if there else TO_TRAIN) if cells else DONE, cells))
+        found.append(Item(planned, _state(planned, sha256) if cells else DONE, cells))
     return found
+
+
+def _state(planned: Run, sha256: str | None) -> str:
+    """What to do with a run that lacks scores; `sha256` is of its student, or of its checkpoint's file, where there."""
+    if sha256 is not None or not is_file(planned):
+        return TO_SCORE
+    return TO_TRAIN if planned.checkpoint is None else MISSING
 
 
 def describe(study: Study, plan: Sequence[Item], banks: Sequence[Path]) -> str:

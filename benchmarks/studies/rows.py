@@ -9,8 +9,8 @@ import csv
 import functools
 import hashlib
 import json
+import logging
 import math
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,13 @@ COLUMNS = (
 NUMBERS = ("score", "val", "images_seen", "pretrain_seconds")
 AnswerRow = dict[str, Any]
 
+logger = logging.getLogger("kdep")
+
 
 def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence[AnswerRow] = ()) -> list[AnswerRow]:
     """A row per run and task whose seeds have all been scored; the mean over these seeds.
 
-    Rows of a run are of one student: the one here, or the one of the published rows where that has more scores.
+    Rows of a run are of one student: the one here, or one of the published rows where that has more scores.
 
     Raises:
         ValueError: scores of one task on different data.
@@ -56,11 +58,12 @@ def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence
 
 
 def one_student(study: Study, own: list[AnswerRow], published: list[AnswerRow]) -> list[AnswerRow]:
-    """A run's rows from both: together where they are of the same weights, else the more complete."""
-    if {row["checkpoint"] for row in own} == {row["checkpoint"] for row in published}:
-        by_task = {row["task"]: row for row in (*published, *own)}
-        return [by_task[task] for task in study.tasks if task in by_task]
-    return published if len(published) > len(own) else own
+    """A run's rows from both, of the weights with the most scores; of equals the first, and its own before others."""
+    by_weights: dict[str, dict[str, AnswerRow]] = {}
+    for row in (*own, *published):
+        by_weights.setdefault(row["checkpoint"], {}).setdefault(row["task"], row)
+    by_task = max(by_weights.values(), key=len, default={})
+    return [by_task[task] for task in study.tasks if task in by_task]
 
 
 def own_rows(
@@ -203,8 +206,10 @@ def student_here(planned: Run, runs: Path) -> str | None:
 
     A run's student that does not open is none: `kdep pretrain` makes it again.
     """
+    from kdep.models.weights import split_prefix, split_size
+
     spec = planned.student(runs)
-    path = Path(re.sub(r"@\d+$", "", spec))
+    path, _ = split_prefix(split_size(spec)[0])
     if not is_file(planned) or not path.exists():
         return None
     changed = path.stat().st_mtime_ns
@@ -235,10 +240,11 @@ def cost(folder: Path) -> dict[str, Any]:
 
 
 def read_known(paths: Iterable[Path], study: Study) -> list[AnswerRow]:
-    """Rows of earlier, unfinished answers of this study.
+    """Rows of earlier, unfinished answers of this study; a warning names runs with rows of several students.
 
     Raises:
-        ValueError: a file is no such answer, or one of another study; names the line.
+        ValueError: a file is no such answer, or one of another study, or says another thing of a score that an earlier
+            one has; names the line.
     """
     places = {planned.key: planned for planned in study.runs}
     protocols = protocols_of(study)
@@ -264,7 +270,20 @@ def read_known(paths: Iterable[Path], study: Study) -> list[AnswerRow]:
             earlier = rows.setdefault((*key, text["task"]), row)
             if earlier["score"] != row["score"]:
                 raise ValueError(f"{where}: another file says {earlier['score']} of the same score; keep one of them")
+            if earlier["checkpoint"] != row["checkpoint"]:
+                both = f"student {row['checkpoint']}, in another file {earlier['checkpoint']}"
+                raise ValueError(f"{where}: {both}; keep one of them")
+    _warn_of_mixed(study, list(rows.values()))
     return list(rows.values())
+
+
+def _warn_of_mixed(study: Study, known: Sequence[AnswerRow]) -> None:
+    """Name the runs that have rows of several students, of which `one_student` takes one."""
+    weights = {run: {row["checkpoint"] for row in known if row_of(row, run)} for run in study.runs}
+    if mixed := [f"{run.name} ({', '.join(sorted(own))})" for run, own in weights.items() if len(own) > 1]:
+        logger.warning(
+            "known rows of several students: %s; only those of the student with the most scores count", ", ".join(mixed)
+        )
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:

@@ -55,7 +55,7 @@ from kdep_benchmarks.jobs.engines.choose import add_engine_arguments, parse_opti
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.answer import answer
-from kdep_benchmarks.studies.check import check, missing_data
+from kdep_benchmarks.studies.check import check, missing_checkpoints, missing_data
 from kdep_benchmarks.studies.file import Study, load_study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item, describe, items
 from kdep_benchmarks.studies.rows import AnswerRow, collect, read_known
@@ -110,9 +110,10 @@ def run(args: argparse.Namespace) -> int:
     rows, plan = look()
     say(describe(study, plan, list(banks_left(study, plan))))
     to_train = [item.run for item in plan if item.state == TO_TRAIN]
-    absent = missing_data(study, to_train) if any(item.state != DONE for item in plan) else []
+    absent = missing_checkpoints(study, plan)
+    absent += missing_data(study, to_train) if any(item.state != DONE for item in plan) else []
     if args.dry_run:
-        say("\n".join(absent) or "all images and data sets are there")
+        say("\n".join(absent) or "all checkpoints, images and data sets are there")
         return 0
     if absent:
         raise ValueError("\n".join(absent))

@@ -113,10 +113,11 @@ def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: s
         task: only this one.
 
     Raises:
-        ValueError: a checkpoint is unknown or ambiguous, or two share no task under one protocol, on the same data and
-            by the same settings; or answers are missing, or of other test images.
+        ValueError: a checkpoint is unknown, ambiguous or named twice, or two share no task under one protocol, on the
+            same data and by the same settings; or answers are missing, or of other test images.
     """
     results = list(results)
+    _check_named_once(results, (a, *others))
     found = [one for b in others for one in _of_two(results, a, b, task, read)]
     tested = [one for one in found if one.of is not None and one.interval is not None]
     adjusted = dict(zip(map(id, tested), holm([one.interval.p for one in tested]), strict=True))
@@ -125,32 +126,48 @@ def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: s
     ]
 
 
+def _check_named_once(results: Sequence[Result], names: Sequence[str]) -> None:
+    """Refuse weights that are named twice: nothing to compare, or a comparison that Holm's correction counts twice."""
+    finished = [result for result in results if result.status == "ok"]
+    seen: dict[str, str] = {}
+    for name in names:
+        sha256 = of_checkpoint(finished, name)[0].checkpoint.sha256
+        if sha256 in seen:
+            raise ValueError(f"{seen[sha256]} and {name} are the same checkpoint ({sha256[:8]}); name it once")
+        seen[sha256] = name
+
+
 def _of_two(results: Sequence[Result], a: str, b: str, task: str | None, read: Read) -> list[Difference]:
     finished = [result for result in results if result.status == "ok"]
     first, second = of_checkpoint(finished, a), of_checkpoint(finished, b)
-    if first[0].checkpoint.sha256 == second[0].checkpoint.sha256:
-        raise ValueError(f"{a} and {b} are the same checkpoint ({first[0].checkpoint.sha256[:8]})")
-    pairs = shared_ways(first, second, task)
+    pairs = {way: _comparable(*sides) for way, sides in shared_ways(first, second, task).items()}
     names = names_of_two(finished, first[0], second[0])
     differences = []
     named = labels(pairs)
     for protocol in dict.fromkeys(way.protocol for way in pairs):
         tasks = {way: cells for way, cells in pairs.items() if way.protocol == protocol}
-        differences += [_of_task(names, named[way], *cells, read) for way, cells in tasks.items()]
-        if task is None:
-            differences.append(_over_datasets(names, protocol, list(tasks.values())))
+        differences += [_of_task(names, way.protocol, named[way], *cells, read) for way, cells in tasks.items()]
+        if task is None and any(cells for cells, _ in tasks.values()):
+            differences.append(_over_datasets(names, protocol, [sides for sides in tasks.values() if sides[0]]))
     return differences
 
 
-def _of_task(names: tuple[str, str], task: str, first: list[Result], second: list[Result], read: Read) -> Difference:
-    kind, protocol = first[0].task.kind, first[0].protocol
-    if kind in PAIRED:
-        shared = {result.seed for result in first} & {result.seed for result in second}
-        first, second = ([result for result in side if result.seed in shared] for side in (first, second))
-        if not shared:
-            return Difference(
-                task, names, protocol, None, "the same draws of train images are needed, and no seed is both's"
-            )
+def _comparable(first: list[Result], second: list[Result]) -> tuple[list[Result], list[Result]]:
+    """The results of each side that a comparison may use: of draws of train images those that both have, in order."""
+    if first[0].task.kind not in PAIRED:
+        return first, second
+    shared = {result.seed for result in first} & {result.seed for result in second}
+    one, other = (sorted((r for r in side if r.seed in shared), key=lambda r: r.seed) for side in (first, second))
+    return one, other
+
+
+def _of_task(
+    names: tuple[str, str], protocol: Protocol, task: str, first: list[Result], second: list[Result], read: Read
+) -> Difference:
+    if not first:
+        said = "the same draws of train images are needed, and no seed is both's"
+        return Difference(task, names, protocol, None, said)
+    kind = first[0].task.kind
     answers = [[read(result) for result in side] for side in (first, second)]
     _check_same_images(task, [one for side in answers for one in side])
     interval = difference(*answers, first[0].main_metric, kind)

@@ -63,7 +63,7 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
     elif Path(spec).is_dir():
         checkpoint = _open_folder(Path(spec))
     else:
-        checkpoint = _open_file(*_split_prefix(spec), arch=arch)
+        checkpoint = _open_file(*split_prefix(spec), arch=arch)
     if resample is None:
         return checkpoint
     return dataclasses.replace(checkpoint, resample=resample, name=f"{checkpoint.name}@{resample}")
@@ -75,7 +75,8 @@ def split_size(spec: str) -> tuple[str, int | None]:
     return (head, int(size)) if head and size.isdigit() else (spec, None)
 
 
-def _split_prefix(spec: str) -> tuple[Path, str | None]:
+def split_prefix(spec: str) -> tuple[Path, str | None]:
+    """Split FILE#PREFIX, which has no @side any more, into the file and the prefix of its tensors."""
     head, mark, prefix = spec.rpartition("#")
     return (Path(head), prefix) if mark and not Path(spec).exists() else (Path(spec), None)
 

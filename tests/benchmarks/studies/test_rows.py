@@ -102,6 +102,9 @@ def test_the_rows_of_a_run_are_of_one_student():
     assert one_student(study, rows_by("11", a=1, b=1), other) == rows_by("11", a=1, b=1)
     assert one_student(study, own, rows_by("11", c=3, a=2)) == rows_by("11", a=2, b=1, c=3)  # of the same: together
     assert one_student(study, own, []) == own
+    assert one_student(study, [], rows_by("11", a=1) + rows_by("22", b=2)) == rows_by("11", a=1)  # of equals the first
+    assert one_student(study, [], rows_by("11", a=1) + other[1:] + rows_by("22", b=2)) == rows_by("22", b=2, c=2)
+    assert one_student(study, own, rows_by("11", c=3) + rows_by("22", a=2)) == rows_by("11", b=1, c=3)
 
 
 @pytest.fixture
@@ -146,6 +149,20 @@ def test_two_files_that_say_different_things_are_refused(published):
     with pytest.raises(ValueError, match="other.csv, line 2: another file says 50.5 of the same score"):
         read_known(both, study_of())
     assert len(read_known([both[0], both[0]], study_of())) == 2
+    with pytest.raises(ValueError, match="else.csv, line 2: student beef, in another file 72616e64; keep one"):
+        read_known([both[0], published(name="else.csv", checkpoint="beef")], study_of())
+
+
+def test_files_of_two_students_of_a_run_are_never_one_run(published, tmp_path, caplog):
+    head, knn, cifar = published().read_text().splitlines()
+    (tmp_path / "one.csv").write_text(f"{head}\n{knn}\n")
+    (tmp_path / "two.csv").write_text(f"{head}\n{cifar.replace('72616e64', 'beefbeef')}\n")
+    study = study_of()
+    known = read_known([tmp_path / "one.csv", tmp_path / "two.csv"], study)
+    assert "several students: random:resnet18 (72616e64, beefbeef); only those" in caplog.text
+    rows = collect(study, tmp_path, [], known)
+    assert [(row["task"], row["checkpoint"]) for row in rows] == [(TASKS[0], "72616e64")]
+    assert items(study, tmp_path, rows)[0].state == TO_SCORE
 
 
 def test_a_table_without_fingerprints_is_refused(published, tmp_path):

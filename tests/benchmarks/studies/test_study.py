@@ -213,6 +213,21 @@ def test_data_that_is_not_there_stops_a_study_and_not_its_plan(written, tmp_path
     assert f"{tmp_path}/set/test is not there" in capsys.readouterr().err
 
 
+def test_a_checkpoint_that_is_not_there_stops_what_needs_it_and_not_its_plan(written, tmp_path, here, capsys):
+    written.write_text(
+        written.read_text().replace("  random: ", "  other: runs/budget_small-SVD-6-s0/student.pth\n  random: ")
+    )
+    assert main([*command_of(written, tmp_path), "--dry-run"]) == 0
+    said = (
+        "arm other: runs/budget_small-SVD-6-s0/student.pth is not there; run kdep study budget_small first, or correct"
+    )
+    told = capsys.readouterr().out
+    assert said in told and "are there\n" not in told and "missing   runs/budget_small-SVD-6-s0/student.pth" in told
+    assert main(command_of(written, tmp_path)) == 2 and here.commands == []
+    assert said in capsys.readouterr().err
+    assert main([*command_of(written, tmp_path), "--arm", "random"]) == 0 and here.verbs() == ["transfer"]
+
+
 def test_a_student_of_another_configuration_is_refused(written, tmp_path, capsys):
     study = load_study(written)
     assert main(pretrain_command(study, study.runs[0], tmp_path / "runs")) == 0

@@ -116,6 +116,8 @@ def test_many_comparisons_are_judged_together_beside_the_plain_verdicts():
     assert [one.names[1] for one in found] == names and {one.tests for one in found} == {6}
     assert {one.verdict for one in found} == {"better"} and {one.adjusted_verdict for one in found} == {"no difference"}
     assert "does not hold among 6 comparisons (Holm)" in found[0].sentence
+    with pytest.raises(ValueError, match=r"B0 and 4230 are the same checkpoint \(42300000\); name it once"):
+        compared(made, "A", "B0", "B1", "4230")  # would count B0 twice
     (alone,) = [one for one in compared(made, "A", "B0") if one.of]
     assert alone.adjusted_verdict == "better" and "Holm" not in alone.sentence
 
@@ -168,6 +170,27 @@ def test_over_data_sets_each_set_counts_once():
         pytest.approx(8.968, abs=1e-3),
     )
     assert overall.sentence.endswith("(3 data sets).")
+
+
+def test_over_data_sets_only_seeds_that_both_have_count():
+    # Seed 0 is both's: differences 1, 4 and 7, mean 4. A alone has a far better seed of x, and no seed of v is both's.
+    made = Answered()
+    for task, gap in {"x-fewshot": 2, "y-linear": 8, "z-linear": 14}.items():
+        made.add("A", task, *[right(100 + gap)] + [right(200)] * (task == "x-fewshot")).add("B", task, right(100))
+    made.add("A", "v-fewshot", right(9), right(200)).add("B", "v-fewshot", right(100))
+    made.results = [
+        one for one in made.results if (one.checkpoint.name, one.task.name, one.seed) != ("A", "v-fewshot", 0)
+    ]
+    overall = compared(made)[-1]
+    assert (overall.of, overall.over, overall.interval.value) == (None, "3 data sets", pytest.approx(4))
+    only = [one for one in made.results if one.task.name == "v-fewshot"]
+    assert [one.of for one in compare(only, "A", "B", read=made.read)] == ["v-fewshot"]  # and no mean over nothing
+
+
+def test_draws_are_paired_by_their_seed_whatever_the_order_of_the_files():
+    made = Answered().add("A", "x-fewshot", right(50), right(150)).add("B", "x-fewshot", right(40), right(140))
+    turned = [*made.results[1::-1], *made.results[2:]]
+    assert compare(turned, "A", "B", read=made.read)[0].interval == compared(made)[0].interval
 
 
 @pytest.mark.parametrize("gap", [0, 14])
