@@ -4,22 +4,27 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
 
+from kdep.config import read_config
 from kdep.models.backbones.backbone import build_backbone
 from kdep.models.weights import open_checkpoint
-from tools.speed.race import contenders
+from tools.speed.race import contenders, lightly_side
 from tools.speed.race import main as race_main
-from tools.speed.race.contenders import RIVAL, Race
+from tools.speed.race.contenders import KDEP, RIVAL, Race
 from tools.speed.race.lightly_side import build_teacher
-from tools.speed.race.main import hold, markdown, steps_for
+from tools.speed.race.main import hold, markdown, missing, score, steps_for
 
 
-def a_race(folder: Path, teacher: str = "random:resnet50") -> Race:
+def a_race(folder: Path, teacher: str = "random:resnet50", images: int = 1) -> Race:
     (folder / "images").mkdir()
+    for number in range(images):
+        (folder / "images" / f"{number}.jpg").touch()
+    (folder / "images" / "notes.txt").touch()  # no image
     return Race(folder / "images", teacher, "pre", "resnet18", 64, folder, None)
 
 
@@ -40,40 +45,84 @@ def test_lightlytrains_teacher_computes_what_kdeps_does(arch, tmp_path):
         torch.testing.assert_close(theirs(given), ours(pixels), rtol=1e-3, atol=1e-4)
 
 
+def test_lightlytrain_is_not_given_the_teacher_of_an_earlier_race(tmp_path):
+    race = a_race(tmp_path)
+    for teacher in ("random:resnet18", "random:resnet18#1"):
+        found = open_checkpoint(teacher)
+        stored = torch.load(contenders.teacher_of(race, found), weights_only=True)
+        assert torch.equal(stored["weights"]["conv1.weight"], found.weights["conv1.weight"])
+
+
+@pytest.mark.parametrize("name", KDEP)
+def test_kdeps_warm_up_is_the_recipes_share_of_a_run_however_short(name, tmp_path):
+    race = a_race(tmp_path, images=1280)  # 20 steps an epoch; the recipe's half epoch is 10 steps
+    recipe = read_config("default", [f"data.source={race.images}"]).optim
+    for steps in (8, 32, 900):
+        optim = read_config("default", contenders.words_of(race, "a", KDEP[name], 0, steps)).optim
+        assert optim.total(20) == steps
+        assert 20 * optim.warmup_epochs / steps == pytest.approx(recipe.warmup_epochs / recipe.epochs)
+
+
+def leave_old_run(folder: Path) -> Path:
+    """A folder with a file, as an earlier race leaves them; returns the file."""
+    folder.mkdir(parents=True)
+    (folder / "old").touch()
+    return folder / "old"
+
+
 def test_kdep_runs_the_default_recipe_for_so_many_steps(photos, tmp_path):
     race = Race(Path(photos), "random:test_efficientnet", "post", "test_resnet", 32, tmp_path, None)
+    old = leave_old_run(tmp_path / "runs" / "kdep-SVD-PTS-s3")
     found = contenders.run(race, "kdep, SVD + PTS", 3, 2)
     student = open_checkpoint(found["student"])
     assert (found["steps"], found["views"], student.arch, student.size) == (2, 128, "test_resnet", 32)
     config = student.provenance["config"]
     assert config["scale"] == {"name": "pts", "temperature": 0.1, "exponent": 3.0} and config["seed"] == 3
+    assert not old.exists()  # what is left of an earlier race would be resumed, and only the rest timed
 
 
-def test_lightlytrain_is_given_the_race_and_its_student_is_opened_as_torchvisions(tmp_path):
-    race = a_race(tmp_path, "random:caffe_resnet50")
-    for number in range(40):
-        (race.images / f"{number}.jpg").touch()
+def test_lightlytrain_is_given_the_race_and_its_student_is_opened_as_torchvisions(tmp_path, monkeypatch):
+    race = a_race(tmp_path, "random:caffe_resnet50", images=40)
+    old = leave_old_run(tmp_path / "lightly" / "LightlyTrain-s5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     python = tmp_path / "python"  # writes what LightlyTrain's export is: torchvision's names, with a classifier
     python.write_text(
         f"#!{sys.executable}\n"
-        "import json, sys, pathlib, torch, torchvision\n"
+        "import json, os, sys, pathlib, torch, torchvision\n"
         "asked = json.loads(sys.argv[3])\n"
         "torch.manual_seed(asked['seed'])\n"
         "place = pathlib.Path(asked['out']) / 'exported_models' / 'exported_last.pt'\n"
         "place.parent.mkdir(parents=True)\n"
         "torch.save(torchvision.models.get_model(asked['student']).state_dict(), place)\n"
-        "print(json.dumps({'versions': {'lightly-train': json.dumps(asked)}, 'student': str(place)}))\n"
+        "said = {'lightly-train': json.dumps(asked), 'threads': os.environ['OMP_NUM_THREADS']}\n"
+        "print(json.dumps({'versions': said, 'student': str(place)}))\n"
     )
     python.chmod(0o755)
     found = contenders.run(replace(race, lightly=python), RIVAL, 5, 7)
     asked = json.loads(found["lightly-train"])
     assert (asked["steps"], asked["seed"], asked["batch"], asked["caffe"]) == (7, 5, 40, True)
+    assert found["threads"] == "3" and not old.exists()
     assert found["views"] == 7 * 40 and asked["std"] == [1 / 255] * 3
     student = open_checkpoint(found["student"])
     torch.manual_seed(5)
     assert torch.equal(student.weights["conv1.weight"], torchvision.models.resnet18().conv1.weight)
     assert "fc.weight" not in student.weights and student.mean == (0.485, 0.456, 0.406)
     assert student.name == "LightlyTrain-s5"
+
+
+def test_lightlytrains_run_is_as_many_epochs_as_its_steps_begin_and_ends_with_the_steps(tmp_path, monkeypatch):
+    # Its warm-up is int(steps / epochs * min(10, epochs / 10)) steps: with a million epochs none.
+    asked = {}
+
+    def pretrain(**given):
+        asked.update(given)
+        raise InterruptedError  # enough seen
+
+    monkeypatch.setitem(sys.modules, "lightly_train", SimpleNamespace(pretrain=pretrain))
+    monkeypatch.setattr(contenders, "run_isolated", lambda python, script, given: lightly_side.run_side(**given))
+    with pytest.raises(InterruptedError):
+        contenders.run(a_race(tmp_path, images=300), RIVAL, 0, 5)  # two batches of 128 an epoch
+    assert (asked["batch_size"], asked["epochs"], asked["trainer_args"]) == (128, 3, {"max_steps": 5})
 
 
 def test_the_steps_that_fit_are_those_of_the_line_through_two_short_runs():
@@ -88,7 +137,7 @@ def test_every_run_is_saved_and_none_is_repeated(tmp_path, monkeypatch):
 
     def run(race, name, seed, steps, *, pilot=False):
         calls.append((name, seed, steps, pilot))
-        if len(calls) == 5:
+        if len(calls) == 7:
             raise RuntimeError("killed")
         return {"seconds": 20.0 + steps, "steps": steps, "views": 64 * steps, "student": f"{name}-{seed}"}
 
@@ -97,27 +146,89 @@ def test_every_run_is_saved_and_none_is_repeated(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         hold(race, ["kdep", RIVAL], [0, 1], 2, out)
     document = hold(race, ["kdep", RIVAL], [0, 1], 2, out)
+    first = (RIVAL, 0, 32, True)  # untimed, once in a process
     assert calls == [
-        *[("kdep", 0, 8, True), ("kdep", 0, 32, True), ("kdep", 0, 100, False)],
-        *[(RIVAL, 0, 8, True), (RIVAL, 0, 32, True), (RIVAL, 0, 32, True), (RIVAL, 0, 100, False)],
-        *[("kdep", 1, 100, False), (RIVAL, 1, 100, False)],
+        *[("kdep", 0, 32, True), ("kdep", 0, 8, True), ("kdep", 0, 32, True), ("kdep", 0, 100, False)],
+        *[first, (RIVAL, 0, 8, True), (RIVAL, 0, 32, True)],  # killed
+        *[first, (RIVAL, 0, 32, True), (RIVAL, 0, 100, False)],
+        *[("kdep", 1, 32, True), ("kdep", 1, 100, False), (RIVAL, 1, 100, False)],
     ]
+    assert [pilot["steps"] for pilot in document["pilots"]["kdep"]] == [8, 32]
     assert json.loads(out.read_text())["runs"] == document["runs"]
-    with pytest.raises(ValueError, match="is of another race"):
+    count = len(calls)
+    hold(race, ["kdep", RIVAL], [0, 1], 2, out)
+    assert len(calls) == count
+    with pytest.raises(ValueError, match=r"is of another race \(minutes 2, now 3\); choose another --work"):
         hold(race, ["kdep"], [0], 3, out)
 
 
+def test_runs_of_another_tap_folder_or_machine_are_not_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        race_main, "run", lambda race, name, seed, steps, **_: {"seconds": steps, "steps": steps, "views": 1}
+    )
+    race, out = a_race(tmp_path), tmp_path / "race.json"
+    hold(race, ["kdep"], [0], 2, out)
+    (tmp_path / "other").mkdir()
+    other = a_race(tmp_path / "other")
+    with pytest.raises(ValueError, match="tap pre, now post"):
+        hold(replace(race, tap="post"), ["kdep"], [0], 2, out)
+    with pytest.raises(ValueError, match="folder .*images, now .*other/images"):
+        hold(replace(race, images=other.images), ["kdep"], [0], 2, out)
+    monkeypatch.setattr(race_main, "describe_device", lambda device: {"cpu": "another"})
+    with pytest.raises(ValueError, match="now {'cpu': 'another'}"):
+        hold(race, ["kdep"], [0], 2, out)
+
+
+def a_document(**more) -> dict:
+    """Two contenders of three seeds, 2 minutes each; scores of task `a`."""
+    runs = {str(seed): {"views": 1000, "seconds": 120.0, "student": str(seed)} for seed in (0, 1, 2)}
+    about = {"minutes": 2, "teacher": "t", "student": "s", "pixels": 64, "images": 800}
+    about["device"] = {"cpu": "c", "threads": 2}
+    scores = {"kdep": {"a": {"0": 10, "1": 20, "2": 33}}, RIVAL: {"a": {"0": 8, "1": 19, "2": 30}}}
+    rival = {seed: run | {"student": f"rival{seed}"} for seed, run in runs.items()}
+    return {"about": about, "tasks": ["a"], "runs": {"kdep": runs, RIVAL: rival}, "scores": scores} | more
+
+
 def test_differences_are_paired_by_seed():
-    runs = {str(seed): {"views": 1000, "seconds": 120.0} for seed in (0, 1, 2)}
-    document = {
-        "about": {"minutes": 2, "teacher": "t", "student": "s", "pixels": 64, "images": 800},
-        "device": {"cpu": "c", "threads": 2},
-        "runs": {"kdep": runs, RIVAL: runs},
-        "scores": {"kdep": {"a": {"0": 10, "1": 20, "2": 33}}, RIVAL: {"a": {"0": 8, "1": 19, "2": 30}}},
-    }
+    document = a_document()
     text = markdown(document)
     assert "| kdep | 3 | 1,000 | 120 | 21.00 |" in text
     # Differences 2, 1, 3: mean 2, standard error 1 / sqrt(3), times 4.3027.
     assert "- a: +2.00 [-0.48, +4.48]" in text
-    del document["scores"][RIVAL]["a"]["2"]
+    assert "(over" not in text and "no score" not in text
+    document["scores"][RIVAL]["a"] = {"0": 8, "1": 18, "2": 31}
+    assert "- a: +2.00 for each of 3 seeds; differences that are all the same give no interval" in markdown(document)
+    document["scores"][RIVAL]["a"] = {"0": 8, "1": 19}
     assert "- a: +1.50, too few seeds to tell" in markdown(document)
+
+
+def test_a_run_that_took_much_longer_than_its_minutes_is_marked():
+    document = a_document()
+    document["runs"]["kdep"]["1"]["seconds"] = 132.0  # 10 %
+    assert "Over" not in markdown(document)
+    document["runs"]["kdep"]["1"]["seconds"] = 150.0
+    text = markdown(document)
+    assert "| kdep | 3 | 1,000 | 130 (over: seed 1 150 s) |" in text and f"| {RIVAL} | 3 | 1,000 | 120 |" in text
+    assert "Over: more than 10 % longer than the minutes of a run." in text
+
+
+def test_the_board_goes_without_the_scores_of_cells_that_failed(tmp_path, monkeypatch):
+    def measured(student, task, status="ok"):
+        return SimpleNamespace(
+            checkpoint=SimpleNamespace(sha256=student), task=SimpleNamespace(name=task), status=status, score=50.0
+        )
+
+    monkeypatch.setattr(race_main.sys, "executable", "false")  # `kdep transfer` ends with exit code 1
+    monkeypatch.setattr(race_main, "open_checkpoint", lambda path: SimpleNamespace(identity=path))
+    results = [measured("0", "a"), measured("1", "a"), measured("2", "a"), measured("2", "b", "failed")]
+    monkeypatch.setattr(race_main, "read_results", lambda folder: results if folder.is_dir() else 1 / 0)
+    document = a_document(tasks=["a", "b"])
+    document["scores"] = score(a_race(tmp_path), document, "demo", "a,b")
+    assert document["scores"] == {"kdep": {"a": {"0": 50.0, "1": 50.0, "2": 50.0}}}
+    assert missing(document)[2:4] == [
+        "kdep, seed 2, has no score of b.",
+        f"{RIVAL}, seed 0, has no score of a, b.",
+    ]
+    text = markdown(document)
+    assert "| kdep | 3 | 1,000 | 120 | 50.00 | - |" in text and f"| {RIVAL} | 3 | 1,000 | 120 | - | - |" in text
+    assert "- kdep, seed 2, has no score of b." in text

@@ -55,6 +55,7 @@ def run_side(
     size: int,
     batch: int,
     steps: int,
+    epochs: int,
     seed: int,
     caffe: bool,
     mean: list[float],
@@ -70,6 +71,7 @@ def run_side(
         size: side of the views in pixels, for teacher and student alike.
         batch: images of a step.
         steps: of the optimizer; the schedule of the learning rate ends with them.
+        epochs: that the steps begin. LightlyTrain warms up for a tenth of them, at most ten, counted in steps.
         seed: of the student, the order and the crops.
         caffe: the teacher's blocks have their stride in the first convolution, as in the first release of ResNet.
         mean: of the teacher's normalisation, per channel in [0, 1].
@@ -86,7 +88,7 @@ def run_side(
         method_args={"teacher": build_teacher(torch.load(teacher, weights_only=True), caffe=caffe, mean=mean, std=std)},
         transform_args={"image_size": (size, size)},
         batch_size=batch,
-        epochs=10**6,
+        epochs=epochs,
         trainer_args={"max_steps": steps},
         seed=seed,
         accelerator="cpu" if not torch.cuda.is_available() else "gpu",

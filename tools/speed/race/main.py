@@ -3,10 +3,17 @@
     python -m venv lightly && lightly/bin/pip install 'lightly-train>=0.18,<0.19'
     python -m tools.speed.race.main --images FOLDER --lightly-python lightly/bin/python --minutes 15 --seeds 0,1,2
 
-Every contender keeps its own defaults: batch, augmentations, optimizer. The time is that of the whole command: imports,
-statistics of the teacher, training, export. Two short runs of the first seed measure what a start and a step cost; the
-steps that then fit into the time are run, with a schedule of that length. kdep's teacher sees a view at twice the
-student's side, its default; LightlyTrain shows both the same pixels. `kdep transfer` scores all students. Without
+Every contender keeps its own defaults: batch, augmentations, optimizer, and the warm-up's share of the run (kdep's that
+of the recipe, LightlyTrain's a tenth, at most ten epochs). The time is that of the whole command: imports, statistics
+of the teacher, training, export. After an untimed run, which brings files into memory, two short runs of the first seed
+measure what a start and a step cost; the steps that then fit into the time are run, with a schedule of that length.
+kdep's teacher sees a view at twice the student's side, its default; LightlyTrain shows both the same pixels.
+
+OMP_NUM_THREADS in the environment sets the threads of all contenders alike. How many processes load images is each
+tool's default, one for each core but one: kdep counts the cores that it may use, LightlyTrain those of the machine, so
+that with `taskset` the two differ.
+
+`kdep transfer` scores all students; where a score is missing, the board has "-" and the exit code is 1. Without
 --lightly-python kdep's recipes race alone. Finished runs are kept: the same command goes on.
 """
 
@@ -23,12 +30,13 @@ import torch
 from kdep.files import write_text
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.results import read_results
-from kdep_benchmarks.studies.stats import paired_difference
+from kdep_benchmarks.studies.stats import MIN_SEEDS, paired_difference
 from kdep_benchmarks.verdicts.intervals import mean
 from tools.speed.race.contenders import CONTENDERS, RIVAL, Race, images_in, run
 from tools.speed.row import describe_device
 
 PILOTS = (8, 32)  # steps of the two short runs
+OVER = 1.1  # times its minutes, above which a run is marked
 TASKS = "flowers5-knn,flowers5-linear,cifar10s-linear,flowers5-finetune,facade-dense-linear,aquarium-box"
 
 
@@ -47,16 +55,24 @@ def steps_for(budget: float, pilots: Sequence[Mapping[str, Any]]) -> int:
 
 
 def hold(race: Race, names: Sequence[str], seeds: Sequence[int], minutes: float, out: Path) -> dict[str, Any]:
-    """Run what is missing, saving after every run; returns the document."""
-    about = {"minutes": minutes, "teacher": race.teacher, "student": race.student, "pixels": race.size}
-    about |= {"images": images_in(race.images)}
+    """Run what is missing, saving after every run; returns the document.
+
+    Raises:
+        ValueError: `out` is of another race, or a start alone takes longer than the minutes.
+    """
+    about = describe(race, minutes)
     document = json.loads(out.read_text()) if out.exists() else {"about": about, "pilots": {}, "runs": {}}
-    if document["about"] != about:
-        raise ValueError(f"{out} is of another race ({document['about']}, now {about}); choose another --out")
-    document["device"] = describe_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    before, warm = document["about"], set()
+    if changed := [f"{key} {before.get(key)}, now {about[key]}" for key in about if before.get(key) != about[key]]:
+        raise ValueError(f"{out} is of another race ({'; '.join(changed)}); choose another --work")
     for seed in seeds:
         for name in names:
             pilots = document["pilots"].setdefault(name, [])
+            if name not in warm and str(seed) not in document["runs"].get(name, {}):
+                # Not recorded: the first run reads from the disk and compiles what later ones find. As long as the
+                # longest pilot, so that both pilots find all of their images.
+                run(race, name, seed, PILOTS[-1], pilot=True)
+                warm.add(name)
             for steps in PILOTS[len(pilots) :]:
                 pilots.append(run(race, name, seed, steps, pilot=True))
                 _save(document, out)
@@ -68,35 +84,72 @@ def hold(race: Race, names: Sequence[str], seeds: Sequence[int], minutes: float,
     return document
 
 
+def describe(race: Race, minutes: float) -> dict[str, Any]:
+    """What the runs of one race have in common; plain values."""
+    about = {"minutes": minutes, "teacher": race.teacher, "tap": race.tap, "student": race.student, "pixels": race.size}
+    about |= {"folder": str(race.images.resolve()), "images": images_in(race.images)}
+    return about | {"device": describe_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))}
+
+
 def score(race: Race, document: Mapping[str, Any], suite: str, tasks: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Score every student; contender -> task -> score by seed."""
+    """Score every student; contender -> task -> score by seed, without those that could not be measured."""
     students = {run["student"]: (name, seed) for name, runs in document["runs"].items() for seed, run in runs.items()}
-    words = ["transfer", *students, "--suite", suite, "--tasks", tasks, "--results", str(race.work / "results")]
-    subprocess.run([sys.executable, "-m", "kdep.cli", *words], check=True)
+    results = race.work / "results"
+    results.mkdir(parents=True, exist_ok=True)  # also where not one cell is measured
+    words = ["transfer", *students, "--suite", suite, "--tasks", tasks, "--results", str(results)]
+    # The exit code tells of one failed cell; the others have their results.
+    subprocess.run([sys.executable, "-m", "kdep.cli", *words], check=False)
     places = {open_checkpoint(path).identity: place for path, place in students.items()}
     scores: dict[str, dict[str, dict[str, float]]] = {}
-    for result in read_results(race.work / "results"):
+    for result in read_results(results):
         if result.checkpoint.sha256 in places and result.status == "ok":
             name, seed = places[result.checkpoint.sha256]
             scores.setdefault(name, {}).setdefault(result.task.name, {})[seed] = result.score
     return scores
 
 
+def missing(document: Mapping[str, Any]) -> list[str]:
+    """A sentence for each student that lacks a score of `tasks`."""
+    found = []
+    for name, runs in document["runs"].items():
+        scores = document["scores"].get(name, {})
+        for seed in runs:
+            if absent := [task for task in document["tasks"] if seed not in scores.get(task, {})]:
+                found.append(f"{name}, seed {seed}, has no score of {', '.join(absent)}.")
+    return found
+
+
+def too_long(document: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The runs of a contender that took more than 10 % longer than their minutes, as text."""
+    limit = OVER * 60 * document["about"]["minutes"]
+    return {
+        name: [f"seed {seed} {run['seconds']:.0f} s" for seed, run in runs.items() if run["seconds"] > limit]
+        for name, runs in document["runs"].items()
+    }
+
+
 def markdown(document: Mapping[str, Any]) -> str:
     """A row per contender: views, seconds, scores; then each of kdep's recipes minus LightlyTrain, paired by seed."""
     scores, about = document["scores"], document["about"]
-    tasks = sorted({task for by_task in scores.values() for task in by_task})
+    tasks = sorted({*document["tasks"], *(task for by_task in scores.values() for task in by_task)})
+    late = too_long(document)
     lines = [
         f"{about['minutes']:g} minutes for each run, {about['teacher']} to {about['student']} at {about['pixels']} px, "
-        f"{about['images']:,} images; {document['device']['cpu']}, {document['device']['threads']} threads.",
+        f"{about['images']:,} images; {about['device']['cpu']}, {about['device']['threads']} threads.",
         "",
         f"| contender | runs | views | seconds | {' | '.join(tasks)} |",
         "|---" * (4 + len(tasks)) + "|",
     ]
     for name, runs in document["runs"].items():
         spent = [mean([run[key] for run in runs.values()]) for key in ("views", "seconds")]
-        shown = [f"{mean(list(found.values())):.2f}" if (found := scores[name].get(task)) else "-" for task in tasks]
-        lines.append(f"| {name} | {len(runs)} | {spent[0]:,.0f} | {spent[1]:.0f} | {' | '.join(shown)} |")
+        own = [scores.get(name, {}).get(task) for task in tasks]
+        shown = [f"{mean(list(found.values())):.2f}" if found else "-" for found in own]
+        took = f"{spent[1]:.0f}" + (f" (over: {', '.join(late[name])})" if late[name] else "")
+        lines.append(f"| {name} | {len(runs)} | {spent[0]:,.0f} | {took} | {' | '.join(shown)} |")
+    if any(late.values()):
+        lines += ["", "Over: more than 10 % longer than the minutes of a run."]
+    if absent := missing(document):
+        lines += ["", *(f"- {sentence}" for sentence in absent)]
     rival = scores.get(RIVAL, {})
     for name in [name for name in scores if rival and name != RIVAL]:
         lines += ["", f"{name} minus {RIVAL}, mean over the seeds of both with its 95 % interval over seeds:", ""]
@@ -110,7 +163,11 @@ def _difference(own: Mapping[str, float], other: Mapping[str, float]) -> str:
         return "not measured for both"
     interval = paired_difference(own, other, (None, None))
     known = f"{mean([own[seed] - other[seed] for seed in shared]):+.2f}"
-    return f"{known} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else f"{known}, too few seeds to tell"
+    if interval is not None:
+        return f"{known} [{interval.low:+.2f}, {interval.high:+.2f}]"
+    if len(shared) < MIN_SEEDS:
+        return f"{known}, too few seeds to tell"
+    return f"{known} for each of {len(shared)} seeds; differences that are all the same give no interval"
 
 
 def _save(document: Mapping[str, Any], out: Path) -> None:
@@ -138,8 +195,8 @@ def main() -> int:
     add("--size", type=int, default=64, help="side of a view in pixels [64]")
     add("--suite", default="photographs", help="[photographs]")
     add("--tasks", default=TASKS, help=f"[{TASKS}]")
-    add("--work", type=Path, default=Path("runs/race"), help="runs and results [runs/race]")
-    add("--out", type=Path, default=Path("runs/race/race.json"), help="[runs/race/race.json]; .md beside it")
+    add("--work", type=Path, default=Path("runs/race"), help="runs and results of one race [runs/race]")
+    add("--out", type=Path, help="[race.json in --work]; .md beside it")
     args = parser.parse_args()
     asked = args.contenders or ("kdep" + (f";{RIVAL}" if args.lightly_python else ""))
     names = [name.strip() for name in asked.split(";")]
@@ -149,15 +206,17 @@ def main() -> int:
         parser.error(f"{RIVAL} needs --lightly-python, a Python that has lightly-train")
     args.work.mkdir(parents=True, exist_ok=True)
     race = Race(args.images, args.teacher, args.tap, args.student, args.size, args.work, args.lightly_python)
+    out = args.out or args.work / "race.json"
     try:
-        document = hold(race, names, [int(seed) for seed in args.seeds.split(",")], args.minutes, args.out)
+        document = hold(race, names, [int(seed) for seed in args.seeds.split(",")], args.minutes, out)
     except ValueError as error:
         parser.error(str(error))
-    document["scores"] = score(race, document, args.suite, args.tasks)
-    _save(document, args.out)
-    write_text(args.out.with_suffix(".md"), markdown(document))
+    document["tasks"] = [task.strip() for task in args.tasks.split(",")]
+    document["scores"] = score(race, document, args.suite, ",".join(document["tasks"]))
+    _save(document, out)
+    write_text(out.with_suffix(".md"), markdown(document))
     say(markdown(document))
-    return 0
+    return int(bool(missing(document)))
 
 
 if __name__ == "__main__":
