@@ -9,13 +9,8 @@ from scipy.special import stdtrit
 CONFIDENCE = 0.95
 
 
-def t_quantile(count: int) -> float:
-    """How many standard errors a 95 % interval reaches to each side of the mean of `count` values."""
-    return t_quantile_of(count - 1)
-
-
 def t_quantile_of(freedom: float) -> float:
-    """The same for a standard error with so many degrees of freedom."""
+    """How many standard errors a 95 % interval reaches to each side, for so many degrees of freedom."""
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
@@ -37,7 +32,7 @@ def standard_deviation(values: Sequence[float]) -> float | None:
 def half_width(values: Sequence[float]) -> float | None:
     """Half the 95 % interval of the mean (Student's t); None for a single value, which has no interval."""
     deviation = standard_deviation(values)
-    return None if deviation is None else t_quantile(len(values)) * deviation / math.sqrt(len(values))
+    return None if deviation is None else t_quantile_of(len(values) - 1) * deviation / math.sqrt(len(values))
 
 
 def rank_intervals(
