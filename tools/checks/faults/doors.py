@@ -74,7 +74,7 @@ STUDY = {
     "axis": {"key": "optim.epochs", "values": [1, 2], "with": {2: {"optim.lr": 0.001}}},
     "baseline": "PTS",
     "pairs": [["SVD", "random"]],
-    "claim": {"arms": ["SVD", "PTS"], "metric": "mean"},
+    "claims": [{"arms": ["SVD", "PTS"], "metric": "mean"}],
     "seeds": [0, 1],
     "score": {"suite": "SUITE", "tasks": ["zoo-knn"], "seeds": [0]},
 }
