@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdep.data.sources.root import data_root
 from kdep.models.checkpoints.checkpoint import Checkpoint
-from kdep.models.weights import open_checkpoint, split_prefix, split_size
+from kdep.models.weights import file_of, open_checkpoint
 from kdep.run.device import find_device
 from kdep_benchmarks.board.frame import results_frame
 from kdep_benchmarks.board.table import Suite
@@ -224,8 +224,7 @@ def make_plan(
 
 def absolute(spec: str) -> str:
     """A checkpoint's name, with an absolute path where it is a file or folder: a node may have another folder open."""
-    path, _ = split_prefix(split_size(spec)[0])
-    return str(Path.cwd() / spec) if path.exists() else spec
+    return str(Path.cwd() / spec) if file_of(spec).exists() else spec
 
 
 def no_data(request: Request, plan: Sequence[Planned]) -> str:

@@ -111,9 +111,9 @@ class Arms:
     noise: dict[str, Noise | None]
 
 
-def arms_at(study: Study, scores: Scores, value: Any, tasks: Sequence[str] | None = None) -> Arms:
+def arms_at(study: Study, scores: Scores, value: Any) -> Arms:
     """Every arm's scores at a value. The spread is pooled over the arms that are trained here; see `pooled`."""
-    return with_noise(study, {arm: over_tasks(study, scores, arm, value, tasks) for arm in study.arms})
+    return with_noise(study, {arm: over_tasks(study, scores, arm, value) for arm in study.arms})
 
 
 def with_noise(study: Study, found: dict[str, dict[int, float]]) -> Arms:
@@ -123,9 +123,9 @@ def with_noise(study: Study, found: dict[str, dict[int, float]]) -> Arms:
     return Arms(found, {arm: noise if arm in trained else None for arm in found})
 
 
-def _alone(found: Arms) -> Arms:
-    """Without the pooled spread: two arms are compared by their own differences."""
-    return Arms(found.scores, dict.fromkeys(found.scores))
+def _without_noise(found: dict[str, dict[int, float]]) -> Arms:
+    """Leave out the pooled spread: two arms are compared by their own differences."""
+    return Arms(found, dict.fromkeys(found))
 
 
 def is_trained(study: Study, arm: str) -> bool:
@@ -141,7 +141,8 @@ def claimed(study: Study, scores: Scores, value: Any) -> list[Comparison]:
 def _claimed(study: Study, claim: Claim, scores: Scores, value: Any) -> Comparison:
     (arm, other), metric, seeds = claim.arms, claim.metric, claim.seeds or study.seeds
     chosen = {key: {seed: score for seed, score in cell.items() if seed in seeds} for key, cell in scores.items()}
-    found = _alone(arms_at(study, chosen, value, None if metric == "mean" else [metric]))
+    tasks = None if metric == "mean" else [metric]
+    found = _without_noise({name: over_tasks(study, chosen, name, value, tasks) for name in claim.arms})
     shared = set(found.scores[arm]) & set(found.scores[other])
     what = "the mean over tasks" if metric == "mean" else metric
     at = f", at {study.axis.key} = {value}" if study.axis else ""
@@ -165,11 +166,11 @@ def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
     """Each arm with fewer images against itself with the most; nothing along an axis that is no share of the data."""
     if not study.axis or study.axis.key != SHARE:
         return []
-    said, at = [], {value: arms_at(study, scores, value) for value in sorted(study.values)}
+    said: list[Comparison] = []
     for arm in [arm for arm in study.arms if is_trained(study, arm)]:  # a checkpoint has seen none of the images
-        names = {f"{arm}, {value:,} images": value for value in at}
+        names = {f"{arm}, {value:,} images": value for value in sorted(study.values)}
         # The pooled spread at each share leaves out what a seed does to all arms there, which two shares do not share.
-        own = _alone(Arms({name: at[value].scores[arm] for name, value in names.items()}, {}))
+        own = _without_noise({name: over_tasks(study, scores, arm, value) for name, value in names.items()})
         *fewer, most = names
         said += [compared(study, name, most, own) for name in fewer if set(own.scores[name]) & set(own.scores[most])]
     return said

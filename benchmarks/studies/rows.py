@@ -206,10 +206,10 @@ def student_here(planned: Run, runs: Path) -> str | None:
 
     A run's student that does not open is none: `kdep pretrain` makes it again.
     """
-    from kdep.models.weights import split_prefix, split_size
+    from kdep.models.weights import file_of
 
     spec = planned.student(runs)
-    path, _ = split_prefix(split_size(spec)[0])
+    path = file_of(spec)
     if not is_file(planned) or not path.exists():
         return None
     changed = path.stat().st_mtime_ns

@@ -116,9 +116,9 @@ def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: s
         ValueError: a checkpoint is unknown, ambiguous or named twice, or two share no task under one protocol, on the
             same data and by the same settings; or answers are missing, or of other test images.
     """
-    results = list(results)
-    _check_named_once(results, (a, *others))
-    found = [one for b in others for one in _of_two(results, a, b, task, read)]
+    finished = [result for result in results if result.status == "ok"]
+    sides = _sides(finished, (a, *others))
+    found = [one for b in others for one in _of_two(finished, sides[a], sides[b], task, read)]
     tested = [one for one in found if one.of is not None and one.interval is not None]
     adjusted = dict(zip(map(id, tested), holm([one.interval.p for one in tested]), strict=True))
     return [
@@ -126,20 +126,22 @@ def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: s
     ]
 
 
-def _check_named_once(results: Sequence[Result], names: Sequence[str]) -> None:
-    """Refuse weights that are named twice: nothing to compare, or a comparison that Holm's correction counts twice."""
-    finished = [result for result in results if result.status == "ok"]
+def _sides(finished: Sequence[Result], names: Sequence[str]) -> dict[str, list[Result]]:
+    """The results of each name; weights named twice are nothing to compare, or count twice for Holm's correction."""
+    sides: dict[str, list[Result]] = {}
     seen: dict[str, str] = {}
     for name in names:
-        sha256 = of_checkpoint(finished, name)[0].checkpoint.sha256
+        side = of_checkpoint(finished, name)
+        sha256 = side[0].checkpoint.sha256
         if sha256 in seen:
             raise ValueError(f"{seen[sha256]} and {name} are the same checkpoint ({sha256[:8]}); name it once")
-        seen[sha256] = name
+        seen[sha256], sides[name] = name, side
+    return sides
 
 
-def _of_two(results: Sequence[Result], a: str, b: str, task: str | None, read: Read) -> list[Difference]:
-    finished = [result for result in results if result.status == "ok"]
-    first, second = of_checkpoint(finished, a), of_checkpoint(finished, b)
+def _of_two(
+    finished: Sequence[Result], first: list[Result], second: list[Result], task: str | None, read: Read
+) -> list[Difference]:
     pairs = {way: _comparable(*sides) for way, sides in shared_ways(first, second, task).items()}
     names = names_of_two(finished, first[0], second[0])
     differences = []
@@ -147,8 +149,9 @@ def _of_two(results: Sequence[Result], a: str, b: str, task: str | None, read: R
     for protocol in dict.fromkeys(way.protocol for way in pairs):
         tasks = {way: cells for way, cells in pairs.items() if way.protocol == protocol}
         differences += [_of_task(names, way.protocol, named[way], *cells, read) for way, cells in tasks.items()]
-        if task is None and any(cells for cells, _ in tasks.values()):
-            differences.append(_over_datasets(names, protocol, [sides for sides in tasks.values() if sides[0]]))
+        comparable = [sides for sides in tasks.values() if sides[0]]
+        if task is None and comparable:
+            differences.append(_over_datasets(names, protocol, comparable))
     return differences
 
 

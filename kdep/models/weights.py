@@ -63,7 +63,7 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
     elif Path(spec).is_dir():
         checkpoint = _open_folder(Path(spec))
     else:
-        checkpoint = _open_file(*split_prefix(spec), arch=arch)
+        checkpoint = _open_file(*_split_prefix(spec), arch=arch)
     if resample is None:
         return checkpoint
     return dataclasses.replace(checkpoint, resample=resample, name=f"{checkpoint.name}@{resample}")
@@ -75,8 +75,12 @@ def split_size(spec: str) -> tuple[str, int | None]:
     return (head, int(size)) if head and size.isdigit() else (spec, None)
 
 
-def split_prefix(spec: str) -> tuple[Path, str | None]:
-    """Split FILE#PREFIX, which has no @side any more, into the file and the prefix of its tensors."""
+def file_of(spec: str) -> Path:
+    """The file or folder that a name of weights would mean, without @side and #prefix; it need not be there."""
+    return _split_prefix(split_size(spec)[0])[0]
+
+
+def _split_prefix(spec: str) -> tuple[Path, str | None]:
     head, mark, prefix = spec.rpartition("#")
     return (Path(head), prefix) if mark and not Path(spec).exists() else (Path(spec), None)
 
