@@ -18,6 +18,7 @@ from tools.speed.race import main as race_main
 from tools.speed.race.contenders import KDEP, RIVAL, Race
 from tools.speed.race.lightly_side import build_teacher
 from tools.speed.race.main import hold, markdown, missing, score, steps_for
+from tools.speed.race.picture import draw
 
 
 def a_race(folder: Path, teacher: str = "random:resnet50", images: int = 1) -> Race:
@@ -194,12 +195,34 @@ def test_differences_are_paired_by_seed():
     text = markdown(document)
     assert "| kdep | 3 | 1,000 | 120 | 21.00 |" in text
     # Differences 2, 1, 3: mean 2, standard error 1 / sqrt(3), times 4.3027.
-    assert "- a: +2.00 [-0.48, +4.48]" in text
+    assert "- mean of the tasks: +2.00 [-0.48, +4.48]\n- a: +2.00 [-0.48, +4.48]" in text
     assert "(over" not in text and "no score" not in text
     document["scores"][RIVAL]["a"] = {"0": 8, "1": 18, "2": 31}
     assert "- a: +2.00 for each of 3 seeds; differences that are all the same give no interval" in markdown(document)
     document["scores"][RIVAL]["a"] = {"0": 8, "1": 19}
     assert "- a: +1.50, too few seeds to tell" in markdown(document)
+
+
+def test_the_mean_of_the_tasks_has_the_seeds_that_have_them_all():
+    document = a_document(tasks=["a", "b"])
+    document["scores"]["kdep"]["b"] = {"0": 12, "1": 17}
+    document["scores"][RIVAL]["b"] = {"0": 8, "1": 13, "2": 3}
+    # Seed 0: 11 - 8 = 3. Seed 1: 18.5 - 16 = 2.5. Seed 2 of kdep has no b.
+    assert "- mean of the tasks: +2.75, too few seeds to tell" in markdown(document)
+    del document["scores"]["kdep"]["b"]
+    assert "- mean of the tasks: not measured for both" in markdown(document)
+
+
+def test_the_picture_has_a_panel_per_task_and_a_dot_per_run(tmp_path, monkeypatch):
+    document = a_document(tasks=["a", "b", "c", "d"])  # two rows of three panels, of which two are empty
+    seen = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **how: seen.append(figure))
+    draw(document, tmp_path / "race.png")
+    panels = [axes for axes in seen[0].axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["a", "b", "c", "d"]
+    dots = [list(line.get_xdata()) for line in panels[0].lines if line.get_marker() == "o"]
+    assert dots == [[10, 20, 33], [8, 19, 30]]
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["kdep", RIVAL]
 
 
 def test_a_run_that_took_much_longer_than_its_minutes_is_marked():

@@ -27,12 +27,13 @@ from typing import Any
 
 import torch
 
-from kdep.files import write_text
+from kdep.files import write_atomically, write_text
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.stats import MIN_SEEDS, paired_difference
 from kdep_benchmarks.verdicts.intervals import mean
 from tools.speed.race.contenders import CONTENDERS, RIVAL, Race, images_in, run
+from tools.speed.race.picture import draw
 from tools.speed.row import describe_device
 
 PILOTS = (8, 32)  # steps of the two short runs
@@ -153,8 +154,15 @@ def markdown(document: Mapping[str, Any]) -> str:
     rival = scores.get(RIVAL, {})
     for name in [name for name in scores if rival and name != RIVAL]:
         lines += ["", f"{name} minus {RIVAL}, mean over the seeds of both with its 95 % interval over seeds:", ""]
+        lines += [f"- mean of the tasks: {_difference(*(_means(found, tasks) for found in (scores[name], rival)))}"]
         lines += [f"- {task}: {_difference(scores[name].get(task, {}), rival.get(task, {}))}" for task in tasks]
     return "\n".join(lines) + "\n"
+
+
+def _means(scores: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> dict[str, float]:
+    """Mean over the tasks of each seed that has them all."""
+    by_task = [scores.get(task, {}) for task in tasks]
+    return {seed: mean([found[seed] for found in by_task]) for seed in set.intersection(*map(set, by_task))}
 
 
 def _difference(own: Mapping[str, float], other: Mapping[str, float]) -> str:
@@ -196,7 +204,7 @@ def main() -> int:
     add("--suite", default="photographs", help="[photographs]")
     add("--tasks", default=TASKS, help=f"[{TASKS}]")
     add("--work", type=Path, default=Path("runs/race"), help="runs and results of one race [runs/race]")
-    add("--out", type=Path, help="[race.json in --work]; .md beside it")
+    add("--out", type=Path, help="[race.json in --work]; .md and .png beside it")
     args = parser.parse_args()
     asked = args.contenders or ("kdep" + (f";{RIVAL}" if args.lightly_python else ""))
     names = [name.strip() for name in asked.split(";")]
@@ -215,6 +223,7 @@ def main() -> int:
     document["scores"] = score(race, document, args.suite, ",".join(document["tasks"]))
     _save(document, out)
     write_text(out.with_suffix(".md"), markdown(document))
+    write_atomically(out.with_suffix(".png"), lambda part: draw(document, part))
     say(markdown(document))
     return int(bool(missing(document)))
 
