@@ -33,7 +33,7 @@ from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.stats import MIN_SEEDS, paired_difference
 from kdep_benchmarks.verdicts.intervals import mean
 from tools.speed.race.contenders import CONTENDERS, RIVAL, Race, images_in, run
-from tools.speed.race.picture import draw
+from tools.speed.race.picture import draw, machine
 from tools.speed.row import describe_device
 
 PILOTS = (8, 32)  # steps of the two short runs
@@ -136,7 +136,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     late = too_long(document)
     lines = [
         f"{about['minutes']:g} minutes for each run, {about['teacher']} to {about['student']} at {about['pixels']} px, "
-        f"{about['images']:,} images; {about['device']['cpu']}, {about['device']['threads']} threads.",
+        f"{about['images']:,} images; {machine(about)}.",
         "",
         f"| contender | runs | views | seconds | {' | '.join(tasks)} |",
         "|---" * (4 + len(tasks)) + "|",

@@ -34,7 +34,12 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         axes.spines[["top", "right", "left"]].set_visible(False)
     for axes in panels:  # those that are left have no task
         axes.set_visible(False)
-    about = document["about"]
-    said = f"{about['minutes']:g} minutes for each run, {about['device']['cpu']}, {about['device']['threads']} threads"
+    said = f"{document['about']['minutes']:g} minutes for each run, {machine(document['about'])}"
     figure.suptitle(f"{said}; higher is better", fontsize=9, x=0.01, ha="left")
     figure.savefig(path, dpi=130, format="png")
+
+
+def machine(about: Mapping[str, Any]) -> str:
+    """Name the processor and the number of its threads that a race took."""
+    cpu, threads = about["device"]["cpu"], about["device"]["threads"]
+    return f"{cpu}, {threads} thread" + ("s" if threads > 1 else "")
