@@ -1,0 +1,37 @@
+import pytest
+
+from kdep_benchmarks.studies.claims import Comparison
+from kdep_benchmarks.verdicts.difference import Interval
+from tools.checks.verdicts import studies
+
+
+def test_the_published_list_is_what_the_study_files_and_their_scores_give():
+    assert (studies.PUBLISHED / "studies.md").read_text() == studies.table()
+
+
+def test_a_student_of_several_studies_is_counted_once():
+    rows = [{"checkpoint": name, "pretrain_seconds": "1800"} for name in ("a", "a", "b")]
+    seen = {"b"}
+    assert studies.hours_of(rows, seen) == 0.5 and seen == {"a", "b"}
+
+
+def test_the_images_are_those_of_trained_students():
+    rows = [{"images_seen": count} for count in ("8000", "0", "24000", "16000")]
+    assert studies.images_of(rows) == "8,000 to 24,000"
+    assert studies.images_of(rows[1:2]) == "-" and studies.images_of(rows[:1]) == "8,000"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "adjusted", "awaited", "said"),
+    [
+        (0.2, 1.0, 0.01, 0, "better"),
+        (-1.0, -0.2, 0.049, 0, "worse"),
+        (0.2, 1.0, 0.051, 0, "not after Holm"),
+        (-0.2, 1.0, 0.3, 0, "no difference"),
+        (0.2, 1.0, 0.01, 1, "to come"),
+    ],
+)
+def test_a_claim_is_counted_by_its_verdict_after_holm(low, high, adjusted, awaited, said):
+    interval = Interval((low + high) / 2, low, high, 0.01)
+    one = Comparison("a", "b", interval.value, interval, 6, adjusted=adjusted, tests=4, awaited=awaited)
+    assert studies.verdict(one) == said
