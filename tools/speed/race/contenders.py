@@ -23,6 +23,7 @@ RIVAL = "LightlyTrain"
 # Overrides of the recipe `default`.
 KDEP: dict[str, list[str]] = {
     "kdep": [],
+    "kdep, same pixels": ["teacher.size=null"],  # as LightlyTrain: teacher and student see the same
     "kdep, SVD + PTS": ["scale={name: pts, temperature: 0.1, exponent: 3}"],
     "kdep, 1x1 conv": ["align.name=none", "project=linear", "scale={name: unit}"],
     "supervised": ["loss.name=labels", "loss.weight=1", "student.tap=post"],
