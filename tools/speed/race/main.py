@@ -7,8 +7,8 @@ Every contender keeps its own defaults: batch, augmentations, optimizer, and the
 of the recipe, LightlyTrain's a tenth, at most ten epochs). The time is that of the whole command: imports, statistics
 of the teacher, training, export. After an untimed run, which brings files into memory, two short runs of the first seed
 measure what a start and a step cost; the steps that then fit into the time are run, with a schedule of that length.
-kdep's teacher sees a view at twice the student's side, its default. LightlyTrain shows both the same pixels; so does the
-contender `kdep, same pixels`.
+kdep's teacher sees a view at twice the student's side, its default. LightlyTrain shows both the same pixels; so does
+the contender `kdep, same pixels`.
 
 OMP_NUM_THREADS in the environment sets the threads of all contenders alike. How many processes load images is each
 tool's default, one for each core but one: kdep counts the cores that it may use, LightlyTrain those of the machine, so
