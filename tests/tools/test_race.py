@@ -22,7 +22,7 @@ from tools.speed.race.picture import draw
 
 
 def a_race(folder: Path, teacher: str = "random:resnet50", images: int = 1) -> Race:
-    (folder / "images").mkdir()
+    (folder / "images").mkdir(parents=True)
     for number in range(images):
         (folder / "images" / f"{number}.jpg").touch()
     (folder / "images" / "notes.txt").touch()  # no image
@@ -124,6 +124,13 @@ def test_lightlytrains_run_is_as_many_epochs_as_its_steps_begin_and_ends_with_th
     with pytest.raises(InterruptedError):
         contenders.run(a_race(tmp_path, images=300), RIVAL, 0, 5)  # two batches of 128 an epoch
     assert (asked["batch_size"], asked["epochs"], asked["trainer_args"]) == (128, 3, {"max_steps": 5})
+    assert "optim_args" not in asked  # its own
+    with pytest.raises(InterruptedError):
+        contenders.run(a_race(tmp_path / "b", images=300), f"{RIVAL}, kdep's rate", 0, 5)
+    # LightlyTrain multiplies a rate by the root of batch / 1536.
+    rate = asked["optim_args"]["lr"] * (128 / 1536) ** 0.5
+    assert rate == pytest.approx(read_config("default", ["data.source=x"]).optim.lr, rel=1e-4)
+    assert asked["out"].endswith("lightly/LightlyTrain-kdeps-rate-s0")
 
 
 def test_the_steps_that_fit_are_those_of_the_line_through_two_short_runs():

@@ -28,7 +28,10 @@ KDEP: dict[str, list[str]] = {
     "kdep, 1x1 conv": ["align.name=none", "project=linear", "scale={name: unit}"],
     "supervised": ["loss.name=labels", "loss.weight=1", "student.tap=post"],
 }
-CONTENDERS = (*KDEP, RIVAL)
+# Further arguments of lightly_train.pretrain. It divides a rate by the root of 1536 / batch: at a batch of 128 its own
+# 0.0005 becomes 0.00014, and 0.0069282 becomes 0.002, the rate of the recipe `default`.
+LIGHTLY: dict[str, dict[str, Any]] = {RIVAL: {}, f"{RIVAL}, kdep's rate": {"optim_args": {"lr": 0.0069282}}}
+CONTENDERS = (*KDEP, *LIGHTLY)
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ def run(race: Race, name: str, seed: int, steps: int, *, pilot: bool = False) ->
     Returns:
         Wall seconds of the whole command, images seen, and the student's file.
     """
-    label = f"{'-'.join(name.replace(',', '').replace('+', '').split())}-s{seed}" + (f"-pilot{steps}" if pilot else "")
-    folder = race.work / ("lightly" if name == RIVAL else "runs") / label
+    plain = "-".join("".join(letter for letter in name if letter not in ",+'").split())
+    label = f"{plain}-s{seed}" + (f"-pilot{steps}" if pilot else "")
+    folder = race.work / ("lightly" if name in LIGHTLY else "runs") / label
     if folder.exists():
         # kdep would resume a run that was stopped, or return at once, and be timed for the rest alone.
         shutil.rmtree(folder)
-    return _lightly(race, folder, seed, steps) if name == RIVAL else _kdep(race, folder, KDEP[name], seed, steps)
+    if name in LIGHTLY:
+        return _lightly(race, folder, LIGHTLY[name], seed, steps)
+    return _kdep(race, folder, KDEP[name], seed, steps)
 
 
 def words_of(race: Race, label: str, overrides: Sequence[str], seed: int, steps: int) -> list[str]:
@@ -94,7 +100,7 @@ def _kdep(race: Race, folder: Path, overrides: list[str], seed: int, steps: int)
     return {"seconds": seconds, "steps": steps, "views": seen, "student": str(folder / "student.pth")}
 
 
-def _lightly(race: Race, folder: Path, seed: int, steps: int) -> dict[str, Any]:
+def _lightly(race: Race, folder: Path, settings: dict[str, Any], seed: int, steps: int) -> dict[str, Any]:
     images = images_in(race.images)
     batch = min(128, images)  # 128 is LightlyTrain's default
     found = open_checkpoint(race.teacher)
@@ -112,6 +118,7 @@ def _lightly(race: Race, folder: Path, seed: int, steps: int) -> dict[str, Any]:
         # Those that the steps begin: its warm-up is a share of them. It drops an epoch's last, incomplete batch.
         "epochs": -(-steps // (images // batch)),
         "seed": seed,
+        "settings": settings,
     }
     said, seconds = run_isolated(race.lightly, SIDE, asked)
     student = folder / "student.pth"

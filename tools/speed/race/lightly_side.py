@@ -57,6 +57,7 @@ def run_side(
     steps: int,
     epochs: int,
     seed: int,
+    settings: dict,
     caffe: bool,
     mean: list[float],
     std: list[float],
@@ -73,6 +74,7 @@ def run_side(
         steps: of the optimizer; the schedule of the learning rate ends with them.
         epochs: that the steps begin. LightlyTrain warms up for a tenth of them, at most ten, counted in steps.
         seed: of the student, the order and the crops.
+        settings: further arguments of lightly_train.pretrain.
         caffe: the teacher's blocks have their stride in the first convolution, as in the first release of ResNet.
         mean: of the teacher's normalisation, per channel in [0, 1].
         std: of the same.
@@ -94,6 +96,7 @@ def run_side(
         accelerator="cpu" if not torch.cuda.is_available() else "gpu",
         devices=1,
         overwrite=True,
+        **settings,
     )
     versions = {name: version(name) for name in ("lightly-train", "torch", "torchvision", "pytorch-lightning")}
     print(json.dumps({"versions": versions, "student": f"{out}/exported_models/exported_last.pt"}))  # noqa: T201 - the answer

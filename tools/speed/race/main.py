@@ -33,7 +33,7 @@ from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.stats import MIN_SEEDS, paired_difference
 from kdep_benchmarks.verdicts.intervals import mean
-from tools.speed.race.contenders import CONTENDERS, RIVAL, Race, images_in, run
+from tools.speed.race.contenders import CONTENDERS, LIGHTLY, RIVAL, Race, images_in, run
 from tools.speed.race.picture import draw, machine
 from tools.speed.row import describe_device
 
@@ -89,7 +89,7 @@ def hold(race: Race, names: Sequence[str], seeds: Sequence[int], minutes: float,
 def describe(race: Race, minutes: float) -> dict[str, Any]:
     """What the runs of one race have in common; plain values."""
     about = {"minutes": minutes, "teacher": race.teacher, "tap": race.tap, "student": race.student, "pixels": race.size}
-    about |= {"folder": str(race.images.resolve()), "images": images_in(race.images)}
+    about |= {"folder": str(race.images), "images": images_in(race.images)}
     return about | {"device": describe_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))}
 
 
@@ -211,7 +211,7 @@ def main() -> int:
     names = [name.strip() for name in asked.split(";")]
     if unknown := [name for name in names if name not in CONTENDERS]:
         parser.error(f"--contenders: no {', '.join(unknown)}; there are {'; '.join(CONTENDERS)}")
-    if RIVAL in names and args.lightly_python is None:
+    if set(names) & set(LIGHTLY) and args.lightly_python is None:
         parser.error(f"{RIVAL} needs --lightly-python, a Python that has lightly-train")
     args.work.mkdir(parents=True, exist_ok=True)
     race = Race(args.images, args.teacher, args.tap, args.student, args.size, args.work, args.lightly_python)
