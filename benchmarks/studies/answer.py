@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdep.files import alone_with, write_atomically, write_text
+from kdep_benchmarks.studies.by_task import task_table
 from kdep_benchmarks.studies.claims import (
     Comparison,
     Scores,
@@ -77,6 +78,7 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         for title, said, _ in own[value]:
             sentences = [*([said] if said else []), *(one.sentence for one in groups.pop(0))]
             lines += _listed(title, sentences)
+        lines += task_table(study, scores, value)
     shares, at_best = groups
     if on_val := val_table(study, val):
         lines += [f"## Every {study.axis.key} on val", "", "Means over tasks and seeds.", "", *on_val, ""]
@@ -111,8 +113,8 @@ def _listed(title: str, sentences: Sequence[str]) -> list[str]:
 
 def _claims(claims: Sequence[Comparison]) -> list[str]:
     if not claims:
-        return ["No claim was named before the runs: every comparison below is exploratory.", ""]
-    title = "Claim, named before the runs:" if len(claims) == 1 else "Claims, named before the runs:"
+        return ["No claim was named beforehand: every comparison below is exploratory.", ""]
+    title = ("Claim" if len(claims) == 1 else "Claims") + ", named before the comparison could be made:"
     return [*_listed(title, [one.sentence for one in claims]), "Every other comparison is exploratory.", ""]
 
 

@@ -64,6 +64,11 @@ class Comparison:
     awaited: int = 0
 
     @property
+    def holds(self) -> bool:
+        """Whether zero is excluded after Holm's correction."""
+        return self.adjusted is not None and self.adjusted < 1 - CONFIDENCE
+
+    @property
     def sentence(self) -> str:
         """The comparison for people."""
         known, n = f"{self.value:+.2f}", f"n = {self.seeds}"
@@ -76,8 +81,7 @@ class Comparison:
             return f"{self.before}{self.arm} against {self.other}: {known}, no verdict ({n}, {reason})."
         words, known = WORDS[self.interval.verdict], f"{known} [{self.interval.low:+.2f}, {self.interval.high:+.2f}]"
         if self.adjusted is not None and self.tests > 1 and self.interval.verdict != "no difference":
-            holds = "holds" if self.adjusted < 1 - CONFIDENCE else "does not hold"
-            n += f"; {holds} among {self.tests} comparisons (Holm)"
+            n += f"; {'holds' if self.holds else 'does not hold'} among {self.tests} comparisons (Holm)"
         return f"{self.before}{self.arm} {words} {self.other} ({known}, {n})."
 
 
@@ -123,7 +127,7 @@ def with_noise(study: Study, found: dict[str, dict[int, float]]) -> Arms:
     return Arms(found, {arm: noise if arm in trained else None for arm in found})
 
 
-def _without_noise(found: dict[str, dict[int, float]]) -> Arms:
+def without_noise(found: dict[str, dict[int, float]]) -> Arms:
     """Leave out the pooled spread: two arms are compared by their own differences."""
     return Arms(found, dict.fromkeys(found))
 
@@ -142,7 +146,7 @@ def _claimed(study: Study, claim: Claim, scores: Scores, value: Any) -> Comparis
     (arm, other), metric, seeds = claim.arms, claim.metric, claim.seeds or study.seeds
     chosen = {key: {seed: score for seed, score in cell.items() if seed in seeds} for key, cell in scores.items()}
     tasks = None if metric == "mean" else [metric]
-    found = _without_noise({name: over_tasks(study, chosen, name, value, tasks) for name in claim.arms})
+    found = without_noise({name: over_tasks(study, chosen, name, value, tasks) for name in claim.arms})
     shared = set(found.scores[arm]) & set(found.scores[other])
     what = "the mean over tasks" if metric == "mean" else metric
     at = f", at {study.axis.key} = {value}" if study.axis else ""
@@ -170,7 +174,7 @@ def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
     for arm in [arm for arm in study.arms if is_trained(study, arm)]:  # a checkpoint has seen none of the images
         names = {f"{arm}, {value:,} images": value for value in sorted(study.values)}
         # The pooled spread at each share leaves out what a seed does to all arms there, which two shares do not share.
-        own = _without_noise({name: over_tasks(study, scores, arm, value) for name, value in names.items()})
+        own = without_noise({name: over_tasks(study, scores, arm, value) for name, value in names.items()})
         *fewer, most = names
         said += [compared(study, name, most, own) for name in fewer if set(own.scores[name]) & set(own.scores[most])]
     return said

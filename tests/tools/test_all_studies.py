@@ -11,6 +11,7 @@ def test_the_published_list_is_what_the_study_files_and_their_scores_give():
 
 def test_a_student_of_several_studies_is_counted_once():
     rows = [{"checkpoint": name, "pretrain_seconds": "1800"} for name in ("a", "a", "b")]
+    rows.append({"checkpoint": "c", "pretrain_seconds": "0"})  # only scored here; another study may have trained it
     seen = {"b"}
     assert studies.hours_of(rows, seen) == 0.5 and seen == {"a", "b"}
 
@@ -35,3 +36,7 @@ def test_a_claim_is_counted_by_its_verdict_after_holm(low, high, adjusted, await
     interval = Interval((low + high) / 2, low, high, 0.01)
     one = Comparison("a", "b", interval.value, interval, 6, adjusted=adjusted, tests=4, awaited=awaited)
     assert studies.verdict(one) == said
+
+
+def test_a_claim_without_an_interval_is_not_to_come():
+    assert studies.verdict(Comparison("a", "b", 1.0, None, 3, adjusted=1.0, tests=4)) == "no verdict"

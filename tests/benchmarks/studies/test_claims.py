@@ -158,12 +158,13 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     # Only task a counts, and only the pair's own differences, 2, 1 and 4: 4.3027 * 1.5275 / sqrt(3) = 3.79. With the
     # spread pooled over base too, x would be better.
     said = "- By a, seeds [0, 1, 2]: `x` shows no difference to `y` (+2.33 [-1.46, +6.13], n = 3)."
-    assert f"Claim, named before the runs:\n\n{said}\n\nEvery other comparison is exploratory.\n" in as_markdown(
-        study, rows
+    said_first = (
+        f"Claim, named before the comparison could be made:\n\n{said}\n\nEvery other comparison is exploratory.\n"
     )
+    assert said_first in as_markdown(study, rows)
     early = [row for row in rows if (row["arm"], row["seed"]) != ("y", 2)]
     said = "- By a, seeds [0, 1, 2]: `x` against `y`: no verdict before all are scored (2 of 3 seeds, +1.50)."
-    assert f"runs:\n\n{said}\n" in as_markdown(study, early)
+    assert f"made:\n\n{said}\n" in as_markdown(study, early)
     # The pair is not among the exploratory ones, unless the claim is about one task and they are about the mean.
     by_mean = made(
         scores, claims=[claim | {"arms": ["x", "base"], "metric": "mean"}], pairs=[["base", "x"], ["x", "y"]]
@@ -175,9 +176,30 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     assert [one.arm for one in against_baseline(by_task, by_cell(rows), None)] == ["`x`", "`y`"]
     none = as_markdown(study, [row for row in rows if row["arm"] == "base"])
     assert "`x` against `y`: no verdict before all are scored (0 of 3 seeds)." in none
-    assert "No claim was named before the runs: every comparison below is exploratory." in as_markdown(
-        made(scores), rows
-    )
+    assert "No claim was named beforehand: every comparison below is exploratory." in as_markdown(made(scores), rows)
+
+
+def test_a_difference_of_means_is_shown_task_by_task_and_without_the_task_that_adds_the_most_to_it():
+    scores = {"base": {"a": [10, 10, 10], "b": [10, 10, 10], "c": [10, 10, 10]}}
+    scores["x"] = {"a": [11, 12, 13], "b": [18, 19, 20], "c": [9, 9, 9]}  # +2, +9, -1
+    scores["y"] = {"a": [12, 11, 10], "b": [8, 8, 8], "c": [6, 6, 6]}  # +1, -2, -4 against base
+    score = Score(suite="made", tasks=["a", "b", "c"])
+    claims = [{"arms": ["x", "base"]}, {"arms": ["y", "base"], "metric": "a"}]
+    study, rows = made(scores, score=score, claims=claims, pairs=[["y", "base"], ["x", "base"]]), rows_of(scores)
+    # 4.3027 / sqrt(3) = 2.484 times deviations of 1; without b (2 - 1) / 2 = 0.5 by (0.5, 1, 1.5) - 0.5, deviation 0.5.
+    # Without c, y is (1 - 2) / 2 = -0.5 below, by 0, -0.5, -1.
+    table = """
+| first | second | a | b | c | without |
+|---|---|---|---|---|---|
+| x | base | +2.00 [-0.48, +4.48] | +9.00 [+6.52, +11.48] | -1.00 | b: +0.50 [-0.74, +1.74] |
+| y | base | +1.00 [-1.48, +3.48] | -2.00 | -4.00 | c: -0.50 [-1.74, +0.74] |
+"""
+    assert table in as_markdown(study, rows)
+    early = as_markdown(study, [row for row in rows if (row["arm"], row["seed"], row["task"]) != ("y", 2, "a")])
+    assert "| x | base | +2.00" in early and "| y | base" not in early
+    assert "Task by task" not in as_markdown(made(scores, score=score), rows)  # neither claimed nor asked for
+    one_task = made(scores, score=Score(suite="made", tasks=["a"]), pairs=[["x", "base"]])
+    assert "Task by task" not in as_markdown(one_task, [row for row in rows if row["task"] == "a"])
 
 
 def test_claims_hold_or_not_among_all_that_were_named():
@@ -189,7 +211,7 @@ def test_claims_hold_or_not_among_all_that_were_named():
     # below 0.05 alone, above as the second of three, and as the second of two and one to come. That of y is 0.00003.
     said = "x` is better than `base` (+3.00 [+0.76, +5.24], n = 3; does not hold among 3 comparisons (Holm))."
     text = as_markdown(study, rows)
-    assert "Claims, named before the runs:" in text and said in text
+    assert "Claims, named before the comparison could be made:" in text and said in text
     assert text.count("does not hold among 3") == text.count("; holds among 3") == 1
     early = as_markdown(study, [row for row in rows if (row["arm"], row["seed"]) != ("z", 2)])
     assert early.count("does not hold among 3") == early.count("; holds among 3") == 1

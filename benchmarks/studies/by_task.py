@@ -1,0 +1,40 @@
+"""Where a difference of means comes from: task by task, and without the task that adds the most to it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kdep_benchmarks.studies.claims import Comparison, Scores, compared, over_tasks, without_noise
+from kdep_benchmarks.studies.file import Study
+
+TITLE = "Task by task, and the mean without the task that adds the most to it (exploratory, by the pair's own spread):"
+
+
+def task_table(study: Study, scores: Scores, value: Any) -> list[str]:
+    """A row for each pair that is claimed by its mean or asked for, once both arms have all scores."""
+    claimed = [tuple(claim.arms) for claim in study.claims if claim.metric == "mean"]
+    rows = [_row(study, scores, value, *pair) for pair in dict.fromkeys([*claimed, *map(tuple, study.pairs)])]
+    if len(study.tasks) < 2 or not any(rows):
+        return []
+    head = [f"| first | second | {' | '.join(study.tasks)} | without |", "|---" * (len(study.tasks) + 3) + "|"]
+    return [TITLE, "", *head, *filter(None, rows), ""]
+
+
+def _row(study: Study, scores: Scores, value: Any, arm: str, other: str) -> str:
+    def minus(tasks: Sequence[str]) -> Comparison:
+        own = {name: over_tasks(study, scores, name, value, tasks) for name in (arm, other)}
+        return compared(study, arm, other, without_noise(own))
+
+    cells = [scores.get((name, value, task), {}) for name in (arm, other) for task in study.tasks]
+    if any(set(cell) != set(study.seeds) for cell in cells):
+        return ""
+    found = {task: minus([task]) for task in study.tasks}
+    sign = 1 if minus(study.tasks).value > 0 else -1
+    most = max(study.tasks, key=lambda task: sign * found[task].value)
+    rest = [task for task in study.tasks if task != most]
+    shown = " | ".join(_in_brackets(one) for one in found.values())
+    return f"| {arm} | {other} | {shown} | {most}: {_in_brackets(minus(rest))} |" if rest else ""
+
+
+def _in_brackets(one: Comparison) -> str:
+    interval = f" [{one.interval.low:+.2f}, {one.interval.high:+.2f}]" if one.interval else ""
+    return f"{one.value:+.2f}{interval}"
