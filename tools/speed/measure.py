@@ -264,9 +264,10 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def _machine(document: dict[str, Any]) -> str:
+    from tools.speed.row import machine
+
     device = document["device"]
-    where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
-    return f"{where}, torch {device['torch']}; CUDA {document['cuda']}"
+    return f"{machine(device)}, torch {device['torch']}; CUDA {document['cuda']}"
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tools.speed.row import Row
+from tools.speed.row import Row, machine
 
 MET, MISSED, PLAIN = "#15803d", "#b91c1c", "#64748b"
 SMALLEST = 0.05  # a ratio of 0 (not the same result) is drawn here
@@ -45,7 +45,6 @@ def draw(lines: list[Row], document: dict[str, Any], path: Path) -> None:
     handles.append(Line2D([], [], color="black", linewidth=2))
     figure.legend(handles, ["target met", "target missed", "target"], loc="outside lower right", ncols=3, fontsize=8)
     device = document["device"]
-    where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
     sizes = "" if document["sizes"] == "full" else "QUICK SIZES, FIGURES MEAN NOTHING: "
-    figure.suptitle(f"{sizes}{where}, torch {device['torch']}", fontsize=9, x=0.01, ha="left")
+    figure.suptitle(f"{sizes}{machine(device)}, torch {device['torch']}", fontsize=9, x=0.01, ha="left")
     figure.savefig(path, dpi=130, format="png")

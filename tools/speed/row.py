@@ -101,3 +101,9 @@ def _cpu_model() -> str:
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     width = next((flag for flag in ("avx512_bf16", "avx512f", "avx2") if flag in flags), "")
     return " ".join(part for part in (name or platform.processor() or platform.machine(), width) if part)
+
+
+def machine(device: dict[str, Any]) -> str:
+    """Name the GPU, or the processor and its number of threads, of what `describe_device` returned."""
+    threads = device["threads"]
+    return device.get("gpu") or (f"{device['cpu']}, {threads} thread" + ("s" if threads > 1 else ""))

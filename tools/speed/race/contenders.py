@@ -28,9 +28,13 @@ KDEP: dict[str, list[str]] = {
     "kdep, 1x1 conv": ["align.name=none", "project=linear", "scale={name: unit}"],
     "supervised": ["loss.name=labels", "loss.weight=1", "student.tap=post"],
 }
-# Further arguments of lightly_train.pretrain. It divides a rate by the root of 1536 / batch: at a batch of 128 its own
-# 0.0005 becomes 0.00014, and 0.0069282 becomes 0.002, the rate of the recipe `default`.
-LIGHTLY: dict[str, dict[str, Any]] = {RIVAL: {}, f"{RIVAL}, kdep's rate": {"optim_args": {"lr": 0.0069282}}}
+BATCH = 128  # LightlyTrain's default
+# Further arguments of lightly_train.pretrain. It divides a rate by the root of 1536 / batch, so that its own 0.0005
+# becomes 0.00014. 0.002 is the rate of the recipe `default`.
+LIGHTLY: dict[str, dict[str, Any]] = {
+    RIVAL: {},
+    f"{RIVAL}, kdep's rate": {"optim_args": {"lr": 0.002 * (1536 / BATCH) ** 0.5}},
+}
 CONTENDERS = (*KDEP, *LIGHTLY)
 
 
@@ -63,7 +67,7 @@ def run(race: Race, name: str, seed: int, steps: int, *, pilot: bool = False) ->
     Returns:
         Wall seconds of the whole command, images seen, and the student's file.
     """
-    plain = "-".join("".join(letter for letter in name if letter not in ",+'").split())
+    plain = "-".join(name.translate(str.maketrans("", "", ",+'")).split())
     label = f"{plain}-s{seed}" + (f"-pilot{steps}" if pilot else "")
     folder = race.work / ("lightly" if name in LIGHTLY else "runs") / label
     if folder.exists():
@@ -102,7 +106,7 @@ def _kdep(race: Race, folder: Path, overrides: list[str], seed: int, steps: int)
 
 def _lightly(race: Race, folder: Path, settings: dict[str, Any], seed: int, steps: int) -> dict[str, Any]:
     images = images_in(race.images)
-    batch = min(128, images)  # 128 is LightlyTrain's default
+    batch = min(BATCH, images)
     found = open_checkpoint(race.teacher)
     asked = {
         "data": str(race.images.resolve()),

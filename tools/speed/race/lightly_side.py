@@ -6,6 +6,7 @@ python lightly_side.py '{"data": FOLDER, "out": FOLDER, "teacher": FILE, "size":
 import json
 import sys
 from importlib.metadata import version
+from typing import Any
 
 import torch
 import torchvision
@@ -26,7 +27,7 @@ class Renormalised(nn.Module):
         return pixels * self.factor + self.shift
 
 
-def build_teacher(stored: dict, *, caffe: bool, mean: list[float], std: list[float]) -> nn.Module:
+def build_teacher(stored: dict[str, Any], *, caffe: bool, mean: list[float], std: list[float]) -> nn.Module:
     """Build torchvision's ResNet with the teacher's weights, strides and normalisation.
 
     Args:
@@ -57,12 +58,14 @@ def run_side(
     steps: int,
     epochs: int,
     seed: int,
-    settings: dict,
+    settings: dict[str, Any],
     caffe: bool,
     mean: list[float],
     std: list[float],
 ) -> None:
-    """Distil with the package's default method and settings; print versions and the student's file as JSON.
+    """Distil with the package's default method; print versions and the student's file as JSON.
+
+    Its default settings hold, but for those that the race sets and `settings`.
 
     Args:
         data: folder of images.

@@ -3,42 +3,50 @@
     python -m venv lightly && lightly/bin/pip install 'lightly-train>=0.18,<0.19'
     python -m tools.speed.race.main --images FOLDER --lightly-python lightly/bin/python --minutes 15 --seeds 0,1,2
 
-Every contender keeps its own defaults: batch, augmentations, optimizer, and the warm-up's share of the run (kdep's that
-of the recipe, LightlyTrain's a tenth, at most ten epochs). The time is that of the whole command: imports, statistics
+`kdep` and `LightlyTrain` keep their own defaults: batch, augmentations, optimizer, and the warm-up's share of the run
+(kdep's that of the recipe, LightlyTrain's a tenth, at most ten epochs). The other contenders change what their names
+say. The time is that of the whole command: imports, statistics
 of the teacher, training, export. After an untimed run, which brings files into memory, two short runs of the first seed
 measure what a start and a step cost; the steps that then fit into the time are run, with a schedule of that length.
 kdep's teacher sees a view at twice the student's side, its default. LightlyTrain shows both the same pixels; so does
-the contender `kdep, same pixels`.
+the contender `kdep, same pixels`. `LightlyTrain, kdep's rate` has the learning rate of the recipe `default`.
 
 OMP_NUM_THREADS in the environment sets the threads of all contenders alike. How many processes load images is each
 tool's default, one for each core but one: kdep counts the cores that it may use, LightlyTrain those of the machine, so
 that with `taskset` the two differ.
 
 `kdep transfer` scores all students; where a score is missing, the board has "-" and the exit code is 1. Without
---lightly-python kdep's recipes race alone. Finished runs are kept: the same command goes on.
+--lightly-python kdep's recipes race alone. Finished runs are kept: the same command goes on. Contenders can race side
+by side, one command each with the same --work, each on a part of the cores; the last to end has all on its board.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from kdep.files import write_atomically, write_text
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.results import read_results
-from kdep_benchmarks.studies.stats import MIN_SEEDS, paired_difference
+from kdep_benchmarks.studies.stats import paired_difference
 from kdep_benchmarks.verdicts.intervals import mean
 from tools.speed.race.contenders import CONTENDERS, LIGHTLY, RIVAL, Race, images_in, run
-from tools.speed.race.picture import draw, machine
-from tools.speed.row import describe_device
+from tools.speed.race.picture import draw
+from tools.speed.row import describe_device, machine
 
 PILOTS = (8, 32)  # steps of the two short runs
 OVER = 1.1  # times its minutes, above which a run is marked
+DIFFERENCES = (
+    "Differences: means over the seeds of both, with the 95 % interval over seeds where there are three or more. No "
+    "interval covers other test images."
+)
 TASKS = "flowers5-knn,flowers5-linear,cifar10s-linear,flowers5-finetune,facade-dense-linear,aquarium-box"
 
 
@@ -57,38 +65,56 @@ def steps_for(budget: float, pilots: Sequence[Mapping[str, Any]]) -> int:
 
 
 def hold(race: Race, names: Sequence[str], seeds: Sequence[int], minutes: float, out: Path) -> dict[str, Any]:
-    """Run what is missing, saving after every run; returns the document.
+    """Run what is missing, saving after every run; returns the document, with what other processes have added.
 
     Raises:
         ValueError: `out` is of another race, or a start alone takes longer than the minutes.
     """
-    about = describe(race, minutes)
-    document = json.loads(out.read_text()) if out.exists() else {"about": about, "pilots": {}, "runs": {}}
-    before, warm = document["about"], set()
-    if changed := [f"{key} {before.get(key)}, now {about[key]}" for key in about if before.get(key) != about[key]]:
-        raise ValueError(f"{out} is of another race ({'; '.join(changed)}); choose another --work")
+    about, warm = describe(race, minutes), set()
     for seed in seeds:
         for name in names:
-            pilots = document["pilots"].setdefault(name, [])
-            if name not in warm and str(seed) not in document["runs"].get(name, {}):
+            with document_of(out, about) as document:
+                pilots = document["pilots"].setdefault(name, [])
+                done = str(seed) in document["runs"].get(name, {})
+            if done:
+                continue
+            if name not in warm:
                 # Not recorded: the first run reads from the disk and compiles what later ones find. As long as the
                 # longest pilot, so that both pilots find all of their images.
                 run(race, name, seed, PILOTS[-1], pilot=True)
                 warm.add(name)
             for steps in PILOTS[len(pilots) :]:
                 pilots.append(run(race, name, seed, steps, pilot=True))
-                _save(document, out)
-            done = document["runs"].setdefault(name, {})
-            if str(seed) not in done:
-                done[str(seed)] = run(race, name, seed, steps_for(60 * minutes, pilots))
-                _save(document, out)
-                say(f"{name}, seed {seed}: {done[str(seed)]['views']:,} views in {done[str(seed)]['seconds']:.0f} s")
-    return document
+                with document_of(out, about) as document:
+                    document["pilots"][name] = pilots
+            found = run(race, name, seed, steps_for(60 * minutes, pilots))
+            with document_of(out, about) as document:
+                document["runs"].setdefault(name, {})[str(seed)] = found
+            say(f"{name}, seed {seed}: {found['views']:,} views in {found['seconds']:.0f} s")
+    with document_of(out, about) as document:
+        return document
+
+
+@contextlib.contextmanager
+def document_of(out: Path, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Read the document of a race, or begin it, and save it at the end; other processes wait meanwhile.
+
+    Raises:
+        ValueError: it is of another race.
+    """
+    with FileLock(out.with_suffix(".lock")):
+        document = json.loads(out.read_text()) if out.exists() else {"about": dict(about), "pilots": {}, "runs": {}}
+        before = document["about"]
+        if changed := [f"{key} {before.get(key)}, now {about[key]}" for key in about if before.get(key) != about[key]]:
+            raise ValueError(f"{out} is of another race ({'; '.join(changed)}); choose another --work")
+        yield document
+        write_text(out, json.dumps(document, indent=1) + "\n")
 
 
 def describe(race: Race, minutes: float) -> dict[str, Any]:
     """What the runs of one race have in common; plain values."""
     about = {"minutes": minutes, "teacher": race.teacher, "tap": race.tap, "student": race.student, "pixels": race.size}
+    # The folder as it was given, since documents are published: who goes on from a relative one stays where it was.
     about |= {"folder": str(race.images), "images": images_in(race.images)}
     return about | {"device": describe_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))}
 
@@ -131,13 +157,12 @@ def too_long(document: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """A row per contender: views, seconds, scores; then each of kdep's recipes minus LightlyTrain, paired by seed."""
-    scores, about = document["scores"], document["about"]
-    tasks = sorted({*document["tasks"], *(task for by_task in scores.values() for task in by_task)})
+    """A row per contender: views, seconds, scores; then each of kdep's minus each of LightlyTrain's, paired by seed."""
+    scores, about, tasks = document["scores"], document["about"], document["tasks"]
     late = too_long(document)
     lines = [
         f"{about['minutes']:g} minutes for each run, {about['teacher']} to {about['student']} at {about['pixels']} px, "
-        f"{about['images']:,} images; {machine(about)}.",
+        f"{about['images']:,} images; {machine(about['device'])}.",
         "",
         f"| contender | runs | views | seconds | {' | '.join(tasks)} |",
         "|---" * (4 + len(tasks)) + "|",
@@ -152,11 +177,13 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += ["", "Over: more than 10 % longer than the minutes of a run."]
     if absent := missing(document):
         lines += ["", *(f"- {sentence}" for sentence in absent)]
-    rival = scores.get(RIVAL, {})
-    for name in [name for name in scores if rival and name != RIVAL]:
-        lines += ["", f"{name} minus {RIVAL}, mean over the seeds of both with its 95 % interval over seeds:", ""]
-        lines += [f"- mean of the tasks: {_difference(*(_means(found, tasks) for found in (scores[name], rival)))}"]
-        lines += [f"- {task}: {_difference(scores[name].get(task, {}), rival.get(task, {}))}" for task in tasks]
+    pairs = [(own, rival) for rival in scores if rival in LIGHTLY for own in scores if own not in LIGHTLY]
+    if pairs:
+        lines += ["", DIFFERENCES, "", f"| | {' | '.join(tasks)} | mean |", "|---" * (2 + len(tasks)) + "|"]
+    for own, rival in pairs:
+        found = [_difference(*(scores[name].get(task, {}) for name in (own, rival))) for task in tasks]
+        found.append(_difference(*(_means(scores[name], tasks) for name in (own, rival))))
+        lines.append(f"| {own} minus {rival} | {' | '.join(found)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -167,20 +194,12 @@ def _means(scores: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> d
 
 
 def _difference(own: Mapping[str, float], other: Mapping[str, float]) -> str:
-    shared = sorted(set(own) & set(other))
+    shared = set(own) & set(other)
     if not shared:
-        return "not measured for both"
+        return "-"
     interval = paired_difference(own, other, (None, None))
     known = f"{mean([own[seed] - other[seed] for seed in shared]):+.2f}"
-    if interval is not None:
-        return f"{known} [{interval.low:+.2f}, {interval.high:+.2f}]"
-    if len(shared) < MIN_SEEDS:
-        return f"{known}, too few seeds to tell"
-    return f"{known} for each of {len(shared)} seeds; differences that are all the same give no interval"
-
-
-def _save(document: Mapping[str, Any], out: Path) -> None:
-    write_text(out, json.dumps(document, indent=1) + "\n")
+    return f"{known} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else known
 
 
 def say(text: str) -> None:
@@ -222,7 +241,8 @@ def main() -> int:
         parser.error(str(error))
     document["tasks"] = [task.strip() for task in args.tasks.split(",")]
     document["scores"] = score(race, document, args.suite, ",".join(document["tasks"]))
-    _save(document, out)
+    with document_of(out, document["about"]) as saved:
+        saved |= {key: document[key] for key in ("tasks", "scores")}
     write_text(out.with_suffix(".md"), markdown(document))
     write_atomically(out.with_suffix(".png"), lambda part: draw(document, part))
     say(markdown(document))

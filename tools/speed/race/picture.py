@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from kdep_benchmarks.verdicts.intervals import mean
+from tools.speed.row import machine
 
-COLOURS = ("#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#64748b")
+COLOURS = ("#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#64748b", "#0891b2", "#db2777")
 COLUMNS = 3
 
 
@@ -34,12 +35,6 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         axes.spines[["top", "right", "left"]].set_visible(False)
     for axes in panels:  # those that are left have no task
         axes.set_visible(False)
-    said = f"{document['about']['minutes']:g} minutes for each run, {machine(document['about'])}"
+    said = f"{document['about']['minutes']:g} minutes for each run, {machine(document['about']['device'])}"
     figure.suptitle(f"{said}; higher is better", fontsize=9, x=0.01, ha="left")
     figure.savefig(path, dpi=130, format="png")
-
-
-def machine(about: Mapping[str, Any]) -> str:
-    """Name the processor and the number of its threads that a race took."""
-    cpu, threads = about["device"]["cpu"], about["device"]["threads"]
-    return f"{cpu}, {threads} thread" + ("s" if threads > 1 else "")
