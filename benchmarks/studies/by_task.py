@@ -11,12 +11,20 @@ TITLE = "Task by task, and the mean without the task that adds the most to it (e
 
 def task_table(study: Study, scores: Scores, value: Any) -> list[str]:
     """A row for each pair that is claimed by its mean or asked for, once both arms have all scores."""
-    claimed = [tuple(claim.arms) for claim in study.claims if claim.metric == "mean"]
-    rows = [_row(study, scores, value, *pair) for pair in dict.fromkeys([*claimed, *map(tuple, study.pairs)])]
-    if len(study.tasks) < 2 or not any(rows):
+    if len(study.tasks) < 2:
         return []
-    head = [f"| first | second | {' | '.join(study.tasks)} | without |", "|---" * (len(study.tasks) + 3) + "|"]
-    return [TITLE, "", *head, *filter(None, rows), ""]
+    claimed = [tuple(claim.arms) for claim in study.claims if claim.metric == "mean"]
+    pairs = dict.fromkeys([*claimed, *map(tuple, study.pairs)])
+    rows = [_row(study, scores, value, *pair) for pair in pairs if _is_complete(study, scores, value, pair)]
+    if not rows:
+        return []
+    head = [f"| first | second | {' | '.join(study.tasks)} | mean | without |", "|---" * (len(study.tasks) + 4) + "|"]
+    return [TITLE, "", *head, *rows, ""]
+
+
+def _is_complete(study: Study, scores: Scores, value: Any, arms: Sequence[str]) -> bool:
+    cells = [scores.get((arm, value, task), {}) for arm in arms for task in study.tasks]
+    return all(set(cell) == set(study.seeds) for cell in cells)
 
 
 def _row(study: Study, scores: Scores, value: Any, arm: str, other: str) -> str:
@@ -24,15 +32,12 @@ def _row(study: Study, scores: Scores, value: Any, arm: str, other: str) -> str:
         own = {name: over_tasks(study, scores, name, value, tasks) for name in (arm, other)}
         return compared(study, arm, other, without_noise(own))
 
-    cells = [scores.get((name, value, task), {}) for name in (arm, other) for task in study.tasks]
-    if any(set(cell) != set(study.seeds) for cell in cells):
-        return ""
-    found = {task: minus([task]) for task in study.tasks}
-    sign = 1 if minus(study.tasks).value > 0 else -1
+    found, over_all = {task: minus([task]) for task in study.tasks}, minus(study.tasks)
+    sign = 1 if over_all.value > 0 else -1
     most = max(study.tasks, key=lambda task: sign * found[task].value)
     rest = [task for task in study.tasks if task != most]
-    shown = " | ".join(_in_brackets(one) for one in found.values())
-    return f"| {arm} | {other} | {shown} | {most}: {_in_brackets(minus(rest))} |" if rest else ""
+    shown = " | ".join(_in_brackets(one) for one in [*found.values(), over_all])
+    return f"| {arm} | {other} | {shown} | {most}: {_in_brackets(minus(rest))} |"
 
 
 def _in_brackets(one: Comparison) -> str:

@@ -187,12 +187,12 @@ def test_a_difference_of_means_is_shown_task_by_task_and_without_the_task_that_a
     claims = [{"arms": ["x", "base"]}, {"arms": ["y", "base"], "metric": "a"}]
     study, rows = made(scores, score=score, claims=claims, pairs=[["y", "base"], ["x", "base"]]), rows_of(scores)
     # 4.3027 / sqrt(3) = 2.484 times deviations of 1; without b (2 - 1) / 2 = 0.5 by (0.5, 1, 1.5) - 0.5, deviation 0.5.
-    # Without c, y is (1 - 2) / 2 = -0.5 below, by 0, -0.5, -1.
+    # Without c, y is (1 - 2) / 2 = -0.5 below, by 0, -0.5, -1. The means deviate by 2 / 3 and by 1 / 3.
     table = """
-| first | second | a | b | c | without |
-|---|---|---|---|---|---|
-| x | base | +2.00 [-0.48, +4.48] | +9.00 [+6.52, +11.48] | -1.00 | b: +0.50 [-0.74, +1.74] |
-| y | base | +1.00 [-1.48, +3.48] | -2.00 | -4.00 | c: -0.50 [-1.74, +0.74] |
+| first | second | a | b | c | mean | without |
+|---|---|---|---|---|---|---|
+| x | base | +2.00 [-0.48, +4.48] | +9.00 [+6.52, +11.48] | -1.00 | +3.33 [+1.68, +4.99] | b: +0.50 [-0.74, +1.74] |
+| y | base | +1.00 [-1.48, +3.48] | -2.00 | -4.00 | -1.67 [-2.49, -0.84] | c: -0.50 [-1.74, +0.74] |
 """
     assert table in as_markdown(study, rows)
     early = as_markdown(study, [row for row in rows if (row["arm"], row["seed"], row["task"]) != ("y", 2, "a")])
