@@ -177,6 +177,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += ["", "Over: more than 10 % longer than the minutes of a run."]
     if absent := missing(document):
         lines += ["", *(f"- {sentence}" for sentence in absent)]
+    if seeds := document.get("claim"):
+        lines += ["", _claimed(scores, tasks, seeds)]
     pairs = [(own, rival) for rival in scores if rival in LIGHTLY for own in scores if own not in LIGHTLY]
     if pairs:
         lines += ["", DIFFERENCES, "", f"| | {' | '.join(tasks)} | mean |", "|---" * (2 + len(tasks)) + "|"]
@@ -185,6 +187,20 @@ def markdown(document: Mapping[str, Any]) -> str:
         found.append(_difference(*(_means(scores[name], tasks) for name in (own, rival))))
         lines.append(f"| {own} minus {rival} | {' | '.join(found)} |")
     return "\n".join(lines) + "\n"
+
+
+def _claimed(
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]], tasks: Sequence[str], seeds: Sequence[str]
+) -> str:
+    """Say what became of the claim; nothing before all of its seeds are scored."""
+    means = [_means(scores.get(name, {}), tasks) for name in ("kdep", RIVAL)]
+    own, other = ({seed: found[seed] for seed in seeds if seed in found} for found in means)
+    what = f"Claim, named before seeds {', '.join(seeds)} were scored: kdep minus {RIVAL} by the mean of the tasks"
+    if not set(seeds) == set(own) == set(other):
+        return f"{what}, no verdict before all are scored."
+    interval = paired_difference(own, other, (None, None))
+    verdict = interval.verdict if interval else "no verdict"
+    return f"{what} {_difference(own, other)}: {verdict}{' shown' if verdict == 'no difference' else ''}."
 
 
 def _means(scores: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> dict[str, float]:
@@ -216,6 +232,10 @@ def main() -> int:
     add("--lightly-python", type=Path, help="a Python that has lightly-train")
     add("--minutes", type=float, default=15, help="wall time of a run [15]")
     add("--seeds", default="0", help="joined by commas [0]; three for a verdict")
+    add(
+        "--claim",
+        help=f"seeds at which kdep minus {RIVAL}, by the mean of the tasks, is claimed; name them before they run",
+    )
     add("--contenders", help=f"joined by semicolons, of {'; '.join(CONTENDERS)} [kdep; {RIVAL}]")
     add("--teacher", default="npm:resnet50", help="a ResNet-50 [npm:resnet50]")
     add("--tap", default="pre", help="where kdep takes the teacher's features [pre]")
@@ -240,9 +260,10 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     document["tasks"] = [task.strip() for task in args.tasks.split(",")]
+    document["claim"] = [seed.strip() for seed in args.claim.split(",")] if args.claim else document.get("claim", [])
     document["scores"] = score(race, document, args.suite, ",".join(document["tasks"]))
     with document_of(out, document["about"]) as saved:
-        saved |= {key: document[key] for key in ("tasks", "scores")}
+        saved |= {key: document[key] for key in ("tasks", "scores", "claim")}
     write_text(out.with_suffix(".md"), markdown(document))
     write_atomically(out.with_suffix(".png"), lambda part: draw(document, part))
     say(markdown(document))
