@@ -70,7 +70,7 @@ the usual way:
   kdep pretrain demo                                   # -> runs/demo/student.pth
   kdep transfer runs/demo/student.pth random:resnet18 --suite demo --data-root demo --seeds 0,1,2
   kdep compare demo random:resnet18
-exit codes: 0 done, 1 something failed, 2 usage, 3 weights did not load
+exit codes: 0 done, 1 something failed, 2 usage, 3 weights did not load, 130 interrupted
 """
 
 
