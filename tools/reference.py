@@ -43,7 +43,8 @@ def tasks() -> str:
 
 def commands() -> str:
     """The help of every verb of `kdep`."""
-    parts = ["# Commands\n\nExit codes: 0 done, 1 something failed, 2 wrong usage, 3 weights did not load, 130 interrupted.\n"]
+    codes = "0 done, 1 something failed, 2 wrong usage, 3 weights did not load, 130 interrupted"
+    parts = [f"# Commands\n\nExit codes: {codes}.\n"]
     for name in VERBS:
         parser = parser_of(name)
         help_ = re.sub(r"\[\S*/data\]", "[data]", parser.format_help())

@@ -233,7 +233,7 @@ def test_differences_are_paired_by_seed():
     assert "| kdep | 3 | 1,000 | 120 | 21.00 |" in markdown(document)
     # Differences 2, 1, 3: mean 2, standard error 1 / sqrt(3), times 4.3027.
     assert differences(document) == [["+2.00 [-0.48, +4.48]"] * 2]
-    assert "(over" not in markdown(document) and "no score" not in markdown(document)
+    assert "(off" not in markdown(document) and "no score" not in markdown(document)
     document["scores"][RIVAL]["a"] = {"0": 8, "1": 18, "2": 31}  # the same difference in each
     assert differences(document) == [["+2.00"] * 2]
     document["scores"][RIVAL]["a"] = {"0": 8, "1": 19}
@@ -291,14 +291,17 @@ def test_the_picture_has_a_panel_per_task_and_a_dot_per_run(tmp_path, monkeypatc
     assert [text.get_text() for text in panels[0].get_yticklabels()] == ["kdep", RIVAL]
 
 
-def test_a_run_that_took_much_longer_than_its_minutes_is_marked():
+def test_a_run_that_took_much_longer_or_shorter_than_its_minutes_is_marked():
     document = a_document()
     document["runs"]["kdep"]["1"]["seconds"] = 132.0  # 10 %
-    assert "Over" not in markdown(document)
-    document["runs"]["kdep"]["1"]["seconds"] = 150.0
+    assert "Off" not in markdown(document)
+    document["runs"]["kdep"]["1"]["seconds"], document["runs"][RIVAL]["2"]["seconds"] = 150.0, 107.0
     text = markdown(document)
-    assert "| kdep | 3 | 1,000 | 130 (over: seed 1 150 s) |" in text and f"| {RIVAL} | 3 | 1,000 | 120 |" in text
-    assert "Over: more than 10 % longer than the minutes of a run." in text
+    assert (
+        "| kdep | 3 | 1,000 | 130 (off: seed 1 150 s) |" in text
+        and f"| {RIVAL} | 3 | 1,000 | 116 (off: seed 2 107 s) |" in text
+    )
+    assert "Off: more than 10 % longer or shorter than the minutes of a run" in text
 
 
 def test_the_board_goes_without_the_scores_of_cells_that_failed(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ from tools.speed.race.picture import draw
 from tools.speed.row import describe_device, machine
 
 PILOTS = (8, 32)  # steps of the two short runs
-OVER = 1.1  # times its minutes, above which a run is marked
+OFF = 0.1  # share of its minutes by which a run that is marked is longer or shorter
 DIFFERENCES = (
     "Differences: means over the seeds of both, with the 95 % interval over seeds where there are three or more. No "
     "interval covers other test images."
@@ -147,11 +147,15 @@ def missing(document: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def too_long(document: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The runs of a contender that took more than 10 % longer than their minutes, as text."""
-    limit = OVER * 60 * document["about"]["minutes"]
+def off_time(document: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The runs of a contender that took more than 10 % longer or shorter than their minutes, as text."""
+    planned = 60 * document["about"]["minutes"]
     return {
-        name: [f"seed {seed} {run['seconds']:.0f} s" for seed, run in runs.items() if run["seconds"] > limit]
+        name: [
+            f"seed {seed} {run['seconds']:.0f} s"
+            for seed, run in runs.items()
+            if abs(run["seconds"] - planned) > OFF * planned
+        ]
         for name, runs in document["runs"].items()
     }
 
@@ -159,7 +163,7 @@ def too_long(document: Mapping[str, Any]) -> dict[str, list[str]]:
 def markdown(document: Mapping[str, Any]) -> str:
     """A row per contender: views, seconds, scores; then each of kdep's minus each of LightlyTrain's, paired by seed."""
     scores, about, tasks = document["scores"], document["about"], document["tasks"]
-    late = too_long(document)
+    off = off_time(document)
     lines = [
         f"{about['minutes']:g} minutes for each run, {about['teacher']} to {about['student']} at {about['pixels']} px, "
         f"{about['images']:,} images; {machine(about['device'])}.",
@@ -171,10 +175,11 @@ def markdown(document: Mapping[str, Any]) -> str:
         spent = [mean([run[key] for run in runs.values()]) for key in ("views", "seconds")]
         own = [scores.get(name, {}).get(task) for task in tasks]
         shown = [f"{mean(list(found.values())):.2f}" if found else "-" for found in own]
-        took = f"{spent[1]:.0f}" + (f" (over: {', '.join(late[name])})" if late[name] else "")
+        took = f"{spent[1]:.0f}" + (f" (off: {', '.join(off[name])})" if off[name] else "")
         lines.append(f"| {name} | {len(runs)} | {spent[0]:,.0f} | {took} | {' | '.join(shown)} |")
-    if any(late.values()):
-        lines += ["", "Over: more than 10 % longer than the minutes of a run."]
+    if any(off.values()):
+        said = "Off: more than 10 % longer or shorter than the minutes of a run; something disturbed it or its pilots."
+        lines += ["", said]
     if absent := missing(document):
         lines += ["", *(f"- {sentence}" for sentence in absent)]
     if seeds := document.get("claim"):
