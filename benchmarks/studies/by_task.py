@@ -36,10 +36,5 @@ def _row(study: Study, scores: Scores, value: Any, arm: str, other: str) -> str:
     sign = 1 if over_all.value > 0 else -1
     most = max(study.tasks, key=lambda task: sign * found[task].value)
     rest = [task for task in study.tasks if task != most]
-    shown = " | ".join(_in_brackets(one) for one in [*found.values(), over_all])
-    return f"| {arm} | {other} | {shown} | {most}: {_in_brackets(minus(rest))} |"
-
-
-def _in_brackets(one: Comparison) -> str:
-    interval = f" [{one.interval.low:+.2f}, {one.interval.high:+.2f}]" if one.interval else ""
-    return f"{one.value:+.2f}{interval}"
+    shown = " | ".join(one.text for one in [*found.values(), over_all])
+    return f"| {arm} | {other} | {shown} | {most}: {minus(rest).text} |"

@@ -69,6 +69,11 @@ class Comparison:
         return self.adjusted is not None and self.adjusted < 1 - CONFIDENCE
 
     @property
+    def text(self) -> str:
+        """The difference, with its interval where there is one."""
+        return self.interval.text if self.interval else f"{self.value:+.2f}"
+
+    @property
     def sentence(self) -> str:
         """The comparison for people."""
         known, n = f"{self.value:+.2f}", f"n = {self.seeds}"
@@ -79,10 +84,10 @@ class Comparison:
         if self.interval is None:
             reason = "too few runs for an interval" if self.seeds < MIN_SEEDS else "the same in every run"
             return f"{self.before}{self.arm} against {self.other}: {known}, no verdict ({n}, {reason})."
-        words, known = WORDS[self.interval.verdict], f"{known} [{self.interval.low:+.2f}, {self.interval.high:+.2f}]"
+        words = WORDS[self.interval.verdict]
         if self.adjusted is not None and self.tests > 1 and self.interval.verdict != "no difference":
             n += f"; {'holds' if self.holds else 'does not hold'} among {self.tests} comparisons (Holm)"
-        return f"{self.before}{self.arm} {words} {self.other} ({known}, {n})."
+        return f"{self.before}{self.arm} {words} {self.other} ({self.text}, {n})."
 
 
 def adjusted(groups: Iterable[list[Comparison]]) -> list[list[Comparison]]:

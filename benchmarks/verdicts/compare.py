@@ -69,8 +69,7 @@ class Difference:
             still = "holds" if self.adjusted_verdict != "no difference" else "does not hold"
             beside = f"; {still} among {self.tests} comparisons (Holm)" * (self.verdict != "no difference")
         if self.verdict == "no difference":
-            ends = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-            return f"No difference shown between {a} and {b}{where}: {ends} ({self.over})."
+            return f"No difference shown between {a} and {b}{where}: {found.text} ({self.over})."
         low, high = sorted((abs(found.low), abs(found.high)))
         return f"{a} is better than {b}{where} by {abs(found.value):.2f} [{low:.2f}, {high:.2f}] ({self.over}{beside})."
 

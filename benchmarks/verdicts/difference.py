@@ -38,6 +38,11 @@ class Interval:
     p: float
 
     @property
+    def text(self) -> str:
+        """`+2.24 [+1.29, +3.19]`."""
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+    @property
     def verdict(self) -> str:
         """better, worse or no difference."""
         if self.low <= 0 <= self.high:

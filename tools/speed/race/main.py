@@ -5,9 +5,9 @@
 
 `kdep` and `LightlyTrain` keep their own defaults: batch, augmentations, optimizer, and the warm-up's share of the run
 (kdep's that of the recipe, LightlyTrain's a tenth, at most ten epochs). The other contenders change what their names
-say. The time is that of the whole command: imports, statistics
-of the teacher, training, export. After an untimed run, which brings files into memory, two short runs of the first seed
-measure what a start and a step cost; the steps that then fit into the time are run, with a schedule of that length.
+say. The time is that of the whole command: imports, statistics of the teacher, training, export. After an untimed run,
+which brings files into memory, two short runs of the first seed measure what a start and a step cost; the steps that
+then fit into the time are run, with a schedule of that length.
 kdep's teacher sees a view at twice the student's side, its default. LightlyTrain shows both the same pixels; so does
 the contender `kdep, same pixels`. `LightlyTrain, kdep's rate` has the learning rate of the recipe `default`.
 
@@ -114,7 +114,7 @@ def document_of(out: Path, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]
 def describe(race: Race, minutes: float) -> dict[str, Any]:
     """What the runs of one race have in common; plain values."""
     about = {"minutes": minutes, "teacher": race.teacher, "tap": race.tap, "student": race.student, "pixels": race.size}
-    # The folder as it was given, since documents are published: who goes on from a relative one stays where it was.
+    # As it was given, since documents are published. A relative folder is that of the working directory.
     about |= {"folder": str(race.images), "images": images_in(race.images)}
     return about | {"device": describe_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))}
 
@@ -204,8 +204,9 @@ def _claimed(
     if not set(seeds) == set(own) == set(other):
         return f"{what}, no verdict before all are scored."
     interval = paired_difference(own, other, (None, None))
-    verdict = interval.verdict if interval else "no verdict"
-    return f"{what} {_difference(own, other)}: {verdict}{' shown' if verdict == 'no difference' else ''}."
+    if interval is None:
+        return f"{what} {_difference(own, other)}: no verdict."
+    return f"{what} {interval.text}: {interval.verdict}{' shown' if interval.verdict == 'no difference' else ''}."
 
 
 def _means(scores: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> dict[str, float]:
@@ -219,8 +220,7 @@ def _difference(own: Mapping[str, float], other: Mapping[str, float]) -> str:
     if not shared:
         return "-"
     interval = paired_difference(own, other, (None, None))
-    known = f"{mean([own[seed] - other[seed] for seed in shared]):+.2f}"
-    return f"{known} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else known
+    return interval.text if interval else f"{mean([own[seed] - other[seed] for seed in shared]):+.2f}"
 
 
 def say(text: str) -> None:
