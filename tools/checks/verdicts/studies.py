@@ -16,7 +16,7 @@ from kdep_benchmarks.studies.file import Study, load_study
 
 SHIPPED = Path("configs/studies")
 PUBLISHED = Path("docs/figures/studies")
-ABOUT = """Claims are comparisons that a study file names before they can be made; their verdicts are after Holm's
+ABOUT = """Claims are comparisons that a study file names before these can be made; their verdicts are after Holm's
 correction among the claims of the study. All other comparisons are exploratory, in every study. Hours are the training
 alone, without banks of targets and probes, on one or two threads of machines that differ. A student counts once, in the
 first study that trained it, even where a second trained it again. `-`: the scores do not say, as those of checkpoints
