@@ -38,6 +38,14 @@ def draw(path, seed):
     Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
+@pytest.fixture(autouse=True)
+def forget_logs_of_mmengine():
+    """mmengine keeps the log files of all runs of a process and opens them again, but pytest removes their folders."""
+    yield
+    if logging := sys.modules.get("mmengine.logging"):
+        logging.MMLogger._instance_dict.clear()
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """A folder of 128 generated pictures in two subfolders."""
