@@ -117,8 +117,11 @@ def save(content: Mapping[str, Any], path: Path) -> None:
                 torch.save(dict(content), file)
         except RuntimeError as error:
             cause = error.__context__
-            if isinstance(cause, OSError):  # torch reports a full disk as "unexpected pos"
+            # Of a full disk, and of an interrupt while it writes, torch makes "unexpected pos".
+            if isinstance(cause, OSError):
                 raise OSError(cause.errno, cause.strerror) from error
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
             raise
 
     write_atomically(path, write)

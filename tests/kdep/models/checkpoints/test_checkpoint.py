@@ -1,13 +1,17 @@
 import dataclasses
 import errno
+import io
 import os
 import pickle
+import signal
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from kdep.files import save, write_atomically
+from kdep.files import read, save, write_atomically
+from kdep.interrupts import sigterm_interrupts
 from kdep.models.backbones.taps import TAPS
 from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exactly, parse_student
 from kdep.models.checkpoints.checkpoint import write_student as write
@@ -32,6 +36,22 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, a_full_disk):
     # As under a quota or a full disk; torch itself speaks of an unexpected position.
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
     assert list(path.parent.iterdir()) == []
+
+
+def test_an_interrupt_while_torch_writes_stays_an_interrupt_and_keeps_the_old_file(tmp_path, monkeypatch):
+    class Interrupted(io.FileIO):
+        def write(self, data):
+            if self.tell():  # of an interrupt in the first write torch makes nothing else
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().write(data)
+
+    path = tmp_path / "run.pt"
+    save({"step": 1}, path)
+    monkeypatch.setattr(Path, "open", lambda self, mode: Interrupted(self, mode))
+    with sigterm_interrupts(), pytest.raises(KeyboardInterrupt):
+        save({"weight": torch.zeros(100_000)}, path)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == [path] and read(path) == {"step": 1}
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle-2", "pickle-5"])
