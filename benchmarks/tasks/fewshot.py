@@ -1,11 +1,12 @@
 """Fit a few-shot linear probe on a small share of the train images, and average over several draws.
 
-A draw takes the same share of every class, at least one image. The penalty is chosen on the whole val split. There is
-no refit on val, which has many more images than the draw. The tap is the one with the best mean over draws on val.
+A draw takes the same share of every class of train and val, at least two images. Nothing else is labelled: the penalty
+is chosen by cross-validation within the draw, and the probe is fitted again on the whole draw. The tap is the one with
+the best mean over draws in the cross-validation.
 """
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.result import Outcome
-from kdep_benchmarks.tasks.classify import Data, accuracy, at_edge, best_on_val, load_report, open_taps
-from kdep_benchmarks.tasks.linear import fit_path, measure_path
+from kdep_benchmarks.tasks.classify import Data, accuracy, at_edge, best_on_val, gives_up, load_report, open_taps
+from kdep_benchmarks.tasks.linear import fit_path, measure_path, walk_path
 from kdep_benchmarks.tasks.settings import Fewshot, read_settings
 from kdep_benchmarks.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The probe of one draw at one tap; `predicted` are class numbers on test."""
+    """The probe of one draw at one tap: its score on held-out images of the draw, and its class numbers on test."""
 
     val_top1: float
     val_loss: float
@@ -47,14 +48,14 @@ def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     truth = torch.from_numpy(splits.test.labels)
     taps, cost = open_taps(checkpoint, splits, settings, work_dir=work_dir, device=device)
     probed = {
-        tap: [probe_draw(replace(data, train=torch.from_numpy(train)), truth, path=settings.path) for train in draws]
+        tap: [probe_draw(data, positions, truth, path=settings.path, folds=settings.folds) for positions in draws]
         for tap, data in taps.items()
     }
     means = {tap: _mean_score(results) for tap, results in probed.items()}
     best = max(probed, key=lambda tap: _on_val(probed[tap]))
     return Outcome(
         metrics=means[best] | {f"top1_{tap}": mean["top1"] for tap, mean in means.items()},
-        counts={**splits.counts, "train": len(draws[0])},
+        counts={"train": len(draws[0]), "val": 0, "test": len(splits.test)},
         chosen={"tap": best, "lambda_at_edge": any(result.penalty_at_edge for result in probed[best])},
         curves={tap: _listed(results) for tap, results in probed.items()},
         load=load_report(checkpoint),
@@ -64,30 +65,65 @@ def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
 
 
 def draw(splits: Splits, *, share: float, seed: int, number: int) -> np.ndarray:
-    """Draw positions from train, ascending: the rounded share of every class, at least one image.
+    """Draw positions in the pool: the rounded share of every class, at least two images, in random order.
 
     Each draw depends only on (seed, number), not on how many draws there are.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, number]))
-    labels = splits.pool.labels[splits.train]
+    labels = splits.pool.labels
     parts = []
     for label in np.unique(labels):
-        positions = splits.train[labels == label]
+        positions = np.flatnonzero(labels == label)
         # Permute all positions, so that a smaller share is a subset of a larger one.
-        parts.append(generator.permutation(positions)[: max(1, round(share * len(positions)))])
-    return np.sort(np.concatenate(parts))
+        parts.append(generator.permutation(positions)[: max(2, round(share * len(positions)))])
+    return np.concatenate(parts)
 
 
-def probe_draw(data: Data, truth: torch.Tensor, *, path: tuple[float, ...]) -> Drawn:
-    """Fit the path on `data.train`, choose by accuracy on val, ties by cross-entropy, and predict test."""
-    path = tuple(sorted(path))
-    fitted = fit_path(data.pool, data.labels, rows=data.train, classes=data.classes, penalties=path, device=data.device)
-    top1, loss = measure_path(fitted, data.pool, data.labels, rows=data.val)
+def probe_draw(data: Data, positions: np.ndarray, truth: torch.Tensor, *, path: tuple[float, ...], folds: int) -> Drawn:
+    """Choose the penalty by accuracy on held-out images of the draw, ties by cross-entropy; predict test.
+
+    Penalties are tried from the strongest to the weakest until `gives_up`, as in a linear probe.
+    """
+    known = {"classes": data.classes, "device": data.device}
+    parts = [(torch.from_numpy(fit), torch.from_numpy(held)) for fit, held in folds_of(data.labels, positions, folds)]
+    walks = [walk_path(data.pool, data.labels, rows=fit, penalties=path, **known) for fit, _ in parts]
+    images = sum(len(held) for _, held in parts)
+    tried, top1, loss = [], [], []
+    for solutions in zip(*walks, strict=True):
+        correct, entropy = 0, 0.0
+        for solution, (_, held) in zip(solutions, parts, strict=True):
+            (right,), (mean,) = measure_path([solution], data.pool, data.labels, rows=held)
+            correct += round(right * len(held) / 100)  # counted, so that equal numbers tie
+            entropy += mean * len(held)
+        tried.append(solutions[0].penalty)
+        top1.append(100.0 * correct / images)
+        loss.append(entropy / images)
+        if gives_up(top1, loss):
+            break
     best = best_on_val(top1, loss)
-    predicted = fitted[best].predict(data.test).cpu()
+    rows = torch.from_numpy(np.sort(positions))
+    (fitted,) = fit_path(data.pool, data.labels, rows=rows, penalties=[tried[best]], **known)
+    predicted = fitted.predict(data.test).cpu()
     score = accuracy(predicted, truth, classes=data.classes)
-    edge = at_edge("lambda", path[best], path)["lambda_at_edge"]
-    return Drawn(top1[best], loss[best], predicted, score, path[best], edge)
+    edge = at_edge("lambda", tried[best], path)["lambda_at_edge"]
+    return Drawn(top1[best], loss[best], predicted, score, tried[best], edge)
+
+
+def folds_of(labels: torch.Tensor, positions: np.ndarray, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions to fit on and held-out ones, ascending, of each fold; every class is spread over the folds.
+
+    The only image of a class is never held out: nothing would be fitted for it.
+    """
+    own = labels.numpy()[positions]
+    place = np.empty(len(positions), dtype=np.int64)
+    place[np.argsort(own, kind="stable")] = np.arange(len(positions)) % folds
+    alone = np.bincount(own)[own] == 1
+    found = []
+    for fold in range(folds):
+        held = (place == fold) & ~alone
+        if held.any():
+            found.append((np.sort(positions[~held]), np.sort(positions[held])))
+    return found
 
 
 def _on_val(results: list[Drawn]) -> tuple[float, float]:

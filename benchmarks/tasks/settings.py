@@ -64,7 +64,9 @@ class Fewshot(Linear):
     """A linear probe on small parts of train."""
 
     share: Annotated[float, Field(gt=0, lt=1)]
-    """Share of train in each draw; at least one image per class is drawn."""
+    """Share of train and val in each draw; at least two images per class are drawn."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts of a draw, each of which is held out once to choose the penalty."""
     draws: Annotated[int, Field(ge=5)] = 5
     """Draws; the score is their mean."""
 
