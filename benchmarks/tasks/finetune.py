@@ -57,7 +57,9 @@ def going_on(
     Trainings of other cells are deleted. Each of the `points` of a grid is trained on train, then the best one on train
     and val. A single point is trained only on train and val.
     """
-    whose = {"checkpoint": checkpoint.identity, "settings": vars(settings), "seed": seed, "device": device.type}
+    # A requeued cell may meet another card, which computes in another precision.
+    computed = {"device": device.type, "precision": str(choose_precision(settings.precision, device))}
+    whose = {"checkpoint": checkpoint.identity, "settings": vars(settings), "seed": seed, **computed}
     forget_others(work_dir, task, whose, left=[LAST, ENDED])
     total = steps_of(settings, len(splits.pool)) + (points * steps_of(settings, len(splits.train)) if points > 1 else 0)
     with Bar(work_dir, total=total, unit="step") as bar:

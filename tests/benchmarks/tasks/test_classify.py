@@ -381,6 +381,13 @@ def test_interrupted_finetuning_goes_on_behind_its_last_epoch_as_if_it_had_not_s
     assert (outcome.metrics, outcome.chosen, outcome.curves) == (whole.metrics, whole.chosen, whole.curves)
 
 
+def test_finetuning_starts_anew_on_a_card_that_computes_in_another_precision(finetuning, monkeypatch):
+    finetuning("one", stop=4, precision="auto")
+    monkeypatch.setattr(finetune, "choose_precision", lambda *_: torch.bfloat16)
+    assert finetuning("one", precision="auto")[2] == STEPS
+    monkeypatch.undo()
+
+
 def test_a_network_whose_scoring_failed_is_scored_again_without_training_after_its_test_image_was_repaired(
     checkpoint, colours, tmp_path, monkeypatch
 ):
