@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.verdicts.intervals import mean
+from kdep_benchmarks.verdicts.ways import Way, describe_settings, way_of
 
 if TYPE_CHECKING:
     from kdep.config import Config
@@ -39,14 +40,17 @@ def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence
     Rows of a run are of one student: the one here, or one of the published rows where that has more scores.
 
     Raises:
-        ValueError: scores of one task on different data.
+        ValueError: scores of one task on different data, or of different settings, batches or precisions.
     """
     finished, rows = [result for result in results if result.status == "ok"], []
     protocols = protocols_of(study)
+    ways: list[Way] = []
     for planned in study.runs:
         own = own_rows(study, planned, runs, finished, protocols)
         published = [row for row in known if row_of(row, planned)]
-        rows += one_student(study, own, published)
+        counted = one_student(study, [row for row, _ in own], published)
+        ways += [way for row, way in own if any(row is other for other in counted)]
+        rows += counted
     for task in study.tasks:
         data = sorted({row["data"] for row in rows if row["task"] == task})
         if len(data) > 1:
@@ -54,7 +58,20 @@ def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence
                 f"{task}: scored on different data ({', '.join(data)}), and such scores are not comparable; score all "
                 "students on the same data, in another --results folder"
             )
+        refuse_several([way for way in ways if way.task == task])
     return rows
+
+
+def refuse_several(ways: Sequence[Way]) -> None:
+    """Raise a ValueError where scores of one task on the same data are of several settings, batches or precisions."""
+    several = sorted(set(ways), key=str)
+    if len(several) < 2:
+        return
+    said = "; ".join(describe_settings(way, several) or way.variant or "the full batch in float32" for way in several)
+    raise ValueError(
+        f"{several[0].task}: scored in several ways ({said}), and such scores are not comparable; score all students "
+        "alike, in another --results folder"
+    )
 
 
 def one_student(study: Study, own: list[AnswerRow], published: list[AnswerRow]) -> list[AnswerRow]:
@@ -68,8 +85,8 @@ def one_student(study: Study, own: list[AnswerRow], published: list[AnswerRow]) 
 
 def own_rows(
     study: Study, planned: Run, runs: Path, finished: list[Result], protocols: dict[str, Protocol]
-) -> list[AnswerRow]:
-    """Rows of the student that lies here, or of a checkpoint."""
+) -> list[tuple[AnswerRow, Way]]:
+    """Rows of the student that lies here, or of a checkpoint, each with how it was measured."""
     sha256 = student_here(planned, runs)
     if sha256 is None and is_file(planned):
         return []
@@ -82,20 +99,20 @@ def own_rows(
         own = {result.seed: result for result in same if result.task.name == task}
         if set(seeds) <= set(own):
             cells = [own[seed] for seed in seeds]
-            rows.append(
-                {
-                    **planned.place,
-                    "task": task,
-                    "metric": cells[0].main_metric,
-                    "score": round(mean([cell.score for cell in cells]), 4),
-                    "val": on_val(cells),
-                    **spent,
-                    "checkpoint": sha256[:8],
-                    "protocol": str(cells[0].protocol),
-                    "data": _agreed(cells, task),
-                    "run": fingerprint(study, planned),
-                }
-            )
+            row = {
+                **planned.place,
+                "task": task,
+                "metric": cells[0].main_metric,
+                "score": round(mean([cell.score for cell in cells]), 4),
+                "val": on_val(cells),
+                **spent,
+                "checkpoint": sha256[:8],
+                "protocol": str(cells[0].protocol),
+                "data": _agreed(cells, task),
+                "run": fingerprint(study, planned),
+            }
+            refuse_several([way_of(cell) for cell in cells])
+            rows.append((row, way_of(cells[0])))
     return rows
 
 
@@ -265,7 +282,7 @@ def read_known(paths: Iterable[Path], study: Study) -> list[AnswerRow]:
                         f"{where}: {what} {there}, in this study {now}: a row of another study, or of this one before "
                         "it was changed. Leave the file out, or go back to the study that it is of"
                     )
-            row = {**text, **places[key].place}
+            row = {column: text[column] for column in COLUMNS} | places[key].place
             row |= {column: _number(text[column], column, where) for column in NUMBERS}
             earlier = rows.setdefault((*key, text["task"]), row)
             if earlier["score"] != row["score"]:

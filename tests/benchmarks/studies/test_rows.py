@@ -81,6 +81,31 @@ def test_scores_on_different_data_are_refused():
         collect(study_of(), NOWHERE, [results[0], result("random:resnet18", TASKS[0], 1, version=2, data="e" * 64)])
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"settings": {"k": [20]}}, r"k \[20\]; k not set"),
+        (
+            {"chosen": {"out_of_memory": {"because": "out of memory", "accumulate": 2}}},
+            "full batch in float32; half-batch",
+        ),
+        ({"chosen": {"precision": "bfloat16"}}, "the full batch in float32; bfloat16"),
+    ],
+)
+def test_scores_of_other_settings_batches_or_precisions_are_refused(other, said):
+    results = scored("random:resnet18", TASKS[0], [1.0, 1.0])
+    with pytest.raises(ValueError, match=f"flowers5-knn: scored in several ways .*{said}"):
+        collect(study_of(), NOWHERE, [*results, *scored("torchvision:resnet18", TASKS[0], [1.0, 1.0], **other)])
+    with pytest.raises(ValueError, match="flowers5-knn: scored in several ways"):  # two seeds of one run
+        collect(study_of(), NOWHERE, [results[0], *scored("random:resnet18", TASKS[0], [1.0, 1.0], **other)[1:]])
+    every = [
+        r for name in ("random:resnet18", "torchvision:resnet18") for r in scored(name, TASKS[0], [1.0, 1.0], **other)
+    ]
+    assert len(collect(study_of(), NOWHERE, every)) == 2
+    # Two tasks may be measured in two ways.
+    assert len(collect(study_of(), NOWHERE, [*results, *scored("random:resnet18", TASKS[1], [1.0, 1.0], **other)])) == 2
+
+
 def test_select_is_the_best_of_the_curve_by_which_the_probe_was_chosen():
     curves = {"pre": {"val_top1": [1.0, 2.0]}, "post": {"val_top1": [3.0, 9.0, 4.0]}}
     cells = [result(curves=curves, chosen={"tap": "post"}), result(curves=curves, chosen={"tap": "pre"})]
@@ -125,6 +150,9 @@ def test_published_rows_come_back_as_they_were_collected(published, tmp_path):
     known = read_known([published()], study_of())
     results = [r for task in TASKS for r in scored("random:resnet18", task, [50.0, 51.0])]
     assert known == collect(study_of(), tmp_path, results) == collect(study_of(), tmp_path, [], known)
+    path = published(name="noted.csv")  # with a column of somebody else's
+    path.write_text("\n".join(f"{line},{number}" for number, line in enumerate(path.read_text().splitlines())))
+    assert read_known([path], study_of()) == known
 
 
 @pytest.mark.parametrize(
