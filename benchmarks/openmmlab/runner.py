@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
+# mmcv turns an image by its EXIF orientation tag by default. kdep's readers do not, and boxes and masks are not turned.
+LOAD_IMAGE = {"type": "LoadImageFromFile", "color_type": "color_ignore_orientation"}
+
 
 class Training(NamedTuple):
     """One measurement: who, what, with which seed, where and on what."""

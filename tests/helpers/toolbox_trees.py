@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kdep.data.decoding.opening import as_rgb, read_image
 from kdep.models.backbones.backbone import create_network
 from kdep.models.checkpoints.checkpoint import Checkpoint, fingerprint
 from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.openmmlab import compat
 from kdep_benchmarks.openmmlab.runner import Training
 from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
@@ -50,6 +52,14 @@ def picture(number, *, side=72):
 def save(pixels, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def set_orientation(path: Path, orientation: int) -> None:
+    """Save an image again with an EXIF orientation tag; the stored pixels stay upright."""
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    with Image.open(path) as image:
+        image.save(path, quality=95, exif=tags)
 
 
 def xml_object(name, x1, y1, x2, y2, difficult=0):
@@ -107,6 +117,23 @@ def coco(root: Path) -> Dataset:
         (root / f"{role}.json").write_text(json.dumps(content))
         files |= {role: f"{role}.json", f"{role}_images": role}
     return Dataset("tiny-coco", "coco", root, files, CLASSES)
+
+
+def check_stored_pixels_are_loaded(config, toolbox: str, *, tagged: bool) -> None:
+    """Compare what the pipeline of a data set loads with kdep's own reader, and with what mmcv loads by default."""
+    from mmengine.registry import DATASETS, init_default_scope
+
+    compat.prepare()
+    init_default_scope(toolbox)
+    loading = [step for step in config["pipeline"] if step["type"] == "LoadImageFromFile"]
+    found, by_default = (
+        DATASETS.build({**config, "pipeline": pipeline}) for pipeline in (loading, [{"type": "LoadImageFromFile"}])
+    )
+    assert len(found) >= 3
+    for number in range(len(found)):
+        stored = np.asarray(as_rgb(read_image(found[number]["img_path"])))
+        assert np.array_equal(found[number]["img"][..., ::-1], stored)  # BGR
+        assert np.array_equal(by_default[number]["img"][..., ::-1], stored) != tagged
 
 
 def task(kind: str, dataset: Dataset, config: str, **settings) -> Task:

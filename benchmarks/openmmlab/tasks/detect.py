@@ -13,7 +13,15 @@ from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab.backbones import channels
-from kdep_benchmarks.openmmlab.runner import Training, check_count, loader, predictions, read_config, train
+from kdep_benchmarks.openmmlab.runner import (
+    LOAD_IMAGE,
+    Training,
+    check_count,
+    loader,
+    predictions,
+    read_config,
+    train,
+)
 from kdep_benchmarks.openmmlab.tasks.boxes import Split, write_split
 from kdep_benchmarks.openmmlab.tasks.looks import draw_boxes
 from kdep_benchmarks.openmmlab.tasks.sheets import ROWS
@@ -95,7 +103,7 @@ def train_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> d
         ends = [(max(settings.scale), short) for short in settings.short_sides]
         resize = {"type": "RandomResize", "scale": ends, "keep_ratio": True}
     transforms = [
-        {"type": "LoadImageFromFile"},
+        LOAD_IMAGE,
         {"type": "LoadAnnotations", "with_bbox": True},
         resize,
         {"type": "RandomFlip", "prob": 0.5},
@@ -109,7 +117,7 @@ def test_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> di
     """Configure the test split: every image, with or without boxes. `average_precision` reads the boxes."""
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     transforms = [
-        {"type": "LoadImageFromFile"},
+        LOAD_IMAGE,
         {"type": "Resize", "scale": settings.scale, "keep_ratio": True},
         {"type": "PackDetInputs", "meta_keys": keys},
     ]

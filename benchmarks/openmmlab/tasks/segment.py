@@ -11,7 +11,15 @@ from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.masks import IGNORED, label_names
 from kdep_benchmarks.openmmlab.backbones import channels
-from kdep_benchmarks.openmmlab.runner import Training, check_count, loader, predictions, read_config, train
+from kdep_benchmarks.openmmlab.runner import (
+    LOAD_IMAGE,
+    Training,
+    check_count,
+    loader,
+    predictions,
+    read_config,
+    train,
+)
 from kdep_benchmarks.openmmlab.tasks.looks import draw_masks
 from kdep_benchmarks.openmmlab.tasks.masks import open_masks, split_configs
 from kdep_benchmarks.openmmlab.tasks.sheets import ROWS
@@ -79,7 +87,7 @@ def train_transforms(settings: Segment) -> list[dict[str, Any]]:
     """Make mmseg's usual training transforms, for a crop of any size instead of 512, from images of any scale."""
     crop = settings.crop
     return [
-        {"type": "LoadImageFromFile"},
+        LOAD_IMAGE,
         {"type": "LoadAnnotations"},
         {"type": "RandomResize", "scale": settings.base, "ratio_range": settings.scale_range, "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": (crop, crop), "cat_max_ratio": 0.75},
@@ -92,7 +100,7 @@ def train_transforms(settings: Segment) -> list[dict[str, Any]]:
 def test_transforms(settings: Segment) -> list[dict[str, Any]]:
     """Resize whole images to the training scale. Masks are loaded after that, so scores count original pixels."""
     return [
-        {"type": "LoadImageFromFile"},
+        LOAD_IMAGE,
         {"type": "Resize", "scale": settings.base, "keep_ratio": True},
         {"type": "LoadAnnotations"},
         {"type": "PackSegInputs"},

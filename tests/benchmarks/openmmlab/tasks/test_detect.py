@@ -15,6 +15,7 @@ from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab import compat, runner
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.openmmlab.tasks import boxes, detect, looks
+from kdep_benchmarks.tasks.settings import Detect, read_settings
 from tests.helpers import toolbox_trees as trees
 from tests.helpers.made_results import answered
 
@@ -72,6 +73,19 @@ def test_splits_that_cannot_be_scored_are_refused(tmp_path):
     (tmp_path / "VOC2012" / "Annotations" / "test_5.xml").unlink()
     with pytest.raises(ValueError, match="annotation is missing: .*test_5.xml is not there"):
         boxes.write_split(dataset, "test", trees.CLASSES, tmp_path / "test.json")
+
+
+@pytest.mark.parametrize("orientation", [None, 3, 6])
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_mmdet_loads_stored_pixels_which_boxes_count_whatever_the_orientation_tag(tmp_path, role, orientation):
+    dataset = trees.coco(tmp_path)
+    for path in (tmp_path / role).glob("*.jpg") if orientation else ():
+        trees.set_orientation(path, orientation)
+    split, _ = split_of(dataset, role, tmp_path / "work")
+    settings = read_settings(Detect, trees.task("detect", dataset, "detect_retinanet"))
+    make = {"train": detect.train_dataset, "test": detect.test_dataset}[role]
+    config = make(split, trees.CLASSES, settings)
+    trees.check_stored_pixels_are_loaded(config, "mmdet", tagged=orientation is not None)
 
 
 def detections_of(content, *, shift=0.0):

@@ -122,6 +122,18 @@ def test_pixels_are_counted_on_the_masks_own_grid_and_ignored_ones_never(make, m
             assert found[:, label].tolist() == [(true & told).sum(), told.sum(), true.sum()]
 
 
+@pytest.mark.parametrize("orientation", [None, 3, 6])
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_mmseg_loads_stored_pixels_which_masks_cover_whatever_the_orientation_tag(tmp_path, role, orientation):
+    dataset = trees.voc(tmp_path)
+    for path in (tmp_path / "VOC2012" / "JPEGImages").glob(f"{role}_*.jpg") if orientation else ():
+        trees.set_orientation(path, orientation)
+    settings = read_settings(Segment, trees.task("segment", dataset, "segment_fcn"))
+    transforms = {"train": segment.train_transforms, "test": segment.test_transforms}[role](settings)
+    config = segment._joined(segment.split_configs(open_masks(dataset, role)), transforms)
+    trees.check_stored_pixels_are_loaded(config, "mmseg", tagged=orientation is not None)
+
+
 def test_a_sheet_that_cannot_be_drawn_costs_no_score(tmp_path, monkeypatch, caplog):
     def broken(*args, **others):
         raise OSError("no room for a picture")
