@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdep.guard import printable
 from kdep_benchmarks.result import Result
-from kdep_benchmarks.verdicts.ways import labels, way_of
+from kdep_benchmarks.verdicts.ways import labels, ways_of
 
 ABSENT = "-"
 IMAGES = ("train", "val", "test", "leaked", "overlap", "overlap_exact")
@@ -30,7 +30,7 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
         frame[frame.main == True].groupby(["name", "column"]).value.agg(["mean", "std", "count"])
     """
     results = list(results)
-    ways = [way_of(result) for result in results]
+    ways = ways_of(results)
     named = labels(ways)
     facts = [_before_metric(result) | {"column": named[way]} for result, way in zip(results, ways, strict=True)]
     more = pd.DataFrame([_after_metric(result) for result in results], dtype=object)

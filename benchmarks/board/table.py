@@ -15,7 +15,7 @@ from kdep_benchmarks.result import BUDGETS, ROLES, CheckpointCard, Protocol, Res
 from kdep_benchmarks.verdicts.intervals import rank_intervals
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.uncertainty import uncertainty
-from kdep_benchmarks.verdicts.ways import labels, way_of
+from kdep_benchmarks.verdicts.ways import labels, way_of, ways_of
 
 FAMILIES = ("classification", "segmentation", "detection")
 
@@ -90,7 +90,7 @@ def _counted(columns: pd.DataFrame) -> pd.DataFrame:
 def boards_without_notes(results: Iterable[Result], suite: Suite | None = None) -> list[Board]:
     """Build a board for each protocol, version and budget, see `kdep_benchmarks.board.build.boards`."""
     results = name_teachers(results)
-    ways = [way_of(result) for result in results]
+    ways = ways_of(results)
     named = labels(ways)
     names = board_names((result.checkpoint.sha256, result.checkpoint.name) for result in results)
     protocols = sorted({r.protocol for r in results}, key=lambda p: (p.name, p.version, BUDGETS.index(p.budget)))

@@ -28,8 +28,30 @@ class Way:
 
 
 def way_of(result: Result) -> Way:
-    """Return how a result was measured."""
+    """Return how a finished result was measured; of failed ones see `ways_of`."""
     return Way(result.protocol, result.task.name, result.data_fingerprint, result.settings_text, _variant(result))
+
+
+def ways_of(results: Iterable[Result]) -> list[Way]:
+    """Return the way of each result.
+
+    A failed result does not record its batch and precision. It takes those of the finished results that are measured
+    alike in all else: of the same checkpoint, or of any where that has none.
+    """
+    results = list(results)
+    ways = [way_of(result) for result in results]
+    known: dict[tuple[Way, str], set[str]] = {}  # variants by the rest of the way and the checkpoint, "" for any
+    for result, way in zip(results, ways, strict=True):
+        if result.status == "ok":
+            rest = replace(way, variant="")
+            known.setdefault((rest, result.checkpoint.sha256), set()).add(way.variant)
+            known.setdefault((rest, ""), set()).add(way.variant)
+    for place, (result, way) in enumerate(zip(results, ways, strict=True)):
+        rest = replace(way, variant="")
+        found = known.get((rest, result.checkpoint.sha256)) or known.get((rest, ""), set())
+        if found and way.variant not in found:
+            ways[place] = replace(way, variant=min(found))
+    return ways
 
 
 def labels(ways: Iterable[Way]) -> dict[Way, str]:

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 
 from kdep_benchmarks.board.build import boards
+from kdep_benchmarks.board.frame import results_frame
 from kdep_benchmarks.board.table import Suite, half_widths_of_means
 from kdep_benchmarks.page.leaderboard import family_table, leaderboard_frame, terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.uncertainty import uncertainty
+from kdep_benchmarks.verdicts.ways import way_of, ways_of
 from tests.helpers.made_results import failure, result, runs
 
 
@@ -132,6 +134,60 @@ def test_half_the_batch_and_lower_precision_have_columns_of_their_own_always():
     assert list(found.columns.index) == labels
     assert found.cells["mean"].iloc[0].tolist()[:2] == [1.0, 2.0]
     assert any("different batches or precisions" in note.text for note in found.notes)
+
+
+HALVED = {"out_of_memory": {"because": "out of memory", "accumulate": 2}}
+
+
+@pytest.mark.parametrize(
+    ("task", "chosen", "label"),
+    [
+        ("c-finetune", {"precision": "bfloat16"}, "c-finetune@bfloat16"),
+        ("v-segment", HALVED, "v-segment@half-batch"),
+        ("v-segment", HALVED | {"precision": "bfloat16"}, "v-segment@half-batch@bfloat16"),
+    ],
+)
+def test_a_failed_run_stands_in_the_column_of_the_finished_ones(task, chosen, label):
+    results = [run for n, s in (("a", 60.0), ("b", 70.0)) for run in runs(n, task, [s, s + 1.0, s + 2], chosen=chosen)]
+    results += [*runs("c", task, [80.0, 81.0], chosen=chosen), failure("c", task, 2), failure("d", task)]
+    (board,) = boards(results)
+    assert list(board.columns.index) == [label]
+    found = board.cells.set_axis(board.rows.name)
+    assert found["failed"][label].to_dict() == {"a": 0, "b": 0, "c": 1, "d": 1}
+    rows = board.rows.set_index("name")
+    assert rows.complete.to_dict() == {"a": True, "b": True, "c": False, "d": False}
+    assert rows.average_rank.dropna().to_dict() == {"a": 2.0, "b": 1.0}
+    assert rows.mean_over_families.dropna().to_dict() == {"a": 61.0, "b": 71.0}
+    said = [note.text for note in board.notes]
+    assert f"c: failed runs, so not averaged: {label} (1)." in said
+    assert not [text for text in said if "not measured" in text or "different batches or precisions" in text]
+    assert set(results_frame(results).column) == {label}
+
+
+@pytest.mark.parametrize(
+    ("finished", "variant"),
+    [
+        ([], ""),
+        ([("b", "float16"), ("b", "bfloat16")], "bfloat16"),  # of others: the first by name
+        ([("b", "bfloat16"), ("a", "float16")], "float16"),  # its own before others
+        ([("b", "float32"), ("a", "float16")], "float16"),
+        ([("a", "bfloat16"), ("a", "float32")], ""),
+        ([("b", "bfloat16"), ("b", "float32")], ""),
+    ],
+)
+def test_a_failed_run_takes_the_precision_of_its_checkpoint_then_of_others(finished, variant):
+    done = [result(name, "c-finetune", seed, chosen={"precision": p}) for seed, (name, p) in enumerate(finished)]
+    for results in ([*done, failure("a", "c-finetune", 9)], [*done[::-1], failure("a", "c-finetune", 9)]):
+        assert ways_of(results)[-1].variant == variant
+        assert ways_of(results)[:-1] == [way_of(one) for one in results[:-1]]
+
+
+def test_a_failed_run_joins_no_column_of_other_data_settings_protocol_or_task():
+    failed = failure("a", "c-finetune", 9)
+    others = [{"data": "e" * 64}, {"settings": {"size": 32}}, {"version": 2}, {"budget": "short"}]
+    done = [result("a", "c-finetune", chosen={"precision": "bfloat16"}, **other) for other in others]
+    done.append(result("a", "d-finetune", chosen={"precision": "bfloat16"}))
+    assert ways_of([*done, failed])[-1] == way_of(failed)
 
 
 def test_one_task_with_two_main_metrics_is_refused():
