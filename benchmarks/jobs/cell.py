@@ -125,6 +125,10 @@ def run_cell(cell: Cell, slot: Slot) -> Status:
         if not held:
             return Status("busy")
         if cell.path.exists() and not cell.force:
+            try:
+                check_same_measurement(cell, read_result(cell.path))
+            except ValueError as error:
+                return Status("failed", f"FAILED: {error}", 1)
             return Status("done", f"{scores(cell)}  (by another suite)")
         remove_parts(cell.work)
         remove_parts(cell.path.parent, f".seed{cell.seed}.*.part")
@@ -143,8 +147,35 @@ def run_cell(cell: Cell, slot: Slot) -> Status:
         return Status("failed", f"FAILED with exit code {ended.code}, see {cell.log}\n{text}", ended.code, seconds)
 
 
+def check_same_measurement(cell: Cell, known: Result) -> None:
+    """Raise a ValueError where a finished result is of other data, another network or other settings than the cell."""
+    if known.data_fingerprint != cell.data_fingerprint:
+        raise ValueError(
+            f"{cell.path}: measured on other data than now lies in {cell.task.dataset.root}; "
+            "use another --results folder"
+        )
+    if known.checkpoint.arch != cell.checkpoint.arch:
+        raise ValueError(f"{cell.path}: these weights were measured as {known.checkpoint.arch}, not {cell.spec}")
+    before, now = known.settings, cell.task.plain_settings
+    if before != now:
+        name = min(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        raise ValueError(
+            f"{cell.path}: measured with other settings than the task has now ({name}: {before.get(name)}, now "
+            f"{now.get(name)}); rename the task or raise its version, use another --results folder, or measure "
+            "everything again with --force"
+        )
+
+
 def run_and_return_files(cell: Cell, slot: Slot) -> tuple[Status, dict[str, bytes]]:
-    """`run_cell` for a machine that does not share the results folder; returns the files for `keep_files` as well."""
+    """`run_cell` for a machine that does not share the results folder; returns the files for `keep_files` as well.
+
+    A result that an earlier command left there, of other data or settings, is measured again.
+    """
+    try:
+        if cell.path.exists():
+            check_same_measurement(cell, read_result(cell.path))
+    except ValueError:
+        cell = replace(cell, force=True)
     status = run_cell(cell, slot)
     files = [cell.log, cell.key.path(cell.results, "failed"), *cell.path.parent.glob(f"seed{cell.seed}.answers-*.npz")]
     files = [path for path in (*files, cell.path) if path.is_file()]  # the result last: none is without its answers
@@ -152,7 +183,9 @@ def run_and_return_files(cell: Cell, slot: Slot) -> tuple[Status, dict[str, byte
 
 
 def keep_files(cell: Cell, files: Mapping[str, bytes]) -> None:
-    """Write what `run_and_return_files` returned, where it differs from what is there."""
+    """Write what `run_and_return_files` returned; a result that another suite has finished here meanwhile stays."""
+    if cell.path.is_file() and not cell.force:
+        return
     for name, content in files.items():
         path = cell.results / name
         if not path.is_file() or path.read_bytes() != content:

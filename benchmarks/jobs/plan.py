@@ -11,7 +11,7 @@ from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.data import cards as datasets
 from kdep_benchmarks.data.checks.leaks import leaked
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.jobs.cell import Cell
+from kdep_benchmarks.jobs.cell import Cell, check_same_measurement
 from kdep_benchmarks.result import CheckpointCard, Result
 from kdep_benchmarks.results import read_result
 from kdep_benchmarks.tasks.task import Task
@@ -77,28 +77,8 @@ def plan_cell(cell: Cell, found: Found) -> Planned:
     if not cell.path.exists() or cell.force:
         return Planned(cell, "to run")
     known = read_result(cell.path)
-    if known.data_fingerprint != cell.data_fingerprint:
-        raise ValueError(
-            f"{cell.path}: measured on other data than now lies in {cell.task.dataset.root}; "
-            "use another --results folder"
-        )
-    if known.checkpoint.arch != cell.checkpoint.arch:
-        raise ValueError(f"{cell.path}: these weights were measured as {known.checkpoint.arch}, not {cell.spec}")
-    check_same_settings(cell, known.settings)
+    check_same_measurement(cell, known)
     return Planned(cell, "done", f"{known.main_metric} {known.score:.2f}")
-
-
-def check_same_settings(cell: Cell, known: dict[str, Any]) -> None:
-    """Raise a ValueError where a finished cell was measured with other settings than its task has now."""
-    now = cell.task.plain_settings
-    if known == now:
-        return
-    name = min(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
-    raise ValueError(
-        f"{cell.path}: measured with other settings than the task has now ({name}: {known.get(name)}, now "
-        f"{now.get(name)}); rename the task or raise its version, use another --results folder, or measure everything "
-        "again with --force"
-    )
 
 
 def checkpoint_card(checkpoint: Checkpoint) -> CheckpointCard:

@@ -71,7 +71,7 @@ write_result(Result(
     Protocol(task["protocol"], task["version"]), cell["data_fingerprint"], cell["seed"], "ok", "2026-01-01T00:00:00",
     task["settings"], metrics={"top1": 50.0}, cost={"seconds": 2.0, "device": "cpu x1"},
     chosen={"out_of_memory": {"because": cell["halved"]}} if cell["halved"] else {},
-), Path(cell["results"]))
+), Path(cell["results"]), force=cell["force"])
 """
 
 

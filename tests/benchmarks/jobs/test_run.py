@@ -174,6 +174,17 @@ def test_two_suites_in_one_folder_share_the_cells_and_lose_none(suite):
     assert len(read_results(suite.results)) == 6
 
 
+def test_two_suites_with_other_settings_in_one_folder_do_not_take_each_others_results(suite):
+    first, second = suite("sleep", seconds=0), suite("sleep", seconds=0.01)
+    go(first)
+    statuses, said = go(second)  # planned before the first had finished
+    assert (
+        states(statuses) == ["failed"] and "measured with other settings than the task has now (seconds: 0, now" in said
+    )
+    (kept,) = read_results(suite.results)
+    assert (kept.status, kept.settings["seconds"]) == ("ok", 0)
+
+
 def test_an_interrupted_suite_leaves_no_process_no_half_file_no_failure_and_no_lock(suite, engine):
     (planned,) = suite("hang")
 

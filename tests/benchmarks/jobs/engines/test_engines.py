@@ -4,6 +4,7 @@ import importlib.util
 import io
 import os
 import pickle
+import shutil
 import signal
 import threading
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from kdep_benchmarks.jobs.engines.engine import Lost, Slot
 from kdep_benchmarks.jobs.engines.local import Local
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
-from kdep_benchmarks.results import read_results
+from kdep_benchmarks.results import read_results, write_result
 from tests.helpers import fake_slurm
 
 
@@ -54,6 +55,28 @@ def test_results_failures_and_logs_come_back_from_a_machine_with_other_folders(s
     assert sorted(status.state for status in statuses) == ["done", "failed"]
     assert files_of(suite.results) == files_of(tmp_path / "node") != {}
     assert sorted(found.status for found in read_results(suite.results)) == ["failed", "ok"]
+
+
+def test_a_result_of_other_settings_on_such_a_machine_is_measured_again(suite, tmp_path):
+    node, (planned,) = Elsewhere(tmp_path / "node"), suite("sleep", seconds=0)
+    (before,) = suite("sleep", seconds=0.01)
+    for plan in ([before], [planned]):
+        shutil.rmtree(suite.results, ignore_errors=True)
+        assert [status.state for status in run_plan(plan, node, {}, Screen(io.StringIO()), jobs=1)] == ["done"]
+    (kept,) = read_results(suite.results)
+    assert kept.settings["seconds"] == 0 and len(suite.notes()) == 4
+
+
+def test_a_result_that_was_finished_here_meanwhile_stays(suite, tmp_path):
+    class Slow(Elsewhere):
+        def run(self, jobs, **_):
+            returned = list(super().run(jobs))
+            finished = replace(read_results(self.folder)[0], metrics={"top1": 77.0})
+            write_result(finished, suite.results)
+            return (one for one in returned)
+
+    run_plan(suite("sleep", seconds=0), Slow(tmp_path / "node"), {}, Screen(io.StringIO()), jobs=1)
+    assert [found.score for found in read_results(suite.results)] == [77.0]
 
 
 def test_a_lost_cell_has_failed_unless_its_result_is_there(suite, tmp_path):
