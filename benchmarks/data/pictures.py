@@ -19,6 +19,7 @@ from kdep_benchmarks.data.findings import Finding
 SIDE, LOW = 32, 8
 # Rows are the 8 lowest frequencies of a discrete cosine transform of 32 values.
 COSINES = np.cos(np.pi / (2 * SIDE) * np.outer(np.arange(LOW), 2 * np.arange(SIDE) + 1))
+ORIENTATION = 0x0112  # EXIF
 AT_ONCE = 1024  # tasks queued at once: a queue of all of ImageNet would take gigabytes
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -35,12 +36,16 @@ class Picture(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What decoding an image found; only `problem` where the image cannot be read."""
+    """What decoding an image found; only `problem` where the image cannot be read.
+
+    `orientation` is the EXIF tag by which viewers turn or mirror an image, 1 to 8; 1 is upright.
+    """
 
     digest: bytes = b""
     appearance: int = 0
     size: tuple[int, int] = (0, 0)
     problem: str | None = None
+    orientation: int = 1
 
 
 def of_file(path: Path, where: str | None = None) -> Picture:
@@ -52,10 +57,13 @@ def look(picture: Picture) -> Look:
     """Decode a whole image, which is the only way to notice that its file is cut short."""
     try:
         content = picture.content()
-        image = decoded(content)
+        opened = open_image(content) if isinstance(content, bytes) else content
+        image = eight_bit(opened)
         data = content if isinstance(content, bytes) else f"{image.mode}{image.size}".encode() + image.tobytes()
         # The hash of appearance decodes every pixel, whatever the file's size.
-        return Look(hashlib.blake2b(data, digest_size=16).digest(), appearance(image), image.size)
+        shown = appearance(image)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        return Look(digest, shown, image.size, orientation=orientation_of(opened))
     except UNREADABLE as error:
         return Look(problem=f"cannot be read ({type(error).__name__}: {error})")
 
@@ -67,6 +75,15 @@ def decoded(content: bytes | Image.Image) -> Image.Image:
         RefusedError: see `kdep.data.decoding.opening`.
     """
     return eight_bit(open_image(content) if isinstance(content, bytes) else content)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of a decoded image, 1 where it has none. Pillow turns a TIFF itself and removes the tag."""
+    try:
+        tag = image.getexif().get(ORIENTATION)
+    except UNREADABLE:  # damaged tags; the pixels are there
+        return 1
+    return tag if tag in range(1, 9) else 1
 
 
 def appearance(image: Image.Image) -> int:
@@ -109,6 +126,20 @@ def unreadable(pictures: Sequence[Picture], looks: Sequence[Look]) -> list[Findi
         Finding("image cannot be read", picture.where, look.problem)
         for picture, look in zip(pictures, looks, strict=True)
         if look.problem is not None
+    ]
+
+
+def turned(pictures: Sequence[Picture], looks: Sequence[Look]) -> list[Finding]:
+    """Images that viewers turn or mirror by their orientation tag."""
+    return [
+        Finding(
+            "orientation tag",
+            picture.where,
+            f"tag {look.orientation} is ignored: images are read as they are stored, and boxes and masks must fit that",
+            defect=False,
+        )
+        for picture, look in zip(pictures, looks, strict=True)
+        if look.orientation != 1
     ]
 
 

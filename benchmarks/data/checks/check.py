@@ -10,7 +10,7 @@ from kdep_benchmarks.data.checks.duplicates import repeated_images, shared_image
 from kdep_benchmarks.data.checks.labels import class_findings, label_findings
 from kdep_benchmarks.data.checks.masks import mask_findings
 from kdep_benchmarks.data.findings import Finding
-from kdep_benchmarks.data.pictures import Picture, look_at, of_file, unreadable
+from kdep_benchmarks.data.pictures import Picture, look_at, of_file, turned, unreadable
 from kdep_benchmarks.data.readers.boxes import differing_categories, read_boxes
 from kdep_benchmarks.data.readers.classification import pictures_of
 
@@ -129,6 +129,7 @@ def _look_over(pictures: dict[str, list[Picture]], show: bool) -> Iterator[Findi
     looks = {role: look_at(found, f"{role} images", show=show) for role, found in pictures.items()}
     for role, found in pictures.items():
         yield from unreadable(found, looks[role])
+        yield from turned(found, looks[role])
         yield from repeated_images(role, found, looks[role])
     for role, other in combinations(pictures, 2):
         yield from shared_images((role, pictures[role], looks[role]), (other, pictures[other], looks[other]))

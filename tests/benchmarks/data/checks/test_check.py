@@ -307,6 +307,23 @@ def test_pictures_with_equal_hashes_that_differ_are_not_called_alike(tmp_path):
     assert [f for f in looked_over(dataset).findings if "looks like" in f.kind] == []
 
 
+def test_an_orientation_tag_is_a_note_unless_the_image_is_upright(tmp_path):
+    dataset = folders(tmp_path)
+    tagged = {tmp_path / "train" / "ant" / f"{number}.jpg": number for number in (1, 3)}
+    tagged[tmp_path / "test" / "cow" / "1.png"] = 6
+    draw(tmp_path / "test" / "cow" / "1.png", 21)
+    for path, orientation in tagged.items():
+        trees.set_orientation(path, orientation)
+    draw(tmp_path / "test" / "bee" / "damaged.png", 22)
+    with Image.open(tmp_path / "test" / "bee" / "damaged.png") as image:
+        image.save(image.filename, exif=b"Exif\0\0no tags of any kind")
+    report = looked_over(dataset)
+    assert report.defects == 0
+    notes = {f.where: f.what for f in report.findings if f.kind == "orientation tag"}
+    assert list(notes) == [str(path) for path, orientation in tagged.items() if orientation != 1]
+    assert "tag 3 is ignored" in list(notes.values())[0] and "tag 6 is ignored" in list(notes.values())[1]
+
+
 def test_crowds_and_images_without_boxes_are_notes(tmp_path):
     dataset = trees.coco(tmp_path)
     with rewritten(tmp_path / "test.json") as content:
