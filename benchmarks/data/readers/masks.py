@@ -100,7 +100,7 @@ class MaskSplit:
         return as_rgb(read_image(self.pairs[index].image))
 
     def labels(self, index: int) -> np.ndarray:
-        """Labels of image `index`, (H, W) uint8; 255 is ignored."""
+        """Labels of image `index`, (H, W) uint8; 255 is ignored. `read_masks` refuses too many classes."""
         values = np.asarray(read_image(self.pairs[index].mask)).astype(np.uint8)
         if self.zero_is_unlabelled:  # uint8: 0 - 1 is 255, and 255 stays ignored
             values = np.where(values == IGNORED, np.uint8(IGNORED), values - np.uint8(1))
@@ -111,7 +111,7 @@ def read_masks(dataset: Dataset, role: str) -> MaskSplit:
     """Find the images and masks of one role, train or test.
 
     Raises:
-        ValueError: another layout, a list or folder that is missing, or classes without names.
+        ValueError: another layout, a list or folder that is missing, classes without names, or too many classes.
     """
     if dataset.layout not in LAYOUTS:
         raise ValueError(f"{dataset.name}: layout {dataset.layout!r}; segmentation reads {', '.join(LAYOUTS)}")
@@ -119,6 +119,12 @@ def read_masks(dataset: Dataset, role: str) -> MaskSplit:
         raise ValueError(FULL_ADE20K.format(place=full))
     folders = tuple(LAYOUTS[dataset.layout](dataset, role))
     split = MaskSplit(folders, label_names(dataset), dataset.layout == "ade20k")
+    # Labels are read as uint8, here and in mmseg. Higher values of 16-bit masks would wrap to other classes.
+    if (beyond := split.highest - (IGNORED - 1)) > 0:
+        raise ValueError(
+            f"{dataset.name}: {len(split.names)} classes, so masks hold values up to {split.highest}; masks are read "
+            f"with 8 bits and {IGNORED} is ignored. Use at most {len(split.names) - beyond} classes"
+        )
     _ = split.pairs  # raises here, where callers expect it
     return split
 

@@ -33,6 +33,25 @@ def test_ignored_pixels_stay_ignored_where_labels_are_shifted(tmp_path):
     assert read_masks(dataset, "test").labels(0)[0, :3].tolist() == [255, 255, 1]
 
 
+@pytest.mark.parametrize(("layout", "most"), [("voc", 255), ("ade20k", 254)])
+def test_more_classes_than_8_bits_hold_beside_255_are_refused(tmp_path, layout, most):
+    """Masks of 16 bits may hold more values, which would wrap to other classes: ADE20K-847, PASCAL-Context-459."""
+    names = tuple(f"class {number}" for number in range(most + 1))
+    names = ("background", *names[1:]) if layout == "voc" else names  # else the reader adds the background
+    dataset = dataclasses.replace(getattr(trees, layout)(tmp_path), classes=names)
+    with pytest.raises(ValueError, match=f"tiny-{layout}: .*{most + 1} classes.*at most {most}"):
+        read_masks(dataset, "train")
+    assert read_masks(dataclasses.replace(dataset, classes=names[:-1]), "train").highest == 254
+
+
+def test_the_highest_class_of_8_bits_is_read_from_masks_of_16(tmp_path):
+    dataset = dataclasses.replace(trees.ade20k(tmp_path), classes=tuple(f"class {number}" for number in range(254)))
+    mask = np.arange(72 * 80, dtype=np.uint16).reshape(72, 80) % 256
+    Image.fromarray(mask).save(tmp_path / "masks" / "test" / "4.png")
+    expected = np.where((mask == 0) | (mask == 255), 255, mask - 1)
+    assert np.array_equal(read_masks(dataset, "test").labels(0), expected)
+
+
 def test_boxes_of_both_layouts_are_the_corners_that_were_drawn(tmp_path):
     voc = read_boxes(trees.voc(tmp_path / "voc"), "test")
     coco = read_boxes(trees.coco(tmp_path / "coco"), "test", classes=trees.CLASSES)

@@ -371,6 +371,13 @@ def test_the_full_ade20k_is_refused_with_a_sentence(tmp_path):
     assert "is the full ADE20K; tasks read SceneParse150" in findings[0].what
 
 
+def test_a_set_of_more_classes_than_masks_can_hold_does_not_open(tmp_path):
+    names = tuple(f"class {number}" for number in range(459))
+    found = looked_over(dataclasses.replace(trees.ade20k(tmp_path), classes=names)).findings
+    assert [(f.kind, f.where, f.defect) for f in found] == [("split does not open", r, True) for r in ("train", "test")]
+    assert "459 classes" in found[0].what
+
+
 def test_a_json_that_does_not_parse_is_told_by_its_line(tmp_path):
     dataset = trees.coco(tmp_path)
     (tmp_path / "test.json").write_text('{"images": [],\n "annotations": [,]}')
