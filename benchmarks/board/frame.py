@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterable
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
 
         frame = results_frame(read_results("results"))
         frame[frame.main == True].groupby(["name", "column"]).value.agg(["mean", "std", "count"])
+
+    Versions have the names of their libraries; one that is called like another column gets `_2`.
     """
     results = list(results)
     ways = ways_of(results)
@@ -42,7 +45,21 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
         ],
         columns=["at", "metric", "value", "main"],
     ).set_index("at")
-    return typed(pd.DataFrame(facts, dtype=object).join(scores).join(more).reset_index(drop=True))
+    known = pd.DataFrame(facts, dtype=object).join(scores).join(more)
+    libraries = pd.DataFrame([result.versions for result in results], dtype=object)
+    libraries.columns = free_names(libraries.columns, taken={*known.columns, "started"})
+    started = pd.DataFrame({"started": [result.started for result in results]}, dtype=object)
+    return typed(known.join(libraries).join(started).reset_index(drop=True))
+
+
+def free_names(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Return each name, or with `_2`, `_3` and so on where it is taken or stands before."""
+    taken, found = set(taken), []
+    for name in wanted:
+        free = next(one for one in chain([name], (f"{name}_{number}" for number in count(2))) if one not in taken)
+        taken.add(free)
+        found.append(free)
+    return found
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -108,7 +125,7 @@ def _after_metric(result: Result) -> dict[str, Any]:
     return {
         **{f"images_{role}": result.counts.get(role) for role in IMAGES},
         "chosen": json.dumps(result.chosen, ensure_ascii=False) if result.chosen else None,
-        "halved": result.chosen.get("out_of_memory", {}).get("because"),
+        "halved": (result.chosen.get("out_of_memory") or {}).get("because"),
         "at_edge": any(edges) if edges else None,
         "load_coverage": result.load.get("coverage"),
         "params_m": result.checkpoint.params / 1e6,
@@ -116,6 +133,4 @@ def _after_metric(result: Result) -> dict[str, Any]:
         "error": next(reversed(result.error.get("log", "").strip().splitlines()), None),
         "exit_code": result.error.get("exit_code"),
         "commit": result.commit,
-        **result.versions,
-        "started": result.started,
     }

@@ -117,13 +117,14 @@ def _leaks(board: Board) -> Iterator[Note]:
     for label in board.columns.index:
         results = board.results_of(label)
         leaked = {
-            (found.counts["leaked"], found.counts["test"])
+            (found.counts["leaked"], found.counts.get("test", 0))
             for own in results
             for found in own
             if found.counts.get("leaked")
         }
         for count, images in sorted(leaked):
-            text = f"{label}: {count:,} of its {images:,} test images are also in train or val, byte for byte."
+            whole = f"{images:,} test" if images else "test"  # a file of others may lack the count
+            text = f"{label}: {count:,} of its {whole} images are also in train or val, byte for byte."
             yield Note(text, tuple(results.index))
 
 

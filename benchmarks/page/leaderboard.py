@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdep.guard import printable
 from kdep_benchmarks.board.facts import COST, ORIGIN
-from kdep_benchmarks.board.frame import ABSENT, typed
+from kdep_benchmarks.board.frame import ABSENT, free_names, typed
 from kdep_benchmarks.board.table import Board
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.verdicts.uncertainty import coverage
@@ -63,27 +63,39 @@ def leaderboard_frame(boards: Iterable[Board]) -> pd.DataFrame:
 
     A column of the board has the columns LABEL (the mean score), LABEL_std, _n, _ci95 (half the 95 % interval),
     _ci95_images (test images that it covers), _share_of_gain, and LABEL_METRIC for the mean of each other metric.
+    Where two columns would have one name, the later gets `_2`.
     """
     frames = [_wide(board) for board in boards]
     if not frames:
         return pd.DataFrame()
     frame = pd.concat(frames, ignore_index=True)
+    frame.columns = _names(frame.columns)
     # The cost is behind the scores of every board, and the notes behind all.
     return typed(frame[sorted(frame, key=lambda name: (name == "notes", name in COST))])
 
 
+def _names(keys: pd.MultiIndex) -> list[str]:
+    """Names of the columns of `_wide`. Those that are not of a task keep theirs, whatever tasks are called."""
+    order = sorted(keys, key=lambda key: key[0] != "")
+    named = dict(zip(order, free_names(label + suffix for label, _, suffix in order), strict=True))
+    return [named[key] for key in keys]
+
+
 def _wide(board: Board) -> pd.DataFrame:
+    """A board's part of `leaderboard_frame`, with columns (label or "", metric or "", the rest of the name)."""
     protocol, cells = board.protocol, board.cells.astype({("n", c): "Int64" for c in board.columns.index})
     rows = board.rows.assign(protocol=protocol.name, version=protocol.version, budget=protocol.budget)
-    parts = [rows[[*FIRST, *AVERAGES, *OVERLAP]], board.family_means.add_prefix("mean_")]
+    columns = {("", "", name): rows[name] for name in (*FIRST, *AVERAGES, *OVERLAP)}
+    columns |= {("", "", f"mean_{family}"): means for family, means in board.family_means.items()}
     for label in board.columns.index:
         own = cells.xs(label, axis=1, level=1)
         own = own.assign(n=own.n.replace(0, pd.NA))
-        parts.append(own[list(CELLS)].rename(columns={name: label + suffix for name, suffix in CELLS.items()}))
+        columns |= {(label, "", suffix): own[name] for name, suffix in CELLS.items()}
         more = _other_metrics(board, [label])["mean"]
-        parts.append(more.set_axis(["_".join(key) for key in more], axis=1))
-    notes = pd.Series(_notes_by_row(board), index=rows.index, dtype=object, name="notes")
-    return pd.concat([*parts, rows[list(COST)], notes], axis=1)
+        columns |= {(label, metric, f"_{metric}"): means for (_, metric), means in more.items()}
+    columns |= {("", "", name): rows[name] for name in COST}
+    columns["", "", "notes"] = pd.Series(_notes_by_row(board), index=rows.index, dtype=object)
+    return pd.DataFrame(columns)
 
 
 def _other_metrics(board: Board, labels: Sequence[str]) -> dict[str, pd.DataFrame]:

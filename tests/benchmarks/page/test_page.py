@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -20,7 +21,7 @@ from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import csv_cell, csv_text, results_frame
 from kdep_benchmarks.board.sheets import data_uri, find_sheets
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.page.leaderboard import compact, terminal_table
+from kdep_benchmarks.page.leaderboard import compact, leaderboard_frame, terminal_table
 from kdep_benchmarks.page.markdown import markdown
 from kdep_benchmarks.page.page import html
 from kdep_benchmarks.page.panels import mean_panel, score_panels
@@ -71,6 +72,55 @@ def test_the_frame_of_results_says_what_was_chosen_and_where_the_checkpoint_come
     assert (row.pretrain_images_seen, row.images_test, row.torch) == (640, 16, "2.13.0")
     assert (row.column, row.value, row.main) == ("cifar-linear@dddddd", 50.0, True)
     assert results_frame([]).empty
+
+
+def test_a_library_called_like_a_column_leaves_that_column_as_it_is():
+    plain, known = result("a", commit="beef"), {"counts": {"test": 16}, "commit": "cafe"}
+    plain.checkpoint.summary["method"] = "kdep svd"
+    columns = list(results_frame([plain]).columns)
+    assert {"pretrain_method", "seed", "name", "column", "metric", "value", "commit", "started"} <= set(columns)
+    odd = result("b", versions={name: f"library {name}" for name in (*columns, "seed_2", "torch")}, **known)
+    frame = results_frame([plain, odd])
+    pd.testing.assert_frame_equal(frame[columns], results_frame([plain, result("b", **known)])[columns])
+    assert not frame.columns.duplicated().any() and frame.columns[-1] == "started"
+    assert frame.loc[1, ["name_2", "started_2", "torch"]].tolist() == [
+        "library name",
+        "library started",
+        "library torch",
+    ]
+    assert sorted(frame.loc[1, [name for name in frame if name.startswith("seed_")]]) == [
+        "library seed",
+        "library seed_2",
+    ]
+
+
+def test_a_task_or_metric_called_like_a_column_leaves_that_column_as_it_is():
+    metrics = {"top1": 50.0, "std": 1.0, "n": 2.0, "ci95": 3.0, "ci95_images": 4.0, "share_of_gain": 5.0, "loss": 6.0}
+    plain = [result("a", "c-linear", seed, score) for seed, score in enumerate((40.0, 42.0))]
+    fixed = [name for name in leaderboard_frame(boards(plain)) if not name.startswith("c-linear")]
+    assert {"name", "failed", "mean_classification", "seconds", "notes"} <= set(fixed)
+    card = plain[0].task
+    odd = [replace(plain[0], task=replace(card, name=name)) for name in (*fixed, "c-linear_n", "c-linear_loss")]
+    frame = leaderboard_frame(boards([*plain, result("b", "c-linear", metrics=metrics), *odd])).set_index("name")
+    assert not frame.columns.duplicated().any() and frame.columns[-1] == "notes"
+    assert [frame.loc["a", f"c-linear{suffix}"] for suffix in ("", "_std", "_n")] == [41.0, pytest.approx(2**0.5), 2]
+    assert (frame.arch["a"], frame.failed["a"], frame.budget["a"], frame.params_m["a"]) == ("resnet18", 0, "full", 11)
+    assert frame.loc["a", [f"{name}_2" for name in fixed]].tolist() == [40.0] * len(fixed)
+    assert frame.loc["a", ["c-linear_n_3", "c-linear_loss_2"]].tolist() == [40.0] * 2  # two are metrics of b
+    assert frame.loc["b", [f"c-linear_{metric}_2" for metric in ("std", "n", "ci95")]].tolist() == [1.0, 2.0, 3.0]
+    assert frame.loc["b", ["c-linear_ci95_images_2", "c-linear_share_of_gain_2", "c-linear_loss"]].tolist() == [4, 5, 6]
+
+
+def test_the_board_of_odd_files_of_others_is_written(tmp_path, capsys):
+    write_result(result("a", "c-linear", score=62.5), tmp_path)
+    odd = {"metrics": {"top1": 61.5, "std": 3.0}, "versions": {"seed": "1", "metric": "2"}, "counts": {"leaked": 3}}
+    write_result(result("b", "c-linear", chosen={"out_of_memory": None}, **odd), tmp_path)
+    assert cli.main(["leaderboard", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "62.50 (1)*" in said and "61.50 (1)" in said
+    assert "c-linear: 3 of its test images are also in train or val, byte for byte." in said
+    assert pd.read_csv(tmp_path / "leaderboard.csv")["c-linear_std_2"].tolist() == ["-", "3.0"]
+    assert pd.read_csv(tmp_path / "results.csv").seed.tolist() == [0, 0, 0]
 
 
 def test_the_markdown_table_marks_the_best_of_each_protocol_and_escapes_names():
