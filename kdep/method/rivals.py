@@ -77,7 +77,11 @@ class QueueKL(nn.Module):
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(B, D), (B, D) -> scalar."""
+        """(B, D), (B, D) -> scalar, in float32 also under autocast: half precision is coarser than the divergence."""
+        with torch.autocast(predicted.device.type, enabled=False):
+            return self._divergence(predicted.float(), wanted.float())
+
+    def _divergence(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         predicted, wanted = F.normalize(predicted, dim=1), F.normalize(wanted.detach(), dim=1)
         with torch.no_grad():
             # The queue holds the features of this step too: the first step needs something to compare with.

@@ -131,13 +131,19 @@ def resume(run: RunFolder, training: Training) -> tuple[int, int]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Restore what an optimizer keeps of every parameter. Its settings are those of the configuration.
+    """Restore what an optimizer keeps of every parameter, and the step of LAMB's groups.
+
+    Its settings are those of the configuration.
 
     Raises:
         ValueError: something has another shape than its parameter, or is not finite.
         KeyError, TypeError, AttributeError: another content than `state_dict` gives.
     """
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+    groups = optimizer.state_dict()["param_groups"]
+    for group, before in zip(groups, saved["param_groups"], strict=True):
+        if "step" in before:  # timm's Lamb counts there
+            group["step"] = int(before["step"])
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
             tensor = torch.as_tensor(0.0 if value is None else value)

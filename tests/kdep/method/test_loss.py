@@ -68,6 +68,16 @@ def test_a_queue_compares_distributions_over_the_newest_teacher_features_by_a_sl
     assert set(loss.state_dict()) == {"queue", "filled"} and int(loss.filled) == 6
 
 
+def test_a_queue_computes_in_float32_under_autocast():
+    student = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    teacher = student + 0.02 * torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    expected = float(QueueKL(32, 64, 0.07, alone)(student, teacher))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(QueueKL(32, 64, 0.07, alone)(student, teacher)) == expected > 0
+        half = QueueKL(32, 64, 0.07, alone)(student.bfloat16(), teacher)  # as an autocast head gives it
+    assert half.dtype == torch.float32
+
+
 def test_a_queue_has_the_size_and_temperature_of_the_configuration_or_those_of_its_authors():
     assert make_criterion(Loss(name="queue_kl"), 3, alone).temperature == 0.07
     given = make_criterion(Loss(name="queue_kl", temperature=0.2, queue=16), 3, alone)

@@ -4,11 +4,14 @@ import signal
 import time
 
 import pytest
+import torch
 
 from kdep.config import load_config
-from kdep.files import read
+from kdep.files import read, save
 from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.pretrain import pretrain
+from kdep.run.optim import make_optimizer
+from kdep.run.resume import load_optimizer
 from tests.conftest import TINY
 
 
@@ -63,3 +66,25 @@ def test_the_log_of_a_killed_run_has_every_step_once_with_the_same_loss(runs):
 
 def test_a_killed_run_leaves_no_half_written_files(runs):
     assert list(runs[1].glob(".*.part")) == []
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+def test_an_optimizer_goes_on_as_if_it_had_not_stopped(tiny, tmp_path, name):
+    config = tiny(f"optim.name={name}").optim
+    gradients = torch.randn(12, 4, 3, generator=torch.Generator().manual_seed(0))
+
+    def step(layer, optimizer, rows):
+        for row in rows:
+            layer.weight.grad = row.clone()
+            optimizer.step()
+
+    whole, layer = (torch.nn.Linear(3, 4, bias=False) for _ in range(2))
+    layer.load_state_dict(whole.state_dict())
+    step(whole, make_optimizer(whole, config), gradients)
+    optimizer = make_optimizer(layer, config)
+    step(layer, optimizer, gradients[:5])
+    save({"optimizer": optimizer.state_dict()}, tmp_path / "run.pt")
+    optimizer = make_optimizer(layer, config)
+    load_optimizer(optimizer, read(tmp_path / "run.pt")["optimizer"])
+    step(layer, optimizer, gradients[5:])
+    assert torch.equal(layer.weight, whole.weight)
