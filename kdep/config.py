@@ -1,5 +1,6 @@
 """The configuration of a pretraining run: every key of a recipe, its type, default and meaning."""
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -390,12 +391,18 @@ def read_config(recipe: str | None, overrides: list[str]) -> Config:
     return load_config(find("pretrain", recipe or "default"), changed)
 
 
+def in_quotes(value: Any) -> str:
+    """Write a value so that YAML reads it back as it is: a folder may be called `2024` or `photos #2`."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value, default=str)
+
+
 def _name_of(source: str) -> str:
     """Make a name from an address of images: the last part of its path, up to a wildcard."""
     if source.startswith(("manifest:", "wds:")):
         part = source.partition(":")[2].rstrip("/").rpartition("/")[2]
         return re.split(r"[{*?[]", Path(part).stem)[0].strip("-_.") or "shards"
-    return Path(source.partition(":")[0]).stem
+    return re.sub(r"[^\w.+-]+", "-", Path(source.partition(":")[0]).stem).strip("-") or "images"
 
 
 def parse_config(content: dict[str, Any], source: str) -> Config:

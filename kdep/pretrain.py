@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import json
 import logging
 import sys
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdep.config import Config, flatten, read_config
+from kdep.config import Config, flatten, in_quotes, read_config
 from kdep.data.loading.order import Order, once
 from kdep.data.loading.training import make_pixels, open_views, sample_for_statistics
 from kdep.data.loading.views import Batch, Views, load, mix
@@ -177,12 +176,15 @@ def match_scale(
 ) -> None:
     """For scale.match: multiply the target so that its root mean square is that of the untrained student's features.
 
-    Both are taken on the first view of 256 images. For Power Temperature Scaling this sets the temperature, which is
-    one factor: PTS = T^(-1/n) sign(f) |f|^(1/n).
+    Both are taken on the first view of 256 images at most. For Power Temperature Scaling this sets the temperature,
+    which is one factor: PTS = T^(-1/n) sign(f) |f|^(1/n).
     """
     to_pixels, wanted, own = make_pixels(views.augmentation, process.device), 0.0, 0.0
     copied = copy.deepcopy(student).train()  # a copy: its BatchNorm statistics would move
-    batches = once(len(views.source.names), config.optim.batch_size, count=256, seed=config.view_seed)
+    images, size = len(views.source.names), config.optim.batch_size
+    # Without a last batch that is smaller than the others: BatchNorm can do nothing with a single image.
+    whole = min(images, 256) // size * size or images
+    batches = once(images, size, count=whole, seed=config.view_seed)
     for batch in load(views, batches, workers=0):
         if batch.images is not None:
             pixels = to_pixels(batch)
@@ -214,7 +216,7 @@ class _Function(ModuleType):
         sections = {"data": {"source": data}, "student": {"arch": student}}
         for name, given in (("data", data), ("student", student)):
             changes |= {name: given if isinstance(given, dict) else sections[name]} if given is not None else {}
-        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in flatten(changes).items()]
+        overrides = [f"{key}={in_quotes(value)}" for key, value in flatten(changes).items()]
         return pretrain(read_config(recipe, overrides))
 
 

@@ -53,7 +53,7 @@ ARROWS = {
     "kdep.data.sources": {"kdep.cores", "kdep.files", "kdep.guard", "kdep.settings", "kdep.data.decoding"},
     "kdep.data.loading": {"kdep.config", "kdep.cores", "kdep.data.decoding", "kdep.data.sources"},
     "kdep.method": {"kdep.config", "kdep.settings"},
-    "kdep.models": EVERYWHERE,
+    "kdep.models": EVERYWHERE | {"kdep.data.decoding"},
     "kdep.models.checkpoints": {"kdep.files", "kdep.guard", "kdep.names", "kdep.settings"},
     "kdep.models.backbones": {"kdep.config", "kdep.models.checkpoints"},
     "kdep.export": EVERYWHERE | {"kdep.models"},

@@ -152,8 +152,7 @@ def audit(checkpoint: Checkpoint, target: str, *, weights: StateDict | None = No
         return _audit_onnx(checkpoint)
     if target not in BACKBONES:
         raise ValueError(
-            f"audit for {target!r}: there are {', '.join(BACKBONES)}, onnx here; mmseg and mmdet in "
-            "kdep_benchmarks.openmmlab"
+            f"unknown library {target!r}: there are {', '.join(BACKBONES)}, onnx, and in kdep_benchmarks mmseg, mmdet"
         )
     weights = export_weights(checkpoint.arch, checkpoint.weights, target) if weights is None else weights
     if target == "detectron2" and checkpoint.arch in RESNET_BLOCKS and not importlib.util.find_spec("detectron2"):

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from kdep.data.decoding.opening import as_rgb
 from kdep.models.backbones.backbone import Backbone, build_backbone
 from kdep.models.weights import open_checkpoint
 
@@ -45,4 +46,4 @@ def preprocess(image: Image.Image, *, size: int) -> torch.Tensor:
         v2.ToDtype(torch.float32, scale=True),
         v2.ToPureTensor(),
     ]
-    return v2.Compose(steps)(image.convert("RGB"))
+    return v2.Compose(steps)(as_rgb(image))

@@ -6,18 +6,25 @@ from torch import nn
 from kdep.config import Config
 from kdep.models.backbones import taps
 from kdep.models.backbones.backbone import Backbone, create_network
-from kdep.models.checkpoints.checkpoint import load_exactly
+from kdep.models.checkpoints.checkpoint import LoadError, load_exactly
 from kdep.models.weights import open_checkpoint
 
 
 def open_student(config: Config) -> Backbone:
-    """Open the student with seeded random weights, or with those of `student.weights`."""
+    """Open the student with seeded random weights, or with those of `student.weights`.
+
+    Raises:
+        LoadError: these are of another architecture, or do not load completely.
+    """
     torch.manual_seed(config.weight_seed)
     network = create_network(config.student.arch)
     tap = student_tap(config, network)
     if config.student.weights is None:
         return Backbone(network, tap=tap)
     start = open_checkpoint(config.student.weights, arch=config.student.arch)
+    arch = taps.network_name(network)
+    if start.arch not in (arch, config.student.arch):  # two can share their tensors and compute different features
+        raise LoadError(f"student.weights {config.student.weights} is of {start.arch}, and student.arch is {arch}")
     load_exactly(network, start.weights, config.student.weights)
     return Backbone(network, tap=tap, mean=start.mean, std=start.std)
 

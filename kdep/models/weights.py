@@ -258,8 +258,8 @@ def _open_file(path: Path, prefix: str | None, *, arch: str | None) -> Checkpoin
         return student
     if arch is None:
         raise ValueError(
-            f"{path}: a plain state dict; say which network it is, by timm's name such as resnet18: --arch, or "
-            "teacher.arch in a recipe. A checkpoint among a study's arms is a student.pth, which says it itself"
+            f"{path}: a plain state dict does not name its network; add `--arch resnet18` (timm's name), or in a recipe "
+            "teacher.arch. An arm of a study needs a student.pth, which names it"
         )
     name = path.stem if prefix is None else f"{path.stem}#{prefix.rstrip('.')}"
     return _open_content(content, arch, source=str(path), name=name, prefix=prefix)

@@ -206,13 +206,14 @@ class RunFolder:
     def load_statistics(self, sources: Mapping[str, str]) -> Statistics | None:
         """Read the statistics of an earlier start of this run; None if there are none.
 
-        Those of another teacher or of other images are ignored where nothing was trained with them yet.
+        Those of another teacher or of other images are ignored where nothing was trained with them yet, as are those of
+        a start that failed before it wrote its configuration: the next may count other images.
 
         Raises:
             ValueError: the run was trained with statistics of another teacher or of other images.
         """
         path = self.path / "statistics.pt"
-        if not path.exists():
+        if not path.exists() or not (self._bound.exists() or self.checkpoint.exists()):
             return None
         statistics = parse_statistics(read(path), str(path), remedy="remove it; it is computed again")
         found = {"teacher": statistics.teacher, "images": statistics.data}

@@ -42,10 +42,10 @@ def draw_scenes(source: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain, and print the next commands."""
-    from kdep.config import as_yaml, read_config
+    from kdep.config import as_yaml, in_quotes, read_config
 
     given = {"data.source": args.data, "student.arch": args.student}
-    changes = [*args.overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    changes = [*args.overrides, *(f"{key}={in_quotes(value)}" for key, value in given.items() if value is not None)]
     config = read_config(args.config, changes)
     if args.dry_run:
         from kdep.probe import watch

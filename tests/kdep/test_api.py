@@ -5,9 +5,11 @@ import sys
 
 import pytest
 import torch
+import yaml
 
 import kdep
-from kdep.config import read_config
+from kdep import cli
+from kdep.config import in_quotes, read_config
 from kdep.models.weights import open_checkpoint
 from kdep.run.dry import problems
 from tests.conftest import draw
@@ -36,6 +38,18 @@ def test_pretrain_is_a_call_and_load_gives_the_student_with_its_preprocessing(im
     pixels = network.preprocess(Image.open(images / "0.jpg"))
     with torch.no_grad():
         assert network(pixels[None]).shape == (1, network.dim)
+
+
+@pytest.mark.parametrize("name", ["café", "写真", "😀", "my photos", "photos #2", "2024", 'say "cheese"'])
+def test_a_folder_may_have_any_name(images, tmp_path, name, capsys):
+    (tmp_path / name).symlink_to(images)
+    data = f"data.source={in_quotes(str(tmp_path / name))}"
+    config = read_config(None, [data])
+    assert config.data.source == str(tmp_path / name) and config.name.startswith("resnet18-")
+    for given in (["--data", str(tmp_path / name)], ["--data", name]):
+        assert cli.main(["pretrain", *given, "--dry-run", "align.images=20", "optim.batch_size=8"]) in (0, 2)
+        said = capsys.readouterr().out
+        assert yaml.safe_load(said.partition("\n\n")[0])["data"]["source"] == given[1]
 
 
 def test_importing_kdep_takes_no_time_and_an_unknown_name_lists_what_is_there():

@@ -332,6 +332,16 @@ def test_a_run_that_proves_impossible_leaves_its_name_to_one_that_is_not(tiny, m
         pretrain(tiny())
 
 
+def test_statistics_of_a_start_that_failed_are_taken_anew(tiny, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("kdep.method.target.numerical_rank", lambda statistics: 50)
+        with pytest.raises(ValueError, match="span at most 50"):
+            pretrain(tiny("align.images=100"))
+    assert read(folder(tiny()) / "statistics.pt")["count"] == 100
+    pretrain(tiny("optim.epochs=1"))
+    assert read(folder(tiny()) / "statistics.pt")["count"] == 128
+
+
 def lock_and_fork(config, ready):
     run = RunFolder(config)
     worker = os.fork()
@@ -428,6 +438,9 @@ def test_a_student_does_not_start_from_weights_of_another_architecture(tiny, tmp
     save(open_checkpoint("random:resnet10t").weights, tmp_path / "start.pth")
     with pytest.raises(LoadError, match="start.pth does not fit ResNet"):
         open_student(tiny(f"student.weights={tmp_path / 'start.pth'}"))
+    # The same tensors, other padding.
+    with pytest.raises(LoadError, match="random:resnet50 is of resnet50, and student.arch is caffe_resnet50"):
+        open_student(tiny("student.arch=caffe_resnet50", "student.weights=random:resnet50"))
 
 
 def test_a_student_that_cannot_reach_its_targets_is_warned_of(tiny, caplog):

@@ -104,6 +104,9 @@ class Pack:
             self._blob, self._offsets = content[f"{split}_blob"], content[f"{split}_offsets"].astype(np.int64)
             labels = f"{split}_labels"
             self.labels = content[labels].astype(np.int64) if labels in content.files else None
+            if self.labels is not None and len(self.labels) != len(self._offsets) - 1:
+                counts = f"{len(self.labels)} entries for {len(self._offsets) - 1} images"
+                raise ValueError(f"{path}: {labels} has {counts}; make the pack again")
             self.classes = tuple(str(name) for name in content["classes"]) if "classes" in content.files else ()
 
     def _bytes(self, index: int) -> bytes:
@@ -194,7 +197,13 @@ def labels_of(source: Source) -> np.ndarray:
         parts = [Path(name).parts for name in source.names]
         if any(len(part) < 2 for part in parts):
             raise ValueError(f"{source.root}: loss.name labels needs a folder per class; {source.names[0]} is in none")
-        return np.unique([part[0] for part in parts], return_inverse=True)[1].astype(np.int64)
+        classes, labels = np.unique([part[0] for part in parts], return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"{source.root}: loss.name labels needs a folder per class, and all images are below {classes[0]}; in "
+                "a list of paths, each must begin with the class"
+            )
+        return labels.astype(np.int64)
     found = getattr(source, "labels", None)
     if found is None:
         raise ValueError(f"{source.names[0]}: loss.name labels needs labels; this source has none")

@@ -15,7 +15,12 @@ def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: fl
 
     Returns:
         The number of images listed.
+
+    Raises:
+        ValueError: fewer than one image of a class, images in no class folder, or a fraction that leaves no image.
     """
+    if per_class is not None and per_class < 1:
+        raise ValueError(f"--per-class {per_class}: expected 1 or more")
     source = open_source(str(folder))
     classes: dict[str, list[str]] = {}
     for name in source.names:
@@ -28,6 +33,8 @@ def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: fl
         names = classes[label]
         count = per_class if per_class is not None else round(len(names) * float(fraction or 1.0))
         chosen += [names[i] for i in sorted(draw.permutation(len(names))[:count])]
+    if not chosen:
+        raise ValueError(f"--fraction {fraction}: leaves no image of the {len(source.names)} in {folder}")
     where = printable(Path(folder).name)
     header = f"# {len(chosen)} of {len(source.names)} images of {where}, seed {seed}, relative to that folder\n"
     write_text(out, header + "".join(f"{list_line(name)}\n" for name in chosen))

@@ -209,7 +209,7 @@ def test_a_teacher_whose_logits_are_no_classes_of_one_classifier_is_refused(tmp_
     assert open_classifier(str(tmp_path / "teacher.pth"), arch=tuned)[0].shape == (8, 4)
 
 
-def test_labels_are_the_first_folder_of_each_path(photos, tiny):
+def test_labels_are_the_first_folder_of_each_path(photos, tiny, tmp_path):
     source, _ = open_images(tiny())
     labels = labels_of(source)
     assert labels.tolist() == [int(name.startswith("class1")) for name in source.names]
@@ -217,6 +217,9 @@ def test_labels_are_the_first_folder_of_each_path(photos, tiny):
     assert labels_of(subset).tolist() == [int(name.startswith("class1")) for name in subset.names]
     with pytest.raises(ValueError, match="needs a folder per class"):
         labels_of(open_images(tiny(f"data.source={photos / 'class0'}"))[0])
+    (tmp_path / "absolute.txt").write_text("".join(f"{photos / name}\n" for name in source.names))
+    with pytest.raises(ValueError, match="all images are below /; in a list of paths, each must begin with the class"):
+        labels_of(open_images(tiny(f"data.source={tmp_path / 'absolute.txt'}"))[0])
 
 
 @pytest.mark.parametrize(
@@ -326,6 +329,18 @@ def test_what_cannot_be_is_refused_before_the_teacher_looks_at_an_image(tiny, tm
 def test_what_can_be_is_not_refused(tiny, tmp_path, blind, overrides):
     with pytest.raises(LookedAtError):
         pretrain(tiny(*(text.replace("{}", str(tmp_path)) for text in overrides)))
+
+
+def test_targets_are_matched_without_a_last_batch_of_one_image(tiny):
+    """A student whose last map is 1 x 1 has one value per channel there, of which BatchNorm can make nothing."""
+    changes = (
+        "data.limit=34",
+        "optim.batch_size=11",
+        "optim.epochs=1",
+        "scale.match=student",
+        "student.arch=resnet10t",
+    )
+    assert pretrain(tiny(*changes, "align.name=linear")).exists()
 
 
 def test_matched_targets_have_the_root_mean_square_of_the_untrained_student(tiny, monkeypatch):

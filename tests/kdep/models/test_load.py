@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
@@ -18,5 +20,7 @@ def test_a_loaded_student_prepares_images_and_gives_its_own_features(tmp_path):
     assert torch.allclose(found, pixels[:, :, 20:180].float() / 255)  # the centre, at the network's own size
     assert torch.equal(student(found[None]), build_backbone(checkpoint).eval()(found[None]))
     assert student.preprocess(Image.new("L", (40, 90))).shape == (3, 160, 160)
+    grey = Image.fromarray(np.full((200, 200), 32768, np.uint16))  # half of white, as training decodes it
+    assert float(student.preprocess(grey).mean()) == pytest.approx(0.5, abs=0.01)
     assert (student.size, student.training) == (160, False)
     assert student.mean.flatten().tolist() == torch.tensor(checkpoint.mean).tolist()

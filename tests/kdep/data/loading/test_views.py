@@ -368,6 +368,13 @@ def test_a_list_whose_root_is_not_there_says_so(tmp_path):
         open_source(str(tmp_path / "list.txt"), root=tmp_path / "roots")
 
 
+def test_a_pack_has_a_label_for_each_image(tmp_path):
+    path = tmp_path / "short.npz"
+    np.savez_compressed(path, fit_blob=np.zeros(4000, np.uint8), fit_offsets=[0, 2000, 4000], fit_labels=[0])
+    with pytest.raises(ValueError, match="fit_labels has 1 entries for 2 images"):
+        open_source(f"{path}:fit")
+
+
 def test_a_pack_without_offsets_has_no_split(tmp_path):
     np.savez(tmp_path / "a.npz", fit_blob=np.zeros(3, np.uint8))
     with pytest.raises(ValueError, match="no split 'fit'; expected .*:SPLIT, of none"):
@@ -468,6 +475,20 @@ def test_a_subset_of_classes_leaves_no_image_out_in_silence(tmp_path):
     (tmp_path / "p" / "c0" / "0.png").rename(tmp_path / "p" / "loose.png")
     with pytest.raises(ValueError, match="p: 1 images are in no class folder .first loose.png."):
         write_subset(tmp_path / "p", tmp_path / "a.txt", per_class=2, fraction=None, seed=0)
+    assert not (tmp_path / "a.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        ({"per_class": -1, "fraction": None}, "--per-class -1: expected 1 or more"),
+        ({"per_class": None, "fraction": 0.01}, "--fraction 0.01: leaves no image of the 4"),
+    ],
+)
+def test_a_subset_of_no_image_is_refused(tmp_path, share, said):
+    pictures(tmp_path / "p", count=4)
+    with pytest.raises(ValueError, match=said):
+        write_subset(tmp_path / "p", tmp_path / "a.txt", **share, seed=0)
     assert not (tmp_path / "a.txt").exists()
 
 
