@@ -25,7 +25,7 @@ from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
 from kdep_benchmarks.tasks.classify import at_edge, best_on_val, gives_up, load_report
 from kdep_benchmarks.tasks.dense.box_features import Part, box_features
-from kdep_benchmarks.tasks.dense.proposals import BACKGROUND, JITTERED, TRUE, moved, offsets
+from kdep_benchmarks.tasks.dense.proposals import BACKGROUND, JITTERED, TRUE, Proposals, moved, offsets
 from kdep_benchmarks.tasks.dense.ridge import Map, ridge_path
 from kdep_benchmarks.tasks.dense.segment import val_positions
 from kdep_benchmarks.tasks.features import feature_folder
@@ -48,7 +48,7 @@ def run_box(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, de
     settings = read_settings(Box, task)
     cache = feature_folder(work_dir, checkpoint)
     train, test, cost = box_features(checkpoint, task.dataset, settings, cache=cache, device=device)
-    val = val_positions(torch.from_numpy(train.proposals.image), seed)
+    val = draw_val(train.proposals, seed)
     classes, chosen, curves = fit_classes(train, path=settings.path, val=val, device=device)
     move, moved_by, ridge_curves = fit_offsets(train, path=settings.ridge, val=val, device=device)
     scores = classes.scores(test.whole.to(device).float()).softmax(1).cpu()
@@ -64,6 +64,28 @@ def run_box(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, de
         cost=cost,
         answers=answers,
     )
+
+
+def draw_val(proposals: Proposals, seed: int) -> torch.Tensor:
+    """(R,) True where a proposal lies in a val image: a fifth of the train images; both parts have an object.
+
+    Raises:
+        ValueError: fewer than two train images have an object.
+    """
+    image, true = torch.from_numpy(proposals.image), torch.from_numpy(proposals.kind == TRUE)
+    with_object = image[true].unique()
+    if len(with_object) < 2:
+        raise ValueError(
+            f"train images with an object: {len(with_object)}; at least 2 are needed, one of them for val. "
+            "Crowds and difficult objects do not count"
+        )
+    val = val_positions(image, seed)
+    # Without an object in val, penalties would be chosen on NaN; without one in the rest, offsets could not be fitted.
+    # Then a fifth of the images with an object is val, and all other images are fitted on. A fifth of all images stays
+    # val where it works, so that scores measured before stay reproducible.
+    if val[true].all() or not val[true].any():
+        val = torch.isin(image, image[true][val_positions(image[true], seed)])
+    return val
 
 
 def fit_classes(

@@ -1,6 +1,7 @@
 """The kind box: proposals, RoIAlign box by box, ridge and AP against others' versions, and data that cannot be."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from sklearn.metrics import average_precision_score
 from torchvision.ops import roi_align
 
 from kdep.models.backbones.backbone import build_backbone
+from kdep_benchmarks.data.readers.boxed import Box as TrueBox
+from kdep_benchmarks.data.readers.boxed import as_boxed_image
 from kdep_benchmarks.openmmlab.tasks.boxes import write_split
 from kdep_benchmarks.openmmlab.tasks.detect import average_precision as of_detectors
-from kdep_benchmarks.tasks.dense.box import as_coco, average_precision, detections, mean_precision, run_box
+from kdep_benchmarks.tasks.dense.box import as_coco, average_precision, detections, draw_val, mean_precision, run_box
 from kdep_benchmarks.tasks.dense.box_features import box_features, fewer_channels
 from kdep_benchmarks.tasks.dense.proposals import BACKGROUND, JITTERED, TRUE, iou, moved, offsets, propose
 from kdep_benchmarks.tasks.dense.readers import open_boxes
@@ -144,6 +147,63 @@ def test_both_layouts_are_measured(tmp_path, layout):
     assert list(outcome.metrics) == ["AP", "AP50", "AP75", "mAP", "accuracy"]
     assert outcome.counts == {"train": 3, "val": 1, "test": 3}
     assert outcome.metrics["accuracy"] == 100 and outcome.metrics["AP"] > 10  # two flat colours
+
+
+def proposed(objects, *, taken=None):
+    """Proposals of images, each with so many objects; of some of them, where `taken` names these."""
+    boxes = [TrueBox((10.0, 10.0 + 20 * n, 40.0, 25.0 + 20 * n), n % 2, False, 450.0) for n in range(3)]
+    images = [as_boxed_image(Path(str(n)), n, (100, 100), boxes[:count]) for n, count in enumerate(objects)]
+    return propose(images, range(len(images)) if taken is None else taken, 2)
+
+
+def fifth(there, seed):
+    """A fifth of the images `there`, as it was always drawn."""
+    order = torch.randperm(len(there), generator=torch.Generator().manual_seed(seed)).tolist()
+    return {there[n] for n in order[: max(1, round(len(there) / 5))]}
+
+
+@pytest.mark.parametrize(
+    ("objects", "redrawn"),
+    [
+        ([1, 2, 3] * 4, set()),
+        ([1, 1], set()),
+        ([2, 0] * 10, {"none"}),
+        ([0] * 3 + [1] * 2 + [0] * 3, {"none", "all"}),
+    ],
+)
+def test_val_is_the_fifth_of_all_images_unless_it_has_no_object_or_all_of_them(objects, redrawn):
+    proposals, why = proposed(objects), set()
+    with_object = {n for n, count in enumerate(objects) if count}
+    for seed in range(60):
+        found = set(proposals.image[draw_val(proposals, seed).numpy()].tolist())
+        assert found & with_object and with_object - found
+        of_all = fifth(range(len(objects)), seed)
+        if of_all & with_object and with_object - of_all:
+            assert found == of_all
+        else:
+            assert found == fifth(sorted(with_object), seed)
+            why.add("all" if of_all & with_object else "none")
+    assert why == redrawn
+
+
+@pytest.mark.parametrize(("taken", "count"), [([0, 1, 2], 1), ([0, 2], 0), ([1], 1)])
+def test_objects_in_fewer_than_two_train_images_are_too_few(taken, count):
+    with pytest.raises(ValueError, match=f"train images with an object: {count}; at least 2"):
+        draw_val(proposed([0, 3, 0], taken=taken), 0)
+
+
+def test_train_images_without_objects_leave_every_seed_a_score(tmp_path):
+    dataset = trees.coco(tmp_path)
+    path = dataset.root / "train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in (1, 2)]
+    path.write_text(json.dumps(content))
+    held = set()
+    for seed in range(6):
+        outcome = run(dataset, tmp_path / "work", seed=seed)
+        json.dumps([outcome.metrics, outcome.chosen, outcome.curves], allow_nan=False)
+        held |= fifth(range(4), seed)
+    assert held & {0, 3}  # seeds whose fifth of all images has no object are among them
 
 
 def test_a_split_without_boxes_and_broken_boxes_are_refused(tmp_path):
