@@ -299,7 +299,7 @@ def refuse_other_classes(dataset: Dataset, train: Sequence[str], other: Sequence
         odd = sorted(set(train) ^ set(other)) or ["their order"]
         raise ValueError(
             f"data set {dataset.name}: train has {len(train)} classes and {role} {len(other)}; they differ in "
-            f"{', '.join(odd[:5])}"
+            f"{', '.join(odd[:5])}. Give every split the same classes, in the same order"
         )
 
 

@@ -30,7 +30,7 @@ def audit_openmmlab(
         ValueError: the target is unknown, or has no such network of its own.
     """
     if target not in TOOLBOXES:
-        raise ValueError(f"audit for {target!r}: there are {', '.join(TOOLBOXES)} here; others in kdep.export.audit")
+        raise ValueError(f"unknown library {target!r}: there are {', '.join(TOOLBOXES)}; kdep.export.audit has others")
     weights = export_weights(checkpoint.arch, checkpoint.weights, target) if weights is None else weights
     network = build_module(undilated(backbone or backbone_config(checkpoint.arch, target)), target)
     load_exactly(network, weights, f"{checkpoint.name} for {target}")

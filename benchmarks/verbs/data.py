@@ -82,12 +82,14 @@ def listing(data_root: Path) -> list[str]:
     from kdep_benchmarks.data.cards import CARDS, absent, known
 
     lines = []
+    width, folders = max(map(len, CARDS)), max(len(card.folder) for card in CARDS.values())
     for name, card in CARDS.items():
         images = " + ".join(f"{count:,}" for count in card.images.values()) or "as made"
         there = "there" if absent(known(name, data_root)) is None else "absent"
         labels = f"{card.labels:,} classes"
         lines.append(
-            f"{name:13s} {there:6s} {card.layout:11s} {card.folder:22s} {images:21s} {labels:13s} {card.licence}"
+            f"{name:{width}s} {there:6s} {card.layout:11s} {card.folder:{folders}s} {images:21s} {labels:13s} "
+            f"{card.licence}"
         )
     return lines
 

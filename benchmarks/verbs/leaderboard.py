@@ -57,6 +57,9 @@ def rebuild(folders: Sequence[Path], out: Path, suite: Suite | None = None) -> s
         if damaged:
             logger.warning("%s", damage_lines(damaged)[0])
         board = write_leaderboard(results, out, folders=folders, suite=suite, damaged=damaged)
+        if not board and not damaged:
+            said = ", ".join(map(str, folders))
+            return f"no results yet in {said}; name the folder that `kdep transfer` wrote to (--results)\n"
         return terminal_table(board, damaged)
     finally:
         gc.enable()

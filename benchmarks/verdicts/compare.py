@@ -63,7 +63,7 @@ class Difference:
         (a, b), found = self.names if self.verdict != "worse" else self.names[::-1], self.interval
         where = f" on {self.of}" if self.of else " over data sets"
         if found is None:
-            return f"No verdict on {a} and {b}{where}: {self.over}."
+            return f"No verdict{f' on {a} and {b}' if self.of else ''}{where}: {self.over}."
         beside = ""
         if self.tests > 1:
             still = "holds" if self.adjusted_verdict != "no difference" else "does not hold"
@@ -208,12 +208,13 @@ def _over_datasets(
         by_dataset.setdefault(sides[0][0].task.dataset, []).append(scores[0] - scores[1])
     values = [mean(values) for values in by_dataset.values()]
     over = f"{len(values)} data set" + "s" * (len(values) != 1)
+    higher, lower = names if mean(values) >= 0 else names[::-1]
+    ahead = f"{higher} is {abs(mean(values)):.2f} above {lower}"
     if len(values) < MIN_DATASETS:
-        return Difference(
-            None, names, protocol, None, f"{mean(values):+.2f} over {over}, and {MIN_DATASETS} are needed"
-        )
+        said = f"{ahead} {'on' if len(values) == 1 else 'in the mean of'} {over}, and a verdict needs {MIN_DATASETS}"
+        return Difference(None, names, protocol, None, said)
     if max(values) - min(values) < 1e-9:  # as in `paired_difference` of a study
-        said = f"{mean(values):+.2f} on each of {over}, and no interval without a spread"
+        said = f"{ahead} on each of {over}, and equal differences give no interval"
         return Difference(None, names, protocol, None, said)
     error = standard_deviation(values) / math.sqrt(len(values))
     return Difference(None, names, protocol, student(mean(values), error**2, len(values) - 1), over)

@@ -34,7 +34,7 @@ def leaked(task: Use, fingerprint: str) -> int:
             if images[role] and set(images[role]) <= set(images[other]):
                 raise ValueError(
                     f"data set {name}: every one of the {len(images[role])} images of {role} is also in {other}, byte "
-                    f"for byte; a score on them means nothing. Give {role} images of its own"
+                    f"for byte; a score on them means nothing. Give the {role} split its own images"
                 )
     fitted = {content for role in roles if role != "test" for content in images[role]}
     count = sum(content in fitted for content in images["test"])

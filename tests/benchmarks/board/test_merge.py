@@ -157,6 +157,11 @@ def test_what_cannot_be_merged_is_said(tmp_path):
         leaderboard.run(parser.parse_args([str(tmp_path), "--results", str(Path("x"))]))
 
 
+def test_a_folder_without_results_is_named(tmp_path):
+    (tmp_path / "runs").mkdir()
+    assert f"no results yet in {tmp_path / 'runs'};" in leaderboard.rebuild([tmp_path / "runs"], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("part", "name"),
     [

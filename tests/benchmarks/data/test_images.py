@@ -133,7 +133,7 @@ def test_a_select_split_of_its_own_is_used_whole_whatever_the_seed(folders, tmp_
 
 def test_splits_of_different_classes_are_refused(folders, tmp_path):
     paint(tmp_path / "test" / "dog" / "0.png", 1)
-    with pytest.raises(ValueError, match="train has 3 classes and test 4; they differ in dog"):
+    with pytest.raises(ValueError, match="train has 3 classes and test 4; they differ in dog. Give every split"):
         open_splits(folders, seed=0)
 
 

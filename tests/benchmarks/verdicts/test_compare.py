@@ -144,7 +144,7 @@ def test_the_command_reads_answers_from_the_folders_and_says_what_is_left_out(tm
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "fair-v1:" and said[1].startswith("  A is better than B on x-linear by 15.00 [")
     assert "holds among 2 comparisons (Holm)" in said[1] and WHAT_IT_COVERS in said
-    assert said[2] == "  No verdict on A and B over data sets: +15.00 over 1 data set, and 3 are needed."
+    assert said[2] == "  No verdict over data sets: A is 15.00 above B on 1 data set, and a verdict needs 3."
     assert said[said.index("Left out:") + 1 :] == [
         "  w-linear: measured in different ways, fair-v1 on dddddddd against fair-v1 on eeeeeeee.",
         "  only A has y-knn (fair-v1).",
@@ -200,7 +200,7 @@ def test_equal_differences_on_all_data_sets_give_no_verdict_over_them(gap):
         made.add("A", task, right(100 + gap)).add("B", task, right(100))
     *tasks, overall = compared(made)
     assert overall.interval is None and overall.verdict == "no difference"
-    assert f"{gap / 2:+.2f} on each of 3 data sets, and no interval without a spread." in overall.sentence
+    assert f"A is {gap / 2:.2f} above B on each of 3 data sets, and equal differences give no" in overall.sentence
     assert {one.verdict for one in tasks} == {"better" if gap else "no difference"}
 
 
