@@ -4,6 +4,7 @@
 own, so that a failing cell stops no other. The board is then rebuilt from all results in the folder.
 """
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -148,6 +149,9 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     board = write_leaderboard(results, request.results, folders=[request.results], suite=suite, damaged=damaged)
     screen.say("\n" + terminal_table(board, damaged).rstrip())
     screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
+    if len(rows := list(dict.fromkeys(planned.row for planned in plan))) > 1:
+        given = shlex.join([*rows[:2], "--results", str(request.results)])
+        screen.say(f"is a difference more than chance?  kdep compare {given}")
     codes = {status.code for status in statuses}
     return plan, WEIGHTS_DO_NOT_LOAD if WEIGHTS_DO_NOT_LOAD in codes else int(any(codes))
 
@@ -156,7 +160,7 @@ def tasks_of(request: Request) -> tuple[list[Task], Suite | None, list[str]]:
     """The tasks to measure, what means and ranks are over, and what to say about the data."""
     if request.data is not None:
         tasks, said = folder_tasks(request.data, request.tasks, budget=request.budget)
-        return tasks, None, [said]
+        return tasks, Suite(request.data.resolve().name, frozenset(task.name for task in tasks)), [said]
     root, protocol = request.data_root.resolve(), request.protocol
     if request.suite is None:
         return choose_tasks(None, request.tasks, root, protocol=protocol, budget=request.budget), None, []

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdep import shipped
 from kdep_benchmarks.data.cards import Dataset, class_folders
 from kdep_benchmarks.data.readers.classification import images_of
 from kdep_benchmarks.tasks.settings import check_settings
@@ -24,7 +25,17 @@ def choose_tasks(
         return of_suite(suite, load_suite(suite, data_root, protocol=protocol), names, budget=budget)
     if not names:
         raise ValueError("say what to measure: --suite NAME, --tasks A,B or --data FOLDER")
+    for name in names:
+        if name not in shipped.names("transfer") and (
+            suites := [s for s in shipped.names("suites") if name in task_names(s)]
+        ):
+            raise ValueError(f"--tasks {name}: a task of the suite {suites[0]}; add --suite {suites[0]}")
     return [checked(load_task(name, data_root, protocol=protocol), "--tasks").at(budget) for name in names]
+
+
+def task_names(suite: str) -> list[str]:
+    """Names of all tasks of a suite."""
+    return [task.name for task in load_suite(suite, Path())]
 
 
 def of_suite(suite: str, tasks: Sequence[Task], names: Sequence[str], *, budget: str = "full") -> list[Task]:

