@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="read a whole data set and list what is wrong")
     prepare = actions.add_parser("prepare", help="download and arrange a data set, or say which file to place where")
     check.add_argument(
-        "name", metavar="NAME", help="a known set, SUITE.yaml, or SUITE.yaml:NAME for one set or task of it"
+        "name",
+        metavar="NAME",
+        help="a known set, a folder of class folders (as --data of kdep transfer), SUITE.yaml, or SUITE.yaml:NAME for "
+        "one set or task of it",
     )
     check.add_argument("--show", type=int, default=5, metavar="N", help="findings of each kind to print [5]")
     prepare.add_argument("name", metavar="NAME", help="a known set")
@@ -49,7 +52,9 @@ def _add_overlap(overlap: argparse.ArgumentParser) -> None:
         metavar="PRETRAIN_SOURCE",
         help="as data.source: a folder, a .txt list, FILE.npz:SPLIT, torchvision:NAME",
     )
-    overlap.add_argument("--suite", required=True, metavar="S", help="a suite's name or SUITE.yaml")
+    tests = overlap.add_mutually_exclusive_group(required=True)
+    tests.add_argument("--suite", metavar="S", help="a suite's name or SUITE.yaml")
+    tests.add_argument("--data", type=Path, metavar="FOLDER", help="labelled images, as --data of kdep transfer")
     overlap.add_argument("--root", type=Path, metavar="DIR", help="as data.root: where the paths of a list start")
     overlap.add_argument(
         "--checkpoint",
@@ -100,14 +105,20 @@ def _ls(args: argparse.Namespace) -> int:
 
 
 def subjects(name: str, data_root: Path) -> "list[Subject]":
-    """Data sets meant by a name: a known one, SUITE.yaml (all of its own), or SUITE.yaml:NAME, a set or a task in it.
+    """Data sets meant by a name: a known one, a folder, SUITE.yaml (all of its own), or SUITE.yaml:NAME.
+
+    NAME is a set or a task of the suite.
 
     Raises:
         ValueError: no such set, task or suite.
     """
+    from kdep_benchmarks.data.cards import CARDS
     from kdep_benchmarks.data.checks.check import known_subject, subjects_of
+    from kdep_benchmarks.tasks.choose import folder_tasks
     from kdep_benchmarks.tasks.task import load_suite
 
+    if name not in CARDS and Path(name).is_dir():
+        return subjects_of(folder_tasks(Path(name), ["linear"])[0], data_root)
     named = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", name)
     if named is None:
         return [known_subject(name, data_root)]
@@ -174,9 +185,11 @@ def _shards(args: argparse.Namespace) -> int:
 
 def _overlap(args: argparse.Namespace) -> int:
     from kdep_benchmarks.data.checks.overlap import find_overlap, overlap_lines, write_overlap
+    from kdep_benchmarks.tasks.choose import folder_tasks
     from kdep_benchmarks.tasks.task import load_suite
 
-    tasks, show = load_suite(args.suite, args.data_root), sys.stderr.isatty()
+    show = sys.stderr.isatty()
+    tasks = load_suite(args.suite, args.data_root) if args.data is None else folder_tasks(args.data, ["linear"])[0]
     found = find_overlap(args.source, tasks, root=args.root, checkpoints=args.checkpoint, show=show)
     write_overlap(found, args.json)
     sys.stdout.write("".join(f"{line}\n" for line in [*overlap_lines(found), str(args.json)]))

@@ -527,6 +527,8 @@ def test_the_command_ends_with_0_1_or_2(tmp_path, capsys):
     name = str(suite(tmp_path))
     assert cli.main(["data", "check", name, "--data-root", str(tmp_path)]) == 0
     assert "zoo (classification, imagefolder): 18 train, 6 test; no defects" in capsys.readouterr().out
+    assert cli.main(["data", "check", str(tmp_path / "zoo")]) == 0  # as --data of kdep transfer
+    assert "zoo (classification, imagefolder): 18 train, 6 test; no defects" in capsys.readouterr().out
     kind, where = truncated_jpeg(tmp_path / "zoo")
     assert cli.main(["data", "check", name, "--data-root", str(tmp_path)]) == 1
     assert f"defect: {kind} (1)\n    {where}: cannot be read" in capsys.readouterr().out
