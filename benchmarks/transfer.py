@@ -46,7 +46,7 @@ class Request:
         suite: name of a shipped suite, or a YAML file.
         tasks: only these tasks of the suite; without a suite, shipped tasks; with `data`, kinds such as knn and linear.
         data: a folder of images in class folders, to measure on instead of a suite's data sets.
-        seeds: of the tasks; at least three for numbers to publish.
+        seeds: of the tasks; to publish, three or more of finetune, segment and detect.
         data_root: folder of the data sets.
         results: folder of the results.
         protocol: fair or paper; None for the one that each task names.

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="short, smoke: a tenth, a hundredth of the schedule of fine-tuning, segmentation and detection, with a "
         "board of their own [full]",
     )
-    add("--seeds", default="0", help="joined by commas [0]; at least three for numbers to publish")
+    add("--seeds", default="0", help="joined by commas [0]; to publish, three or more of finetune, segment and detect")
     add(
         "--data-root",
         type=Path,
