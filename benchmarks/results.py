@@ -20,6 +20,7 @@ from kdep_benchmarks.result import CellKey, Result
 logger = logging.getLogger("kdep")
 
 FORMAT = 2
+PARTS = 4  # of a result's path in its folder, see `CellKey.path`
 
 
 def write_result(result: Result, folder: Path, *, answers: Answers | None = None, force: bool = False) -> Path:
@@ -106,7 +107,7 @@ def read_result(path: Path) -> Result:
     del content["format"]
     result = validate(Result, content, str(path), remedy="not a result of this scoreboard; move it away")
     place = result.key.path(Path(), result.status)
-    if Path(path).absolute().parts[-4:] != place.parts:
+    if Path(path).absolute().parts[-PARTS:] != place.parts:
         raise ValueError(f"{path}: holds the result of {place}, so one of the two was changed; move it away")
     return result
 
@@ -116,6 +117,19 @@ class Found(NamedTuple):
 
     results: list[Result]
     damaged: list[str]
+
+
+class File(NamedTuple):
+    """A result, its file, and the folder below which it was found: of those that were named, the innermost."""
+
+    result: Result
+    path: Path
+    folder: Path
+
+    @property
+    def depth(self) -> int:
+        """Folders between the two, and the file."""
+        return len(self.path.parts) - len(self.folder.parts)
 
 
 def read_results(folders: Path | Iterable[Path]) -> list[Result]:
@@ -129,62 +143,105 @@ def read_results(folders: Path | Iterable[Path]) -> list[Result]:
 def find_results(folders: Path | Iterable[Path]) -> Found:
     """Read every result below one or several folders, in a fixed order; a success hides an older failure of its cell.
 
-    A file that is damaged is left out. Two files of one cell with different settings are two results.
+    A damaged file is left out. Two files of one cell with different settings are two results. Of files of one cell with
+    different scores below one folder the nearest counts, and the others are left out: `kdep study` writes below the
+    folder of `kdep transfer`, and both may measure one baseline.
 
     Raises:
-        ValueError: no such folder, or two files that tell different scores of one cell.
+        ValueError: no such folder, or two files that tell different scores of one cell, and neither is nearer.
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
     for folder in folders:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder}: no such folder of results")
-    roots = {Path(folder): Path(folder).resolve() for folder in folders}
-    # Folders may lie in each other: each file is read once.
-    paths = {root / path.relative_to(folder): path for folder, root in roots.items() for path in result_paths(folder)}
     read, damaged = [], []
-    for path in paths.values():
+    for path, folder in _paths(folders):
         try:
-            read.append((read_result(path), path))
+            read.append(File(read_result(path), path, folder))
         except (ValueError, OSError) as error:
             damaged.append(str(error))
     odd = _other_metrics(read)
-    cells: dict[CellKey, list[tuple[Result, Path]]] = {}
-    for result, path in read:
-        if path not in odd:
-            cells.setdefault(result.key, []).append((result, path))
+    cells: dict[CellKey, list[File]] = {}
+    for file in read:
+        if file.path not in odd:
+            cells.setdefault(file.result.key, []).append(file)
     order = sorted(cells, key=lambda key: (key.sha256, key.task, key.protocol, key.data_fingerprint, key.seed))
-    return Found([result for key in order for result in _distinct(cells[key])], [*damaged, *odd.values()])
+    parts = [_distinct(cells[key]) for key in order]
+    farther = [said for part in parts for said in part.damaged]
+    return Found([result for part in parts for result in part.results], [*damaged, *odd.values(), *farther])
 
 
-def _other_metrics(read: Iterable[tuple[Result, Path]]) -> dict[Path, str]:
+def _paths(folders: Iterable[Path]) -> Iterable[tuple[Path, Path]]:
+    """Each file of a result once, although folders may lie in each other, with the innermost of its folders."""
+    roots = {Path(folder): Path(folder).resolve() for folder in folders}
+    found: dict[Path, tuple[Path, Path]] = {}
+    for folder, root in roots.items():
+        for path in result_paths(folder):
+            place = root / path.relative_to(folder)
+            if place not in found or len(root.parts) > len(roots[found[place][1]].parts):
+                found[place] = (path, folder)
+    return found.values()
+
+
+def _other_metrics(read: Iterable[File]) -> dict[Path, str]:
     """Files whose main metric is another than that of most results of the same task: path -> a sentence."""
-    columns: dict[tuple[str, ...], list[tuple[Result, Path]]] = {}
-    for result, path in read:
+    columns: dict[tuple[str, ...], list[File]] = {}
+    for file in read:
+        result = file.result
         if result.metrics:
             own = (result.task.name, str(result.protocol), result.data_fingerprint, result.settings_text)
-            columns.setdefault(own, []).append((result, path))
+            columns.setdefault(own, []).append(file)
     odd = {}
     for files in columns.values():
-        usual = Counter(result.main_metric for result, _ in files).most_common(1)[0][0]
-        for result, path in files:
+        usual = Counter(file.result.main_metric for file in files).most_common(1)[0][0]
+        for result, path, _ in files:
             if result.main_metric != usual:
                 odd[path] = f"{path}: its main metric is {result.main_metric}, in others {usual}; move it away"
     return odd
 
 
-def _distinct(files: list[tuple[Result, Path]]) -> list[Result]:
+def _distinct(files: list[File]) -> Found:
     """Results of one cell: one, or one for each of its settings; failures only where nothing succeeded."""
-    succeeded = [(result, path) for result, path in files if result.status == "ok"]
-    if not succeeded:
-        return [files[-1][0]]
-    kept: list[tuple[Result, Path]] = []
-    for result, path in succeeded:
-        same = next((file for file in kept if file[0].settings == result.settings), None)
-        if same is None:
-            kept.append((result, path))
-        elif same[0].metrics != result.metrics:
-            raise ValueError(f"{same[1]} and {path}: the same cell with different scores; keep one of them")
-    return [result for result, _ in kept]
+    succeeded = [file for file in files if file.result.status == "ok"]
+    if len(succeeded) < 2:
+        return Found([(succeeded or files)[-1].result], [])
+    nearest: dict[tuple[Path, str], File] = {}
+    left_out = []
+    for file in sorted(succeeded, key=lambda file: file.depth):
+        near = nearest.setdefault((file.folder, file.result.settings_text), file)
+        if near.depth == file.depth:
+            _refuse_other_scores(near, file)
+        elif near.result.metrics != file.result.metrics:
+            said = f"{near.path} has other scores of the same cell; it counts, since it is nearer to {file.folder}"
+            left_out.append(f"{file.path}: {said}")
+    kept: dict[str, File] = {}
+    for file in nearest.values():
+        _refuse_other_scores(kept.setdefault(file.result.settings_text, file), file)
+    return Found([file.result for file in kept.values()], left_out)
+
+
+def _refuse_other_scores(first: File, second: File) -> None:
+    if first.result.metrics != second.result.metrics:
+        raise ValueError(
+            f"{first.path} and {second.path}: the same cell with different scores; keep one of them, or name a folder "
+            "that holds only one"
+        )
+
+
+def with_those_below(folders: Iterable[Path]) -> list[Path]:
+    """The folders, each with those below it that have results of their own, such as a study's; the nearest first."""
+    found: dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        deep = [path for path in result_paths(folder) if len(path.parts) - len(folder.parts) > PARTS]
+        below = sorted({path.parents[PARTS - 1] for path in deep}, key=lambda path: (len(path.parts), path))
+        for path in (folder, *below):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def overlap_paths(folders: Iterable[Path]) -> list[Path]:
+    """Every file of `kdep data overlap` beside the results below the folders."""
+    return [path for folder in with_those_below(folders) for path in sorted((folder / "overlap").glob("*.json"))]
 
 
 def result_paths(folder: Path) -> list[Path]:

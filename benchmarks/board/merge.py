@@ -7,7 +7,7 @@ from kdep.files import write_bytes
 from kdep_benchmarks.answers.store import read_file
 from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.result import Result
-from kdep_benchmarks.results import answers_path, read_result, remove_other_answers, result_paths
+from kdep_benchmarks.results import answers_path, overlap_paths, read_result, remove_other_answers, result_paths
 
 Found = tuple[Result, Path]
 # What two files of one cell must agree in. Time, memory, device and versions may differ: the earlier one is kept.
@@ -100,7 +100,7 @@ def _beside(sources: Iterable[Path], out: Path, cells: dict[Path, Found]) -> dic
         if result.status == "ok" and sheet.is_file():
             data_uri(sheet)
             files[place.with_name(sheet.name)] = sheet
-    for path in (path for folder in sources for path in sorted((folder / "overlap").glob("*.json"))):
+    for path in overlap_paths(sources):
         place = out / "overlap" / path.name
         if place in files and files[place].read_bytes() != path.read_bytes():
             raise ValueError(f"{files[place]} and {path}: overlap files that differ; nothing was merged, rename one")

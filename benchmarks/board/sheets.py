@@ -9,22 +9,34 @@ from PIL import Image
 
 from kdep.data.decoding.opening import UNREADABLE, as_rgb, read_image
 from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.result import Result
+from kdep_benchmarks.results import read_result, with_those_below
 
 WIDTH, QUALITY = 744, 80  # pixels on the page, JPEG
 
 
 def find_sheets(board: Board, folders: Iterable[Path]) -> dict[tuple[str, str], Path]:
     """Return the sheet of the lowest seed that has one, by (checkpoint, column)."""
-    folders, found = list(folders), {}
+    folders, found = with_those_below(folders), {}
     dense = board.columns.index[board.columns.family != "classification"]  # the others have no sheets
     for run in (
         board.runs[board.runs.ok & board.runs.column.isin(dense)].sort_values("seed", kind="stable").itertuples()
     ):
         for folder in folders:
-            path = run.result.key.path(folder).with_suffix(".sheet.png")
-            if (run.checkpoint, run.column) not in found and path.is_file():
-                found[run.checkpoint, run.column] = path
+            path = run.result.key.path(folder)
+            sheet = path.with_suffix(".sheet.png")
+            if (run.checkpoint, run.column) not in found and sheet.is_file() and _holds(path, run.result):
+                found[run.checkpoint, run.column] = sheet
     return found
+
+
+def _holds(path: Path, result: Result) -> bool:
+    """Whether a file holds this result, and not one of its cell with other settings or scores."""
+    try:
+        there = read_result(path)
+    except (ValueError, OSError):
+        return False
+    return (there.settings, there.metrics) == (result.settings, result.metrics)
 
 
 def data_uri(path: Path) -> str:

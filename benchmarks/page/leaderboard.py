@@ -200,7 +200,7 @@ def damage_lines(damaged: Sequence[str]) -> list[str]:
     if not damaged:
         return []
     more = [f"and {len(damaged) - DAMAGED_SHOWN} more"] if len(damaged) > DAMAGED_SHOWN else []
-    said = f"Left out: {len(damaged)} damaged file{'s' * (len(damaged) != 1)}."
+    said = f"Left out: {len(damaged)} file{'s' * (len(damaged) != 1)}."
     return [said, *(" ".join(text.split()) for text in damaged[:DAMAGED_SHOWN]), *more]
 
 

@@ -274,6 +274,44 @@ def test_conflicting_duplicates_name_both_files(tmp_path):
         read_results([tmp_path / "one", tmp_path / "two"])
 
 
+@pytest.mark.parametrize("study", ["0", "study", "deep/er"])  # sorted before and behind the folder's own cells
+def test_of_several_scores_of_a_cell_below_one_folder_the_nearest_counts(tmp_path, study):
+    write_result(result(score=50.0), tmp_path, answers=ANSWERS)
+    far = write_result(result(score=50.3), tmp_path / study)
+    farther = write_result(result(score=50.4), tmp_path / study / "again")
+    as_far = write_result(result(score=50.2), tmp_path / study / "twice")
+    write_result(result(score=50.0), tmp_path / "same")
+    write_result(result(score=60.0, settings={"size": 40}), tmp_path / study / "other settings")
+    write_result(result(seed=1, score=70.0), tmp_path / study)
+    write_result(failure(seed=1), tmp_path)
+    found = find_results(tmp_path)
+    assert [one.score for one in found.results] == [50.0, 60.0, 70.0]
+    assert read_answers(found.results[0], tmp_path).sha256 == ANSWERS.sha256
+    near = result().key.path(tmp_path)
+    said = f"{near} has other scores of the same cell; it counts, since it is nearer to {tmp_path}"
+    assert sorted(found.damaged) == sorted(f"{path}: {said}" for path in (far, farther, as_far))
+    assert [one.score for one in find_results(tmp_path / study).results][0] == 50.3
+
+
+@pytest.mark.parametrize(
+    ("places", "named"),
+    [
+        (("a", "b"), ["."]),
+        (("a/deep", "b/er"), ["."]),
+        (("a", "b/deep"), ["a", "b"]),  # both were named, so neither is nearer
+        (("", "study"), [".", "study"]),
+        (("", "study"), ["study", "."]),
+        (("a", "a/study", "b/study"), ["a", "b"]),
+    ],
+)
+def test_of_scores_that_are_equally_near_or_below_two_named_folders_none_counts(tmp_path, places, named):
+    paths = [write_result(result(score=50.0 + number), tmp_path / place) for number, place in enumerate(places)]
+    with pytest.raises(ValueError, match=r"and .*: the same cell with different scores; keep one of them, or name a"):
+        find_results([tmp_path / folder for folder in named])
+    paths[-1].unlink()
+    assert [one.score for one in find_results([tmp_path / folder for folder in named]).results] == [50.0]
+
+
 def test_one_cell_with_two_settings_is_two_results(tmp_path):
     for folder, score, settings in (
         ("one", 50.0, {"size": 32}),

@@ -65,7 +65,7 @@ def main() -> int:
     found = {
         "results": args.results,
         "damaged": args.damaged,
-        "said": f"Left out: {args.damaged} damaged files." in said and "damaged files" in page,
+        "said": all(f"Left out: {args.damaged} files." in text for text in (said, page)),
         "same_scores": with_damaged == without,
         "cpu_seconds": round(seconds, 2),
         "cpu_seconds_of_the_whole_ones": round(alone, 2),

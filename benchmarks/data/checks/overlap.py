@@ -1,7 +1,7 @@
 """Find images of a pretraining source in test splits, write them to a file, and count them on the board.
 
-A file `RESULTS/overlap/NAME.json` is read with the results beside it. It applies to checkpoints that were pretrained on
-its source (by fingerprint or address) and to those that it names.
+A file `RESULTS/overlap/NAME.json` is read with the results in `RESULTS`. It applies to checkpoints that were pretrained
+on its source (by fingerprint or address) and to those that it names.
 """
 
 import json
@@ -17,7 +17,7 @@ from kdep.guard import printable
 from kdep.json_file import read_json
 from kdep.settings import validate
 from kdep_benchmarks.result import CHECKED, CheckpointCard, Count, Result
-from kdep_benchmarks.results import Found, find_results
+from kdep_benchmarks.results import Found, find_results, overlap_paths
 
 if TYPE_CHECKING:
     from kdep_benchmarks.data.cards import Use
@@ -170,9 +170,9 @@ def read_overlap(path: Path) -> Overlap:
 
 
 def read_with_overlap(folders: Sequence[Path]) -> Found:
-    """Find all results below folders, with the overlaps that the files beside them count; say which are damaged."""
+    """Find all results below folders, with the overlaps that the files beside them count; say which are left out."""
     found, overlaps, damaged = find_results(folders), [], []
-    for path in (path for folder in folders for path in sorted((Path(folder) / "overlap").glob("*.json"))):
+    for path in overlap_paths(folders):
         try:
             overlaps.append(read_overlap(path))
         except (ValueError, OSError) as error:

@@ -144,6 +144,16 @@ def test_sheets_and_overlap_files_come_along(tmp_path):
         merge([one], tmp_path / "all")
 
 
+def test_overlap_files_of_a_study_below_a_folder_come_along(tmp_path):
+    one = folder(tmp_path, "one", result("a"))
+    folder(one, "study", result("b"))
+    for place in (one, one / "study"):
+        (place / "overlap").mkdir()
+        (place / "overlap" / f"of {place.name}.json").write_text("{}")
+    merge([one], tmp_path / "all")
+    assert sorted(path.name for path in (tmp_path / "all" / "overlap").iterdir()) == ["of one.json", "of study.json"]
+
+
 def test_what_cannot_be_merged_is_said(tmp_path):
     with pytest.raises(ValueError, match="absent: no such folder of results"):
         merge([tmp_path / "absent"], tmp_path / "all")
@@ -195,11 +205,11 @@ def test_the_board_stands_beside_damaged_files_and_says_so(tmp_path, capsys, cap
     parser = argparse.ArgumentParser()
     leaderboard.add_arguments(parser)
     assert leaderboard.run(parser.parse_args([str(one)])) == 0
-    assert "Left out: 2 damaged files." in caplog.text
+    assert "Left out: 2 files." in caplog.text
     for text in (capsys.readouterr().out, (one / "leaderboard.md").read_text(), (one / "leaderboard.html").read_text()):
         assert (
             "60.00" in text
-            and "Left out: 2 damaged files." in text
+            and "Left out: 2 files." in text
             and "seed1.json: not JSON" in text
             and "x.json: not a file" in text
         )

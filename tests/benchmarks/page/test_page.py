@@ -27,7 +27,7 @@ from kdep_benchmarks.page.page import html
 from kdep_benchmarks.page.panels import mean_panel, score_panels
 from kdep_benchmarks.page.plots import ROWS, round_ticks
 from kdep_benchmarks.page.report import write_leaderboard
-from kdep_benchmarks.results import write_result
+from kdep_benchmarks.results import find_results, write_result
 from kdep_benchmarks.verbs import leaderboard
 from tests.helpers.made_results import failure, result, runs
 
@@ -294,6 +294,25 @@ def test_the_page_holds_the_sheet_of_the_lowest_seed_that_has_one(tmp_path, monk
     monkeypatch.setenv("KDEP_MAX_PIXELS", "2999999")  # as a picture that would fill the memory
     with pytest.raises(ValueError, match=r"seed2.sheet.png: not a picture .*KDEP_MAX_PIXELS"):
         data_uri(second)
+
+
+def test_the_page_holds_sheets_of_a_study_below_the_folder_but_only_of_results_that_count(tmp_path):
+    write_result(result("a", "voc-segment", 1, 50.0), tmp_path)
+    sheet(tmp_path / "study", 1, score=51.0)  # the nearer result counts, and has no sheet
+    _, second = sheet(tmp_path / "study", 2)
+    _, other = sheet(tmp_path, 2, settings={"size": 64})
+    (board,) = boards(find_results(tmp_path).results)
+    found = {board.columns.way[column].settings: path for (_, column), path in find_sheets(board, [tmp_path]).items()}
+    assert found == {"{}": second, '{"size": 64}': other}
+
+
+def test_the_score_that_counts_and_the_file_that_does_not_are_in_every_view(tmp_path, capsys):
+    write_result(result("random:r", score=50.0, role="random"), tmp_path)
+    path = write_result(result("random:r", score=50.3, role="random"), tmp_path / "study")
+    assert cli.main(["leaderboard", str(tmp_path)]) == 0
+    for text in (capsys.readouterr().out, *((tmp_path / f"leaderboard.{kind}").read_text() for kind in ("md", "html"))):
+        assert "50.00" in text and "50.30" not in text and "Left out: 1 file." in text
+        assert f"{path}: " in text.replace("\\", "") and "has other scores of the same cell" in text
 
 
 def test_counts_and_durations_are_short_for_people():

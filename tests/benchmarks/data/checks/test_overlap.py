@@ -97,6 +97,10 @@ def test_the_command_writes_a_file_that_puts_the_overlap_on_the_board(world, cap
     said = capsys.readouterr().out
     assert "11 images, 1 of them unreadable" in said and "made: 2 exact and 1 by look, of 5 test images" in said
     assert "gone: not compared" in said
+    words = ["overlap", source, "--data", str(world / "made"), "--json", str(world / "own.json")]
+    assert data.run(parser.parse_args(words)) == 0
+    assert "made: 2 exact and 1 by look, of 5 test images" in capsys.readouterr().out
+    assert read_overlap(world / "own.json").sets == read_overlap(file).sets
     known = read_overlap(file).sets[0].data_fingerprint
     student = result("s", "made-knn", data=known, counts={"test": 5})
     student.checkpoint.summary["pretrain_data"] = source
@@ -181,3 +185,16 @@ def test_a_file_reads_back_and_another_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"two.json: sets must be a list") as error:
         read_overlap(tmp_path / "overlap" / "two.json")
     assert str(error.value) in read_with_overlap([tmp_path]).damaged  # the board stands without it
+
+
+def test_files_beside_the_results_of_a_study_below_the_folder_count(tmp_path):
+    write_result(student("top"), tmp_path)
+    write_result(student("s", pretrain_data="photos"), tmp_path / "study")
+    write_overlap(overlap(*BOTH, checkpoints=["top"]), tmp_path / "study" / "overlap" / "one.json")
+    for folders in ([tmp_path], [tmp_path, tmp_path / "study"]):
+        found = read_with_overlap(folders)
+        assert {one.checkpoint.name: one.counts.get("overlap") for one in found.results} == {"top": 2, "s": 2}
+    (tmp_path / "study" / "overlap" / "two.json").write_text("[]")
+    assert len(read_with_overlap([tmp_path, tmp_path / "study"]).damaged) == 1  # named once
+    (board,) = boards(read_with_overlap([tmp_path]).results)
+    assert board.rows.set_index("name").overlap_percent.to_dict() == {"s": 0.2, "top": 0.2}
