@@ -9,6 +9,13 @@ from kdep_benchmarks.board.table import Board, Note, baselines
 from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED
 from kdep_benchmarks.verdicts.ways import describe_settings
 
+NAMED = 5  # tasks of a suite that nobody was measured on; more are counted
+CONSTANT = {
+    "classification": "Always answering the most frequent class",
+    "segmentation": "Labelling every pixel with the most frequent class",
+    "detection": "Finding no box",
+}
+
 
 def notes_on(board: Board) -> list[Note]:
     """Return all notes on a board."""
@@ -35,9 +42,14 @@ def _suite(board: Board) -> Iterator[Note]:
         return
     beside = board.columns.index[~board.columns.in_suite]
     absent = sorted(board.suite.tasks - set(board.columns.task))
-    text = f"Means and ranks are over the tasks of suite {board.suite.name}"
-    text += f", without {', '.join(absent)}, which no checkpoint here was measured on" if absent else ""
-    yield Note(text + (f". Beside it: {', '.join(beside)}." if len(beside) else "."), ())
+    tasks, suite = len(board.suite.tasks), f"suite {board.suite.name}"
+    text = f"Means and ranks are over the tasks of {suite}"
+    if len(absent) > NAMED:
+        text = f"Means and ranks are over {tasks - len(absent)} of the {tasks} tasks that count in {suite}"
+        text += "; no checkpoint here was measured on the others"
+    elif absent:
+        text += f", without {', '.join(absent)}, which no checkpoint here was measured on"
+    yield Note(text + (f". Not counted: {', '.join(beside)}." if len(beside) else "."), ())
 
 
 def _references(board: Board) -> Iterator[Note]:
@@ -62,17 +74,17 @@ def _unknown(board: Board) -> Iterator[Note]:
     found = board.columns.index[board.columns.in_suite & (board.columns.informative == "unknown")]
     if len(found):
         yield Note(
-            f"Informativeness unknown, counted all the same: {', '.join(found)}. It takes a supervised network or "
-            "teacher and a random initialisation, each with a standard error.",
+            f"Not known to be informative, but in means and ranks: {', '.join(found)}. To find out, measure a "
+            "supervised network or teacher and a random initialisation (such as random:resnet18) on them; each score "
+            "needs a standard error.",
             (),
         )
 
 
 def _floors(board: Board) -> Iterator[Note]:
-    floors = board.columns.floor.dropna()
-    if len(floors):
-        scores = ", ".join(f"{label} {floor:.2f}" for label, floor in floors.items())
-        yield Note(f"Score of the best constant answer: {scores}.", ())
+    for family, own in board.columns.dropna(subset="floor").groupby("family", sort=False):
+        scores = ", ".join(f"{label} {floor:.2f}" for label, floor in own.floor.items())
+        yield Note(f"{CONSTANT.get(family, 'The best constant answer')} scores: {scores}.", ())
 
 
 def _ways(board: Board) -> Iterator[Note]:
@@ -144,7 +156,7 @@ def _edges(board: Board) -> Iterator[Note]:
             f"{column} {name} in {count} of {len(runs.get_group(column))} runs"
             for (column, name), count in counts.items()
         ]
-        text = f"Best at an end of its grid, so that a better value may lie beyond: {', '.join(found)}."
+        text = f"Chosen at the end of its grid; a wider grid may score higher: {', '.join(found)}."
         yield Note(text, tuple(sorted(set(flags.checkpoint))))
 
 

@@ -312,7 +312,7 @@ def test_one_run_of_each_side_is_judged_by_its_errors_over_test_images(error, sa
 
 def test_a_note_gives_the_score_of_the_best_constant_answer():
     (board,) = boards(runs("s", "c-linear", [50.0], chosen={"floor": 21.5}) + runs("s", "e-linear", [60.0]))
-    assert "Score of the best constant answer: c-linear 21.50." in [note.text for note in board.notes]
+    assert "Always answering the most frequent class scores: c-linear 21.50." in [note.text for note in board.notes]
     ((_, first, second),) = family_table(board, "classification").rows
     assert (first.detail, second.detail) == ("the best constant answer scores 21.50", "")
 
@@ -321,7 +321,7 @@ def test_a_column_that_nobody_can_judge_counts_and_a_note_says_so():
     (board,) = boards(runs("s", "c-linear", [50.0, 51.0]) + runs("r", "c-linear", [30.0, 31.0], role="random"))
     assert board.columns.informative["c-linear"] == "unknown"
     assert board.rows.mean_over_families.tolist() == [50.5, 30.5]
-    assert any(note.text.startswith("Informativeness unknown, counted all the same: c-linear") for note in board.notes)
+    assert any(note.text.startswith("Not known to be informative, but in means and ranks: c-") for note in board.notes)
     assert informative([90.0], [30.0])[0] == "unknown"  # a single run has no standard error
 
 
@@ -377,7 +377,7 @@ def test_settings_at_the_end_of_their_grid_and_fixed_ones_are_noted():
     chosen = [{"k": 5, "k_at_edge": edge, "temperature_at_edge": False} for edge in (True, False, True)]
     results = [result("a", "c-knn", seed, chosen=one) for seed, one in enumerate(chosen)]
     assert notes_of(*results, word="grid") == [
-        "Best at an end of its grid, so that a better value may lie beyond: c-knn k in 2 of 3 runs."
+        "Chosen at the end of its grid; a wider grid may score higher: c-knn k in 2 of 3 runs."
     ]
     assert notes_of(results[1], word="grid") == []
     fixed = [result("a", "c-finetune", seed, chosen={"lr": 1e-3, "lr_fixed": True}) for seed in range(2)]
@@ -432,9 +432,14 @@ def test_means_are_over_the_declared_suite():
         "Means and ranks are over the tasks of suite mine, without d-linear, which no checkpoint here was measured on"
     )
     notes = [note.text for note in board.notes]
-    assert f"{text}. Beside it: e-linear." in notes
-    (unknown,) = [note for note in notes if note.startswith("Informativeness unknown, counted all the same: ")]
+    assert f"{text}. Not counted: e-linear." in notes
+    (unknown,) = [note for note in notes if note.startswith("Not known to be informative, but in means and ranks: ")]
     assert "c-linear" in unknown and "e-linear" not in unknown
+    (board,) = boards(results, Suite("mine", frozenset({"c-linear", *(f"d{n}-linear" for n in range(6))})))
+    assert (
+        "Means and ranks are over 1 of the 7 tasks that count in suite mine; no checkpoint here was measured on the "
+        "others. Not counted: e-linear."
+    ) in [note.text for note in board.notes]
 
 
 def test_the_reference_is_measured_in_standard_errors():
