@@ -88,7 +88,7 @@ def check(words):
 
 def test_the_pages_have_the_blocks_that_people_come_for():
     pages = {block.values[0] for block in BLOCKS}
-    wanted = ("data", "machines", "measurements", "quickstart", "reproduction", "teachers", "verdicts")
+    wanted = ("checkpoints", "data", "machines", "measurements", "quickstart", "reproduction", "teachers", "verdicts")
     assert pages == {f"{name}.md" for name in wanted} and len(BLOCKS) > 20
 
 
@@ -129,7 +129,7 @@ def place(tmp_path_factory):
     few = {"pool": 20, "train_per_class": 43, "test_per_class": 5, "dense_train": 20, "dense_val": 10}
     write_scenes(folder / "demo" / "scenes", **few)
     for name, share in zip(
-        ("demo", "random:resnet18", "resnet18-photos", "d", "e", "f"), np.linspace(0.2, 0.9, 6), strict=True
+        ("demo", "random:resnet18", "resnet18-photos", "a", "b", "c"), np.linspace(0.2, 0.9, 6), strict=True
     ):
         right = np.arange(200) < share * 200
         classes = class_answers(1 - right, np.zeros(200, int))
