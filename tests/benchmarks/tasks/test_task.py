@@ -36,9 +36,11 @@ def test_tasks_beside_a_suite_are_measured_and_count_in_no_mean():
     every, counted = open_suite("demo", Path())
     names = {task.name for task in every}
     assert names - counted == {"scenes-segment", "scenes-detect"} and counted < names
-    assert suite_tasks("demo") == counted and suite_tasks("segmentation") == frozenset(
-        task.name for task in load_suite("segmentation", Path())
-    )
+    assert suite_tasks("demo") == counted
+    for suite in ("all", "segmentation", "detection"):
+        short = {task.name for task in load_suite(suite, Path())} - suite_tasks(suite)
+        assert short and all(re.match("scenes-(segment|detect)", name) for name in short)
+    assert suite_tasks("probe") == {task.name for task in load_suite("probe", Path())}
 
 
 @pytest.mark.parametrize(

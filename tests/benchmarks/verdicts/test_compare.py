@@ -248,7 +248,7 @@ def test_a_checkpoint_is_found_by_name_or_digits_and_never_guessed():
         compared(made, "Z", "A")
     with pytest.raises(ValueError, match="are the same checkpoint"):
         compared(made, "beef", "beefbe")
-    assert "A (41000000) and A (beefbeef)" in compared(made, "41000000", "beef")[-1].sentence
+    assert "A (41000000) is 0.50 above A (beefbeef)" in compared(made, "41000000", "beef")[-1].sentence
     assert compared(made, "A (41000000)", "A (beefbeef)") == compared(made, "41000000", "beef")
 
 
