@@ -182,9 +182,9 @@ def match_scale(
     to_pixels, wanted, own = make_pixels(views.augmentation, process.device), 0.0, 0.0
     copied = copy.deepcopy(student).train()  # a copy: its BatchNorm statistics would move
     images, size = len(views.source.names), config.optim.batch_size
+    few = min(images, 256)
     # Without a last batch that is smaller than the others: BatchNorm can do nothing with a single image.
-    whole = min(images, 256) // size * size or images
-    batches = once(images, size, count=whole, seed=config.view_seed)
+    batches = once(images, size, count=few // size * size or few, seed=config.view_seed)
     for batch in load(views, batches, workers=0):
         if batch.images is not None:
             pixels = to_pixels(batch)

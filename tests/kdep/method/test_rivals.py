@@ -1,6 +1,7 @@
 """Runs of the method's rivals and of what goes beyond the paper, each end to end on a few pictures."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher, teacher_identity
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import match_scale, pretrain
+from kdep.run.distributed.processes import Process
 
 
 def losses(config):
@@ -341,6 +343,20 @@ def test_targets_are_matched_without_a_last_batch_of_one_image(tiny):
         "student.arch=resnet10t",
     )
     assert pretrain(tiny(*changes, "align.name=linear")).exists()
+
+
+@pytest.mark.parametrize(("size", "shown"), [(64, 256), (96, 192), (512, 256)])
+def test_the_scale_is_matched_on_256_images_at_most_in_whole_batches(tiny, monkeypatch, size, shown):
+    def show(views, batches, **others):
+        raise LookedAtError(sum(map(len, batches)))
+
+    monkeypatch.setattr("kdep.pretrain.make_pixels", lambda *_: None)
+    monkeypatch.setattr("kdep.pretrain.load", show)
+    views = SimpleNamespace(source=SimpleNamespace(names=range(1000)), augmentation=None)
+    process = Process(torch.device("cpu"))
+    with pytest.raises(LookedAtError) as caught:
+        match_scale(nn.Identity(), tiny(f"optim.batch_size={size}"), nn.Identity(), None, views, process)
+    assert caught.value.args == (shown,)
 
 
 def test_matched_targets_have_the_root_mean_square_of_the_untrained_student(tiny, monkeypatch):
