@@ -31,7 +31,7 @@ from kdep_benchmarks.page.leaderboard import terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
-from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks, of_suite
+from kdep_benchmarks.tasks.choose import FOLDER_KINDS, choose_tasks, folder_tasks, of_suite
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, open_suite
 from kdep_benchmarks.verdicts.names import board_names, first_names
 
@@ -160,7 +160,8 @@ def tasks_of(request: Request) -> tuple[list[Task], Suite | None, list[str]]:
     """The tasks to measure, what means and ranks are over, and what to say about the data."""
     if request.data is not None:
         tasks, said = folder_tasks(request.data, request.tasks, budget=request.budget)
-        return tasks, Suite(request.data.resolve().name, frozenset(task.name for task in tasks)), [said]
+        every = frozenset(f"{tasks[0].dataset.name}-{kind}" for kind in FOLDER_KINDS)
+        return tasks, Suite(f"--data {request.data.resolve().name}", every), [said]
     root, protocol = request.data_root.resolve(), request.protocol
     if request.suite is None:
         return choose_tasks(None, request.tasks, root, protocol=protocol, budget=request.budget), None, []

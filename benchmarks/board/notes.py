@@ -42,7 +42,8 @@ def _suite(board: Board) -> Iterator[Note]:
         return
     beside = board.columns.index[~board.columns.in_suite]
     absent = sorted(board.suite.tasks - set(board.columns.task))
-    tasks, suite = len(board.suite.tasks), f"suite {board.suite.name}"
+    name = board.suite.name
+    tasks, suite = len(board.suite.tasks), name if name.startswith("--data ") else f"suite {name}"
     text = f"Means and ranks are over the tasks of {suite}"
     if len(absent) > NAMED:
         text = f"Means and ranks are over {tasks - len(absent)} of the {tasks} tasks that count in {suite}"

@@ -169,22 +169,27 @@ def check_same_measurement(cell: Cell, known: Result) -> None:
 def run_and_return_files(cell: Cell, slot: Slot) -> tuple[Status, dict[str, bytes]]:
     """`run_cell` for a machine that does not share the results folder; returns the files for `keep_files` as well.
 
-    A result that an earlier command left there, of other data or settings, is measured again.
+    A result that an earlier command left there, of other data or settings, is measured again, and not returned.
     """
     try:
         if cell.path.exists():
             check_same_measurement(cell, read_result(cell.path))
+        stale = False
     except ValueError:
-        cell = replace(cell, force=True)
+        cell, stale = replace(cell, force=True), True
     status = run_cell(cell, slot)
-    files = [cell.log, cell.key.path(cell.results, "failed"), *cell.path.parent.glob(f"seed{cell.seed}.answers-*.npz")]
-    files = [path for path in (*files, cell.path) if path.is_file()]  # the result last: none is without its answers
+    if status.state == "busy":
+        return status, {}
+    files = [cell.log, cell.key.path(cell.results, "failed")]
+    if not stale or status.state == "done":  # the result last: none is without its answers
+        files += [*cell.path.parent.glob(f"seed{cell.seed}.answers-*.npz"), cell.path]
+    files = [path for path in files if path.is_file()]
     return status, {str(path.relative_to(cell.results)): path.read_bytes() for path in files}
 
 
 def keep_files(cell: Cell, files: Mapping[str, bytes]) -> None:
     """Write what `run_and_return_files` returned; a result that another suite has finished here meanwhile stays."""
-    if cell.path.is_file() and not cell.force:
+    if not files or (cell.path.is_file() and not cell.force):
         return
     for name, content in files.items():
         path = cell.results / name

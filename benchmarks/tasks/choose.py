@@ -89,7 +89,7 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
     """
     expected = "expected train/CLASS/*.jpg and test/CLASS/*.jpg (or val/), or only CLASS/*.jpg"
     if not folder.is_dir():
-        raise ValueError(f"--data {folder}: no such folder; {expected}")
+        raise ValueError(f"{folder}: no such folder; {expected}")
     there = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
     if "train" in there and len(there) > 1:
         if "test" in there:
@@ -98,11 +98,11 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
         said = f"{folder}: there is no test folder, so scores are of val; settings are chosen on a fifth of train"
         return {"train": "train", "test": "val"}, said
     if there:
-        raise ValueError(f"--data {folder}: has {' and '.join(there)} only; {expected}")
+        raise ValueError(f"{folder}: has {' and '.join(there)} only; {expected}")
     try:
         classes = class_folders(Dataset(folder.name, "imagefolder", folder, {"train": ".", "test": "."}), ".")
     except ValueError as error:
-        raise ValueError(f"--data {folder}: has no class folders; {expected}") from error
+        raise ValueError(f"{folder}: has no class folders; {expected}") from error
     for name, images in images_of(folder, classes)[0].items():
         if len(images) < 3:
             raise ValueError(

@@ -78,13 +78,12 @@ def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
 
 def _student(wanted: str) -> str | None:
     """Identity of a student.pth; None where there is no such file, or another one."""
-    if not Path(wanted).is_file():
-        return None
-    from kdep.files import read
-    from kdep.models.checkpoints.checkpoint import parse_student
+    with contextlib.suppress(OSError, ValueError):  # such as a name too long for a file
+        if Path(wanted).is_file():
+            from kdep.files import read
+            from kdep.models.checkpoints.checkpoint import parse_student
 
-    with contextlib.suppress(ValueError):
-        return parse_student(read(Path(wanted)), wanted).identity
+            return parse_student(read(Path(wanted)), wanted).identity
     return None
 
 

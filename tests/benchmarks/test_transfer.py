@@ -387,6 +387,7 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     assert "is a difference more than chance?  kdep compare " in said.splitlines()[-1]
     board = pd.read_csv(tmp_path / "leaderboard.csv")
     assert len(board) == 2 and board.complete.all() and board.mean_over_families.notna().all()
+    assert "Means and ranks are over the tasks of --data my photos, without my_photos-finetune" in said
 
 
 @pytest.mark.parametrize(

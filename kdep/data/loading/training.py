@@ -27,7 +27,15 @@ def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
         raise ValueError(
             f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
         )
-    return source, labels_of(source) if config.loss.name == "labels" else None
+    if config.loss.name != "labels":
+        return source, None
+    labels = labels_of(source)
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            f"{data.source}: loss.name labels needs two classes, and all images are of one; the first folder of a path "
+            "is its class, also in a list"
+        )
+    return source, labels
 
 
 def open_views(config: Config, *, show: bool = True) -> Views:

@@ -197,13 +197,7 @@ def labels_of(source: Source) -> np.ndarray:
         parts = [Path(name).parts for name in source.names]
         if any(len(part) < 2 for part in parts):
             raise ValueError(f"{source.root}: loss.name labels needs a folder per class; {source.names[0]} is in none")
-        classes, labels = np.unique([part[0] for part in parts], return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(
-                f"{source.root}: loss.name labels needs a folder per class, and all images are below {classes[0]}; in "
-                "a list of paths, each must begin with the class"
-            )
-        return labels.astype(np.int64)
+        return np.unique([part[0] for part in parts], return_inverse=True)[1].astype(np.int64)
     found = getattr(source, "labels", None)
     if found is None:
         raise ValueError(f"{source.names[0]}: loss.name labels needs labels; this source has none")

@@ -220,8 +220,8 @@ def test_labels_are_the_first_folder_of_each_path(photos, tiny, tmp_path):
     with pytest.raises(ValueError, match="needs a folder per class"):
         labels_of(open_images(tiny(f"data.source={photos / 'class0'}"))[0])
     (tmp_path / "absolute.txt").write_text("".join(f"{photos / name}\n" for name in source.names))
-    with pytest.raises(ValueError, match="all images are below /; in a list of paths, each must begin with the class"):
-        labels_of(open_images(tiny(f"data.source={tmp_path / 'absolute.txt'}"))[0])
+    with pytest.raises(ValueError, match="absolute.txt: loss.name labels needs two classes, and all images are of one"):
+        open_images(tiny(f"data.source={tmp_path / 'absolute.txt'}", "loss.name=labels", "student.tap=post"))
 
 
 @pytest.mark.parametrize(

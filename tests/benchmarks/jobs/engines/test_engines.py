@@ -1,5 +1,6 @@
 """Engines: the seam by one that runs in this process, Slurm's adapter by commands that only look like Slurm's."""
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from kdep_benchmarks import transfer
+from kdep_benchmarks.jobs.cell import run_and_return_files
 from kdep_benchmarks.jobs.engines import choose
 from kdep_benchmarks.jobs.engines.choose import choose_engine, parse_options
 from kdep_benchmarks.jobs.engines.engine import Lost, Slot
 from kdep_benchmarks.jobs.engines.local import Local
+from kdep_benchmarks.jobs.locks import try_lock
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.results import read_results, write_result
@@ -65,6 +68,20 @@ def test_a_result_of_other_settings_on_such_a_machine_is_measured_again(suite, t
         assert [status.state for status in run_plan(plan, node, {}, Screen(io.StringIO()), jobs=1)] == ["done"]
     (kept,) = read_results(suite.results)
     assert kept.settings["seconds"] == 0 and len(suite.notes()) == 4
+
+
+@pytest.mark.parametrize("state", ["failed", "busy"])
+def test_a_result_of_other_settings_on_such_a_machine_does_not_come_back(suite, tmp_path, state):
+    node = Elsewhere(tmp_path / "node")
+    run_plan(suite("sleep", seconds=0), node, {}, Screen(io.StringIO()), jobs=1)
+    shutil.rmtree(suite.results)
+    (planned,) = suite("fail")
+    cell = replace(planned.cell, results=node.folder)
+    with try_lock(cell.work / "lock") if state == "busy" else contextlib.nullcontext():
+        status, files = run_and_return_files(cell, Slot())
+    assert status.state == state
+    assert not [name for name in files if name.endswith((".npz", "seed0.json"))]
+    assert len(read_results(node.folder)) == 1  # it stays there
 
 
 def test_a_result_that_was_finished_here_meanwhile_stays(suite, tmp_path):
