@@ -143,6 +143,11 @@ class CheckpointCard:
         """What the row is for: baselines (random, supervised, teacher) are what students are measured against."""
         return self.summary.get("role") or ("random" if self.name.startswith("random:") else "other")
 
+    def is_from(self, spec: str) -> bool:
+        """Whether it was opened by this name, such as `timm:resnet18` or `pypi:efficientnet_lite0@128`."""
+        source, _, size = spec.partition("@")
+        return self.summary.get("source") == source and self.name.partition("@")[2] == size
+
 
 @dataclass(frozen=True, config=CHECKED)
 class TaskCard:

@@ -161,7 +161,7 @@ def tasks_of(request: Request) -> tuple[list[Task], Suite | None, list[str]]:
     if request.data is not None:
         tasks, said = folder_tasks(request.data, request.tasks, budget=request.budget)
         every = frozenset(f"{tasks[0].dataset.name}-{kind}" for kind in FOLDER_KINDS)
-        return tasks, Suite(f"--data {request.data.resolve().name}", every), [said]
+        return tasks, Suite(request.data.resolve().name, every, kind="--data"), [said]
     root, protocol = request.data_root.resolve(), request.protocol
     if request.suite is None:
         return choose_tasks(None, request.tasks, root, protocol=protocol, budget=request.budget), None, []

@@ -42,8 +42,7 @@ def _suite(board: Board) -> Iterator[Note]:
         return
     beside = board.columns.index[~board.columns.in_suite]
     absent = sorted(board.suite.tasks - set(board.columns.task))
-    name = board.suite.name
-    tasks, suite = len(board.suite.tasks), name if name.startswith("--data ") else f"suite {name}"
+    tasks, suite = len(board.suite.tasks), f"{board.suite.kind} {board.suite.name}"
     text = f"Means and ranks are over the tasks of {suite}"
     if len(absent) > NAMED:
         text = f"Means and ranks are over {tasks - len(absent)} of the {tasks} tasks that count in {suite}"

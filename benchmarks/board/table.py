@@ -35,10 +35,12 @@ class Suite:
     Attributes:
         name: as the user gave it.
         tasks: names of its tasks.
+        kind: what the name is of, for people: a suite, or the folder of `--data`.
     """
 
     name: str
     tasks: frozenset[str]
+    kind: str = "suite"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def look(picture: Picture) -> Look:
     """Decode a whole image, which is the only way to notice that its file is cut short."""
     try:
         content = picture.content()
-        opened = open_image(content) if isinstance(content, bytes) else content
+        opened = _opened(content)
         image = eight_bit(opened)
         data = content if isinstance(content, bytes) else f"{image.mode}{image.size}".encode() + image.tobytes()
         # The hash of appearance decodes every pixel, whatever the file's size.
@@ -74,7 +74,11 @@ def decoded(content: bytes | Image.Image) -> Image.Image:
     Raises:
         RefusedError: see `kdep.data.decoding.opening`.
     """
-    return eight_bit(open_image(content) if isinstance(content, bytes) else content)
+    return eight_bit(_opened(content))
+
+
+def _opened(content: bytes | Image.Image) -> Image.Image:
+    return open_image(content) if isinstance(content, bytes) else content
 
 
 def orientation_of(image: Image.Image) -> int:

@@ -152,9 +152,7 @@ def belongs(result: Result, planned: Run, sha256: str | None) -> bool:
     card = result.checkpoint
     if is_file(planned):
         return card.sha256 == sha256
-    spec, _, size = str(planned.checkpoint).partition("@")
-    same_source = card.summary.get("source") == spec and card.name.partition("@")[2] == size
-    return same_source or card.name == planned.checkpoint
+    return card.is_from(str(planned.checkpoint)) or card.name == planned.checkpoint
 
 
 def is_file(planned: Run) -> bool:

@@ -36,7 +36,7 @@ class Drawn:
 
 
 def run_fewshot(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, device: torch.device) -> Outcome:
-    """Probe every draw at every tap; score the mean over draws at the tap chosen on val.
+    """Probe every draw at every tap; score the mean over draws at the tap that is best on held-out images of the draws.
 
     Raises:
         ValueError: the settings or the data set are wrong.

@@ -56,14 +56,8 @@ def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
     names = _board_names(results)
     found = [result for result in results if wanted in (result.checkpoint.name, names[result.checkpoint.sha256])]
     if not found:
-        source, _, size = wanted.partition("@")
         own = _student(wanted)
-        found = [
-            result
-            for result in results
-            if result.checkpoint.sha256 == own
-            or (result.checkpoint.summary.get("source") == source and result.checkpoint.name.partition("@")[2] == size)
-        ]
+        found = [r for r in results if r.checkpoint.sha256 == own or r.checkpoint.is_from(wanted)]
     if not found and len(wanted) >= 4:
         found = [result for result in results if result.checkpoint.sha256.startswith(wanted)]
     known = sorted({f"{r.checkpoint.name} ({r.checkpoint.sha256[:8]})" for r in found or results})
