@@ -33,6 +33,7 @@ from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
 from kdep_benchmarks.tasks.choose import FOLDER_KINDS, choose_tasks, folder_tasks, of_suite
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, open_suite
+from kdep_benchmarks.verdicts.compare import verdicts
 from kdep_benchmarks.verdicts.names import board_names, first_names
 
 
@@ -150,10 +151,19 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     screen.say("\n" + terminal_table(board, damaged).rstrip())
     screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
     if len(rows := list(dict.fromkeys(planned.row for planned in plan))) > 1:
-        given = shlex.join([*rows[:2], "--results", str(request.results)])
-        screen.say(f"is a difference more than chance?  kdep compare {given}")
+        screen.say("\n" + _comparison(results, request.results, rows))
     codes = {status.code for status in statuses}
     return plan, WEIGHTS_DO_NOT_LOAD if WEIGHTS_DO_NOT_LOAD in codes else int(any(codes))
+
+
+def _comparison(results: Sequence[Result], folder: Path, rows: Sequence[str]) -> str:
+    """What `kdep compare` says of two checkpoints; of more, how to ask for it."""
+    if len(rows) > 2:
+        return f"is a difference more than chance?  kdep compare {shlex.join([*rows[:2], '--results', str(folder)])}"
+    try:
+        return verdicts(results, [folder], *rows)
+    except ValueError as error:  # such as a cell that failed
+        return f"no verdict: {error}"
 
 
 def tasks_of(request: Request) -> tuple[list[Task], Suite | None, list[str]]:

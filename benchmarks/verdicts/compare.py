@@ -85,20 +85,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a sentence per task and one over data sets, for each protocol that both have; then what is left out."""
+    """Print what `verdicts` says."""
     results = read_results(args.results)
-    differences = compare(
-        results, args.a, *args.b, task=args.task, read=lambda result: read_answers(result, args.results)
-    )
+    sys.stdout.write(verdicts(results, args.results, args.a, *args.b, task=args.task) + "\n")
+    return 0
+
+
+def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others: str, task: str | None = None) -> str:
+    """A sentence per task and one over data sets, for each protocol that both have; then what is left out.
+
+    Args:
+        results: of all checkpoints.
+        folders: where their answers are.
+        a: the first checkpoint.
+        others: those that it is compared with.
+        task: only this one.
+
+    Raises:
+        ValueError: as `compare`.
+    """
+    differences = compare(results, a, *others, task=task, read=lambda result: read_answers(result, folders))
     blocks = []
     for protocol in dict.fromkeys(one.protocol for one in differences):
         own = [one for one in differences if one.protocol == protocol]
         blocks.append("\n".join([f"{protocol}:", *(f"  {one.sentence}" for one in own)]))
     blocks.append(WHAT_IT_COVERS)
-    missing = [said for b in args.b for said in left_out(results, args.a, b, task=args.task)]
+    missing = [said for b in others for said in left_out(results, a, b, task=task)]
     blocks += ["Left out:", *(f"  {sentence}" for sentence in dict.fromkeys(missing))] if missing else []
-    sys.stdout.write("\n".join(blocks) + "\n")
-    return 0
+    return "\n".join(blocks)
 
 
 def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: str | None = None) -> list[Difference]:

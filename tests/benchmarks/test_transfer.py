@@ -380,11 +380,13 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     (path,) = tmp_path.rglob("my_photos-knn/**/seed0.json")
     assert json.loads(path.read_text())["counts"] == {"train": 12, "val": 3, "test": 3, "leaked": 0}
     assert cli.main(command) == 0 and "0 to run, 1 done" in capsys.readouterr().out
-    # Means are over the tasks on this folder, whatever else was measured here.
+    # Means are over the tasks on this folder, whatever else was measured here. Two checkpoints end with a verdict.
     assert cli.main(["transfer", "random:test_resnet#1", "--data", str(world / "colours"), "--tasks", "knn", *own]) == 0
+    assert "\nfair-v2:\n" not in capsys.readouterr().out
     assert cli.main([*command, "random:test_resnet#1"]) == 0
     said = capsys.readouterr().out
-    assert "is a difference more than chance?  kdep compare " in said.splitlines()[-1]
+    assert cli.main(["compare", STUDENT, "random:test_resnet#1", "--results", str(tmp_path)]) == 0
+    assert said.endswith("\n" + capsys.readouterr().out) and "\n  No difference shown between" in said
     board = pd.read_csv(tmp_path / "leaderboard.csv")
     assert len(board) == 2 and board.complete.all() and board.mean_over_families.notna().all()
     assert "Means and ranks are over the tasks of --data my photos, without my_photos-finetune" in said
