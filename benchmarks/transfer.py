@@ -31,7 +31,7 @@ from kdep_benchmarks.page.leaderboard import terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
-from kdep_benchmarks.tasks.choose import FOLDER_KINDS, choose_tasks, folder_tasks, of_suite
+from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks, of_suite
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, open_suite
 from kdep_benchmarks.verdicts.compare import verdicts
 from kdep_benchmarks.verdicts.names import board_names, first_names
@@ -47,6 +47,7 @@ class Request:
         suite: name of a shipped suite, or a YAML file.
         tasks: only these tasks of the suite; without a suite, shipped tasks; with `data`, kinds such as knn and linear.
         data: a folder of images in class folders, to measure on instead of a suite's data sets.
+        size: side in pixels of the images of `data`; None for 224.
         seeds: of the tasks; to publish, three or more of finetune, segment and detect.
         data_root: folder of the data sets.
         results: folder of the results.
@@ -65,6 +66,7 @@ class Request:
     suite: str | None = None
     tasks: Sequence[str] = ()
     data: Path | None = None
+    size: int | None = None
     seeds: Sequence[int] = (0,)
     data_root: Path = field(default_factory=data_root)
     results: Path = Path("results")
@@ -82,6 +84,8 @@ class Request:
         """Refuse values that no run can have."""
         if self.data is not None and self.suite is not None:
             raise ValueError(f"--data {self.data}: a folder takes the place of a suite; leave out --suite {self.suite}")
+        if self.size is not None and self.data is None:
+            raise ValueError(f"--size {self.size}: goes with --data; the tasks of a suite have a size of their own")
         if (
             not self.seeds
             or len(set(self.seeds)) < len(self.seeds)
@@ -104,8 +108,8 @@ def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> 
 
     Args:
         checkpoints: one or several, as in `Request`.
-        options: the other fields of `Request`: suite, tasks, data, seeds, data_root, results, protocol, budget, arch,
-            device, jobs, timeout, force, engine, engine_options.
+        options: the other fields of `Request`: suite, tasks, data, size, seeds, data_root, results, protocol, budget,
+            arch, device, jobs, timeout, force, engine, engine_options.
 
     Returns:
         A row for each metric of each cell; a failed cell has one row without a metric.
@@ -169,8 +173,7 @@ def _comparison(results: Sequence[Result], folder: Path, rows: Sequence[str]) ->
 def tasks_of(request: Request) -> tuple[list[Task], Suite | None, list[str]]:
     """The tasks to measure, what means and ranks are over, and what to say about the data."""
     if request.data is not None:
-        tasks, said = folder_tasks(request.data, request.tasks, budget=request.budget)
-        every = frozenset(f"{tasks[0].dataset.name}-{kind}" for kind in FOLDER_KINDS)
+        tasks, every, said = folder_tasks(request.data, request.tasks, budget=request.budget, size=request.size)
         return tasks, Suite(request.data.resolve().name, every, kind="--data"), [said]
     root, protocol = request.data_root.resolve(), request.protocol
     if request.suite is None:

@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "pretrain": ("kdep.verbs.pretrain", "distil a teacher into a student: [RECIPE] [key.sub=value ...]"),
     "export": (
         "kdep_benchmarks.verbs.export",
-        "write a student under the names of timm, torchvision, mmseg, mmdet, detectron2",
+        "write a student for timm, torchvision, mmseg, mmdet, detectron2 or ONNX",
     ),
     "statistics": (
         "kdep_benchmarks.verbs.statistics",
@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "compare recipes: several runs of each, scored on the same tasks",
     ),
     "subset": ("kdep.verbs.subset", "write a seeded list of image paths, such as a tenth of ImageNet"),
-    "ls": ("kdep_benchmarks.verbs.ls", "list tasks, suites, data sets, recipes"),
+    "ls": ("kdep_benchmarks.verbs.ls", "list tasks, suites, data sets, recipes, studies"),
     "data": (
         "kdep_benchmarks.verbs.data",
         "list, check or prepare data sets, or find images that two of them share",
@@ -54,9 +54,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("kdep_benchmarks.verbs.doctor", "show versions, mmcv ops, device, disk and the data sets found"),
 }
 
-# A folder that may not be written, a full disk: the user's to mend.
+# User error: the folder is not writable or the disk is full.
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# A path that leads nowhere, through a file, or to a folder where a file should be: likewise, but another path mends it.
+# User error: the path is missing or of the wrong type.
 OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 NEWLINES = "\n\t"

@@ -229,13 +229,13 @@ class Probe(Settings):
     masks: PathText | None = None
     """Photographs with masks for dense-knn: JPEGImages and SegmentationClass, as in Pascal VOC."""
     every: int = Field(500, ge=1)
-    """Steps between two looks; there is one after the last step too."""
+    """Steps between two probes; the last step has one too."""
     size: int | None = Field(None, ge=32)
     """Side in pixels of the images; null: data.size."""
     images: int = Field(1000, ge=10)
-    """Images of train and of test at most; of more, a draw that is always the same."""
+    """Largest number of train images, and of test images; of more, a fixed random subset."""
     patience: int | None = Field(None, ge=1)
-    """Stop after so many looks without a higher score, and export the student of the best look; null: never stop."""
+    """Stop after so many probes without a higher score, and export the best probe's student; null: never stop."""
 
     @model_validator(mode="after")
     def _has_data(self) -> "Probe":

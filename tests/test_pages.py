@@ -122,6 +122,14 @@ def test_a_command_that_no_longer_exists_is_found(command, tmp_path):
             check(words)
 
 
+def test_every_suite_of_a_page_loads(tmp_path):
+    suites = re.findall(r"```yaml\n(tasks:.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+    for number, text in enumerate(suites):
+        (tmp_path / f"{number}.yaml").write_text(text)
+        assert choose_tasks(str(tmp_path / f"{number}.yaml"), [], tmp_path)
+    assert len(suites) == 2
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a few scenes of the demo, and made results where the pages have theirs."""

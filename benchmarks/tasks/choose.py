@@ -62,13 +62,21 @@ def checked(task: Task, source: str) -> Task:
     return task
 
 
-def folder_tasks(folder: Path, kinds: Sequence[str], *, budget: str = "full") -> tuple[list[Task], str]:
-    """Tasks on a folder of images, `kinds` or else knn and linear, and a sentence that says how it is split.
+def folder_tasks(
+    folder: Path, kinds: Sequence[str], *, budget: str = "full", size: int | None = None
+) -> tuple[list[Task], frozenset[str], str]:
+    """Tasks on a folder of images, the names of all such tasks, and a sentence that says how the folder is split.
 
     The folder holds train and test (or val) with class folders in each, or the class folders themselves.
 
+    Args:
+        folder: the images.
+        kinds: of tasks; none for knn and linear.
+        budget: share of the schedule of finetune.
+        size: side of the images in pixels, which the tasks are then named after; None for the kinds' own.
+
     Raises:
-        ValueError: another kind, or a folder that holds neither.
+        ValueError: another kind, too small a size, or a folder that holds neither.
     """
     kinds = kinds or ("knn", "linear")
     if unknown := [kind for kind in kinds if kind not in FOLDER_KINDS]:
@@ -78,7 +86,10 @@ def folder_tasks(folder: Path, kinds: Sequence[str], *, budget: str = "full") ->
     folder = folder.resolve()
     files, said = split_folder(folder)
     dataset = Dataset(re.sub(r"[^\w.+]+", "_", folder.name), "imagefolder", folder, files)
-    return [Task(f"{dataset.name}-{kind}", kind, dataset).at(budget) for kind in kinds], said
+    settings, suffix = ({}, "") if size is None else ({"size": size}, f"-{size}px")
+    names = {kind: f"{dataset.name}-{kind}{suffix}" for kind in FOLDER_KINDS}
+    tasks = [Task(names[kind], kind, dataset, settings=settings).at(budget) for kind in kinds]
+    return [checked(task, "--size") for task in tasks], frozenset(names.values()), said
 
 
 def split_folder(folder: Path) -> tuple[dict[str, str], str]:

@@ -201,7 +201,7 @@ class WholeImages(KindSettings):
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Processes that decode images."""
     images: Count = 2000
-    """Train images that take part at most; a larger set is drawn from, always alike."""
+    """Largest number of train images; of more, a fixed random subset."""
 
 
 class DensePositions(WholeImages):
@@ -210,7 +210,7 @@ class DensePositions(WholeImages):
     stride: Literal[8, 16, 32] = 16
     """Pixels between positions; a plain vision transformer keeps those of its patches."""
     positions: Annotated[int, Field(ge=100, le=100_000)] = 25_000
-    """Positions of train images that are drawn at most."""
+    """Largest number of train positions drawn."""
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5
     """0 draws classes as often as they occur, 1 all equally often."""
 

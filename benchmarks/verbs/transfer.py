@@ -29,7 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="measure on your own images instead of a suite: FOLDER/train and FOLDER/test (or val) with class folders, "
-        "or class folders alone; --tasks are then kinds [knn,linear]",
+        "or class folders alone; --tasks are then kinds: knn, linear, finetune [knn,linear]",
+    )
+    add(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="with --data: side of the images in pixels; a student of the recipe default was trained at 64 [224]",
     )
     add("--protocol", choices=tuple(VERSIONS), help="paper: the recipes of the paper [each task's own]")
     add(

@@ -390,6 +390,11 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     board = pd.read_csv(tmp_path / "leaderboard.csv")
     assert len(board) == 2 and board.complete.all() and board.mean_over_families.notna().all()
     assert "Means and ranks are over the tasks of --data my photos, without my_photos-finetune" in said
+    # Another size is another task: both scores stay.
+    assert cli.main([*command, "--size", "32"]) == 0
+    found = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("my_photos-knn*/**/seed0.json"))]
+    settings = {(result["checkpoint"]["name"], result["task"]["name"]): result["settings"] for result in found}
+    assert settings[STUDENT, "my_photos-knn-32px"] == {"size": 32} and settings[STUDENT, "my_photos-knn"] == {}
 
 
 @pytest.mark.parametrize(
@@ -410,6 +415,7 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
         ),
         (("train/a", "test/a"), ("--suite", "probe"), "a folder takes the place of a suite; leave out --suite probe"),
         (("train/a", "val/a"), (), "train has one class only (a)"),
+        (("train/a", "test/a"), ("--size", "8"), "size"),
     ],
 )
 def test_a_folder_that_cannot_be_measured_says_what_would_be_right(tmp_path, capsys, folders, more, message):

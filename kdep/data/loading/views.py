@@ -1,7 +1,7 @@
 """Draw deterministic views (random crops) of images, load them in batches and recolour them.
 
 View v of image i is a function of (seed, i, v), and the order of an epoch is a function of (seed, epoch). Neither
-depends on the number of workers or processes, or on where a run was interrupted.
+depends on the number of workers or on where a run was interrupted; of processes, only the order of tar shards does.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 The first process (rank 0) alone looks at the run folder, and tells the others what it finds: machines may have separate
 folders. Two groups connect the processes. The default one exchanges gradients, and ends after `LIMIT`. A second one, of
-gloo, carries everything else and has `PATIENCE`: its processes wait while others decode a cache or fill a bank.
+gloo, carries everything else and has `PATIENCE`: its processes wait while others read images or fill a bank.
 """
 
 import contextlib
