@@ -281,7 +281,8 @@ def average_ranks(board: Board) -> pd.DataFrame:
     found = {names[0]: scores.rank(ascending=False).mean(axis=1).to_numpy()}
     if halves.notna().all(axis=None):
         sets = pd.factorize(columns.dataset)[0]
-        found |= dict(zip(names[1:], rank_intervals(scores.to_numpy(), halves.to_numpy(), sets), strict=True))
+        ends = rank_intervals(found[names[0]], scores.to_numpy(), halves.to_numpy(), sets)
+        found |= dict(zip(names[1:], ends, strict=True))
     return pd.DataFrame(found, index=rows).reindex(columns=names)
 
 

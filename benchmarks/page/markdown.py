@@ -12,7 +12,7 @@ from kdep_benchmarks.page.leaderboard import Table, damage_lines, metric_table, 
 READING = (
     "Scores are percent: mean ± standard deviation over seeds, with the number of runs in brackets. `-` means not "
     "measured; `!` means that runs failed. The mean is over families of tasks. The rank is the average over tasks with "
-    "its 95 % interval. Rows that lack a task have neither. "
+    "an interval: how far it moves when scores are drawn anew within theirs. Rows that lack a task have neither. "
     f"A task counts only if its reference is {STANDARD_ERRORS} standard errors above random initialisation: the "
     "reference is the best supervised network or teacher on the board. The gain share is (score - random) / "
     "(supervised - random) with baselines of the same architecture; it is blank where that gain is within its noise. "

@@ -34,19 +34,30 @@ def test_equal_values_have_no_spread_to_the_last_bit():
 @pytest.mark.parametrize(("chance", "ends"), [(0.03, [2.0, 1.0]), (0.02, [2.0, 2.0])])
 def test_a_rank_is_open_where_more_than_a_fortieth_of_the_draws_reverse_it(chance, ends):
     gap = NormalDist().inv_cdf(1 - chance) * 2**0.5  # standard errors of 1 each; low ends of the second row
-    low, high = rank_intervals(np.array([[gap], [0.0]]), np.full((2, 1), 1.959964), np.array([0]), draws=40_000)
+    ranks, halves = np.array([1.0, 2.0]), np.full((2, 1), 1.959964)
+    low, high = rank_intervals(ranks, np.array([[gap], [0.0]]), halves, np.array([0]), draws=40_000)
     assert [high[1], low[1]] == ends and [3 - low[0], 3 - high[0]] == ends
+
+
+def test_an_interval_contains_its_rank_where_noise_draws_ranks_towards_the_middle():
+    ranks = np.arange(1.0, 7)
+    scores = np.repeat(-0.3 * ranks[:, None], 8, axis=1)  # in every column the same order, though noise is 1.5
+    low, high = rank_intervals(ranks, scores, np.full((6, 8), 1.959964 * 1.5), np.arange(8))
+    assert low[0] == 1 and high[5] == 6 and high[0] < 4 and low[5] > 3
+    assert ((low <= ranks) & (ranks <= high)).all()
 
 
 def test_columns_of_one_data_set_are_drawn_together_and_rows_by_themselves():
     scores, halves = np.zeros((2, 4)), np.ones((2, 4))
-    together = rank_intervals(scores, halves, np.zeros(4, dtype=int))
+    equal = np.full(2, 1.5)
+    together = rank_intervals(equal, scores, halves, np.zeros(4, dtype=int))
     assert [ends.tolist() for ends in together] == [[1, 1], [2, 2]]  # all four columns turn at once
-    apart = rank_intervals(scores, halves, np.arange(4), draws=20_000)
+    apart = rank_intervals(equal, scores, halves, np.arange(4), draws=20_000)
     # Of four independent columns a row loses all with a chance of 1/16, more than a fortieth.
     assert [ends.tolist() for ends in apart] == [[1, 1], [2, 2]]
-    six = rank_intervals(np.zeros((2, 6)), np.ones((2, 6)), np.arange(6), draws=20_000)
-    assert [ends.tolist() for ends in six] == [[7 / 6, 7 / 6], [11 / 6, 11 / 6]]  # 1/64 for all six, 7/64 for five
+    six = rank_intervals(equal, np.zeros((2, 6)), np.ones((2, 6)), np.arange(6), draws=20_000)
+    # 1/64 for all six, 7/64 for five; the draws' mean is 1.5 but for chance
+    assert np.array(six) == pytest.approx(np.array([[7 / 6, 7 / 6], [11 / 6, 11 / 6]]), abs=0.01)
 
 
 def test_equal_probes_are_called_different_5_times_in_100_and_by_their_seeds_alone_eight_times_as_often():
