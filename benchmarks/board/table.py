@@ -101,22 +101,26 @@ def boards_without_notes(results: Iterable[Result], suite: Suite | None = None) 
 
 
 def name_teachers(results: Iterable[Result]) -> list[Result]:
-    """Give the role of teacher to the checkpoints that a student among the results was distilled from."""
+    """Give the role of teacher to the trained checkpoints that a student among the results was distilled from.
+
+    Such a card keeps its own role as `baseline`: a supervised network stays one also where a student learned from it.
+    """
     results = list(results)
     taught_by = {result.checkpoint.summary.get("teacher") for result in results} - {None}
 
     def named(result: Result) -> Result:
         card = result.checkpoint
-        if card.summary.get("source") not in taught_by:
+        if card.summary.get("source") not in taught_by or card.role == "random":
             return result
-        return replace(result, checkpoint=replace(card, summary={**card.summary, "role": "teacher"}))
+        summary = {**card.summary, "role": "teacher", "baseline": card.role}
+        return replace(result, checkpoint=replace(card, summary=summary))
 
     return [named(result) for result in results]
 
 
 def baselines(rows: pd.DataFrame, role: str, arch: str) -> list[str]:
     """Checkpoints of a role and an architecture, by name and sha256: never by score."""
-    found = rows[(rows.role == role) & (rows.arch == arch)]
+    found = rows[(rows.baseline == role) & (rows.arch == arch)]
     return [sha256 for _, sha256 in sorted(zip(found.name, found.index, strict=True))]
 
 
@@ -228,9 +232,12 @@ def _cards(runs: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
         card = result.checkpoint
         if card.sha256 not in cards or card.name < cards[card.sha256].name:
             cards[card.sha256] = card
-    known = [(names[sha], sha[:8], card.role, card.arch, card.params / 1e6) for sha, card in sorted(cards.items())]
+    known = [
+        (names[sha], sha[:8], card.role, card.summary.get("baseline", card.role), card.arch, card.params / 1e6)
+        for sha, card in sorted(cards.items())
+    ]
     index = pd.Index(sorted(cards), name="checkpoint")
-    return pd.DataFrame(known, columns=["name", "sha8", "role", "arch", "params_m"], index=index)
+    return pd.DataFrame(known, columns=["name", "sha8", "role", "baseline", "arch", "params_m"], index=index)
 
 
 def _by_family(columns: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:

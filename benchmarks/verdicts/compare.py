@@ -35,7 +35,8 @@ class Difference:
         protocol: by which both were measured.
         interval: of the difference in points; None where there is none.
         over: what the interval is over, in words.
-        adjusted: Holm's p value among all tasks and checkpoints of the comparison; None for the mean over data sets.
+        adjusted: Holm's p value among all tasks and checkpoints of the comparison, or among all means over data sets;
+            None where there is no interval.
         tests: how many these are.
     """
 
@@ -132,11 +133,13 @@ def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: s
     finished = [result for result in results if result.status == "ok"]
     sides = _sides(finished, (a, *others))
     found = [one for b in others for one in _of_two(finished, sides[a], sides[b], task, read)]
-    tested = [one for one in found if one.of is not None and one.interval is not None]
-    adjusted = dict(zip(map(id, tested), holm([one.interval.p for one in tested]), strict=True))
-    return [
-        replace(one, adjusted=adjusted[id(one)], tests=len(tested)) if id(one) in adjusted else one for one in found
-    ]
+    adjusted: dict[int, tuple[float, int]] = {}
+    for means in (False, True):  # means follow from the tasks, so they are a family of their own
+        tested = [one for one in found if one.interval is not None and (one.of is None) == means]
+        by_holm = holm([one.interval.p for one in tested])
+        adjusted |= {id(one): (p, len(tested)) for one, p in zip(tested, by_holm, strict=True)}
+    corrected = [adjusted.get(id(one), (None, 1)) for one in found]
+    return [replace(one, adjusted=p, tests=tests) for one, (p, tests) in zip(found, corrected, strict=True)]
 
 
 def _sides(finished: Sequence[Result], names: Sequence[str]) -> dict[str, list[Result]]:

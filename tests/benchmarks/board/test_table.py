@@ -13,6 +13,7 @@ from kdep_benchmarks.board.frame import results_frame
 from kdep_benchmarks.board.table import Suite, half_widths_of_means
 from kdep_benchmarks.page.leaderboard import family_table, leaderboard_frame, terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
+from kdep_benchmarks.results import Found
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.uncertainty import uncertainty
 from kdep_benchmarks.verdicts.ways import way_of, ways_of
@@ -227,6 +228,23 @@ def gain(student, random, supervised, **others):
     results += runs("t", "c-linear", supervised, role="supervised", **others)
     row = rows_of(results)["s", "v1"]
     return row["c-linear_share_of_gain"], row["share_of_gain"]
+
+
+def test_a_baseline_that_a_student_learned_from_stays_one():
+    # The student's teacher is the supervised network of its own architecture, or the random one.
+    def of(role, scores, **facts):
+        own = runs(facts["source"], "c-linear", scores)
+        return [replace(r, checkpoint=replace(r.checkpoint, summary={"role": role, **facts})) for r in own]
+
+    for source, role in (("t", "teacher"), ("r", "random")):
+        results = [
+            *of("student", [54.0, 55, 56], source="s", teacher=source),
+            *of("random", [30.0, 31, 29], source="r"),
+        ]
+        (board,) = boards([*results, *of("supervised", [80.0, 79, 81], source="t")])
+        assert board.rows.set_index("name").role[source] == role
+        assert board.rows.set_index("name").share_of_gain["s"] == pytest.approx(50)
+        assert board.columns.informative.tolist() == ["yes"]
 
 
 def test_the_share_of_the_supervised_gain_follows_its_definition():
@@ -454,7 +472,7 @@ def test_every_view_names_runs_with_half_the_batch_and_test_images_that_are_in_t
     halved = {"out_of_memory": {"because": "killed by the kernel, out of memory", "images_at_once": 16, "before": 32}}
     counts = {"train": 20, "test": 10, "leaked": 3}
     results = [result("a", "e-linear", chosen=halved, counts=counts), result("a", "e-linear", 1, counts=counts)]
-    board = write_leaderboard(results, tmp_path)
+    board = write_leaderboard(lambda: Found(results, []), tmp_path).boards
     views = [terminal_table(board), *((tmp_path / f"leaderboard.{kind}").read_text() for kind in ("csv", "md", "html"))]
     for view in views:
         assert "a: runs with half the batch: e-linear (1, killed by the kernel, out of memory)." in view

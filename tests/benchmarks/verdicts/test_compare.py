@@ -40,6 +40,20 @@ def test_an_interval_over_images_is_that_of_the_paired_answers_worked_out_by_han
     assert swapped.verdict == "worse" and swapped.sentence == one.sentence
 
 
+def test_means_over_data_sets_are_corrected_among_themselves():
+    made = Answered()
+    for task, more in (("x-linear", 4), ("y-linear", 6), ("z-linear", 8)):
+        made.add("A", task, right(100 + more))
+        for rival in "BCDEFGH":
+            made.add(rival, task, right(100))
+    means = [one for one in compared(made, "A", *"BCDEFGH") if one.of is None]
+    # 3 [0.5, 5.5], Student's t of 2: 3 / (1 / sqrt(3)) = 5.2, p = 0.035, times 7
+    assert [one.adjusted for one in means] == pytest.approx([7 * 0.0351] * 7, abs=1e-3)
+    assert all("(3 data sets; does not hold among 7 comparisons (Holm))" in one.sentence for one in means)
+    (alone,) = [one for one in compared(made, "A", "B") if one.of is None]
+    assert alone.adjusted == pytest.approx(0.0351, abs=1e-4) and "(3 data sets)" in alone.sentence
+
+
 def test_more_seeds_of_a_probe_are_no_more_evidence():
     first, second = right(120), right(118, start=12)  # 12 images of the one against 10 of the other
     once = compared(Answered().add("A", "x-linear", first).add("B", "x-linear", second), task="x-linear")[0]
