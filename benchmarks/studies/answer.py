@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 MEAN = "mean"
 MARKERS = ("o", "s", "^")  # a further one for every eight arms
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
-# What a seed draws, by the key that fixes it.
+# What a seed draws, by the configuration's name for the number that decides it.
 DRAWN = {
-    "student.seed": "the student's weights",
-    "optim.seed": "the order of the images",
-    "data.seed": "crops, which images a share has",
+    "weight_seed": "the student's weights",
+    "order_seed": "the order of the images",
+    "view_seed": "crops, which images a share has",
 }
 
 
@@ -121,10 +121,15 @@ def _claims(claims: Sequence[Comparison]) -> list[str]:
 def what_it_covers(study: Study) -> list[str]:
     """What is drawn anew with every seed, what is the same for all, and what an interval is over."""
     drawn, fixed = [], []
-    trains = any(is_trained(study, arm) for arm in study.arms)
-    for key, what in DRAWN.items() if trains else ():
-        given = study.set.get(key)
-        (drawn if given is None or "{seed}" in str(given) else fixed).append(what)
+    configs = {arm: study.two_configs(arm) for arm in study.arms if is_trained(study, arm)}
+    trains = bool(configs)
+    for number, what in DRAWN.items() if trains else ():
+        same = [arm for arm, (one, other) in configs.items() if getattr(one, number) == getattr(other, number)]
+        if len(same) < len(configs):
+            but = f" (not for {', '.join(f'`{arm}`' for arm in same)})" if same else ""
+            drawn.append(what + but)
+        else:
+            fixed.append(what)
     if study.score.seeds is None:
         drawn.append("the val splits of the probes")
         fixed.append("the test images")

@@ -186,6 +186,11 @@ class Study(Settings):
         with self.naming(f"arm {planned.arm}"):
             return load_config(recipe, planned.overrides)
 
+    def two_configs(self, arm: str) -> tuple[Config, Config]:
+        """Configurations of an arm that is trained, for two seeds: where they are equal, a seed draws nothing."""
+        first, second = (self.config(self._run(arm, self.values[0], self.seeds[0] + more)) for more in (0, 1))
+        return first, second
+
     @contextlib.contextmanager
     def naming(self, key: str) -> Iterator[None]:
         """Name the study's file and a key in errors of what the key leads to."""

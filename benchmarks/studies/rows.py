@@ -43,10 +43,10 @@ def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence
         ValueError: scores of one task on different data, or of different settings, batches or precisions.
     """
     finished, rows = [result for result in results if result.status == "ok"], []
-    protocols = protocols_of(study)
+    tasks = {task.name: task for task in load_tasks(study)}
     ways: list[Way] = []
     for planned in study.runs:
-        own = own_rows(study, planned, runs, finished, protocols)
+        own = own_rows(study, planned, runs, finished, tasks)
         published = [row for row in known if row_of(row, planned)]
         counted = one_student(study, [row for row, _ in own], published)
         ways += [way for row, way in own if any(row is other for other in counted)]
@@ -84,9 +84,9 @@ def one_student(study: Study, own: list[AnswerRow], published: list[AnswerRow]) 
 
 
 def own_rows(
-    study: Study, planned: Run, runs: Path, finished: list[Result], protocols: dict[str, Protocol]
+    study: Study, planned: Run, runs: Path, finished: list[Result], tasks: "dict[str, Task]"
 ) -> list[tuple[AnswerRow, Way]]:
-    """Rows of the student that lies here, or of a checkpoint, each with how it was measured."""
+    """Rows of the student that lies here, or of a checkpoint, on the tasks as they are now, and how each was measured."""
     sha256 = student_here(planned, runs)
     if sha256 is None and is_file(planned):
         return []
@@ -95,8 +95,8 @@ def own_rows(
         sha256 = max(scored, key=lambda result: result.started).checkpoint.sha256
     rows, spent, seeds = [], cost(runs / planned.name), study.score_seeds(planned)
     for task in study.tasks:
-        same = [r for r in scored if r.checkpoint.sha256 == sha256 and r.protocol == protocols[task]]
-        own = {result.seed: result for result in same if result.task.name == task}
+        same = [result for result in scored if result.checkpoint.sha256 == sha256]
+        own = {result.seed: result for result in same if is_of(result, tasks[task])}
         if set(seeds) <= set(own):
             cells = [own[seed] for seed in seeds]
             row = {
@@ -114,6 +114,14 @@ def own_rows(
             refuse_several([way_of(cell) for cell in cells])
             rows.append((row, way_of(cells[0])))
     return rows
+
+
+def is_of(result: Result, task: "Task") -> bool:
+    """Is this a score of the task as it is now, by its protocol and settings?"""
+    from kdep_benchmarks.jobs.cell import protocol_of
+
+    now = (task.name, task.kind, protocol_of(task), task.plain_settings)
+    return (result.task.name, result.task.kind, result.protocol, result.settings) == now
 
 
 def on_val(cells: list[Result]) -> float | None:

@@ -64,6 +64,6 @@ def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), val=None):
 
 def made(scores, **others):
     """A study of these arms on tasks a and b; the first is the baseline."""
-    fields = {"name": "made", "question": "Which?", "pretrain": "none.yaml", "arms": dict.fromkeys(scores, {})}
+    fields = {"name": "made", "question": "Which?", "pretrain": "demo", "arms": dict.fromkeys(scores, {})}
     fields |= {"score": Score(suite="made", tasks=["a", "b"]), "baseline": next(iter(scores)), "seeds": [0, 1, 2]}
     return Study(**fields | others)

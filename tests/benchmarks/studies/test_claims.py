@@ -69,7 +69,7 @@ def test_a_line_runs_along_the_axis_whatever_the_order_of_its_values():
     from matplotlib.figure import Figure
 
     arms = {"new": {2: [50, 50, 50], 4: [60, 60, 60], 1: [40, 40, 40]}, "old": {}}
-    study, rows = along("some.key", [2, 4, 1], arms, images={2: 5, 4: 5, 1: 5})
+    study, rows = along("optim.warmup_epochs", [2, 4, 1], arms, images={2: 5, 4: 5, 1: 5})
     panel = {("new", value): columns(study, by_cell(rows), value)["a"]["new"] for value in study.values}
     axes = Figure().subplots()
     draw_line(axes, study, 0, "new", panel, places_of(study, rows, None))
@@ -245,6 +245,15 @@ def test_an_answer_says_what_its_seeds_draw():
         "each draws the student's weights, the order of the images anew. The same for all: crops, which images" in fixed
     )
     assert "a share has, the test images, and the val splits of the probes (score seeds [0])." in fixed
+    section = as_markdown(made(scores, set={"student": {"arch": "resnet18", "seed": 0}}), rows_of(scores))
+    assert (
+        "each draws the order of the images, crops, which images a share has anew. The same for all: the stud"
+        in section
+    )
+    arms = {"base": {"data.seed": 0}, "x": {}, "y": {"data.seed": "{seed}"}}
+    assert "crops, which images a share has (not for `base`) anew." in as_markdown(
+        made(scores, arms=arms), rows_of(scores)
+    )
     others = {"base": "runs/a-s{seed}/student.pth"}
     students = as_markdown(made(scores, arms=others), rows_of(scores))
     assert "[0, 1, 2]; each draws nothing anew. The same for all: the test images, and the val splits" in students
@@ -420,23 +429,25 @@ def test_curves_stand_over_the_images_and_over_the_seconds_of_each_arm(tmp_path)
     study.arms["as it is"] = "random:resnet18"
     answer(study, rows, tmp_path)
     both = Image.open(tmp_path / "made.png").size
-    answer(*along("some.key", [1, 10], arms, images={1: 96, 10: 960}), tmp_path)
+    answer(*along("optim.warmup_epochs", [1, 10], arms, images={1: 96, 10: 960}), tmp_path)
     assert (
         both[1] > 1.9 * Image.open(tmp_path / "made.png").size[1]
         and "pretrain_seconds" in (tmp_path / "made.csv").read_text()
     )
 
 
-@pytest.mark.parametrize("values", [[1, 10], ["a", "b"], [1000, None]], ids=["numbers", "names", "both"])
-def test_an_answer_is_a_table_a_text_and_a_picture(values, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "values"), [("align.images", [1000, 2000]), ("data.source", ["a", "b"]), ("align.images", [1000, None])]
+)
+def test_an_answer_is_a_table_a_text_and_a_picture(key, values, tmp_path):
     from PIL import Image
 
     arms = {"new": {values[0]: [50, 50, 50], values[1]: [60]}, "old": {values[0]: [40, 40, 40]}}
-    study, rows = along("some.key", values, arms, images=dict.fromkeys(values, 5))
+    study, rows = along(key, values, arms, images=dict.fromkeys(values, 5))
     (tmp_path / ".made.csv.0a1b.part").write_text("of a killed study")
     (tmp_path / ".other.csv.0a1b.part").write_text("of another, which may be at work")
     text = answer(study, rows, tmp_path)
     assert [path.name for path in tmp_path.glob(".*.part")] == [".other.csv.0a1b.part"]
-    assert (tmp_path / "made.md").read_text() == text and f"## some.key = {values[1]}" in text
+    assert (tmp_path / "made.md").read_text() == text and f"## {key} = {values[1]}" in text
     assert len((tmp_path / "made.csv").read_text().splitlines()) == 1 + len(rows)
     assert Image.open(tmp_path / "made.png").size[0] > 1000  # a panel per task, and one of their mean

@@ -19,10 +19,12 @@ from kdep_benchmarks.studies.rows import (
     read_known,
     write_rows,
 )
+from kdep_benchmarks.tasks.choose import choose_tasks
 from tests.helpers.made_results import failure, result
 
 NOWHERE = Path("nowhere")  # no student there
 TASKS = ["flowers5-knn", "cifar10s-knn"]
+SETTINGS = {task.name: task.plain_settings for task in choose_tasks("photographs", TASKS, NOWHERE)}
 
 
 def study_of(tasks=TASKS, **others):
@@ -37,6 +39,7 @@ def study_of(tasks=TASKS, **others):
 
 
 def scored(name, task, scores, **others):
+    others = {"settings": SETTINGS[task], **others}
     return [result(name, task, seed, score, version=2, **others) for seed, score in enumerate(scores)]
 
 
@@ -78,13 +81,12 @@ def test_scores_on_different_data_are_refused():
     with pytest.raises(ValueError, match="flowers5-knn: scored on different data"):
         collect(study_of(), NOWHERE, [*results, *scored("torchvision:resnet18", TASKS[0], [1.0, 1.0], data="e" * 64)])
     with pytest.raises(ValueError, match="its seeds were scored on different data"):
-        collect(study_of(), NOWHERE, [results[0], result("random:resnet18", TASKS[0], 1, version=2, data="e" * 64)])
+        collect(study_of(), NOWHERE, [results[0], scored("random:resnet18", TASKS[0], [1.0, 1.0], data="e" * 64)[1]])
 
 
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"settings": {"k": [20]}}, r"k \[20\]; k not set"),
         (
             {"chosen": {"out_of_memory": {"because": "out of memory", "accumulate": 2}}},
             "full batch in float32; half-batch",
@@ -92,7 +94,7 @@ def test_scores_on_different_data_are_refused():
         ({"chosen": {"precision": "bfloat16"}}, "the full batch in float32; bfloat16"),
     ],
 )
-def test_scores_of_other_settings_batches_or_precisions_are_refused(other, said):
+def test_scores_of_other_batches_or_precisions_are_refused(other, said):
     results = scored("random:resnet18", TASKS[0], [1.0, 1.0])
     with pytest.raises(ValueError, match=f"flowers5-knn: scored in several ways .*{said}"):
         collect(study_of(), NOWHERE, [*results, *scored("torchvision:resnet18", TASKS[0], [1.0, 1.0], **other)])
@@ -104,6 +106,15 @@ def test_scores_of_other_settings_batches_or_precisions_are_refused(other, said)
     assert len(collect(study_of(), NOWHERE, every)) == 2
     # Two tasks may be measured in two ways.
     assert len(collect(study_of(), NOWHERE, [*results, *scored("random:resnet18", TASKS[1], [1.0, 1.0], **other)])) == 2
+
+
+def test_scores_of_other_settings_or_of_another_kind_than_the_task_has_now_do_not_count():
+    now = scored("random:resnet18", TASKS[0], [50.0, 51.0])
+    for other in ({"settings": {"k": [20]}}, {"task": dataclasses.replace(now[0].task, kind="linear")}):
+        before = [dataclasses.replace(one, metrics={"top1": 1.0}, **other) for one in now]
+        (row,) = collect(study_of(), NOWHERE, [*before, *now, *before])
+        assert row["score"] == 50.5
+        assert collect(study_of(), NOWHERE, before) == []
 
 
 def test_select_is_the_best_of_the_curve_by_which_the_probe_was_chosen():
