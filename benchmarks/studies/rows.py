@@ -86,7 +86,7 @@ def one_student(study: Study, own: list[AnswerRow], published: list[AnswerRow]) 
 def own_rows(
     study: Study, planned: Run, runs: Path, finished: list[Result], tasks: "dict[str, Task]"
 ) -> list[tuple[AnswerRow, Way]]:
-    """Rows of the student that lies here, or of a checkpoint, on the tasks as they are now, and how each was measured."""
+    """Rows of the student here, or of a checkpoint, on the tasks as they now are, and how each was measured."""
     sha256 = student_here(planned, runs)
     if sha256 is None and is_file(planned):
         return []
