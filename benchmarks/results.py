@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdep.files import write_atomically, write_bytes
 from kdep.json_file import read_json
@@ -143,17 +143,15 @@ def read_results(folders: Path | Iterable[Path]) -> list[Result]:
 def find_results(folders: Path | Iterable[Path]) -> Found:
     """Read every result below one or several folders, in a fixed order; a success hides an older failure of its cell.
 
-    A damaged file is left out. Two files of one cell with different settings are two results. Of files of one cell with
-    different scores below one folder the nearest counts, and the others are left out: `kdep study` writes below the
-    folder of `kdep transfer`, and both may measure one baseline.
+    A damaged file is left out. Two files of one cell with different kinds or settings are two results. Of files of one
+    cell with different scores below one folder the nearest counts, and the others are left out: `kdep study` writes
+    below the folder of `kdep transfer`, and both may measure one baseline.
 
     Raises:
         ValueError: no such folder, or two files that tell different scores of one cell, and neither is nearer.
     """
     folders = [folders] if isinstance(folders, str | Path) else list(folders)
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise ValueError(f"{folder}: no such folder of results")
+    refuse_missing(folders)
     read, damaged = [], []
     for path, folder in _paths(folders):
         try:
@@ -171,6 +169,13 @@ def find_results(folders: Path | Iterable[Path]) -> Found:
     return Found([result for part in parts for result in part.results], [*damaged, *odd.values(), *farther])
 
 
+def refuse_missing(folders: Iterable[Path]) -> None:
+    """Raise a ValueError that names the first folder of results that is not there."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ValueError(f"{folder}: no such folder of results")
+
+
 def _paths(folders: Iterable[Path]) -> Iterable[tuple[Path, Path]]:
     """Each file of a result once, although folders may lie in each other, with the innermost of its folders."""
     roots = {Path(folder): Path(folder).resolve() for folder in folders}
@@ -185,11 +190,11 @@ def _paths(folders: Iterable[Path]) -> Iterable[tuple[Path, Path]]:
 
 def _other_metrics(read: Iterable[File]) -> dict[Path, str]:
     """Files whose main metric is another than that of most results of the same task: path -> a sentence."""
-    columns: dict[tuple[str, ...], list[File]] = {}
+    columns: dict[tuple[Any, ...], list[File]] = {}
     for file in read:
         result = file.result
         if result.metrics:
-            own = (result.task.name, str(result.protocol), result.data_fingerprint, result.settings_text)
+            own = (result.task.name, str(result.protocol), result.data_fingerprint, _how(result))
             columns.setdefault(own, []).append(file)
     odd = {}
     for files in columns.values():
@@ -201,23 +206,28 @@ def _other_metrics(read: Iterable[File]) -> dict[Path, str]:
 
 
 def _distinct(files: list[File]) -> Found:
-    """Results of one cell: one, or one for each of its settings; failures only where nothing succeeded."""
+    """Results of one cell: one, or one for each kind and its settings; failures only where nothing succeeded."""
     succeeded = [file for file in files if file.result.status == "ok"]
     if len(succeeded) < 2:
         return Found([(succeeded or files)[-1].result], [])
-    nearest: dict[tuple[Path, str], File] = {}
+    nearest: dict[tuple[Path, tuple[str, str]], File] = {}
     left_out = []
     for file in sorted(succeeded, key=lambda file: file.depth):
-        near = nearest.setdefault((file.folder, file.result.settings_text), file)
+        near = nearest.setdefault((file.folder, _how(file.result)), file)
         if near.depth == file.depth:
             _refuse_other_scores(near, file)
         elif near.result.metrics != file.result.metrics:
             said = f"{near.path} has other scores of the same cell; it counts, since it is nearer to {file.folder}"
             left_out.append(f"{file.path}: {said}")
-    kept: dict[str, File] = {}
+    kept: dict[tuple[str, str], File] = {}
     for file in nearest.values():
-        _refuse_other_scores(kept.setdefault(file.result.settings_text, file), file)
+        _refuse_other_scores(kept.setdefault(_how(file.result), file), file)
     return Found([file.result for file in kept.values()], left_out)
+
+
+def _how(result: Result) -> tuple[str, str]:
+    """What may differ between two results of one key: the kind and the settings."""
+    return result.task.kind, result.settings_text
 
 
 def _refuse_other_scores(first: File, second: File) -> None:

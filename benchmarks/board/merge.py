@@ -1,6 +1,7 @@
 """Results of several machines into one folder: all of them, or nothing and the names of two files that disagree."""
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from kdep.files import write_bytes
@@ -11,7 +12,7 @@ from kdep_benchmarks.results import answers_path, overlap_paths, read_result, re
 
 Found = tuple[Result, Path]
 # What two files of one cell must agree in. Time, memory, device and versions may differ: the earlier one is kept.
-NUMBERS = ("data_fingerprint", "settings", "status", "metrics", "counts", "chosen")
+NUMBERS = ("task.kind", "data_fingerprint", "settings", "status", "metrics", "counts", "chosen")
 
 
 def merge(folders: Sequence[Path], out: Path) -> list[Path]:
@@ -25,7 +26,7 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
 
     Raises:
         ValueError: no such folder, a file that is no result, no answers or no sheet, missing answers, or two files of
-            one cell with other scores, counts, choices, settings or data; names both. Nothing is written then.
+            one cell with other scores, counts, choices, settings, kind or data; names both. Nothing is written then.
     """
     out = Path(out)
     for folder in map(Path, folders):
@@ -75,10 +76,11 @@ def chosen(first: Found, second: Found) -> Found:
     if a.status == "failed":
         return max(first, second, key=lambda found: found[0].started)
     for name in NUMBERS:
-        if getattr(a, name) != getattr(b, name):
+        ours, theirs = attrgetter(name)(a), attrgetter(name)(b)
+        if ours != theirs:
             raise ValueError(
-                f"{path} and {other}: the same cell with different {name.replace('_', ' ')} "
-                f"({_short(getattr(a, name))} and {_short(getattr(b, name))}); nothing was merged, keep one of them"
+                f"{path} and {other}: the same cell with different {name.rpartition('.')[2].replace('_', ' ')} "
+                f"({_short(ours)} and {_short(theirs)}); nothing was merged, keep one of them"
             )
     return min(first, second, key=lambda found: found[0].started)
 

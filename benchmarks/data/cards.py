@@ -337,7 +337,8 @@ def fingerprint(dataset: Dataset, *, without: str = "") -> str:
     """Hash a data set on disk by content: lists, json, packs, images, masks and boxes, each with its name.
 
     Results are comparable only where it is equal. Files that no reader opens (hidden files, archives, texts beside
-    images) do not count, nor those of the role `without`.
+    images) do not count, nor those of the role `without`. Of a list of classes, `@FILE`, the name counts alone, as it
+    did for fingerprints that are published.
     """
     files = {key: value for key, value in dataset.files.items() if not without or key.partition("_")[0] != without}
     digest = hashlib.sha256(f"{dataset.layout}|{sorted(files.items())}|{dataset.classes}".encode())

@@ -125,11 +125,7 @@ def run_cell(cell: Cell, slot: Slot) -> Status:
         if not held:
             return Status("busy")
         if cell.path.exists() and not cell.force:
-            try:
-                check_same_measurement(cell, read_result(cell.path))
-            except ValueError as error:
-                return Status("failed", f"FAILED: {error}", 1)
-            return Status("done", f"{scores(cell)}  (by another suite)")
+            return already_done(cell, "  (by another suite)")
         remove_parts(cell.work)
         remove_parts(cell.path.parent, f".seed{cell.seed}.*.part")
         cell.log.unlink(missing_ok=True)
@@ -147,8 +143,25 @@ def run_cell(cell: Cell, slot: Slot) -> Status:
         return Status("failed", f"FAILED with exit code {ended.code}, see {cell.log}\n{text}", ended.code, seconds)
 
 
+def already_done(cell: Cell, said: str = "") -> Status:
+    """How a cell ended whose result is there, with what to say of it: failed where it is of another measurement."""
+    try:
+        check_same_measurement(cell, read_result(cell.path))
+    except ValueError as error:
+        return Status("failed", f"FAILED: {error}", 1)
+    return Status("done", scores(cell) + said)
+
+
 def check_same_measurement(cell: Cell, known: Result) -> None:
-    """Raise a ValueError where a finished result is of other data, another network or other settings than the cell."""
+    """Raise a ValueError where a finished result at the cell's place is of something else than the cell.
+
+    It is of other weights whose sha256 begins alike, of other data, another network, another kind or other settings.
+    """
+    if known.checkpoint.sha256 != cell.checkpoint.sha256:
+        raise ValueError(
+            f"{cell.path}: the result of other weights ({known.checkpoint.sha256[:16]}), whose sha256 begins with the "
+            f"same 8 digits as that of {cell.spec} ({cell.checkpoint.sha256[:16]}); use another --results folder"
+        )
     if known.data_fingerprint != cell.data_fingerprint:
         raise ValueError(
             f"{cell.path}: measured on other data than now lies in {cell.task.dataset.root}; "
@@ -156,20 +169,24 @@ def check_same_measurement(cell: Cell, known: Result) -> None:
         )
     if known.checkpoint.arch != cell.checkpoint.arch:
         raise ValueError(f"{cell.path}: these weights were measured as {known.checkpoint.arch}, not {cell.spec}")
+    remedy = (
+        "rename the task or raise its version, use another --results folder, or measure everything again with --force"
+    )
+    if known.task.kind != cell.task.kind:
+        raise ValueError(f"{cell.path}: measured as {known.task.kind}, and the task is now {cell.task.kind}; {remedy}")
     before, now = known.settings, cell.task.plain_settings
     if before != now:
         name = min(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         raise ValueError(
             f"{cell.path}: measured with other settings than the task has now ({name}: {before.get(name)}, now "
-            f"{now.get(name)}); rename the task or raise its version, use another --results folder, or measure "
-            "everything again with --force"
+            f"{now.get(name)}); {remedy}"
         )
 
 
 def run_and_return_files(cell: Cell, slot: Slot) -> tuple[Status, dict[str, bytes]]:
     """`run_cell` for a machine that does not share the results folder; returns the files for `keep_files` as well.
 
-    A result that an earlier command left there, of other data or settings, is measured again, and not returned.
+    A result that an earlier command left there, of another measurement, is measured again, and not returned.
     """
     try:
         if cell.path.exists():
@@ -209,7 +226,7 @@ def lost(cell: Cell, reason: str) -> Status:
             return Status("busy")
         clear_progress(cell.work)
         if cell.path.exists() and not cell.force:
-            return Status("done", scores(cell))
+            return already_done(cell)
         write_result(failure(cell, 1, reason, 0.0), cell.results)
         return Status("failed", f"FAILED: {reason}", 1)
 

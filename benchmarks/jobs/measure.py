@@ -34,6 +34,7 @@ from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, POOLED, WEIGHTS_DO_NOT_LOAD
 from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
 from kdep_benchmarks.result import Outcome, Result, TaskCard
 from kdep_benchmarks.results import write_result
+from kdep_benchmarks.tasks.task import config_sha256
 from kdep_benchmarks.tasks.training_state import tidy
 
 
@@ -68,13 +69,18 @@ def measure(cell: Cell) -> tuple[Result, Answers | None]:
     """Run the task; return its result and the answers per test image.
 
     Raises:
-        ValueError: the checkpoint is not the one that was planned, or the task or its data have a mistake.
+        ValueError: the checkpoint or the user's own config is not the one that was planned, or the task or its data
+            have a mistake.
         LoadError: weights that do not load completely.
     """
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     checkpoint = open_checkpoint(cell.spec, arch=cell.arch)
     if checkpoint.identity != cell.checkpoint.sha256:
         raise ValueError(f"{cell.spec} has changed since the run was planned; start the same command again")
+    if (config := config_sha256(cell.task.settings)) and config != cell.task.config_sha256:
+        raise ValueError(
+            f"{cell.task.settings['config']} has changed since the run was planned; start the same command again"
+        )
     checkpoint = dataclasses.replace(checkpoint, name=cell.checkpoint.name)
     device = join(cell.device).device
     if cell.task.kind not in POOLED:  # those extract the features of test before anything is fitted

@@ -69,7 +69,7 @@ def plan_cell(cell: Cell, found: Found) -> Planned:
     """Decide whether a cell is done, to run, or absent.
 
     Raises:
-        ValueError: it is done, but on other data, with other settings or as another network.
+        ValueError: it is done, but of another measurement; see `check_same_measurement`.
     """
     if found.reason:
         return Planned(cell, "absent", found.reason)

@@ -1,6 +1,8 @@
 """Read tasks and suites. A task is a data set, a kind of transfer, a protocol and settings; a suite lists tasks."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,6 +49,7 @@ class Task:
         version: version of the protocol; results of different versions are never compared.
         settings: settings of the kind at the full budget, as the file gives them; `read_settings` checks them.
         budget: how much of the schedule is run; results of different budgets are never compared.
+        config_sha256: of the user's own mmengine config that the settings name, see `config_sha256`.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Task:
     version: int = VERSIONS["fair"]
     settings: dict[str, Any] = field(default_factory=dict)
     budget: str = "full"
+    config_sha256: str = ""
 
     @property
     def family(self) -> str:
@@ -69,8 +73,9 @@ class Task:
 
     @property
     def plain_settings(self) -> dict[str, Any]:
-        """The settings as JSON reads them, for a result's file."""
-        return json.loads(json.dumps(self.settings))
+        """The settings as JSON reads them, for a result's file; with the digest of the user's own config, if any."""
+        own = {"config_sha256": self.config_sha256} if self.config_sha256 else {}
+        return json.loads(json.dumps(self.settings | own))
 
     @property
     def share(self) -> float:
@@ -239,7 +244,19 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
         raise ValueError(f"{where}: {file.kind} reads {', '.join(LAYOUTS[KINDS[file.kind]])}, not {dataset.layout}")
     name = protocol or file.protocol
     version = VERSIONS.get(name, 1) if by.version is None else by.version
-    return Task(file.name, file.kind, dataset, name, version, by.settings or {})
+    settings = by.settings or {}
+    return Task(file.name, file.kind, dataset, name, version, settings, config_sha256=config_sha256(settings))
+
+
+def config_sha256(settings: Mapping[str, Any]) -> str:
+    """sha256 of the user's own mmengine config that settings name by a path ending in .py; empty without such a file.
+
+    The digest is of this file alone: those that it includes by `_base_` do not count. Shipped configs go by their name.
+    """
+    config = settings.get("config")
+    if not isinstance(config, str) or not config.endswith(".py") or not Path(config).is_file():
+        return ""
+    return hashlib.sha256(Path(config).read_bytes()).hexdigest()
 
 
 def _having_paper() -> list[str]:

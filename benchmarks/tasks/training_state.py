@@ -24,13 +24,20 @@ def forget_others(work_dir: Path, task: Task, whose: dict[str, Any], left: Itera
 
     Args:
         work_dir: the cell's folder.
-        task: identifies the cell by its protocol and the fingerprint of the data it trains on.
+        task: identifies the cell by its kind, its protocol, the user's own config, and the fingerprint of the data it
+            trains on.
         whose: what else identifies the cell, as plain values: weights, settings at its budget, seed.
         left: names of the files to delete.
     """
     # Without test: a trained network is scored again, not trained again, after a test image was repaired.
     data = fingerprint(task.dataset, without="test")
-    identity = {"task": task.name, "protocol": f"{task.protocol}-v{task.version}", "data": data}
+    identity = {
+        "task": task.name,
+        "kind": task.kind,
+        "protocol": f"{task.protocol}-v{task.version}",
+        "config_sha256": task.config_sha256,
+        "data": data,
+    }
     text, path = json.dumps(whose | identity, indent=1), work_dir / "cell.json"
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return

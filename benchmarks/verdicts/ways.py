@@ -1,4 +1,4 @@
-"""Decide which scores share a column: those of one protocol, task, data set version, settings, batch and precision."""
+"""Decide which scores share a column: of one protocol, task, kind, data set version, settings, batch and precision."""
 
 import hashlib
 import json
@@ -16,12 +16,14 @@ class Way:
     """What must be equal before two scores are averaged or compared.
 
     Attributes:
+        kind: of the task; another kind may have had the task's name before.
         settings: the task's settings as JSON.
         variant: what the machine changed: `half-batch` after an out-of-memory retry, a precision below float32.
     """
 
     protocol: Protocol
     task: str
+    kind: str
     data_fingerprint: str
     settings: str = "{}"
     variant: str = ""
@@ -29,7 +31,8 @@ class Way:
 
 def way_of(result: Result) -> Way:
     """Return how a finished result was measured; of failed ones see `ways_of`."""
-    return Way(result.protocol, result.task.name, result.data_fingerprint, result.settings_text, _variant(result))
+    task, settings = result.task, result.settings_text
+    return Way(result.protocol, task.name, task.kind, result.data_fingerprint, settings, _variant(result))
 
 
 def ways_of(results: Iterable[Result]) -> list[Way]:
@@ -55,15 +58,17 @@ def ways_of(results: Iterable[Result]) -> list[Way]:
 
 
 def labels(ways: Iterable[Way]) -> dict[Way, str]:
-    """Name columns after their task, plus `@fingerprint`, `@s-digest` or `@half-batch` where they are needed.
+    """Name columns after their task, plus `@kind`, `@fingerprint`, `@s-digest` or `@half-batch` where they are needed.
 
-    The fingerprint of the data and the digest of the settings are added only where they differ: the settings within
+    Kind, fingerprint of the data and digest of the settings are added only where they differ: kind and settings within
     one protocol, the data anywhere. The variant is always added.
     """
     ways = set(ways)
     named = {}
     for way in ways:
         label = way.task
+        if len(_kinds_beside(way, ways)) > 1:
+            label += f"@{way.kind}"
         if len({other.data_fingerprint for other in ways if other.task == way.task}) > 1:
             label += f"@{way.data_fingerprint[:6]}"
         if len(_settings_beside(way, ways)) > 1:
@@ -73,12 +78,17 @@ def labels(ways: Iterable[Way]) -> dict[Way, str]:
 
 
 def describe_settings(way: Way, ways: Iterable[Way]) -> str:
-    """Say how a way's settings differ from the others of its protocol, task and data; empty if there is one only."""
+    """Say how a way's kind and settings differ from the others of its protocol and task; empty if there is one only.
+
+    Settings are compared within one kind and one version of the data.
+    """
+    ways = set(ways)
     others = [json.loads(text) for text in _settings_beside(way, ways)]
     own = json.loads(way.settings)
     names = sorted({name for settings in others for name in settings})
     differing = [name for name in names if any(s.get(name) != own.get(name) for s in others)]
-    return ", ".join(f"{name} {_short(own.get(name, 'not set'))}" for name in differing)
+    said = [f"kind {way.kind}"] * (len(_kinds_beside(way, ways)) > 1)
+    return ", ".join(said + [f"{name} {_short(own.get(name, 'not set'))}" for name in differing])
 
 
 def _variant(result: Result) -> str:
@@ -86,6 +96,10 @@ def _variant(result: Result) -> str:
     halved = "accumulate" in (result.chosen.get("out_of_memory") or {})
     precision = result.chosen.get("precision", "float32")
     return "@".join(["half-batch"] * halved + [precision] * (precision != "float32"))
+
+
+def _kinds_beside(way: Way, ways: Iterable[Way]) -> set[str]:
+    return {other.kind for other in ways if (other.protocol, other.task) == (way.protocol, way.task)}
 
 
 def _settings_beside(way: Way, ways: Iterable[Way]) -> set[str]:

@@ -312,6 +312,14 @@ def test_of_scores_that_are_equally_near_or_below_two_named_folders_none_counts(
     assert [one.score for one in find_results([tmp_path / folder for folder in named]).results] == [50.0]
 
 
+def test_one_cell_of_two_kinds_is_two_results(tmp_path):
+    write_result(result(score=50.0), tmp_path / "a")
+    write_result(result(score=60.0, kind="segment"), tmp_path / "b")
+    found = find_results([tmp_path / "a", tmp_path / "b"])
+    assert [(one.task.kind, one.score) for one in found.results] == [("linear", 50.0), ("segment", 60.0)]
+    assert found.damaged == []  # main metrics are compared within a kind
+
+
 def test_one_cell_with_two_settings_is_two_results(tmp_path):
     for folder, score, settings in (
         ("one", 50.0, {"size": 32}),

@@ -328,6 +328,15 @@ def test_other_settings_under_the_same_name_are_refused(world, measured, tmp_pat
     assert "other settings than the task has now (size: 32, now 40)" in capsys.readouterr().err
 
 
+def test_another_kind_under_the_same_name_is_refused(world, measured, tmp_path, capsys):
+    suite = yaml.safe_load((world / "suite.yaml").read_text())
+    suite["tasks"] = [suite["tasks"][0] | {"kind": "linear"}]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    shutil.copytree(measured, tmp_path / "results")
+    assert transfer(world, tmp_path / "results", suite=tmp_path / "suite.yaml") == 2
+    assert "measured as knn, and the task is now linear; rename the task or" in capsys.readouterr().err
+
+
 def test_a_network_that_resamples_its_input_is_another_checkpoint(world, measured, tmp_path, capsys):
     shutil.copytree(measured, tmp_path / "results")
     both = (STUDENT, f"{STUDENT}@64")

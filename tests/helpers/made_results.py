@@ -10,8 +10,9 @@ FAMILIES = {"segment": ("segmentation", "mIoU"), "detect": ("detection", "AP")}
 
 
 def result(name="a", task="cifar-linear", seed=0, score=50.0, *, arch="resnet18", role="student", version=1, **others):
-    """One cell; its sha256 follows from the checkpoint's name, its kind and family from the task's."""
+    """One cell; its sha256 follows from the checkpoint's name, its kind from the task's unless it is given."""
     dataset, kind = task.rsplit("-", 1)
+    kind = others.pop("kind", kind)
     family, metric = FAMILIES.get(kind, ("classification", "top1"))
     sha256 = others.pop("sha256", name.encode().hex().ljust(64, "0")[:64])
     fields = {

@@ -77,6 +77,7 @@ def test_answers_come_along_and_those_of_the_result_that_is_kept_stay(tmp_path):
         ({"counts": {"test": 99}}, "counts"),
         ({"chosen": {"k": 5}}, "chosen"),
         ({"settings": {"size": 128}}, "settings"),
+        ({"kind": "knn"}, r"different kind \(linear and knn\)"),
         ({"sha256": "61".ljust(63, "0") + "1"}, "two checkpoints"),
     ],
 )

@@ -1,23 +1,30 @@
 """Planning: times by similar cells, fingerprints, and what a running suite shows."""
 
 import errno
+import hashlib
 import io
 import os
 import pickle
+import re
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from kdep.models.weights import open_checkpoint
-from kdep_benchmarks.data.cards import Dataset, fingerprint
+from kdep_benchmarks.data.cards import KEYS, Dataset, fingerprint
 from kdep_benchmarks.jobs import plan, run
-from kdep_benchmarks.jobs.cell import Cell, read_cell, run_cell
+from kdep_benchmarks.jobs.cell import Cell, lost, read_cell, run_cell
+from kdep_benchmarks.jobs.engines.engine import Slot
+from kdep_benchmarks.jobs.measure import measure
 from kdep_benchmarks.jobs.plan import Planned
 from kdep_benchmarks.jobs.screen import Line, Screen
 from kdep_benchmarks.result import CheckpointCard
+from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.progress import Bar, clear_progress, read_progress, write_progress
-from kdep_benchmarks.tasks.task import Task
+from kdep_benchmarks.tasks.task import Task, parse_task
 from tests.helpers.made_results import result
 
 
@@ -109,6 +116,62 @@ def test_a_students_card_says_how_it_was_pretrained():
     summary = plan.checkpoint_card(replace(open_checkpoint("random:test_resnet"), provenance=provenance)).summary
     names = ("role", "pretrain_epochs", "pretrain_seed", "pretrain_commit", "images_seen", "pretrain_loss")
     assert [summary[name] for name in names] == ["student", 90, 4, "c0ffee", 640, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"kind": "knn"},
+            "seed0.json: measured as knn, and the task is now linear; rename the task or raise its version",
+        ),
+        ({"sha256": "0" * 8 + "1" * 56}, r"the result of other weights \(0000000011111111\), .* use another --results"),
+        ({"settings": {"size": 32}}, r"measured with other settings than the task has now \(size: 32, now None\)"),
+        ({"data": "e" * 64}, "measured on other data"),
+        ({"arch": "vgg11"}, "these weights were measured as vgg11, not x"),
+        ({}, None),
+    ],
+)
+def test_a_result_at_the_place_of_a_cell_is_done_only_where_it_is_of_the_same_measurement(tmp_path, change, message):
+    cell = cell_like("d-linear", results=tmp_path)
+    own = {"sha256": "0" * 64, "data": "f" * 64, "version": 2}
+    write_result(result(task="d-linear", **own | change), tmp_path)
+    assert cell.path.is_file()
+    found = plan.Found("f" * 64)
+    job = run_cell(cell, Slot())  # of another suite that planned it before
+    lost_job = lost(cell, "its machine is gone")
+    if message is None:
+        assert plan.plan_cell(cell, found).state == job.state == lost_job.state == "done"
+        return
+    with pytest.raises(ValueError, match=message):
+        plan.plan_cell(cell, found)
+    assert (job.state, lost_job.state) == ("failed", "failed") and job.text == lost_job.text
+    assert re.search(message, job.text)
+
+
+def test_the_content_of_an_own_config_is_part_of_the_settings(tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text("channels = 64\n")
+    dataset = {"name": "d", "layout": "ade20k", "root": "d", "files": dict.fromkeys(KEYS["ade20k"], "x")}
+    content = {"name": "d-segment", "kind": "segment", "dataset": dataset, "settings": {"config": str(config)}}
+    cell = replace(cell_like("d-segment", results=tmp_path), task=parse_task(content, tmp_path, "suite"))
+    sha256 = hashlib.sha256(b"channels = 64\n").hexdigest()
+    assert cell.task.plain_settings == {"config": str(config), "config_sha256": sha256}
+    own = {"data": "f" * 64, "sha256": "0" * 64, "version": 2, "settings": cell.task.plain_settings}
+    write_result(result(task="d-segment", **own), tmp_path)
+    found = plan.Found("f" * 64)
+    assert plan.plan_cell(cell, found).state == "done"
+    config.write_text("channels = 32\n")
+    again = replace(cell, task=parse_task(content, tmp_path, "suite"))
+    with pytest.raises(ValueError, match=f"config_sha256: {sha256}, now {again.task.config_sha256}"):
+        plan.plan_cell(again, found)
+    # A cell that was planned before the file changed is neither measured nor recorded with what it says now.
+    assert cell.task.plain_settings["config_sha256"] == sha256
+    card = plan.checkpoint_card(open_checkpoint("random:test_resnet"))
+    with pytest.raises(ValueError, match="mine.py has changed since the run was planned"):
+        measure(replace(cell, spec="random:test_resnet", checkpoint=card))
+    shipped = parse_task(content | {"settings": {"config": "segment_fcn"}}, tmp_path, "suite")
+    assert shipped.plain_settings == {"config": "segment_fcn"}  # as in results that are published
 
 
 def test_other_images_of_equal_names_sizes_and_dates_are_another_data_set(tmp_path):
