@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,9 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     if dry_run:
         return plan, 0
     statuses = run_plan(plan, engine, times, screen, jobs=jobs)
-    results, damaged = read_with_overlap([request.results])
-    board = write_leaderboard(results, request.results, folders=[request.results], suite=suite, damaged=damaged)
+    folders = [request.results]
+    read = partial(read_with_overlap, folders)
+    (results, damaged), board = write_leaderboard(read, request.results, folders=folders, suite=suite)
     screen.say("\n" + terminal_table(board, damaged).rstrip())
     screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
     if len(rows := list(dict.fromkeys(planned.row for planned in plan))) > 1:

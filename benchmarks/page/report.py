@@ -1,7 +1,8 @@
 """Write the board as four files: leaderboard.csv, results.csv, leaderboard.md and leaderboard.html."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from kdep.files import alone_with, write_text
 from kdep_benchmarks.board.build import boards
@@ -11,35 +12,45 @@ from kdep_benchmarks.board.table import Board, Suite, name_teachers
 from kdep_benchmarks.page.leaderboard import leaderboard_frame
 from kdep_benchmarks.page.markdown import markdown
 from kdep_benchmarks.page.page import html
-from kdep_benchmarks.result import Result
+from kdep_benchmarks.results import Found, refuse_missing
+
+FILES = ("leaderboard.csv", "results.csv", "leaderboard.md", "leaderboard.html")
+
+
+class Written(NamedTuple):
+    """The results that were read, what was left out of them, and the boards that were written."""
+
+    found: Found
+    boards: list[Board]
 
 
 def write_leaderboard(
-    results: Iterable[Result],
-    out: Path,
-    *,
-    folders: Iterable[Path] = (),
-    suite: Suite | None = None,
-    damaged: Sequence[str] = (),
-) -> list[Board]:
-    """Write the four files and return the boards.
+    read: Callable[[], Found], out: Path, *, folders: Iterable[Path] = (), suite: Suite | None = None
+) -> Written:
+    """Read results and write the four files, one process at a time: of two that end together, the last has read all.
 
     Args:
-        results: of any checkpoints, tasks and protocols.
-        out: the folder to write to.
+        read: reads the results, of any checkpoints, tasks and protocols.
+        out: the folder to write to; it is made if needed.
         folders: folders of results, whose sheets of example images the page shows.
         suite: what means and ranks are over, see `boards`.
-        damaged: a sentence for each file that is left out.
+
+    Raises:
+        ValueError: no such folder; nothing is made then.
     """
-    results, folders, out = name_teachers(results), list(folders), Path(out)
-    every = boards(results, suite)
-    files = {
-        "leaderboard.csv": csv_text(leaderboard_frame(every)),
-        "results.csv": csv_text(results_frame(results)),
-        "leaderboard.md": markdown(every, damaged),
-        "leaderboard.html": html(every, [find_sheets(board, folders) for board in every], damaged),
-    }
-    with alone_with(out, files):
-        for name, text in files.items():
+    folders, out = list(folders), Path(out)
+    refuse_missing(folders)
+    with alone_with(out, FILES):
+        found = read()
+        results = name_teachers(found.results)
+        every = boards(results, suite)
+        sheets = [find_sheets(board, folders) for board in every]
+        texts = (
+            csv_text(leaderboard_frame(every)),
+            csv_text(results_frame(results)),
+            markdown(every, found.damaged),
+            html(every, sheets, found.damaged),
+        )
+        for name, text in zip(FILES, texts, strict=True):
             write_text(out / name, text)
-    return every
+    return Written(found, every)

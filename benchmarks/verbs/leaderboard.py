@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from kdep.shipped import names
@@ -53,10 +54,10 @@ def rebuild(folders: Sequence[Path], out: Path, suite: Suite | None = None) -> s
     """Write the board of all results below the folders, with the overlaps that were found, and return it as text."""
     gc.disable()  # looking for cycles among the objects of thousands of results would take a fifth of the time
     try:
-        results, damaged = read_with_overlap(folders)
+        read = partial(read_with_overlap, folders)
+        (_, damaged), board = write_leaderboard(read, out, folders=folders, suite=suite)
         if damaged:
             logger.warning("%s", damage_lines(damaged)[0])
-        board = write_leaderboard(results, out, folders=folders, suite=suite, damaged=damaged)
         if not board and not damaged:
             said = ", ".join(map(str, folders))
             return f"no results yet in {said}; name the folder that `kdep transfer` wrote to (--results)\n"

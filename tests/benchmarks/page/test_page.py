@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -27,7 +28,7 @@ from kdep_benchmarks.page.page import html
 from kdep_benchmarks.page.panels import mean_panel, score_panels
 from kdep_benchmarks.page.plots import ROWS, round_ticks
 from kdep_benchmarks.page.report import write_leaderboard
-from kdep_benchmarks.results import find_results, write_result
+from kdep_benchmarks.results import Found, find_results, write_result
 from kdep_benchmarks.verbs import leaderboard
 from tests.helpers.made_results import failure, result, runs
 
@@ -50,7 +51,7 @@ def test_the_four_files_are_written_and_read_back(tmp_path):
         result("=evil", score=61.5, metrics={"top1": 61.5, "macro_top1": 60.0}, counts={"test": 16}),
         failure("b", seed=2),
     ]
-    write_leaderboard(results, tmp_path)
+    write_leaderboard(lambda: Found(results, []), tmp_path)
     names = ["leaderboard.csv", "leaderboard.html", "leaderboard.md", "results.csv"]
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == names
     with (tmp_path / "results.csv").open(newline="") as file:
@@ -280,7 +281,7 @@ def test_the_page_holds_the_sheet_of_the_lowest_seed_that_has_one(tmp_path, monk
     results = [result("a", "voc-segment", 0), three, two, other, failure("b", "voc-segment")]
     found = [find_sheets(board, [tmp_path / "none", tmp_path]) for board in boards(results)]
     assert [list(sheets.values()) for sheets in found] == [[second], [apart]]
-    write_leaderboard(results[:3], tmp_path, folders=[tmp_path])
+    write_leaderboard(lambda: Found(results[:3], []), tmp_path, folders=[tmp_path])
     page = (tmp_path / "leaderboard.html").read_text()
     assert page.count("<img ") == 1 and "voc-segment: image, truth, prediction (1 checkpoint)" in page
     picture = Image.open(io.BytesIO(base64.b64decode(data_uri(second).partition(",")[2])))
@@ -370,7 +371,39 @@ def test_a_killed_process_leaves_no_half_written_board_for_long(tmp_path, monkey
     assert list(tmp_path.glob(".*.part")) == []
 
 
+def test_of_two_suites_that_end_together_the_last_board_has_the_results_of_both(tmp_path):
+    write_result(result("early", score=50.0), tmp_path)
+    reading, other_ended = threading.Event(), threading.Event()
+
+    def read_and_wait():
+        found = find_results(tmp_path)
+        reading.set()
+        other_ended.wait(1)  # without the lock around the reading, the other one ends now, and then this one writes
+        return found
+
+    def other():
+        reading.wait(20)
+        write_result(result("late", score=60.0), tmp_path)
+        write_leaderboard(lambda: find_results(tmp_path), tmp_path)
+        other_ended.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    found, (board,) = write_leaderboard(read_and_wait, tmp_path)
+    thread.join()
+    assert [one.checkpoint.name for one in found.results] == ["early"] and list(board.rows.name) == ["early"]
+    assert list(pd.read_csv(tmp_path / "leaderboard.csv").name) == ["late", "early"]
+    assert list(pd.read_csv(tmp_path / "results.csv").name) == ["early", "late"]
+    assert all("late" in (tmp_path / f"leaderboard.{kind}").read_text() for kind in ("md", "html"))
+
+
+def test_a_folder_that_is_not_there_is_named_and_not_made(tmp_path, capsys):
+    assert cli.main(["leaderboard", str(tmp_path / "absent")]) == 2
+    assert f"{tmp_path / 'absent'}: no such folder of results" in capsys.readouterr().err
+    assert not (tmp_path / "absent").exists()
+
+
 def test_no_results_make_an_empty_board_not_an_error(tmp_path):
-    assert write_leaderboard([], tmp_path) == []
+    assert write_leaderboard(lambda: Found([], []), tmp_path).boards == []
     assert "No results yet" in (tmp_path / "leaderboard.html").read_text()
     assert terminal_table([]) == "no results yet\n"

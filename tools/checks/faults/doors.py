@@ -125,7 +125,7 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
                 return  # left out: the board of the others was built before
             measured_times(found.results, cpu=True)
             if next(pages):  # the page with its plots takes most of the time
-                write_leaderboard(found.results, merged.with_name("board"), folders=[folder])
+                write_leaderboard(lambda: found, merged.with_name("board"), folders=[folder])
             every = boards(found.results)
             naive_columns(found.results, measured_columns(found.results))
             text = terminal_table(every) + markdown(every) + csv_text(leaderboard_frame(every))
