@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LABELLED = 0.5  # share of a position's pixels that must have a class for it to be drawn
+LABELLED = 0.5  # share of a position's own pixels that must have a class for it to be drawn
 
 
 def soft_counts(mask: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
-    """Pixels of each class at each position, (rows * columns, classes); pixels without a class do not count."""
+    """Pixels of each class at each position, and of no class in the last column: (rows * columns, classes + 1)."""
     height, width = mask.shape
     rows = np.arange(height) * grid[0] // height
     columns = np.arange(width) * grid[1] // width
     cell = rows[:, None] * grid[1] + columns[None]
-    known = mask < classes
-    numbers = cell[known] * classes + mask[known].astype(np.int64)
-    return np.bincount(numbers, minlength=grid[0] * grid[1] * classes).reshape(-1, classes)
+    kind = np.minimum(mask.astype(np.int64), classes)
+    numbers = (cell * (classes + 1) + kind).ravel()
+    return np.bincount(numbers, minlength=grid[0] * grid[1] * (classes + 1)).reshape(-1, classes + 1)
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,23 @@ def draw_positions(counts: Sequence[np.ndarray], *, total: int, balance: float) 
         counts: for each image what `soft_counts` gives.
         total: how many to draw, if there are so many.
         balance: 0 draws classes as often as they are there, 1 all equally often; see `quotas`.
+
+    Raises:
+        ValueError: no position has a class in enough of its pixels.
     """
     generator = np.random.default_rng(0)
     image = np.repeat(np.arange(len(counts)), [len(c) for c in counts])
     cell = np.concatenate([np.arange(len(c)) for c in counts])
     stacked = np.concatenate(counts)
+    area, stacked = stacked.sum(1), stacked[:, :-1]
     labelled = stacked.sum(1)
-    usable = np.flatnonzero(labelled >= LABELLED * labelled.max())
+    # A mask of fewer pixels than positions leaves some positions without any.
+    usable = np.flatnonzero((labelled > 0) & (labelled >= LABELLED * area))
+    if not len(usable):
+        raise ValueError(
+            f"train masks: none of {len(area):,} positions has a class in half of its pixels; expected masks of areas, "
+            "not of points or lines"
+        )
     majority = stacked[usable].argmax(1)
     there = np.bincount(majority, minlength=stacked.shape[1])
     wanted = quotas(there, total, balance)

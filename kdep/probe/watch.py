@@ -20,7 +20,7 @@ from kdep.probe.areas import image_areas, segmentation_metrics
 from kdep.probe.knn import vote
 from kdep.probe.labelled import Labelled, read_classes, read_masked
 from kdep.probe.neighbours import Memory
-from kdep.probe.positions import draw_positions, soft_counts
+from kdep.probe.positions import Draw, draw_positions, soft_counts
 from kdep.run.device import exactly
 
 logger = logging.getLogger("kdep")
@@ -61,6 +61,7 @@ class Watch:
         own = {"size": probe.size or size, "most": probe.images}
         self._classes = None if probe.data is None else read_classes(probe.data, **own)
         self._masked = None if probe.masks is None else read_masked(probe.masks, **own)
+        self._drawn = None if self._masked is None else bank_positions(self._masked)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -95,7 +96,7 @@ class Watch:
             if self._classes is not None:
                 scores["probe_knn"] = knn(student, self._classes, self._device)
             if self._masked is not None:
-                scores["probe_dense_knn"] = dense_knn(student, self._masked, self._device)
+                scores["probe_dense_knn"] = dense_knn(student, self._masked, self._drawn, self._device)
         for module, before in training.items():
             module.training = before
         return scores
@@ -156,18 +157,23 @@ def knn(student: Backbone, data: Labelled, device: torch.device) -> float:
     return 100 * int((predicted == truth).sum()) / len(truth)
 
 
-def dense_knn(student: Backbone, data: Labelled, device: torch.device) -> float:
-    """Mean IoU in percent of positions labelled by their nearest neighbours among positions of train."""
+def bank_positions(data: Labelled) -> Draw:
+    """Draw the positions of train that dense-knn compares with."""
     grid = data.train.shape[-1] // STRIDE
     counts = [soft_counts(mask, (grid, grid), data.classes) for mask in data.train_labels]
-    draw = draw_positions(counts, total=POSITIONS, balance=0.5)
-    image, cell = (torch.from_numpy(part) for part in (draw.image, draw.cell))
+    return draw_positions(counts, total=POSITIONS, balance=0.5)
+
+
+def dense_knn(student: Backbone, data: Labelled, drawn: Draw, device: torch.device) -> float:
+    """Mean IoU in percent of positions labelled by their nearest neighbours among those drawn from train."""
+    grid = data.train.shape[-1] // STRIDE
+    image, cell = (torch.from_numpy(part) for part in (drawn.image, drawn.cell))
     at, found = 0, []
     for maps in _maps(student, data.train, grid, device):
         own = (image >= at) & (image < at + len(maps))
         found.append(maps[image[own] - at, cell[own]].cpu())
         at += len(maps)
-    memory = Memory(torch.cat(found), torch.from_numpy(draw.labels), axes=AXES, device=device)
+    memory = Memory(torch.cat(found), torch.from_numpy(drawn.labels), axes=AXES, device=device)
     masks, areas, k = iter(data.test_labels), 0, min(DENSE_K, len(cell))
     for positions in (one for maps in _maps(student, data.test, grid, device) for one in maps):
         scores = memory.ask(positions, k=k, temperature=DENSE_TEMPERATURE).T.reshape(-1, grid, grid)

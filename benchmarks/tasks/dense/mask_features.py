@@ -17,7 +17,7 @@ from kdep_benchmarks.tasks.dense.readers import Masks, open_masks
 from kdep_benchmarks.tasks.settings import DensePositions
 from kdep_benchmarks.tasks.store import key_of, new_array, of_checkpoint, stored
 
-FORMAT = 1  # raised when the same key would give other numbers
+FORMAT = 2  # raised when the same key would give other numbers; 2: positions by their own pixels (decision 0041)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def mask_features(
     """Extract the features, or open them where a cell of the same checkpoint has done so.
 
     Raises:
-        ValueError: masks that cannot be, a class that train does not have, a network without maps.
+        ValueError: masks that cannot be, or of points or lines only, a network without maps.
         LoadError: weights that do not load completely.
     """
     train, test = (open_masks(dataset, role) for role in ("train", "test"))

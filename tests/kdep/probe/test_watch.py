@@ -19,7 +19,7 @@ from kdep.run.curves import PROBES
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory):
-    """Class folders of reddish and bluish noise, and a VOC tree of photographs whose left half is class 1."""
+    """Class folders of reddish and bluish noise, a VOC tree whose left half is class 1, and one of lines as masks."""
     root, random = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
     for number in range(40):
         pixels = random.integers(0, 120, (40, 44, 3), dtype=np.uint8)
@@ -27,8 +27,9 @@ def labelled(tmp_path_factory):
         path = root / "classes" / ("red", "blue")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    for folder in ("JPEGImages", "SegmentationClass"):
-        (root / "voc" / folder).mkdir(parents=True)
+    for tree in ("voc", "lines"):
+        for folder in ("JPEGImages", "SegmentationClass"):
+            (root / tree / folder).mkdir(parents=True)
     for number in range(10):
         pixels = random.integers(0, 60, (48, 64, 3), dtype=np.uint8)
         pixels[:, :32] += 150
@@ -36,6 +37,10 @@ def labelled(tmp_path_factory):
         mask[:, :32], mask[:4] = 1, 255
         Image.fromarray(pixels).save(root / "voc/JPEGImages" / f"{number}.jpg")
         Image.fromarray(mask).save(root / "voc/SegmentationClass" / f"{number}.png")
+        mask[1:] = 255
+        mask[:1] = 1
+        Image.fromarray(pixels).save(root / "lines/JPEGImages" / f"{number}.jpg")
+        Image.fromarray(mask).save(root / "lines/SegmentationClass" / f"{number}.png")
     return root
 
 
@@ -124,6 +129,7 @@ def test_patience_stops_the_run_and_exports_the_best_look_also_after_a_resume(ti
         ("{data: nowhere}", "probe.data: .*nowhere is not there; expected class folders"),
         ("{data: LABELLED/voc/JPEGImages}", "is in no class folder"),
         ("{masks: LABELLED/classes}", "expected JPEGImages/NAME.jpg and SegmentationClass"),
+        ("{masks: LABELLED/lines}", "train masks: none of .* positions has a class in half of its pixels"),
     ],
 )
 def test_data_that_cannot_be_is_refused_before_training(tiny, labelled, keys, said):

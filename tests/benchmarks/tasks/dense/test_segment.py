@@ -16,7 +16,7 @@ from kdep.models.backbones.fold import fold_batchnorm
 from kdep.models.backbones.taps import find_taps
 from kdep.probe.areas import segmentation_metrics
 from kdep.probe.neighbours import Memory
-from kdep.probe.positions import draw_positions, quotas, soft_counts
+from kdep.probe.positions import draw_positions
 from kdep_benchmarks.tasks.dense.mask_features import mask_features
 from kdep_benchmarks.tasks.dense.readers import open_masks
 from kdep_benchmarks.tasks.dense.score import count_areas
@@ -44,29 +44,11 @@ def run(kind, dataset, folder, *, arch="resnet18", seed=0, **settings):
     )
 
 
-def test_soft_labels_are_the_areas_of_the_classes():
-    mask = np.random.default_rng(0).integers(0, 4, (37, 50))  # 3 stands for no class
-    found = soft_counts(mask, (4, 6), 3)
-    for row in range(4):
-        for column in range(6):
-            inside = [mask[y, x] for y in range(37) for x in range(50) if (y * 4 // 37, x * 6 // 50) == (row, column)]
-            assert found[row * 6 + column].tolist() == [inside.count(label) for label in range(3)]
-
-
-@pytest.mark.parametrize(("balance", "shares"), [(0.0, [90, 9, 1]), (1.0, [54, 36, 10]), (0.5, [60, 30, 10])])
-def test_rare_classes_are_drawn_more_often_the_more_balance(balance, shares):
-    there = np.array([900, 90 if balance == 0 else 36, 10])
-    drawn = quotas(there, 100, balance)
-    assert drawn.sum() == 100 and (drawn <= there).all()
-    if balance == 1:
-        assert drawn.tolist() == shares
-    assert (np.diff(drawn / there) >= 0).all()
-
-
 def test_a_drawn_position_counts_as_often_as_it_stands_for():
     generator = np.random.default_rng(1)
     counts = [generator.multinomial(64, generator.dirichlet([0.5, 0.1, 0.05]), size=400) for _ in range(30)]
-    draw = draw_positions(counts, total=4000, balance=1.0)
+    known = [np.pad(of_image, ((0, 0), (0, 1))) for of_image in counts]  # every pixel has a class
+    draw = draw_positions(known, total=4000, balance=1.0)
     assert len(draw.labels) == 4000 and draw.weight.sum() == pytest.approx(12000)
     labels, answer = torch.from_numpy(draw.labels), torch.from_numpy(generator.integers(0, 3, 4000))
     every = np.concatenate(counts) / 64
