@@ -100,7 +100,11 @@ def csv_cell(value: Any) -> str:
 
 def _before_metric(result: Result) -> dict[str, Any]:
     card, task, protocol = result.checkpoint, result.task, result.protocol
-    facts = {name: v for name, v in card.summary.items() if isinstance(v, str | int | float) and name != "role"}
+    facts = {
+        name: v
+        for name, v in card.summary.items()
+        if isinstance(v, str | int | float) and name not in ("role", "baseline")
+    }
     return {
         "name": card.name,
         "sha256": card.sha256,

@@ -10,7 +10,7 @@ import pytest
 
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import results_frame
-from kdep_benchmarks.board.table import Suite, half_widths_of_means
+from kdep_benchmarks.board.table import Suite, half_widths_of_means, name_teachers
 from kdep_benchmarks.page.leaderboard import family_table, leaderboard_frame, terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
 from kdep_benchmarks.results import Found
@@ -241,9 +241,11 @@ def test_a_baseline_that_a_student_learned_from_stays_one():
             *of("student", [54.0, 55, 56], source="s", teacher=source),
             *of("random", [30.0, 31, 29], source="r"),
         ]
-        (board,) = boards([*results, *of("supervised", [80.0, 79, 81], source="t")])
+        results += of("supervised", [80.0, 79, 81], source="t")
+        (board,) = boards(results)
         assert board.rows.set_index("name").role[source] == role
         assert board.rows.set_index("name").share_of_gain["s"] == pytest.approx(50)
+        assert "baseline" not in results_frame(name_teachers(results)).columns
         assert board.columns.informative.tolist() == ["yes"]
 
 
