@@ -59,6 +59,13 @@ def test_the_interval_of_any_metric_covers_the_test_images_and_runs_where_runs_d
     assert (never_wrong.standard_error, never_wrong.freedom) == (1.0, float("inf"))  # one image of 100
 
 
+def test_one_more_wrong_image_is_shared_by_the_runs_of_a_training():
+    known = {"counts": {"test": 100}, "errors": {"top1": 3.0}}
+    # Equal runs add nothing. Images 3^2, and one of 100, squared: a quarter of that for four runs of a training.
+    assert uncertainty(runs("a", "c-finetune", [70.0] * 4, **known)).standard_error == pytest.approx(9.25**0.5)
+    assert uncertainty(runs("a", "c-linear", [70.0] * 4, **known)).standard_error == pytest.approx(10**0.5)
+
+
 def test_without_recorded_errors_a_top1_has_the_binomial_one_and_other_metrics_the_spread_of_runs():
     counted = {"counts": {"test": 100}}
     one = uncertainty(runs("a", "cifar-finetune", [80.0], **counted))
@@ -138,6 +145,13 @@ def test_half_the_batch_and_lower_precision_have_columns_of_their_own_always():
 
 
 HALVED = {"out_of_memory": {"because": "out of memory", "accumulate": 2}}
+
+
+def test_other_settings_have_columns_of_their_own_also_at_half_the_batch():
+    known = (("a", 1.0, 32), ("b", 2.0, 40))
+    results = [result(n, "c-finetune", score=s, settings={"size": x}, chosen=HALVED) for n, s, x in known]
+    (board,) = boards(results)
+    assert sorted(board.cells["n"].to_numpy().tolist()) == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +289,12 @@ def test_the_share_is_absent_where_the_supervised_gain_is_not_clear(supervised, 
     assert gain([54.0, 55, 56], [30.0, 31, 29], supervised, **others) == (None, None)
 
 
+def test_a_gain_above_each_interval_but_not_above_both_together_has_no_share():
+    # Half widths of 2.48 each (t(0.975, 2) / sqrt(3)), 3.51 together: a gain of 3 is not clear, one of 4 is.
+    assert gain([31.0, 32, 33], [30.0, 31, 29], [33.0, 32, 34])[0] is None
+    assert gain([31.0, 32, 33], [30.0, 31, 29], [34.0, 33, 35])[0] == pytest.approx(50)
+
+
 def test_the_share_is_absent_where_a_run_of_the_score_or_of_a_baseline_failed():
     results = [*runs("s", "c-linear", [55.0, 55.5]), *runs("r", "c-linear", [30.0, 30.5], role="random")]
     results += runs("t", "c-linear", [80.0, 80.4], role="supervised")
@@ -404,6 +424,12 @@ def test_settings_at_the_end_of_their_grid_and_fixed_ones_are_noted():
     assert notes_of(*fixed, word="ixed") == ["Fixed by the task, not chosen on val: c-finetune lr."]
 
 
+def test_a_row_of_results_is_at_an_edge_where_any_setting_is():
+    chosen = {"k_at_edge": True, "temperature_at_edge": False}
+    results = [result("a", "c-knn", chosen=chosen), result("a", "c-knn", 1, chosen=dict.fromkeys(chosen, False))]
+    assert results_frame(results).at_edge.tolist() == [True, False]
+
+
 def test_single_runs_of_trainings_are_noted():
     enough = [*runs("a", "c-finetune", [1.0, 2], role="other"), *runs("a", "d-knn", [1.0], role="other")]
     assert notes_of(*enough, *runs("b", "d-knn", [1.0], role="other"), word="run") == []  # one run of a probe is enough
@@ -468,6 +494,18 @@ def test_the_reference_is_measured_in_standard_errors():
     (board,) = boards(results)
     sides = [uncertainty([one for one in results if one.checkpoint.name == name]).standard_error for name in "tr"]
     assert board.columns.errors.tolist() == pytest.approx([20 / np.hypot(*sides)])
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_the_reference_and_the_random_network_are_the_best_of_theirs(names):
+    good, bad = names
+    results = runs(good, "c-linear", [80.0, 81, 82], role="supervised")
+    results += runs(bad, "c-linear", [20.0, 21, 22], role="teacher")
+    results += runs(good * 2, "c-linear", [30.0, 31, 32], role="random")
+    results += runs(bad * 2, "c-linear", [10.0, 11, 12], role="random")
+    (board,) = boards(results)
+    found = board.columns.loc["c-linear"]
+    assert (found.reference_score, found.random_score, found.informative) == (81.0, 31.0, "yes")
 
 
 def test_every_view_names_runs_with_half_the_batch_and_test_images_that_are_in_train(tmp_path):

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from kdep_benchmarks.fidelity.agreement import agreement, kendall, kendalls
+from kdep_benchmarks.fidelity.agreement import PERMUTATIONS, agreement, kendall, kendalls
 from kdep_benchmarks.verdicts.difference import holm
 
 ALL = ~np.eye(12, dtype=bool)
@@ -63,12 +63,24 @@ def test_a_perfect_column_passes_holms_correction_among_hundreds_of_pairs():
     assert holm([p, *[1.0] * 400])[0] < 0.05
 
 
+def test_the_measured_order_is_one_of_the_orders_so_no_p_value_is_0():
+    rising = np.arange(12.0)
+    assert agreement(rising, rising, ALL, draws=50).p == 1 / (1 + 50 * PERMUTATIONS)
+
+
 def test_two_clusters_agree_as_a_whole_but_not_within():
     random = np.random.default_rng(3)
     cluster = np.repeat([0.0, 50.0], 6)
     found = agreement(cluster + random.normal(size=12), cluster + random.normal(size=12), ALL)
     assert found.alike.low > 50 and found.tau.low > 0 and found.p < 0.05
     assert found.within.low < 50  # chance
+
+
+def test_pairs_on_both_sides_of_the_widest_gap_are_not_within():
+    # The groups are told apart, and within each the order is the wrong one: 9 of 15 pairs alike, none of the 6 within.
+    cheap, expensive = np.array([2.0, 1, 0, 12, 11, 10]), np.array([0.0, 1, 2, 10, 11, 12])
+    found = agreement(cheap, expensive, ALL[:6, :6], draws=50)
+    assert found.within.value == 0 and found.alike.value == pytest.approx(100 * 9 / 15)
 
 
 def test_few_checkpoints_are_refused():

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.fidelity import judge as judging
-from kdep_benchmarks.fidelity.agreement import agreement
+from kdep_benchmarks.fidelity.agreement import Estimate, agreement
 from kdep_benchmarks.fidelity.columns import differing, measured_columns, naive_columns
 from kdep_benchmarks.fidelity.judge import GROUPS, NOT, STANDS, UNKNOWN, judge, verdict
 from kdep_benchmarks.jobs.cell import Cell
@@ -12,7 +14,7 @@ from kdep_benchmarks.jobs.measure import measure
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
 from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.tasks.task import Task
-from tests.helpers.made_results import Answered, result
+from tests.helpers.made_results import Answered, result, runs
 
 ALL = ~np.eye(12, dtype=bool)
 
@@ -37,6 +39,13 @@ def test_a_column_stands_for_another_only_by_the_whole_rule():
     assert verdict(agreement(rising, rising, np.zeros_like(ALL), draws=50), 0.01) == UNKNOWN
 
 
+def test_an_agreement_that_may_be_chance_does_not_stand_whatever_tau_says():
+    rising = np.arange(12.0)
+    same = agreement(rising, rising, ALL, draws=50)
+    assert verdict(same, 0.01) == STANDS
+    assert verdict(replace(same, alike=Estimate(60.0, 49.0, 70.0)), 0.01) == NOT
+
+
 def test_columns_without_a_relation_are_rarely_called_one():
     """Of 100 independent pairs of twelve checkpoints the rule passes about one, without Holm's correction here."""
     random = np.random.default_rng(5)
@@ -45,6 +54,12 @@ def test_columns_without_a_relation_are_rarely_called_one():
         for found in (agreement(*random.normal(size=(2, 12)), ALL, draws=200) for _ in range(100))
     ]
     assert sum(passed) <= 4
+
+
+def test_a_column_has_the_mean_over_the_seeds_of_each_checkpoint():
+    results = [*runs("a", "set-finetune", [50.0, 60.0, 70.0]), *runs("b", "set-finetune", [40.0])]
+    (column,) = measured_columns(results)
+    assert list(column.values.values()) == [60.0, 40.0]
 
 
 def test_pairs_differ_by_the_verdict_over_the_test_images():
@@ -96,3 +111,13 @@ def test_pairs_of_columns_with_few_checkpoints_are_left_out_and_said_and_none_at
     assert left_out == ["set-knn and set-finetune: 3 checkpoints have both"]
     with pytest.raises(ValueError, match="needs 5 or more checkpoints .*: 3 checkpoints have both"):
         judge(few, [columns["finetune"]], full.read)
+
+
+def test_p_values_are_corrected_for_all_pairs_of_columns_of_a_report(monkeypatch):
+    monkeypatch.setattr(judging, "agreement", lambda *args: agreement(*args, draws=20))
+    shares = np.linspace(0.3, 0.9, 6)
+    full, cheap = answered(shares, "set-finetune"), [answered(shares, f"set{number}-knn") for number in range(5)]
+    (target,) = measured_columns(full.results)
+    columns = measured_columns([one for made in cheap for one in made.results])
+    found, _ = judge(columns, [target], full.read)
+    assert [one.adjusted for one in found] == pytest.approx([5 * found[0].agreement.p] * 5)

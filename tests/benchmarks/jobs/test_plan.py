@@ -56,6 +56,13 @@ def test_time_is_that_of_the_cells_most_like_it():
     assert plan.at_once([12.0, 2.0, None], jobs=2) == (12.0, 1)  # no shorter than the longest
 
 
+def test_times_of_a_cpu_are_not_those_of_a_gpu():
+    costs = [{"seconds": 90.0, "device": "cpu x2"}, {"seconds": 3.0, "device": "NVIDIA H100"}]
+    made = [result(task="a-linear", seed=seed, cost=cost) for seed, cost in enumerate(costs)]
+    estimates = [plan.estimate(cell_like("a-linear"), plan.measured_times(made, cpu=cpu)) for cpu in (True, False)]
+    assert estimates == [90.0, 3.0]
+
+
 def test_the_plan_says_states_and_time():
     todo = [Planned(cell_like("a-knn", kind="knn", seed=seed), "to run") for seed in range(2)]
     gone = Planned(cell_like("b-knn", kind="knn"), "absent", "b is not there")

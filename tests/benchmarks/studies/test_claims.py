@@ -4,11 +4,14 @@ import pytest
 
 from kdep_benchmarks.studies.answer import answer, as_markdown, columns, draw_dot, draw_line, places_of
 from kdep_benchmarks.studies.claims import (
+    adjusted_claims,
     against_all_images,
     against_baseline,
+    arms_at,
     asked_for,
     by_cell,
     chosen_on_val,
+    claimed,
     over_tasks,
 )
 from kdep_benchmarks.studies.file import Score
@@ -22,6 +25,7 @@ from kdep_benchmarks.studies.savings import (
     reached,
     savings,
 )
+from kdep_benchmarks.studies.stats import paired_difference
 from tests.helpers.made_studies import made, rows_of
 
 
@@ -88,6 +92,16 @@ def test_pairs_that_a_study_asks_for_are_compared_too():
     assert f"Pairs that the study asks for:\n\n- {said}; {holm}).\n" in as_markdown(study, rows)
 
 
+def test_the_spread_of_checkpoints_is_not_pooled_with_that_of_trained_arms():
+    scores = {"base": {"a": [10, 12, 14]}, "x": {"a": [11, 13, 16]}, "y": {"a": [9, 12, 12]}}
+    score = Score(suite="made", tasks=["a"])
+    alone = arms_at(made(scores, score=score), by_cell(rows_of(scores)), None)
+    arms = {**dict.fromkeys(scores, {}), "random": "random:resnet18#{seed}"}
+    more = {**scores, "random": {"a": [1, 1.5, 5]}}
+    beside = arms_at(made(more, score=score, arms=arms), by_cell(rows_of(more)), None)
+    assert beside.noise == {**alone.noise, "random": None} and alone.noise["base"] is not None
+
+
 def test_an_interval_that_excludes_zero_is_called_better_or_worse():
     scores = {"base": {"a": [10, 10, 10], "b": [10, 10, 10]}, "worse": {"a": [8, 8.2, 7.8], "b": [8, 8.2, 7.8]}}
     said = sentences(against_baseline(made(scores), by_cell(rows_of(scores)), None))
@@ -116,6 +130,16 @@ def test_what_is_chosen_on_select_without_a_seed_is_held_against_the_baseline_at
     (again,) = sentences(chosen_on_val(study, by_score, clear, None)[1])
     assert again.endswith("choose (`x` each time) shows no difference to `base` (+2.00 [-0.48, +4.48], n = 3).")
     assert f"Chosen on val:\n\n- {said[0]}\n- For each seed, the arm" in as_markdown(study, rows)
+
+
+def test_where_a_checkpoint_is_chosen_the_spread_is_the_pairs_own():
+    scores = {"base": {"a": [10, 12, 14]}, "x": {"a": [11, 13, 16]}, "y": {"a": [9, 12, 12]}, "z": {"a": [20, 23, 29]}}
+    arms = {**dict.fromkeys(scores, {}), "z": "random:resnet18#{seed}"}
+    study = made(scores, score=Score(suite="made", tasks=["a"]), arms=arms)
+    val = by_cell(rows_of(scores, val={"base": 50.0, "x": 51.0, "y": 52.0, "z": 60.0}), "val")
+    (one,) = chosen_on_val(study, by_cell(rows_of(scores)), val, None)[1]
+    chosen, base = (dict(enumerate(scores[arm]["a"])) for arm in ("z", "base"))
+    assert one.interval == paired_difference(chosen, base, (None, None))
 
 
 def test_nothing_is_chosen_on_select_before_all_arms_are_done_and_no_arm_where_the_baseline_is_best():
@@ -179,6 +203,14 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     assert "No claim was named beforehand: every comparison below is exploratory." in as_markdown(made(scores), rows)
 
 
+def test_a_claim_is_about_its_own_seeds():
+    scores = {"base": {"a": [10, 10, 10, 10]}, "x": {"a": [11, 12, 13, 90]}}
+    claims, score = [{"arms": ["x", "base"], "seeds": [0, 1, 2]}], Score(suite="made", tasks=["a"])
+    study = made(scores, score=score, seeds=[0, 1, 2, 3], claims=claims)
+    (one,) = claimed(study, by_cell(rows_of(scores, seconds=[0] * 4)), None)
+    assert (one.value, one.seeds, one.awaited) == (2.0, 3, 0)
+
+
 def test_a_difference_of_means_is_shown_task_by_task_and_without_the_task_that_adds_the_most_to_it():
     scores = {"base": {"a": [10, 10, 10], "b": [10, 10, 10], "c": [10, 10, 10]}}
     scores["x"] = {"a": [11, 12, 13], "b": [18, 19, 20], "c": [9, 9, 9]}  # +2, +9, -1
@@ -220,6 +252,16 @@ def test_claims_hold_or_not_among_all_that_were_named():
     claims = [{"arms": ["x", "base"]}, {"arms": ["x", "base"], "metric": "a"}, {"arms": ["same", "base"]}]
     twice = as_markdown(made(scores, claims=claims, score=Score(suite="made", tasks=["a"])), rows)
     assert twice.count("does not hold among 3") == 2 and "`same` against `base`: +3.00, no verdict" in twice
+
+
+def test_a_claim_that_waits_counts_as_if_it_were_wrong():
+    scores = {"base": {"a": [0, 1, 2, 3]}, "x": {"a": [2.1, 4, 5.9, 6]}, "y": {"a": [10, 11.1, 12.2]}}
+    claims, score = [{"arms": [arm, "base"]} for arm in "xy"], Score(suite="made", tasks=["a"])
+    study = made(scores, score=score, seeds=[0, 1, 2, 3], claims=claims)
+    done, waits = claimed(study, by_cell(rows_of(scores, seconds=[0] * 4)), None)
+    assert waits.interval is not None and waits.awaited == 1  # three seeds would do for an interval
+    first, second = adjusted_claims([done, waits])
+    assert (first.adjusted, second.adjusted) == (pytest.approx(2 * done.interval.p), 1.0)
 
 
 @pytest.mark.parametrize(

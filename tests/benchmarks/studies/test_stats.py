@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import bartlett
 
 from kdep_benchmarks.studies.stats import alike, paired_difference, pooled
 
@@ -38,6 +39,15 @@ def test_arms_that_spread_differently_are_not_pooled():
     assert not alike([wide, narrow, narrow]) and alike([[1, 2, 3], [1, 3, 2.5], [4, 4.5, 6]])
     assert pooled({"a": by_seed(*wide), "b": by_seed(*narrow), "c": by_seed(*narrow)}) is None
     assert paired_difference(by_seed(*wide), by_seed(*narrow), (None, None)).high > 25
+
+
+def test_spreads_are_alike_by_bartletts_test():
+    random, told = np.random.default_rng(0), []
+    for _ in range(300):
+        arms = [(random.normal(size=3) * scale).tolist() for scale in (1, 1, 12)]
+        told.append(bartlett(*arms).pvalue < 0.01)
+        assert alike(arms) != told[-1]
+    assert 30 < sum(told) < 270
 
 
 def test_nothing_is_pooled_where_there_is_nothing_to_pool():

@@ -8,10 +8,12 @@ import pytest
 
 from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
+from kdep_benchmarks.answers.resample import image_variance
 from kdep_benchmarks.answers.store import area_answers, class_answers
 from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.verdicts.compare import WHAT_IT_COVERS, add_arguments, compare, run
-from kdep_benchmarks.verdicts.difference import difference, holm, run_spread, student
+from kdep_benchmarks.verdicts.difference import AVERAGED, difference, difference_of, holm, run_spread, student
+from kdep_benchmarks.verdicts.intervals import t_quantile_of
 from kdep_benchmarks.verdicts.pairs import left_out
 from tests.helpers.made_results import Answered, failure, result
 
@@ -27,6 +29,10 @@ def compared(made, *names, **others):
     return compare(made.results, *(names or ("A", "B")), read=made.read, **others)
 
 
+def half(interval):
+    return (interval.high - interval.low) / 2
+
+
 def test_an_interval_over_images_is_that_of_the_paired_answers_worked_out_by_hand():
     # Of 200 images A alone has 30 right and B alone 10: 10 points. The differences have the mean 0.1 and the variance
     # 0.2 - 0.01, so a standard error of sqrt(0.19 / 199); one more discordant image adds 1 / 200^2.
@@ -34,7 +40,7 @@ def test_an_interval_over_images_is_that_of_the_paired_answers_worked_out_by_han
     one = compared(made, task="x-linear")[0]
     error = 100 * (0.19 / 199 + 1 / 200**2) ** 0.5
     assert one.interval.value == pytest.approx(10.0)
-    assert (one.interval.high - one.interval.low) / 2 == pytest.approx(1.972 * error, rel=0.05)  # t of 199
+    assert half(one.interval) == pytest.approx(1.972 * error, rel=0.05)  # t of 199
     assert one.sentence.startswith("A is better than B on x-linear by 10.00 [") and "(200 images)." in one.sentence
     swapped = compared(made, "B", "A", task="x-linear")[0]
     assert swapped.verdict == "worse" and swapped.sentence == one.sentence
@@ -62,6 +68,24 @@ def test_more_seeds_of_a_probe_are_no_more_evidence():
     assert once.verdict == "no difference" and "(200 images)." in once.sentence
 
 
+@pytest.mark.parametrize("kind", ["knn", "linear", "dense-knn", "dense-linear", "box"])
+def test_seeds_of_no_kind_of_probe_are_counted_as_runs(kind):
+    # By its seeds the first side would spread by 5 points.
+    *many, one = (class_answers(1 - right(count), np.zeros(200, int)) for count in (90, 110, 100, 80))
+    found, mean = difference(many, [one], "top1", kind), difference(many[2:], [one], "top1", kind)
+    assert kind in AVERAGED and found.value == pytest.approx(mean.value) and half(found) < 1.2 * half(mean)
+
+
+def test_one_more_image_is_shared_by_the_runs_of_the_side_that_has_fewer():
+    # Equal runs and no image that differs: only the image that might, on one run of the side that has one.
+    three, one = np.full(3, 50.0), np.full(1, 50.0)
+    draws = {len(side): np.full((len(side), 9), 50.0) for side in (three, one)}
+    found = difference_of([three, one], [draws[3], draws[1]], "top1", "finetune", 100)
+    assert half(found) == pytest.approx(t_quantile_of(99) * 1.0)
+    both = difference_of([three] * 2, [draws[3]] * 2, "top1", "finetune", 100)
+    assert half(both) == pytest.approx(t_quantile_of(99) * 3**-0.5)
+
+
 def test_runs_of_a_training_are_an_uncertainty_of_their_own():
     random = np.random.default_rng(0)
     images = random.random(2000) < 0.6
@@ -80,6 +104,18 @@ def test_the_variance_of_runs_is_less_what_their_images_explain():
     assert spread.variance == pytest.approx((8 - 2 * 1.01) / 2) and spread.uncertainty == pytest.approx(4**2)
     assert run_spread(np.array([50.0]), np.array([[51.0, 49.0]]), images=101).variance == 0
     assert run_spread(np.array([50.0, 50.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101).variance == 0
+
+
+def test_the_degrees_of_freedom_of_runs_are_satterthwaites():
+    random = np.random.default_rng(0)
+    scores = [np.array([50.0, 54.0, 58.0]), np.array([40.0, 41.0, 42.0])]
+    resamples = [own[:, None] + random.normal(0, 1, (3, 400)) for own in scores]
+    images = image_variance(resamples[0].mean(0) - resamples[1].mean(0), 101)
+    spreads = [run_spread(own, draws, 101) for own, draws in zip(scores, resamples, strict=True)]
+    variance = images + sum(one.variance for one in spreads)
+    freedom = variance**2 / (images**2 / 100 + sum(one.uncertainty for one in spreads))
+    found = difference_of(scores, resamples, "mIoU", "segment", 101)
+    assert 2 < freedom < 5 and half(found) == pytest.approx(t_quantile_of(freedom) * variance**0.5)
 
 
 def test_students_interval_is_that_of_any_table():
@@ -115,6 +151,12 @@ def test_where_answers_cannot_tell_no_difference_is_called():
     perfect = area_answers(np.array([[[5, 5], [5, 5], [5, 5]]] * 300))
     nothing = area_answers(np.array([[[0, 0], [5, 5], [5, 5]]] * 300))
     assert difference([perfect], [nothing], "mIoU", "segment").verdict == "better"
+
+
+def test_where_no_resample_differs_one_image_might():
+    perfect, nothing = (area_answers(np.array([[[found] * 2, [5, 5], [5, 5]]] * 50)) for found in (5, 0))
+    one = difference([perfect], [nothing], "mIoU", "segment")
+    assert one.value == 100 and half(one) == pytest.approx(t_quantile_of(np.inf) * 2)  # one of 50 images
 
 
 def test_holm_multiplies_by_what_is_left():
@@ -264,6 +306,13 @@ def test_a_checkpoint_is_found_by_name_or_digits_and_never_guessed():
         compared(made, "beef", "beefbe")
     assert "A (41000000) is 0.50 above A (beefbeef)" in compared(made, "41000000", "beef")[-1].sentence
     assert compared(made, "A (41000000)", "A (beefbeef)") == compared(made, "41000000", "beef")
+
+
+def test_three_digits_of_a_sha256_name_nobody():
+    made = Answered().add("A", "x-linear", right(9)).add("B", "x-linear", right(8))
+    with pytest.raises(ValueError, match="410: no finished result of such a checkpoint"):
+        compared(made, "410", "B")
+    assert compared(made, "4100", "B") == compared(made)
 
 
 def test_a_checkpoint_is_found_by_what_transfer_took(tmp_path):

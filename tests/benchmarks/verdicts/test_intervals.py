@@ -60,6 +60,15 @@ def test_columns_of_one_data_set_are_drawn_together_and_rows_by_themselves():
     assert np.array(six) == pytest.approx(np.array([[7 / 6, 7 / 6], [11 / 6, 11 / 6]]), abs=0.01)
 
 
+def test_columns_of_one_data_set_share_a_draw_wherever_they_stand():
+    # Six columns of one data set turn at once; those of five other sets are certain.
+    scores, halves = np.zeros((2, 11)), np.ones((2, 11))
+    scores[0, 6:], halves[:, 6:] = 50.0, 1e-6
+    average, groups = np.array([14.0, 19.0]) / 11, np.array([0] * 6 + [1, 2, 3, 4, 5])
+    low, high = rank_intervals(average, scores, halves, groups, draws=20_000)
+    assert [low[0], high[0]] == [1, pytest.approx(17 / 11, abs=0.01)]
+
+
 def test_equal_probes_are_called_different_5_times_in_100_and_by_their_seeds_alone_eight_times_as_often():
     found = false_alarms("probe", 150, 3, cases=300, draws=200, seed=1)
     assert 2 <= found["percent"] <= 8 and found["over_seeds"] > 30  # two standard errors at 300 cases: 2.5 points
