@@ -24,6 +24,7 @@ from kdep_benchmarks.tasks import classify, features, finetune
 from kdep_benchmarks.tasks.classify import (
     Data,
     accuracy,
+    best_on_val,
     gives_up,
     probe_knn,
     probe_linear,
@@ -31,7 +32,7 @@ from kdep_benchmarks.tasks.classify import (
     run_knn,
     run_linear,
 )
-from kdep_benchmarks.tasks.features import cache_key, centre, extract, feature_folder, frozen, frozen_features
+from kdep_benchmarks.tasks.features import as_input, cache_key, centre, extract, feature_folder, frozen, frozen_features
 from kdep_benchmarks.tasks.settings import Finetune, Knn, Pixels, read_settings
 from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import Trainings
@@ -98,6 +99,19 @@ def test_the_score_is_that_of_the_tap_chosen_on_select(checkpoint, colours, tmp_
         "top1_post": pytest.approx(100 / 3),
     }
     assert answered(outcome.answers)["top1"] == pytest.approx(100 / 3)  # those of the tap that was chosen
+
+
+def test_of_equally_good_taps_the_one_with_the_lower_cross_entropy_is_chosen(
+    checkpoint, colours, tmp_path, monkeypatch
+):
+    loss = iter([2.0, 1.0])  # before the activation, then after it
+    truth = torch.arange(3).repeat_interleave(5)
+    monkeypatch.setattr(classify, "probe_linear", lambda *a, **k: classify.Probed(80.0, next(loss), truth, {}))
+    assert measure(run_linear, checkpoint, colours, tmp_path).chosen["tap"] == "post"
+
+
+def test_of_equal_top1_on_val_the_lower_cross_entropy_is_chosen():
+    assert best_on_val([50.0, 60.0, 60.0, 40.0], [0.1, 3.0, 2.0, 0.2]) == 2
 
 
 def test_an_image_goes_through_the_network_once_for_all_probes_of_a_checkpoint(
@@ -217,6 +231,19 @@ def test_the_short_side_is_resized_and_the_middle_kept():
     assert centre(Image.fromarray(pixels), size=20, resize=20)[0, 10].tolist()[:3] == [0, 0, 0]
 
 
+def test_the_middle_is_kept_of_tall_images_too_and_sides_are_rounded():
+    pixels = np.zeros((80, 40, 3), np.uint8)
+    pixels[28:52] = 200
+    assert (centre(Image.fromarray(pixels), size=10, resize=20) == 200).all()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 39, 3), np.uint8))  # 39 / 2 becomes 20
+    expected = np.asarray(image.resize((20, 10), Image.Resampling.BILINEAR).crop((5, 0, 15, 10))).transpose(2, 0, 1)
+    assert np.array_equal(centre(image, size=10, resize=10), expected)
+
+
+def test_white_is_1():
+    assert as_input(torch.tensor([0, 51, 255], dtype=torch.uint8), CPU).tolist() == pytest.approx([0, 0.2, 1])
+
+
 def test_an_image_that_cannot_be_read_stops_the_extraction_by_name(checkpoint, colours, tmp_path):
     for file in colours.root.rglob("*.png"):
         copy = tmp_path / file.relative_to(colours.root)
@@ -331,6 +358,11 @@ def test_the_speed_of_finetuning_is_that_of_its_training(checkpoint, colours, tm
     clock(monkeypatch, finetune, 0.0, 1.5, 100.0, 102.5, 200.0)  # saving its state is no training
     settings = QUICK | {"epochs": 2, "batch_size": 10, "lr": 0.01}
     assert measure(run_finetune, checkpoint, colours, tmp_path, **settings).cost == {"images_per_second": 15.0}
+
+
+def test_warm_up_takes_half_of_the_epochs_at_most():
+    warm = [finetune.as_optim(Finetune(epochs=n), (0.1, 0.0), images=9).warmup_epochs for n in (1, 2, 30)]
+    assert warm == [0.5, 1, 1]
 
 
 GRID = QUICK | {"lr": [1e-7, 0.02], "optimizer": "sgd"}  # 2 x 9 steps on train, 9 on train and val
@@ -478,6 +510,32 @@ def test_finetuning_trains_the_backbone_and_its_batchnorm(checkpoint, colours):
     assert all(not torch.equal(after[n], t) for n, t in checkpoint.weights.items() if t.ndim == 4 or "running" in n)
 
 
+def test_parts_of_a_batch_add_up_to_its_gradient_whatever_their_sizes(colours):
+    images, found = open_split(colours, "train"), []
+    for accumulate in (1, 3):  # 8 images in parts of 3, 3 and 2
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3))
+        settings = Finetune(size=32, epochs=2, batch_size=8, accumulate=accumulate, precision="float32")
+        finetune.train(model, images, np.arange(30), settings, (0.5, 0.0), seed=0, device=CPU)
+        found.append(model[-1].weight.detach())
+    assert torch.allclose(*found, atol=1e-6)
+
+
+def test_the_seed_draws_the_order_and_the_views_of_finetuning(colours, monkeypatch):
+    model, images, seen = torch.nn.Linear(2, 3), open_split(colours, "train"), []
+
+    def stop(views, batches, **_):
+        seen.append((views.seed, list(batches)))
+        raise InterruptedError
+
+    monkeypatch.setattr(finetune, "load", stop)
+    settings = Finetune(size=32, epochs=1, batch_size=8)
+    for seed in (0, 1, 1):
+        with pytest.raises(InterruptedError):
+            finetune.train(model, images, np.arange(30), settings, (0.1, 0.0), seed=seed, device=CPU)
+    assert [seed for seed, _ in seen] == [0, 1, 1] and seen[1][1] == seen[2][1] != seen[0][1]
+
+
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_finetuning_beside_a_gpu_decodes_ahead_in_pinned_memory(checkpoint, colours, monkeypatch, kind):
     asked = []
@@ -500,6 +558,16 @@ def test_select_is_scored_by_fit_alone_and_score_by_fit_and_select(checkpoint, c
     for final in (False, True):
         finetune.train_and_predict(checkpoint, splits, Finetune(size=32), (0.1, 0.0), final=final, seed=0, device=CPU)
     assert seen == [splits.train.tolist(), list(range(30))]
+
+
+@pytest.mark.parametrize("tap", ["pre", "post"])
+def test_finetuning_is_behind_the_last_activation_whatever_the_tap_of_the_checkpoint(
+    checkpoint, colours, monkeypatch, tap
+):
+    splits, taps, own = open_splits(colours, seed=0), [], dataclasses.replace(checkpoint, tap=tap)
+    monkeypatch.setattr(finetune, "train", lambda model, *_a, **_k: taps.append(model[0].tap))
+    finetune.train_and_predict(own, splits, Finetune(size=32), (0.1, 0.0), final=True, seed=0, device=CPU)
+    assert taps == ["post"]
 
 
 def test_scores_of_a_trained_network_do_not_depend_on_the_batch(checkpoint, colours):

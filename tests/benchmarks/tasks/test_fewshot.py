@@ -132,6 +132,21 @@ def test_the_tap_is_the_better_one_on_select_in_the_mean(checkpoint, colours, tm
     assert outcome.metrics == {"top1": 20.0, "top1_macro": 50.0, "top1_pre": 90.0, "top1_post": 20.0}
 
 
+def test_of_equally_good_taps_the_one_with_the_lower_cross_entropy_in_the_mean_is_chosen(
+    checkpoint,  # noqa: F811
+    colours,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    loss = iter([2.0] * 5 + [1.0] * 5)  # five draws before the activation, then five after it
+
+    def probe(data, positions, truth, **_):
+        return fewshot.Drawn(70.0, next(loss), truth, {"top1": 50.0, "top1_macro": 50.0}, 1.0, False)
+
+    monkeypatch.setattr(fewshot, "probe_draw", probe)
+    assert measure(run_fewshot, checkpoint, colours, tmp_path, share=0.5).chosen["tap"] == "post"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -168,6 +168,13 @@ def test_axes_have_the_variances_that_they_say_and_no_correlation(kept, monkeypa
     assert torch.allclose(turned.gradient(slopes), labels.double()[None] @ z)
 
 
+def test_axes_of_few_images_have_the_variances_that_they_say():
+    x = torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    axes = find_axes(images(x, torch.zeros(20, dtype=torch.long), block=7))
+    turned = (x.double() - axes.mean) @ axes.basis
+    assert len(axes.variances) == 19 and torch.allclose(turned.var(0, correction=0), axes.variances)
+
+
 def test_features_too_large_to_rotate_give_the_same_solutions(monkeypatch):
     x, labels = made(seed=11)
     monkeypatch.setattr(kdep_benchmarks.tasks.linear, "SMALL", 0)

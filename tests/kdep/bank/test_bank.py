@@ -14,7 +14,7 @@ from kdep.bank import prepare as targets
 from kdep.bank import write as target_writer
 from kdep.bank.file import Description
 from kdep.bank.prepare import describe
-from kdep.bank.read import Bank, decode, encode, share_of
+from kdep.bank.read import HEADROOM, Bank, decode, encode, share_of
 from kdep.cli import main
 from kdep.config import load_config
 from kdep.data.loading.order import Order
@@ -73,6 +73,14 @@ def count_images(monkeypatch):
 
     monkeypatch.setattr(targets, "open_teacher", opened)
     return seen
+
+
+def damage(path, files, change):
+    """Change stored targets as if the teacher had computed them so."""
+    for file in path.glob(files):
+        np.save(file, change(np.load(file)))
+        hashes.note_hash(file, file)
+    hashes.seal(path)
 
 
 def losses(config):
@@ -280,13 +288,23 @@ def test_another_bank_is_refused_and_the_difference_named(banked):
 
 def test_a_damaged_entry_is_found_by_the_live_teacher(banked):
     path = targets.build(banked())
-    for file in path.glob("view*/*.npy"):
-        np.save(file, np.roll(np.load(file), 1, axis=0))
-        hashes.note_hash(file, file)
-    hashes.seal(path)  # as if the teacher had computed them so
+    damage(path, "view*/*.npy", lambda rows: np.roll(rows, 1, axis=0))
     with pytest.raises(ValueError, match=r"view \d of class.*jpg is stored .* % off"):
         targets.build(banked())
     targets.build(banked("bank.check=0"))
+
+
+def test_a_damaged_entry_of_any_view_is_found(banked):
+    damage(targets.build(banked()), "view001/*.npy", lambda rows: np.roll(rows, 1, axis=0))
+    with pytest.raises(ValueError, match=r"view 1 of class.*jpg is stored .* % off"):
+        targets.build(banked("bank.check=64"))
+
+
+def test_targets_a_tenth_too_large_are_found(banked):
+    path = targets.build(banked("optim.epochs=1"))
+    damage(path, "view*/*.npy", lambda rows: (rows.astype(np.float32) * 1.1).astype(np.float16))
+    with pytest.raises(ValueError, match=r"is stored (9|1\d)\.\d % off"):
+        targets.build(banked("optim.epochs=1"))
 
 
 def test_a_finished_bank_serves_without_its_teacher_and_an_unfinished_one_does_not(banked, tmp_path, caplog):
@@ -489,6 +507,12 @@ def test_integer_codes_by_hand():
     linear = encode(values, "int8_linear", peaks)
     assert linear[0].tolist() == [127, -16, 0, 127]
     assert decode(torch.from_numpy(linear[:1]), "int8_linear", peaks)[0, 1] == pytest.approx(-16 / 127)
+
+
+def test_codes_reach_a_quarter_beyond_the_largest_value_of_the_first_view(banked):
+    bank = Bank(targets.build(banked("optim.epochs=1")))
+    largest = bank.rows(range(128), 0).abs().amax(0)
+    assert HEADROOM == 1.25 and torch.allclose(bank.peaks, 1.25 * largest, rtol=2e-3)
 
 
 @pytest.mark.parametrize("code", ["int8", "int8_linear"])

@@ -61,6 +61,13 @@ def test_values_of_another_network_are_refused_at_the_stage_where_they_differ():
         audit(student, "torchvision", weights=weights)
 
 
+def test_the_difference_of_an_audit_is_that_of_its_worst_stage():
+    student, name = scrambled("resnet18"), "layer4.1.bn2.bias"
+    weights = changed(student.weights, name, student.weights[name] * (1 + 1e-5))
+    found = audit(student, "torchvision", weights=weights)
+    assert found.stages["layer1"] < found.stages["layer4"] == found.max_difference
+
+
 @pytest.mark.parametrize("name", ["bn1.running_var", "layer4.1.bn2.num_batches_tracked"])
 def test_a_missing_tensor_is_named(name):
     student = scrambled("resnet18")

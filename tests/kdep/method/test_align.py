@@ -58,6 +58,12 @@ def test_channel_selection_takes_the_channels_of_largest_variance():
     assert torch.allclose(found, (features - features.mean(0))[:, [1, 3]], atol=1e-5)
 
 
+def test_selected_channels_stay_in_the_teachers_order():
+    features = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([3, 1.0, 0.1, 5])
+    found = target_of(features, 2, "top_variance")(features)
+    assert torch.allclose(found, (features - features.mean(0))[:, [0, 3]], atol=1e-5)
+
+
 def test_the_random_projection_is_orthonormal_and_always_the_same():
     one, other = (target_of(correlated(seed=seed), 8, "random").matrix for seed in (0, 1))
     assert torch.equal(one, other)

@@ -114,6 +114,12 @@ def test_numerical_rank_does_not_count_rounding_noise():
     assert numerical_rank(statistics_of(correlated())) == 24
 
 
+def test_numerical_rank_counts_deviations_above_the_width_times_float32_rounding():
+    eps = torch.finfo(torch.float32).eps
+    points = torch.tensor([1.0] * 98 + [200 * eps, 50 * eps]).double().diag()  # of 100 channels: above 100 eps
+    assert numerical_rank(statistics_of(torch.cat([points, -points]))) == 99
+
+
 def test_std_ratio_is_largest_over_smallest():
     assert std_ratio(torch.tensor([2.0, 8.0, 4.0])) == 4
     assert std_ratio(torch.tensor([2.0, 0.0])) == float("inf")

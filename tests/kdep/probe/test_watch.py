@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from kdep.config import differences
+from kdep.config import Probe, differences
 from kdep.files import read
 from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.models.student import open_student
 from kdep.pretrain import pretrain
-from kdep.probe.watch import Watch, knn, open_watch
+from kdep.probe import watch as watching
+from kdep.probe.labelled import read_masked
+from kdep.probe.watch import Watch, bank_positions, dense_knn, knn, open_watch
 from kdep.run.curves import PROBES
 
 
@@ -99,6 +101,17 @@ def test_positions_of_a_half_that_looks_different_are_told_apart(tiny, labelled)
     assert watch.scores(student)["probe_dense_knn"] < 25
 
 
+def test_dense_neighbours_do_not_depend_on_the_batch(tiny, labelled, monkeypatch):
+    student, device = open_student(tiny()).eval(), torch.device("cpu")
+    data = read_masked(labelled / "voc", size=64, most=99)
+    monkeypatch.setattr(watching, "POSITIONS", 100)  # of the 480 with a class
+    drawn = bank_positions(data)
+    with torch.no_grad():
+        whole = dense_knn(student, data, drawn, device)
+        monkeypatch.setattr(watching, "BATCH", 3)
+        assert dense_knn(student, data, drawn, device) == pytest.approx(whole)
+
+
 def scored(monkeypatch, by_step):
     """Looks that find given scores."""
     monkeypatch.setattr(Watch, "scores", lambda self, student: {"probe_knn": next(by_step)})
@@ -120,6 +133,14 @@ def test_patience_stops_the_run_and_exports_the_best_look_also_after_a_resume(ti
     killed = torch.load(pretrain(config), weights_only=True)
     assert fingerprint(killed["state_dict"]) == fingerprint(whole["state_dict"])
     assert len(log_of(config)) == 4 and log_of(config)[-1]["step"] == 8
+
+
+def test_a_higher_score_begins_the_count_of_looks_anew(tiny, labelled, monkeypatch):
+    student = open_student(tiny())
+    watch = Watch(Probe(data=labelled / "classes", every=1, patience=2), 32, torch.device("cpu"))
+    scored(monkeypatch, iter([10.0, 5.0, 30.0, 20.0, 25.0]))
+    stops = [bool(watch.look(student, step, 16 * step)) and watch.stops for step in range(1, 6)]
+    assert stops == [False, False, False, False, True] and watch.best.step == 3
 
 
 @pytest.mark.parametrize(

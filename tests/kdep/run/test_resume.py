@@ -8,10 +8,11 @@ import torch
 
 from kdep.config import load_config
 from kdep.files import read, save
+from kdep.method.loss import distill_loss
 from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.pretrain import pretrain
 from kdep.run.optim import make_optimizer
-from kdep.run.resume import load_optimizer
+from kdep.run.resume import Training, load_optimizer
 from tests.conftest import TINY
 
 
@@ -68,6 +69,29 @@ def test_a_killed_run_leaves_no_half_written_files(runs):
     assert list(runs[1].glob(".*.part")) == []
 
 
+def test_the_random_numbers_of_an_interrupted_run_go_on(tiny, monkeypatch):
+    """As of a student with dropout."""
+    drawn, left = [], [99]
+
+    def noted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        drawn.append(torch.rand(1).item())
+        return distill_loss(*arguments)
+
+    monkeypatch.setattr("kdep.pretrain.distill_loss", noted)
+    pretrain(tiny("name=whole", "optim.epochs=1", "log.trackers=[]"))
+    whole = drawn[:]
+    assert len(set(whole)) == 8
+    left[0] = 6  # saved at the fourth step
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny("name=halves", "optim.epochs=1", "log.trackers=[]"))
+    drawn.clear()
+    pretrain(tiny("name=halves", "optim.epochs=1", "log.trackers=[]"))
+    assert drawn == whole[4:]
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
 def test_an_optimizer_goes_on_as_if_it_had_not_stopped(tiny, tmp_path, name):
     config = tiny(f"optim.name={name}").optim
@@ -88,3 +112,13 @@ def test_an_optimizer_goes_on_as_if_it_had_not_stopped(tiny, tmp_path, name):
     load_optimizer(optimizer, read(tmp_path / "run.pt")["optimizer"])
     step(layer, optimizer, gradients[5:])
     assert torch.equal(layer.weight, whole.weight)
+
+
+@pytest.mark.parametrize(("clip", "moved"), [(None, [3.0, 4.0]), (0.5, [0.3, 0.4]), (9.0, [3.0, 4.0])])
+def test_a_gradient_keeps_its_direction_and_at_most_the_norm_that_is_given(clip, moved):
+    layer = torch.nn.Linear(2, 1, bias=False)
+    before = layer.weight.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    training = Training(layer, None, torch.optim.SGD(layer.parameters(), lr=9.0), scaler, torch.float32, {})
+    training.update(layer(torch.tensor([[3.0, 4.0]])).sum(), 1.0, clip=clip)
+    assert (before - layer.weight.detach())[0].tolist() == pytest.approx(moved, abs=1e-6)

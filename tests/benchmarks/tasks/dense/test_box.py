@@ -16,8 +16,19 @@ from kdep_benchmarks.data.readers.boxed import Box as TrueBox
 from kdep_benchmarks.data.readers.boxed import as_boxed_image
 from kdep_benchmarks.openmmlab.tasks.boxes import write_split
 from kdep_benchmarks.openmmlab.tasks.detect import average_precision as of_detectors
-from kdep_benchmarks.tasks.dense.box import as_coco, average_precision, detections, draw_val, mean_precision, run_box
-from kdep_benchmarks.tasks.dense.box_features import box_features, fewer_channels
+from kdep_benchmarks.tasks.dense import box
+from kdep_benchmarks.tasks.dense.box import (
+    as_coco,
+    average_precision,
+    class_metrics,
+    detections,
+    draw_val,
+    fit_classes,
+    fit_offsets,
+    mean_precision,
+    run_box,
+)
+from kdep_benchmarks.tasks.dense.box_features import Part, box_features, fewer_channels
 from kdep_benchmarks.tasks.dense.proposals import BACKGROUND, JITTERED, TRUE, iou, moved, offsets, propose
 from kdep_benchmarks.tasks.dense.readers import open_boxes
 from kdep_benchmarks.tasks.dense.ridge import ridge_path
@@ -147,6 +158,61 @@ def test_both_layouts_are_measured(tmp_path, layout):
     assert list(outcome.metrics) == ["AP", "AP50", "AP75", "mAP", "accuracy"]
     assert outcome.counts == {"train": 3, "val": 1, "test": 3}
     assert outcome.metrics["accuracy"] == 100 and outcome.metrics["AP"] > 10  # two flat colours
+
+
+def test_the_boxes_that_are_scored_are_moved_towards_the_objects(tmp_path, monkeypatch):
+    given, found = [], box.detections
+    monkeypatch.setattr(box, "detections", lambda *parts: given.append(parts) or found(*parts))
+    run(trees.voc(tmp_path), tmp_path / "work")
+    ((test, _, by),) = given
+    proposals = test.proposals
+    sizes = np.array([image.size for image in test.images])[proposals.image]
+    near, after = proposals.kind == JITTERED, moved(proposals.box, by, sizes)
+
+    def overlap(boxes):
+        return np.mean([iou(a[None], b[None])[0, 0] for a, b in zip(boxes[near], proposals.goal[near], strict=True)])
+
+    assert overlap(after) > overlap(proposals.box) + 0.02
+
+
+def noise(images=10, dim=400):
+    """Proposals of images with two objects each; the features say nothing of them, and are more than the proposals."""
+    boxes = [TrueBox((10.0, 10.0 + 40 * n, 50.0, 45.0 + 40 * n), n, False, 1400.0) for n in range(2)]
+    read = [as_boxed_image(Path(str(n)), n, (100, 100), boxes) for n in range(images)]
+    proposals, draw = propose(read, range(images), 2), torch.Generator().manual_seed(0)
+    whole, parts = (torch.randn(len(proposals.kind), dim, generator=draw).half() for _ in range(2))
+    return Part(2, read, proposals, whole, parts)
+
+
+def test_no_true_box_is_among_the_detections():
+    test = noise()
+    found = detections(test, torch.full((len(test.whole), 3), 0.3), np.zeros((len(test.whole), 4)))
+    true = {tuple(corners) for corners in test.proposals.box[test.proposals.kind == TRUE].tolist()}
+    boxes = [(x, y, x + w, y + h) for x, y, w, h in (one["bbox"] for one in found)]
+    assert boxes and not true & set(boxes)
+
+
+def test_val_takes_no_part_in_the_fits_by_which_penalties_are_chosen():
+    train = noise()
+    val = torch.from_numpy(train.proposals.image < 3)
+    assert fit_classes(train, path=(1e-4,), val=val, device=CPU)[2]["val_mAP"][0] < 90  # 100 of one that has seen val
+    assert fit_offsets(train, path=(1e-4,), val=val, device=CPU)[1]["offsets_explained"] < 50  # likewise
+
+
+def test_the_penalty_of_the_classes_is_chosen_on_true_boxes_and_background(monkeypatch):
+    train, asked = noise(), []
+    val = train.proposals.image < 3
+    monkeypatch.setattr(box, "mean_precision", lambda *given: asked.append(len(given[1])) or mean_precision(*given))
+    fit_classes(train, path=(0.1,), val=torch.from_numpy(val), device=CPU)
+    assert asked == [int((val & (train.proposals.kind != JITTERED)).sum())]
+
+
+def test_accuracy_is_of_the_class_whatever_the_background_scores():
+    test = noise()
+    scores = torch.zeros(len(test.whole), 3)
+    scores[:, 2] = 9.0
+    scores[torch.arange(len(scores)), torch.from_numpy(test.proposals.label)] += 1.0
+    assert class_metrics(test, scores)["accuracy"] == 100
 
 
 def proposed(objects, *, taken=None):

@@ -1,6 +1,7 @@
 """dense-linear and dense-knn against slow versions, and what they do with data that cannot be."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from kdep.models.backbones.taps import find_taps
 from kdep.probe.areas import segmentation_metrics
 from kdep.probe.neighbours import Memory
 from kdep.probe.positions import draw_positions
-from kdep_benchmarks.tasks.dense.mask_features import mask_features
+from kdep_benchmarks.tasks.dense.mask_features import MaskFeatures, mask_features, taken
 from kdep_benchmarks.tasks.dense.readers import open_masks
 from kdep_benchmarks.tasks.dense.score import count_areas
 from kdep_benchmarks.tasks.dense.segment import (
@@ -121,6 +122,12 @@ def test_features_are_the_networks_own_at_the_drawn_positions(tmp_path):
     assert found.train.shape == (256, 896) and found.labels.sum(1).numpy() == pytest.approx(1)
 
 
+def test_of_many_images_a_draw_from_all_of_them_takes_part():
+    some = taken(1000, 50)
+    assert some == sorted(set(some)) == taken(1000, 50) and len(some) == 50
+    assert some[0] < 100 and some[-1] > 900 and taken(3, 50) == [0, 1, 2]
+
+
 def test_the_path_chooses_on_val_and_refits_on_all(tmp_path):
     features = mask_features(
         trees.student(), trees.voc(tmp_path), DenseLinear(**SMALL), cache=tmp_path / "cache", device=CPU
@@ -133,6 +140,30 @@ def test_the_path_chooses_on_val_and_refits_on_all(tmp_path):
     (slow,) = fit_path(features.train.float(), features.labels, classes=3, penalties=[chosen["lambda"]])
     assert solution.objective == pytest.approx(slow.objective, rel=1e-4)
     assert len(features.image[val].unique()) == 1
+
+
+def noise(count=60, dim=80, classes=3):
+    """Positions of 10 images whose features say nothing of their classes, more features than positions."""
+    generator = torch.Generator().manual_seed(0)
+    labels = F.one_hot(torch.randint(classes, (count,), generator=generator), classes).float()
+    features = torch.randn(count, dim, generator=generator).half()
+    none = torch.zeros(0, dim)
+    image, weight = torch.arange(count) // 6, torch.ones(count)
+    return MaskFeatures(features, labels, image, weight, none, np.zeros((0, 2)), None, {}, {}, {})
+
+
+def test_val_takes_no_part_in_the_fit_by_which_the_penalty_is_chosen():
+    found = noise()
+    _, _, curves = fit_dense(found, path=(1e-4,), val=found.image < 4, device=CPU)
+    assert curves["val_mIoU"][0] < 60  # a fit that has seen val answers all of it
+
+
+def test_positions_of_val_count_as_often_as_they_stand_for():
+    found = noise()
+    heavy = replace(found, weight=torch.where(found.labels[:, 0] > 0, 100.0, 1.0))
+    val = found.image < 4
+    plain, weighed = (fit_dense(one, path=(1e-4,), val=val, device=CPU)[2]["val_mIoU"] for one in (found, heavy))
+    assert plain != weighed
 
 
 def test_neighbours_are_those_of_brute_force():

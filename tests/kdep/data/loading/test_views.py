@@ -20,6 +20,7 @@ from kdep.data.loading.views import (
     Batch,
     Threaded,
     Views,
+    _crop_box,
     load,
     mix,
     recolour,
@@ -87,6 +88,16 @@ def test_half_of_the_views_are_flipped():
     assert 75 < sum(rising) < 125
 
 
+def test_colours_do_not_depend_on_whether_views_are_flipped():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8))
+    for index in range(4):
+        one, other = (
+            view(image, Augmentation(8, flip=flip, jitter=0.4, lighting=0.1), seed=0, index=index, number=0)[1]
+            for flip in (True, False)
+        )
+        assert torch.equal(one, other)
+
+
 def test_crops_cover_the_shares_of_the_area_that_were_asked_for():
     # Red counts columns, green counts rows: what a crop spans can be read off its pixels.
     columns, rows = np.meshgrid(np.arange(200), np.arange(200))
@@ -98,6 +109,14 @@ def test_crops_cover_the_shares_of_the_area_that_were_asked_for():
         assert 0.7 < width / height < 1.4
         shares.append(width * height / 200**2)
     assert 0.18 < min(shares) < 0.25 and 0.55 < max(shares) < 0.62 and 0.36 < np.mean(shares) < 0.44
+
+
+def test_crops_are_as_often_wide_as_tall():
+    draw = np.random.default_rng(0)
+    boxes = np.array([_crop_box(draw, 1000, 1000, (0.1, 0.3)) for _ in range(4000)])
+    aspects = np.log((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))
+    # Uniform in +-log(4/3), a deviation of 0.166: 0.003 of the mean.
+    assert abs(aspects.mean()) < 0.01 and 0.28 < np.abs(aspects).max() < 0.3
 
 
 def test_an_epoch_shows_every_image_once_and_the_next_in_another_order():
@@ -291,6 +310,14 @@ def test_colour_noise_moves_along_the_principal_axes_of_rgb():
     found = recolour(images, torch.tensor([[1.0, 1, 1, 0.5, 0, 0]])).flatten() - 128 / 255
     # 0.5 * 0.2175 along (-0.5675, -0.5808, -0.5836), the first component of each row
     assert torch.allclose(found, 0.10875 * torch.tensor([-0.5675, -0.5808, -0.5836]), atol=1e-6)
+
+
+def test_colour_noise_alone_colours_too():
+    batch = Batch(torch.full((2, 3, 4, 4), 100, dtype=torch.uint8), torch.tensor([[1.0, 1, 1, 0.5, 0.2, 0.1]] * 2), [])
+    cpu = torch.device("cpu")
+    plain, lit = (make_pixels(Augmentation(4, lighting=value), cpu)(batch) for value in (0.0, 0.1))
+    assert torch.equal(plain, batch.images / 255) and torch.equal(lit, recolour(batch.images, batch.colour))
+    assert not torch.equal(plain, lit)
 
 
 def test_a_folder_is_searched_recursively_in_sorted_order(tmp_path):
