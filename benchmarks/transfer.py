@@ -83,6 +83,8 @@ class Request:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
+        if not self.checkpoints:
+            raise ValueError("no checkpoint to measure; name one at least, such as random:resnet18")
         if self.data is not None and self.suite is not None:
             raise ValueError(f"--data {self.data}: a folder takes the place of a suite; leave out --suite {self.suite}")
         if self.size is not None and self.data is None:

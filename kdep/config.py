@@ -386,7 +386,13 @@ def read_config(recipe: str | None, overrides: list[str]) -> Config:
     given = dict(change.split("=", 1) for change in changed if "=" in change)
     source = given.get("data.source", "").strip("\"'")
     if recipe in (None, "default") and "name" not in given and source:
-        student = given.get("student.arch", "resnet18").strip("\"'").rpartition(":")[2]
+        arch = given.get("student.arch", "resnet18").strip("\"'")
+        if Path(arch).suffix in (".pth", ".pt", ".safetensors"):
+            raise ValueError(
+                f"student.arch: {arch} is a file; expected timm's name of a network, such as resnet18; to start from "
+                f"its weights give student.weights={arch} too"
+            )
+        student = arch.rpartition(":")[2]
         changed.append(f"name={student}-{_name_of(source)}")
     return load_config(find("pretrain", recipe or "default"), changed)
 

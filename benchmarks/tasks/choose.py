@@ -10,6 +10,8 @@ from kdep_benchmarks.data.readers.classification import images_of
 from kdep_benchmarks.tasks.settings import check_settings
 from kdep_benchmarks.tasks.task import Task, load_suite, load_task
 
+# Names of splits that are no class in any case; those that are read are written in small letters.
+SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 FOLDER_KINDS = ("knn", "linear", "finetune")  # kinds that need no settings
 
 
@@ -101,6 +103,12 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
     expected = "expected train/CLASS/*.jpg and test/CLASS/*.jpg (or val/), or only CLASS/*.jpg"
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; {expected}")
+    if other := sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name.lower() in SPLITS and path.name not in ("train", "val", "test")
+    ):
+        raise ValueError(f"{folder}: has {other[0]}; {expected}, with these names in small letters")
     there = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
     if "train" in there and len(there) > 1:
         if "test" in there:

@@ -70,9 +70,17 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
 
 
 def split_size(spec: str) -> tuple[str, int | None]:
-    """Split NAME@128 into the name and the side to which the input is resampled."""
+    """Split NAME@128 into the name and the side to which the input is resampled.
+
+    Raises:
+        ValueError: a side below 16 pixels.
+    """
     head, _, size = spec.rpartition("@")
-    return (head, int(size)) if head and size.isdigit() else (spec, None)
+    if not head or not size.isdigit():
+        return spec, None
+    if int(size) < 16:
+        raise ValueError(f"{spec}: @{size} is the side in pixels to which the input is resampled; expected 16 or more")
+    return head, int(size)
 
 
 def file_of(spec: str) -> Path:

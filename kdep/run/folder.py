@@ -273,6 +273,9 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def _known_unreadable(self) -> set[str]:
+        """Images that training has skipped; before it begins they may have been repaired, and are tried again."""
+        if not self._bound.exists() and not self.checkpoint.exists():
+            self.unreadable_list.unlink(missing_ok=True)
         if not self.unreadable_list.exists():
             return set()
         lines = self.unreadable_list.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -371,6 +371,8 @@ def test_from_python_a_table_comes_back(world, measured, tmp_path):
         transfers.transfer(STUDENT, **own, jobs=0)
     with pytest.raises(ValueError, match="nothing to measure"):
         transfers.transfer(STUDENT, tasks=["dtd-knn"], data_root=tmp_path, results=tmp_path / "none")
+    with pytest.raises(ValueError, match="no checkpoint to measure"):
+        transfers.transfer([], **own)
     with pytest.raises(TypeError, match="data_rot"):
         transfers.transfer(STUDENT, data_rot=world)
 
@@ -424,6 +426,8 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
         ),
         (("train/a", "test/a"), ("--suite", "probe"), "a folder takes the place of a suite; leave out --suite probe"),
         (("train/a", "val/a"), (), "train has one class only (a)"),
+        (("Train/a", "Train/b", "Test/a", "Test/b"), (), "has Test; expected train/CLASS/*.jpg"),
+        (("training/a", "test/a"), (), "has training; expected train/CLASS/*.jpg"),
         (("train/a", "test/a"), ("--size", "8"), "size"),
     ],
 )

@@ -52,6 +52,11 @@ def test_a_folder_may_have_any_name(images, tmp_path, name, capsys):
         assert yaml.safe_load(said.partition("\n\n")[0])["data"]["source"] == given[1]
 
 
+def test_a_file_in_place_of_an_architecture_is_named_as_such():
+    with pytest.raises(ValueError, match=r"student.arch: a/b.pth is a file; .* give student.weights=a/b.pth too"):
+        read_config(None, ["data.source=photos", "student.arch=a/b.pth"])
+
+
 def test_importing_kdep_takes_no_time_and_an_unknown_name_lists_what_is_there():
     code = "import kdep, sys; assert not {'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -421,6 +421,23 @@ def test_more_unreadable_images_than_the_share_stop_the_run(tiny, photos, tmp_pa
         pretrain(config)
 
 
+def test_images_that_were_repaired_before_training_began_are_tried_again(tiny, photos, tmp_path):
+    keys = spoiled(photos, tmp_path / "list.txt", 3)
+    config = tiny(*keys)
+    with pytest.raises(ValueError, match="3 of 131 images are unreadable"):
+        pretrain(config)
+    assert len((folder(config) / "unreadable.txt").read_text().splitlines()) == 3
+    spoiled(photos, tmp_path / "list.txt", 0)
+    pretrain(config)
+    assert (folder(config) / "student.pth").is_file() and not (folder(config) / "unreadable.txt").exists()
+
+
+def test_a_list_whose_files_are_all_elsewhere_names_the_key_that_says_where_they_are(tiny, photos, tmp_path):
+    keys = spoiled(photos, tmp_path / "list.txt", 0)
+    with pytest.raises(ValueError, match=r"list.txt: .*jpg and the next 7 of its 128 files are not below .*data.root"):
+        pretrain(tiny(keys[0], keys[2]))
+
+
 def test_fewer_images_than_a_batch_are_refused(tiny):
     with pytest.raises(ValueError, match="128 images do not fill optim.batch_size=256"):
         pretrain(tiny("optim.batch_size=256"))

@@ -102,7 +102,8 @@ def bad_values(mask: MaskValues, pair: MaskedImage, split: MaskSplit) -> Iterato
     if wrong:
         shown = ", ".join(f"{value} ({count} pixels)" for value, count in list(wrong.items())[:3])
         more = " and more" if len(wrong) > 3 else ""
-        what = f"holds {shown}{more}; the classes are 0 to {split.highest}, and {IGNORED} is ignored"
+        lowest, ignored = (1, f"0 and {IGNORED} are") if split.zero_is_unlabelled else (0, f"{IGNORED} is")
+        what = f"holds {shown}{more}; the classes are {lowest} to {split.highest}, and {ignored} ignored"
         yield Finding("mask value out of range", where, what)
     elif set(mask.pixels) <= ({0, IGNORED} if split.zero_is_unlabelled else {IGNORED}):
         yield Finding("mask without a class", where, "every pixel is unlabelled", defect=False)

@@ -23,7 +23,7 @@ from kdep.data.sources.manifest import FILE, Fingerprint, check_folder, open_man
 from kdep.data.sources.names import Names, list_images
 from kdep.data.sources.root import data_root, located
 from kdep.data.sources.shards import open_shards
-from kdep.guard import Skipped, read_regular, refuse_bomb
+from kdep.guard import Skipped, printable, read_regular, refuse_bomb
 
 ADDRESSES = "a folder of images, a .txt list of paths, FILE.npz:SPLIT, manifest:FILE, wds:PATTERN or torchvision:NAME"
 
@@ -286,8 +286,19 @@ def _open(spec: str, root: Path | None) -> Source:
         names = read_list(path)
         if not names:
             raise ValueError(f"{path}: the list is empty")
+        _refuse_lost(path, names, root or path.parent)
         return Files(root or path.parent, names)
     raise ValueError(f"{spec}: not an image source; expected {ADDRESSES}")
+
+
+def _refuse_lost(path: Path, names: Sequence[str], root: Path) -> None:
+    """Raise a ValueError where the first files of a list are all missing, as they are below another folder."""
+    first = names[:8]
+    if not any((root / name).exists() for name in first):
+        raise ValueError(
+            f"{path}: {printable(first[0])} and the next {len(first) - 1} of its {len(names)} files are not below "
+            f"{root}; data.root names the folder to which the paths of a list are relative"
+        )
 
 
 def _listed(file: Path, root: Path | None) -> Source:

@@ -18,7 +18,7 @@ def make_own(entry: str) -> nn.Module:
     """Import the module and call the function.
 
     Raises:
-        ValueError: there is no such module or function, or the function does not return an nn.Module.
+        ValueError: there is no such module or function, or the function fails or does not return an nn.Module.
     """
     name, _, function = entry.removeprefix(PREFIX).partition(":")
     if not name or not function.isidentifier():
@@ -35,8 +35,11 @@ def make_own(entry: str) -> nn.Module:
     make = getattr(module, function, None)
     if not callable(make):
         raise ValueError(f"{entry}: {module.__file__} has no function {function}")
-    network = make()
+    try:
+        network = make()
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"{entry}: the function failed without arguments: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{entry}: returned a {type(network).__name__}, expected an nn.Module")
+        raise ValueError(f"{entry}: returned {type(network).__name__}, expected an nn.Module")
     network.pretrained_cfg = {**DEFAULTS, **getattr(network, "pretrained_cfg", {}), "architecture": entry}
     return network

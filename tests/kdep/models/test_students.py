@@ -55,6 +55,9 @@ def make():
 def vector():
     return nn.Sequential(*make(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
+def needy(width):
+    return nn.Linear(width, width)
+
 def number():
     return 7
 """
@@ -83,6 +86,12 @@ def test_an_own_module_is_teacher_and_student_and_its_student_opens_again(tiny, 
         assert (backbone(images) < 0).any() and isinstance(backbone.network[4], nn.Identity)
 
 
+@pytest.mark.parametrize("size", [0, 7, 15])
+def test_an_input_is_not_resampled_to_less_than_16_pixels(size):
+    with pytest.raises(ValueError, match=f"@{size} is the side in pixels .* expected 16 or more"):
+        open_checkpoint(f"random:test_resnet@{size}")
+
+
 def test_an_own_module_is_a_checkpoint_with_the_same_weights_each_time(own):
     one, other = open_checkpoint(own), open_checkpoint(own)
     assert one.sha256 == other.sha256 and one.arch == one.name == own
@@ -93,7 +102,8 @@ def test_an_own_module_is_a_checkpoint_with_the_same_weights_each_time(own):
     [
         ("python:no_such_module:make", r"cannot import no_such_module .*PYTHONPATH"),
         ("python:own_networks:missing", "own_networks.py has no function missing"),
-        ("python:own_networks:number", "returned a int, expected an nn.Module"),
+        ("python:own_networks:needy", "the function failed without arguments: TypeError: needy.. missing 1 required"),
+        ("python:own_networks:number", "returned int, expected an nn.Module"),
         ("python:own_networks", "expected python:package.module:function"),
         ("python:os:abort", "os is part of Python's standard library"),
     ],

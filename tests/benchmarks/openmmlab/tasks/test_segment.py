@@ -339,6 +339,11 @@ def test_masks_that_cannot_be_the_classes_are_refused(tmp_path):
     Image.fromarray(np.full((72, 80), 3, np.uint8)).save(mask)
     with pytest.raises(ValueError, match="train_1.png: mask value out of range: holds 3 .*; the classes are 0 to 2"):
         open_masks(dataset, "train")
+    ade = trees.ade20k(tmp_path / "ade")
+    first = ade.root / ade.files["train_masks"] / "1.png"
+    Image.fromarray(np.full((72, 80), 99, np.uint8)).save(first)
+    with pytest.raises(ValueError, match=r"holds 99 .*; the classes are 1 to \d+, and 0 and 255 are ignored"):
+        open_masks(ade, "train")
     Image.fromarray(np.zeros((72, 80, 3), np.uint8)).save(mask)
     with pytest.raises(ValueError, match="train_1.png: mask with colours: an image of mode RGB"):
         open_masks(dataset, "train")
