@@ -5,12 +5,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from kdep.settings import Name, PathText, Settings, Shares, validate
 from kdep.shipped import find
-from kdep.yaml_file import override, read_mapping
+from kdep.yaml_file import dump, override, read_mapping
 
 Tap = Literal["pre", "post", "before_head"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -418,7 +417,7 @@ def parse_config(content: dict[str, Any], source: str) -> Config:
 
 def as_yaml(config: Config) -> str:
     """Every key with its value, defaults included, in the order of the classes above."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump(config.model_dump(mode="json"))
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

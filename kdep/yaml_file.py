@@ -59,6 +59,18 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which also puts quotes around text that `_Loader` would read as a number, such as 1e-3."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def dump(content: dict[str, Any]) -> str:
+    """Write keys and values so that they read back as they are, in their order."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
+
+
 def parse(text: str) -> Any:
     """Read YAML with the rules of `_Loader`.
 

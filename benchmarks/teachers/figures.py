@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdep.method.statistics import Moments, Statistics, effective_rank, explained, finish, numerical_rank
+from kdep.method.statistics import Moments, Statistics, effective_rank, explained, finish, numerical_rank, ratio_or_none
 from kdep_benchmarks.teachers.geometry import class_distances, folds, knn_accuracy, nc1, participation_ratio
-from kdep_benchmarks.teachers.std_ratios import ratio_or_none
 
 SHOWN_WIDTH = 512  # the width whose std ratios the sheet shows, or the nearest one there is
 

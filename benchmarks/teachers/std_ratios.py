@@ -12,7 +12,7 @@ import torch
 
 from kdep.method.align import ALIGNERS
 from kdep.method.scale import SCALERS, make_scaler
-from kdep.method.statistics import Statistics, std_ratio
+from kdep.method.statistics import Statistics, ratio_or_none
 from kdep.method.target import Target
 
 # Std ratio after a scaler, from the ratio r before it and the scaler's options; a scaler that is not here has no law.
@@ -28,12 +28,6 @@ LAWS: dict[str, Callable[..., float]] = {
 def column_std(features: torch.Tensor) -> torch.Tensor:
     """Standard deviations (D,) float64 of the columns, over N as the statistics have them."""
     return torch.cat([part.double().std(0, correction=0) for part in features.split(256, dim=1)])
-
-
-def ratio_or_none(std: torch.Tensor) -> float | None:
-    """Std ratio; None where a channel is constant and there is none (JSON has no infinity)."""
-    ratio = std_ratio(std)
-    return ratio if ratio < float("inf") else None
 
 
 def options_of(scaler: str) -> dict[str, Any]:

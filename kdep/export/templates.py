@@ -3,7 +3,7 @@
 TIMM = """\
 import timm
 
-# Every tensor loads, or timm raises an error. num_classes=10 adds a classifier of 10 classes.
+# Every tensor loads, or timm raises an error. network.reset_classifier(10) adds a classifier of 10 classes afterwards.
 network = timm.create_model("local-dir:{path}", pretrained=True, num_classes=0)
 {untrained}transform = timm.data.create_transform(
     input_size=(3, {size}, {size}), mean={mean}, std={std}, is_training=False

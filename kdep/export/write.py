@@ -62,8 +62,9 @@ def _write_timm(checkpoint: Checkpoint, target: str, weights: StateDict, folder:
 
     # As bytes: given a path, safetensors raises an error of its own when the disk is full.
     content = safetensors.save(weights, metadata={"format": "pt"})
+    (folder / "config.json").unlink(missing_ok=True)  # of an earlier export: it must not describe these weights
     write_bytes(folder / "model.safetensors", content)
-    write_text(folder / "config.json", json.dumps(timm_config(checkpoint), indent=2) + "\n")
+    write_text(folder / "config.json", json.dumps(timm_config(checkpoint), indent=2, allow_nan=False) + "\n")
 
 
 def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -226,6 +226,12 @@ def std_ratio(std: torch.Tensor) -> float:
     return float(std.max() / std.min()) if float(std.min()) > 0 else float("inf")
 
 
+def ratio_or_none(std: torch.Tensor) -> float | None:
+    """Std ratio; None where a channel is constant and there is none (JSON has no infinity)."""
+    ratio = std_ratio(std)
+    return ratio if ratio < float("inf") else None
+
+
 def explained(statistics: Statistics, dim: int) -> float:
     """Return the share of the variance on the leading `dim` axes, in [0, 1]."""
     return float(statistics.variances[:dim].sum() / statistics.variances.sum())

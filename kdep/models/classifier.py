@@ -8,7 +8,7 @@ import torch
 from kdep.models.backbones.backbone import create_network
 from kdep.models.checkpoints import keras_resnet
 from kdep.models.checkpoints.foreign import read_weights
-from kdep.models.checkpoints.layouts import classifier_names, take_apart
+from kdep.models.checkpoints.layouts import beside_classifier, classifier_names, take_apart
 from kdep.models.checkpoints.timm_tags import network_file
 from kdep.models.weights import npm_tensors, published, pypi_tensors, split_size
 
@@ -44,6 +44,11 @@ def open_classifier(spec: str, *, arch: str | None = None) -> tuple[torch.Tensor
         raise ValueError(f"{spec}: {arch} has several classifiers; loss.name=logits learns from a network with one")
     if "clip" in architecture and "ft" not in tag.split("_"):
         raise ValueError(f"{spec}: the head of {arch} projects to text embeddings and has no classes")
+    if before := beside_classifier(arch, tensors):
+        raise ValueError(
+            f"{spec}: the head of {arch} has layers before its classifier ({before[0]}), and "
+            "loss.name=logits needs a linear one"
+        )
     # timm's own name, torchvision's of MobileNetV2, mmpretrain's.
     for name in (*classifier_names(arch), "fc", "classifier", "classifier.1", "head", "head.fc"):
         weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")

@@ -304,7 +304,9 @@ def _open_folder(folder: Path) -> Checkpoint:
     foreign = sorted(name for name in options if name not in SIZE_OPTIONS and options[name] != usual.get(name))
     if foreign:
         raise ValueError(f"{where}: model_args {', '.join(foreign)}: only plain networks are opened")
-    given = config.pretrained_cfg.model_dump(exclude_none=True)
+    given = config.pretrained_cfg.model_dump(exclude_none=True, exclude={"tag"})
+    if config.pretrained_cfg.tag and not arch.startswith(PREFIX):
+        refuse_other_activation(f"{arch.partition('.')[0]}.{config.pretrained_cfg.tag}")
     checkpoint = _open_content(read_weights(file), arch, source=str(folder), name=folder.name, config=given)
     return dataclasses.replace(checkpoint, **(config.kdep.model_dump() if config.kdep else {}))
 

@@ -9,8 +9,16 @@ from torch import nn
 
 from kdep.config import Config
 from kdep.data.loading.views import Views
-from kdep.method.statistics import Statistics, effective_rank, explained, numerical_rank, std_ratio
+from kdep.method.statistics import (
+    Statistics,
+    effective_rank,
+    explained,
+    numerical_rank,
+    ratio_or_none,
+    std_ratio,
+)
 from kdep.models.backbones.backbone import Backbone
+from kdep.models.backbones.taps import network_name
 from kdep.models.checkpoints.checkpoint import Checkpoint, fingerprint
 
 logger = logging.getLogger("kdep")
@@ -63,7 +71,7 @@ def as_checkpoint(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.network.state_dict().items()}
     return Checkpoint(
         name=config.name,
-        arch=config.student.arch,
+        arch=network_name(student.network),
         weights=weights,
         # Rounded: 0.485 in a float32 buffer reads as 0.48500001430511475.
         mean=tuple(round(value, 6) for value in student.mean.flatten().tolist()),
@@ -107,8 +115,8 @@ def teacher_provenance(config: Config, student: Backbone, statistics: Statistics
             "images": statistics.count,
             "numerical_rank": numerical_rank(statistics),
             "explained": explained(statistics, student.dim),
-            "std_ratio_channels": std_ratio(statistics.channel_variances.sqrt()),
-            "std_ratio_axes": std_ratio(std[: student.dim]),
+            "std_ratio_channels": ratio_or_none(statistics.channel_variances.sqrt()),
+            "std_ratio_axes": ratio_or_none(std[: student.dim]),
         },
     }
 

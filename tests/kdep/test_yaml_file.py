@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kdep.yaml_file import override, read_mapping
+from kdep.yaml_file import dump, override, read_mapping
 
 
 def read(path):
@@ -20,6 +20,15 @@ def test_the_keys_of_a_file(tmp_path):
 def test_a_number_with_an_exponent_is_a_number(tmp_path, text):
     (tmp_path / "a.yaml").write_text(f"a: {text}\nb: '{text}'\nc: x{text}")
     assert read(tmp_path / "a.yaml") == {"a": 0.0005, "b": text, "c": f"x{text}"}
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-3", "5E4", "1.5e3", "0.001", "1_000", "yes", "null", "2026-01-02", "a: b", "é", ""]
+)
+def test_what_is_dumped_reads_back_as_it_was(tmp_path, text):
+    content = {"b": text, "a": {"c": [text, 1e-7, 5, None, True]}}
+    (tmp_path / "a.yaml").write_text(dump(content))
+    assert read(tmp_path / "a.yaml") == content and list(read(tmp_path / "a.yaml")) == ["b", "a"]
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n"])

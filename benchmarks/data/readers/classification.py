@@ -73,7 +73,7 @@ def hash_of(content: bytes | Image.Image) -> bytes:
 
 def images_of(root: Path, classes: Sequence[str]) -> tuple[dict[str, list[Path]], list[Skipped]]:
     """Image files below the class folders of `root` by class, sorted, and what was skipped, which is logged."""
-    tree = walk_all([root / name for name in classes], is_image_name)
+    tree = walk_all([root / name for name in classes], is_image_name, hidden=False)
     if tree.skipped:
         LOG.warning("%s: %s", printable(root), skipped_line(tree.skipped))
     found: dict[str, list[Path]] = {name: [] for name in classes}

@@ -57,7 +57,7 @@ class MaskFolder:
             names = [line.strip() for line in read_utf8(self.listed).splitlines()]
         else:
             end = -len(self.image_suffix)
-            tree = walk(self.images, lambda name: name.endswith(self.image_suffix))
+            tree = walk(self.images, lambda name: name.endswith(self.image_suffix), hidden=False)  # as mmengine
             if tree.skipped:
                 raise ValueError(f"{self.images}: {skipped_line(tree.skipped)}; remove them, mmseg would follow them")
             names = sorted(str(Path(path).relative_to(self.images))[:end] for path in tree.files)

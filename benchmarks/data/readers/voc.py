@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
+from kdep.data.sources.names import is_image_name
 from kdep.guard import read_utf8
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.pictures import image_size
@@ -28,7 +29,9 @@ def read_voc(dataset: Dataset, role: str, classes: tuple[str, ...], _: bool) -> 
             if (year, name) in listed:
                 split.add("listed twice", where, f"{name}, as {listed[year, name]}")
             listed[year, name] = where
-            images, annotation = sorted((year / "JPEGImages").glob(f"{name}.*")), year / "Annotations" / f"{name}.xml"
+            there = sorted((year / "JPEGImages").glob(f"{name}.*"))  # with 0001.aug.jpg and 0001.txt beside 0001.jpg
+            images = [path for path in there if path.stem == Path(name).name and is_image_name(path.name)]
+            annotation = year / "Annotations" / f"{name}.xml"
             if not images:
                 split.add("image is missing", where, f"{year / 'JPEGImages' / name}.* is not there")
             if not annotation.is_file():

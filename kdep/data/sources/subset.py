@@ -17,7 +17,7 @@ def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: fl
         The number of images listed.
 
     Raises:
-        ValueError: fewer than one image of a class, images in no class folder, or a fraction that leaves no image.
+        ValueError: fewer than one image of a class, images in no class folder, or a fraction of less than one image.
     """
     if per_class is not None and per_class < 1:
         raise ValueError(f"--per-class {per_class}: expected 1 or more")
@@ -27,14 +27,14 @@ def write_subset(folder: Path, out: Path, *, per_class: int | None, fraction: fl
         classes.setdefault(Path(name).parts[0], []).append(name)
     if loose := [name for name in source.names if len(Path(name).parts) == 1]:
         raise ValueError(f"{folder}: {len(loose)} images are in no class folder (first {loose[0]}); move them into one")
+    if per_class is None and round(len(source.names) * float(fraction or 1.0)) < 1:
+        raise ValueError(f"--fraction {fraction}: leaves no image of the {len(source.names)} in {folder}")
     draw = np.random.Generator(np.random.Philox(seed))
     chosen: list[str] = []
     for label in sorted(classes):
         names = classes[label]
-        count = per_class if per_class is not None else round(len(names) * float(fraction or 1.0))
+        count = per_class if per_class is not None else max(1, round(len(names) * float(fraction or 1.0)))
         chosen += [names[i] for i in sorted(draw.permutation(len(names))[:count])]
-    if not chosen:
-        raise ValueError(f"--fraction {fraction}: leaves no image of the {len(source.names)} in {folder}")
     where = printable(Path(folder).name)
     header = f"# {len(chosen)} of {len(source.names)} images of {where}, seed {seed}, relative to that folder\n"
     write_text(out, header + "".join(f"{list_line(name)}\n" for name in chosen))

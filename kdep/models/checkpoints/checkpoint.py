@@ -101,8 +101,9 @@ class Exported(Stored):
 
 
 class TimmInput(Stored):
-    """The input in timm's config.json."""
+    """The input in timm's config.json, and the name of its weights."""
 
+    tag: Line | None = None
     mean: Rgb | None = None
     std: Deviations | None = None
     input_size: Annotated[tuple[Side, Side, Side], Field(strict=False)] | None = None

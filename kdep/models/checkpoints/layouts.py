@@ -7,10 +7,11 @@ tensors have the network's names and shapes. Where several do, known words decid
 name the prefix (FILE#PREFIX).
 """
 
+import functools
 import logging
 import string
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,23 @@ def classifier_names(arch: str) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def beside_classifier(arch: str, names: Iterable[str]) -> list[str]:
+    """Those tensors of a head that are no classifier's, such as the BatchNorm before one in LeViT, sorted."""
+    classifiers = classifier_names(arch)
+    modules = tuple(f"{name.rpartition('.')[0]}." for name in classifiers if "." in name)
+    own = tuple(f"{name}." for name in classifiers)
+    beside = [name for name in names if modules and name.startswith(modules) and not name.startswith(own)]
+    return sorted(set(beside) & _head_tensors(arch)) if beside else []
+
+
+@functools.lru_cache(maxsize=64)
+def _head_tensors(arch: str) -> frozenset[str]:
+    """Tensors of timm's network that the same network without classes lacks."""
+    with torch.device("meta"):
+        whole, bare = (timm.create_model(arch, **options).state_dict() for options in ({}, {"num_classes": 0}))
+    return frozenset(whole.keys() - bare.keys())
+
+
 def _wanted(network: nn.Module, arch: str) -> Wanted:
     own = network.state_dict()
     named = {**own, **(export_weights(arch, own, "torchvision") if arch in TORCHVISION_NAMES else {})}
@@ -173,7 +191,9 @@ def _without_heads(inside: StateDict, wanted: Wanted) -> StateDict:
     both.
     """
     classifiers = tuple(f"{name}." for name in wanted.classifiers)
-    kept = {name: t for name, t in inside.items() if name in wanted.shapes or not name.startswith(classifiers)}
+    unknown = [name for name in inside if name not in wanted.shapes]
+    heads = {*(name for name in unknown if name.startswith(classifiers)), *beside_classifier(wanted.arch, unknown)}
+    kept = {name: t for name, t in inside.items() if name not in heads}
     if wanted.own.keys() - _renamed(kept, wanted).keys():
         return kept
     # Without digits: layer5 beside layer4, or conv2 beside conv1, is part of a larger network and not a head.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
 from kdep_benchmarks.data.readers.masks import read_masks
 from tests.helpers import toolbox_trees as trees
@@ -67,6 +67,24 @@ def test_boxes_of_both_layouts_are_the_corners_that_were_drawn(tmp_path):
     assert first.boxes[:2].tolist() == coco.images[0].boxes.tolist() and first.ignored.tolist() == [False, False, True]
     assert without.boxes.shape == (0, 4) and last.boxes.tolist() == coco.images[2].boxes.tolist()
     assert voc.left_out == {"boxes_of_other_classes": 1} and voc.per_class == {"red": 2, "green": 2}
+
+
+def test_files_beside_an_image_are_not_taken_for_it(tmp_path):
+    dataset = trees.voc(tmp_path)
+    for extra in ("test_4.aug.jpg", "test_4.txt", "test_4.JPG.json", ".test_4.jpg"):
+        (tmp_path / "VOC2012" / "JPEGImages" / extra).write_bytes(b"something")
+    assert [one.path.name for one in read_boxes(dataset, "test").images] == [f"test_{n}.jpg" for n in (4, 5, 6)]
+    before = fingerprint(dataset)
+    image = tmp_path / "VOC2012" / "JPEGImages" / "test_4.jpg"
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert fingerprint(dataset) != before
+
+
+def test_a_hidden_image_is_read_by_nobody(tmp_path):
+    dataset = trees.ade20k(tmp_path)
+    names = [pair.image.name for pair in read_masks(dataset, "test").pairs]
+    (tmp_path / "images" / "test" / ".4.png").write_bytes((tmp_path / "images" / "test" / "4.png").read_bytes())
+    assert [pair.image.name for pair in read_masks(dataset, "test").pairs] == names
 
 
 def test_a_layout_that_has_no_masks_or_boxes_is_refused(tmp_path):

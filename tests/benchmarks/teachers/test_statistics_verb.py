@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from kdep.cli import main
-from kdep.method.statistics import Moments, finish
+from kdep.method.statistics import Moments, finish, ratio_or_none
 from kdep.models.backbones.backbone import build_backbone
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.tasks.settings import Pixels
@@ -144,8 +144,8 @@ def test_every_aligner_and_scaler_has_the_ratio_of_a_slow_version():
 
 
 def test_a_constant_channel_has_no_ratio():
-    assert std_ratios.ratio_or_none(torch.tensor([1.0, 0.0])) is None
-    assert std_ratios.ratio_or_none(torch.tensor([3.0, 2.0])) == 1.5
+    assert ratio_or_none(torch.tensor([1.0, 0.0])) is None
+    assert ratio_or_none(torch.tensor([3.0, 2.0])) == 1.5
 
 
 # Images and the pass

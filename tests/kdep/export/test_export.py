@@ -126,6 +126,10 @@ def test_a_folder_of_timms_own_opens_and_another_is_refused(tmp_path):
     (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "model_args": {"act_layer": "gelu"}}))
     with pytest.raises(ValueError, match="model_args act_layer: only plain networks are opened"):
         open_checkpoint(str(tmp_path / "own"))
+    clip = {"architecture": "vit_base_patch32_clip_224", "pretrained_cfg": {"tag": "openai"}}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(clip))
+    with pytest.raises(ValueError, match="vit_base_patch32_clip_224.openai: these weights were trained with QuickGELU"):
+        open_checkpoint(str(tmp_path / "own"))
     (tmp_path / "own" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="config.json: architecture is missing; not timm's format"):
         open_checkpoint(str(tmp_path / "own"))

@@ -416,6 +416,15 @@ def test_a_subset_is_seeded_and_its_views_are_those_of_its_own_numbering(photos)
     assert one.read(5).tobytes() == source.read(source.names.index(one.names[5])).tobytes()
 
 
+def test_a_share_of_a_folder_has_an_image_of_every_class(tmp_path):
+    for name, count in (("many", 40), ("few", 3)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / f"{number}.png")
+    assert write_subset(tmp_path / "images", tmp_path / "list.txt", per_class=None, fraction=0.1, seed=0) == 5
+    assert "few/" in (tmp_path / "list.txt").read_text()
+
+
 NAMES = [
     "a/1.png",
     "",

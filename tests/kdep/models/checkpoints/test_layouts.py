@@ -260,6 +260,15 @@ def test_the_head_of_an_architecture_that_is_its_own_is_kept(tmp_path):
         open_checkpoint(str(tmp_path / "w.pth"), arch="test_convnext")
 
 
+def test_batchnorm_before_a_classifier_is_left_out_and_its_logits_are_refused(tmp_path):
+    full = timm.create_model("efficientvit_m0").state_dict()
+    save(full, tmp_path / "w.pth")
+    checkpoint = open_checkpoint(str(tmp_path / "w.pth"), arch="efficientvit_m0")
+    assert {name.rpartition(".")[0] for name in full if name not in checkpoint.weights} == {"head.bn", "head.linear"}
+    with pytest.raises(ValueError, match=r"efficientvit_m0 has layers before its classifier \(head.bn.bias\)"):
+        open_classifier(str(tmp_path / "w.pth"), arch="efficientvit_m0")
+
+
 @pytest.mark.parametrize("layout", ["timm", "mmpretrain", "solo-learn", "robustness"])
 def test_the_classifier_beside_a_backbone_is_found(tmp_path, layout):
     save(LAYOUTS[layout][0], tmp_path / "w.pth")
