@@ -37,7 +37,9 @@ def standard_errors(answers: Answers, draws: int = DRAWS) -> dict[str, float]:
 def image_variance(values: np.ndarray, images: int) -> float:
     """Variance over resamples, for the variance over other images: a resample's is smaller by (N - 1) / N."""
     known = values[~np.isnan(values)]
-    return float(known.var()) * images / (images - 1) if len(known) > 1 else 0.0
+    if len(known) < 2 or known.min() == known.max():
+        return 0.0  # the variance of equal values may differ from 0 in the last bit
+    return float(known.var()) * images / (images - 1)
 
 
 def _all_resampled(answers: Answers, draws: int) -> dict[str, np.ndarray]:

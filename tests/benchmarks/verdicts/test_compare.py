@@ -60,6 +60,13 @@ def test_means_over_data_sets_are_corrected_among_themselves():
     assert alone.adjusted == pytest.approx(0.0351, abs=1e-4) and "(3 data sets)" in alone.sentence
 
 
+def test_rounding_of_equal_resamples_is_no_variance():
+    # mIoU of 83.33 on every image against 66.67: all resamples are equal, so one of 100 images may differ.
+    first, second = (area_answers(np.array([[[right, 5], [5, 5], [5, 5]]] * 100)) for right in (5, 4))
+    found = difference([first], [second], "mIoU", "segment")
+    assert (found.high - found.low) / 2 == pytest.approx(t_quantile_of(np.inf) * 1.0)
+
+
 def test_more_seeds_of_a_probe_are_no_more_evidence():
     first, second = right(120), right(118, start=12)  # 12 images of the one against 10 of the other
     once = compared(Answered().add("A", "x-linear", first).add("B", "x-linear", second), task="x-linear")[0]
