@@ -362,12 +362,12 @@ def fingerprint(dataset: Dataset, *, without: str = "") -> str:
 
 def _listed(split: Path) -> tuple[list[Path], list[Path]]:
     """Images of a VOC list, and their annotations and masks that exist."""
-    from kdep.data.sources.names import SUFFIXES  # here: it needs numpy, and the boards read this module without torch
+    from kdep.data.sources.names import is_image_name  # here, as in `_read_below`
 
     year = split.parents[2]
     names = [line.split()[0] for line in read_utf8(split).splitlines() if line.strip()]
     there = sorted(path for path in (year / "JPEGImages").glob("*") if not path.name.startswith("."))
-    found = {path.stem: path for path in there if path.suffix.lower() in SUFFIXES}
+    found = {path.stem: path for path in there if is_image_name(path.name)}
     labels = [year / masks_of(split) / f"{name}.png" for name in names]
     if split.parent.name != "Segmentation":
         labels += [year / "Annotations" / f"{name}.xml" for name in names]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.verdicts.intervals import mean
-from kdep_benchmarks.verdicts.ways import Way, describe_settings, way_of
+from kdep_benchmarks.verdicts.ways import Way, way_of
 
 if TYPE_CHECKING:
     from kdep.config import Config
@@ -40,7 +40,7 @@ def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence
     Rows of a run are of one student: the one here, or one of the published rows where that has more scores.
 
     Raises:
-        ValueError: scores of one task on different data, or of different settings, batches or precisions.
+        ValueError: scores of one task on different data, or of different batches or precisions.
     """
     finished, rows = [result for result in results if result.status == "ok"], []
     tasks = {task.name: task for task in load_tasks(study)}
@@ -63,11 +63,11 @@ def collect(study: Study, runs: Path, results: Iterable[Result], known: Sequence
 
 
 def refuse_several(ways: Sequence[Way]) -> None:
-    """Raise a ValueError where scores of one task on the same data are of several settings, batches or precisions."""
+    """Raise a ValueError where scores of one task, by its present settings on the same data, differ in how they ran."""
     several = sorted(set(ways), key=str)
     if len(several) < 2:
         return
-    said = "; ".join(describe_settings(way, several) or way.variant or "the full batch in float32" for way in several)
+    said = "; ".join(way.variant or "the full batch in float32" for way in several)
     raise ValueError(
         f"{several[0].task}: scored in several ways ({said}), and such scores are not comparable; score all students "
         "alike, in another --results folder"
@@ -93,10 +93,10 @@ def own_rows(
     scored = [result for result in finished if belongs(result, planned, sha256)]
     if sha256 is None and scored:  # published weights may change; the latest count
         sha256 = max(scored, key=lambda result: result.started).checkpoint.sha256
+    scored = [result for result in scored if result.checkpoint.sha256 == sha256]
     rows, spent, seeds = [], cost(runs / planned.name), study.score_seeds(planned)
     for task in study.tasks:
-        same = [result for result in scored if result.checkpoint.sha256 == sha256]
-        own = {result.seed: result for result in same if is_of(result, tasks[task])}
+        own = {result.seed: result for result in of_task(scored, tasks[task])}
         if set(seeds) <= set(own):
             cells = [own[seed] for seed in seeds]
             row = {
@@ -116,12 +116,12 @@ def own_rows(
     return rows
 
 
-def is_of(result: Result, task: "Task") -> bool:
-    """Is this a score of the task as it is now, by its protocol and settings?"""
+def of_task(results: Iterable[Result], task: "Task") -> list[Result]:
+    """The scores of a task as it is now, by its kind, protocol and settings."""
     from kdep_benchmarks.jobs.cell import protocol_of
 
     now = (task.name, task.kind, protocol_of(task), task.plain_settings)
-    return (result.task.name, result.task.kind, result.protocol, result.settings) == now
+    return [r for r in results if (r.task.name, r.task.kind, r.protocol, r.settings) == now]
 
 
 def on_val(cells: list[Result]) -> float | None:

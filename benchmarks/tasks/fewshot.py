@@ -86,9 +86,9 @@ def probe_draw(data: Data, positions: np.ndarray, truth: torch.Tensor, *, path: 
     """
     known = {"classes": data.classes, "device": data.device}
     parts = [(torch.from_numpy(fit), torch.from_numpy(held)) for fit, held in folds_of(data.labels, positions, folds)]
-    walks = [walk_path(data.pool, data.labels, rows=fit, penalties=path, **known) for fit, _ in parts]
     if not parts:
         raise ValueError("a few-shot probe needs two images of a class to choose its penalty, and every class has one")
+    walks = [walk_path(data.pool, data.labels, rows=fit, penalties=path, **known) for fit, _ in parts]
     images = sum(len(held) for _, held in parts)
     tried, top1, loss = [], [], []
     for solutions in zip(*walks, strict=True):

@@ -61,7 +61,7 @@ class Watch:
         own = {"size": probe.size or size, "most": probe.images}
         self._classes = None if probe.data is None else read_classes(probe.data, **own)
         self._masked = None if probe.masks is None else read_masked(probe.masks, **own)
-        self._drawn = None if self._masked is None else bank_positions(self._masked)
+        self._drawn = None if self._masked is None else drawn_positions(self._masked)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -157,7 +157,7 @@ def knn(student: Backbone, data: Labelled, device: torch.device) -> float:
     return 100 * int((predicted == truth).sum()) / len(truth)
 
 
-def bank_positions(data: Labelled) -> Draw:
+def drawn_positions(data: Labelled) -> Draw:
     """Draw the positions of train that dense-knn compares with."""
     grid = data.train.shape[-1] // STRIDE
     counts = [soft_counts(mask, (grid, grid), data.classes) for mask in data.train_labels]

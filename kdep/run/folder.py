@@ -132,7 +132,14 @@ class RunFolder:
                 + "\n  ".join(changed)
                 + f"\nChoose another name (name=...), or remove {self.path} to start again"
             )
+        if not self._has_begun:
+            self.unreadable_list.unlink(missing_ok=True)  # images may have been repaired, and are tried again
         return self._known_unreadable()
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the folder takes no other configuration any more, or training has left a checkpoint."""
+        return self._bound.exists() or self.checkpoint.exists()
 
     def _changed(self, resolved: dict[str, Any]) -> list[str]:
         """What config.yaml says otherwise; where somebody removed it, what the student says that was trained here."""
@@ -213,7 +220,7 @@ class RunFolder:
             ValueError: the run was trained with statistics of another teacher or of other images.
         """
         path = self.path / "statistics.pt"
-        if not path.exists() or not (self._bound.exists() or self.checkpoint.exists()):
+        if not path.exists() or not self._has_begun:
             return None
         statistics = parse_statistics(read(path), str(path), remedy="remove it; it is computed again")
         found = {"teacher": statistics.teacher, "images": statistics.data}
@@ -273,9 +280,6 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def _known_unreadable(self) -> set[str]:
-        """Images that training has skipped; before it begins they may have been repaired, and are tried again."""
-        if not self._bound.exists() and not self.checkpoint.exists():
-            self.unreadable_list.unlink(missing_ok=True)
         if not self.unreadable_list.exists():
             return set()
         lines = self.unreadable_list.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -21,9 +21,8 @@ def open_masks(dataset: Dataset, role: str) -> MaskSplit:
     what = f"{dataset.name}: {role} split"
     refuse_defects(missing_files(split), what)
     looked_at = split.pairs if role == "test" else split.pairs[:LOOKED_AT]
-    for pair, mask in zip(
-        looked_at, in_threads(read_values, [p.mask for p in looked_at], what, show=False), strict=True
-    ):
+    masks = in_threads(read_values, [pair.mask for pair in looked_at], what, show=False)
+    for pair, mask in zip(looked_at, masks, strict=True):
         refuse_defects(bad_values(mask, pair, split), what)
     return split
 

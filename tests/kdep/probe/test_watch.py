@@ -15,7 +15,7 @@ from kdep.models.student import open_student
 from kdep.pretrain import pretrain
 from kdep.probe import watch as watching
 from kdep.probe.labelled import read_masked
-from kdep.probe.watch import Watch, bank_positions, dense_knn, knn, open_watch
+from kdep.probe.watch import Watch, dense_knn, drawn_positions, knn, open_watch
 from kdep.run.curves import PROBES
 
 
@@ -105,7 +105,7 @@ def test_dense_neighbours_do_not_depend_on_the_batch(tiny, labelled, monkeypatch
     student, device = open_student(tiny()).eval(), torch.device("cpu")
     data = read_masked(labelled / "voc", size=64, most=99)
     monkeypatch.setattr(watching, "POSITIONS", 100)  # of the 480 with a class
-    drawn = bank_positions(data)
+    drawn = drawn_positions(data)
     with torch.no_grad():
         whole = dense_knn(student, data, drawn, device)
         monkeypatch.setattr(watching, "BATCH", 3)
