@@ -241,5 +241,6 @@ def compared(study: Study, arm: str, other: str, found: Arms) -> Comparison:
     first, second = found.scores[arm], found.scores[other]
     pairs = differences(first, second)
     fixed = [isinstance(given := study.arms.get(name), str) and "{seed}" not in given for name in (arm, other)]
-    interval = None if all(fixed) else paired_difference(first, second, (found.noise[arm], found.noise[other]))
+    noise = found.noise[arm] if found.noise[other] else None  # one for all arms that are trained
+    interval = None if all(fixed) else paired_difference(first, second, noise)
     return Comparison(f"`{arm}`", f"`{other}`", mean(pairs), interval, 1 if all(fixed) else len(pairs))

@@ -74,22 +74,17 @@ def alike(arms: Sequence[Sequence[float]]) -> bool:
     return float(chdtrc(len(arms) - 1, statistic / correction)) >= ALIKE
 
 
-def paired_difference(own: BySeed, other: BySeed, noises: tuple[Noise | None, Noise | None]) -> Interval | None:
+def paired_difference(own: BySeed, other: BySeed, noise: Noise | None = None) -> Interval | None:
     """First minus second over the seeds that both have; None without an interval.
 
     Args:
         own: scores of the first arm by seed.
         other: of the second.
-        noises: the pooled spread of each; without both, the spread is that of the pair's own differences.
+        noise: the spread pooled over arms of which these are two; without it, that of the pair's own differences.
     """
     pairs = [own[seed] - other[seed] for seed in sorted(set(own) & set(other))]
-    first, second = noises
-    if first and second:
-        variances = first.residual**2, second.residual**2
-        freedom = first.freedom
-        if first != second:
-            freedom = sum(variances) ** 2 / (variances[0] ** 2 / first.freedom + variances[1] ** 2 / second.freedom)
-        return student(mean(pairs), sum(variances) / len(pairs), freedom)
+    if noise:
+        return student(mean(pairs), 2 * noise.residual**2 / len(pairs), noise.freedom)
     deviation = standard_deviation(pairs)
     if len(pairs) < MIN_SEEDS or deviation is None or deviation < 1e-9:
         return None

@@ -139,7 +139,7 @@ def test_where_a_checkpoint_is_chosen_the_spread_is_the_pairs_own():
     val = by_cell(rows_of(scores, val={"base": 50.0, "x": 51.0, "y": 52.0, "z": 60.0}), "val")
     (one,) = chosen_on_val(study, by_cell(rows_of(scores)), val, None)[1]
     chosen, base = (dict(enumerate(scores[arm]["a"])) for arm in ("z", "base"))
-    assert one.interval == paired_difference(chosen, base, (None, None))
+    assert one.interval == paired_difference(chosen, base)
 
 
 def test_nothing_is_chosen_on_select_before_all_arms_are_done_and_no_arm_where_the_baseline_is_best():

@@ -23,13 +23,13 @@ def test_the_residual_is_what_neither_arm_nor_seed_explains():
 def test_two_arms_give_the_paired_test_of_their_differences():
     a, b = by_seed(10, 12, 14.5), by_seed(9, 11.5, 13)
     noise = pooled({"a": a, "b": b})
-    pooled_one, own = paired_difference(a, b, (noise, noise)), paired_difference(a, b, (None, None))
+    pooled_one, own = paired_difference(a, b, noise), paired_difference(a, b)
     assert (pooled_one.low, pooled_one.high) == pytest.approx((own.low, own.high))
 
 
 def test_a_single_seed_has_an_interval_by_the_spread_of_the_others():
     noise = pooled({"a": by_seed(10, 12, 14), "b": by_seed(11, 13, 16), "c": by_seed(9, 12, 12), "d": by_seed(20)})
-    one = paired_difference(by_seed(20), by_seed(10, 12, 14), (noise, noise))
+    one = paired_difference(by_seed(20), by_seed(10, 12, 14), noise)
     # 2.7764 * sqrt(2 * 0.6111)
     assert (one.value, one.high - one.value) == (10, pytest.approx(3.0694, rel=1e-3))
 
@@ -38,7 +38,7 @@ def test_arms_that_spread_differently_are_not_pooled():
     wide, narrow = [0, 10, 20], [1, 1.1, 1.2]
     assert not alike([wide, narrow, narrow]) and alike([[1, 2, 3], [1, 3, 2.5], [4, 4.5, 6]])
     assert pooled({"a": by_seed(*wide), "b": by_seed(*narrow), "c": by_seed(*narrow)}) is None
-    assert paired_difference(by_seed(*wide), by_seed(*narrow), (None, None)).high > 25
+    assert paired_difference(by_seed(*wide), by_seed(*narrow)).high > 25
 
 
 def test_spreads_are_alike_by_bartletts_test():
@@ -54,8 +54,8 @@ def test_nothing_is_pooled_where_there_is_nothing_to_pool():
     assert pooled({}) is None and pooled({"a": by_seed(1, 2, 3)}) is None
     assert pooled({"a": by_seed(1), "b": by_seed(2)}) is None
     assert pooled({"a": by_seed(1, 2, 3), "b": by_seed(3, 4, 5)}) is None  # the seeds explain all
-    assert paired_difference(by_seed(1, 2), by_seed(3, 5), (None, None)) is None
-    assert paired_difference(by_seed(1, 2, 3), by_seed(2, 3, 4), (None, None)) is None  # the same in every run
+    assert paired_difference(by_seed(1, 2), by_seed(3, 5)) is None
+    assert paired_difference(by_seed(1, 2, 3), by_seed(2, 3, 4)) is None  # the same in every run
 
 
 def test_pooled_intervals_of_equal_arms_exclude_zero_5_times_in_100():
@@ -63,6 +63,6 @@ def test_pooled_intervals_of_equal_arms_exclude_zero_5_times_in_100():
     for _ in range(cases):
         scores = random.normal(0, 1, (6, 3)) + random.normal(0, 2, 3)  # seeds move all arms alike
         noise = pooled({str(arm): by_seed(*row) for arm, row in enumerate(scores.tolist())})
-        one = paired_difference(by_seed(*scores[0]), by_seed(*scores[1]), (noise, noise))
+        one = paired_difference(by_seed(*scores[0]), by_seed(*scores[1]), noise)
         wrong += one.verdict != "no difference"
     assert 3.5 <= 100 * wrong / cases <= 6.5

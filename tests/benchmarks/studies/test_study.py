@@ -179,6 +179,10 @@ def test_published_rows_are_not_measured_again(finished, tmp_path, here, capsys)
             "bank.axes is 'as many as test_resnet has channels' and 'all'",
         ),
         (
+            ("bank.views: 1}", "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', align.images: 8}"),
+            "align.images is None and 8",
+        ),
+        (
             ("bank.views: 1}", "bank.views: 1}\n  two: {bank.path: '{folder}/bank-0', loss.dense: 1}"),
             r"the feature map \(loss.dense\) is 'no' and 'that of test_resnet'",
         ),

@@ -82,7 +82,7 @@ def x2_minus_published_conv() -> dict[str, Any]:
     arms = {arm: by_seed for (arm, _), by_seed in {**ablation, **beyond}.items() if len(by_seed) > 1}
     plain = {arm: {seed: score for seed, (score, _) in by_seed.items()} for arm, by_seed in arms.items()}
     noise = pooled(plain)
-    found = paired_difference(plain["SVD x 2"], plain["1x1 conv as published"], (noise, noise))
+    found = paired_difference(plain["SVD x 2"], plain["1x1 conv as published"], noise)
     return {
         "seeds": len(plain["SVD x 2"]),
         "arms_pooled": len(arms) if noise else 0,

@@ -203,7 +203,7 @@ def _claimed(
     what = f"Claim, named before seeds {', '.join(seeds)} were scored: kdep minus {RIVAL} by the mean of the tasks"
     if not set(seeds) == set(own) == set(other):
         return f"{what}, no verdict before all are scored."
-    interval = paired_difference(own, other, (None, None))
+    interval = paired_difference(own, other)
     if interval is None:
         return f"{what} {_difference(own, other)}: no verdict."
     return f"{what} {interval.text}: {interval.verdict}{' shown' if interval.verdict == 'no difference' else ''}."
@@ -219,7 +219,7 @@ def _difference(own: Mapping[str, float], other: Mapping[str, float]) -> str:
     shared = set(own) & set(other)
     if not shared:
         return "-"
-    interval = paired_difference(own, other, (None, None))
+    interval = paired_difference(own, other)
     return interval.text if interval else f"{mean([own[seed] - other[seed] for seed in shared]):+.2f}"
 
 

@@ -246,12 +246,17 @@ def test_true_boxes_are_drawn_where_they_are(tmp_path, monkeypatch):
 
 
 def test_warm_up_is_of_optimizer_steps_however_many_passes_each_takes(tmp_path):
-    options = {"iterations": 20, "warmup": 4}
-    for accumulate in (1, 3):
-        task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet", accumulate=accumulate, **options)
-        ramp, steps = detect.train_config(trees.cell(trees.student(), task, tmp_path / "work")).param_scheduler
-        assert ramp["end"] == 4 * accumulate and steps["milestones"][0] == round(20 * accumulate * 8 / 12)
-        assert steps["gamma"] == 0.1
+    data = trees.coco(tmp_path / "data")
+    # Without a given warm-up a tenth of the training, and at most 500 steps.
+    for iterations, given, expected in ((20, {"warmup": 4}, 4), (2000, {}, 200), (9000, {}, 500)):
+        for accumulate in (1, 3):
+            options = {"iterations": iterations, "accumulate": accumulate, **given}
+            cell = trees.cell(
+                trees.student(), trees.task("detect", data, "detect_retinanet", **options), tmp_path / "w"
+            )
+            ramp, steps = detect.train_config(cell).param_scheduler
+            assert ramp["end"] == expected * accumulate
+            assert steps["milestones"][0] == round(iterations * accumulate * 8 / 12) and steps["gamma"] == 0.1
 
 
 @pytest.mark.parametrize(

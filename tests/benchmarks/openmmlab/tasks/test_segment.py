@@ -401,6 +401,15 @@ def test_heads_and_neck_learn_faster_than_the_backbone_and_all_rates_fall_to_zer
     assert lr == pytest.approx([0.02 * (1 - step / 7) ** 0.9 for step in range(8)], abs=1e-12)
 
 
+def test_clipping_mixed_precision_and_accumulation_reach_the_optimizer(tmp_path):
+    data = trees.voc(tmp_path / "data")
+    given = {"clip_grad": 7.0, "amp": True, "accumulate": 2}
+    for settings, expected in (({}, (None, "OptimWrapper", 1)), (given, ({"max_norm": 7.0}, "AmpOptimWrapper", 2))):
+        task = trees.task("segment", data, "segment_fcn", **settings)
+        wrapper = segment.train_config(trees.cell(trees.student(), task, tmp_path / "work")).optim_wrapper
+        assert (wrapper.clip_grad, wrapper.type, wrapper.accumulative_counts) == expected
+
+
 def test_each_worker_draws_random_numbers_of_its_own():
     drawn = []
     for worker in (0, 1, 0):
@@ -418,3 +427,5 @@ def test_output_stride_is_that_of_the_last_map_and_changes_no_name(arch, stride)
     maps = module(torch.zeros(1, 3, 64, 64))
     assert [features.shape[-1] for features in maps] == [64 // min(own, stride) for own in (4, 8, 16, 32)]
     assert tuple(features.shape[1] for features in maps) == channels(arch)
+    convolutions = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert {layer.dilation[0] for layer in convolutions} == {8: {1, 2, 4}, 16: {1, 2}, 32: {1}}[stride]
