@@ -233,6 +233,12 @@ def paths(dataset: Dataset, files: Mapping[str, str] | None = None) -> Iterator[
                 yield path.parents[2] / "JPEGImages"
                 if path.parent.name == "Segmentation":
                     yield path.parents[2] / masks_of(path)
+    yield from _class_list(dataset)
+
+
+def _class_list(dataset: Dataset) -> list[Path]:
+    """The file that lists the classes, `@FILE`; none where they are named."""
+    return [dataset.root / name[1:] for name in dataset.classes[:1] if name.startswith("@")]
 
 
 def masks_of(split: Path) -> str:
@@ -334,11 +340,10 @@ def _same_place(dataset: Dataset, one: str, other: str) -> bool:
 
 
 def fingerprint(dataset: Dataset, *, without: str = "") -> str:
-    """Hash a data set on disk by content: lists, json, packs, images, masks and boxes, each with its name.
+    """Hash a data set on disk by content: lists, json, packs, images, masks, boxes and classes, each with its name.
 
     Results are comparable only where it is equal. Files that no reader opens (hidden files, archives, texts beside
-    images) do not count, nor those of the role `without`. Of a list of classes, `@FILE`, the name counts alone, as it
-    did for fingerprints that are published.
+    images) do not count, nor those of the role `without`.
     """
     files = {key: value for key, value in dataset.files.items() if not without or key.partition("_")[0] != without}
     digest = hashlib.sha256(f"{dataset.layout}|{sorted(files.items())}|{dataset.classes}".encode())
@@ -349,7 +354,7 @@ def fingerprint(dataset: Dataset, *, without: str = "") -> str:
         if path.is_file():
             with path.open("rb", buffering=0) as opened:
                 digest_of(opened, digest)
-            if dataset.layout == "voc":
+            if dataset.layout == "voc" and path not in _class_list(dataset):
                 images, labels = _listed(path)
         elif path in masks:
             labels = _read_below(path, dataset.layout)

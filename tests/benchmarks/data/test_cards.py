@@ -51,6 +51,19 @@ def test_other_data_has_another_fingerprint(tmp_path, make, change):
     assert fingerprint(dataset) != before
 
 
+@pytest.mark.parametrize("make", [trees.voc, trees.ade20k])
+def test_another_list_of_classes_is_other_data_and_one_that_is_missing_is_named(tmp_path, make):
+    # An edited list scores other classes; its results must not be taken for those of the old one.
+    dataset = dataclasses.replace(make(tmp_path), classes=("@names.txt",))
+    assert absent(dataset) == f"{tmp_path / 'names.txt'} is not there"
+    found = []
+    for names in ("ground\nred\ngreen\n", "ground\nred\nblue\n"):
+        (tmp_path / "names.txt").write_text(names)
+        assert absent(dataset) is None
+        found.append(fingerprint(dataset))
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize(
     ("make", "extra"),
     [
