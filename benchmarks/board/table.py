@@ -124,14 +124,15 @@ def baselines(rows: pd.DataFrame, role: str, arch: str) -> list[str]:
     return [sha256 for _, sha256 in sorted(zip(found.name, found.index, strict=True))]
 
 
-def half_widths_of_means(board: Board) -> pd.Series:
-    """Half the 95 % interval of the mean over families, by checkpoint.
+def half_widths_of_means(board: Board, family: str | None = None) -> pd.Series:
+    """Half the 95 % interval of the mean over families, or over one family's columns, by checkpoint.
 
     It is over test images and runs, as those of the columns are. Columns of one data set have the same test images, so
     their errors count as equal; those of different data sets are independent. NaN where a column has no interval.
     """
-    parts = board.cells["ci95"][board.counted.index] * family_weights(board.counted.family)
-    squares = parts.T.groupby(board.counted.dataset).sum() ** 2
+    columns = board.counted if family is None else board.counted[board.counted.family == family]
+    parts = board.cells["ci95"][columns.index] * family_weights(columns.family)
+    squares = parts.T.groupby(columns.dataset).sum() ** 2
     return np.sqrt(squares.sum()).where(parts.notna().all(axis=1))
 
 

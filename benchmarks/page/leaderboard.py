@@ -1,14 +1,15 @@
 """The board as tables: one wide DataFrame for leaderboard.csv, and `Table`s for the terminal, Markdown and HTML."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from kdep.guard import printable
 from kdep_benchmarks.board.facts import COST, ORIGIN
 from kdep_benchmarks.board.frame import ABSENT, free_names, typed
-from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.board.table import Board, half_widths_of_means
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.verdicts.uncertainty import coverage
 
@@ -128,8 +129,8 @@ def tables(board: Board) -> list[Table]:
 def overview(board: Board) -> Table:
     """Means, ranks and what a reader must know before comparing two rows."""
     rows, columns = board.rows, {}
-    for name, values in {"mean": rows.mean_over_families, **board.family_means}.items():
-        columns[name] = _numbers(values, best=True)
+    columns["mean"] = _means(rows.mean_over_families, half_widths_of_means(board))
+    columns |= {name: _means(values, half_widths_of_means(board, name)) for name, values in board.family_means.items()}
     columns["rank"] = [
         TableCell(ABSENT) if pd.isna(rank) else TableCell(f"{rank:.1f}{_between(low, high)}", -rank)
         for rank, low, high in zip(rows.average_rank, rows.average_rank_low, rows.average_rank_high, strict=True)
@@ -147,9 +148,11 @@ def family_table(board: Board, family: str) -> Table:
     columns = {}
     for label, column in board.columns[board.columns.family == family].iterrows():
         cells = board.cells.xs(label, axis=1, level=1)
-        best = _best(cells["mean"])
+        best = _best(cells["mean"], cells["ci95"])
         header = f"{label} ({column.metric}{', not informative' * (column.informative == 'no')})"
-        columns[header] = [_score_cell(cell, best, column) for cell in cells.itertuples()]
+        columns[header] = [
+            _score_cell(cell, marked, column) for cell, marked in zip(cells.itertuples(), best, strict=True)
+        ]
     return _table(board, family, columns)
 
 
@@ -261,7 +264,7 @@ def _overlap_cell(row: tuple) -> TableCell:
     return TableCell(f"{row.overlap_percent:.2f} %{part}", row.overlap_percent, detail=detail)
 
 
-def _score_cell(cell: tuple, best: float | None, column: pd.Series) -> TableCell:
+def _score_cell(cell: tuple, best: bool, column: pd.Series) -> TableCell:
     detail = []
     if not pd.isna(cell.ci95):
         over = coverage(column.kind, cell.n, None if pd.isna(cell.images) else int(cell.images))
@@ -270,10 +273,7 @@ def _score_cell(cell: tuple, best: float | None, column: pd.Series) -> TableCell
     if not pd.isna(cell.mean) and not pd.isna(column.floor):
         detail.append(f"the best constant answer scores {column.floor:.2f}")
     (value,) = _values([cell.mean])
-    is_best = best is not None and value is not None and round(value, 2) == best
-    return TableCell(
-        score_text(cell.mean, cell.std, cell.n, cell.failed), value, best=is_best, detail="; ".join(detail)
-    )
+    return TableCell(score_text(cell.mean, cell.std, cell.n, cell.failed), value, best=best, detail="; ".join(detail))
 
 
 def _between(low: float, high: float) -> str:
@@ -284,12 +284,14 @@ def _counts(values: Iterable[float]) -> list[TableCell]:
     return [TableCell(ABSENT if value is None else compact(value), value) for value in _values(values)]
 
 
-def _numbers(values: Iterable[float], *, digits: int = 2, unit: str = "", best: bool = False) -> list[TableCell]:
-    top = _best(values) if best else None
+def _means(values: pd.Series, halves: pd.Series) -> list[TableCell]:
+    cells = zip(_numbers(values), _best(values, halves), strict=True)
+    return [replace(cell, best=marked) for cell, marked in cells]
+
+
+def _numbers(values: Iterable[float], *, digits: int = 2, unit: str = "") -> list[TableCell]:
     return [
-        TableCell(ABSENT)
-        if value is None
-        else TableCell(f"{value:,.{digits}f}{unit}", value, best=top is not None and round(value, 2) == top)
+        TableCell(ABSENT) if value is None else TableCell(f"{value:,.{digits}f}{unit}", value)
         for value in _values(values)
     ]
 
@@ -298,10 +300,18 @@ def _values(values: Iterable[float]) -> list[float | None]:
     return [None if pd.isna(value) else float(value) for value in values]
 
 
-def _best(values: Iterable[float]) -> float | None:
-    """The highest of at least two values that differ in the two decimals shown; otherwise nothing is best."""
-    known = {round(value, 2) for value in _values(values) if value is not None}
-    return max(known) if len(known) > 1 else None
+def _best(values: pd.Series, halves: pd.Series) -> list[bool]:
+    """Which values are the highest, or not told from it: a difference within both 95 % intervals, as independent.
+
+    Both rows have the same test images, so `kdep compare`, which pairs these, tells more apart. Values that look equal
+    are not told apart either. Nothing is best where that is so of all, and a value without an interval only by itself.
+    """
+    known, ends = values.astype(float), halves.astype(float).fillna(0)
+    if known.isna().all():
+        return [False] * len(known)
+    top = known.idxmax()
+    best = (known[top] - known <= np.hypot(ends[top], ends)) | (known.round(2) == round(known[top], 2))
+    return [bool(one) and not best[known.notna()].all() for one in best]
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:

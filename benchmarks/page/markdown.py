@@ -18,9 +18,10 @@ READING = (
     "(supervised - random) with baselines of the same architecture; it is blank where that gain is within its noise. "
     "Overlap is the share of test images that are also in the checkpoint's pretraining data, where `kdep data overlap` "
     "has looked. The 95 % interval of a score covers the choice of test images and, where a training was run several "
-    "times, its runs. The best score of a task is marked within its protocol. `kdep compare A B` says whether a "
-    "difference is real. A column is one task, data version and set of settings; `@half-batch` and `@bfloat16` mark "
-    "scores from half the batch or from lower precision."
+    "times, its runs. Marked in a column are the best score and all that these intervals do not tell from it; nothing "
+    "is marked where they tell none. `kdep compare A B` pairs the images and tells more apart. A column is one task, "
+    "data version and set of settings; `@half-batch` and `@bfloat16` mark scores from half the batch or from lower "
+    "precision."
 )
 
 

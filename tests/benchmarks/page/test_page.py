@@ -141,6 +141,24 @@ def test_scores_that_look_equal_are_best_together_and_none_where_all_do():
     assert "| a | **5.00 (1)** |" in text and "| b | **5.00 (1)** |" in text and "| c | 4.00 (1) |" in text
 
 
+def test_the_best_is_marked_with_all_that_the_intervals_do_not_tell_from_it():
+    def rows(*scores):
+        # Half an interval is 1.9602 standard errors over 10,001 images; of the best it is 3 and of the others 4.
+        halves = (3, 4, 4, 4)
+        named = zip("abcd", scores, halves, strict=False)
+        known = [
+            result(n, "v-segment", score=s, counts={"test": 10_001}, errors={"mIoU": h / 1.9602}) for n, s, h in named
+        ]
+        return markdown(boards(known))
+
+    text = rows(60.0, 55.01, 54.99, 40.0)  # root of 3 squared and 4 squared: 5
+    assert [name for name in "abcd" if re.search(rf"\| {name} \| \*\*[\d.]+ \(1\)\*\*", text)] == ["a", "b"]
+    # The overview has the mean over families and that of the family: the same numbers, marked alike.
+    assert "| a | **60.00** | **60.00** |" in text and "| b | **55.01** | **55.01** |" in text
+    assert "| c | 54.99 | 54.99 |" in text
+    assert "**" not in rows(60.0, 55.01, 56.0)  # nothing is told from the best
+
+
 def test_other_metrics_and_provenance_are_on_the_pages():
     metrics = [{"top1": 50.0, "top1_macro": 48.0 + s} for s in (0, 2)]
     results = [result("a", "c-linear", seed, metrics=one, commit="beef") for seed, one in enumerate(metrics)]
@@ -323,9 +341,9 @@ def test_counts_and_durations_are_short_for_people():
 
 
 def test_the_terminal_table_is_aligned_and_marks_the_best():
-    results = runs("a", "c-linear", [60.0, 62.0]) + runs("long name", "c-linear", [50.0]) + [failure("f", "c-linear")]
+    results = runs("a", "c-linear", [60.0, 60.2]) + runs("long name", "c-linear", [50.0]) + [failure("f", "c-linear")]
     text = terminal_table(boards(results))
-    assert "61.00 ± 1.41 (2)*" in text
+    assert "60.10 ± 0.14 (2)*" in text
     assert "failed (1)!" in text
     block = text.split("\n\n")[3].splitlines()
     assert len({len(line) for line in block}) == 1
