@@ -19,7 +19,7 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         "adamw": ("adamw", {"fused": True}),
         "lamb": ("lamb", {"max_grad_norm": None}),
     }[optim.name]
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         model,
         opt=name,
         lr=optim.lr,
@@ -28,6 +28,13 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         filter_bias_and_bn=not optim.decay_all,
         **options,
     )
+    if optim.name == "sgd" and optim.momentum:
+        # torch's fused SGD makes the buffers with `torch.empty` and fills them in its first step. Where the gradient
+        # scaler skips that step, the second one reads what was never written. From zeros every step has the same bits.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def make_average(student: nn.Module, optim: Optim) -> AveragedModel | None:

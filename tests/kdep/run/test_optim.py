@@ -51,6 +51,28 @@ def test_sgd_is_plain_momentum_as_in_the_paper():
     assert weight.item() == pytest.approx(0.6325)
 
 
+@pytest.fixture
+def filled_memory():
+    """Let `torch.empty` return NaN, as it may."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_sgd_has_momentum_of_its_own_steps_only_where_the_gradient_scaler_skips_the_first(layout, filled_memory):
+    model = nn.Conv2d(4, 8, 3).to(memory_format=layout)
+    optimizer = make_optimizer(model, Optim(epochs=1, batch_size=4, lr=0.1))
+    scaler, before = torch.amp.GradScaler("cpu"), model.weight.detach().clone()
+    for factor in (float("inf"), 1e-3, 1e-3):
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(model(torch.ones(4, 4, 6, 6)).square().mean() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(model.weight, before) == (factor == float("inf"))
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
 def test_lamb_leaves_clipping_to_the_configuration():
     weight = nn.Parameter(torch.tensor([3.0, 4.0]))
     optim = Optim(name="lamb", epochs=1, batch_size=2, lr=0.1, weight_decay=0.5)
