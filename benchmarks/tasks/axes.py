@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+NOT_FINITE = "features are not finite; the network diverges on these images or its weights are broken"
 KEPT = 2**31  # bytes of rotated features kept in memory; larger sets are rotated at every pass
 
 
@@ -86,10 +87,15 @@ class Images:
         return copy
 
     def only(self, rows: torch.Tensor) -> "Images":
-        """Select some of the images; the rotated features must be kept in memory."""
+        """Select some of the images, after `on`."""
         copy = Images(self._features, self.labels, None, block=self._block, device=self._device)
-        rows = rows.to(self._device)
-        copy.labels, copy._turned = self.labels[rows], _Turned(dtype=self.dtype, kept=self._turned.kept[rows])
+        rows, turned = rows.to(self._device), self._turned
+        copy.labels = self.labels[rows]
+        if turned.kept is not None:
+            copy._turned = _Turned(dtype=self.dtype, kept=turned.kept[rows])
+            return copy
+        own = rows.to(self._features.device)
+        copy._rows, copy._turned = own if self._rows is None else self._rows[own], turned
         return copy
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -126,7 +132,7 @@ def find_axes(images: Images, products: torch.dtype = torch.float64) -> Axes:
     """
     mean, covariance = moments(images, products)
     if not torch.isfinite(covariance).all():
-        raise ValueError("features are not finite; the network diverges on these images or its weights are broken")
+        raise ValueError(NOT_FINITE)
     deviation = covariance.diagonal().sqrt()
     used = deviation > 1e-6 * mean.abs().clamp_min(1e-30)
     scale = torch.where(used, 1 / deviation.clamp_min(1e-30), torch.zeros_like(deviation))

@@ -17,6 +17,7 @@ from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.models.teacher import fastest_form
 from kdep.run.device import without_tf32
 from kdep_benchmarks.data.images import Labelled
+from kdep_benchmarks.tasks.axes import NOT_FINITE
 from kdep_benchmarks.tasks.progress import Bar
 from kdep_benchmarks.tasks.settings import Pixels
 from kdep_benchmarks.tasks.store import key_of, new_array, of_checkpoint, stored
@@ -102,7 +103,10 @@ def frozen_features(
                 if tap not in written:
                     shape = (len(images), features.shape[1])
                     written[tap] = new_array(folder / f"{tap}.npy", np.float32, shape)
-                written[tap][done : done + len(batch)] = features.float().cpu().numpy()
+                found = features.float().cpu().numpy()
+                if not np.isfinite(found).all():
+                    raise ValueError(NOT_FINITE)
+                written[tap][done : done + len(batch)] = found
             done += len(batch)
             bar.update(len(batch))
         bar.close()

@@ -12,7 +12,7 @@ from torchvision.ops import roi_align
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.readers.boxed import BoxedImage
-from kdep_benchmarks.tasks.dense.maps import Batches, as_half, open_network, run_maps
+from kdep_benchmarks.tasks.dense.maps import Batches, as_type, in_half, open_network, run_maps
 from kdep_benchmarks.tasks.dense.mask_features import taken
 from kdep_benchmarks.tasks.dense.proposals import Proposals, propose
 from kdep_benchmarks.tasks.dense.readers import open_boxes
@@ -31,8 +31,9 @@ class Part:
     """The proposals of a split with their features.
 
     Attributes:
-        whole: (R, D) float16, the mean of every map over the box, side by side.
-        parts: (R, CHANNELS * BINS * BINS) float16 at most, the finest map around the box in bins.
+        whole: (R, D) float16, or float32 where features are too large for it: the mean of every map over the box, side
+            by side.
+        parts: (R, CHANNELS * BINS * BINS) at most, of the same type, the finest map around the box in bins.
         classes: their number, background not counted.
         images: those that take part, by the proposals' numbers.
     """
@@ -64,13 +65,16 @@ def box_features(
 
     def make(folder: Path) -> float:
         started = time.perf_counter()
+        in_half(lambda dtype: write(folder, dtype))
+        return time.perf_counter() - started
+
+    def write(folder: Path, dtype: type[np.floating]) -> None:
         backbone, geometry = open_network(checkpoint, settings, device)
         for role in read:
             shown = [geometry.shown(image.size[::-1], settings.size) for image in images[role]]
             batches = run_maps(backbone, [i.path for i in images[role]], shown, pixels=settings, device=device)
-            for name, array in zip(NAMES, _extract(batches, images[role], proposals[role]), strict=True):
+            for name, array in zip(NAMES, _extract(batches, images[role], proposals[role], dtype), strict=True):
                 np.save(folder / f"{role}_{name}.npy", array)
-        return time.perf_counter() - started
 
     arrays, seconds = stored(cache / key_of(key), make)
     train, test = (
@@ -81,7 +85,9 @@ def box_features(
     return train, test, {} if seconds is None else {"images_per_second": count / seconds}
 
 
-def _extract(batches: Batches, images: list[BoxedImage], proposals: Proposals) -> list[np.ndarray]:
+def _extract(
+    batches: Batches, images: list[BoxedImage], proposals: Proposals, dtype: type[np.floating]
+) -> list[np.ndarray]:
     """Features of all proposals, by NAMES."""
     found: list[np.ndarray] = []
     starts = np.searchsorted(proposals.image, np.arange(len(images) + 1))
@@ -93,9 +99,9 @@ def _extract(batches: Batches, images: list[BoxedImage], proposals: Proposals) -
         ]
         features = region_features(maps, regions)
         if not found:
-            found = [np.zeros((len(proposals.image), values.shape[1]), np.float16) for values in features]
+            found = [np.zeros((len(proposals.image), values.shape[1]), dtype) for values in features]
         for array, values in zip(found, features, strict=True):
-            array[np.concatenate(rows)] = as_half(values, "boxes")
+            array[np.concatenate(rows)] = as_type(values, dtype)
     return found
 
 

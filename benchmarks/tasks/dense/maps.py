@@ -5,7 +5,7 @@ the network divides by, so maps cover the image exactly and a position on a map 
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from kdep.models.backbones.backbone import Backbone, build_backbone
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.models.teacher import fastest_form
 from kdep.run.device import without_tf32
+from kdep_benchmarks.tasks.axes import NOT_FINITE
 from kdep_benchmarks.tasks.features import as_input, frozen
 from kdep_benchmarks.tasks.settings import WholeImages
 
@@ -113,16 +114,35 @@ def _resized(features: torch.Tensor, grid: Side) -> torch.Tensor:
     return F.interpolate(features, grid, mode="bilinear", align_corners=False)
 
 
-def as_half(features: torch.Tensor, what: str) -> np.ndarray:
-    """Float16, half the disk: its rounding of 0.05 % is far below what a probe sees.
+class TooLargeError(ValueError):
+    """Features that are finite, but not in float16."""
+
+
+def in_half(write: Callable[[type[np.floating]], None]) -> None:
+    """Write features as float16, or all of them anew as float32 where some are too large, as an untrained ResNet-101's.
+
+    Float16 is half the disk; its rounding of 0.05 % is far below what a probe sees.
+    """
+    try:
+        write(np.float16)
+    except TooLargeError:
+        write(np.float32)
+
+
+def as_type(features: torch.Tensor, dtype: type[np.floating]) -> np.ndarray:
+    """Features in a type of numpy.
 
     Raises:
-        ValueError: features that are not finite or too large for it.
+        TooLargeError: the type does not hold them.
+        ValueError: they are not finite.
     """
-    half = features.half().cpu().numpy()
-    if not np.isfinite(half).all():
-        raise ValueError(f"{what}: features are not finite in float16; the network diverges or its weights are broken")
-    return half
+    full = features.float()
+    if not full.isfinite().all():
+        raise ValueError(NOT_FINITE)
+    found = full.half() if dtype is np.float16 else full
+    if not found.isfinite().all():
+        raise TooLargeError("features beyond float16")
+    return found.cpu().numpy()
 
 
 def batches_of_one_shape(shown: Sequence[Side], batch_size: int) -> list[list[int]]:

@@ -12,7 +12,7 @@ from kdep.data.decoding.opening import read_header
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.probe.positions import draw_positions, soft_counts
 from kdep_benchmarks.data.cards import Dataset, fingerprint
-from kdep_benchmarks.tasks.dense.maps import Geometry, Side, as_half, on_grid, open_network, run_maps
+from kdep_benchmarks.tasks.dense.maps import Geometry, Side, as_type, in_half, on_grid, open_network, run_maps
 from kdep_benchmarks.tasks.dense.readers import Masks, open_masks
 from kdep_benchmarks.tasks.settings import DensePositions
 from kdep_benchmarks.tasks.store import key_of, new_array, of_checkpoint, stored
@@ -25,9 +25,9 @@ class MaskFeatures:
     """Features of a segmentation data set; P positions drawn from train, Q of all test images.
 
     Attributes:
-        train: (P, D) float16; labels: (P, C) shares of the classes; image: (P,) the train image of each;
-            weight: (P,) how many positions each stands for.
-        test: (Q, D) float16, image by image; grids: (N, 2) rows and columns of each test image's positions.
+        train: (P, D) float16, or float32 where features are too large for it; labels: (P, C) shares of the classes;
+            image: (P,) the train image of each; weight: (P,) how many positions each stands for.
+        test: (Q, D) of the same type, image by image; grids: (N, 2) rows and columns of each test image's positions.
         masks: of test.
         counts: images of train that take part and of test; absent: classes that train does not have, if any.
         cost: images_per_second of the extraction; empty where the features were there.
@@ -67,7 +67,7 @@ def mask_features(
 
     def make(folder: Path) -> float:
         started = time.perf_counter()
-        _extract(checkpoint, train, test, settings, folder, device)
+        in_half(lambda dtype: _extract(checkpoint, train, test, settings, folder, device, dtype))
         return time.perf_counter() - started
 
     arrays, seconds = stored(cache / key_of(key), make)
@@ -80,7 +80,13 @@ def mask_features(
 
 
 def _extract(
-    checkpoint: Checkpoint, train: Masks, test: Masks, settings: DensePositions, folder: Path, device: torch.device
+    checkpoint: Checkpoint,
+    train: Masks,
+    test: Masks,
+    settings: DensePositions,
+    folder: Path,
+    device: torch.device,
+    dtype: type[np.floating],
 ) -> None:
     backbone, geometry = open_network(checkpoint, settings, device)
     used = taken(len(train.images), settings.images)
@@ -96,17 +102,17 @@ def _extract(
         found = on_grid(maps, grids[batch[0]]).flatten(2).transpose(1, 2)
         if features is None:
             shape = (len(draw.image), found.shape[2])
-            features = new_array(folder / "train.npy", np.float16, shape)
+            features = new_array(folder / "train.npy", dtype, shape)
         for number, positions in zip(batch, found, strict=True):
             cells = torch.from_numpy(draw.cell[rows[number]]).to(device)
-            features[rows[number]] = as_half(positions[cells], checkpoint.name)
+            features[rows[number]] = as_type(positions[cells], dtype)
     paths, shown, grids = _plan(test.images, geometry, settings)
     starts = np.concatenate([[0], np.cumsum([height * width for height, width in grids])])
-    features = new_array(folder / "test.npy", np.float16, (int(starts[-1]), features.shape[1]))
+    features = new_array(folder / "test.npy", dtype, (int(starts[-1]), features.shape[1]))
     for batch, maps in run_maps(backbone, paths, shown, pixels=settings, device=device):
         found = on_grid(maps, grids[batch[0]]).flatten(2).transpose(1, 2)
         for number, positions in zip(batch, found, strict=True):
-            features[starts[number] : starts[number + 1]] = as_half(positions, checkpoint.name)
+            features[starts[number] : starts[number + 1]] = as_type(positions, dtype)
     np.save(folder / "grids.npy", np.array(grids))
 
 

@@ -131,7 +131,7 @@ class Backbone(nn.Module):
             raise ValueError(f"{network_name(self.network)} has no feature maps, which dense tasks read")
         moved = next((module for module in self.network.modules() if isinstance(module, Moved)), Moved())
         hook = moved.register_forward_hook(lambda module, inputs, output: seen.append(output))
-        plain = hasattr(self.network, "pos_embed")
+        plain = hasattr(self.network, "pos_embed") and not isinstance(self.network, timm.models.hiera.Hiera)
         maps = self.network.forward_intermediates(images, intermediates_only=True, norm=plain)
         hook.remove()
         if seen and seen[-1] is maps[-1]:  # the activation that was moved out is that of the last map

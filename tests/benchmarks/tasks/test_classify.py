@@ -74,6 +74,14 @@ def measure(run, checkpoint, dataset, tmp_path, seed=0, **settings):
 
 
 @pytest.mark.parametrize("run", [run_knn, run_linear])
+def test_features_of_broken_weights_are_refused(run, checkpoint, colours, tmp_path):
+    broken = checkpoint.weights | {"conv1.0.weight": torch.full_like(checkpoint.weights["conv1.0.weight"], torch.nan)}
+    broken = dataclasses.replace(checkpoint, weights=broken, sha256="b" * 64)
+    with pytest.raises(ValueError, match="features are not finite"):
+        measure(run, broken, colours, tmp_path)
+
+
+@pytest.mark.parametrize("run", [run_knn, run_linear])
 def test_a_probe_tells_colours_apart_and_reports_all_it_chose(run, checkpoint, colours, tmp_path):
     outcome = measure(run, checkpoint, colours, tmp_path)
     assert list(outcome.metrics) == ["top1", "top1_macro", "top1_pre", "top1_post"]

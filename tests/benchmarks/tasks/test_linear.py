@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 import kdep_benchmarks.tasks.axes
 import kdep_benchmarks.tasks.linear
 from kdep_benchmarks.tasks.axes import Images, find_axes, moments
-from kdep_benchmarks.tasks.linear import fit_path, measure_path
+from kdep_benchmarks.tasks.linear import descend, fit_path, measure_path
 
 
 def made(count=600, dim=20, classes=4, seed=0, spread=1.0):
@@ -183,6 +183,19 @@ def test_features_too_large_to_rotate_give_the_same_solutions(monkeypatch):
     read = fit_path(x, labels, classes=4, penalties=[1e-5, 1e-2])
     assert [s.objective for s in read] == pytest.approx([s.objective for s in kept], rel=1e-4)
     assert torch.allclose(read[1].scores(x), kept[1].scores(x), atol=2e-2)
+
+
+def test_some_of_the_images_are_fitted_alike_whether_they_are_kept_rotated_or_not(monkeypatch):
+    x, labels = made(seed=11)
+    found, rows = [], torch.arange(0, 600, 2)
+    for kept in (2**31, 0):
+        monkeypatch.setattr(kdep_benchmarks.tasks.axes, "KEPT", kept)
+        source = images(x, labels, torch.arange(600).flip(0))
+        axes = find_axes(source)
+        some = source.on(axes, torch.float64).only(rows)
+        assert len(some) == 300 and torch.equal(some.labels, labels.flip(0)[rows])
+        found += [s.objective for s in descend(some, axes, classes=4, penalties=[1e-2])]
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_images_at_positions_are_fitted_as_if_they_were_all():

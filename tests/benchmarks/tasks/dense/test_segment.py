@@ -15,9 +15,11 @@ from timm.models.resnet import ResNet
 from kdep.models.backbones.backbone import Backbone, build_backbone, create_network
 from kdep.models.backbones.fold import fold_batchnorm
 from kdep.models.backbones.taps import find_taps
+from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.probe.areas import segmentation_metrics
 from kdep.probe.neighbours import Memory
 from kdep.probe.positions import draw_positions
+from kdep_benchmarks.tasks.dense.box_features import box_features
 from kdep_benchmarks.tasks.dense.mask_features import MaskFeatures, mask_features, taken
 from kdep_benchmarks.tasks.dense.readers import open_masks
 from kdep_benchmarks.tasks.dense.score import count_areas
@@ -29,12 +31,13 @@ from kdep_benchmarks.tasks.dense.segment import (
     val_positions,
 )
 from kdep_benchmarks.tasks.linear import fit_path
-from kdep_benchmarks.tasks.settings import DenseLinear
+from kdep_benchmarks.tasks.settings import Box, DenseLinear
 from kdep_benchmarks.tasks.task import Task
 from tests.benchmarks.tasks.test_linear import made, objective
 from tests.helpers import toolbox_trees as trees
 
 CPU = torch.device("cpu")
+BOXES = {"size": 64, "batch_size": 2, "workers": 0}
 SMALL = {"size": 64, "stride": 8, "batch_size": 2, "workers": 0, "positions": 300}
 
 
@@ -120,6 +123,24 @@ def test_features_are_the_networks_own_at_the_drawn_positions(tmp_path):
     ours = found.test[64:128].float()
     assert (ours - expected[0].flatten(1).T).norm() < 0.01 * expected.norm()  # float16 and resampling in uint8
     assert found.train.shape == (256, 896) and found.labels.sum(1).numpy() == pytest.approx(1)
+
+
+def scaled(checkpoint, factor):
+    """The same network with another scale of its last map."""
+    weights = checkpoint.weights | {"layer4.1.bn2.weight": factor * checkpoint.weights["layer4.1.bn2.weight"]}
+    return replace(checkpoint, weights=weights, sha256=fingerprint(weights))
+
+
+def test_features_too_large_for_float16_are_kept_in_float32_and_those_of_broken_weights_refused(tmp_path):
+    # An untrained ResNet-101 has maps of 300,000.
+    checkpoint, dataset, settings = scaled(trees.student(), 1e7), trees.voc(tmp_path), DenseLinear(**SMALL)
+    found = mask_features(checkpoint, dataset, settings, cache=tmp_path / "cache", device=CPU)
+    assert found.train.dtype == found.test.dtype == torch.float32 and found.test.max() > 1e6
+    boxes, *_ = box_features(checkpoint, dataset, Box(**BOXES), cache=tmp_path / "cache", device=CPU)
+    assert boxes.whole.dtype == boxes.parts.dtype == torch.float32 and boxes.whole.isfinite().all()
+    for measure, own in ((mask_features, settings), (box_features, Box(**BOXES))):
+        with pytest.raises(ValueError, match="features are not finite"):
+            measure(scaled(checkpoint, float("nan")), dataset, own, cache=tmp_path / "cache", device=CPU)
 
 
 def test_of_many_images_a_draw_from_all_of_them_takes_part():
@@ -234,6 +255,13 @@ def test_maps_are_those_that_timm_gives_whatever_the_tap(arch, tap):
     for ours, other, own in zip(found, again, expected, strict=True):
         torch.testing.assert_close(ours, own)
         assert (other - own).norm() < 1e-4 * own.norm()
+
+
+def test_a_transformer_with_stages_has_their_maps():
+    backbone = Backbone(create_network("hiera_tiny_224"), tap="post", mean=(0.0,) * 3, std=(1.0,) * 3).eval()
+    with torch.no_grad():
+        maps = backbone.stage_maps(torch.randn(1, 3, 224, 224))
+    assert [m.shape[1:] for m in maps] == [(96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)]
 
 
 def test_a_network_without_maps_is_refused(tmp_path, monkeypatch):
