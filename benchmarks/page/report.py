@@ -42,12 +42,11 @@ def write_leaderboard(
     refuse_missing(folders)
     with alone_with(out, FILES):
         found = read()
-        results = name_teachers(found.results)
-        every = boards(results, suite)
+        every = boards(found.results, suite)
         sheets = [find_sheets(board, folders) for board in every]
         texts = (
             csv_text(leaderboard_frame(every)),
-            csv_text(results_frame(results)),
+            csv_text(results_frame(name_teachers(found.results))),
             markdown(every, found.damaged),
             html(every, sheets, found.damaged),
         )

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -244,7 +245,7 @@ def gain(student, random, supervised, **others):
     return row["c-linear_share_of_gain"], row["share_of_gain"]
 
 
-def test_a_baseline_that_a_student_learned_from_stays_one():
+def test_a_baseline_that_a_student_learned_from_stays_one(tmp_path):
     # The student's teacher is the supervised network of its own architecture, or the random one.
     def of(role, scores, **facts):
         own = runs(facts["source"], "c-linear", scores)
@@ -256,7 +257,7 @@ def test_a_baseline_that_a_student_learned_from_stays_one():
             *of("random", [30.0, 31, 29], source="r"),
         ]
         results += of("supervised", [80.0, 79, 81], source="t")
-        (board,) = boards(results)
+        (board,) = write_leaderboard(partial(Found, results, []), tmp_path).boards
         assert board.rows.set_index("name").role[source] == role
         assert board.rows.set_index("name").share_of_gain["s"] == pytest.approx(50)
         assert "baseline" not in results_frame(name_teachers(results)).columns
