@@ -12,8 +12,20 @@ from kdep_benchmarks.tasks.settings import KINDS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
 PROBES = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box")
-# RuntimeErrors of torch's CPU allocator, and of cuBLAS, which allocates memory of its own.
-MESSAGES = ("can't allocate memory", "DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# RuntimeErrors of torch's CPU allocator, and of cuBLAS and cuDNN, which allocate memory of their own. cuBLAS is "not
+# initialised" and cuDNN's device allocation fails where their handles have no room. Without room for its workspace no
+# engine of cuDNN can run: torch drops the error of each (aten/src/ATen/native/cudnn/Conv_v8.cpp), and says that it
+# finds none. An engine may also be missing for another reason; then the second attempt fails as well.
+MESSAGES = (
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "unable to find an engine to execute this computation",
+)
 KILLED_WORKER = "is killed by signal: Killed"  # a DataLoader's, whoever killed it
 
 

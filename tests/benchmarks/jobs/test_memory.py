@@ -19,9 +19,19 @@ def test_which_errors_are_out_of_memory(monkeypatch, tmp_path):
     wrapped.__cause__ = MemoryError()
     cuda = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     ours = [allocate(lambda: torch.empty(1 << 50)), allocate(lambda: np.empty(1 << 50)), cuda, wrapped]
+    ours += [
+        RuntimeError(text)
+        for text in (
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "GET was unable to find an engine to execute this computation",
+        )
+    ]
     others = [
         ValueError("no room: can't allocate memory"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
     ]
     (tmp_path / "events").write_text("low 0\noom 2\noom_kill 5\n")
