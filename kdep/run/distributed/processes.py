@@ -195,7 +195,9 @@ def join(device: str) -> Process:
                 "many processes as there are GPUs (GPUS=N tools/pretrain.sh, torchrun --nproc-per-node N)"
             )
         chosen = f"cuda:{local}"
-        torch.cuda.set_device(local)
+    if chosen.startswith("cuda:"):
+        # Code that names no GPU uses the current one: torch's thread that pins memory, and mmengine.
+        torch.cuda.set_device(int(chosen[5:]))
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.startswith("cuda") else "gloo", timeout=LIMIT)
         _patient[:] = [dist.new_group(backend="gloo", timeout=PATIENCE)]

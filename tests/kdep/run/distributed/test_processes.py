@@ -48,6 +48,8 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(in_torchrun, monkeypatch
     in_torchrun(LOCAL_RANK=2, LOCAL_WORLD_SIZE=3)
     with pytest.raises(ValueError, match="3 processes on this machine, for which torch sees 2 GPUs"):
         join("auto")
+    in_torchrun(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, LOCAL_WORLD_SIZE=1)
+    assert join("cuda:1").device == torch.device("cuda:1") and made[-1] == 1  # also for code that names no GPU
 
 
 def test_each_process_draws_random_numbers_of_its_own_and_goes_on_with_them():
