@@ -91,10 +91,10 @@ def threads_for(jobs: int) -> int:
 
 
 def visible_devices(device: str) -> tuple[str, ...]:
-    """The GPUs to share among jobs: all visible ones, where there are several and the user named none."""
+    """The GPUs to share among jobs: all visible ones, where there are several and the user named none of them."""
     import torch
 
-    count = torch.cuda.device_count() if device == "auto" else 0
+    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if count < 2:
         return ()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -92,7 +92,7 @@ def test_no_more_cells_than_slots_run_at_once_and_one_alone_has_what_the_user_ga
 def test_slots_share_the_visible_gpus_and_the_cores(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert local.visible_devices("auto") == ("5", "7")
+    assert local.visible_devices("auto") == local.visible_devices("cuda") == ("5", "7")
     assert local.visible_devices("cuda:1") == local.visible_devices("cpu") == ()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert local.visible_devices("auto") == ("0", "1")
