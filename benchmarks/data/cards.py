@@ -366,17 +366,26 @@ def fingerprint(dataset: Dataset, *, without: str = "") -> str:
 
 
 def _listed(split: Path) -> tuple[list[Path], list[Path]]:
-    """Images of a VOC list, and their annotations and masks that exist."""
+    """Images of a VOC list, and their annotations and masks that exist.
+
+    Masks are read by the whole line and boxes by its first word, so both count as names.
+    """
     from kdep.data.sources.names import is_image_name  # here, as in `_read_below`
 
     year = split.parents[2]
-    names = [line.split()[0] for line in read_utf8(split).splitlines() if line.strip()]
-    there = sorted(path for path in (year / "JPEGImages").glob("*") if not path.name.startswith("."))
-    found = {path.stem: path for path in there if is_image_name(path.name)}
+    lines = [line.strip() for line in read_utf8(split).splitlines() if line.strip()]
+    names = [name for line in lines for name in dict.fromkeys((line, line.split()[0]))]
+    names = [name for name in names if not name.startswith("/")]  # the readers refuse the others
+    images: dict[Path, list[Path]] = {}  # by the path without suffix: a reader may take any of 0001.jpg and 0001.png
+    for folder in sorted({(year / "JPEGImages" / name).parent for name in names}):
+        for path in sorted(folder.glob("*")):
+            if is_image_name(path.name):
+                images.setdefault(folder / path.stem, []).append(path)
     labels = [year / masks_of(split) / f"{name}.png" for name in names]
     if split.parent.name != "Segmentation":
         labels += [year / "Annotations" / f"{name}.xml" for name in names]
-    return [found[name] for name in names if name in found], [path for path in labels if path.is_file()]
+    found = [path for name in names for path in images.get(year / "JPEGImages" / name, ())]
+    return found, [path for path in labels if path.is_file()]
 
 
 def _read_below(folder: Path, layout: str) -> list[Path]:

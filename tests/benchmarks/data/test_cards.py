@@ -1,6 +1,7 @@
 """The fingerprint of a data set: other data has another one, and what no reader opens does not count."""
 
 import dataclasses
+import hashlib
 import shlex
 import shutil
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from kdep_benchmarks.data.cards import CARDS, Dataset, absent, fingerprint, known, refuse_bad_splits
+from kdep_benchmarks.data.readers.boxes import read_boxes
+from kdep_benchmarks.data.readers.masks import read_masks
 from kdep_benchmarks.tasks.task import load_task
 from tests.conftest import draw
 from tests.helpers import toolbox_trees as trees
@@ -62,6 +65,65 @@ def test_another_list_of_classes_is_other_data_and_one_that_is_missing_is_named(
         assert absent(dataset) is None
         found.append(fingerprint(dataset))
     assert found[0] != found[1]
+
+
+def renamed(root: Path, kind: str, name: str) -> Dataset:
+    """A VOC tree whose test image `test_4` has another name."""
+    dataset, year = trees.voc(root), root / "VOC2012"
+    for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("Annotations", ".xml")):
+        place = year / folder / f"{name}{suffix}"
+        place.parent.mkdir(exist_ok=True)
+        (year / folder / f"test_4{suffix}").rename(place)
+    (year / "ImageSets/Main/test.txt").write_text(f"{name}\ntest_5\n")
+    (year / "ImageSets/Main").rename(year / f"ImageSets/{kind}")
+    return dataclasses.replace(dataset, files={r: f"VOC2012/ImageSets/{kind}/{r}.txt" for r in ("train", "test")})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("Segmentation", "scene 4"),
+        ("mine", "scene 4"),  # masks may be listed in any folder
+        ("Segmentation", "cam1/4"),
+        ("Segmentation", ".4"),
+        ("Main", "cam1/4"),
+        ("Main", "test_4.v2"),
+    ],
+)
+def test_every_image_that_a_voc_reader_opens_counts_whatever_its_name(tmp_path, kind, name):
+    dataset = renamed(tmp_path, kind, name)
+    opened = [pair.image for pair in read_masks(dataset, "test").pairs]
+    if kind == "Main":
+        opened = [image.path for image in read_boxes(dataset, "test").images]
+    assert len(opened) == 2
+    for path in opened:
+        before = fingerprint(dataset)
+        same_length(path)
+        assert fingerprint(dataset) != before
+
+
+def test_of_two_images_of_one_voc_name_the_one_that_is_read_counts(tmp_path):
+    dataset = trees.voc(tmp_path)
+    draw(tmp_path / "VOC2012/JPEGImages/test_4.png", 9)
+    (read, *_) = read_boxes(dataset, "test").images
+    before = fingerprint(dataset)
+    same_length(read.path)
+    assert fingerprint(dataset) != before
+
+
+def test_plain_names_of_a_voc_list_keep_their_fingerprint(tmp_path):
+    # Published results hold it. Hashed here step by step: layout, files and classes; then each list with its images,
+    # its masks and its annotations, as NAME|BLAKE2b-128.
+    dataset, year = trees.voc(tmp_path), tmp_path / "VOC2012"
+    (year / "ImageSets/Main/test.txt").write_text("test_4 1\ntest_6 -1\n")  # the second column of a class list
+    digest = hashlib.sha256(f"voc|{sorted(dataset.files.items())}|{dataset.classes}".encode())
+    for role, names in (("test", ("test_4", "test_6")), ("train", [f"train_{n}" for n in range(4)])):
+        digest.update((year / f"ImageSets/Main/{role}.txt").read_bytes())
+        for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("Annotations", ".xml")):
+            for path in (year / folder / f"{name}{suffix}" for name in names):
+                content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+                digest.update(f"{path.relative_to(tmp_path)}|".encode() + content)
+    assert fingerprint(dataset) == digest.hexdigest()
 
 
 @pytest.mark.parametrize(
