@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from kdep.data.sources.names import is_image_name
 from kdep.guard import read_utf8
 from kdep.settings import shown
 from kdep_benchmarks.data.cards import Dataset
@@ -103,6 +104,10 @@ def _coco_images(
             split.add("number given twice", where, f"{item['file_name']} and {images[item['id']][0].name}")
             continue
         file, said = split.folder / item["file_name"], (item["width"], item["height"])
+        if not _is_below(file, split.folder):
+            expected = f"expected a path below {split.folder} with an image's ending, no part of it hidden"
+            split.add("odd name", where, f"{item['file_name']!r}; {expected}")
+            continue
         if not file.is_file():
             split.add("image is missing", where, f"{file} is not there")
             continue
@@ -111,6 +116,12 @@ def _coco_images(
             split.add("image of another size", where, f"says {said[0]} x {said[1]}, {file} is {size[0]} x {size[1]}")
         images[item["id"]] = file, size or said
     return images
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    """Whether the fingerprint of the data covers a file: an image in the folder, of which no part is hidden or `..`."""
+    parts = file.relative_to(folder).parts if file.is_relative_to(folder) else ("..",)
+    return is_image_name(file.name) and not any(part.startswith(".") for part in parts)
 
 
 def _is_side(value: object) -> bool:

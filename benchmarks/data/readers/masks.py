@@ -51,10 +51,10 @@ class MaskFolder:
         """Every pair in order, by the rules of mmseg's BaseSegDataset; the files need not exist.
 
         Raises:
-            ValueError: the folder has links in a circle, or pipes; mmseg would follow them.
+            ValueError: the folder has links in a circle, or pipes; mmseg would follow them. Or as `_names_in`.
         """
         if self.listed:
-            names = [line.strip() for line in read_utf8(self.listed).splitlines()]
+            names = _names_in(self.listed)
         else:
             end = -len(self.image_suffix)
             tree = walk(self.images, lambda name: name.endswith(self.image_suffix), hidden=False)  # as mmengine
@@ -66,6 +66,24 @@ class MaskFolder:
             image, mask = self.images / f"{name}{self.image_suffix}", self.masks / f"{name}{self.mask_suffix}"
             pairs.append(MaskedImage(image, mask, f"{self.listed}, line {number}" if self.listed else str(image)))
         return pairs
+
+
+def _names_in(listed: Path) -> list[str]:
+    """Names of a list, one a line.
+
+    Raises:
+        ValueError: a line is not the name of an image. No line is skipped, since mmseg reads all of them.
+    """
+    names = [line.strip() for line in read_utf8(listed).splitlines()]
+    for number, name in enumerate(names, start=1):
+        where = f"{listed}, line {number}"
+        if name.startswith("\ufeff"):
+            raise ValueError(f"{where}: begins with a byte-order mark; save the list as UTF-8 without one")
+        if not name:
+            raise ValueError(f"{where}: blank line; remove it, mmseg takes it for a name")
+        if name.startswith("/"):
+            raise ValueError(f"{where}: odd name: {name!r}; expected the name of an image below JPEGImages")
+    return names
 
 
 @dataclass(frozen=True)

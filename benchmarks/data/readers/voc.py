@@ -23,7 +23,7 @@ def read_voc(dataset: Dataset, role: str, classes: tuple[str, ...], _: bool) -> 
                 continue
             # Class lists such as cat_val.txt have a second column.
             year, name, where = path.parents[2], line.split()[0], f"{path}, line {number}"
-            if name.startswith("/") or ".." in Path(name).parts or set(name) & set("*?[\0"):
+            if name.startswith("/") or ".." in Path(name).parts or set(name) & set("*?[\0\ufeff"):
                 split.add("odd name", where, f"{name!r} is not the name of an image")
                 continue
             if (year, name) in listed:

@@ -87,6 +87,23 @@ def test_a_hidden_image_is_read_by_nobody(tmp_path):
     assert [pair.image.name for pair in read_masks(dataset, "test").pairs] == names
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("test_4\n\ntest_5\n", "line 2: blank line; remove it"),
+        ("test_4\n\n", "line 2: blank line; remove it"),
+        ("\ufefftest_4\ntest_5\n", "line 1: begins with a byte-order mark; save the list as UTF-8 without one"),
+        ("test_4\n/photos/5\n", "line 2: odd name: '/photos/5'; expected the name of an image below JPEGImages"),
+    ],
+)
+def test_a_line_that_is_no_name_of_an_image_is_named_in_a_list_of_masks(tmp_path, text, said):
+    dataset = trees.voc(tmp_path)
+    path = dataset.root / dataset.files["test"]
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{path}, {said}"):
+        read_masks(dataset, "test")
+
+
 def test_a_layout_that_has_no_masks_or_boxes_is_refused(tmp_path):
     dataset = Dataset("zoo", "imagefolder", tmp_path, {"train": "train", "test": "test"})
     with pytest.raises(ValueError, match="segmentation reads voc, ade20k, cityscapes"):
@@ -119,14 +136,42 @@ def test_a_json_of_instances_that_is_none_is_named(tmp_path, content, said):
         read_boxes(dataset, "train", classes=class_names(dataclasses.replace(dataset, classes=())))
 
 
+@pytest.mark.parametrize("name", ["../photos/4.jpg", "{root}/photos/4.jpg", ".cache/4.jpg", ".4.jpg", "4.jfif"])
+def test_an_image_that_the_fingerprint_would_not_see_is_refused(tmp_path, name):
+    name = name.format(root=tmp_path)
+    dataset = trees.coco(tmp_path)
+    (tmp_path / "test" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "test" / "4.jpg").rename(tmp_path / "test" / name)
+    json_file = tmp_path / "test.json"
+    json_file.write_text(json_file.read_text().replace('"4.jpg"', f'"{name}"'))
+    split = read_boxes(dataset, "test", open_images=True)
+    assert [image.path.name for image in split.images] == ["5.jpg", "6.jpg"]
+    assert (split.findings[0].kind, split.findings[0].where) == ("odd name", f"{json_file}, image 4")
+
+
+@pytest.mark.parametrize("name", ["cam1/4.jpg", "./4.jpg", "{root}/test/4.jpg"])
+def test_an_image_below_the_folder_of_its_split_is_read_and_seen(tmp_path, name):
+    name = name.format(root=tmp_path)
+    dataset = trees.coco(tmp_path)
+    place = tmp_path / "test" / name
+    place.parent.mkdir(exist_ok=True)
+    (tmp_path / "test" / "4.jpg").rename(place)
+    json_file = tmp_path / "test.json"
+    json_file.write_text(json_file.read_text().replace('"4.jpg"', f'"{name}"'))
+    assert read_boxes(dataset, "test", open_images=True).images[0].path == place
+    before = fingerprint(dataset)
+    place.write_bytes(place.read_bytes() + b"\0")
+    assert fingerprint(dataset) != before
+
+
 def test_odd_lists_and_annotations_of_voc_are_named(tmp_path):
     dataset = trees.voc(tmp_path)
     path = dataset.root / dataset.files["train"]
-    path.write_text("../../x\n/x\n*\ntrain_0\n")
+    path.write_text("\ufefftrain_1\n../../x\n/x\n*\ntrain_0\n", encoding="utf-8")
     annotation = path.parents[2] / "Annotations" / "train_0.xml"
     annotation.write_text('<?xml version="1.0" encoding="no-such"?><annotation/>')
     kinds = [finding.kind for finding in read_boxes(dataset, "train", classes=trees.CLASSES).findings]
-    assert kinds[:4] == ["odd name"] * 3 + ["annotation cannot be read"]
+    assert kinds[:5] == ["odd name"] * 4 + ["annotation cannot be read"]
     path.write_bytes(b"train_0\n\xff\n")
     with pytest.raises(ValueError, match=f"{path}: not a text in UTF-8 .invalid start byte at byte 8"):
         read_boxes(dataset, "train", classes=trees.CLASSES)

@@ -103,6 +103,7 @@ def test_a_kill_while_images_are_noted_as_opened_leaves_no_part(tmp_path, monkey
     ("where", "change", "message"),
     [
         ("images", {"width": 8000, "height": 7200}, "says 8000 x 7200, .*4.jpg is 80 x 72"),
+        ("images", {"file_name": "/photos/4.jpg"}, "odd name: '/photos/4.jpg'; expected a path below .*/test"),
         ("images", {"width": "80"}, "width '80', height 72; expected a path and two numbers"),
         ("annotations", {"area": float("inf")}, "box larger than its image: says area inf"),
         ("annotations", {"bbox": [0, 0, float("inf"), 5]}, "box without numbers"),
