@@ -4,22 +4,21 @@ import contextlib
 import io
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kdep_benchmarks.answers.metrics import THRESHOLDS
 from kdep_benchmarks.answers.store import Answers
 
-if TYPE_CHECKING:
-    from pycocotools.coco import COCO
-
 LOG = logging.getLogger(__name__)
 BITS = 1 << np.arange(THRESHOLDS)
 
 
-def evaluate(truth: "COCO", found: Sequence[dict[str, Any]]) -> tuple[dict[str, float], Answers]:
+def evaluate(truth: dict[str, Any], found: Sequence[dict[str, Any]]) -> tuple[dict[str, float], Answers]:
     """COCO's AP, AP50 and AP75 in percent, unrounded, and the answers per image; all 0 without detections.
+
+    `truth` is the content of a COCO json and `found` that of a file of results.
 
     pycocotools directly: mmdet's CocoMetric calls it too, but rounds to a tenth of a percent and returns nothing at all
     when there are no detections.
@@ -28,13 +27,11 @@ def evaluate(truth: "COCO", found: Sequence[dict[str, Any]]) -> tuple[dict[str, 
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        if found:
-            detected = truth.loadRes(list(found))
-        else:
-            detected = COCO()
-            detected.dataset = {**truth.dataset, "annotations": []}
-            detected.createIndex()
-        scoring = COCOeval(truth, detected, "bbox")
+        boxes, nothing = COCO(), COCO()
+        boxes.dataset, nothing.dataset = truth, {**truth, "annotations": []}
+        boxes.createIndex()
+        nothing.createIndex()
+        scoring = COCOeval(boxes, boxes.loadRes(list(found)) if found else nothing, "bbox")
         scoring.evaluate()
         scoring.accumulate()
         scoring.summarize()

@@ -1,7 +1,6 @@
 """Fine-tune a student for object detection in an mmdet detector, and score COCO's AP."""
 
-import contextlib
-import io
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,6 @@ import torch
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.answers.detections import evaluate
-from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.runner import (
@@ -60,7 +58,7 @@ def run_detect(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path,
         LOG.warning("%s: not a single detection on %d images", task.name, scored)
         facts["no_detections"] = True
     counts = {"train": trained.train_images, "test": scored}
-    metrics, answers = average_precision(test.path, found)
+    metrics, answers = evaluate(json.loads(test.path.read_text(encoding="utf-8")), found)
     return Outcome(metrics, counts, facts, trained.curves, trained.load, trained.cost, answers)
 
 
@@ -114,7 +112,7 @@ def train_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> d
 
 
 def test_dataset(split: Split, classes: tuple[str, ...], settings: Detect) -> dict[str, Any]:
-    """Configure the test split: every image, with or without boxes. `average_precision` reads the boxes."""
+    """Configure the test split: every image, with or without boxes. `evaluate` reads the boxes."""
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     transforms = [
         LOAD_IMAGE,
@@ -151,12 +149,3 @@ def detections(
             place = {"image_id": sample.img_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
             found.append({**place, "score": score})
     return found, looked_at, scored
-
-
-def average_precision(path: Path, found: list[dict[str, Any]]) -> tuple[dict[str, float], Answers]:
-    """COCO's AP, AP50 and AP75 in percent against the boxes of a json file, and the answers per image."""
-    from pycocotools.coco import COCO
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(path))
-    return evaluate(truth, found)

@@ -6,8 +6,6 @@ images, and refitted on all. On test, AP is over jittered boxes and background, 
 worth alone is measured on true boxes, with background among the candidates (mAP) and without (accuracy).
 """
 
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from torchvision.ops import batched_nms
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.answers.detections import evaluate
-from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.readers.boxed import BoxedImage
 from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
@@ -54,7 +51,7 @@ def run_box(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, de
     scores = classes.scores(test.whole.to(device).float()).softmax(1).cpu()
     found = detections(test, scores, move(test.parts).cpu().numpy())
     held = len(np.unique(train.proposals.image[val.numpy()]))
-    metrics, answers = average_precision(test.images, test.classes, found)
+    metrics, answers = evaluate(as_coco(test.images, test.classes), found)
     return Outcome(
         metrics=metrics | class_metrics(test, scores),
         counts={"train": len(train.images) - held, "val": held, "test": len(test.images)},
@@ -155,19 +152,6 @@ def detections(test: Part, scores: torch.Tensor, by: np.ndarray) -> list[dict[st
             place = {"image_id": image.number, "category_id": int(label[kept]) + 1}
             found.append(place | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(score[kept])})
     return found
-
-
-def average_precision(
-    images: Sequence[BoxedImage], classes: int, found: list[dict[str, Any]]
-) -> tuple[dict[str, float], Answers]:
-    """COCO's AP, AP50 and AP75 in percent, all 0 without detections; and the answers per image."""
-    from pycocotools.coco import COCO
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = as_coco(images, classes)
-        truth.createIndex()
-    return evaluate(truth, found)
 
 
 def as_coco(images: Sequence[BoxedImage], classes: int) -> dict[str, Any]:

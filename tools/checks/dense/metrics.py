@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.answers.metrics import measure
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.data.readers.masks import IGNORED, MaskSplit, label_names
 from kdep_benchmarks.openmmlab.runner import Training, check_count, train
 from kdep_benchmarks.openmmlab.tasks.boxes import write_split
-from kdep_benchmarks.openmmlab.tasks.detect import average_precision, detections, test_dataset
+from kdep_benchmarks.openmmlab.tasks.detect import detections, test_dataset
 from kdep_benchmarks.openmmlab.tasks.detect import train_config as detector_config
 from kdep_benchmarks.openmmlab.tasks.masks import open_masks, split_configs
 from kdep_benchmarks.openmmlab.tasks.segment import image_areas, test_transforms
@@ -87,7 +88,7 @@ def compare_boxes(cell: Training) -> dict[str, Scores]:
         ours, _, scored = detections(answers, test_dataset(score, classes, cell.settings), cell)
         check_count(scored, score.count, cell.task)
         found[name] = {
-            "kdep": average_precision(score.path, ours)[0],
+            "kdep": evaluate(truth, ours)[0],
             "mmdet": mmdet_scores(answers.samples, str(score.path), classes),
         }
         if cell.task.dataset.layout == "coco":

@@ -11,6 +11,7 @@ from PIL import Image
 
 from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.shipped import FOLDER as CONFIGS
+from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.openmmlab import compat, runner
 from kdep_benchmarks.openmmlab.runner import train
@@ -99,14 +100,14 @@ def detections_of(content, *, shift=0.0):
 def test_ap_is_100_for_the_boxes_themselves_and_0_for_none(tmp_path):
     split, content = split_of(trees.voc(tmp_path), "test", tmp_path)
     perfect = {"AP": 100.0, "AP50": 100.0, "AP75": 100.0}
-    assert detect.average_precision(split.path, list(detections_of(content)))[0] == pytest.approx(perfect)
-    assert detect.average_precision(split.path, [])[0] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    assert evaluate(content, list(detections_of(content)))[0] == pytest.approx(perfect)
+    assert evaluate(content, [])[0] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
 
 
 def test_ap_averages_over_ten_overlaps(tmp_path):
     # Boxes 18 wide shifted by 3 overlap by 15 / 21 = 0.714: right at 0.50, 0.55, ..., 0.70, five of ten thresholds.
     split, content = split_of(trees.coco(tmp_path), "test", tmp_path / "work")
-    scores, _ = detect.average_precision(split.path, list(detections_of(content, shift=3.0)))
+    scores, _ = evaluate(content, list(detections_of(content, shift=3.0)))
     assert scores == pytest.approx({"AP": 50.0, "AP50": 100.0, "AP75": 0.0})
 
 
@@ -129,13 +130,13 @@ def test_a_detector_that_finds_the_true_boxes_has_an_ap_of_100(tmp_path):
 
     task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet")
     cell = trees.cell(trees.student(), task, tmp_path / "work")
-    split, _ = split_of(task.dataset, "test", tmp_path / "work")
+    split, content = split_of(task.dataset, "test", tmp_path / "work")
     compat.prepare()
     init_default_scope("mmdet")
     found, _, scored = detect.detections(Finding(), detect.test_dataset(split, trees.CLASSES, cell.settings), cell)
     assert scored == 3 and [box["score"] for box in found] == pytest.approx([0.9, 0.8] * 3)
     perfect = {"AP": 100.0, "AP50": 100.0, "AP75": 100.0}
-    assert detect.average_precision(split.path, found)[0] == pytest.approx(perfect)
+    assert evaluate(content, found)[0] == pytest.approx(perfect)
 
 
 def test_small_images_train_too_and_those_without_boxes_do_not(tmp_path):

@@ -12,14 +12,13 @@ from sklearn.metrics import average_precision_score
 from torchvision.ops import roi_align
 
 from kdep.models.backbones.backbone import build_backbone
+from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.data.readers.boxed import Box as TrueBox
 from kdep_benchmarks.data.readers.boxed import as_boxed_image
 from kdep_benchmarks.openmmlab.tasks.boxes import write_split
-from kdep_benchmarks.openmmlab.tasks.detect import average_precision as of_detectors
 from kdep_benchmarks.tasks.dense import box
 from kdep_benchmarks.tasks.dense.box import (
     as_coco,
-    average_precision,
     class_metrics,
     detections,
     draw_val,
@@ -144,12 +143,12 @@ def test_average_precision_of_detections_is_that_of_the_detectors(tmp_path):
     scores[torch.arange(len(scores)), torch.from_numpy(test.proposals.label)] += 0.5
     found = detections(test, scores, offsets(test.proposals.box, test.proposals.goal) * 0.7)
     split = write_split(dataset, "test", ("red", "green"), tmp_path / "test.json")
-    ours, answers = average_precision(test.images, 2, found)
+    truth, written = as_coco(test.images, 2), json.loads(split.path.read_text())
+    assert truth["annotations"] == written["annotations"]
+    ours, answers = evaluate(truth, found)
     assert answered(answers) == pytest.approx(ours)
-    assert ours == pytest.approx(of_detectors(split.path, found)[0]) and 20 < ours["AP"] < 100
-    written = json.loads(split.path.read_text())["annotations"]
-    assert as_coco(test.images, 2)["annotations"] == written
-    assert average_precision(test.images, 2, [])[0] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    assert ours == pytest.approx(evaluate(written, found)[0]) and 20 < ours["AP"] < 100
+    assert evaluate(truth, [])[0] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco"])
