@@ -9,19 +9,13 @@ import torch
 from torch import nn
 
 from kdep.export.audit import compare_stages
+from kdep.export.snippets import CHANNELS, DEPTHS
 from kdep.models.backbones.backbone import create_network
 from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError, StateDict, load_exactly
 from kdep.models.checkpoints.names import export_weights
 from kdep_benchmarks.openmmlab import compat
 
 STRIDES = (4, 8, 16, 32)
-RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
-CHANNELS = {
-    "resnet18": (64, 128, 256, 512),
-    "resnet34": (64, 128, 256, 512),
-    "resnet50": (256, 512, 1024, 2048),
-    "mobilenetv2_100": (24, 32, 96, 320),
-}
 # Options for a last stride of 8, 16 or 32 (8 is `d8` in mmseg's configs). They do not change the weights.
 DILATIONS: dict[str, dict[int, dict[str, Any]]] = {
     "ResNet": {
@@ -39,7 +33,7 @@ DILATIONS: dict[str, dict[int, dict[str, Any]]] = {
 TOOLBOXES = ("mmseg", "mmdet")
 
 
-def backbone_config(arch: str, toolbox: str, *, output_stride: int = 32, norm: str = "BN") -> dict[str, Any]:
+def backbone_config(arch: str, toolbox: str, *, output_stride: int = 32) -> dict[str, Any]:
     """Configure the toolbox's own backbone for a timm network, or mmseg's wrapper around timm where it has none.
 
     All stages train, with BatchNorm in training mode, and nothing is loaded by the toolbox.
@@ -48,17 +42,16 @@ def backbone_config(arch: str, toolbox: str, *, output_stride: int = 32, norm: s
         arch: timm's name of the network.
         toolbox: mmseg or mmdet.
         output_stride: stride of the last map; 8 and 16 use dilation, which mmdet's MobileNetV2 does not have.
-        norm: BN, or SyncBN when several processes train one network. timm's networks keep their own.
 
     Raises:
         ValueError: an unknown toolbox, or a network without maps at strides 4, 8, 16 and 32.
     """
     if toolbox not in TOOLBOXES:
         raise ValueError(f"toolbox {toolbox!r}: expected one of {', '.join(TOOLBOXES)}")
-    trained = {"norm_cfg": {"type": norm, "requires_grad": True}, "norm_eval": False, "frozen_stages": -1}
-    if arch in RESNET_DEPTHS:
+    trained = {"norm_cfg": {"type": "BN", "requires_grad": True}, "norm_eval": False, "frozen_stages": -1}
+    if arch in DEPTHS:
         # ResNet, not ResNetV1c: that one has another stem, which the student's weights cannot fill.
-        own = {"type": f"{toolbox}.ResNet", "depth": RESNET_DEPTHS[arch], "out_indices": (0, 1, 2, 3), **trained}
+        own = {"type": f"{toolbox}.ResNet", "depth": DEPTHS[arch], "out_indices": (0, 1, 2, 3), **trained}
         own |= {"style": "pytorch", "num_stages": 4}
     elif arch == "mobilenetv2_100":
         own = {"type": f"{toolbox}.MobileNetV2", "out_indices": (1, 2, 4, 6), **trained}
@@ -73,7 +66,7 @@ def backbone_config(arch: str, toolbox: str, *, output_stride: int = 32, norm: s
 
 def channels(arch: str) -> tuple[int, ...]:
     """Channels of the maps at strides 4, 8, 16 and 32."""
-    return CHANNELS[arch] if arch in CHANNELS else tuple(number for _, number in timm_maps(arch))
+    return tuple(CHANNELS[arch]) if arch in CHANNELS else tuple(number for _, number in timm_maps(arch))
 
 
 def timm_maps(arch: str) -> list[tuple[int, int]]:

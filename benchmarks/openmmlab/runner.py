@@ -10,7 +10,7 @@ import torch
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.openmmlab import compat
-from kdep_benchmarks.openmmlab.backbones import DILATIONS, RESNET_DEPTHS, backbone_config
+from kdep_benchmarks.openmmlab.backbones import DEPTHS, DILATIONS, backbone_config
 from kdep_benchmarks.tasks.settings import Dense, config_file
 from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import LAST, forget_others
@@ -76,9 +76,9 @@ def read_config(cell: Training, *, toolbox: str) -> "Config":
 def _set_backbone(config: "Config", cell: Training, toolbox: str) -> None:
     arch, theirs = cell.checkpoint.arch, config.model.backbone
     stride = cell.settings.output_stride if toolbox == "mmseg" else 32
-    if arch in RESNET_DEPTHS and "ResNet" in theirs.type:
+    if arch in DEPTHS and "ResNet" in theirs.type:
         # Keep the file's ResNet and its options. A wrong kind, such as ResNetV1c, fails the load check.
-        theirs.depth = RESNET_DEPTHS[arch]
+        theirs.depth = DEPTHS[arch]
         theirs.update(DILATIONS["ResNet"][stride])
         return
     own = backbone_config(arch, toolbox, output_stride=stride)

@@ -17,6 +17,7 @@ from kdep.files import write_bytes
 
 ROWS = 6  # most images on a sheet
 SIDE = 248  # longer side in pixels of an image with boxes: the width of a column
+LEAST = 0.3  # score of a drawn box
 LEGEND = 24  # most classes in the legend
 GREY = (96, 96, 96)  # ignored pixels
 WIDTH, DPI = 744, 100  # pixels of a sheet
@@ -55,18 +56,10 @@ def segmentation_sheet(
         path: a .png; `sheet_path` says which.
         classes: names by class number.
         ignore: label of pixels that do not count.
-
-    Raises:
-        ValueError: lengths or sizes that do not fit, or a label without a class; names the image by its number.
     """
     rows, seen = [], set()
-    for number, (image, *masks) in enumerate(_zipped(images, truths, predictions)):
-        for name, mask in zip(("truth", "prediction"), masks, strict=True):
-            if mask.shape != image.shape[:2]:
-                raise ValueError(f"sheet: {name} {number} is {mask.shape}, its image {image.shape[:2]}")
-        labels = {int(label) for mask in masks for label in np.unique(mask)} - {ignore}
-        _refuse_unknown(labels, number, classes)
-        seen |= labels
+    for image, *masks in list(zip(images, truths, predictions, strict=True))[:ROWS]:
+        seen |= {int(label) for mask in masks for label in np.unique(mask)} - {ignore}
         rows.append([image, *(with_mask(image, mask, ignore) for mask in masks)])
     _write(rows, path, seen, classes)
 
@@ -78,9 +71,10 @@ def detection_sheet(
     path: Path,
     *,
     classes: Sequence[str],
-    threshold: float = 0.3,
 ) -> None:
-    """Write a sheet of the first images: image, true boxes, predicted boxes of at least the score `threshold`.
+    """Write a sheet of the first images: image, true boxes, predicted boxes of at least the score `LEAST`.
+
+    Where an image has none, its best three are drawn, so that a weak detector shows something; each box says its score.
 
     Args:
         images: (H, W, 3) uint8 RGB each, of any size.
@@ -88,20 +82,11 @@ def detection_sheet(
         predictions: boxes with scores of each image.
         path: a .png; `sheet_path` says which.
         classes: names by class number.
-        threshold: lowest score that is drawn. Where an image has none, its best three are drawn, so that a weak
-            detector shows something; each box says its score.
-
-    Raises:
-        ValueError: lengths that do not fit, predictions without scores, or a label without a class.
     """
     rows, seen = [], set()
-    for number, (image, truth, predicted) in enumerate(_zipped(images, truths, predictions)):
-        if predicted.scores is None:
-            raise ValueError(f"sheet: prediction {number} has no scores")
-        shown = _shown(predicted, threshold)
-        labels = {int(label) for boxes in (truth, shown) for label in boxes.labels}
-        _refuse_unknown(labels, number, classes)
-        seen |= labels
+    for image, truth, predicted in list(zip(images, truths, predictions, strict=True))[:ROWS]:
+        shown = _shown(predicted)
+        seen |= {int(label) for boxes in (truth, shown) for label in boxes.labels}
         rows.append([image, *(with_boxes(image, boxes) for boxes in (truth, shown))])
     _write(rows, path, seen, classes)
 
@@ -141,23 +126,6 @@ def sheet_path(result: Path) -> Path:
     return Path(result).with_suffix(".sheet.png")
 
 
-def _zipped(images: Sequence, truths: Sequence, predictions: Sequence) -> list[tuple]:
-    counts = [len(images), len(truths), len(predictions)]
-    if not images or len(set(counts)) > 1:
-        raise ValueError(
-            f"sheet: {counts[0]} images, {counts[1]} truths, {counts[2]} predictions; expected equal numbers"
-        )
-    for number, image in enumerate(images):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"sheet: image {number} is {image.shape} {image.dtype}; (H, W, 3) uint8 RGB is right")
-    return list(zip(images, truths, predictions, strict=True))[:ROWS]
-
-
-def _refuse_unknown(labels: set[int], number: int, classes: Sequence[str]) -> None:
-    if labels and not 0 <= min(labels) <= max(labels) < len(classes):
-        raise ValueError(f"sheet: image {number} has labels {min(labels)} to {max(labels)} for {len(classes)} classes")
-
-
 def colour_of(label: int) -> tuple[int, int, int]:
     """Return the colour of a class. Hues step by the golden ratio, so that neighbouring numbers differ."""
     saturation, value = (0.75, 0.55, 0.9)[label % 3], (0.95, 0.8, 0.65)[label % 3]
@@ -165,9 +133,9 @@ def colour_of(label: int) -> tuple[int, int, int]:
     return int(255 * red), int(255 * green), int(255 * blue)
 
 
-def _shown(boxes: Boxes, threshold: float) -> Boxes:
+def _shown(boxes: Boxes) -> Boxes:
     order = np.argsort(-boxes.scores, kind="stable")
-    kept = order[boxes.scores[order] >= threshold]
+    kept = order[boxes.scores[order] >= LEAST]
     kept = kept if len(kept) else order[:3]
     return Boxes(boxes.corners[kept], boxes.labels[kept], boxes.scores[kept])
 

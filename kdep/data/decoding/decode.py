@@ -17,6 +17,7 @@ import math
 from typing import Protocol
 
 import numpy as np
+import simplejpeg
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -97,20 +98,15 @@ class Encoded:
 def _rgb_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Return (width, height) of a JPEG that simplejpeg can decode, in a tenth of the time of Pillow's open.
 
-    None where Pillow must decode: other numbers of channels, several pictures in a file, and all files if simplejpeg is
-    not installed.
+    None where Pillow must decode: other numbers of channels, and several pictures in a file.
 
     Raises:
         RefusedError: more pixels than `kdep.guard.max_pixels`.
     """
-    try:
-        from simplejpeg import decode_jpeg_header
-    except ImportError:
-        return None
     if not data.startswith(b"\xff\xd8\xff") or b"MPF\0" in data:
         return None
     try:
-        height, width, colours, _ = decode_jpeg_header(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
     refuse_pixels(width, height)
@@ -119,13 +115,9 @@ def _rgb_jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 def _simplejpeg(data: bytes, size: tuple[int, int], scale: int) -> np.ndarray | None:
     """Decode to (H, W, 3) uint8 at 1 / scale, rounded up; None where Pillow must decode."""
-    try:
-        from simplejpeg import decode_jpeg
-    except ImportError:
-        return None
     width, height = (-(-side // scale) for side in size)
     try:
-        pixels = decode_jpeg(data, min_width=width, min_height=height, min_factor=scale)
+        pixels = simplejpeg.decode_jpeg(data, min_width=width, min_height=height, min_factor=scale)
     except ValueError:
         return None  # damaged: Pillow decodes it, or says what is wrong
     return pixels if pixels.shape[:2] == (height, width) else None

@@ -77,27 +77,3 @@ def test_images_without_boxes_of_a_single_pixel_or_with_flat_boxes_do_not_stop_a
     detection_sheet([grey(), grey(1, 1)], [NONE, NONE], [NONE, NONE], tmp_path / "s.png", classes=CLASSES)
     flat = Boxes(np.array([[5.0, 5.0, 5.0, 5.0]]), np.array([0]), np.array([0.5]))
     detection_sheet([grey()], [flat], [flat], tmp_path / "s.png", classes=CLASSES)
-
-
-ONE = Boxes(np.array([[0.0, 0.0, 9.0, 9.0]]), np.array([3]), np.array([0.9]))
-
-
-@pytest.mark.parametrize(
-    ("make", "arguments", "what"),
-    [
-        (
-            segmentation_sheet,
-            ([grey()], [np.full((60, 80), 3)], [np.zeros((60, 80), int)]),
-            "image 0 has labels 0 to 3",
-        ),
-        (segmentation_sheet, ([grey()], [np.zeros((9, 9), int)], [np.zeros((60, 80), int)]), r"truth 0 is \(9, 9\)"),
-        (segmentation_sheet, ([grey()], [], []), "1 images, 0 truths, 0 predictions"),
-        (segmentation_sheet, ([grey() / 255], [np.zeros((60, 80))], [np.zeros((60, 80))]), "float64; .* uint8 RGB"),
-        (detection_sheet, ([grey()], [ONE], [ONE]), "labels 3 to 3 for 3 classes"),
-        (detection_sheet, ([grey()], [ONE], [Boxes(ONE.corners, ONE.labels)]), "prediction 0 has no scores"),
-    ],
-)
-def test_what_does_not_fit_is_said_and_nothing_is_written(tmp_path, make, arguments, what):
-    with pytest.raises(ValueError, match=what):
-        make(*arguments, tmp_path / "s.png", classes=CLASSES)
-    assert list(tmp_path.iterdir()) == []
