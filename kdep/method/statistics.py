@@ -21,13 +21,14 @@ from pydantic import Field, model_validator
 
 from kdep.settings import Stored, dense, validate
 
-STRIPS = 8  # row blocks of the scatter matrix on a CPU; 1/16 of it is computed in vain above the diagonal
+STRIPS = 8  # row blocks of the scatter matrix; 1/16 of it is computed in vain above the diagonal
 
 
 class Moments:
     """Count, mean and scatter matrix of (B, D) batches. Batch order and merging only change rounding.
 
-    Only the lower triangle of the scatter matrix is valid.
+    Only the lower triangle of the scatter matrix is valid. The sums are on the device of the first batch: a copy of the
+    matrix for each batch would take longer than the batch.
     """
 
     def __init__(self, dim: int) -> None:
@@ -47,17 +48,24 @@ class Moments:
         total = x.sum(0)
         if not bool(torch.isfinite(total).all()):  # NaN and Inf survive the sum
             raise ValueError("teacher features contain NaN or Inf: check the teacher's weights and input normalisation")
+        if self.count == 0:
+            self._move_to(x.device)
         mean = total / max(len(x), 1)
         centred = x - mean
-        if centred.device == self.scatter.device:
-            # In place: a second D x D matrix would double the memory. syrk is no faster in most BLAS builds.
-            rows = -(-len(mean) // STRIPS)
-            for start in range(0, len(mean), rows):
-                end = min(start + rows, len(mean))
-                self.scatter[start:end, :end].addmm_(centred[:, start:end].T, centred[:, :end])
-        else:
-            self.scatter.add_((centred.T @ centred).cpu())
-        self._move_mean(len(x), mean.cpu())
+        # In place: a second D x D matrix would double the memory. syrk is no faster in most BLAS builds.
+        rows = -(-len(mean) // STRIPS)
+        for start in range(0, len(mean), rows):
+            end = min(start + rows, len(mean))
+            self.scatter[start:end, :end].addmm_(centred[:, start:end].T, centred[:, :end])
+        self._move_mean(len(x), mean)
+
+    def on_cpu(self) -> "Moments":
+        """Bring the sums to the CPU, in place: gloo exchanges them and LAPACK solves there."""
+        self._move_to(torch.device("cpu"))
+        return self
+
+    def _move_to(self, device: torch.device) -> None:
+        self.mean, self.scatter = self.mean.to(device), self.scatter.to(device)
 
     def _move_mean(self, count: int, mean: torch.Tensor) -> None:
         if count == 0:
@@ -79,6 +87,7 @@ def sum_moments(own: Moments, total: Callable[[torch.Tensor], torch.Tensor]) -> 
         own: of this process.
         total: sums a tensor over the processes, in place.
     """
+    own.on_cpu()
     sums = total(torch.cat([own.mean * own.count, own.mean.new_tensor([own.count])]))
     mean = sums[:-1] / sums[-1].clamp_min(1)
     own.scatter = total(own.scatter.addr_(own.mean - mean, own.mean - mean, alpha=own.count))
@@ -184,7 +193,7 @@ def finish(moments: Moments, *, teacher: str, data: str, widths: Sequence[int] =
     """
     if moments.count < 2:
         raise ValueError(f"statistics of {moments.count} images: at least 2 are needed")
-    covariance = moments.scatter.div_(moments.count).numpy()
+    covariance = moments.on_cpu().scatter.div_(moments.count).numpy()
     scale = None
     if len(widths) > 1:
         blocks = np.split(covariance.diagonal(), np.cumsum(widths)[:-1])

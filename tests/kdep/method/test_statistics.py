@@ -1,5 +1,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,39 @@ def test_summed_processes_equal_one_process():
     for own in found:
         assert own.count == 300 and torch.allclose(own.axes, whole.axes, atol=1e-10)
         assert torch.allclose(own.variances, whole.variances, rtol=1e-11)
+
+
+def test_the_sums_stay_on_the_device_of_the_features(monkeypatch):
+    # Torch's device without values: whatever copied from it to the CPU would fail.
+    monkeypatch.setattr(torch, "isfinite", lambda total: SimpleNamespace(all=lambda: True))
+    moments = Moments(24)
+    for _ in range(2):
+        moments.add(torch.empty(5, 24, device="meta"))
+    assert moments.count == 10 and moments.scatter.device.type == moments.mean.device.type == "meta"
+
+
+def test_the_sums_are_on_the_cpu_where_processes_exchange_them_and_axes_are_computed(monkeypatch):
+    moved = []
+    monkeypatch.setattr(Moments, "_move_to", lambda self, device: moved.append(device.type))
+
+    def total(own):
+        assert moved == ["cpu", "cpu"]  # of the first batch, and before the sum
+        return own
+
+    moments = Moments(24)
+    moments.add(correlated())
+    sum_moments(moments, total)
+    finish(moments, teacher="t", data="d")
+    assert moved == ["cpu"] * 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_statistics_of_features_on_a_gpu_equal_those_on_the_cpu():
+    found, wanted = statistics_of(correlated().cuda()), statistics_of(correlated())
+    assert found.mean.device.type == found.axes.device.type == "cpu"
+    assert torch.allclose(found.axes, wanted.axes, atol=1e-9)
+    assert torch.allclose(found.variances, wanted.variances, rtol=1e-10)
 
 
 def test_small_variances_beside_a_large_mean_survive_float32_features():
