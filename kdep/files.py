@@ -14,6 +14,8 @@ from kdep.guard import RefusedError, refuse_bomb
 
 BLOCK = 1 << 20  # bytes read at once
 FEW = 64  # files that are flushed one by one
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
@@ -40,16 +42,38 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, overwrite: 
         if overwrite:
             part.replace(path)
         else:
-            os.link(part, path)  # fails in one step where the file exists, also between processes
+            _rename_new(part, path)
         flush(path.parent)  # the new name itself
     except OSError as error:
-        if error.errno is None and "requested and" in str(error):  # numpy's words for a disk that is full
-            raise OSError(errno.ENOSPC, f"the disk is full ({error} items)", str(path)) from error
+        if (full := full_disk(error, path)) is not None:
+            raise full from error
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _rename_new(part: Path, path: Path) -> None:
+    """Rename a file; fail in one step if the name is taken, also by another process."""
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # exFAT and many network mounts have no hard links. There the file is empty until it is replaced, and stays so
+        # if the process is killed in between.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        part.replace(path)
+
+
+def full_disk(error: OSError, path: Path) -> OSError | None:
+    """An error of a full disk with the number and the path that numpy and the system leave out; None for others."""
+    if error.errno is None and "requested and" in str(error):  # numpy's words
+        return OSError(errno.ENOSPC, f"the disk is full ({error} items)", str(path))
+    if error.errno in FULL and error.filename is None:
+        return OSError(error.errno, error.strerror, str(path))
+    return None
 
 
 def digest_of(file: IO[bytes], algorithm: Any) -> bytes:

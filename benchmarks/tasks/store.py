@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from kdep.files import rename_durably
+from kdep.files import full_disk, rename_durably
 from kdep.models.checkpoints.checkpoint import Checkpoint
 
 
@@ -49,6 +49,9 @@ def stored(folder: Path, make: Callable[[Path], float]) -> Stored:
     Args:
         folder: named by `key_of`.
         make: writes the files into the folder that it is given, and returns the seconds of its work.
+
+    Raises:
+        OSError: the disk is full; names the folder.
     """
     seconds = None
     if not folder.is_dir():
@@ -61,6 +64,10 @@ def stored(folder: Path, make: Callable[[Path], float]) -> Stored:
                 try:
                     seconds = make(part)
                     rename_durably(part, folder)
+                except OSError as error:
+                    if (full := full_disk(error, folder)) is not None:
+                        raise full from error
+                    raise
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
     # Copy-on-write, because torch warns about arrays that are not writable. Nothing writes to them.

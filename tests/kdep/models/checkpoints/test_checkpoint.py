@@ -125,6 +125,29 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
     assert path.read_text() == "whole"
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_without_hard_links_a_file_is_still_written_once(tmp_path, monkeypatch, number):
+    def refuse(part, path):
+        raise OSError(number, os.strerror(number), str(part), None, str(path))
+
+    path = tmp_path / "seed0.json"
+    monkeypatch.setattr(os, "link", refuse)
+    write_atomically(path, lambda part: part.write_text("first"), overwrite=False)
+    with pytest.raises(FileExistsError):
+        write_atomically(path, lambda part: part.write_text("second"), overwrite=False)
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_another_error_of_a_link_stays_as_it_is(tmp_path, monkeypatch):
+    def refuse(part, path):
+        raise OSError(errno.EIO, "Input/output error", str(part))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        write_atomically(tmp_path / "seed0.json", lambda part: part.write_text("first"), overwrite=False)
+    assert caught.value.errno == errno.EIO and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
