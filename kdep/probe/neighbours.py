@@ -56,8 +56,12 @@ class Memory:
 
 
 def leading_axes(centred: torch.Tensor, count: int) -> torch.Tensor:
-    """Principal axes (D, count) of centred features (P, D), found by a randomised decomposition of a fixed seed."""
+    """Principal axes (D, count) of centred features (P, D), found by a randomised decomposition of a fixed seed.
+
+    It runs on the CPU, where `svd_lowrank` draws the same start for every device. Only the CPU's generator is seeded:
+    `torch.manual_seed` would seed those of the GPUs too, from which the training that a probe watches draws.
+    """
     count = min(count, *centred.shape)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return torch.svd_lowrank(centred, q=count, niter=2)[2]
+        torch.default_generator.manual_seed(0)
+        return torch.svd_lowrank(centred.cpu(), q=count, niter=2)[2].to(centred.device)
