@@ -162,11 +162,11 @@ def gathered(rows: torch.Tensor) -> torch.Tensor:
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, count)
-    most = int(max(counts))
-    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-    parts = [torch.empty_like(padded) for _ in counts]
+    lengths = torch.cat(counts).tolist()  # at once: each number read from a GPU waits for it
+    padded = torch.cat([rows, rows.new_zeros(max(lengths) - len(rows), *rows.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(parts, padded)
-    return torch.cat([part[: int(own)] for part, own in zip(parts, counts, strict=True)])
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
 _patient: list[Any] = []  # torch keeps its default group for the process in the same way

@@ -5,9 +5,10 @@ import time
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdep.run.distributed.alarm import Alarm
-from kdep.run.distributed.processes import LIMIT, PATIENCE, LostError, Process, join
+from kdep.run.distributed.processes import LIMIT, PATIENCE, LostError, Process, gathered, join
 from kdep.run.resume import random_state, seed_random, set_random_state
 
 CPU = torch.device("cpu")
@@ -74,6 +75,30 @@ def test_an_alarm_says_where_a_process_is_before_the_time_is_up(caplog):
             time.sleep(0.4)
     assert len(caplog.records) == 1 and "rank 1 of 2 on " in caplog.text
     assert "in step 37: loading images for 0 s; after 0 s the run ends" in caplog.text
+
+
+class Numbers(TorchDispatchMode):
+    """Counts the numbers that are read from tensors one by one: on a GPU, each waits for it."""
+
+    read = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.read += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_rows_of_all_processes_are_gathered_without_a_wait_for_each_count(monkeypatch):
+    first, second = torch.rand(3, 4), torch.rand(2, 4)
+
+    def exchange(parts, own):  # as the second of two
+        parts[1].copy_(own)
+        parts[0].copy_(torch.tensor([3]) if own.ndim == 1 else first)
+
+    for name, value in (("is_initialized", lambda: True), ("get_world_size", lambda: 2), ("all_gather", exchange)):
+        monkeypatch.setattr(torch.distributed, name, value)
+    with Numbers() as numbers:
+        found = gathered(second)
+    assert torch.equal(found, torch.cat([first, second])) and numbers.read == 0
 
 
 @pytest.mark.parametrize(
