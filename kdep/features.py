@@ -165,4 +165,4 @@ class Labels:
 
     def features(self, batch: Batch, images: torch.Tensor) -> torch.Tensor:
         """See `FeatureSource`."""
-        return self._labels[batch.numbers.to(self._labels.device)][:, None]
+        return self._labels[batch.numbers.to(self._labels.device, non_blocking=True)][:, None]

@@ -161,6 +161,8 @@ def train(
             save_now = step % config.log.checkpoint_every == 0 or step == total
             look_now = config.probe is not None and (step % config.probe.every == 0 or step == total)
             if save_now or look_now or step % config.log.every == 0:
+                with alarm.during(step - 1, "waiting for the device"):
+                    loss.detach().cpu()  # of a GPU: its exchanges are only queued until here
                 run.share_unreadable(images=images)
                 look = partial(watch.look, training.exported, step) if look_now and watch else None
                 journal.flush(look)

@@ -9,7 +9,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -21,7 +23,7 @@ from kdep.config import Loss, parse_config
 from kdep.data.loading.order import once
 from kdep.data.loading.training import make_pixels, open_views
 from kdep.data.loading.views import load
-from kdep.features import LiveTeacher
+from kdep.features import Labels, LiveTeacher
 from kdep.files import read, save
 from kdep.method.loss import distill_loss
 from kdep.method.target import make_target
@@ -31,8 +33,10 @@ from kdep.models.teacher import open_teacher
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
 from kdep.run import folder as folders
+from kdep.run.distributed.alarm import Alarm
 from kdep.run.distributed.processes import Process
 from kdep.run.folder import DivergedError, RunFolder
+from kdep.run.journal import Journal
 from kdep.run.provenance import report
 from kdep.run.resume import Training
 from kdep.shipped import find
@@ -80,6 +84,31 @@ def test_a_run_that_was_killed_while_its_picture_was_drawn_is_not_done(tiny, mon
             pretrain(config)
     student = pretrain(config)
     assert student.exists() and list(student.parent.glob(".*.part")) == []
+
+
+def test_the_alarm_knows_when_a_run_waits_for_its_device(tiny, monkeypatch):
+    parts, during, flush = [], Alarm.during, Journal.flush
+    monkeypatch.setattr(Alarm, "during", lambda self, *part: (parts.append(part), during(self, *part))[1])
+    monkeypatch.setattr(Journal, "flush", lambda self, look: (parts.append("flush"), flush(self, look))[1])
+    pretrain(tiny("optim.epochs=1", "log.every=4"))
+    assert [parts[at - 1] for at, part in enumerate(parts) if part == "flush"] == [
+        (step, "waiting for the device") for step in (3, 7)
+    ]
+    assert len([part for part in parts if part != "flush"]) == 2 * 8 + 2  # no wait in other steps
+
+
+def test_the_numbers_of_labelled_images_go_to_the_device_without_a_wait(monkeypatch):
+    waited = []
+
+    class Pinned(torch.Tensor):
+        def to(self, device, *, non_blocking=False):
+            waited.append(not non_blocking)
+            return torch.tensor(self.tolist(), device=device)
+
+    monkeypatch.setattr("kdep.features.data_identity", lambda views: "")
+    source = Labels(SimpleNamespace(labels=np.array([4, 5, 6])), Process(torch.device("cpu")))
+    batch = SimpleNamespace(numbers=torch.tensor([2, 0]).as_subclass(Pinned))
+    assert source.features(batch, torch.zeros(2)).tolist() == [[6], [4]] and waited == [False]
 
 
 def test_the_student_file_holds_the_trained_backbone_and_where_it_came_from(tiny):
