@@ -50,6 +50,14 @@ def test_a_disk_that_stays_away_ends_the_run_and_makes_no_image_unreadable(pause
         Views(open_source(str(photos)), Augmentation(32), 0)[(0, 0)]
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_an_image_that_may_not_be_read_ends_the_run_at_once(pauses, number):
+    read, calls = failing(PermissionError(number, "Permission denied"))
+    with pytest.raises(DiskError, match=r"a.jpg: Permission denied \(E\w+\). Allow reading it; the same command then"):
+        retried(read, "a.jpg")
+    assert len(calls) == 1 and pauses == []
+
+
 @pytest.mark.parametrize(
     "error", [OSError("image file is truncated"), UnidentifiedImageError("no"), FileNotFoundError(2, "no")]
 )
