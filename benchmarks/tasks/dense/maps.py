@@ -90,7 +90,7 @@ def run_maps(
         ValueError: an image cannot be read; names it.
     """
     batches = batches_of_one_shape(shown, pixels.batch_size)
-    workers = pixels.workers if pixels.workers != "auto" else int(torch.get_num_threads() > 1 and len(paths) > 64)
+    workers = pixels.workers if pixels.workers != "auto" else automatic_workers(len(paths), device)
     loader = Loader(_Images(paths, shown, batches), num_workers=workers, batch_size=None, collate_fn=as_it_is)
     bar = tqdm(total=len(paths), desc="maps", unit="img", mininterval=1)
     with frozen(backbone), torch.no_grad(), without_tf32(), contextlib.closing(bar):
@@ -99,6 +99,14 @@ def run_maps(
             coarse = [m.float() for m in maps if images.shape[-1] / m.shape[-1] >= FINEST]
             yield batch, coarse or [maps[-1].float()]
             bar.update(len(batch))
+
+
+def automatic_workers(images: int, device: torch.device) -> int:
+    """Count the processes that decode: on a CPU one, because the network needs its cores; none for a few images.
+
+    Beside a GPU all threads but one, at most 16: one process decodes less than a GPU computes.
+    """
+    return min(torch.get_num_threads() - 1, 1 if device.type == "cpu" else 16) if images > 64 else 0
 
 
 def on_grid(maps: Sequence[torch.Tensor], grid: Side) -> torch.Tensor:
