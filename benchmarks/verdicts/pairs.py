@@ -54,13 +54,14 @@ def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
         wanted: name of a row, first digits of the sha256, or what `kdep transfer` took: `pypi:NAME` or a student.pth.
     """
     names = _board_names(results)
-    found = [result for result in results if wanted in (result.checkpoint.name, names[result.checkpoint.sha256])]
+    # With its digits too: the board gives them where others of the name have failed only, which are not in `results`.
+    found = [r for r in results if wanted in (names[r.checkpoint.sha256], r.checkpoint.name, _with_digits(r))]
     if not found:
         own = _student(wanted)
         found = [r for r in results if r.checkpoint.sha256 == own or r.checkpoint.is_from(wanted)]
     if not found and len(wanted) >= 4:
         found = [result for result in results if result.checkpoint.sha256.startswith(wanted)]
-    known = sorted({f"{r.checkpoint.name} ({r.checkpoint.sha256[:8]})" for r in found or results})
+    known = sorted({_with_digits(r) for r in found or results})
     if not found:
         raise ValueError(
             f"{wanted}: no finished result of such a checkpoint; there is {', '.join(known) or 'none at all'}"
@@ -68,6 +69,10 @@ def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
     if len({result.checkpoint.sha256 for result in found}) > 1:
         raise ValueError(f"{wanted}: several checkpoints have this name: {', '.join(known)}; give the sha256's digits")
     return [result for result in results if result.checkpoint.sha256 == found[0].checkpoint.sha256]
+
+
+def _with_digits(result: Result) -> str:
+    return f"{result.checkpoint.name} ({result.checkpoint.sha256[:8]})"
 
 
 def _student(wanted: str) -> str | None:

@@ -14,6 +14,7 @@ from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.verdicts.compare import WHAT_IT_COVERS, add_arguments, compare, run
 from kdep_benchmarks.verdicts.difference import AVERAGED, difference, difference_of, holm, run_spread, student
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
+from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.pairs import left_out
 from tests.helpers.made_results import Answered, failure, result
 
@@ -313,6 +314,17 @@ def test_a_checkpoint_is_found_by_name_or_digits_and_never_guessed():
         compared(made, "beef", "beefbe")
     assert "A (41000000) is 0.50 above A (beefbeef)" in compared(made, "41000000", "beef")[-1].sentence
     assert compared(made, "A (41000000)", "A (beefbeef)") == compared(made, "41000000", "beef")
+
+
+def test_a_row_is_found_by_its_name_on_the_board_where_the_other_of_that_name_only_failed():
+    made = Answered().add("last", "x-linear", right(9)).add("B", "x-linear", right(8))
+    expected = compared(made, "last", "B")
+    made.results.append(failure("last", "x-linear", sha256="beef" * 16))
+    names = board_names((one.checkpoint.sha256, one.checkpoint.name) for one in made.results)
+    row = names[made.results[0].checkpoint.sha256]
+    assert row == "last (6c617374)" and compared(made, row, "B") == expected
+    with pytest.raises(ValueError, match=r"last .beefbeef.: no finished result of such a checkpoint; there is B"):
+        compared(made, "last (beefbeef)", "B")
 
 
 def test_three_digits_of_a_sha256_name_nobody():
