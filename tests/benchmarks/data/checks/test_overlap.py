@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,14 @@ BOTH = (("x.jpg", "1.jpg", "bytes"), ("y.jpg", "2.jpg", "look"))
 def test_a_file_counts_for_its_own_checkpoints_and_data_only(of, counted):
     (found,) = with_overlap([student(**of)], [overlap(*BOTH, checkpoints=["named"])])
     assert found.counts == {"test": 1000} | ({"overlap": 2, "overlap_exact": 1} if counted else {})
+
+
+def test_a_row_that_the_board_tells_apart_by_digits_is_named_by_them():
+    one = student(name="last")
+    other = replace(one, checkpoint=replace(one.checkpoint, sha256="beef" * 16))
+    for named, counted in ((["last (6c617374)"], [True, False]), (["last"], [True, True])):
+        found = with_overlap([one, other], [overlap(*BOTH, checkpoints=named)])
+        assert ["overlap" in result.counts for result in found] == counted
 
 
 def test_an_image_that_two_sources_hold_counts_once():
