@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from kdep_benchmarks.openmmlab import ops
 
 # Known, harmless warnings, which would fill every cell's log.
@@ -36,6 +38,15 @@ def prepare() -> None:
     # For each `_base_` mmengine reads the toolbox's whole index again, half a second of YAML.
     if not hasattr(utils.load, "cache_info"):
         utils.load = functools.cache(utils.load)
+    # mmengine's own function resets the peak at every line of its log. A cell would report the peak since the last one.
+    from mmengine.runner import log_processor
+
+    log_processor.get_max_cuda_memory = peak_memory
+
+
+def peak_memory(device: torch.device | None = None) -> int:
+    """Largest memory of tensors on a GPU so far, in MiB; 0 in a process without CUDA, which stays so."""
+    return torch.cuda.max_memory_allocated(device) // 2**20 if torch.cuda.is_initialized() else 0
 
 
 def carry_into_workers(dataset_class: type) -> None:
