@@ -89,6 +89,8 @@ class Request:
             raise ValueError(f"--data {self.data}: a folder takes the place of a suite; leave out --suite {self.suite}")
         if self.size is not None and self.data is None:
             raise ValueError(f"--size {self.size}: goes with --data; the tasks of a suite have a size of their own")
+        if self.data is not None and self.protocol not in (None, "fair"):
+            raise ValueError(f"--protocol {self.protocol}: a folder of --data is measured by the protocol fair")
         if (
             not self.seeds
             or len(set(self.seeds)) < len(self.seeds)
@@ -205,6 +207,11 @@ def open_all(request: Request, before: Sequence[Result]) -> tuple[dict[str, Chec
         checkpoint = open_checkpoint(spec, arch=request.arch)
         name = measured.get(checkpoint.identity, checkpoint.name)
         if same := first.get(checkpoint.identity):
+            if opened[same].arch != checkpoint.arch:
+                raise ValueError(
+                    f"{spec} has the tensors of {same}, but is {checkpoint.arch}; a row is known by its tensors, so "
+                    "measure one of them in another --results folder"
+                )
             said.append(f"{spec} holds the same weights as {same}: one row on the board, named {opened[same].name}")
             continue
         if name != checkpoint.name:

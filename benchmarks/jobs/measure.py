@@ -21,9 +21,11 @@ from filelock import FileLock
 
 from kdep.cli import OF_A_PATH, OF_THE_DISK
 from kdep.data.loading.loader import lost_loader
+from kdep.data.sources.disk import DiskError
 from kdep.models.backbones.outline import gmacs, parameters
 from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError
 from kdep.models.weights import open_checkpoint
+from kdep.run.device import without_tf32
 from kdep.run.distributed.processes import join
 from kdep.run.provenance import provenance_of_code
 from kdep_benchmarks.answers.metrics import constant_score
@@ -31,7 +33,7 @@ from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.cards import fingerprint
 from kdep_benchmarks.data.checks.readable import refuse_unreadable
 from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, POOLED, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
-from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
+from kdep_benchmarks.jobs.memory import PROBES, halve, is_out_of_memory, oom_kills
 from kdep_benchmarks.result import Outcome, Result, TaskCard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.task import config_sha256
@@ -69,8 +71,8 @@ def measure(cell: Cell) -> tuple[Result, Answers | None]:
     """Run the task; return its result and the answers per test image.
 
     Raises:
-        ValueError: the checkpoint or the user's own config is not the one that was planned, or the task or its data
-            have a mistake.
+        ValueError: the checkpoint, the user's own config or the data are not those that were planned, or the task or
+            its data have a mistake.
         LoadError: weights that do not load completely.
     """
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
@@ -86,7 +88,11 @@ def measure(cell: Cell) -> tuple[Result, Answers | None]:
     if cell.task.kind not in POOLED:  # those extract the features of test before anything is fitted
         refuse_unreadable(cell.task, cell.results / ".opened")
     task, said = halve(cell.task) if cell.halved else (cell.task, {})
-    outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=cell.work, device=device)
+    # Frozen features and what is fitted to them are compared to more digits than TF32 has.
+    with without_tf32() if task.kind in PROBES else contextlib.nullcontext():
+        outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=cell.work, device=device)
+    if (data := fingerprint(task.dataset)) != cell.data_fingerprint:
+        raise ValueError(f"data set {task.dataset.name} has changed since the run was planned; start the command again")
     memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}
     own = provenance_of_code()
     result = Result(
@@ -94,7 +100,7 @@ def measure(cell: Cell) -> tuple[Result, Answers | None]:
         settings=cell.task.plain_settings,
         task=TaskCard(cell.task.name, cell.task.kind, cell.task.family, cell.task.dataset.name),
         protocol=protocol_of(cell.task),
-        data_fingerprint=fingerprint(cell.task.dataset),
+        data_fingerprint=data,
         seed=cell.seed,
         status="ok",
         started=started.isoformat(timespec="seconds"),
@@ -155,7 +161,8 @@ def main(path: str) -> int:
         if is_out_of_memory(error, kills_before=kills):
             traceback.print_exc()
             return OUT_OF_MEMORY
-        said = lost_loader(error) or of_the_disk(error) or (str(error) if isinstance(error, ValueError) else "")
+        expected = isinstance(error, ValueError | DiskError | FloatingPointError)
+        said = lost_loader(error) or of_the_disk(error) or (str(error) if expected else "")
         if not said:
             raise
         print(f"error: {said}", file=sys.stderr)  # noqa: T201 - standard error is the cell's log

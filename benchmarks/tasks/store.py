@@ -38,6 +38,7 @@ def of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "weights": checkpoint.sha256,
         "arch": checkpoint.arch,  # two architectures can share their tensors and differ in padding
         "input": [checkpoint.resample, *checkpoint.mean, *checkpoint.std],
+        **({"code": checkpoint.code} if checkpoint.code else {}),
     }
 
 

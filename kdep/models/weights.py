@@ -11,7 +11,7 @@ from torch import nn
 
 from kdep.json_file import read_json
 from kdep.models.backbones.backbone import SIZE_OPTIONS, create_network, pooling
-from kdep.models.backbones.own import PREFIX
+from kdep.models.backbones.own import PREFIX, code_of
 from kdep.models.backbones.taps import default_tap
 from kdep.models.checkpoints import keras_resnet
 from kdep.models.checkpoints.checkpoint import (
@@ -64,6 +64,8 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
         checkpoint = _open_folder(Path(spec))
     else:
         checkpoint = _open_file(*_split_prefix(spec), arch=arch)
+    if checkpoint.arch.startswith(PREFIX):
+        checkpoint = dataclasses.replace(checkpoint, code=code_of(checkpoint.arch))
     if resample is None:
         return checkpoint
     return dataclasses.replace(checkpoint, resample=resample, name=f"{checkpoint.name}@{resample}")

@@ -275,6 +275,13 @@ def test_two_files_of_the_same_weights_are_one_row_and_that_is_said(world, tmp_p
     assert names == {"tv"} and len(cells(results)) == 2
 
 
+def test_two_networks_of_the_same_tensors_are_not_one_row(world, tmp_path, capsys):
+    # Their padding differs, and with it the features.
+    pair = ("random:efficientnet_b0", "random:tf_efficientnet_b0")
+    assert transfer(world, tmp_path / "results", checkpoints=pair) == 2
+    assert f"{pair[1]} has the tensors of {pair[0]}, but is tf_efficientnet_b0" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("cells_here")
 def test_two_files_of_one_name_have_rows_that_are_told_apart_everywhere(world, tmp_path, capsys):
     files = [weights_file(tmp_path / run / "last.pth", shift) for run, shift in (("r1", 0.01), ("r2", 0.02))]
@@ -429,6 +436,7 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
         (("Train/a", "Train/b", "Test/a", "Test/b"), (), "has Test; expected train/CLASS/*.jpg"),
         (("training/a", "test/a"), (), "has training; expected train/CLASS/*.jpg"),
         (("train/a", "test/a"), ("--size", "8"), "size"),
+        (("train/a", "test/a"), ("--protocol", "paper"), "a folder of --data is measured by the protocol fair"),
     ],
 )
 def test_a_folder_that_cannot_be_measured_says_what_would_be_right(tmp_path, capsys, folders, more, message):

@@ -5,8 +5,10 @@ The function takes no arguments and returns an nn.Module that maps images (B, 3,
 has a `pretrained_cfg`, as timm's networks have, with another `mean` and `std`.
 """
 
+import hashlib
 import importlib
 import sys
+from pathlib import Path
 
 from torch import nn
 
@@ -43,3 +45,9 @@ def make_own(entry: str) -> nn.Module:
         raise ValueError(f"{entry}: returned {type(network).__name__}, expected an nn.Module")
     network.pretrained_cfg = {**DEFAULTS, **getattr(network, "pretrained_cfg", {}), "architecture": entry}
     return network
+
+
+def code_of(entry: str) -> str | None:
+    """Hash of the file that holds the function, hex; what it imports does not count. None where it is no file."""
+    file = getattr(importlib.import_module(entry.removeprefix(PREFIX).partition(":")[0]), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None

@@ -131,6 +131,7 @@ class Checkpoint:
         tap: where features are taken, see `kdep.models.backbones.taps.TAPS`.
         resample: side in pixels to which the network resamples its input itself, None to take it as it comes.
         sha256: of the weights, hex.
+        code: hash of the file with a user's own network, hex; None for timm's.
         provenance: where the weights come from; plain values only.
     """
 
@@ -143,6 +144,7 @@ class Checkpoint:
     tap: str
     sha256: str
     resample: int | None = None
+    code: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -155,10 +157,12 @@ class Checkpoint:
     def identity(self) -> str:
         """Hash of the weights and of how they are used, hex; the weights' own hash where mean, std and size are usual.
 
-        The tap counts for `before_head` only: probes choose between `pre` and `post` on val.
+        The tap counts for `before_head` only: probes choose between `pre` and `post` on val. Of a user's own network
+        the file with its code counts, because the same weights give other features in other code.
         """
         mean, std = ([round(value, 5) for value in values] for values in (self.mean, self.std))
         how = [mean, std, self.resample, *([self.tap] if self.tap == "before_head" else [])]
+        how += [self.code] if self.code else []
         if how == [*IMAGENET, None]:
             return self.sha256
         return hashlib.sha256(json.dumps([self.sha256, *how]).encode()).hexdigest()

@@ -105,7 +105,9 @@ def take_apart(
 
 
 def classifier_names(arch: str) -> tuple[str, ...]:
-    """Timm's names of the modules that are a network's classifier."""
+    """Timm's names of the modules that are a network's classifier; of a user's own network none are known."""
+    if not timm.is_model(arch):
+        return ()
     names = timm.get_pretrained_cfg_value(arch, "classifier") or "fc"
     return (names,) if isinstance(names, str) else tuple(names)
 

@@ -1,15 +1,81 @@
 """What a measured cell records."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
 
+from kdep.data.sources.disk import DiskError
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.jobs import measure as measuring
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
 from kdep_benchmarks.tasks.task import Task
+
+
+def planned_cell(photos, tmp_path, kind="knn"):
+    dataset = Dataset("photos", "imagefolder", photos, {"train": ".:train", "test": ".:test"})
+    task = Task(f"photos-{kind}", kind, dataset, settings={"size": 32, "workers": 0})
+    card = checkpoint_card(open_checkpoint("random:test_resnet"))
+    planned = plan_cell(Cell("random:test_resnet", None, card, task, 0, "cpu", tmp_path / "results"), look_up(task))
+    planned.cell.work.mkdir(parents=True)
+    return planned.cell
+
+
+def test_a_score_on_data_that_changed_meanwhile_is_not_kept(photos, tmp_path, monkeypatch):
+    shutil.copytree(photos, tmp_path / "photos")
+    cell = planned_cell(tmp_path / "photos", tmp_path)
+    run = measuring.run_kind(cell.task.kind)
+
+    def change(*arguments, **options):
+        outcome = run(*arguments, **options)
+        first, *_ = sorted((tmp_path / "photos").glob("*/*"))
+        first.write_bytes(first.read_bytes() + b"more")
+        return outcome
+
+    monkeypatch.setattr(measuring, "run_kind", lambda kind: change)
+    with pytest.raises(ValueError, match="data set photos has changed since the run was planned"):
+        measure(cell)
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("knn", "highest"), ("finetune", "high")])
+def test_frozen_probes_compute_in_full_float32_where_tf32_is_the_default(
+    photos, tmp_path, monkeypatch, kind, precision
+):
+    cell, seen = planned_cell(photos, tmp_path, kind), []
+    answered = measuring.run_kind("knn")
+
+    def look(checkpoint, task, **options):
+        seen.append(torch.get_float32_matmul_precision())
+        return answered(checkpoint, replace(task, kind="knn"), **options)
+
+    monkeypatch.setattr(measuring, "run_kind", lambda kind: look)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as in some images of a container
+    try:
+        measure(cell)
+        assert seen == [precision] and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("error", [DiskError("a.png: the disk does not answer"), FloatingPointError("the loss is nan")])
+def test_what_a_user_can_mend_ends_a_cell_with_a_sentence(photos, tmp_path, monkeypatch, capsys, error):
+    cell = planned_cell(photos, tmp_path)
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(measuring, "run_kind", lambda kind: fail)
+    (tmp_path / "cell.json").write_bytes(TypeAdapter(Cell).dump_json(cell))
+    assert measuring.main(str(tmp_path / "cell.json")) == 1
+    said = capsys.readouterr().err
+    assert said == f"error: {error}\n"
 
 
 def test_a_measured_cell_says_its_leaks_its_floor_and_the_settings_of_its_task(photos, tmp_path):

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from kdep.models.backbones.backbone import build_backbone
 from kdep.models.weights import open_checkpoint
-from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.images import open_split, open_splits
 from kdep_benchmarks.jobs import measure as measuring
 from kdep_benchmarks.jobs.cell import Cell
@@ -191,6 +191,7 @@ def test_whatever_shapes_the_features_is_in_their_key(checkpoint, colours):
         "resample": 64,
         "mean": (0,) * 3,
         "std": (1,) * 3,
+        "code": "1" * 64,
     }
     keys = {
         cache_key(dataclasses.replace(checkpoint, **{key: value}), images, pixels) for key, value in changes.items()
@@ -479,6 +480,7 @@ def test_one_bar_shows_the_whole_grid_from_where_it_goes_on(finetuning, capsys):
 def test_unfinished_work_stays_until_the_result_is_written(finetuning, colours, tmp_path, monkeypatch):
     card = checkpoint_card(open_checkpoint("random:test_resnet"))
     one = Cell("random:test_resnet", None, card, task(colours, "finetune", **GRID), 0, "cpu", tmp_path)
+    one = dataclasses.replace(one, data_fingerprint=fingerprint(colours))
     work, described = one.work, one.work / "cell.in.json"
     work.mkdir(parents=True)
     described.write_bytes(TypeAdapter(Cell).dump_json(one))

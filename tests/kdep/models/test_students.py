@@ -97,6 +97,16 @@ def test_an_own_module_is_a_checkpoint_with_the_same_weights_each_time(own):
     assert one.sha256 == other.sha256 and one.arch == one.name == own
 
 
+def test_other_code_of_an_own_network_is_another_checkpoint(own, tmp_path):
+    torch.save(create_network(own).state_dict(), tmp_path / "weights.pth")
+    before = [open_checkpoint(own), open_checkpoint(str(tmp_path / "weights.pth"), arch=own)]
+    code = tmp_path / "own_networks.py"
+    code.write_text(code.read_text() + "# the same tensors, perhaps other features\n")
+    after = [open_checkpoint(own), open_checkpoint(str(tmp_path / "weights.pth"), arch=own)]
+    for one, other in zip(before, after, strict=True):
+        assert one.sha256 == other.sha256 and one.identity != other.identity
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
