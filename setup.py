@@ -15,9 +15,9 @@ REQUIRED = [
     "pydantic>=2.7,<3",  # use_attribute_docstrings; 3 may change error types that are put into words
     "huggingface_hub>=0.23",  # ModelCard, EvalResult; timm requires it anyway
     "safetensors>=0.4",  # timm's own file format
-    "scikit-learn>=1.3",  # stratified splits; brings scipy for t quantiles
+    "scipy>=1.10",  # wheels for Python 3.11; t quantiles, correlations, solvers
     "filelock>=3.30",  # before, the loading processes of a killed run hold its lock for 5 s; torch requires it anyway
-    "threadpoolctl>=3.1",  # user_api="openmp" of one thread; scikit-learn requires it anyway
+    "threadpoolctl>=3.1",  # user_api="openmp" of one thread
     "pandas>=2.1,<4",  # DataFrame.map; the type of text columns changed with 3, 4 may change more
     "matplotlib>=3.8",  # layout='constrained', 'outside' legends
     "tensorboard>=2.14",  # writes and reads event files
@@ -79,6 +79,7 @@ EXTRAS = {
         "pyarrow>=18",  # as in wds: manifests and shards are tested
         "webdataset>=0.2.100,<2",  # likewise
         "pytest-xdist>=3.8",  # --no-loadscope-reorder: the longest files of tests first, not those with most tests
+        "scikit-learn>=1.3",  # tests compare the probes with its solvers, and so do tools/checks and tools/speed
         "ruff>=0.6",
         "submitit>=1.5,<2",  # tests of the adapter; pure Python. For Ray see tools/checks/engines/ray_cluster.py
         "mkdocs-material>=9.5,<10",  # the documentation; 10 may follow MkDocs 2, whose configuration differs

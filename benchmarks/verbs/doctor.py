@@ -10,7 +10,7 @@ from pathlib import Path
 from kdep_benchmarks.data.cards import CARDS, absent, known
 from kdep_benchmarks.verbs.data import add_data_root
 
-PACKAGES = ("kdep", "torch", "torchvision", "timm", "numpy", "scikit-learn")
+PACKAGES = ("kdep", "torch", "torchvision", "timm", "numpy", "scipy")
 TOOLBOXES = {
     "mmengine": ("mmengine", "onedl-mmengine"),
     "mmcv": ("mmcv", "mmcv-lite", "onedl-mmcv"),
