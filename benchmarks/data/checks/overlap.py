@@ -107,7 +107,7 @@ def find_overlap(
     for task in tasks:
         dataset = task.dataset
         if reason := absent(dataset):
-            missing[dataset.name] = reason
+            missing[dataset.name] = printable(reason)
             continue
         known = fingerprint(dataset)
         if known not in sets:
@@ -115,7 +115,7 @@ def find_overlap(
             matches = tuple(matches_of(pictures, looks, theirs, look_at(theirs, f"{dataset.name} test", show=show)))
             sets[known] = SetOverlap(dataset.name, known, len(theirs), matches)
     unreadable = sum(look.problem is not None for look in looks)
-    found = (str(spec), source.fingerprint, len(pictures), unreadable)
+    found = (printable(spec), source.fingerprint, len(pictures), unreadable)
     return Overlap(*found, tuple(sets.values()), missing, tuple(checkpoints))
 
 
@@ -128,7 +128,7 @@ def matches_of(
     for same in same_images(pictures, looks, others, other_looks):
         ours, theirs = pictures[same.first], others[same.second]
         how = "bytes" if same.bits is None else "pixels" if _rgb(ours) == _rgb(theirs) else "look"
-        yield Match(theirs.where, ours.where, how)
+        yield Match(printable(theirs.where), printable(ours.where), how)  # JSON holds no name that is not UTF-8
 
 
 def test_pictures(use: "Use") -> list["Picture"]:

@@ -1,6 +1,7 @@
 """Pretraining images that are scored on are found, counted once, and shown on the board."""
 
 import argparse
+import os
 import shutil
 from dataclasses import replace
 
@@ -74,6 +75,19 @@ def test_copies_equal_pixels_and_pictures_compressed_again_are_found_and_others_
     }
     assert (one.dataset, one.images, one.exact, found.images, found.unreadable) == ("made", 5, 2, 11, 1)
     assert list(found.absent) == ["gone"]
+
+
+def test_a_file_about_names_that_are_not_utf8_reads_back(world):
+    odd = os.fsdecode(b"fot\xf3s")
+    (world / "photos").rename(world / odd)
+    copied = world / "made" / "test" / "a" / "copied.jpg"
+    copied.rename(copied.with_name(f"{odd}.jpg"))
+    tasks = load_suite(str(world / "suite.yaml"), world)
+    found = find_overlap(str(world / odd), tasks)
+    write_overlap(found, world / "file.json")
+    assert read_overlap(world / "file.json") == found
+    (exact, *_) = found.sets[0].matches
+    assert exact.test.endswith(r"fot\udcf3s.jpg") and found.source.endswith(r"fot\udcf3s")
 
 
 def test_a_list_and_a_pack_are_sources_too(world):
