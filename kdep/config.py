@@ -90,7 +90,9 @@ class Named(Settings):
 class Align(Settings):
     """How teacher features are mapped to the student's width."""
 
-    name: str = "svd"
+    name: Literal["svd", "top_variance", "random_channels", "random", "phi_s", "nearest", "linear", "area", "none"] = (
+        "svd"
+    )
     """Aligner: svd is the paper's; none leaves it to a learned head (project); others are in docs/method.md."""
     images: int | None = Field(None, ge=2)
     """Compute the teacher's statistics on this many images; null: all, but 50,000 of tar shards."""
@@ -269,8 +271,8 @@ class Config(Settings):
     student: Student
     data: Data
     align: Align = Align()
-    project: str | None = None
-    """A learned head on the student, dropped after training: linear, linear_bn, linear_norm, mlp, orthogonal or svd."""
+    project: Literal["linear", "linear_bn", "linear_norm", "mlp", "orthogonal", "svd"] | None = None
+    """A learned head on the student, dropped after training."""
     scale: Named = Named(name="pts")
     loss: Loss = Loss()
     bank: Bank | None = None

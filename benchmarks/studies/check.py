@@ -103,8 +103,6 @@ def check_names(config: "Config") -> None:
     """Check names that pretraining looks up late."""
     import timm
 
-    from kdep.method.align import ALIGNERS
-    from kdep.method.rivals import PROJECTORS
     from kdep.method.scale import make_scaler
 
     scaler = config.scale.name
@@ -115,10 +113,6 @@ def check_names(config: "Config") -> None:
             f"{error}. To leave the recipe's options of another scaler, name the whole section, as in "
             f"`scale: {{name: {scaler}}}` for `scale.name: {scaler}`"
         ) from error
-    if config.align.name not in ALIGNERS:
-        raise ValueError(f"align.name {config.align.name!r}: there are {', '.join(ALIGNERS)}")
-    if config.project is not None and config.project not in PROJECTORS:
-        raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
     if not timm.is_model(config.student.arch):
         raise ValueError(f"student.arch {config.student.arch!r} is not a network of timm")
 

@@ -169,15 +169,13 @@ def make_head(config: Config, student: int, wanted: int, statistics: Statistics 
         statistics: of the teacher's features; project=svd starts at their leading axes.
 
     Raises:
-        ValueError: the projector is unknown, or the student is wider than the teacher's features have axes.
+        ValueError: the student is wider than the teacher's features have axes.
     """
     torch.manual_seed(config.weight_seed)  # the head must not depend on random numbers drawn before
     if config.loss.classifies:
         return nn.Linear(student, wanted)
     if config.project is None:
         return None
-    if config.project not in PROJECTORS:
-        raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
     head = PROJECTORS[config.project](student, wanted)
     if config.project == "svd":
         start_at_axes(head, statistics, student)

@@ -161,8 +161,6 @@ def check_widths(aligner: str, *, width: int, dim: int, rank: int, images: int) 
     Raises:
         ValueError: the aligner cannot do this; the message names alternatives.
     """
-    if aligner not in ALIGNERS:
-        raise ValueError(f"align.name {aligner!r}: there are {', '.join(ALIGNERS)}")
     if aligner == "none" and dim != width:
         raise ValueError(
             f"align.name none: the teacher has {width} channels, the student {dim}; add a projector (project=linear), "

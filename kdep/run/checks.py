@@ -1,7 +1,7 @@
 """Check early, before the teacher has seen an image, that teacher, student and settings fit together."""
 
 from kdep.config import Config
-from kdep.method.rivals import PROJECTORS, check_axes
+from kdep.method.rivals import check_axes
 from kdep.method.scale import make_scaler
 from kdep.method.target import Classifier, check_classifier, check_widths
 from kdep.models.backbones.backbone import Backbone, Teachers
@@ -47,8 +47,6 @@ def check_fit(config: Config, student: Backbone, teacher: Backbone | Teachers, i
     if classifier is not None:
         check_classifier(classifier[0], teacher.dim)
         return
-    if config.project is not None and config.project not in PROJECTORS:
-        raise ValueError(f"project {config.project!r}: there are {', '.join(PROJECTORS)}")
     if config.project == "svd":
         check_axes(student.dim, teacher.dim)
     wanted = student.dim if config.project is None else teacher.dim

@@ -1,11 +1,13 @@
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import timm
 
-from kdep.config import NEUTRAL, Config, Loss, differences, flatten, load_config
+from kdep.config import NEUTRAL, Align, Config, Loss, differences, flatten, load_config
 from kdep.method.align import ALIGNERS
+from kdep.method.rivals import PROJECTORS
 from kdep.method.scale import make_scaler
 from kdep.models.backbones.backbone import create_network
 
@@ -63,6 +65,11 @@ def test_overrides_reach_nested_keys_and_win_over_the_file(tiny):
         ("optim.lr=yes", "optim.lr must be a number, got True (YAML reads yes, no, on and off as true or false)"),
         ("optim.lr=.inf", "optim.lr must be a finite number, got inf"),
         ("optim.epochs=2.5", "optim.epochs must be a whole number, got 2.5"),
+        ("align.name=pca", "align.name must be 'svd', 'top_variance', 'random_channels', 'random', 'phi_s', 'nearest'"),
+        (
+            "project=conv",
+            "project must be 'linear', 'linear_bn', 'linear_norm', 'mlp', 'orthogonal' or 'svd', got 'conv'",
+        ),
         ("optim.schedule=linear", "optim.schedule must be 'step' or 'cosine', got 'linear'"),
         ("data.crop_scale=[0.9, 0.1]", "data.crop_scale: expected 0 < low <= high <= 1"),
         ("data.crop_scale=['0.5', 1]", "data.crop_scale.0 must be a number, got '0.5'"),
@@ -105,3 +112,8 @@ def test_differences_name_what_matters_for_the_result_and_nothing_else(tiny):
 def test_a_resolved_configuration_reads_back_as_itself(tiny):
     config = tiny("data.size=64")
     assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_recipe_may_name_every_aligner_and_projector_and_no_other():
+    assert get_args(Align.model_fields["name"].annotation) == tuple(ALIGNERS)
+    assert get_args(get_args(Config.model_fields["project"].annotation)[0]) == tuple(PROJECTORS)

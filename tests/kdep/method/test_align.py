@@ -180,11 +180,6 @@ def test_a_student_wider_than_the_teachers_rank_is_refused(aligner):
         target_of(flat, 8, aligner)
 
 
-def test_an_unknown_aligner_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=f"align.name 'pca': there are {', '.join(ALIGNERS)}"):
-        target_of(correlated(), 8, "pca")
-
-
 @pytest.mark.parametrize(
     ("name", "dim", "expected"),
     [

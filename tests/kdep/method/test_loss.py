@@ -161,10 +161,6 @@ def test_a_head_is_the_same_whatever_was_drawn_before(tiny):
         classifier = make_head(tiny(f"loss.name={name}"), 4, 10)
         assert isinstance(classifier, nn.Linear) and classifier.weight.shape == (10, 4)
         assert classifier.bias.shape == (10,)
-    with pytest.raises(
-        ValueError, match="project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal, svd"
-    ):
-        make_head(tiny("align.name=none", "project=conv"), 4, 7)
 
 
 def test_a_projector_that_starts_at_the_axes_begins_with_the_loss_of_the_svd_and_the_variance_beyond(tiny):

@@ -260,7 +260,6 @@ CANNOT_BE = [
         ("student.arch=resnet18",),
         "the student has 512 channels, the teacher 256, and align.name svd.*align.name=random.*none project=linear",
     ),
-    (("align.name=pca",), "align.name 'pca': there are svd, top_variance"),
     (
         ("align.images=96",),
         "96 channels needs at least 97 images, and there are 96, .* at most 95 dimensions. Use more images, or",
@@ -269,10 +268,6 @@ CANNOT_BE = [
     (("scale.name=sm", "align.name=random", "student.arch=resnet10t"), "sm: the student's 512 .* teacher's 256"),
     (("scale.match=teacher",), "scale.match: expected student, got 'teacher'"),
     (("scale.temperature=match",), "scale.temperature: expected a positive number, got 'match'"),
-    (
-        ("project=conv", "align.name=none"),
-        "project 'conv': there are linear, linear_bn, linear_norm, mlp, orthogonal, svd",
-    ),
     (
         ("project=svd", "align.name=none", "student.arch=resnet10t"),
         "project svd: the student has 512 channels, the teacher's features 256 principal axes",
