@@ -1,12 +1,16 @@
 """tools/gpu.sh on the CPU with tiny networks: its own logic. No GPU was at hand; no test asserts a speed."""
 
+import itertools
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
-from tools.gpu import machine, main, whole
+from tools.gpu import agreement, loops, machine, main, whole
 from tools.gpu.cases import check, distance
 
 
@@ -74,3 +78,62 @@ def test_scores_are_compared_task_by_task_and_a_missing_one_is_no_agreement():
     assert scores == {"scenes-knn": 40.0}
     found = whole.compared(scores, {"scenes-knn": 41.5, "scenes-box": 1.0})
     assert [entry["holds"] for entry in found["checks"]] == [False] * 4
+
+
+def test_the_record_of_a_step_is_found_before_what_libraries_write_at_the_end(tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text(
+        "#!/bin/sh\necho '{\"noise\": 1}'\necho '{\"status\": \"done\"}'\necho 7\necho '{broken'\nexit 3\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert main.in_child("device", {}, 10) == {"status": "done"}
+    script.write_text("#!/bin/sh\necho 7\nexit 3\n")
+    assert main.in_child("device", {}, 10) == {"status": "failed with exit code 3", "error": "7\n"}
+
+
+def test_nvidia_smi_is_asked_about_the_gpu_that_computes(monkeypatch):
+    def answer(command, **_):
+        return SimpleNamespace(returncode=0, stdout=f"{command[-2]} {command[-1]}\n", stderr="")
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda where: SimpleNamespace(uuid=f"0a-{where.index}"))
+    assert machine.smi("power.draw", torch.device("cuda:1")) == "--query-gpu=power.draw --id=GPU-0a-1"
+    assert machine.smi("power.draw", torch.device("cpu")) == "not readable: no GPU"
+
+
+@pytest.mark.parametrize(("capability", "names"), [((7, 5), {"float16"}), ((8, 0), {"float16", "bfloat16"})])
+def test_bfloat16_is_checked_on_gpus_that_have_units_for_it(monkeypatch, capability, names):
+    setting = SimpleNamespace(device=torch.device("cuda"), quick=True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(agreement, "setting_of", lambda asked: setting)
+    monkeypatch.setattr(agreement, "config_of", lambda *given, **own: None)
+    monkeypatch.setattr(agreement, "teacher_features", lambda *given: torch.ones(1, 2))
+    monkeypatch.setattr(agreement, "target_of", lambda *given: lambda rows: rows)
+    monkeypatch.setattr(agreement, "student_losses", lambda *given: [1.0])
+    checks = [entry["what"] for entry in agreement.precision({})["checks"][1:]]
+    assert {what.split()[-1] for what in checks} == names
+
+
+def test_the_loader_is_timed_over_whole_rounds_after_its_processes_have_started(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    class Batches:
+        num_workers = 3
+
+        def __iter__(self):
+            for number in itertools.count():
+                # Two batches of each process while they start; then in rounds of three, each after three seconds.
+                clock[0] += 100 if number < 6 else 3 * (number % 3 == 0)
+                yield SimpleNamespace(images=torch.zeros(2))
+
+    monkeypatch.setattr(loops, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(loops, "config_of", lambda *given, **own: None)
+    views = SimpleNamespace(source=SimpleNamespace(names=range(64)))
+    monkeypatch.setattr(loops, "open_views", lambda *given, **own: views)
+    monkeypatch.setattr(loops, "load", lambda *given, **own: Batches())
+    monkeypatch.setattr(loops, "ceiling", lambda *given: lambda: 5.0)
+    found = loops.loader({"device": "cpu", "work": str(tmp_path), "tiny": True})["figures"]
+    # Four steps are two rounds of three batches: 12 images in 6 s.
+    assert found == {"loader, images/s": 2.0, "student's step, images/s": 5.0, "limit": "the loader"}

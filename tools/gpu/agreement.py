@@ -11,7 +11,7 @@ from kdep.method.statistics import Moments, finish
 from kdep.method.target import make_target
 from kdep.models.student import open_student
 from kdep.models.teacher import fastest_form, open_teacher
-from kdep.run.device import choose_teacher_precision, computing_in, exactly, without_tf32
+from kdep.run.device import choose_precision, choose_teacher_precision, computing_in, exactly, without_tf32
 from kdep.run.optim import make_optimizer
 from tools.gpu.cases import R50, case_of, check, config_of, distance, random_images, setting_of
 
@@ -60,6 +60,8 @@ def precision(asked: dict[str, Any]) -> dict[str, Any]:
     for name, limits in HALF.items():
         if name == "float16" and setting.device.type == "cpu":
             continue  # refused there
+        if name == "bfloat16" and choose_precision("auto", setting.device) == torch.float16:
+            continue  # the GPU has no units for it
         dtype = getattr(torch, name)
         features = teacher_features(config, images, setting.device, dtype)
         checks.append(check(f"teacher's features, {name}", distance(features, exact), limits["features"]))

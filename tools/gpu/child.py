@@ -1,4 +1,4 @@
-"""Child process of a step: python -m tools.gpu.child STEP '{"device": "cuda", ...}'. Its last line is the record."""
+"""Child process of a step: python -m tools.gpu.child STEP '{"device": "cuda", ...}'. It prints the record in a line."""
 
 import json
 import sys

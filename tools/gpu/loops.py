@@ -1,17 +1,22 @@
 """Time the loader, and pretraining live and from a bank against the reference loop."""
 
+import contextlib
+import itertools
 import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from kdep.data.loading.loader import Loader
 from kdep.data.loading.order import Order
 from kdep.data.loading.training import open_views
-from kdep.data.loading.views import load
+from kdep.data.loading.views import Threaded, load
 from tools.gpu.cases import R50, VIT, case_of, config_of, setting_of
 from tools.speed.photographs import DISTINCT, draw_one
 from tools.speed.pretraining.references import reference_rate, reference_workers
 from tools.speed.pretraining.runs import Case, bank_path, ceiling, folder_of, make_bank, run
 from tools.speed.row import Setting
+
+EPOCHS = 4  # that the loader may read: 16 processes take 48 batches, and an epoch of the tiny case has 16
 
 
 def pictures(asked: dict[str, Any]) -> dict[str, Any]:
@@ -32,19 +37,28 @@ def loader(asked: dict[str, Any]) -> dict[str, Any]:
     setting = setting_of(asked)
     case = case_of(setting, R50)
     config = config_of(setting, case, name="loader")
-    views, steps = open_views(config, show=False), 4 if setting.quick else 40
-    order = Order(len(views.source.names), case.batch, 1, seed=0)
-    pin, began, seen = setting.device.type == "cuda", 0.0, 0
-    for number, batch in enumerate(load(views, order, workers="auto", pin=pin)):
-        if number == 1:  # the first batch waits for the start of the processes
-            began, seen = time.perf_counter(), 0
-        seen += len(batch.images)
-        if number == steps:
-            break
-    loading = (seen - case.batch) / (time.perf_counter() - began)
+    views = open_views(config, show=False)
+    order = Order(len(views.source.names), case.batch, EPOCHS, seed=0)
+    batches = load(views, order, workers="auto", pin=setting.device.type == "cuda")
+    loading = loading_rate(batches, 4 if setting.quick else 40)
     step = ceiling(config, 4 if setting.quick else 30)()
     verdict = "the loader" if loading < step else "the student's step"
     return {"figures": {"loader, images/s": loading, "student's step, images/s": step, "limit": verdict}}
+
+
+def loading_rate(batches: Loader | Threaded, steps: int) -> float:
+    """Images/s of at least so many batches.
+
+    Each process loads two batches ahead, the first ones while others still start: these are not timed. Then batches
+    come in rounds, one of each process, and only whole rounds are timed.
+    """
+    workers = max(1, getattr(batches, "num_workers", 1))
+    with contextlib.closing(iter(batches)) as source:
+        for _ in itertools.islice(source, 2 * workers):
+            pass
+        began = time.perf_counter()
+        seen = sum(len(batch.images) for batch in itertools.islice(source, -(-steps // workers) * workers))
+        return seen / (time.perf_counter() - began)
 
 
 def r50(asked: dict[str, Any]) -> dict[str, Any]:

@@ -28,18 +28,24 @@ def device(asked: dict[str, Any]) -> dict[str, Any]:
         about = torch.cuda.get_device_properties(where)
         found |= {"name": about.name, "memory GB": about.total_memory / 1e9, "processors": about.multi_processor_count}
         found |= {"capability": f"{about.major}.{about.minor}", "cuda": torch.version.cuda}
-        found |= {"cudnn": torch.backends.cudnn.version(), "driver": smi("driver_version")}
-        found |= {"power limit, W": smi("power.limit")}
+        found |= {"cudnn": torch.backends.cudnn.version(), "driver": smi("driver_version", where)}
+        found |= {"power limit, W": smi("power.limit", where)}
     found["precision auto"] = str(choose_student_precision("auto", where))
     found["teacher.precision auto"] = str(choose_teacher_precision("auto", where))
     return {"figures": found}
 
 
-def smi(query: str) -> str:
-    """Ask nvidia-smi; 'not readable' and why where it does not say."""
+def smi(query: str, where: torch.device) -> str:
+    """Ask nvidia-smi about a GPU; 'not readable' and why where it does not say.
+
+    It is asked by the GPU's UUID: nvidia-smi does not know CUDA_VISIBLE_DEVICES and may count in another order.
+    """
+    if where.type != "cuda":
+        return "not readable: no GPU"
     if shutil.which("nvidia-smi") is None:
         return "not readable: no nvidia-smi"
-    answer = subprocess.run([*SMI, f"--query-gpu={query}"], capture_output=True, text=True, timeout=10, check=False)
+    command = [*SMI, f"--query-gpu={query}", f"--id=GPU-{torch.cuda.get_device_properties(where).uuid}"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     lines = answer.stdout.strip().splitlines()
     return lines[0] if answer.returncode == 0 and lines else f"not readable: {(answer.stderr or answer.stdout).strip()}"
 
@@ -95,7 +101,7 @@ def watts(asked: dict[str, Any]) -> dict[str, Any]:
 
     def sample() -> None:
         while not ended.wait(0.2):
-            readings.append(smi("power.draw"))
+            readings.append(smi("power.draw", setting.device))
 
     sampler = threading.Thread(target=sample)
     began, rates = time.monotonic(), []

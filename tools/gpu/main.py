@@ -9,6 +9,7 @@ interrupted run leaves what it has measured. Exit code: 0 if every step is done 
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -133,11 +134,12 @@ def in_child(name: str, setting: dict[str, Any], limit: float) -> dict[str, Any]
         os.killpg(child.pid, signal.SIGKILL)
         output, _ = child.communicate()
         return {"status": f"stopped after {limit:.0f} s", "error": output[-2000:]}
-    last = output.splitlines()[-1:] or [""]
-    try:
-        return json.loads(last[0])
-    except json.JSONDecodeError:
-        return {"status": f"failed with exit code {child.returncode}", "error": output[-2000:]}
+    for line in reversed(output.splitlines()):  # libraries may write after the record, while the process ends
+        with contextlib.suppress(json.JSONDecodeError):
+            found = json.loads(line)
+            if isinstance(found, dict) and "status" in found:
+                return found
+    return {"status": f"failed with exit code {child.returncode}", "error": output[-2000:]}
 
 
 def is_right(found: dict[str, Any]) -> bool:
