@@ -33,7 +33,9 @@ def prepare() -> None:
     from mmengine.config import utils
 
     # onedl-mmengine still looks for the distribution 'mmsegmentation' behind `mmseg::`, where it has another name.
-    if not _installed("mmsegmentation"):
+    try:
+        importlib.metadata.version("mmsegmentation")
+    except importlib.metadata.PackageNotFoundError:
         utils.MODULE2PACKAGE["mmseg"] = "mmseg"
     # For each `_base_` mmengine reads the toolbox's whole index again, half a second of YAML.
     if not hasattr(utils.load, "cache_info"):
@@ -65,11 +67,3 @@ def _reduce(dataset: Any) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
 def _restore(content: bytes) -> Any:
     prepare()
     return pickle.loads(content)
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -72,14 +72,13 @@ class Trainings:
     def __getitem__(self, name: str) -> Any:
         return self._ended[name]
 
-    def end(self, name: str, outcome: Any) -> Any:
-        """Save the outcome of a finished training, delete its state, and return the outcome."""
+    def end(self, name: str, outcome: Any) -> None:
+        """Save the outcome of a finished training and delete its state."""
         self._ended[name] = outcome
         if self._folder is not None:
             text = json.dumps(self._ended, indent=1)
             write_text(self._folder / ENDED, text)
             (self._folder / LAST).unlink(missing_ok=True)
-        return outcome
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Save the state of the current training, plain values and tensors, with all random states."""

@@ -47,7 +47,7 @@ class RunCheckpoint(Stored):
 
     step: Annotated[int, Field(ge=0, lt=2**63)]
     images_seen: Annotated[int, Field(ge=0, lt=2**63)]
-    sources: dict[str, str] = {}
+    sources: dict[str, str]
     student: dict[str, Any]
     head: dict[str, Any] = {}
     criterion: dict[str, Any] = {}
@@ -55,8 +55,8 @@ class RunCheckpoint(Stored):
     optimizer: dict[str, Any]
     gradients: dict[str, Any]
     random: list[Any]
-    processes: Any = None
-    watch: dict[str, Any] = {}
+    processes: dict[str, Any]
+    watch: dict[str, Any]
 
 
 def by_the_first(method: Callable[..., T]) -> Callable[..., T]:

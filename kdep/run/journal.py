@@ -33,7 +33,7 @@ class Journal:
         self._bar = tqdm(
             total=total, initial=seen, unit="img", desc=config.name, disable=not self._show, smoothing=0.05
         )
-        self._started = self._since = time.perf_counter()
+        self._since = time.perf_counter()
         self._waited, self._images = 0.0, 0
         self._trackers: list[Tracker] = []
 

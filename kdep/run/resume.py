@@ -118,7 +118,7 @@ def resume(run: RunFolder, training: Training) -> tuple[int, int]:
         load_optimizer(training.optimizer, state["optimizer"])
         training.gradients.load_state_dict(state["gradients"])
         set_random_state(state["random"][run.process.rank], run.process.device)
-        if training.watch is not None and state.get("watch"):
+        if training.watch is not None and state["watch"]:
             training.watch.load(state["watch"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, LoadError):

@@ -66,7 +66,7 @@ def synthetic(file: Path, rows: int) -> None:
             hashes = pa.array([number.to_bytes(16, "little") for number in numbers.tolist()], pa.binary())
             sizes = pa.array(np.full(len(numbers), 110_000))
             writer.write_table(pa.Table.from_arrays([column, sizes, sizes, hashes], schema=schema))
-        writer.add_key_value_metadata({KEY: json.dumps({**about, "kind": "folder", "folders": {}})})
+        writer.add_key_value_metadata({KEY: json.dumps({**about, "folders": {}})})
 
 
 def start(file: str) -> dict[str, float]:

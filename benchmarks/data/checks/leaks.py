@@ -23,7 +23,7 @@ def leaked(task: Use, fingerprint: str) -> int:
     Raises:
         ValueError: every image of test, or of val, is also in another split.
     """
-    known = cache_folder().parent / "leaks" / f"{hashlib.sha256(f'{task.family}|{fingerprint}'.encode()).hexdigest()}"
+    known = cache_folder("leaks") / f"{hashlib.sha256(f'{task.family}|{fingerprint}'.encode()).hexdigest()}"
     if known.is_file() and (text := known.read_text()).isdecimal():
         return int(text)
     roles = [role for role in ("train", "val", "test") if any(key.split("_")[0] == role for key in task.dataset.files)]

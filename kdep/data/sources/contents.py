@@ -41,7 +41,7 @@ def content_hashes(files: Sequence[Path]) -> np.ndarray:
     marks, sizes, settled = _marks(names)
     if sizes.sum() < WORTH:
         return _hashes(names)
-    memory = cache_folder() / f"{hashlib.sha256(b'|'.join(names)).hexdigest()[:32]}.npy"
+    memory = cache_folder("contents") / f"{hashlib.sha256(b'|'.join(names)).hexdigest()[:32]}.npy"
     known = _known(memory, len(names))
     changed = np.flatnonzero((known[:, :MARK] != marks).any(1) | ~settled)
     if not len(changed):
@@ -54,9 +54,9 @@ def content_hashes(files: Sequence[Path]) -> np.ndarray:
     return known[:, MARK:]
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for hashes."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdep" / "contents"
+def cache_folder(kind: str) -> Path:
+    """The user's cache folder for hashes of contents, indices of shards, or findings of leaks."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdep" / kind
 
 
 def _known(memory: Path, count: int) -> np.ndarray:

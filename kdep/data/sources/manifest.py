@@ -191,7 +191,7 @@ def make_manifest(folder: Path, out: Path, *, show: bool = True) -> dict[str, An
                 yield from pool.map(read, block)
                 bar.update(len(block))
 
-    about = {"kind": "folder", "folder": str(folder.absolute()), "folders": folders}
+    about = {"folder": str(folder.absolute()), "folders": folders}
     return write_manifest(out, FOLDER, rows(), lambda: about)
 
 

@@ -24,6 +24,7 @@ from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
 from kdep.data.decoding.decode import Encoded, Picture
+from kdep.data.sources.contents import cache_folder
 from kdep.data.sources.disk import retried
 from kdep.data.sources.manifest import AGAIN, FILE, SHARDS, Manifest, open_manifest, write_manifest
 from kdep.data.sources.names import SUFFIXES
@@ -172,7 +173,7 @@ def index_shards(system: Any, shards: list[Shard], out: Path, *, show: bool = Tr
 
     def about() -> dict[str, Any]:
         known = [(shard.name, shard.size, count) for shard, count in zip(shards, counts, strict=True)]
-        return {"kind": "shards", "shards": known, "labelled": unlabelled == 0}
+        return {"shards": known, "labelled": unlabelled == 0}
 
     return write_manifest(out, SHARDS, rows(), about)
 
@@ -207,15 +208,14 @@ def _opened(pattern: str, *, show: bool) -> "Shards":
 
 
 def _describes(manifest: Manifest, shards: list[Shard]) -> bool:
-    known = [tuple(row[:2]) for row in manifest.about.get("shards", ())]
+    known = [tuple(row[:2]) for row in manifest.about["shards"]]
     return known == [(shard.name, shard.size) for shard in shards]
 
 
 def index_path(shards: list[Shard]) -> Path:
     """Return where the index of shards is kept, by their paths, sizes and versions: a changed shard has another."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     named = "".join(f"{shard.path}|{shard.size}|{shard.version}\n" for shard in shards)
-    return cache / "kdep" / "shards" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.parquet"
+    return cache_folder("shards") / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.parquet"
 
 
 class Shards:

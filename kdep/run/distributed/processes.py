@@ -216,12 +216,10 @@ def computed_by(config: Config, process: Process) -> dict[str, Any]:
     }
 
 
-def refuse_other_processes(there: dict[str, Any] | None, now: dict[str, Any], path: Path) -> None:
+def refuse_other_processes(there: dict[str, Any], now: dict[str, Any], path: Path) -> None:
     """Raise a ValueError if other processes than these made the checkpoint of a run."""
     if there == now:
         return
-    if there is None:
-        raise ValueError(f"{path}: run.pt does not say which processes made it; remove {path} to start again")
     wrong = ", ".join(f"{key} {there.get(key)}, now {now[key]}" for key in now if there.get(key) != now[key])
     world = there["world_size"]
     raise ValueError(

@@ -83,7 +83,7 @@ def test_hashes_are_remembered_until_a_file_changes_whatever_its_date_says(tmp_p
     second = content_hashes(files)
     assert (second[0] == first[0]).all() and (second[1] != first[1]).any()
     assert hashed == ["b", "absent"]
-    for path in contents.cache_folder().iterdir():
+    for path in contents.cache_folder("contents").iterdir():
         path.write_bytes(b"damaged")
     assert (content_hashes(files) == second).all()
 
