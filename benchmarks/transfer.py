@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from kdep.data.sources.root import data_root
+from kdep.guard import printable
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.models.weights import file_of, open_checkpoint
 from kdep.run.device import find_device
@@ -101,6 +102,10 @@ class Request:
             raise ValueError(f"--jobs {self.jobs}: expected at least 1")
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"--timeout {self.timeout:g}: expected minutes above 0; leave it out for no limit")
+        for path in filter(None, (self.data, self.data_root, self.results, *self.checkpoints)):
+            said = str(Path(path).absolute())
+            if any("\udc80" <= letter <= "\udcff" for letter in said):  # how Python reads bytes that are not UTF-8
+                raise ValueError(f"{printable(said)}: a name that is not UTF-8, which no result can hold; rename it")
         for name, known in (("protocol", VERSIONS), ("budget", SHARES)):
             if getattr(self, name) not in (*known, None):
                 raise ValueError(f"{name} {getattr(self, name)!r}: there are {', '.join(known)}")

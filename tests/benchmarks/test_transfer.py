@@ -1,6 +1,7 @@
 """The suite: planning, isolation of cells, results, exit codes. Cells are real ones on a dozen tiny images."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -273,6 +274,18 @@ def test_two_files_of_the_same_weights_are_one_row_and_that_is_said(world, tmp_p
     assert f"{dino} holds the same weights as tv, measured here before: one row, named tv\n" in out
     names = {json.loads((results / path).read_text())["checkpoint"]["name"] for path in cells(results)}
     assert names == {"tv"} and len(cells(results)) == 2
+
+
+@pytest.mark.parametrize("option", ["data_root", "results", "checkpoints"])
+def test_a_name_that_is_not_utf_8_is_refused_in_words(tmp_path, option):
+    odd = tmp_path / os.fsdecode(b"fot\xf3s")
+    given = {
+        "checkpoints": ["random:test_resnet"],
+        "suite": "probe",
+        option: [str(odd)] if option == "checkpoints" else odd,
+    }
+    with pytest.raises(ValueError, match=r"fot\\udcf3s: a name that is not UTF-8, which no result can hold; rename it"):
+        transfers.Request(**given)
 
 
 def test_two_networks_of_the_same_tensors_are_not_one_row(world, tmp_path, capsys):
