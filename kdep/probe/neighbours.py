@@ -59,7 +59,7 @@ def leading_axes(centred: torch.Tensor, count: int) -> torch.Tensor:
     """Principal axes (D, count) of centred features (P, D), found by a randomised decomposition of a fixed seed.
 
     It runs on the CPU, where `svd_lowrank` draws the same start for every device. Only the CPU's generator is seeded:
-    `torch.manual_seed` would seed those of the GPUs too, from which the training that a probe watches draws.
+    `torch.manual_seed` would seed those of the GPUs too, which are not restored here.
     """
     count = min(count, *centred.shape)
     with torch.random.fork_rng(devices=[]):
