@@ -2,8 +2,6 @@
 
 import csv
 import hashlib
-import subprocess
-import sys
 
 import pytest
 import timm
@@ -12,9 +10,8 @@ import torch
 from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.results import write_result
-from tests.conftest import ROOT
 from tests.helpers.made_results import failure, result
-from tools.release import release
+from tools.release import main, release
 
 ARCH = "resnet18"
 
@@ -28,7 +25,7 @@ def student(tmp_path):
     return path
 
 
-def test_a_release_has_what_timm_opens_with_its_scores_and_checksums(student, tmp_path):
+def test_a_release_has_what_timm_opens_with_its_scores_and_checksums(student, tmp_path, monkeypatch):
     identity, results, out = open_checkpoint(str(student)).identity, tmp_path / "results", tmp_path / "release"
     for one in (
         result("small", "flowers-linear", 0, 61.25, sha256=identity),
@@ -37,8 +34,8 @@ def test_a_release_has_what_timm_opens_with_its_scores_and_checksums(student, tm
     ):
         write_result(one, results)
     words = [str(student), "--results", str(results), "--license", "apache-2.0", "--out", str(out)]
-    done = subprocess.run([sys.executable, "-m", "tools.release", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("sys.argv", ["release", *words])
+    assert main() == 0
     assert sorted(path.name for path in (out / "small").iterdir()) == [
         *("README.md", "config.json", "model.safetensors", "scores.csv", "student.pth")
     ]
