@@ -128,6 +128,11 @@ class Outcome:
     answers: Answers | None = None
 
 
+def with_digits(sha256: str, name: str) -> str:
+    """A checkpoint's name with the first digits of its sha256: `last (1a2b3c4d)`."""
+    return f"{name} ({sha256[:8]})"
+
+
 @dataclass(frozen=True, config=CHECKED)
 class CheckpointCard:
     """The checkpoint behind a result. `summary` is its provenance in plain values: role, images_seen, teacher, ..."""

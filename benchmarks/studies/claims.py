@@ -11,7 +11,7 @@ from typing import Any
 
 from kdep_benchmarks.studies.file import SHARE, Claim, Study
 from kdep_benchmarks.studies.rows import AnswerRow
-from kdep_benchmarks.studies.stats import MIN_SEEDS, Noise, paired_difference, pooled
+from kdep_benchmarks.studies.stats import MIN_SEEDS, Noise, differences, paired_difference, pooled
 from kdep_benchmarks.verdicts.difference import Interval, holm
 from kdep_benchmarks.verdicts.intervals import CONFIDENCE, mean
 
@@ -229,11 +229,6 @@ def best_without(val: dict[str, dict[int, float]], left_out: int | None) -> str:
     """The arm whose mean on val is the highest, without one seed; the first of equals."""
     kept = {arm: [score for seed, score in found.items() if seed != left_out] for arm, found in val.items()}
     return max(kept, key=lambda arm: mean(kept[arm]))
-
-
-def differences(own: dict[int, float], other: dict[int, float]) -> list[float]:
-    """Paired by seed."""
-    return [own[seed] - other[seed] for seed in sorted(set(own) & set(other))]
 
 
 def compared(study: Study, arm: str, other: str, found: Arms) -> Comparison:

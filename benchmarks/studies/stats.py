@@ -74,6 +74,11 @@ def alike(arms: Sequence[Sequence[float]]) -> bool:
     return float(chdtrc(len(arms) - 1, statistic / correction)) >= ALIKE
 
 
+def differences(own: BySeed, other: BySeed) -> list[float]:
+    """First minus second for each seed that both have."""
+    return [own[seed] - other[seed] for seed in sorted(set(own) & set(other))]
+
+
 def paired_difference(own: BySeed, other: BySeed, noise: Noise | None = None) -> Interval | None:
     """First minus second over the seeds that both have; None without an interval.
 
@@ -82,7 +87,7 @@ def paired_difference(own: BySeed, other: BySeed, noise: Noise | None = None) ->
         other: of the second.
         noise: the spread pooled over arms of which these are two; without it, that of the pair's own differences.
     """
-    pairs = [own[seed] - other[seed] for seed in sorted(set(own) & set(other))]
+    pairs = differences(own, other)
     if noise:
         return student(mean(pairs), 2 * noise.residual**2 / len(pairs), noise.freedom)
     deviation = standard_deviation(pairs)

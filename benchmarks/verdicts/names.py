@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from kdep_benchmarks.result import with_digits
+
 
 def first_names(measured: Iterable[tuple[str, str]]) -> dict[str, str]:
     """sha256 -> name, from pairs of the two; of several names of the same weights the first by alphabet."""
@@ -13,7 +15,7 @@ def first_names(measured: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def board_names(measured: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """`first_names`, each that several weights have with the first digits of their sha256: `last (1a2b3c4d)`."""
+    """`first_names`, each that several weights have `with_digits`."""
     names = first_names(measured)
     bearers = Counter(names.values())
-    return {sha: f"{name} ({sha[:8]})" if bearers[name] > 1 else name for sha, name in names.items()}
+    return {sha256: with_digits(sha256, name) if bearers[name] > 1 else name for sha256, name in names.items()}

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kdep_benchmarks.result import Result
+from kdep_benchmarks.result import Result, with_digits
 from kdep_benchmarks.verdicts.difference import PAIRED
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.ways import Way, describe_settings, labels, way_of
@@ -72,7 +72,7 @@ def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
 
 
 def _with_digits(result: Result) -> str:
-    return f"{result.checkpoint.name} ({result.checkpoint.sha256[:8]})"
+    return with_digits(result.checkpoint.sha256, result.checkpoint.name)
 
 
 def _student(wanted: str) -> str | None:

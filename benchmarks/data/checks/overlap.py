@@ -16,7 +16,7 @@ from kdep.files import write_text
 from kdep.guard import printable
 from kdep.json_file import read_json
 from kdep.settings import validate
-from kdep_benchmarks.result import CHECKED, CheckpointCard, Count, Result
+from kdep_benchmarks.result import CHECKED, CheckpointCard, Count, Result, with_digits
 from kdep_benchmarks.results import Found, find_results, overlap_paths
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Overlap:
     def is_of(self, card: CheckpointCard) -> bool:
         """Whether the checkpoint was pretrained on this source."""
         known = (card.summary.get("pretrain_fingerprint"), card.summary.get("pretrain_data"))
-        rows = {card.name, f"{card.name} ({card.sha256[:8]})"}  # the board's, see `kdep_benchmarks.verdicts.names`
+        rows = {card.name, with_digits(card.sha256, card.name)}  # the board has one of them
         return not rows.isdisjoint(self.checkpoints) or known[0] == self.fingerprint or known[1] == self.source
 
 
