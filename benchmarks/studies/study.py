@@ -40,7 +40,7 @@ val with the baseline. The choice for a seed uses the other seeds only, because 
 alike.
 
 --known NAME.csv resumes an unfinished study from another machine: runs whose rows are all in the file are not repeated.
---arm and --seed do a part of a study first; the answer says how much is left.
+--arm, --value and --seed do a part of a study first; the answer says how much is left.
 
 Two studies can share a bank of targets, but each trains its own runs. To score students that another study has trained,
 make them an arm: runs/OTHER-ARM-s{seed}/student.pth.
@@ -48,6 +48,7 @@ make them an arm: runs/OTHER-ARM-s{seed}/student.pth.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdep.shipped import find
@@ -73,9 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs at once; on this machine they share its cores [1, or what a cluster's scheduler allows]",
     )
     add_engine_arguments(parser)
-    part = "now; may be given several times [all]"
-    parser.add_argument("--arm", action="append", default=[], metavar="NAME", help=f"do only this arm {part}")
-    parser.add_argument("--seed", action="append", default=[], type=int, metavar="N", help=f"do only this seed {part}")
+    now = "now; may be given several times [all]"
+    parser.add_argument("--arm", action="append", default=[], metavar="NAME", help=f"do only this arm {now}")
+    parser.add_argument(
+        "--value", action="append", default=[], metavar="V", help=f"do only this value of the axis {now}"
+    )
+    parser.add_argument("--seed", action="append", default=[], type=int, metavar="N", help=f"do only this seed {now}")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs go [runs]")
     parser.add_argument("--results", type=Path, metavar="DIR", help="where scores go [results/NAME]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the answer goes [results/NAME]")
@@ -88,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: at least 1")
     study = load_study(find("studies", args.study))
-    check_part(study, args.arm, args.seed)
+    part = Part(args.arm, args.value, args.seed)
+    part.check(study)
     from kdep_benchmarks.studies.work import banks_left, engine_for, say, work  # with torch, which --help does without
 
     results, runs = args.results or Path("results") / study.name, args.runs
@@ -100,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
     def look() -> tuple[list[AnswerRow], list[Item]]:
         rows = collect(study, runs, read_scores(results), published)
-        return rows, part_of(items(study, runs, rows), args.arm, args.seed)
+        return rows, part.of(items(study, runs, rows))
 
     def write() -> None:
         rows, _ = look()
@@ -126,21 +131,40 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(left))
 
 
-def check_part(study: Study, arms: Sequence[str], seeds: Sequence[int]) -> None:
-    """Check that a study has the arms and seeds.
+@dataclass(frozen=True)
+class Part:
+    """Arms, values of the axis and seeds of a study; all where none are named."""
 
-    Raises:
-        ValueError: names them and those it has.
-    """
-    for option, asked, there in (("--arm", arms, list(study.arms)), ("--seed", seeds, study.seeds)):
-        if unknown := [str(one) for one in asked if one not in there]:
-            has = ", ".join(map(str, there))
-            raise ValueError(f"{option} {', '.join(unknown)}: study {study.name} has none of that name; it has {has}")
+    arms: Sequence[str]
+    values: Sequence[str]
+    seeds: Sequence[int]
 
+    def check(self, study: Study) -> None:
+        """Check that a study has them.
 
-def part_of(plan: Sequence[Item], arms: Sequence[str], seeds: Sequence[int]) -> list[Item]:
-    """The items of some arms and seeds; of all where none are named."""
-    return [item for item in plan if (not arms or item.run.arm in arms) and (not seeds or item.run.seed in seeds)]
+        Raises:
+            ValueError: names those that it has not, and those it has.
+        """
+        values = list(map(str, study.values)) if study.axis else []
+        asked = (
+            ("--arm", self.arms, list(study.arms)),
+            ("--value", self.values, values),
+            ("--seed", self.seeds, study.seeds),
+        )
+        for option, named, there in asked:
+            if unknown := [str(one) for one in named if one not in there]:
+                has = f"it has {', '.join(map(str, there))}" if there else "it has no axis"
+                raise ValueError(f"{option} {', '.join(unknown)}: study {study.name} has none of that name; {has}")
+
+    def of(self, plan: Sequence[Item]) -> list[Item]:
+        """Their items of a plan."""
+        return [
+            item
+            for item in plan
+            if (not self.arms or item.run.arm in self.arms)
+            and (not self.values or str(item.run.value) in self.values)
+            and (not self.seeds or item.run.seed in self.seeds)
+        ]
 
 
 def read_scores(results: Path) -> list[Result]:

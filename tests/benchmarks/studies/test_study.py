@@ -127,10 +127,20 @@ def test_a_part_of_a_study_is_done_first_and_the_answer_says_what_is_left(writte
     assert here.verbs() == ["transfer", "pretrain", "transfer"]  # and no bank, which neither needs
     assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["live", "random"]
     assert "Unfinished: 1 of 3 scores are still to come." in capsys.readouterr().out
-    for option, value, there in (("--arm", "alive", "live, from a bank, random"), ("--seed", "7", "0")):
-        assert main([*command, option, value]) == 2
-        said = f"{option} {value}: study tiny_study has none of that name; it has {there}\n"
-        assert said in capsys.readouterr().err
+    there = {"--arm alive": "live, from a bank, random", "--seed 7": "0", "--value 7": "no axis"}
+    for asked, has in there.items():
+        assert main([*command, *asked.split()]) == 2
+        assert f"{asked}: study tiny_study has none of that name; it has {has}\n" in capsys.readouterr().err
+
+
+def test_a_value_of_the_axis_is_done_first(written, tmp_path, here, capsys):
+    written.write_text(written.read_text() + "axis: {key: optim.lr, values: [2, 0.5]}\n")
+    command = [*command_of(written, tmp_path), "--dry-run", "--arm", "live"]
+    assert main([*command, "--value", "0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "1 runs: 0 done, 0 to score, 1 to train" in told and "to train  tiny_study-live-0.5-s0" in told
+    assert main([*command, "--value", "5"]) == 2
+    assert "--value 5: study tiny_study has none of that name; it has 2, 0.5\n" in capsys.readouterr().err
 
 
 def test_an_interrupted_study_has_answered_what_was_finished(written, tmp_path, here, monkeypatch):
