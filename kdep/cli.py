@@ -59,6 +59,9 @@ OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 # User error: the path is missing or of the wrong type.
 OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
+# Errors whose text is the sentence. By name: importing their modules would load torch for every verb.
+IN_WORDS = {"DivergedError", "DiskError", "LostError", "ShardError"}
+
 NEWLINES = "\n\t"
 GOES_ON = "the same command goes on from here"
 INTERRUPTED = f"interrupted; {GOES_ON}"
@@ -142,23 +145,23 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
         return code
     except KeyboardInterrupt:
         return fail(INTERRUPTED, 130)
-    except ValueError as error:
-        # By name: importing kdep.models.checkpoints.checkpoint for its LoadError would load torch for every verb.
-        return fail(str(error), 3 if type(error).__name__ == "LoadError" else 2)
-    except (OSError, EOFError, RuntimeError) as error:
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            return fail(f"nobody reads the output any more, so this stopped; {GOES_ON}", 1)
         if said := sentence(error):
-            return fail(said, 1)
+            return fail(said, exit_code(error))
         raise
 
 
 def sentence(error: BaseException) -> str:
-    """Say what to do about an error that is no mistake of the user's nor of the program's; nothing about others."""
-    if isinstance(error, BrokenPipeError) and reader_is_gone():
-        return f"nobody reads the output any more, so this stopped; {GOES_ON}"
+    """Say what is wrong, where the user, the disk, the data or another process is the cause; "" for other errors.
+
+    The one rule of which errors end without a traceback: of a command, and of a cell that `kdep transfer` measures.
+    """
+    if isinstance(error, ValueError | FloatingPointError) or type(error).__name__ in IN_WORDS:
+        return str(error)
     if said := lost_loader(error):
         return f"{said}; {GOES_ON}"
-    if type(error).__name__ in ("DivergedError", "ShardError", "LostError", "DiskError"):
-        return str(error)
     if not isinstance(error, OSError):
         return ""
     path = error.filename2 or error.filename  # of two, the one that was asked for, not what is written beside it
@@ -168,6 +171,13 @@ def sentence(error: BaseException) -> str:
         return str(error)
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror}; nothing half-written is left, {GOES_ON}" if error.errno in OF_THE_DISK else ""
+
+
+def exit_code(error: BaseException) -> int:
+    """3 for weights that do not load, 2 for another mistake of the user's, 1 for the rest; by name as in `IN_WORDS`."""
+    if type(error).__name__ == "LoadError":
+        return 3
+    return 2 if isinstance(error, ValueError) else 1
 
 
 def reader_is_gone() -> bool:

@@ -7,7 +7,6 @@ load; 4: out of memory; 1: any other failure.
 import contextlib
 import dataclasses
 import datetime
-import os
 import resource
 import sys
 import time
@@ -19,9 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from kdep.cli import OF_A_PATH, OF_THE_DISK
-from kdep.data.loading.loader import lost_loader
-from kdep.data.sources.disk import DiskError
+from kdep.cli import sentence
 from kdep.models.backbones.outline import gmacs, parameters
 from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError
 from kdep.models.weights import open_checkpoint
@@ -137,13 +134,6 @@ def toolbox_versions() -> dict[str, str]:
     return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
 
 
-def of_the_disk(error: BaseException) -> str:
-    """Name the file and the reason where a disk is full, or a file missing or not to be written; else nothing."""
-    if not isinstance(error, OSError) or error.errno not in OF_THE_DISK | OF_A_PATH or not error.filename:
-        return ""
-    return f"{os.fsdecode(error.filename)}: {error.strerror}"
-
-
 def main(path: str) -> int:
     """Measure the cell in a file, write its result, and return the exit code."""
     cell, kills = read_cell(Path(path)), oom_kills()
@@ -161,8 +151,7 @@ def main(path: str) -> int:
         if is_out_of_memory(error, kills_before=kills):
             traceback.print_exc()
             return OUT_OF_MEMORY
-        expected = isinstance(error, ValueError | DiskError | FloatingPointError)
-        said = lost_loader(error) or of_the_disk(error) or (str(error) if expected else "")
+        said = sentence(error)
         if not said:
             raise
         print(f"error: {said}", file=sys.stderr)  # noqa: T201 - standard error is the cell's log

@@ -1,5 +1,6 @@
 """What a measured cell records."""
 
+import errno
 import shutil
 from dataclasses import replace
 
@@ -8,7 +9,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from kdep import cli
+from kdep.data.loading.loader import LoaderError
 from kdep.data.sources.disk import DiskError
+from kdep.data.sources.shards import ShardError
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.jobs import measure as measuring
@@ -64,8 +68,21 @@ def test_frozen_probes_compute_in_full_float32_where_tf32_is_the_default(
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("error", [DiskError("a.png: the disk does not answer"), FloatingPointError("the loss is nan")])
-def test_what_a_user_can_mend_ends_a_cell_with_a_sentence(photos, tmp_path, monkeypatch, capsys, error):
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (DiskError("a.png: the disk does not answer"), "a.png: the disk does not answer"),
+        (FloatingPointError("the loss is nan"), "the loss is nan"),
+        (ShardError("a.tar: damaged"), "a.tar: damaged"),
+        (FileExistsError("runs/a is there"), "runs/a is there"),
+        (FileExistsError(errno.EEXIST, "File exists", "a.part", None, "a"), "a: File exists"),
+        (OSError(errno.ENOSPC, "Full"), f"Full; nothing half-written is left, {cli.GOES_ON}"),
+        (LoaderError("a worker was lost"), f"a worker was lost; {cli.GOES_ON}"),
+    ],
+)
+def test_what_a_user_can_mend_ends_a_cell_and_a_command_with_one_sentence(
+    photos, tmp_path, monkeypatch, capsys, error, text
+):
     cell = planned_cell(photos, tmp_path)
 
     def fail(*arguments, **options):
@@ -74,8 +91,8 @@ def test_what_a_user_can_mend_ends_a_cell_with_a_sentence(photos, tmp_path, monk
     monkeypatch.setattr(measuring, "run_kind", lambda kind: fail)
     (tmp_path / "cell.json").write_bytes(TypeAdapter(Cell).dump_json(cell))
     assert measuring.main(str(tmp_path / "cell.json")) == 1
-    said = capsys.readouterr().err
-    assert said == f"error: {error}\n"
+    assert cli.guarded(fail, None) == 1
+    assert capsys.readouterr().err == f"error: {text}\nkdep: {text}\n"
 
 
 def test_a_measured_cell_says_its_leaks_its_floor_and_the_settings_of_its_task(photos, tmp_path):
