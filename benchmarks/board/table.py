@@ -53,7 +53,7 @@ class Board:
             `judge_columns` finds.
         cells: the columns (statistic, column) of each checkpoint: mean, std, n, failed, ci95 (half the 95 % interval),
             images (test images that the interval covers), share_of_gain.
-        metrics: mean, std and n of the metrics beside the main one, by (checkpoint, column, metric).
+        metrics: mean and n of the metrics beside the main one, by (checkpoint, column, metric).
         family_means: one column per family; NaN unless all its counted columns are measured without failures.
         rows: what is known of each checkpoint, best first; the columns of leaderboard.csv that are not of a task.
         notes: what the numbers do not say by themselves.
@@ -273,7 +273,7 @@ def _metrics(runs: pd.DataFrame) -> pd.DataFrame:
         if metric != main
     ]
     by = pd.DataFrame(values, columns=[*keys, "value"]).groupby(keys, sort=False)["value"]
-    return by.agg(["mean", "std", "count"]).rename(columns={"count": "n"})
+    return by.agg(["mean", "count"]).rename(columns={"count": "n"})
 
 
 def average_ranks(board: Board) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """The board as tables: one wide DataFrame for leaderboard.csv, and `Table`s for the terminal, Markdown and HTML."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -100,17 +101,14 @@ def _wide(board: Board) -> pd.DataFrame:
 
 
 def _other_metrics(board: Board, labels: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Mean, std and n of the metrics beside the main one: by checkpoint, with columns (column, metric)."""
+    """Mean and n of the metrics beside the main one: by checkpoint, with columns (column, metric)."""
     own = board.metrics[board.metrics.index.get_level_values("column").isin(labels)]
     keys = list(dict.fromkeys((column, metric) for _, column, metric in own.index))
     keys.sort(key=lambda key: labels.index(key[0]))
     columns = (
         pd.MultiIndex.from_tuples(keys, names=["column", "metric"]) if keys else pd.MultiIndex.from_arrays([[], []])
     )
-    return {
-        name: own[name].unstack([1, 2]).reindex(index=board.rows.index, columns=columns)
-        for name in ("mean", "std", "n")
-    }
+    return {name: own[name].unstack([1, 2]).reindex(index=board.rows.index, columns=columns) for name in ("mean", "n")}
 
 
 def _notes_by_row(board: Board) -> dict[str, str]:
@@ -161,8 +159,8 @@ def metric_table(board: Board, family: str) -> Table | None:
     found = _other_metrics(board, list(board.columns.index[board.columns.family == family]))
     columns = {}
     for column, metric in found["mean"]:
-        cells = pd.DataFrame({name: frame[column, metric] for name, frame in found.items()}).assign(failed=0)
-        texts = [score_text(*cell) for cell in cells[["mean", "std", "n", "failed"]].itertuples(index=False)]
+        cells = pd.DataFrame({name: frame[column, metric] for name, frame in found.items()})
+        texts = [score_text(cell.mean, math.nan, cell.n, failed=0) for cell in cells.itertuples()]
         columns[f"{column} ({metric})"] = [
             TableCell(text, value) for text, value in zip(texts, _values(cells["mean"]), strict=True)
         ]
@@ -208,7 +206,7 @@ def damage_lines(damaged: Sequence[str]) -> list[str]:
 
 
 def terminal_table(boards: Iterable[Board], damaged: Sequence[str] = ()) -> str:
-    """Write all boards as aligned text: `mean ± std (n)`, `*` at the best, `!` where runs failed.
+    """Write all boards as aligned text: `mean ± half (n)`, `*` at the best, `!` where runs failed.
 
     What results call things is shown with escapes for characters that are not printable.
     """
@@ -226,12 +224,15 @@ def terminal_table(boards: Iterable[Board], damaged: Sequence[str] = ()) -> str:
     return "\n\n".join(blocks) + "\n" if blocks else "no results yet\n"
 
 
-def score_text(mean: float, std: float, n: float, failed: int) -> str:
-    """Write `81.20 ± 0.30 (3)`: no spread for a single run, `!` where other runs failed, `-` for nothing measured."""
+def score_text(mean: float, ci95: float, n: float, failed: int) -> str:
+    """Write `81.20 ± 1.30 (3)`: mean, half its 95 % interval, runs; `!` where others failed, `-` where none ended."""
     if pd.isna(mean):
         return f"failed ({failed:.0f})!" if failed else ABSENT
-    spread = "" if pd.isna(std) else f" ± {std:.2f}"
-    return f"{mean:.2f}{spread} ({n:.0f})" + "!" * bool(failed)
+    return f"{_with_half(mean, ci95)} ({n:.0f})" + "!" * bool(failed)
+
+
+def _with_half(value: float, half: float) -> str:
+    return f"{value:.2f}" + ("" if pd.isna(half) else f" ± {half:.2f}")
 
 
 def row_name(name: str, role: str) -> str:
@@ -273,7 +274,7 @@ def _score_cell(cell: tuple, best: bool, column: pd.Series) -> TableCell:
     if not pd.isna(cell.mean) and not pd.isna(column.floor):
         detail.append(f"the best constant answer scores {column.floor:.2f}")
     (value,) = _values([cell.mean])
-    return TableCell(score_text(cell.mean, cell.std, cell.n, cell.failed), value, best=best, detail="; ".join(detail))
+    return TableCell(score_text(cell.mean, cell.ci95, cell.n, cell.failed), value, best=best, detail="; ".join(detail))
 
 
 def _between(low: float, high: float) -> str:
@@ -285,8 +286,8 @@ def _counts(values: Iterable[float]) -> list[TableCell]:
 
 
 def _means(values: pd.Series, halves: pd.Series) -> list[TableCell]:
-    cells = zip(_numbers(values), _best(values, halves), strict=True)
-    return [replace(cell, best=marked) for cell, marked in cells]
+    cells = zip(_values(values), halves, _best(values, halves), strict=True)
+    return [TableCell(ABSENT if v is None else _with_half(v, half), v, best=marked) for v, half, marked in cells]
 
 
 def _numbers(values: Iterable[float], *, digits: int = 2, unit: str = "") -> list[TableCell]:

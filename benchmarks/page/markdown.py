@@ -10,16 +10,16 @@ from kdep_benchmarks.board.table import Board
 from kdep_benchmarks.page.leaderboard import Table, damage_lines, metric_table, origin_table, tables
 
 READING = (
-    "Scores are percent: mean ± standard deviation over seeds, with the number of runs in brackets. `-` means not "
-    "measured; `!` means that runs failed. The mean is over families of tasks. The rank is the average over tasks with "
-    "an interval: how far it moves when scores are drawn anew within theirs. Rows that lack a task have neither. "
+    "Scores are percent: mean ± half its 95 % interval, with the number of runs in brackets. The interval covers the "
+    "choice of test images and, where a training was run several times, its runs. `-` means not measured; `!` means "
+    "that runs failed. The mean is over families of tasks. The rank is the average over tasks with an interval: how "
+    "far it moves when scores are drawn anew within theirs. Rows that lack a task have neither. "
     f"A task counts only if its reference is {STANDARD_ERRORS} standard errors above random initialisation: the "
     "reference is the best supervised network or teacher on the board. The gain share is (score - random) / "
     "(supervised - random) with baselines of the same architecture; it is blank where that gain is within its noise. "
     "Overlap is the share of test images that are also in the checkpoint's pretraining data, where `kdep data overlap` "
-    "has looked. The 95 % interval of a score covers the choice of test images and, where a training was run several "
-    "times, its runs. Marked in a column are the best score and all that these intervals do not tell from it; nothing "
-    "is marked where they tell none. `kdep compare A B` pairs the images and tells more apart. A column is one task, "
+    "has looked. Marked in a column are the best score and all that these intervals do not tell from it; nothing is "
+    "marked where they tell none. `kdep compare A B` pairs the images and tells more apart. A column is one task, "
     "data version and set of settings; `@half-batch` and `@bfloat16` mark scores from half the batch or from lower "
     "precision."
 )

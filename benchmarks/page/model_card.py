@@ -153,8 +153,9 @@ def _body(checkpoint: "Checkpoint", found: list[Board], snippet: str, licence: s
         parts.append("Not measured yet. Measure it with `kdep transfer`, then export with `--card` again.")
     else:
         parts.append(
-            "Percent, mean ± standard deviation over seeds (number of runs), on the test split. Scores of different "
-            "protocols are not comparable. `-` means not measured."
+            "Percent on the test split: mean ± half its 95 % interval (number of runs). The interval covers the choice "
+            "of test images and, where a training was run several times, its runs. Scores of different protocols are "
+            "not comparable. `-` means not measured."
         )
     parts += ["## Provenance", _provenance(checkpoint)]
     return "\n\n".join(parts) + "\n"
@@ -186,7 +187,7 @@ def _scores(board: Board, checkpoint: str) -> str:
     lines = [head, ["---", "---", *["---:"] * len(shown)]]
     for label, column in board.columns.iterrows():
         cells = board.cells.loc[shown].xs(label, axis=1, level=1)
-        texts = [score_text(*cell) for cell in cells[["mean", "std", "n", "failed"]].itertuples(index=False)]
+        texts = [score_text(*cell) for cell in cells[["mean", "ci95", "n", "failed"]].itertuples(index=False)]
         lines.append([markdown_text(label), column.metric, *texts])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if row.overlap_percent > 0:

@@ -152,10 +152,10 @@ def test_the_best_is_marked_with_all_that_the_intervals_do_not_tell_from_it():
         return markdown(boards(known))
 
     text = rows(60.0, 55.01, 54.99, 40.0)  # root of 3 squared and 4 squared: 5
-    assert [name for name in "abcd" if re.search(rf"\| {name} \| \*\*[\d.]+ \(1\)\*\*", text)] == ["a", "b"]
+    assert [name for name in "abcd" if re.search(rf"\| {name} \| \*\*[\d.]+ ± [34]\.00 \(1\)\*\*", text)] == ["a", "b"]
     # The overview has the mean over families and that of the family: the same numbers, marked alike.
-    assert "| a | **60.00** | **60.00** |" in text and "| b | **55.01** | **55.01** |" in text
-    assert "| c | 54.99 | 54.99 |" in text
+    assert "| a | **60.00 ± 3.00** | **60.00 ± 3.00** |" in text
+    assert "| b | **55.01 ± 4.00** | **55.01 ± 4.00** |" in text and "| c | 54.99 ± 4.00 | 54.99 ± 4.00 |" in text
     assert "**" not in rows(60.0, 55.01, 56.0)  # nothing is told from the best
 
 
@@ -166,7 +166,7 @@ def test_other_metrics_and_provenance_are_on_the_pages():
     every = boards([*results, failure("a", "v-segment")])
     text = markdown(every)
     assert "### classification: other metrics" in text and "### segmentation: other" not in text
-    assert "c-linear (top1\\_macro)" in text and "49.00 ± 1.41 (2)" in text
+    assert "c-linear (top1\\_macro)" in text and "49.00 (2)" in text
     assert "| a | 61000000 | resnet18 | kdep svd | - | - | 640 | 90 | - | - | - | beef |" in text
     page = html(every)
     assert page.count("<summary>Other metrics</summary>") == 1 and 'data-value="49.0"' in page
@@ -343,7 +343,7 @@ def test_counts_and_durations_are_short_for_people():
 def test_the_terminal_table_is_aligned_and_marks_the_best():
     results = runs("a", "c-linear", [60.0, 60.2]) + runs("long name", "c-linear", [50.0]) + [failure("f", "c-linear")]
     text = terminal_table(boards(results))
-    assert "60.10 ± 0.14 (2)*" in text
+    assert "60.10 ± 1.27 (2)*" in text
     assert "failed (1)!" in text
     block = text.split("\n\n")[3].splitlines()
     assert len({len(line) for line in block}) == 1
