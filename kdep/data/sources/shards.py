@@ -74,10 +74,12 @@ def find_shards(pattern: str) -> tuple[Any, list[Shard]]:
     except (ImportError, ValueError) as error:  # such as s3fs for s3://
         raise ValueError(f"wds:{pattern}: {error}") from error
     plain = not set("*?[{") & set(path)
-    paths = [path + "/*.tar"] if plain and system.isdir(path) else list(braceexpand(path))
     found: list[str] = []
-    for part in paths:
-        found += sorted(system.glob(part)) if set("*?[") & set(part) else [part]
+    if (plain or _local(system)) and system.isdir(path):  # whatever its name: on a disk it may hold brackets
+        found += sorted(name for name in system.ls(path, detail=False) if name.endswith(".tar"))
+    else:
+        for part in braceexpand(path):
+            found += sorted(system.glob(part)) if set("*?[") & set(part) else [part]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         shards = list(pool.map(lambda name: _shard(system, name), found))
     missing = [name for name, shard in zip(found, shards, strict=True) if shard is None]
@@ -90,7 +92,12 @@ def find_shards(pattern: str) -> tuple[Any, list[Shard]]:
 
 
 def _located(pattern: str) -> Path:
-    """Find a local pattern in the current folder or below the data root, by its part before the first wildcard."""
+    """Find a local folder or pattern in the current folder or below the data root.
+
+    A pattern is looked for by its part before the first wildcard.
+    """
+    if (folder := located(Path(pattern))).is_dir():
+        return folder
     parts = Path(pattern).parts
     plain = next((at for at, part in enumerate(parts) if set("*?[{") & set(part)), len(parts))
     return located(Path(*parts[:plain])).joinpath(*parts[plain:])

@@ -66,6 +66,12 @@ def test_shards_are_webdatasets_and_its_reader_finds_the_same_images_in_the_same
     assert {sample["jpg"] for sample in samples} == {path.read_bytes() for path in photos.rglob("*.jpg")}
 
 
+def test_a_folder_of_shards_may_have_brackets_in_its_name(shards, photos, tmp_path):
+    out = tmp_path / "shards {1} [new]"
+    assert main(["data", "shards", str(photos), str(out), "--per-shard", "100"]) == 0
+    assert open_source(f"wds:{out}").starts.tolist() == [0, 100, 128]
+
+
 def test_the_index_of_foreign_shards_is_kept_and_equals_their_manifest(shards, copied, monkeypatch):
     first, known = open_source(f"wds:{copied}"), open_source(f"wds:{shards}")
     monkeypatch.setattr("kdep.data.sources.shards.members", lambda *_: pytest.fail("read the headers again"))
@@ -218,7 +224,7 @@ def test_a_loading_process_stays_within_a_few_shards():
 
 
 def test_loading_processes_of_a_url_divide_the_lanes(remote, monkeypatch):
-    monkeypatch.setattr("kdep.data.loading.views.cores", lambda: 16)
+    monkeypatch.setattr("kdep.cores.cores", lambda: 16)
     views = Views(open_source(f"wds:{remote}"), Augmentation(32), 0)
     order = Order(128, 16, 1, seed=0, starts=views.source.starts)
     assert load(views, order, workers="auto", pin=True).num_workers == 12  # of 15
