@@ -1,5 +1,6 @@
 """Write the images of a folder as tar shards in WebDataset's format, in a random order, with their manifest."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ Sample = dict[str, str | bytes]
 
 
 def write_shards(folder: Path, out: Path, *, per_shard: int, seed: int, show: bool = True) -> int:
-    """Write NAME-000000.tar and so on, and their manifest; return the number of shards.
+    """Write NAME-000000.tar and so on, and their manifest, all or none; return the number of shards.
 
     The order is random, because neighbours in a shard meet in the same batches. If every image is in a class folder,
     its class number is in the member .cls.
@@ -46,19 +47,27 @@ def write_shards(folder: Path, out: Path, *, per_shard: int, seed: int, show: bo
         return own if classes is None else {**own, "cls": str(classes[index]).encode()}
 
     starts = range(0, len(order), per_shard)
-    with tqdm(total=len(order), desc="shards", unit="img", disable=not show) as bar:
-        for shard, start in enumerate(starts):
+    # Not in `out` before all are there: a run from a part of the shards would not know that the others are missing.
+    staged = out / ".partial"
+    shutil.rmtree(staged, ignore_errors=True)  # of a killed command
+    try:
+        with tqdm(total=len(order), desc="shards", unit="img", disable=not show) as bar:
+            for shard, start in enumerate(starts):
 
-            def write(part: Path, start: int = start) -> None:
-                # Without a time, the same images give the same bytes.
-                with part.open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
-                    for member in _ahead(sample, range(start, min(start + per_shard, len(order)))):
-                        tar.write(member)
-                        bar.update()
+                def write(part: Path, start: int = start) -> None:
+                    # Without a time, the same images give the same bytes.
+                    with part.open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
+                        for member in _ahead(sample, range(start, min(start + per_shard, len(order)))):
+                            tar.write(member)
+                            bar.update()
 
-            write_atomically(out / f"{folder.absolute().name}-{shard:06d}.tar", write)
-    system, shards = find_shards(str(out.absolute()))
-    index_shards(system, shards, out / FILE, show=False)
+                write_atomically(staged / f"{folder.absolute().name}-{shard:06d}.tar", write)
+        system, shards = find_shards(str(staged.absolute()))
+        index_shards(system, shards, staged / FILE, show=False)
+        for path in (*sorted(staged.glob("*.tar")), staged / FILE):
+            path.rename(out / path.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
     return len(starts)
 
 

@@ -14,6 +14,7 @@ from kdep.data.loading.views import Augmentation, Views, load
 from kdep.data.sources.manifest import FILE, KEY
 from kdep.data.sources.shards import ShardError, find_shards, index_path
 from kdep.data.sources.source import Subset, labels_of, open_source
+from kdep.files import write_atomically
 
 wds = pytest.importorskip("webdataset", reason="the extra wds is not installed")
 pytest.importorskip("pyarrow", reason="the extra wds is not installed")
@@ -64,6 +65,27 @@ def test_shards_are_webdatasets_and_its_reader_finds_the_same_images_in_the_same
     assert source._shards[0].name == name(photos, 0) and source.starts.tolist() == [0, 30, 60, 90, 120, 128]
     assert all(source.open(index)._data == sample["jpg"] for index, sample in enumerate(samples))
     assert {sample["jpg"] for sample in samples} == {path.read_bytes() for path in photos.rglob("*.jpg")}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_shards_that_are_not_all_written_leave_none_and_the_same_command_writes_them(
+    photos, shards, tmp_path, monkeypatch, error
+):
+    def stop(part, path=None, *, left=[2]):  # noqa: B006 - counts
+        left[0] -= 1
+        if not left[0]:
+            raise error
+        return write_atomically(part, path)
+
+    command = ["data", "shards", str(photos), str(tmp_path / "out"), "--per-shard", "30"]
+    with monkeypatch.context() as patch:
+        patch.setattr("kdep.data.sources.write_shards.write_atomically", stop)
+        assert main(command) in (1, 130)
+    assert list((tmp_path / "out").rglob("*")) == []
+    assert main(command) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix == ".tar"} == {
+        path.name: path.read_bytes() for path in shards.glob("*.tar")
+    }
 
 
 def test_a_folder_of_shards_may_have_brackets_in_its_name(shards, photos, tmp_path):
