@@ -1,12 +1,14 @@
 import pytest
+from PIL import Image
 
 from kdep_benchmarks.studies.claims import Comparison
+from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.verdicts.difference import Interval
 from tools.checks.verdicts import studies
 
 
 def test_the_published_list_is_what_the_study_files_and_their_scores_give():
-    assert (studies.PUBLISHED / "studies.md").read_text() == studies.table()
+    assert (studies.PUBLISHED / "studies.md").read_text() == studies.table(studies.shipped())
 
 
 def test_a_student_of_several_studies_is_counted_once():
@@ -40,3 +42,19 @@ def test_a_claim_is_counted_by_its_verdict_after_holm(low, high, adjusted, await
 
 def test_a_claim_without_an_interval_is_not_to_come():
     assert studies.verdict(Comparison("a", "b", 1.0, None, 3, adjusted=1.0, tests=4)) == "no verdict"
+
+
+def test_claims_of_a_study_with_an_axis_say_at_which_value_and_are_drawn(tmp_path):
+    study = load_study(studies.SHIPPED / "budget_small.yaml")
+    arm, other, seeds = *study.claims[0].arms, study.claims[0].seeds
+    rows = [
+        {"arm": name, "value": "6", "seed": str(seed), "task": task, "score": str(50 + seed * lead)}
+        for name, lead in ((arm, 0.1), (other, 0))
+        for seed in seeds
+        for task in study.tasks
+    ]
+    found = studies.claims(study, rows)
+    said = [(one.other, studies.verdict(one)) for one in found]
+    assert said == [(f"`{other}`, optim.epochs = {v}", "better" if v == 6 else "to come") for v in study.values]
+    studies.draw([(study, found)], tmp_path / "claims.png")
+    assert Image.open(tmp_path / "claims.png").size[0] > 300

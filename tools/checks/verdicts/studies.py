@@ -1,38 +1,50 @@
-"""List the shipped studies: what each has found of what it planned, what it claimed beforehand, and its hours.
+"""List the shipped studies and their claims: what was found of what was planned and of what was claimed beforehand.
 
     python -m tools.checks.verdicts.studies --out docs/figures/studies/studies.md
 
-It reads the study files and the published scores in docs/figures/studies.
+It reads the study files and the published scores in docs/figures/studies, and draws the claims in claims.png beside the
+list.
 """
 
 import argparse
 import csv
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from kdep.files import write_text
+from kdep.files import write_atomically, write_text
 from kdep_benchmarks.studies.claims import Comparison, adjusted_claims, by_cell, claimed
 from kdep_benchmarks.studies.file import Study, load_study
 
 SHIPPED = Path("configs/studies")
 PUBLISHED = Path("docs/figures/studies")
+COLOURS = {"better": "#059669", "worse": "#dc2626"}  # of a verdict; grey for the others
 ABOUT = """Claims are comparisons that a study file names before these can be made; their verdicts are after Holm's
 correction among the claims of the study. All other comparisons are exploratory, in every study. Hours are the training
 alone, without banks of targets and probes, on one or two threads of machines that differ. A student counts once, in the
 first study that trained it, even where a second trained it again. `-`: the scores do not say, as those of checkpoints
 that other studies made."""
+ABOUT_CLAIMS = """Each is about the mean over the tasks of its study, first arm minus second, in points, with the 95 %
+interval over the seeds of the pair ([picture](claims.png))."""
 
 
 def main() -> None:
-    """Write the list."""
+    """Write the list and draw the claims."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    write_text(parser.parse_args().out, table())
+    out, studies = parser.parse_args().out, shipped()
+    write_text(out, table(studies))
+    write_atomically(out.with_name("claims.png"), lambda part: draw(scored_claims(studies), part))
 
 
-def table() -> str:
-    """Write a row per study that has scores, and a line per study that has none."""
-    studies = [load_study(path) for path in sorted(SHIPPED.glob("*.yaml"))]
+def shipped() -> list[Study]:
+    """Read the shipped study files, in the order of their names."""
+    return [load_study(path) for path in sorted(SHIPPED.glob("*.yaml"))]
+
+
+def table(studies: Sequence[Study]) -> str:
+    """Write a row per study that has scores, a line per study that has none, and a row per claim that was scored."""
     scored = {study.name: rows for study in studies if (rows := published(study))}
     seen: set[str] = set()
     lines = ["# The studies", "", ABOUT, "", "| study | scores | seeds | images seen by a run | hours | claims |"]
@@ -45,14 +57,20 @@ def table() -> str:
             planned = len(study.runs) * len(study.tasks)
             done = f"{planned:,}" if len(rows) == planned else f"{len(rows):,} of {planned:,}"
             cells = [f"[{study.name}]({study.name}.md)", done, str(len(study.seeds)), images_of(rows)]
-            cells += [f"{hours:.1f}" if hours else "-", verdicts(study, rows)]
+            cells += [f"{hours:.1f}" if hours else "-", verdicts(claims(study, rows))]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"{total:.0f} hours for all of these students.", "", "Not run:", ""]
     for study in studies:
         if study.name not in scored:
             runs = sum(run.checkpoint is None for run in study.runs) or "no"
-            claims = len(study.claims) * len(study.values)
-            lines.append(f"- {study.name}: {runs} runs of its own" + (f", claims: {claims}" if claims else ""))
+            named = len(study.claims) * len(study.values)
+            lines.append(f"- {study.name}: {runs} runs of its own" + (f", claims: {named}" if named else ""))
+    lines += ["", "## The claims", "", ABOUT_CLAIMS, "", "| study | tasks | claim | seeds | difference | verdict |"]
+    lines.append("|---" * 6 + "|")
+    for study, found in scored_claims(studies):
+        for one in found:
+            cells = [study.name, ", ".join(study.tasks), f"{one.arm} minus {one.other}", str(one.seeds), one.text]
+            lines.append(f"| {' | '.join([*cells, verdict(one)])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -63,6 +81,12 @@ def published(study: Study) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def scored_claims(studies: Sequence[Study]) -> list[tuple[Study, list[Comparison]]]:
+    """Claims of which something is scored, by study."""
+    found = [(study, [one for one in claims(study, published(study)) if one.seeds]) for study in studies]
+    return [(study, own) for study, own in found if own]
 
 
 def hours_of(rows: list[dict[str, str]], seen: set[str]) -> float:
@@ -81,13 +105,21 @@ def images_of(rows: list[dict[str, str]]) -> str:
     return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
-def verdicts(study: Study, rows: list[dict[str, str]]) -> str:
-    """Count the claims of a study by their verdict."""
-    places = {run.key: run.place for run in study.runs}
-    own = [places[row["arm"], row["value"], row["seed"]] for row in rows]
+def claims(study: Study, rows: Sequence[Mapping[str, str]]) -> list[Comparison]:
+    """The claims of a study, at every value of its axis, after Holm's correction."""
+    planned = {run.key: run.place for run in study.runs}
+    own = [planned[row["arm"], row["value"], row["seed"]] for row in rows]
     typed = [place | {"task": row["task"], "score": float(row["score"])} for place, row in zip(own, rows, strict=True)]
     scores = by_cell(typed)
     found = adjusted_claims([one for value in study.values for one in claimed(study, scores, value)])
+    if not study.axis:
+        return found
+    places = [f", {study.axis.key} = {value}" for value in study.values for _ in study.claims]
+    return [replace(one, other=one.other + place) for one, place in zip(found, places, strict=True)]
+
+
+def verdicts(found: Sequence[Comparison]) -> str:
+    """Count claims by their verdict."""
     counts = Counter(verdict(one) for one in found)
     return ", ".join(f"{count} {what}" for what, count in counts.items()) or "-"
 
@@ -99,6 +131,38 @@ def verdict(claim: Comparison) -> str:
     if claim.interval is None:
         return "no verdict"
     return claim.interval.verdict if claim.holds or claim.interval.verdict == "no difference" else "not after Holm"
+
+
+def draw(found: Sequence[tuple[Study, Sequence[Comparison]]], path: Path) -> None:
+    """Draw the interval of every claim that has one, by study, as a PNG file."""
+    from matplotlib.figure import Figure
+
+    shown = [(study, [one for one in own if one.interval and not one.awaited]) for study, own in found]
+    shown = [(study, own) for study, own in shown if own]
+    figure = Figure(figsize=(8, 0.8 + sum(0.5 + 0.3 * len(own) for _, own in shown)), layout="constrained")
+    heights = [0.5 + 0.3 * len(own) for _, own in shown]
+    panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True, height_ratios=heights).flat
+    for (study, own), axes in zip(shown, panels, strict=True):
+        for place, one in enumerate(own):
+            reach = [[one.value - one.interval.low], [one.interval.high - one.value]]
+            axes.errorbar(
+                [one.value], [place], xerr=reach, fmt="o", capsize=3, color=COLOURS.get(verdict(one), "#64748b")
+            )
+        axes.axvline(0, color="black", linewidth=0.8)
+        kinds = ", ".join(dict.fromkeys(task.partition("-")[2] for task in study.tasks))
+        axes.set_title(
+            f"{study.name}: {len(study.tasks)} tasks ({kinds}), {own[0].seeds} seeds", fontsize=9, loc="left"
+        )
+        names = [f"{one.arm} minus {one.other}".replace("`", "") for one in own]
+        axes.set_yticks(range(len(own)), names, fontsize=8)
+        axes.set_ylim(len(own) - 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.25)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel(
+        "points in the mean over tasks, 95 % interval; green: better, grey: not shown after Holm", fontsize=8
+    )
+    figure.savefig(path, dpi=130, format="png")
 
 
 if __name__ == "__main__":
