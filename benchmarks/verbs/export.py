@@ -22,15 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Audit the export, write it, print what to paste."""
     from kdep.export.write import write_export
-    from kdep.models.weights import open_checkpoint
+    from kdep.models.weights import file_of, open_checkpoint
     from kdep_benchmarks.verbs.audit import audit_target
 
     results = _results(args)
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
     ending = {"timm": "timm", "detectron2": "detectron2.pkl", "onnx": "onnx"}.get(args.to, f"{args.to}.pth")
-    stem = Path(args.checkpoint) if Path(args.checkpoint).exists() else Path(checkpoint.name.replace(":", "_"))
-    out = args.out or stem.with_name(f"{stem.stem}.{ending}")
-    if out.resolve() == Path(args.checkpoint).resolve():
+    source = file_of(args.checkpoint)
+    out = args.out or source.with_name(f"{_plain(args.checkpoint, source, checkpoint.name)}.{ending}")
+    if out.resolve() == source.resolve():
         raise ValueError(f"--out {out} is the checkpoint itself")
     card = out / "README.md"
     if args.card:
@@ -46,6 +46,17 @@ def run(args: argparse.Namespace) -> int:
         write_card(checkpoint, results, card, snippet=relative, licence=args.license)
         sys.stdout.write(f"{card}\n")
     return 0
+
+
+def _plain(spec: str, source: Path, name: str) -> str:
+    """Name of an export without its ending, another one for each of the weights of a network.
+
+    What stands behind a dot, `#` or `@` tells timm's weights of one network, or two networks in a file.
+    """
+    if not source.exists():
+        return name.replace(":", "_")
+    stem = source.stem if source.is_file() else source.name.removesuffix(".timm")
+    return stem + Path(spec).name.removeprefix(source.name)
 
 
 def _results(args: argparse.Namespace) -> list:
