@@ -7,14 +7,22 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
+SHARE = "KDEP_CORES"  # the environment variable by which jobs that run at once are told their share
 
 
 def cores() -> int:
-    """Return the least of this process's affinity, its cgroup's quota and what Slurm gave to the task."""
+    """Return the least of this process's affinity, its cgroup's quota, what Slurm gave to the task, and its share."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    task = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    limits = [allowed, *_quotas(), *([int(task)] if task.isdigit() and int(task) > 0 else [])]
-    return max(1, min(limits))
+    told = [os.environ.get(name, "") for name in ("SLURM_CPUS_PER_TASK", SHARE)]
+    return max(1, min([allowed, *_quotas(), *(int(count) for count in told if count.isdigit() and int(count) > 0)]))
+
+
+def decoders() -> int:
+    """Count the processes that decode images beside a GPU: one per core of this process but one, from 1 to 16.
+
+    One process decodes less than a GPU computes. The processes of torchrun on this machine divide its cores.
+    """
+    return min(16, max(1, cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
 
 
 def free_memory() -> int:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from kdep.cores import decoders
 from kdep.data.loading.loader import Loader
 from kdep.models.backbones.backbone import Backbone, build_backbone
 from kdep.models.checkpoints.checkpoint import Checkpoint
@@ -98,7 +99,7 @@ def frozen_features(
     written: dict[str, np.ndarray] = {}
     with frozen(backbone), torch.no_grad(), without_tf32():
         bar, done = Bar(work_dir, total=len(images), desc="features", unit="img"), 0
-        for batch in frames(images, np.arange(len(images)), pixels=pixels):
+        for batch in frames(images, np.arange(len(images)), pixels=pixels, device=device):
             for tap, features in backbone.pooled_taps(as_input(batch, device)).items():
                 if tap not in written:
                     shape = (len(images), features.shape[1])
@@ -135,16 +136,17 @@ def as_input(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     return batch.to(device, non_blocking=True).float() / 255
 
 
-def frames(images: Labelled, positions: np.ndarray, *, pixels: Pixels) -> Iterator[torch.Tensor]:
-    """Yield batches (B, 3, size, size) uint8 of the images at `positions`, in that order.
+def frames(images: Labelled, positions: np.ndarray, *, pixels: Pixels, device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield batches (B, 3, size, size) uint8 of the images at `positions`, in that order, for a network on the device.
 
     Raises:
         ValueError: an image cannot be read; the message names it.
     """
     workers = pixels.workers
-    if workers == "auto":
-        # Starting a worker process takes longer than decoding a few batches.
-        workers = 0 if len(positions) <= 4 * pixels.batch_size else max(1, torch.get_num_threads() - 1)
+    if workers == "auto" and len(positions) <= 4 * pixels.batch_size:
+        workers = 0  # starting a worker process takes longer than decoding a few batches
+    elif workers == "auto":
+        workers = max(1, torch.get_num_threads() - 1) if device.type == "cpu" else decoders()
     shown = _Frames(images, positions, pixels)
     yield from Loader(shown, num_workers=workers, batch_size=pixels.batch_size, collate_fn=torch.stack)
 

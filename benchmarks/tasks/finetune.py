@@ -269,7 +269,7 @@ def predict(
     model.eval()
     at_once = settings.model_copy(update={"batch_size": math.ceil(settings.batch_size / settings.accumulate)})
     with torch.no_grad():
-        batches = frames(images, positions, pixels=at_once)
+        batches = frames(images, positions, pixels=at_once, device=device)
         return torch.cat([model(as_input(batch, device)).float().cpu() for batch in batches])
 
 

@@ -147,7 +147,7 @@ def run_once(
     Images are read in ascending order of their positions, which is fastest on a disk.
     """
     positions, kept = np.sort(order), np.sort(order[: look.keep])
-    batches = frames(images, positions, pixels=look.pixels)
+    batches = frames(images, positions, pixels=look.pixels, device=device)
     moments: dict[str, Moments] = {}
     features: list[torch.Tensor] = []
     with frozen(backbone), torch.no_grad(), without_tf32(), tqdm(total=len(order), unit="img", mininterval=1) as bar:

@@ -25,9 +25,19 @@ def test_cores_are_those_of_the_job_and_not_of_the_machine(monkeypatch, tmp_path
     monkeypatch.setattr(cores, "OWN_CGROUP", tmp_path / "own")
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.delenv(cores.SHARE, raising=False)
     if task is not None:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", task)
     assert cores.cores() == expected
+    monkeypatch.setenv(cores.SHARE, "2")  # as a job beside others is told
+    assert cores.cores() == min(2, expected)
+
+
+@pytest.mark.parametrize(("here", "processes", "expected"), [(1, "1", 1), (8, "1", 7), (8, "4", 1), (64, "2", 16)])
+def test_processes_of_torchrun_divide_the_cores_that_decode(monkeypatch, here, processes, expected):
+    monkeypatch.setattr(cores, "cores", lambda: here)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert cores.decoders() == expected
 
 
 def test_free_memory_is_the_least_of_the_machine_and_the_control_groups(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from kdep.cores import SHARE
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.engines.child import PYTHON_MODULE
 from kdep_benchmarks.jobs.engines.engine import Slot
@@ -72,7 +73,7 @@ def start(words: Sequence[str], output: IO[bytes], slot: Slot) -> "Forked | subp
 
 def environment(slot: Slot) -> dict[str, str]:
     """This process's environment with the slot's threads and device."""
-    threads = {} if slot.threads is None else {"OMP_NUM_THREADS": str(slot.threads)}
+    threads = {} if slot.threads is None else dict.fromkeys(("OMP_NUM_THREADS", SHARE), str(slot.threads))
     device = {} if slot.device is None else {"CUDA_VISIBLE_DEVICES": slot.device}
     return {**os.environ, **threads, **device}
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from kdep.cores import decoders
 from kdep.data.decoding.decode import Encoded, reason
 from kdep.data.decoding.opening import UNREADABLE
 from kdep.data.loading.loader import Loader
@@ -102,11 +103,10 @@ def run_maps(
 
 
 def automatic_workers(images: int, device: torch.device) -> int:
-    """Count the processes that decode: on a CPU one, because the network needs its cores; none for a few images.
-
-    Beside a GPU all threads but one, at most 16: one process decodes less than a GPU computes.
-    """
-    return min(torch.get_num_threads() - 1, 1 if device.type == "cpu" else 16) if images > 64 else 0
+    """Count the processes that decode: none for a few images; on a CPU one, because the network needs its cores."""
+    if images <= 64:
+        return 0
+    return min(torch.get_num_threads() - 1, 1) if device.type == "cpu" else decoders()
 
 
 def on_grid(maps: Sequence[torch.Tensor], grid: Side) -> torch.Tensor:

@@ -5,7 +5,6 @@ depends on the number of workers or on where a run was interrupted; of processes
 """
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -18,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from kdep.cores import cores
+from kdep.cores import decoders
 from kdep.data.decoding.decode import Picture, as_tensor, reason
 from kdep.data.decoding.opening import UNREADABLE
 from kdep.data.loading.loader import Loader
@@ -203,13 +202,12 @@ def _compute_alone() -> None:
 def load(views: Views, batches: Any, *, workers: int | str, pin: bool = False) -> Loader | Threaded:
     """Load batches of (image, view) with this many worker processes.
 
-    'auto' means one process per core minus one, at most 16, for a GPU (`pin`). On a CPU it means torch's threads,
-    between the steps.
+    'auto' means as many as `decoders` counts for a GPU (`pin`). On a CPU it means torch's threads, between the steps.
     """
     if workers == "auto":
         if not pin:
             return Threaded(views, batches, torch.get_num_threads())
-        workers = min(16, max(1, cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1))
+        workers = decoders()
         if getattr(views.source, "is_remote", False):  # every process then fetches the blocks of its own lanes only
             workers = max(count for count in range(1, workers + 1) if LANES % count == 0)
     return Loader(

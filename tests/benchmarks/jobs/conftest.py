@@ -22,6 +22,7 @@ do, shared = task["settings"]["do"], Path(task["settings"]["shared"])
 
 def note(**more):
     about = {"cell": here, "threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    about["cores"] = os.environ.get("KDEP_CORES")
     with (shared / "notes").open("a") as file:
         file.write(json.dumps({**about, "pid": os.getpid(), "time": time.monotonic(), **more}) + "\\n")
 

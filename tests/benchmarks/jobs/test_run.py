@@ -78,7 +78,7 @@ def failure_of(suite):
 def test_cells_run_at_once_each_with_its_threads_and_its_gpu(suite):
     statuses, _ = go(suite("meet", seeds=2), Local(2, threads=4, devices=("5", "7")))
     assert states(statuses) == ["done", "done"]
-    assert {note["threads"] for note in suite.notes()} == {"4"}
+    assert {note["threads"] for note in suite.notes()} == {note["cores"] for note in suite.notes()} == {"4"}
     assert sorted(note["gpu"] for note in suite.notes() if note["event"] == "start") == ["5", "7"]
 
 

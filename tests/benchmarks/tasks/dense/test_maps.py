@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from kdep.data.loading import views
+from kdep_benchmarks.tasks import features
 from kdep_benchmarks.tasks.dense import maps
 from kdep_benchmarks.tasks.dense.maps import Geometry, read_image, run_maps
 
@@ -26,19 +28,35 @@ def test_an_image_is_shown_upright_at_its_height_and_width(tmp_path):
     assert shown.shape == (3, 96, 64) and (shown[:, :40] == 200).all() and (shown[:, 56:] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("device", "threads", "images", "workers"),
-    [("cpu", 1, 65, 0), ("cpu", 8, 64, 0), ("cpu", 8, 65, 1)]
-    + [("cuda", 1, 65, 0), ("cuda", 8, 64, 0), ("cuda", 8, 65, 7), ("cuda", 32, 65, 16)],
-)
-def test_images_are_decoded_by_as_many_processes_as_the_device_leaves_threads(
-    monkeypatch, device, threads, images, workers
-):
+def decoding(monkeypatch, kind, images, device):
+    """How many processes a frozen probe, a dense probe and fine-tuning start to decode images."""
     started = []
+    module = {"features": features, "maps": maps, "views": views}[kind]
+    monkeypatch.setattr(module, "Loader", lambda shown, *, num_workers, **_: started.append(num_workers) or [])
+    pixels, device = SimpleNamespace(workers="auto", batch_size=16, size=32, resize=None), torch.device(device)
+    if kind == "features":
+        list(features.frames(None, np.arange(images), pixels=pixels, device=device))
+    elif kind == "maps":
+        found = run_maps(torch.nn.Identity(), [Path("a")] * images, [(32, 32)] * images, pixels=pixels, device=device)
+        with pytest.raises(ValueError, match="shorter"):  # the loader above gives no batch
+            list(found)
+    else:
+        views.load(SimpleNamespace(source=None), [], workers="auto", pin=device.type == "cuda")
+    return started.pop()
+
+
+@pytest.mark.parametrize(("threads", "images", "workers"), [(1, 65, 0), (8, 64, 0), (8, 65, 1)])
+def test_the_network_keeps_all_cores_of_a_cpu_but_one(monkeypatch, threads, images, workers):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(maps, "Loader", lambda views, *, num_workers, **_: started.append(num_workers) or [])
-    pixels, shown = SimpleNamespace(workers="auto", batch_size=8), [(32, 32)] * images
-    found = run_maps(torch.nn.Identity(), [Path("a")] * images, shown, pixels=pixels, device=torch.device(device))
-    with pytest.raises(ValueError, match="shorter"):  # the loader above gives no batch
-        list(found)
-    assert started == [workers]
+    assert decoding(monkeypatch, "maps", images, "cpu") == workers
+
+
+@pytest.mark.parametrize("kind", ["features", "maps", "views"])
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (8, 7), (32, 16)])
+def test_beside_a_gpu_all_cores_but_one_decode_for_every_kind(monkeypatch, kind, cores, workers):
+    monkeypatch.setattr("kdep.cores.cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # which OMP_NUM_THREADS says
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert decoding(monkeypatch, kind, 65, "cuda") == workers
+    if kind != "views":
+        assert decoding(monkeypatch, kind, 64, "cuda") == 0  # a process takes longer to start
