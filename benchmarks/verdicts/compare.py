@@ -130,9 +130,9 @@ def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: s
         ValueError: a checkpoint is unknown, ambiguous or named twice, or two share no task under one protocol, on the
             same data and by the same settings; or answers are missing, or of other test images.
     """
-    finished = [result for result in results if result.status == "ok"]
-    sides = _sides(finished, (a, *others))
-    found = [one for b in others for one in _of_two(finished, sides[a], sides[b], task, read)]
+    results = list(results)
+    sides = _sides(results, (a, *others))
+    found = [one for b in others for one in _of_two(results, sides[a], sides[b], task, read)]
     adjusted: dict[int, tuple[float, int]] = {}
     for means in (False, True):  # means follow from the tasks, so they are a family of their own
         tested = [one for one in found if one.interval is not None and (one.of is None) == means]
@@ -142,12 +142,12 @@ def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: s
     return [replace(one, adjusted=p, tests=tests) for one, (p, tests) in zip(found, corrected, strict=True)]
 
 
-def _sides(finished: Sequence[Result], names: Sequence[str]) -> dict[str, list[Result]]:
-    """The results of each name; weights named twice are nothing to compare, or count twice for Holm's correction."""
+def _sides(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[Result]]:
+    """Finished results of each name; weights named twice are no comparison, or count twice in Holm's correction."""
     sides: dict[str, list[Result]] = {}
     seen: dict[str, str] = {}
     for name in names:
-        side = of_checkpoint(finished, name)
+        side = of_checkpoint(results, name)
         sha256 = side[0].checkpoint.sha256
         if sha256 in seen:
             raise ValueError(f"{seen[sha256]} and {name} are the same checkpoint ({sha256[:8]}); name it once")
@@ -156,10 +156,10 @@ def _sides(finished: Sequence[Result], names: Sequence[str]) -> dict[str, list[R
 
 
 def _of_two(
-    finished: Sequence[Result], first: list[Result], second: list[Result], task: str | None, read: Read
+    results: Sequence[Result], first: list[Result], second: list[Result], task: str | None, read: Read
 ) -> list[Difference]:
     pairs = {way: _comparable(*sides) for way, sides in shared_ways(first, second, task).items()}
-    names = names_of_two(finished, first[0], second[0])
+    names = names_of_two(results, first[0], second[0])
     differences = []
     named = labels(pairs)
     for protocol in dict.fromkeys(way.protocol for way in pairs):

@@ -17,9 +17,8 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
         ValueError: as `compare`.
     """
     results = list(results)
-    finished = [result for result in results if result.status == "ok"]
-    sides = [of_checkpoint(finished, name) for name in (a, b)]
-    names = names_of_two(finished, sides[0][0], sides[1][0])
+    sides = [of_checkpoint(results, name) for name in (a, b)]
+    names = names_of_two(results, sides[0][0], sides[1][0])
     ways = [_by_way(side, task) for side in sides]
     differing = _differing(*ways)
     said = [f"{name}: measured in different ways, {first} against {second}." for name, first, second in differing]
@@ -50,25 +49,25 @@ def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
     """Every finished result of the weights meant, whatever name a file with them had when it was measured.
 
     Args:
-        results: finished ones.
+        results: of all checkpoints, also failed ones: the board tells those of one name apart.
         wanted: name of a row, first digits of the sha256, or what `kdep transfer` took: `pypi:NAME` or a student.pth.
     """
     names = _board_names(results)
-    # With its digits too: the board gives them where others of the name have failed only, which are not in `results`.
-    found = [r for r in results if wanted in (names[r.checkpoint.sha256], r.checkpoint.name, _with_digits(r))]
+    finished = [result for result in results if result.status == "ok"]
+    found = [r for r in finished if wanted in (names[r.checkpoint.sha256], r.checkpoint.name, _with_digits(r))]
     if not found:
         own = _student(wanted)
-        found = [r for r in results if r.checkpoint.sha256 == own or r.checkpoint.is_from(wanted)]
+        found = [r for r in finished if r.checkpoint.sha256 == own or r.checkpoint.is_from(wanted)]
     if not found and len(wanted) >= 4:
-        found = [result for result in results if result.checkpoint.sha256.startswith(wanted)]
-    known = sorted({_with_digits(r) for r in found or results})
+        found = [result for result in finished if result.checkpoint.sha256.startswith(wanted)]
+    known = sorted({_with_digits(r) for r in found or finished})
     if not found:
         raise ValueError(
             f"{wanted}: no finished result of such a checkpoint; there is {', '.join(known) or 'none at all'}"
         )
     if len({result.checkpoint.sha256 for result in found}) > 1:
         raise ValueError(f"{wanted}: several checkpoints have this name: {', '.join(known)}; give the sha256's digits")
-    return [result for result in results if result.checkpoint.sha256 == found[0].checkpoint.sha256]
+    return [result for result in finished if result.checkpoint.sha256 == found[0].checkpoint.sha256]
 
 
 def _with_digits(result: Result) -> str:
@@ -87,6 +86,7 @@ def _student(wanted: str) -> str | None:
 
 
 def names_of_two(results: Iterable[Result], first: Result, second: Result) -> tuple[str, str]:
+    """Their names on the board of these results, failed ones among them."""
     names = _board_names(results)
     return names[first.checkpoint.sha256], names[second.checkpoint.sha256]
 

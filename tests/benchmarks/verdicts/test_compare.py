@@ -318,11 +318,14 @@ def test_a_checkpoint_is_found_by_name_or_digits_and_never_guessed():
 
 def test_a_row_is_found_by_its_name_on_the_board_where_the_other_of_that_name_only_failed():
     made = Answered().add("last", "x-linear", right(9)).add("B", "x-linear", right(8))
-    expected = compared(made, "last", "B")
     made.results.append(failure("last", "x-linear", sha256="beef" * 16))
+    expected = compared(made, "last", "B")
     names = board_names((one.checkpoint.sha256, one.checkpoint.name) for one in made.results)
     row = names[made.results[0].checkpoint.sha256]
     assert row == "last (6c617374)" and compared(made, row, "B") == expected
+    assert {one.names for one in expected} == {(row, "B")}  # as on the board
+    made.add("last", "x-probe", right(9))
+    assert left_out(made.results, "last", "B") == [f"only {row} has x-probe (fair-v1)."]
     with pytest.raises(ValueError, match=r"last .beefbeef.: no finished result of such a checkpoint; there is B"):
         compared(made, "last (beefbeef)", "B")
 
