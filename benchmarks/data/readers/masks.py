@@ -173,7 +173,7 @@ def _listed_names(path: Path) -> tuple[str, ...]:
     """Names from a list: one a line, or as ADE20K's objectInfo150.txt number, ..., name, separated by tabs."""
     if not path.is_file():
         raise ValueError(f"{path}: the list of classes is missing")
-    rows = [line.split("\t") for line in read_utf8(path).splitlines() if line.strip()]
+    rows = [line.split("\t") for line in read_utf8(path).removeprefix("\ufeff").splitlines() if line.strip()]
     numbered = any(len(row) > 1 for row in rows)  # then the first line is a heading
     names = tuple(row[-1].strip() for row in rows if not numbered or row[0].strip().isdigit())
     if not names:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
-from kdep_benchmarks.data.readers.masks import read_masks
+from kdep_benchmarks.data.readers.masks import label_names, read_masks
 from tests.helpers import toolbox_trees as trees
 
 
@@ -85,6 +85,12 @@ def test_a_hidden_image_is_read_by_nobody(tmp_path):
     names = [pair.image.name for pair in read_masks(dataset, "test").pairs]
     (tmp_path / "images" / "test" / ".4.png").write_bytes((tmp_path / "images" / "test" / "4.png").read_bytes())
     assert [pair.image.name for pair in read_masks(dataset, "test").pairs] == names
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_class(tmp_path):
+    (tmp_path / "names.txt").write_text("\ufeffwall\nsky\n", encoding="utf-8")
+    dataset = dataclasses.replace(trees.ade20k(tmp_path), classes=("@names.txt",))
+    assert label_names(dataset) == ("wall", "sky")
 
 
 @pytest.mark.parametrize(
