@@ -72,7 +72,7 @@ EXTRAS = {
     "onnx": [
         "onnx>=1.17",  # wheels for Python 3.10 to 3.13
         "onnxscript>=0.2",  # what torch.onnx.export(dynamo=True) translates with
-        "onnxruntime>=1.20",  # runs the file for the audit; onnx's own reference takes minutes
+        "onnxruntime>=1.20",  # runs the file for the audit
     ],
     "dev": [
         "pytest>=8",

@@ -15,9 +15,9 @@ def onnx_bytes(checkpoint: Checkpoint) -> bytes:
     The batch size is free. The side S is the one that the student was trained at.
 
     Raises:
-        ValueError: onnx or onnxscript is not installed.
+        ValueError: onnx, onnxscript or onnxruntime, which runs the file for the audit, is not installed.
     """
-    _require("onnx", "onnxscript")
+    _require("onnx", "onnxscript", "onnxruntime")
     backbone = build_backbone(checkpoint).eval()
     images = torch.zeros(2, 3, checkpoint.size, checkpoint.size)
     program = torch.onnx.export(
@@ -35,16 +35,10 @@ def onnx_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def run_onnx(content: bytes, images: torch.Tensor) -> torch.Tensor:
-    """Compute the features with onnxruntime, or with onnx's slow reference where onnxruntime is not installed."""
-    if importlib.util.find_spec("onnxruntime"):
-        import onnxruntime
+    """Compute the features with onnxruntime."""
+    import onnxruntime
 
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    else:
-        _require("onnx")
-        import onnx.reference
-
-        session = onnx.reference.ReferenceEvaluator(onnx.load_from_string(content))
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (features,) = session.run(None, {"images": images.numpy()})
     return torch.from_numpy(features)
 

@@ -1,4 +1,5 @@
 import errno
+import importlib.util
 import json
 import pickle
 from dataclasses import replace
@@ -161,10 +162,13 @@ def test_onnx_gives_the_students_features_for_any_batch_size(tmp_path):
     torch.testing.assert_close(torch.from_numpy(names["features"]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_without_the_extra_onnx_it_is_said_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"onnx, onnxscript not installed: .*\[onnx\]"):
-        write_export(scrambled("test_resnet"), "onnx", tmp_path / "student.onnx")
+@pytest.mark.parametrize("missing", [["onnx", "onnxscript", "onnxruntime"], ["onnxruntime"]])
+def test_without_the_extra_onnx_it_is_said_what_to_install(tmp_path, monkeypatch, missing):
+    student, found = scrambled("test_resnet"), importlib.util.find_spec("json")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in missing else found)
+    with pytest.raises(ValueError, match=rf"^{', '.join(missing)} not installed: .*\[onnx\]"):
+        write_export(student, "onnx", tmp_path / "student.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_torchvision_snippet_normalises_as_the_student_does(tmp_path):
