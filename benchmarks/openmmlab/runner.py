@@ -129,10 +129,8 @@ def train(config: "Config", cell: Training) -> Trained:
     from kdep_benchmarks.openmmlab.hooks import KeepLast, LoadExactly, TellProgress, WatchClock, WatchLoss
     from kdep_benchmarks.openmmlab.resume import go_on
 
-    # mmengine uses torch's current GPU whenever there is one, so the device is set here.
+    # mmengine uses a GPU whenever there is one; of several torch's current one, which `processes.join` has set.
     mmengine.device.utils.DEVICE = cell.device.type
-    if cell.device.type == "cuda" and cell.device.index is not None:
-        torch.cuda.set_device(cell.device)
     _complete(config, cell)
     whose = {"checkpoint": cell.checkpoint.identity, "settings": vars(cell.settings), "seed": cell.seed}
     forget_others(cell.work_dir, cell.task, whose, left=[cell.last.name])
