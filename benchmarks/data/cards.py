@@ -310,7 +310,7 @@ def refuse_other_classes(dataset: Dataset, train: Sequence[str], other: Sequence
 
 
 def refuse_bad_splits(dataset: Dataset) -> None:
-    """Refuse a test split that is the train split, and class folders that differ between splits.
+    """Refuse a test split that is the train split, and class folders that differ between splits or hold no image.
 
     Raises:
         ValueError: names the data set and the split.
@@ -328,6 +328,26 @@ def refuse_bad_splits(dataset: Dataset) -> None:
         train = class_folders(dataset, dataset.files["train"])
         for role, files in dataset.files.items():
             refuse_other_classes(dataset, train, class_folders(dataset, files), role)
+            _refuse_empty_classes(dataset, files, role)
+
+
+def _refuse_empty_classes(dataset: Dataset, files: str, role: str) -> None:
+    root, classes = dataset.root / folder_of(files), class_folders(dataset, files)
+    if empty := [name for name in classes if not _holds_image(root / name)]:
+        raise ValueError(
+            f"data set {dataset.name}: {role}: {root / empty[0]} holds no image ({len(empty)} of {len(classes)} class "
+            "folders are empty); add images, or remove the class from every split"
+        )
+
+
+def _holds_image(folder: Path) -> bool:
+    """Whether an image lies below a folder. Only a folder without one directly in it is walked."""
+    from kdep.data.sources.names import is_image_name  # here, as in `_read_below`
+
+    with os.scandir(folder) as entries:
+        if any(is_image_name(e.name) and not e.name.startswith(".") and e.is_file() for e in entries):
+            return True
+    return bool(walk(folder, is_image_name, hidden=False).files)
 
 
 def _same_place(dataset: Dataset, one: str, other: str) -> bool:

@@ -183,6 +183,18 @@ def test_a_split_that_is_the_train_split_is_refused(tmp_path, layout, files):
         refuse_bad_splits(Dataset("zoo", layout, tmp_path, files))
 
 
+def test_a_class_folder_without_an_image_is_refused_by_name(tmp_path):
+    for place in ("train/cat/1.png", "train/dog/below/1.JPG", "test/cat/1.png", "test/dog/.1.png", "test/dog/1.txt"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    dataset = Dataset("zoo", "imagefolder", tmp_path, {"train": "train", "test": "test"})
+    with pytest.raises(ValueError, match=r"data set zoo: test: .*/test/dog holds no image \(1 of 2 class folders"):
+        refuse_bad_splits(dataset)
+    (tmp_path / "test" / "dog").rename(tmp_path / "texts")
+    (tmp_path / "test" / "dog").symlink_to(tmp_path / "train" / "dog")
+    refuse_bad_splits(dataset)
+
+
 def test_coco_splits_may_share_a_folder_of_images_but_not_their_list(tmp_path):
     images = {"train_images": "JPEGImages", "test_images": "JPEGImages"}
     refuse_bad_splits(Dataset("zoo", "coco", tmp_path, {"train": "a.json", "test": "b.json", **images}))
