@@ -31,7 +31,7 @@ from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
 from kdep_benchmarks.page.leaderboard import terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
-from kdep_benchmarks.result import Result
+from kdep_benchmarks.result import TOOLBOXES, Result
 from kdep_benchmarks.results import read_result, read_results
 from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks, of_suite
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, open_suite
@@ -154,7 +154,7 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     here = request.device if request.engine != "local" else find_device(request.device)
     times = measured_times(before, cpu=here == "cpu")
     jobs = engine.jobs or max(1, len(plan))
-    screen.say("\n".join([*said, *told, describe_plan(plan, times, jobs=jobs)]))
+    screen.say("\n".join([*said, *told, *unused_sizes(opened, tasks), describe_plan(plan, times, jobs=jobs)]))
     if all(planned.state == "absent" for planned in plan):
         return plan, 1
     if dry_run:
@@ -228,6 +228,15 @@ def open_all(request: Request, before: Sequence[Result]) -> tuple[dict[str, Chec
         if row != checkpoint.name:
             said.append(f"{spec}: other weights have the name {checkpoint.name} too; its row is {row}")
     return opened, names, said
+
+
+def unused_sizes(opened: Mapping[str, Checkpoint], tasks: Sequence[Task]) -> list[str]:
+    """A sentence where checkpoints have an input size, as NAME@128, and tasks keep to a scale of their own."""
+    sized = [spec for spec, checkpoint in opened.items() if checkpoint.resample is not None]
+    kinds = dict.fromkeys(task.kind for task in tasks if task.kind in TOOLBOXES)
+    if not sized or not kinds:
+        return []
+    return [f"{', '.join(sized)}: tasks of kind {', '.join(kinds)} ignore this input size, and keep to their own scale"]
 
 
 def make_plan(

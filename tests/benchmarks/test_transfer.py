@@ -214,6 +214,16 @@ def test_an_absent_data_set_is_listed_as_absent(tmp_path, capsys):
     assert f"kdep: nothing to measure: no data set of these tasks is below {tmp_path}; --data-root DIR" in said.err
 
 
+def test_a_plan_says_which_tasks_ignore_the_input_size_of_a_checkpoint(tmp_path, capsys):
+    def said(spec, *tasks):
+        cli.main(["transfer", spec, "--tasks", ",".join(tasks), "--data-root", str(tmp_path), "--dry-run"])
+        return capsys.readouterr().out.partition("cells:")[0]
+
+    both = ("dtd-knn", "voc2012-segment", "voc0712-detect")
+    assert f"{STUDENT}@64: tasks of kind segment, detect ignore this input size" in said(f"{STUDENT}@64", *both)
+    assert "ignore" not in said(STUDENT, *both) + said(f"{STUDENT}@64", "dtd-knn", "voc2012-dense-knn")
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_suite_without_any_data_fails_and_says_where_it_looked(world, tmp_path, capsys, more):
     suite = yaml.safe_load((world / "suite.yaml").read_text())
