@@ -83,7 +83,11 @@ class Slurm:
                 subprocess.run(["scancel", *sorted({job.job_id.partition("_")[0] for job in left.values()})])
 
     def submit(self, jobs: Jobs[T], after: After, left: dict[int, Any]) -> None:
-        """Submit jobs, those that wait for the same others as one array; add them to `left`."""
+        """Submit jobs, those that wait for the same others as one array; add them to `left`.
+
+        Raises:
+            ValueError: sbatch does not take them, such as for a partition that is not there.
+        """
         groups: dict[tuple[int, ...], list[int]] = {}
         for position, before in enumerate(after):
             groups.setdefault(tuple(before), []).append(position)
@@ -91,4 +95,9 @@ class Slurm:
             executor = self.executor([left[position].job_id for position in before])
             for start in range(0, len(positions), ARRAY):
                 part = positions[start : start + ARRAY]
-                left.update(zip(part, executor.submit_array([OnNode(jobs[place]) for place in part]), strict=True))
+                try:
+                    submitted = executor.submit_array([OnNode(jobs[place]) for place in part])
+                except RuntimeError as error:
+                    said = "; ".join(str(error).splitlines())
+                    raise ValueError(f"--engine slurm: sbatch refused the jobs: {said}") from error
+                left.update(zip(part, submitted, strict=True))

@@ -224,6 +224,16 @@ def test_ctrl_c_cancels_what_was_submitted(slurm, tmp_path):
     assert (slurm.state / "cancelled").read_text() == "1" and not list(slurm.state.glob("queued-*"))
 
 
+def test_what_sbatch_refuses_is_one_sentence_and_what_was_submitted_is_cancelled(slurm, tmp_path):
+    sbatch = tmp_path / "sbatch"
+    refusing = 'if list(state.glob("script-*")): sys.exit("sbatch: error: Invalid partition name specified")\n'
+    sbatch.write_text(sbatch.read_text().replace("text = script", f"{refusing}text = script"))
+    said = "--engine slurm: sbatch refused the jobs: sbatch: error: Invalid partition name specified"
+    with pytest.raises(ValueError, match=said):
+        list(slurm().run([partial(fake_slurm.sleep, tmp_path)] * 2, after=[(), (0,)]))
+    assert (slurm.state / "cancelled").read_text() == "1"
+
+
 def test_slurm_refuses_options_that_it_does_not_have(slurm, monkeypatch):
     with pytest.raises(ValueError, match=r"--engine-option: Slurm's are account, .*requeues and sbatch.NAME; got"):
         slurm(partiton="gpu")
