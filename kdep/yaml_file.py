@@ -1,5 +1,7 @@
 """Read a YAML file of keys and apply overrides such as `optim.lr=0.1` to it."""
 
+import copy
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -78,11 +80,16 @@ def parse(text: str) -> Any:
         yaml.YAMLError: it is not YAML, has a key twice, nests too deeply, or its aliases expand too far.
     """
     try:
-        return yaml.load(text, _Loader)
+        return copy.deepcopy(_load(text))  # the caller may change it
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # of constructors: no such day, too many digits
         raise yaml.YAMLError(f"a value that cannot be read: {error}") from error
+
+
+@functools.lru_cache(maxsize=1024)  # a study reads one recipe for all of its runs
+def _load(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 def read_mapping(path: Path, kind: str, expected: str) -> dict[str, Any]:

@@ -31,6 +31,15 @@ def test_what_is_dumped_reads_back_as_it_was(tmp_path, text):
     assert read(tmp_path / "a.yaml") == content and list(read(tmp_path / "a.yaml")) == ["b", "a"]
 
 
+def test_what_was_read_may_be_changed_and_a_file_that_changed_is_read_anew(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("salt: {grams: 3}")
+    override(read(file), "salt.grams=5")
+    assert read(file) == {"salt": {"grams": 3}}
+    file.write_text("salt: {grams: 4}")
+    assert read(file) == {"salt": {"grams": 4}}
+
+
 @pytest.mark.parametrize("text", ["", "# nothing yet\n"])
 def test_an_empty_file_has_no_keys(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
