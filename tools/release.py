@@ -27,7 +27,8 @@ def release(students: list[Path], results: list[Path], out: Path, *, licence: st
     """Write the folder and return its files.
 
     Raises:
-        ValueError: the folder is there, a student has no finished result, two have one name, or a file is too large.
+        ValueError: the folder is there, a student is no file or has no finished result, two have one name, or a file is
+            too large.
     """
     if out.exists():
         raise ValueError(f"{out} is there already: move it, or choose another --out")
@@ -51,6 +52,8 @@ def release(students: list[Path], results: list[Path], out: Path, *, licence: st
 
 
 def _add(student: Path, scored: list[Result], results: list[Path], part: Path, licence: str) -> None:
+    if not student.is_file():  # the file itself is a part of the release
+        raise ValueError(f"{student}: no such file, expected the student.pth of a run")
     checkpoint = open_checkpoint(str(student))
     own = [result for result in scored if result.checkpoint.sha256 == checkpoint.identity]
     if not own:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from pathlib import Path
 
 import pytest
 import timm
@@ -57,4 +58,13 @@ def test_a_student_without_scores_leaves_no_folder(student, tmp_path):
     write_result(result("other", "flowers-linear", 0, 99.0), tmp_path / "results")
     with pytest.raises(ValueError, match=r"student.pth: no finished result in .*run kdep transfer"):
         release([student], [tmp_path / "results"], tmp_path / "release", licence="apache-2.0")
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "results"}
+
+
+def test_a_folder_of_timms_and_a_name_are_no_student(student, tmp_path):
+    identity, out = open_checkpoint("random:test_resnet").identity, tmp_path / "release"
+    write_result(result("random:test_resnet", "flowers-linear", 0, 61.25, sha256=identity), tmp_path / "results")
+    for other in (Path("random:test_resnet"), student.parent):
+        with pytest.raises(ValueError, match=f"{other}: no such file, expected the student.pth of a run"):
+            release([other], [tmp_path / "results"], out, licence="apache-2.0")
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "results"}
