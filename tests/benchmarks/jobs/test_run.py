@@ -12,6 +12,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,6 +71,14 @@ def with_timeout(plan, seconds):
     return [replace(planned, cell=replace(planned.cell, timeout=seconds)) for planned in plan]
 
 
+def count_looks(monkeypatch, file):
+    """Let a second pass at each look at the time limit of a cell, but none before a file is there; return the looks."""
+    looks = []
+    clock = SimpleNamespace(monotonic=lambda: looks.append(file.exists()) or float(sum(looks)))
+    monkeypatch.setattr(process, "time", clock)
+    return looks
+
+
 def failure_of(suite):
     (failed,) = [found for found in read_results(suite.results) if found.status == "failed"]
     return failed.error
@@ -103,16 +112,19 @@ def test_slots_share_the_visible_gpus_and_the_cores(monkeypatch):
     assert [local.threads_for(jobs) for jobs in (1, 9)] == [2, 1]
 
 
-def test_a_cell_that_hangs_is_stopped_with_its_workers_and_the_rest_goes_on(suite, engine):
+def test_a_cell_that_hangs_is_stopped_with_its_workers_and_the_rest_goes_on(suite, engine, monkeypatch):
+    looks = count_looks(monkeypatch, suite.shared / "worker")
     statuses, said = go(with_timeout(suite("hang"), 3) + suite("sleep", name="next", seconds=0), engine)
     assert states(statuses) == ["done", "failed"] and "next-finetune  seed 0  top1 50.00" in said
     assert failure_of(suite)["log"].splitlines()[-1].strip() == "stopped after 3 s (--timeout)"
+    assert sum(looks) in (5, 6)  # four after the worker, one when the next cell began, perhaps one when this one did
     assert gone(worker_of(suite)) and not list(suite.results.rglob("*.part"))
 
 
 def test_a_cell_that_ignores_sigterm_is_killed_and_not_tried_again(suite, engine, monkeypatch):
     monkeypatch.setattr(process, "GRACE", 0.3)
-    ((status,), _) = go(with_timeout(suite("deaf"), 4), engine)
+    count_looks(monkeypatch, suite.shared / "deaf")
+    ((status,), _) = go(with_timeout(suite("deaf"), 1), engine)
     assert status.code == -signal.SIGKILL and len(suite.notes()) == 1
     assert "--timeout" in failure_of(suite)["log"] and "halved" not in failure_of(suite)
 
