@@ -51,13 +51,18 @@ class Audit:
     note: str = ""
 
 
-def fixed_batch(arch: str | None = None) -> torch.Tensor:
+def fixed_batch(arch: str | None = None, *, size: int = 64) -> torch.Tensor:
     """Make the images on which outputs are compared, (2, 3, S, S), normalised already, the same in every run.
 
-    S is 64, or the network's own input size where `arch` takes no other.
+    S is the network's own input size where `arch` takes no other. Else it is 64 for a network whose stages are known,
+    and `size` for others: Inception v3 needs 75 pixels.
     """
-    config = create_network(arch).pretrained_cfg if arch is not None else {}
-    side = config["input_size"][-1] if config.get("fixed_input_size") else 64
+    side = 64
+    if arch is not None:
+        network = create_network(arch)
+        config = network.pretrained_cfg
+        fixed = config.get("fixed_input_size")
+        side = config["input_size"][-1] if fixed else 64 if stage_names(network) else size
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
@@ -157,7 +162,7 @@ def audit(checkpoint: Checkpoint, target: str, *, weights: StateDict | None = No
     weights = export_weights(checkpoint.arch, checkpoint.weights, target) if weights is None else weights
     if target == "detectron2" and checkpoint.arch in RESNET_BLOCKS and not importlib.util.find_spec("detectron2"):
         return _audit_names(checkpoint, weights)
-    images = fixed_batch(checkpoint.arch)
+    images = fixed_batch(checkpoint.arch, size=checkpoint.size)
     own = student_stages(checkpoint, images)
     network, stages = BACKBONES[target](checkpoint.arch)
     load_exactly(network, weights, f"{checkpoint.name} for {target}")

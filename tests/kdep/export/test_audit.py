@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from kdep.export.write import write_export
 from kdep.models.backbones.backbone import create_network
 from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.models.checkpoints.names import TORCHVISION_NAMES, export_weights
+from kdep.models.weights import open_checkpoint
 from tests.helpers.students import scrambled
 from tools.checks.export import main
 
@@ -52,6 +54,11 @@ def test_a_network_without_known_stages_has_its_last_map():
     network = create_network("test_convnext").eval()
     (output,) = stage_outputs(network, fixed_batch())
     assert torch.equal(output, network.forward_features(fixed_batch()))
+
+
+def test_a_network_that_needs_more_than_64_pixels_is_compared_at_its_checkpoint_s_size():
+    student = replace(open_checkpoint("random:inception_v3"), size=80)
+    assert audit(student, "timm").stages == {"features": 0.0}
 
 
 def test_values_of_another_network_are_refused_at_the_stage_where_they_differ():
