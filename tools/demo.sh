@@ -3,6 +3,7 @@
 # All files are in demo/ and runs/demo/. A second call runs only what is missing.
 set -euo pipefail
 source "$(dirname "$0")/venv.sh"
+cd "$root"
 echo "1. scenes: images, masks and boxes in the formats of ImageFolder, VOC, ADE20K and COCO"
 .venv/bin/kdep data prepare scenes --data-root demo
 echo "2. pretrain: EfficientNet-Lite0 (ImageNet) -> ResNet-18, without labels"

@@ -4,5 +4,5 @@
 # Compare two checkpoints:              tools/leaderboard.sh compare A B [--task T] [--results DIR]
 set -euo pipefail
 source "$(dirname "$0")/venv.sh"
-if [[ "${1:-}" == compare ]]; then exec .venv/bin/kdep "$@"; fi
-exec .venv/bin/kdep leaderboard "$@"
+if [[ "${1:-}" == compare ]]; then exec "$root/.venv/bin/kdep" "$@"; fi
+exec "$root/.venv/bin/kdep" leaderboard "$@"

@@ -9,8 +9,8 @@ if [[ "${GPUS:-1}" -gt 1 || "${NNODES:-1}" -gt 1 ]]; then
   port="${MASTER_PORT:-$([[ "${NNODES:-1}" -gt 1 ]] && echo 29500 || echo 0)}" # 0: any free one
   # With a shared store, gloo would look for the addresses of dead processes after a restart.
   export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-  exec .venv/bin/python -m torch.distributed.run --nproc-per-node "${GPUS:-1}" --nnodes "${NNODES:-1}" \
+  exec "$root/.venv/bin/python" -m torch.distributed.run --nproc-per-node "${GPUS:-1}" --nnodes "${NNODES:-1}" \
     --rdzv-backend c10d --rdzv-endpoint "${MASTER_ADDR:-127.0.0.1}:$port" --rdzv-id "${RUN_ID:-kdep}" \
-    --max-restarts "${RESTARTS:-0}" -m kdep.cli pretrain "$@"
+    --max-restarts "${RESTARTS:-0}" --no-python "$root/.venv/bin/kdep" pretrain "$@"
 fi
-exec .venv/bin/kdep pretrain "$@"
+exec "$root/.venv/bin/kdep" pretrain "$@"

@@ -2,6 +2,7 @@
 # Set up .venv if it is missing, lint, run all tests. Arguments go to pytest: tools/test.sh -k statistics
 set -euo pipefail
 source "$(dirname "$0")/venv.sh"
+cd "$root"
 unset PYTHONDONTWRITEBYTECODE # with it, each worker would rewrite the assertions of all tests again, five CPU seconds
 .venv/bin/ruff format --check kdep benchmarks tools tests setup.py
 .venv/bin/ruff check kdep benchmarks tools tests setup.py
