@@ -20,6 +20,8 @@ from kdep.run.device import choose_teacher_precision, computing_in, exactly
 from kdep.run.distributed.processes import Process
 from kdep.run.folder import RunFolder
 
+SAME_AXES = 1e-3  # largest difference of an entry of two equal axes; those of nearly equal variance may turn by more
+
 
 class FeatureSource(Protocol):
     """What a run asks of its teacher, live or from a bank, or of the labels in its place.
@@ -139,10 +141,16 @@ class StoredTeacher:
         views.stored = self._bank  # from here on a batch brings its stored features
 
     def statistics(self, run: RunFolder) -> Statistics:
-        """Those of the bank; a resumed run must find the statistics it began with."""
+        """Those of the bank; a resumed run must find the statistics it began with.
+
+        Raises:
+            ValueError: the bank was made anew since, and rounding has given it other axes.
+        """
         statistics = self._bank.statistics
-        run.load_statistics(self.sources)
-        run.save_statistics(statistics.leading(self._axes_kept))
+        own, began = statistics.leading(self._axes_kept), run.load_statistics(self.sources)
+        if began is not None and not torch.allclose(began.axes, own.axes, rtol=0, atol=SAME_AXES):
+            run.refuse_other_axes(self._bank.path)
+        run.save_statistics(own)
         return statistics
 
     def features(self, batch: Batch, images: torch.Tensor) -> torch.Tensor:

@@ -239,6 +239,16 @@ class RunFolder:
             )
 
     @by_the_first
+    def refuse_other_axes(self, bank: Path) -> None:
+        """Raise a ValueError if training has begun, with other axes than those of a bank."""
+        if self.checkpoint.exists():
+            raise ValueError(
+                f"{bank}: has other axes than {self.path / 'statistics.pt'}, with which the run began: another bank of "
+                f"the same teacher and images. Put the first one back, choose another name (name=...), or remove "
+                f"{self.path} to start again"
+            )
+
+    @by_the_first
     def save_statistics(self, statistics: Statistics) -> None:
         """Write statistics.pt."""
         save(statistics.as_dict(), self.path / "statistics.pt")

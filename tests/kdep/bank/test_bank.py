@@ -22,7 +22,7 @@ from kdep.data.loading.training import make_pixels, open_views
 from kdep.data.loading.views import load
 from kdep.data.sources.source import choose
 from kdep.features import LiveTeacher
-from kdep.files import read, write_atomically
+from kdep.files import read, save, write_atomically
 from kdep.method.scale import make_scaler
 from kdep.method.target import Target
 from kdep.models.backbones.maps import map_on_grid
@@ -414,6 +414,25 @@ def test_a_resumed_run_refuses_the_bank_of_a_teacher_that_was_exchanged_in_its_f
     (own.runs / own.name / "student.pth").unlink()
     with pytest.raises(ValueError, match="the run began with other teacher"):
         pretrain(other)
+
+
+def test_a_resumed_run_refuses_another_bank_of_its_teacher_and_images_whose_axes_differ(banked, tmp_path):
+    config, file = banked("optim.epochs=1", "bank.check=0"), tmp_path / "bank" / "bank.pt"
+
+    def turn_axes(by):
+        content, about = read(file), json.loads(file.with_suffix(".json").read_text())
+        content["statistics"]["axes"] = content["statistics"]["axes"].roll(by, 1)
+        save(content, file)
+        about["hashes"]["bank.pt"] = hashes.hash_file(file)
+        file.with_suffix(".json").write_text(json.dumps(about))
+
+    pretrain(config).unlink()
+    turn_axes(1)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="bank: has other axes than .*statistics.pt, with which the run began"):
+            pretrain(config)
+    turn_axes(-1)
+    assert pretrain(config).exists()
 
 
 def test_one_bank_serves_narrower_students_all_scalers_and_rotated_axes(banked):
