@@ -6,6 +6,8 @@
 set -euo pipefail
 source "$(dirname "$0")/venv.sh"
 if [[ "${GPUS:-1}" -gt 1 || "${NNODES:-1}" -gt 1 ]]; then
+  # Without it every machine would wait for the others at its own address until torch gives up.
+  [[ "${NNODES:-1}" -eq 1 ]] || : "${MASTER_ADDR:?is to name the first of the NNODES machines}"
   port="${MASTER_PORT:-$([[ "${NNODES:-1}" -gt 1 ]] && echo 29500 || echo 0)}" # 0: any free one
   # With a shared store, gloo would look for the addresses of dead processes after a restart.
   export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1

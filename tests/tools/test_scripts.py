@@ -47,3 +47,14 @@ def test_several_processes_run_the_command_of_the_checkout_in_the_folder_where_i
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"python in {elsewhere}: -m torch.distributed.run --nproc-per-node 2 ")
     assert done.stdout.endswith(f"--no-python {elsewhere.parent / 'a checkout'}/.venv/bin/kdep pretrain default\n")
+
+
+def test_several_machines_need_the_address_of_the_first(elsewhere):
+    command, environment = [Path("..", "a checkout", "tools", "pretrain.sh"), "default"], {**os.environ, "NNODES": "2"}
+    environment.pop("MASTER_ADDR", None)
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and not done.stdout
+    assert "MASTER_ADDR: is to name the first of the NNODES machines" in done.stderr
+    environment["MASTER_ADDR"] = "first"
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
+    assert "--rdzv-endpoint first:29500" in done.stdout
