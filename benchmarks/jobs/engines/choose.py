@@ -45,9 +45,10 @@ def parse_options(given: Sequence[str]) -> dict[str, Any]:
         name, mark, value = text.partition("=")
         if not (name and mark and value):
             raise ValueError(f"--engine-option {text}: expected KEY=VALUE, such as partition=gpu")
-        # Numbers and booleans only: a partition may be called `on`, a time 4:00:00.
+        # Numbers and booleans only: a partition may be called `on`, a time 4:00:00, an account 0123.
         read = yaml.safe_load(value) if value.replace(".", "", 1).isdigit() or value in ("true", "false") else value
-        options[name if name.startswith("sbatch.") else name.replace("-", "_")] = read
+        same = isinstance(read, bool) or str(read) == value
+        options[name if name.startswith("sbatch.") else name.replace("-", "_")] = read if same else value
     return options
 
 

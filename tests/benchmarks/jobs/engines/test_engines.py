@@ -168,6 +168,7 @@ def test_engines_refuse_what_they_cannot_do(monkeypatch):
     assert parse_options(["partition=on", "time=30", "sbatch.x-y=1", "gpus-per-node=2", "exclusive=true"]) == {
         "partition": "on", "time": 30, "sbatch.x-y": 1, "gpus_per_node": 2, "exclusive": True,
     }  # fmt: skip
+    assert parse_options(["account=0123", "constraint=1.10"]) == {"account": "0123", "constraint": "1.10"}  # names
     with pytest.raises(ValueError, match="--engine-option gpu: expected KEY=VALUE, such as partition=gpu"):
         parse_options(["gpu"])
     refused("pbs", {}, "--engine pbs: there are local, slurm, ray")
