@@ -17,12 +17,14 @@ class Slot:
 
     Attributes:
         threads: CPU threads; None leaves the choice to the libraries.
+        cores: its share of the cores, which its decoding processes keep to; None where it is alone.
         device: the value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
         stop: set when the job has to end early.
         forks: starts its processes; None where each has to import everything by itself.
     """
 
     threads: int | None = None
+    cores: int | None = None
     device: str | None = None
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
     forks: "Forks | None" = field(default=None, compare=False)

@@ -39,9 +39,10 @@ class Local:
         """See `Engine.run`. SIGTERM, as a cluster's scheduler sends it, ends the jobs as Ctrl-C does."""
         stop, free = threading.Event(), queue.SimpleQueue()
         forks = Forks(self.modules, environment(Slot(self.threads))) if self.modules else None
+        share = share_of_cores(self.jobs) if self.jobs > 1 else None
         for number in range(self.jobs):
             device = self.devices[number % len(self.devices)] if self.devices else None
-            free.put(Slot(self.threads, device, stop, forks))
+            free.put(Slot(self.threads, share, device, stop, forks))
 
         def run_one(job: Callable[[Slot], T]) -> T:
             slot = free.get()
@@ -84,9 +85,14 @@ class Local:
                 forks.close()
 
 
+def share_of_cores(jobs: int) -> int:
+    """Each job's share of the cores, at least one."""
+    return max(1, cores() // jobs)
+
+
 def threads_for(jobs: int) -> int:
     """Each job's share of the cores, at most OMP_NUM_THREADS where that is set."""
-    share, asked = max(1, cores() // jobs), os.environ.get("OMP_NUM_THREADS", "")
+    share, asked = share_of_cores(jobs), os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(asked)) if asked.isdigit() and int(asked) > 0 else share
 
 

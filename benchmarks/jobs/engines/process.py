@@ -72,10 +72,9 @@ def start(words: Sequence[str], output: IO[bytes], slot: Slot) -> "Forked | subp
 
 
 def environment(slot: Slot) -> dict[str, str]:
-    """This process's environment with the slot's threads and device."""
-    threads = {} if slot.threads is None else dict.fromkeys(("OMP_NUM_THREADS", SHARE), str(slot.threads))
-    device = {} if slot.device is None else {"CUDA_VISIBLE_DEVICES": slot.device}
-    return {**os.environ, **threads, **device}
+    """This process's environment with the slot's threads, cores and device."""
+    own = {"OMP_NUM_THREADS": slot.threads, SHARE: slot.cores, "CUDA_VISIBLE_DEVICES": slot.device}
+    return {**os.environ, **{name: str(value) for name, value in own.items() if value is not None}}
 
 
 def end(process: "Forked | subprocess.Popen[bytes]") -> None:
