@@ -60,7 +60,7 @@ OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 OF_A_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 # Errors whose text is the sentence. By name: importing their modules would load torch for every verb.
-IN_WORDS = {"DivergedError", "DiskError", "LostError", "ShardError"}
+IN_WORDS = {"DiskError", "LostError", "ShardError"}
 
 NEWLINES = "\n\t"
 GOES_ON = "the same command goes on from here"

@@ -29,10 +29,6 @@ from kdep_benchmarks.tasks.task import Task
 from kdep_benchmarks.tasks.training_state import ENDED, LAST, Trainings, forget_others, set_random_state
 
 
-class DivergedError(ValueError):
-    """The training loss is not finite."""
-
-
 class Work(NamedTuple):
     """The saved trainings of a cell, and one progress bar over the steps of all of them."""
 
@@ -107,7 +103,7 @@ def choose(
                 given = {"final": False, "seed": seed, "device": device, "work": work}
                 scores, _ = train_and_predict(checkpoint, splits, settings, at, **given)
                 work.trainings.end(name, 100.0 * int((scores.argmax(1) == labels).sum()) / len(labels))
-            except DivergedError:
+            except FloatingPointError:
                 work.trainings.end(name, None)  # recorded, so that a resumed cell does not train it again
         top1.append(work.trainings[name])
         show(work.bar, (number + 1) * steps)
@@ -149,7 +145,7 @@ def train_and_predict(
         Scores (N, C), and the training's images per second.
 
     Raises:
-        DivergedError: a loss is not finite.
+        FloatingPointError: a loss is not finite.
         ValueError: an image cannot be read.
     """
     positions = np.arange(len(splits.pool)) if final else splits.train
@@ -281,5 +277,5 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def _mean(losses: list[torch.Tensor], at: tuple[float, float]) -> float:
     value = float(torch.stack(losses).mean())
     if not math.isfinite(value):
-        raise DivergedError(f"fine-tuning: the loss is {value} at lr {at[0]:g}; use a lower lr")
+        raise FloatingPointError(f"fine-tuning: the loss is {value} at lr {at[0]:g}; use a lower lr")
     return value

@@ -69,7 +69,7 @@ def by_the_first(method: Callable[..., T]) -> Callable[..., T]:
     return told
 
 
-class DivergedError(RuntimeError):
+class DivergedError(FloatingPointError):
     """The loss became NaN or infinite."""
 
 
