@@ -126,12 +126,12 @@ def test_a_bank_trains_the_student_of_a_live_teacher_up_to_the_rounding_of_float
             centred = super().features(batch, images) - self.found.mean.float()
             return (centred @ self.found.axes[:, :96].float()).half().float()
 
-    monkeypatch.setattr("kdep.features.LiveTeacher", Rounded)
-    b = read(pretrain(live))["state_dict"]
+    with monkeypatch.context() as patch:
+        patch.setattr("kdep.features.LiveTeacher", Rounded)
+        b = read(pretrain(live))["state_dict"]
     assert losses(live)[-1] < 0.95 * losses(live)[0]
     assert losses(from_bank) == pytest.approx(losses(live), rel=1e-3)
     assert max(float((a[name].float() - b[name].float()).norm() / b[name].float().norm()) for name in b) < 0.01
-    monkeypatch.undo()
     exact = tiny("name=exact", "scale.name=unit", "optim.lr=1e-6", "optim.epochs=1")
     pretrain(exact)
     pretrain(slow := banked("name=slow", "scale.name=unit", "optim.lr=1e-6", "optim.epochs=1", "bank.views=1"))
@@ -386,16 +386,16 @@ def test_the_bank_of_another_teacher_is_refused_where_the_run_s_own_is_not_at_ha
 
 
 def test_a_teacher_with_the_same_tensors_and_another_architecture_is_another_teacher(banked, tmp_path):
-    checkpoint, file = open_checkpoint("random:resnet18"), tmp_path / "teacher.pth"
-    write_student(checkpoint, file)
+    arch, file = "test_efficientnet", tmp_path / "teacher.pth"
+    write_student(open_checkpoint(f"random:{arch}"), file)
     overrides = (f"teacher.source={file}", "optim.epochs=1")
     targets.build(banked(*overrides))
     found = open_teacher(banked(*overrides))
-    assert describe(banked(*overrides), found, open_views(banked()), dim=96, grid=0).teacher["arch"] == "resnet18"
-    found.network.pretrained_cfg = found.network.pretrained_cfg | {"architecture": "resnet18_of_another_kind"}
+    assert describe(banked(*overrides), found, open_views(banked()), dim=96, grid=0).teacher["arch"] == arch
+    found.network.pretrained_cfg = found.network.pretrained_cfg | {"architecture": f"{arch}_of_another_kind"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets, "open_teacher", lambda _: found)
-        with pytest.raises(ValueError, match="teacher.arch: 'resnet18' in the bank, 'resnet18_of_another_kind' wanted"):
+        with pytest.raises(ValueError, match=f"teacher.arch: '{arch}' in the bank, '{arch}_of_another_kind' wanted"):
             targets.build(banked(*overrides))
 
 
