@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from kdep.files import digest_of, rename_durably, write_atomically
@@ -271,9 +272,14 @@ def make_from(
     Raises:
         NotPrepared: an archive is missing or damaged; says which file to place where.
     """
-    if not filled(data_root / place):
-        found = obtain(archives, data_root, show=show)
-        build(data_root / place, found, lambda paths, into: make(paths, into, show=show))
+    if filled(data_root / place):
+        return
+    data_root.mkdir(parents=True, exist_ok=True)
+    # Two sets may have a folder in common, such as VOC 2012: of two commands at once, one makes it and the other waits.
+    with FileLock(data_root / f".{place.replace('/', '-')}.lock"):
+        if not filled(data_root / place):
+            found = obtain(archives, data_root, show=show)
+            build(data_root / place, found, lambda paths, into: make(paths, into, show=show))
 
 
 def unpack_some(path: Path, into: Path, place: Callable[[str], str | None], owner: str, show: bool) -> None:

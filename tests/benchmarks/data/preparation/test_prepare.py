@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def zipped(path, files):
 
 
 def names_below(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def left_behind(root):
@@ -518,6 +520,31 @@ def test_a_killed_unpacking_goes_on_and_writes_no_file_twice(tmp_path, monkeypat
     prepare("cub200", tmp_path)
     assert names_below(tmp_path / "cub200") == CUB_SORTED
     assert len([name for name in written if name]) == 4 and left_behind(tmp_path) == []
+
+
+def test_of_two_commands_at_once_one_makes_the_set_and_the_other_waits(tmp_path, monkeypatch):
+    real, written, failed = data_archives.write_atomically, [], []
+
+    def write(path, content):
+        time.sleep(0.02)
+        written.append(path.name)
+        real(path, content)
+
+    def run():
+        try:
+            prepare("cub200", tmp_path)
+        except Exception as error:
+            failed.append(error)
+
+    cub200(tmp_path)
+    monkeypatch.setattr(data_archives, "write_atomically", write)
+    both = [threading.Thread(target=run) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert failed == [] and len(written) == 4
+    assert names_below(tmp_path / "cub200") == CUB_SORTED and left_behind(tmp_path) == []
 
 
 def test_a_neighbour_made_from_another_archive_is_not_gone_on_with(tmp_path):
