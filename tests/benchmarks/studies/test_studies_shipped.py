@@ -57,7 +57,7 @@ def shrunk(study, planned, photos, folder):
     changes += ["precision=float32", "device=cpu", f"runs={folder}/runs"]
     if config.bank is not None:
         kind = f"{config.loss.dense:g}-{len(config.teacher.source) if isinstance(config.teacher.source, list) else 1}"
-        changes += [f"bank.path={folder}/bank-{kind}", *(["bank.axes=256"] if config.bank.axes else [])]
+        changes += [f"bank.path={folder}/bank-{kind}", "bank.check=0", *(["bank.axes=256"] if config.bank.axes else [])]
     return load_config(find("pretrain", study.pretrain), [*planned.overrides, *changes])
 
 

@@ -1,6 +1,8 @@
 import contextlib
 import csv
+import json
 import re
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +29,8 @@ def written(photos, tmp_path):
     return write_study(photos, tmp_path)
 
 
-def run_here(monkeypatch):
-    """Run commands and cells in this process, and tell which; `refuse` makes those fail that hold one of its words."""
+def run_here(monkeypatch, do):
+    """Do commands in this process, and tell which; `refuse` makes those fail that hold one of its words."""
     commands, refuse = [], []
 
     def run(arguments, log, slot):
@@ -37,17 +39,17 @@ def run_here(monkeypatch):
             return 1
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file, contextlib.redirect_stderr(file):
-            return main(arguments)
+            return do(arguments)
 
-    measure_here(monkeypatch)
     monkeypatch.setattr(study_work, "run_verb", run)
     return SimpleNamespace(commands=commands, refuse=refuse, verbs=lambda: [command[0] for command in commands])
 
 
 @pytest.fixture
-def here(monkeypatch):
+def here(finished, monkeypatch):
+    """Commands leave what those of `finished` left, without computing it again."""
     monkeypatch.setattr(study_answer, "draw", lambda *_: None)  # `finished` has a picture
-    return run_here(monkeypatch)
+    return run_here(monkeypatch, finished.copy)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +57,27 @@ def finished(photos, tmp_path_factory):
     """The folder of a study that was run, and what it did."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        ran = run_here(patch)
+        measure_here(patch)
+        ran = run_here(patch, main)
         assert main(command_of(write_study(photos, folder), folder)) == 0
-    return SimpleNamespace(folder=folder, file=folder / "study.yaml", ran=ran, results=folder / "results")
+    scores = {
+        json.loads(file.read_text())["checkpoint"]["name"]: file for file in folder.glob("results/*/*/*/seed0.json")
+    }
+
+    def copy(arguments):
+        verb, first, *rest = arguments
+        given = dict(argument.split("=", 1) for argument in rest if "=" in argument)
+        if verb == "targets":
+            shutil.copytree(folder / "bank-0", given["bank.path"])
+        elif verb == "pretrain":
+            shutil.copytree(folder / "runs" / given["name"], Path(given["runs"], given["name"]))
+        else:
+            score = scores[first if first in scores else Path(first).parent.name]
+            to = Path(rest[rest.index("--results") + 1], score.relative_to(folder / "results"))
+            shutil.copytree(score.parent, to.parent)
+        return 0
+
+    return SimpleNamespace(folder=folder, file=folder / "study.yaml", ran=ran, results=folder / "results", copy=copy)
 
 
 def command_of(written, tmp_path):
@@ -103,7 +123,8 @@ def test_a_run_that_fails_stops_no_other_and_the_answer_has_the_rest(written, tm
     assert [row["arm"] for row in rows_in(tmp_path / "results" / "tiny_study.csv")] == ["from a bank", "random"]
 
 
-def test_a_failure_is_told_with_the_last_line_of_its_log(written, tmp_path, here, capsys):
+def test_a_failure_is_told_with_the_last_line_of_its_log(written, tmp_path, monkeypatch, capsys):
+    run_here(monkeypatch, main)
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(recipe.read_text().replace("random:test_efficientnet", "npm:resnet51"))
     assert main([*command_of(written, tmp_path), "--arm", "from a bank"]) == 1
@@ -242,9 +263,10 @@ def test_a_checkpoint_that_is_not_there_stops_what_needs_it_and_not_its_plan(wri
     assert main([*command_of(written, tmp_path), "--arm", "random"]) == 0 and here.verbs() == ["transfer"]
 
 
-def test_a_student_of_another_configuration_is_refused(written, tmp_path, capsys):
+def test_a_student_of_another_configuration_is_refused(written, tmp_path, finished, capsys):
     study = load_study(written)
-    assert main(pretrain_command(study, study.runs[0], tmp_path / "runs")) == 0
+    finished.copy(pretrain_command(study, study.runs[0], tmp_path / "runs"))
+    assert main([*command_of(written, tmp_path), "--dry-run"]) == 0
     written.write_text(written.read_text().replace("optim.epochs: 1", "optim.epochs: 2"))
     assert main(command_of(written, tmp_path)) == 2
     assert "optim.epochs: 1 there, 2 now" in capsys.readouterr().err
