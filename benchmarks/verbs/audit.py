@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(args.checkpoint, arch=args.arch)
     everywhere = checkpoint.arch in TORCHVISION_NAMES
     for target in args.to or (SPELLINGS if everywhere else ("timm",)):
-        sys.stdout.write(audit_target(checkpoint, target) + "\n")
+        if not args.to and target in OPENMMLAB and not find_spec("mmcv"):
+            line = f"{target:12s} not compared: pip install '.[openmmlab]'"
+        else:
+            line = audit_target(checkpoint, target)
+        sys.stdout.write(f"{line}\n")
     return 0
 
 

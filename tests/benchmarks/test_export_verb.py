@@ -37,6 +37,18 @@ def test_an_export_lies_beside_its_checkpoint_and_no_two_checkpoints_share_a_nam
         assert capsys.readouterr().out.strip() == place
 
 
+def test_an_audit_without_openmmlab_goes_on_with_the_other_libraries(folder, capsys, monkeypatch):
+    monkeypatch.setattr("kdep_benchmarks.verbs.audit.audit_target", lambda checkpoint, target: f"{target} compared")
+    monkeypatch.setattr("kdep_benchmarks.verbs.audit.find_spec", lambda name: None)
+    assert main(["audit", "random:resnet18"]) == 0
+    said = {line.split()[0]: line.partition(" ")[2].strip() for line in capsys.readouterr().out.splitlines()}
+    missing = "not compared: pip install '.[openmmlab]'"
+    assert said == dict.fromkeys(("timm", "torchvision", "detectron2"), "compared") | {
+        "mmseg": missing,
+        "mmdet": missing,
+    }
+
+
 def test_an_export_does_not_replace_its_checkpoint(folder, capsys):
     (folder / "hub" / "resnet.a1_in1k").rename(folder / "hub" / "resnet.timm")
     for spec in ("hub/resnet.timm", "hub/resnet.timm@64"):
