@@ -36,6 +36,7 @@ IMPORTED = (
     "kdep_benchmarks.tasks.dense.box",
 )
 IMPORTED += ("kdep_benchmarks.openmmlab.tasks.segment", "kdep_benchmarks.openmmlab.tasks.detect")
+IMPORTED += ("kdep_benchmarks.page.report", "matplotlib.figure", "matplotlib.backends.backend_agg")
 
 # Otherwise each of twenty children would spend five seconds on importing. tests/benchmarks/jobs starts children.
 IN_THIS_PROCESS = """
