@@ -1,5 +1,6 @@
 """Tiny data sets in the layouts that mmseg and mmdet read, and tiny students."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -24,6 +25,14 @@ CPU = torch.device("cpu")
 
 def student(arch="resnet18", *, seed=5):
     """A network whose BatchNorm statistics are not those of a fresh one, so that losing them shows."""
+    weights, identity = drawn(arch, seed)
+    means, stds = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    return Checkpoint("tiny", arch, {**weights}, means, stds, 64, "post", identity)
+
+
+@functools.cache
+def drawn(arch, seed):
+    """The weights of a student, and their fingerprint."""
     torch.manual_seed(seed)
     network = create_network(arch)
     for name, buffer in network.named_buffers():
@@ -32,8 +41,7 @@ def student(arch="resnet18", *, seed=5):
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)
     weights = network.state_dict()
-    means, stds = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    return Checkpoint("tiny", arch, weights, means, stds, 64, "post", fingerprint(weights))
+    return weights, fingerprint(weights)
 
 
 def picture(number, *, side=72):
