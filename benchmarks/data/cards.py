@@ -328,11 +328,11 @@ def refuse_bad_splits(dataset: Dataset) -> None:
         train = class_folders(dataset, dataset.files["train"])
         for role, files in dataset.files.items():
             refuse_other_classes(dataset, train, class_folders(dataset, files), role)
-            _refuse_empty_classes(dataset, files, role)
+            _refuse_empty_classes(dataset, files, role, train)
 
 
-def _refuse_empty_classes(dataset: Dataset, files: str, role: str) -> None:
-    root, classes = dataset.root / folder_of(files), class_folders(dataset, files)
+def _refuse_empty_classes(dataset: Dataset, files: str, role: str, classes: Sequence[str]) -> None:
+    root = dataset.root / folder_of(files)
     if empty := [name for name in classes if not _holds_image(root / name)]:
         raise ValueError(
             f"data set {dataset.name}: {role}: {root / empty[0]} holds no image ({len(empty)} of {len(classes)} class "

@@ -228,10 +228,11 @@ def score_text(mean: float, ci95: float, n: float, failed: int) -> str:
     """Write `81.20 ± 1.30 (3)`: mean, half its 95 % interval, runs; `!` where others failed, `-` where none ended."""
     if pd.isna(mean):
         return f"failed ({failed:.0f})!" if failed else ABSENT
-    return f"{_with_half(mean, ci95)} ({n:.0f})" + "!" * bool(failed)
+    return f"{with_half(mean, ci95)} ({n:.0f})" + "!" * bool(failed)
 
 
-def _with_half(value: float, half: float) -> str:
+def with_half(value: float, half: float) -> str:
+    """Write `81.20 ± 1.30`; without half an interval (NaN) the value alone."""
     return f"{value:.2f}" + ("" if pd.isna(half) else f" ± {half:.2f}")
 
 
@@ -287,7 +288,7 @@ def _counts(values: Iterable[float]) -> list[TableCell]:
 
 def _means(values: pd.Series, halves: pd.Series) -> list[TableCell]:
     cells = zip(_values(values), halves, _best(values, halves), strict=True)
-    return [TableCell(ABSENT if v is None else _with_half(v, half), v, best=marked) for v, half, marked in cells]
+    return [TableCell(ABSENT if v is None else with_half(v, half), v, best=marked) for v, half, marked in cells]
 
 
 def _numbers(values: Iterable[float], *, digits: int = 2, unit: str = "") -> list[TableCell]:

@@ -9,11 +9,11 @@ from kdep_benchmarks.board.informative import STANDARD_ERRORS
 from kdep_benchmarks.board.table import Board
 from kdep_benchmarks.page.leaderboard import Table, damage_lines, metric_table, origin_table, tables
 
+COVERS = "The interval covers the choice of test images and, where a training was run several times, its runs."
 READING = (
-    "Scores are percent: mean ± half its 95 % interval, with the number of runs in brackets. The interval covers the "
-    "choice of test images and, where a training was run several times, its runs. `-` means not measured; `!` means "
-    "that runs failed. The mean is over families of tasks. The rank is the average over tasks with an interval: how "
-    "far it moves when scores are drawn anew within theirs. Rows that lack a task have neither. "
+    f"Scores are percent: mean ± half its 95 % interval, with the number of runs in brackets. {COVERS} `-` means not "
+    "measured; `!` means that runs failed. The mean is over families of tasks. The rank is the average over tasks "
+    "with an interval: how far it moves when scores are drawn anew within theirs. Rows that lack a task have neither. "
     f"A task counts only if its reference is {STANDARD_ERRORS} standard errors above random initialisation: the "
     "reference is the best supervised network or teacher on the board. The gain share is (score - random) / "
     "(supervised - random) with baselines of the same architecture; it is blank where that gain is within its noise. "

@@ -14,7 +14,7 @@ from kdep.files import write_text
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.table import Board, baselines
 from kdep_benchmarks.page.leaderboard import compact, score_text
-from kdep_benchmarks.page.markdown import markdown_text
+from kdep_benchmarks.page.markdown import COVERS, markdown_text
 from kdep_benchmarks.result import Result
 
 if TYPE_CHECKING:
@@ -153,9 +153,8 @@ def _body(checkpoint: "Checkpoint", found: list[Board], snippet: str, licence: s
         parts.append("Not measured yet. Measure it with `kdep transfer`, then export with `--card` again.")
     else:
         parts.append(
-            "Percent on the test split: mean ± half its 95 % interval (number of runs). The interval covers the choice "
-            "of test images and, where a training was run several times, its runs. Scores of different protocols are "
-            "not comparable. `-` means not measured."
+            f"Percent on the test split: mean ± half its 95 % interval (number of runs). {COVERS} Scores of different "
+            "protocols are not comparable. `-` means not measured."
         )
     parts += ["## Provenance", _provenance(checkpoint)]
     return "\n\n".join(parts) + "\n"

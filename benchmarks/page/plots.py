@@ -6,6 +6,8 @@ from html import escape
 import numpy as np
 import pandas as pd
 
+from kdep_benchmarks.page.leaderboard import with_half
+
 WIDTH, LABELS, VALUES, LINE = 440, 172, 56, 26  # points: the panel, its two text columns, the height of a row
 ROWS = 25  # of a dot plot; the tables have them all
 TEXT, SMALL = 13, 11.5  # font sizes in points
@@ -53,8 +55,7 @@ def dot_panel(title: str, subtitle: str, dots: pd.DataFrame) -> str:
             lines.append(_line(x, 4, x, height - 22, dot.role, DASHED))
         if dot.low < dot.high:
             marks.append(_line(at(dot.low), y, at(dot.high), y, dot.role, INTERVAL))
-        said = "" if pd.isna(dot.half) else f" ± {dot.half:.2f}"
-        marks.append(_mark(dot.role, x, y, f"{dot.name}: {dot.mean:.2f}{said}"))
+        marks.append(_mark(dot.role, x, y, f"{dot.name}: {with_half(dot.mean, dot.half)}"))
         marks += [_text(shorten(dot.name), LABELS, y, "end"), _text(f"{dot.mean:.1f}", WIDTH, y, "end")]
     return _figure(title, subtitle, height, [*lines, *marks])
 

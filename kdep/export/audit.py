@@ -60,9 +60,10 @@ def fixed_batch(arch: str | None = None, *, size: int = 64) -> torch.Tensor:
     side = 64
     if arch is not None:
         network = create_network(arch)
-        config = network.pretrained_cfg
-        fixed = config.get("fixed_input_size")
-        side = config["input_size"][-1] if fixed else 64 if stage_names(network) else size
+        if network.pretrained_cfg.get("fixed_input_size"):
+            side = network.pretrained_cfg["input_size"][-1]
+        elif not stage_names(network):
+            side = size
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 

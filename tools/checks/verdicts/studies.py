@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     out, studies = parser.parse_args().out, shipped()
     write_text(out, table(studies))
-    write_atomically(out.with_name("claims.png"), lambda part: draw(scored_claims(studies), part))
+    found = [(study, claims(study, published(study))) for study in studies]
+    write_atomically(out.with_name("claims.png"), lambda part: draw(found, part))
 
 
 def shipped() -> list[Study]:
@@ -46,6 +47,7 @@ def shipped() -> list[Study]:
 def table(studies: Sequence[Study]) -> str:
     """Write a row per study that has scores, a line per study that has none, and a row per claim that was scored."""
     scored = {study.name: rows for study in studies if (rows := published(study))}
+    claimed_by = {study.name: claims(study, scored.get(study.name, [])) for study in studies}
     seen: set[str] = set()
     lines = ["# The studies", "", ABOUT, "", "| study | scores | seeds | images seen by a run | hours | claims |"]
     lines.append("|---" * 6 + "|")
@@ -57,20 +59,21 @@ def table(studies: Sequence[Study]) -> str:
             planned = len(study.runs) * len(study.tasks)
             done = f"{planned:,}" if len(rows) == planned else f"{len(rows):,} of {planned:,}"
             cells = [f"[{study.name}]({study.name}.md)", done, str(len(study.seeds)), images_of(rows)]
-            cells += [f"{hours:.1f}" if hours else "-", verdicts(claims(study, rows))]
+            cells += [f"{hours:.1f}" if hours else "-", verdicts(claimed_by[study.name])]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"{total:.0f} hours for all of these students.", "", "Not run:", ""]
     for study in studies:
         if study.name not in scored:
             runs = sum(run.checkpoint is None for run in study.runs) or "no"
-            named = len(study.claims) * len(study.values)
-            lines.append(f"- {study.name}: {runs} runs of its own" + (f", claims: {named}" if named else ""))
+            named = claimed_by[study.name]
+            lines.append(f"- {study.name}: {runs} runs of its own" + (f", claims: {len(named)}" if named else ""))
     lines += ["", "## The claims", "", ABOUT_CLAIMS, "", "| study | tasks | claim | seeds | difference | verdict |"]
     lines.append("|---" * 6 + "|")
-    for study, found in scored_claims(studies):
-        for one in found:
-            cells = [study.name, ", ".join(study.tasks), f"{one.arm} minus {one.other}", str(one.seeds), one.text]
-            lines.append(f"| {' | '.join([*cells, verdict(one)])} |")
+    for study in studies:
+        for one in claimed_by[study.name]:
+            if one.seeds:
+                cells = [study.name, ", ".join(study.tasks), f"{one.arm} minus {one.other}", str(one.seeds), one.text]
+                lines.append(f"| {' | '.join([*cells, verdict(one)])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -81,12 +84,6 @@ def published(study: Study) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def scored_claims(studies: Sequence[Study]) -> list[tuple[Study, list[Comparison]]]:
-    """Claims of which something is scored, by study."""
-    found = [(study, [one for one in claims(study, published(study)) if one.seeds]) for study in studies]
-    return [(study, own) for study, own in found if own]
 
 
 def hours_of(rows: list[dict[str, str]], seen: set[str]) -> float:
@@ -139,8 +136,8 @@ def draw(found: Sequence[tuple[Study, Sequence[Comparison]]], path: Path) -> Non
 
     shown = [(study, [one for one in own if one.interval and not one.awaited]) for study, own in found]
     shown = [(study, own) for study, own in shown if own]
-    figure = Figure(figsize=(8, 0.8 + sum(0.5 + 0.3 * len(own) for _, own in shown)), layout="constrained")
     heights = [0.5 + 0.3 * len(own) for _, own in shown]
+    figure = Figure(figsize=(8, 0.8 + sum(heights)), layout="constrained")
     panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True, height_ratios=heights).flat
     for (study, own), axes in zip(shown, panels, strict=True):
         for place, one in enumerate(own):
@@ -160,7 +157,8 @@ def draw(found: Sequence[tuple[Study, Sequence[Comparison]]], path: Path) -> Non
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_xlabel(
-        "points in the mean over tasks, 95 % interval; green: better, grey: not shown after Holm", fontsize=8
+        "points in the mean over tasks, 95 % interval; green: better, red: worse, grey: not shown after Holm",
+        fontsize=8,
     )
     figure.savefig(path, dpi=130, format="png")
 
