@@ -17,12 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the bank; print its size and which students can read it."""
+    """Make the bank; the first process prints its size and which students can read it."""
     from kdep.bank.prepare import build
     from kdep.bank.read import Bank
     from kdep.config import load_config
+    from kdep.run.distributed.processes import join
 
-    path = build(load_config(find("pretrain", args.config), args.overrides))
+    config = load_config(find("pretrain", args.config), args.overrides)
+    path = build(config)
+    if not join(config.device).is_first:
+        return 0
     about = Bank(path).description
     views = len(list(path.glob("view*")))
     size = sum(file.stat().st_size for file in path.rglob("*.npy"))

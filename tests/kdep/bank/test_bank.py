@@ -609,11 +609,15 @@ def test_reading_needs_no_more_than_its_row_of_a_huge_file(tmp_path):
     assert bank.read(4999, 0).tolist() == [[7.0] * 8] and bank.read(4998, 0).tolist() == [[0.0] * 8]
 
 
-def test_the_command_makes_the_bank_and_says_what_it_serves(tiny, tmp_path, capsys):
+def test_the_command_makes_the_bank_and_says_once_what_it_serves(tiny, tmp_path, capsys, monkeypatch):
     tiny()
     bank = tmp_path / "bank"
     assert main(["targets", str(tmp_path / "tiny.yaml"), f"bank.path={bank}"]) == 0
     assert "2 view(s) of 128 images on 96 axes, float16" in capsys.readouterr().out
+    with monkeypatch.context() as second_process:
+        second_process.setenv("RANK", "1")
+        assert main(["targets", str(tmp_path / "tiny.yaml"), f"bank.path={bank}"]) == 0
+    assert capsys.readouterr().out == ""
     assert main(["pretrain", str(tmp_path / "tiny.yaml"), f"bank.path={bank}", "optim.epochs=1"]) == 0
     assert main(["targets", str(tmp_path / "tiny.yaml")]) == 2
     assert "add bank.path=FOLDER" in capsys.readouterr().err
