@@ -60,8 +60,9 @@ def refuse_equal_arms(study: Study, arms: Mapping[str, Sequence[Any]]) -> None:
     for (one, runs), (other, more) in itertools.combinations(arms.items(), 2):
         if runs == more:
             raise ValueError(
-                f"{one} and {other} are one configuration at every value and seed; perhaps the recipe "
-                f"{study.pretrain} has already what one of them sets. Change one or leave it out"
+                f"{one} and {other} are one configuration at every value and seed"
+                + (f"; perhaps the recipe {study.pretrain} has already what one sets" if study.pretrain else "")
+                + ". Change one or leave it out"
             )
 
 

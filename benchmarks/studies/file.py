@@ -96,6 +96,8 @@ class Score(Settings):
     """Protocol of the tasks; null: their own."""
     budget: str = "full"
     """Share of the schedule of fine-tuning, segmentation and detection."""
+    arch: str | None = None
+    """timm's name of the network in arms that are plain state dicts."""
 
 
 class Claim(Settings):
@@ -116,8 +118,8 @@ class Study(Settings):
     """Name of the study; its runs' names start with it."""
     question: str
     """The question that the study answers."""
-    pretrain: str
-    """The recipe of all runs: a name or a YAML file."""
+    pretrain: str | None = None
+    """The recipe of all runs: a name or a YAML file; null where every arm is a checkpoint."""
     arms: Annotated[dict[ArmName, Overrides | str], _EMPTY] = {}
     """What is compared: overrides of the recipe, or a checkpoint such as random:resnet18."""
     set: Overrides = {}
@@ -140,6 +142,13 @@ class Study(Settings):
     def _fits_together(self) -> "Study":
         if self.baseline not in self.arms:
             raise ValueError(f"baseline {self.baseline!r}; the arms are {', '.join(self.arms) or 'missing'}")
+        trained = [arm for arm, given in self.arms.items() if isinstance(given, dict)]
+        if self.pretrain is None and (trained or self.set or self.axis):
+            changes = f"arm {trained[0]}" if trained else "set" if self.set else "axis"
+            raise ValueError(
+                f"pretrain: missing; it names the recipe that {changes} changes. A study of nothing but checkpoints "
+                "needs none"
+            )
         for one, other in self.pairs:
             if one == other or not {one, other} <= {*self.arms}:
                 raise ValueError(f"pairs: [{one}, {other}]; expected two of the arms {', '.join(self.arms)}")
@@ -181,6 +190,7 @@ class Study(Settings):
         Raises:
             ValueError: no such recipe, or a mistake in it or in the overrides; names the study's file and the key.
         """
+        assert self.pretrain is not None
         with self.naming("pretrain"):
             recipe = find("pretrain", self.pretrain)
         with self.naming(f"arm {planned.arm}"):

@@ -32,7 +32,7 @@ def items(study: Study, runs: Path, rows: Sequence[AnswerRow]) -> list[Item]:
     for planned in study.runs:
         own = [row for row in rows if row_of(row, planned)]
         cells = tuple(task for task in study.tasks if task not in {row["task"] for row in own})
-        sha256 = student_here(planned, runs)
+        sha256 = student_here(study, planned, runs)
         if cells and (sha256 is None or any(row["checkpoint"] != sha256[:8] for row in own)):
             cells = tuple(study.tasks)
         found.append(Item(planned, _state(planned, sha256) if cells else DONE, cells))
@@ -48,9 +48,11 @@ def _state(planned: Run, sha256: str | None) -> str:
 
 def describe(study: Study, plan: Sequence[Item], banks: Sequence[Path]) -> str:
     """Describe the plan: counts, banks, and every run with its overrides."""
-    own = [item for item in plan if item.run.checkpoint is None]
-    counts = ", ".join(f"{sum(item.state == state for item in own)} {state}" for state in (DONE, TO_SCORE, TO_TRAIN))
-    lines = [study.question, f"{len(own)} runs: {counts}; {len(study.arms)} arms, seeds {study.seeds}"]
+    trained = [item for item in plan if item.run.checkpoint is None]
+    own, states = trained or plan, (DONE, TO_SCORE, TO_TRAIN if trained else MISSING)
+    counts = ", ".join(f"{sum(item.state == state for item in own)} {state}" for state in states)
+    what = "runs" if trained else "checkpoints"
+    lines = [study.question, f"{len(own)} {what}: {counts}; {len(study.arms)} arms, seeds {study.seeds}"]
     lines += [f"  bank to make or complete  {bank}" for bank in banks]
     for item in {item.run.name: item for item in plan}.values():  # a checkpoint stands there for every seed
         lines.append(f"  {item.state:8s}  {item.run.name}  {' '.join(item.run.overrides[1:])}".rstrip())

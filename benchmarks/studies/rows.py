@@ -87,7 +87,7 @@ def own_rows(
     study: Study, planned: Run, runs: Path, finished: list[Result], tasks: "dict[str, Task]"
 ) -> list[tuple[AnswerRow, Way]]:
     """Rows of the student here, or of a checkpoint, on the tasks as they now are, and how each was measured."""
-    sha256 = student_here(planned, runs)
+    sha256 = student_here(study, planned, runs)
     if sha256 is None and is_file(planned):
         return []
     scored = [result for result in finished if belongs(result, planned, sha256)]
@@ -224,7 +224,7 @@ def student_card(path: Path, changed: int) -> tuple[str, dict[str, Any]]:
     return student.identity, student.provenance.get("config", {})
 
 
-def student_here(planned: Run, runs: Path) -> str | None:
+def student_here(study: Study, planned: Run, runs: Path) -> str | None:
     """Fingerprint of a run's student, or of a checkpoint's file; None where there is none, or it is no file.
 
     A run's student that does not open is none: `kdep pretrain` makes it again.
@@ -237,18 +237,18 @@ def student_here(planned: Run, runs: Path) -> str | None:
         return None
     changed = path.stat().st_mtime_ns
     if planned.checkpoint is not None:
-        return identity_of(spec, changed)
+        return identity_of(spec, study.score.arch, changed)
     with contextlib.suppress(ValueError):
         return student_card(path, changed)[0]
     return None
 
 
 @functools.lru_cache(maxsize=4096)
-def identity_of(spec: str, changed: int) -> str:
+def identity_of(spec: str, arch: str | None, changed: int) -> str:
     """Identity of the checkpoint in a file, as its scores have it; `changed` is the file's time."""
     from kdep.models.weights import open_checkpoint
 
-    return open_checkpoint(spec).identity
+    return open_checkpoint(spec, arch=arch).identity
 
 
 def cost(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@
       random init: random:resnet18#{seed}                 # or a checkpoint that is scored as it is
     baseline: SVD                                         # the arm that the others are compared with
     seeds: [0, 1, 2]                                      # of pretraining; replace {seed} in overrides and checkpoints
-    score: {suite: photographs, tasks: [flowers5-linear], seeds: [0]}   # also protocol, budget, data_root:
-                                                          # as of kdep transfer
+    score: {suite: photographs, tasks: [flowers5-linear], seeds: [0]}   # also protocol, budget, data_root,
+                                                          # arch: as of kdep transfer
     pairs: [[SVD, random init]]                           # optional: further arms to compare
 
 A seed draws the weights, the order of the images, the crops and the images of data.limit. `set: {student.seed: 0}`
@@ -44,6 +44,12 @@ alike.
 
 Two studies can share a bank of targets, but each trains its own runs. To score students that another study has trained,
 make them an arm: runs/OTHER-ARM-s{seed}/student.pth.
+
+Networks that were trained elsewhere, several of each method, are arms in the same way. A study of nothing else needs no
+`pretrain`, and score.arch names the network in plain state dicts:
+
+    arms: {MoCo: "moco-{seed}.pth", labels: "labels-{seed}.pth"}
+    score: {suite: photographs, tasks: [flowers5-linear], seeds: null, arch: resnet50}
 """
 
 import argparse

@@ -200,7 +200,9 @@ def score_command(study: Study, item: Item, runs: Path, results: Path) -> list[s
     seeds = dict.fromkeys(s for run in study.runs if run.name == item.run.name for s in study.score_seeds(run))
     command += ["--seeds", ",".join(map(str, seeds))]
     command += ["--data-root", str(study.data_root), "--results", str(results)]
-    return [*command, "--budget", score.budget, *([] if score.protocol is None else ["--protocol", score.protocol])]
+    for option, given in (("--budget", score.budget), ("--protocol", score.protocol), ("--arch", score.arch)):
+        command += [] if given is None else [option, given]
+    return command
 
 
 def _ended(code: int, log: Path, what: str) -> str:

@@ -70,6 +70,11 @@ LIMIT = {"key": "data.limit", "values": [1]}
     [
         ({"quest": "?"}, "unknown key quest (did you mean question?); there are name, question, pretrain, arms"),
         ({"name": 2024}, "name must be text, got 2024"),
+        ({"pretrain": None}, "pretrain: missing; it names the recipe that arm plain changes"),
+        (
+            {"pretrain": None, "arms": {"random": "random:resnet18"}, "baseline": "random"},
+            "pretrain: missing; it names the recipe that set changes",
+        ),
         ({"baseline": "nothing"}, "baseline 'nothing'; the arms are plain, random"),
         ({"arms": ["plain"]}, "arms must be a mapping, got ['plain']"),
         ({"arms": {"plain": 3}}, "arms.plain must be a mapping or text, got 3"),

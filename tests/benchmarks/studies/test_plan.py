@@ -33,7 +33,7 @@ def scoring(tmp_path):
 
 
 def test_checkpoints_that_are_not_there_are_missing_where_their_scores_are(scoring, tmp_path, monkeypatch):
-    monkeypatch.setattr("kdep_benchmarks.studies.rows.identity_of", lambda spec, changed: "1" * 64)
+    monkeypatch.setattr("kdep_benchmarks.studies.rows.identity_of", lambda *_: "1" * 64)
     known = [{**run.place, "task": "flowers5-knn", "checkpoint": "2" * 8} for run in scoring.runs if run.arm == "other"]
     plan = items(scoring, tmp_path, known[:1])
     assert [item.state for item in plan] == [MISSING, DONE, MISSING, MISSING, TO_SCORE] + [

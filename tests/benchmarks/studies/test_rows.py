@@ -254,7 +254,7 @@ def test_what_is_left_of_a_run_is_what_its_student_lacks(tmp_path, monkeypatch):
     assert left(row)[0] == (TO_TRAIN, both)
     assert left(row, {**row, "task": TASKS[1]})[0] == (DONE, ())
     monkeypatch.setattr(
-        "kdep_benchmarks.studies.plan.student_here", lambda planned, runs: None if planned == random else "1" * 64
+        "kdep_benchmarks.studies.plan.student_here", lambda _, planned, runs: None if planned == random else "1" * 64
     )
     assert left(row)[0] == (TO_SCORE, second)
     assert left({**row, "checkpoint": "22222222"})[0] == (TO_SCORE, both)  # of another student

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import timm
+import torch
+import yaml
 from PIL import Image
 
 from kdep.cli import main
@@ -263,6 +266,27 @@ def test_a_checkpoint_that_is_not_there_stops_what_needs_it_and_not_its_plan(wri
     assert main([*command_of(written, tmp_path), "--arm", "random"]) == 0 and here.verbs() == ["transfer"]
 
 
+def test_networks_trained_elsewhere_are_compared_over_their_seeds(written, tmp_path, monkeypatch, capsys):
+    for seed in range(2):
+        torch.manual_seed(seed)
+        weights = timm.create_model("test_resnet").state_dict()
+        torch.save(weights, tmp_path / f"one-{seed}.pth")
+        torch.save({name: 2 * tensor for name, tensor in weights.items()}, tmp_path / f"other-{seed}.pth")
+    content = yaml.safe_load(written.read_text())
+    arms = {name: f"{tmp_path}/{name}-{{seed}}.pth" for name in ("one", "other")}
+    content |= {"arms": arms, "baseline": "one", "seeds": [0, 1], "score": {**content["score"], "arch": "test_resnet"}}
+    written.write_text(yaml.safe_dump({key: content[key] for key in content if key not in ("set", "pretrain")}))
+    run_here(monkeypatch, main)
+    measure_here(monkeypatch)
+    assert main(command_of(written, tmp_path)) == 0
+    assert "4 checkpoints: 0 done, 4 to score, 0 missing; 2 arms, seeds [0, 1]" in capsys.readouterr().out
+    rows = rows_in(tmp_path / "results" / "tiny_study.csv")
+    assert [(row["arm"], row["seed"]) for row in rows] == [("one", "0"), ("other", "0"), ("one", "1"), ("other", "1")]
+    assert len({row["checkpoint"] for row in rows}) == 4
+    assert "n = 2" in (tmp_path / "results" / "tiny_study.md").read_text()
+    assert main(command_of(written, tmp_path)) == 0 and "4 done" in capsys.readouterr().out
+
+
 def test_a_student_of_another_configuration_is_refused(written, tmp_path, finished, capsys):
     study = load_study(written)
     finished.copy(pretrain_command(study, study.runs[0], tmp_path / "runs"))
@@ -275,7 +299,7 @@ def test_a_student_of_another_configuration_is_refused(written, tmp_path, finish
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_study_is_possible(path, tmp_path, capsys):
     assert main(["study", str(path), "--dry-run", "--runs", str(tmp_path), "--results", str(tmp_path / "none")]) == 0
-    assert "to train" in capsys.readouterr().out
+    assert " to score, " in capsys.readouterr().out
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert f"kdep study {path.stem}" in header and load_study(path).name == path.stem
 
