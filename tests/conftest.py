@@ -1,6 +1,7 @@
 import contextlib
 import gc
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -192,6 +193,14 @@ def shared():
     if not (folder / "classification" / "flowers5_128px.npz").is_file():
         pytest.skip("no photographs below the data root (KDEP_DATA): this test needs real ones")
     return folder
+
+
+def pytest_runtest_setup(item):
+    """Every test draws the same numbers, whatever ran before it in this process."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 def pytest_collection_finish():
