@@ -172,9 +172,9 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
 
 
 def _comparison(results: Sequence[Result], folder: Path, rows: Sequence[str]) -> str:
-    """What `kdep compare` says of two checkpoints; of more, how to ask for it."""
+    """What `kdep compare` says of two checkpoints; of more, how to compare the first with each other one."""
     if len(rows) > 2:
-        return f"is a difference more than chance?  kdep compare {shlex.join([*rows[:2], '--results', str(folder)])}"
+        return f"is a difference more than chance?  kdep compare {shlex.join([*rows, '--results', str(folder)])}"
     try:
         return verdicts(results, [folder], *rows)
     except ValueError as error:  # such as a cell that failed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -431,6 +432,12 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     board = pd.read_csv(tmp_path / "leaderboard.csv")
     assert len(board) == 2 and board.complete.all() and board.mean_over_families.notna().all()
     assert "Means and ranks are over the tasks of --data my photos, without my_photos-finetune" in said
+    # Of three, the command that compares the first with each other one.
+    several = [f"random:test_resnet#{seed}" for seed in (1, 2)]
+    assert cli.main([*command, *several]) == 0
+    hint = capsys.readouterr().out.splitlines()[-1]
+    asked = shlex.split(hint.partition("  kdep ")[2])
+    assert asked == ["compare", STUDENT, *several, "--results", str(tmp_path)]
     # Another size is another task: both scores stay.
     assert cli.main([*command, "--size", "32"]) == 0
     found = [json.loads(path.read_text()) for path in sorted(tmp_path.rglob("my_photos-knn*/**/seed0.json"))]
