@@ -69,7 +69,7 @@ class Data(Settings):
     mixup: bool = False
     """Mix views in pairs, the same for teacher and student; needs a teacher beside the student. Not in the paper."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Processes that decode images."""
+    """Processes that decode images; auto: one per core but one beside a GPU, at most 16, and threads on a CPU."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Largest share of images that may be unreadable; the run stops above it."""
 
@@ -143,7 +143,7 @@ class Bank(Settings):
 
     path: PathText
     """Folder of the bank; it is written if missing, and runs with the same teacher and views share it."""
-    # Against ten views, one costs about 7 points of a linear probe; two and five show no difference with three seeds
+    # Against ten views, one costs about 7 points of linear probes and two 3; five show no difference with three seeds
     # (docs/reproduction.md).
     views: int | None = Field(None, ge=1)
     """Views per image; epoch e uses view e modulo views. null: one per epoch."""
@@ -291,7 +291,9 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
         if self.loss.classifies and self.project is not None:
-            raise ValueError(f"project {self.project}: loss.name {self.loss.name} has a classifier of its own")
+            raise ValueError(
+                f"project {self.project}: loss.name {self.loss.name} has a classifier of its own; leave out project"
+            )
         if self.project is not None and self.align.name != "none":
             raise ValueError(
                 f"project {self.project} learns the alignment: with it, align.name is none, not {self.align.name}"

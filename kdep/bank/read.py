@@ -49,7 +49,9 @@ class Bank:
         self.path = Path(path)
         file = self.path / "bank.json"
         if not file.is_file() or not (self.path / "bank.pt").is_file():
-            raise ValueError(f"{self.path}: no finished target bank; make it with `kdep targets CONFIG`")
+            raise ValueError(
+                f"{self.path}: no finished target bank; make it with `kdep targets RECIPE bank.path={self.path}`"
+            )
         self.description = read_bank_file(file)
         hashes = self.description.hashes
         self._checked = Checked(self.path, hashes)

@@ -32,6 +32,7 @@ from kdep.data.loading.training import make_pixels
 from kdep.data.loading.views import Views, load
 from kdep.data.sources.source import choose
 from kdep.files import write_atomically
+from kdep.guard import printable
 from kdep.method.statistics import Moments, Statistics, finish, sum_moments
 from kdep.models.backbones.backbone import Backbone
 from kdep.models.backbones.maps import map_on_grid
@@ -133,7 +134,8 @@ class Writer:
         if count > limit * self.description.images:
             raise ValueError(
                 f"{self.path}: {count} of {self.description.images} images are unreadable, more than "
-                f"data.max_unreadable={limit} allows"
+                f"data.max_unreadable={limit} allows, such as {printable(min(self.unreadable))}; repair or remove "
+                "them, or raise data.max_unreadable"
             )
 
     def compute(self, images: torch.Tensor, projection: Bank | None) -> torch.Tensor:

@@ -18,7 +18,10 @@ def check_batch_size(config: Config, process: Process) -> None:
         ValueError: it does not.
     """
     if config.optim.batch_size % process.world:
-        raise ValueError(f"optim.batch_size={config.optim.batch_size} does not divide among {process.world} processes")
+        raise ValueError(
+            f"optim.batch_size={config.optim.batch_size} does not divide among {process.world} processes; take a "
+            f"multiple of {process.world}"
+        )
 
 
 def open_teachers_classifier(config: Config) -> Classifier | None:

@@ -193,7 +193,8 @@ class RunFolder:
         kept = f"{self.checkpoint} holds the last good state" if self.checkpoint.exists() else "nothing saved yet"
         return DivergedError(
             f"{what}; {kept}. Try a lower optim.lr, optim.warmup_epochs=1, optim.clip=1.0, precision=float32, "
-            "teacher.precision=float32, or a larger scale.temperature, under another name (name=...)"
+            "teacher.precision=float32, or smaller targets (a smaller scale.factor; with scale.name=pts a larger "
+            "scale.temperature), under another name (name=...)"
         )
 
     @by_the_first
@@ -327,5 +328,6 @@ class RunFolder:
         if len(self.unreadable) > self._limit * images:
             raise ValueError(
                 f"{len(self.unreadable)} of {images} images are unreadable, more than "
-                f"data.max_unreadable={self._limit} allows; see {self.unreadable_list}"
+                f"data.max_unreadable={self._limit} allows; see {self.unreadable_list}. Repair or remove them, or "
+                "raise data.max_unreadable"
             )

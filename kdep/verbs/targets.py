@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
     size = sum(file.stat().st_size for file in path.rglob("*.npy"))
     sys.stdout.write(
         f"{path}: {views} view(s) of {about.images} images on {about.axes} axes, {about.code}, {size / 1e6:.1f} MB\n"
-        f"  any student up to {about.axes} channels, any scaler:  kdep pretrain CONFIG bank.path={path}\n"
+        f"  any student up to {about.axes} channels, any scaler:  kdep pretrain RECIPE bank.path={path}\n"
     )
     return 0

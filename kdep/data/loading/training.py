@@ -25,7 +25,8 @@ def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
     source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
     if len(source.names) < config.optim.batch_size:
         raise ValueError(
-            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}"
+            f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}; take "
+            "more images, or a smaller batch"
         )
     if config.loss.name != "labels":
         return source, None

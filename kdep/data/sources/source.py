@@ -200,7 +200,10 @@ def labels_of(source: Source) -> np.ndarray:
         return np.unique([part[0] for part in parts], return_inverse=True)[1].astype(np.int64)
     found = getattr(source, "labels", None)
     if found is None:
-        raise ValueError(f"{source.names[0]}: loss.name labels needs labels; this source has none")
+        raise ValueError(
+            f"{source.names[0]}: has no label, which loss.name labels needs; folders of classes have them, and packs "
+            "and shards that were made with labels"
+        )
     return np.asarray(found, dtype=np.int64)
 
 

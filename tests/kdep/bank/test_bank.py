@@ -562,6 +562,14 @@ def test_an_image_that_is_unreadable_has_no_target_and_counts_nowhere(banked, ph
     assert batch.stored.shape == (1, 1, 96) and batch.numbers.tolist() == [1]
 
 
+def test_too_many_unreadable_images_stop_a_bank_with_one_of_them_and_what_to_do(banked, photos, tmp_path):
+    (tmp_path / "list.txt").write_text("\n".join(["gone.jpg", *(str(file) for file in sorted(photos.rglob("*.jpg")))]))
+    with pytest.raises(
+        ValueError, match="1 of 129 images .* allows, such as gone.jpg; repair or remove them, or raise"
+    ):
+        targets.build(banked(f"data.source={tmp_path / 'list.txt'}", "data.max_unreadable=0", "optim.epochs=1"))
+
+
 def test_a_disk_without_room_is_noticed_before_the_teacher_runs(banked, monkeypatch):
     monkeypatch.setattr(target_writer.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(ValueError, match="needs 0.0 GB more; the disk has 0.0 GB free. Reduce bank.views"):

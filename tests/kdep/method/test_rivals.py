@@ -228,7 +228,7 @@ def test_labels_are_the_first_folder_of_each_path(photos, tiny, tmp_path):
     ("overrides", "message"),
     [
         (("project=linear",), "project linear learns the alignment: with it, align.name is none, not svd"),
-        (("loss.name=logits", "project=linear", "align.name=none"), "has a classifier of its own"),
+        (("loss.name=logits", "project=linear", "align.name=none"), "has a classifier of its own; leave out project$"),
         (("loss.dense=1", "project=linear", "align.name=none"), "loss.dense compares aligned features"),
         (("data.mixup=true", "bank.path=bank"), "needs a teacher beside the student"),
         (("loss.name=labels", "bank.path=bank"), "uses no teacher"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kdep.run.checks import check_batch_size
 from kdep.run.distributed.alarm import Alarm
 from kdep.run.distributed.processes import LIMIT, PATIENCE, LostError, Process, gathered, join
 from kdep.run.resume import random_state, seed_random, set_random_state
@@ -29,6 +30,12 @@ def in_torchrun(monkeypatch):
     monkeypatch.setattr("kdep.run.distributed.processes.keep_freed_memory", lambda: None)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(device))
     return environment
+
+
+def test_a_batch_that_does_not_divide_among_the_processes_is_refused_with_what_would(tiny):
+    check_batch_size(tiny("optim.batch_size=64"), Process(CPU, world=4))
+    with pytest.raises(ValueError, match="batch_size=62 does not divide among 4 processes; take a multiple of 4"):
+        check_batch_size(tiny("optim.batch_size=62"), Process(CPU, world=4))
 
 
 def test_gradients_wait_for_minutes_and_everything_else_for_hours(in_torchrun):
