@@ -19,7 +19,8 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*/*.ya
 CODE = [path for folder in ("kdep", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 # Options are looked up where their program is ours; of others, such as `docker run`, nothing is known.
 PROGRAM = re.compile(
-    r"\bkdep ((?:data )?[a-z]+)|tools/(\w+\.sh)|python -m (tools\.[\w.]+)|\b(npm|docker|ray|torchrun) [a-z-]"
+    r"\bkdep ((?:data )?[a-z]+)|tools/(\w+\.sh)|python -m (tools\.[\w.]+)|"
+    r"\b(npm|docker|ray|tensorboard|torchrun) [a-z-]"
 )
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 SCRIPTS = {f"{verb}.sh": verb for verb in ("pretrain", "transfer", "leaderboard")} | {"gpu.sh": "tools.gpu.main"}
