@@ -129,7 +129,7 @@ class Dense(KindSettings):
     amp: bool = False
     """Train in mixed precision."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that load images; 0 is fastest for small sets."""
+    """Processes that load images; 0 is fastest for small sets, the shipped tasks of large sets have 4."""
     save_every: Count | None = None
     """Optimizer steps between two checkpoints to resume from; null: about one a minute."""
 

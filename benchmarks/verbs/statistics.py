@@ -23,11 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", help="timm's name of the network in plain state dicts")
     parser.add_argument("--tap", help="pre, post or before_head [each teacher's own]")
     parser.add_argument(
-        "--width", type=int, nargs="+", default=[320, 512, 1280], metavar="D", help="of students [320 512 1280]"
+        "--width",
+        type=int,
+        nargs="+",
+        default=[320, 512, 1280],
+        metavar="D",
+        help="channels of the students that the sheet describes targets for [320 512 1280]",
     )
     parser.add_argument("--size", type=int, default=224, help="side of the centre crop in pixels [224]")
-    parser.add_argument("--limit", type=int, metavar="N", help="see a seeded choice of this many images [all]")
-    parser.add_argument("--keep", type=int, default=10_000, metavar="N", help="keep features of at most these [10000]")
+    parser.add_argument("--limit", type=int, metavar="N", help="read a seeded choice of this many images [all]")
+    help_ = "images whose features are kept for std ratios and classes [10000]"
+    parser.add_argument("--keep", type=int, default=10_000, metavar="N", help=help_)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
     parser.add_argument("--out", type=Path, default=Path("statistics"), help="folder to write to [statistics]")
 
