@@ -39,7 +39,12 @@ def audit_target(checkpoint: "Checkpoint", target: str) -> str:
 
     Raises:
         LoadError: a tensor does not load or an output differs.
+        ValueError: there is no such library, or it has no such network.
     """
+    from kdep.export.write import TARGETS
+
+    if target not in TARGETS:
+        raise ValueError(f"--to {target}: there are {', '.join(TARGETS)}")
     if target in OPENMMLAB:
         from kdep_benchmarks.openmmlab.audit import audit_openmmlab
 

@@ -49,6 +49,12 @@ def test_an_audit_without_openmmlab_goes_on_with_the_other_libraries(folder, cap
     }
 
 
+@pytest.mark.parametrize("verb", ["export", "audit"])
+def test_an_unknown_library_is_refused_with_those_that_there_are(verb, capsys):
+    assert main([verb, "random:test_resnet", "--to", "tensorflow"]) == 2
+    assert "--to tensorflow: there are timm, torchvision, mmseg, mmdet" in capsys.readouterr().err
+
+
 def test_an_export_does_not_replace_its_checkpoint(folder, capsys):
     (folder / "hub" / "resnet.a1_in1k").rename(folder / "hub" / "resnet.timm")
     for spec in ("hub/resnet.timm", "hub/resnet.timm@64"):
