@@ -65,6 +65,7 @@ IN_WORDS = {"DiskError", "LostError", "ShardError"}
 NEWLINES = "\n\t"
 GOES_ON = "the same command goes on from here"
 INTERRUPTED = f"interrupted; {GOES_ON}"
+LESS_MEMORY = "take a smaller optim.batch_size or data.size; a run needs another name (name=...) then"
 
 ABOUT = "Distil backbones without labels, and compare checkpoints on one board. `kdep VERB --help` says more."
 EPILOG = """\
@@ -160,6 +161,8 @@ def sentence(error: BaseException) -> str:
     """
     if isinstance(error, ValueError | FloatingPointError) or type(error).__name__ in IN_WORDS:
         return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; by name as in `IN_WORDS`
+        return f"{str(error).partition('. ')[0]}; {LESS_MEMORY}"
     if said := lost_loader(error):
         return f"{said}; {GOES_ON}"
     if not isinstance(error, OSError):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from kdep import cli
 
@@ -78,6 +79,14 @@ def test_a_process_of_the_command_that_was_lost_is_one_line(capsys):
     assert cli.guarded(run, None) == 1
     said = capsys.readouterr().err
     assert said.startswith("kdep: a process that loads images was lost (Connection reset by peer)")
+
+
+def test_a_gpu_that_is_full_is_one_line_that_says_what_needs_less(capsys):
+    def run(args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of 8 GiB")
+
+    assert cli.guarded(run, None) == 1
+    assert capsys.readouterr().err.startswith("kdep: CUDA out of memory; take a smaller optim.batch_size")
 
 
 def test_ctrl_c_before_the_verb_begins_is_one_line(monkeypatch, capsys):
