@@ -14,14 +14,14 @@ READING = (
     f"Scores are percent: mean ± half its 95 % interval, with the number of runs in brackets. {COVERS} `-` means not "
     "measured; `!` means that runs failed. The mean is over families of tasks. The rank is the average over tasks "
     "with an interval: how far it moves when scores are drawn anew within theirs. Rows that lack a task have neither. "
-    f"A task counts only if its reference is {STANDARD_ERRORS} standard errors above random initialisation: the "
+    f"A task does not count if its reference is not {STANDARD_ERRORS} standard errors above random initialisation: the "
     "reference is the best supervised network or teacher on the board. The gain share is (score - random) / "
     "(supervised - random) with baselines of the same architecture; it is blank where that gain is within its noise. "
-    "Overlap is the share of test images that are also in the checkpoint's pretraining data, where `kdep data overlap` "
-    "has looked. Marked in a column are the best score and all that these intervals do not tell from it; nothing is "
-    "marked where they tell none. `kdep compare A B` pairs the images and tells more apart. A column is one task, "
-    "data version and set of settings; `@half-batch` and `@bfloat16` mark scores from half the batch or from lower "
-    "precision."
+    "Load is the share of the backbone's tensors that loaded. Overlap is the share of test images that are also in the "
+    "checkpoint's pretraining data, where `kdep data overlap` has looked. Marked in a column are the best score and "
+    "all that these intervals do not tell from it; nothing is marked where they tell none. `kdep compare A B` pairs "
+    "the images and tells more apart. A column is one task, data version and set of settings; `@half-batch` and "
+    "`@bfloat16` mark scores from half the batch or from lower precision."
 )
 
 
