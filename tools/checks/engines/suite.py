@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import timm
 import torch
 import yaml
@@ -23,12 +24,14 @@ from kdep.files import write_text
 from kdep_benchmarks.data.scenes.make import write_scenes
 from kdep_benchmarks.results import result_paths
 from kdep_benchmarks.tasks.progress import read_progress
-from tools.checks.suite import left_over, scores
 
 SIZES = {"pool": 120, "train_per_class": 6, "test_per_class": 3, "size": 32, "dense_size": 48}
 DENSE = {"dense_train": 10, "dense_val": 10}
 TRAINING = {"epochs": 150, "batch_size": 16, "lr": 0.01, "weight_decay": 0.0001}
 PATIENCE = 900.0  # seconds to wait for anything
+# Columns that differ between runs: times, memory, device, commit, and errors, which hold the times of progress bars.
+OWN = ["seconds", "peak_memory_mb", "images_per_second", "training_images_per_second", "device", "started"]
+OWN += ["commit", "error"]
 
 
 def write_suite(folder: Path) -> None:
@@ -93,11 +96,11 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
     raise ValueError(f"waited {PATIENCE:.0f} s in vain: {what}")
 
 
-def training_process(results: Path, *, beyond: float = 0.0, root: str = "/") -> int | None:
-    """The process that fine-tunes, once it is so far and has saved its state; else None. `root` is that of a node."""
+def training_process(results: Path, *, root: str = "/") -> int | None:
+    """The process that fine-tunes, once it has begun and saved its state; else None. `root` is that of a node."""
     for work in Path(root.rstrip("/") + str(results)).glob("*/scenes-finetune/*/seed0.work"):
         progress, pid = read_progress(work), process_with(str(work / "cell.in.json").removeprefix(root.rstrip("/")))
-        if progress and (progress.share or 0) > beyond and (work / "last.pth").exists():
+        if progress and progress.share and (work / "last.pth").exists():
             return pid
     return None
 
@@ -129,11 +132,16 @@ def compared(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def table(folder: Path, name: str) -> dict[str, list[dict[str, str]]]:
-    """Both tables of a folder without the commit and the text of errors, where a progress bar has its times."""
-    own = ("commit", "error")
-    tables = scores(folder, name).items()
-    return {file: [{key: row[key] for key in row if key not in own} for row in rows] for file, rows in tables}
+def left_over(folder: Path) -> list[str]:
+    """Half-written files and failures below a folder of results."""
+    return [str(p.relative_to(folder)) for part in (".*.part", "*.failed.json") for p in folder.rglob(part)]
+
+
+def table(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of both tables of a folder of results, without the columns `OWN`."""
+    files = (folder / name / file for file in ("leaderboard.csv", "results.csv"))
+    frames = (pd.read_csv(file, dtype=str, keep_default_na=False) for file in files)
+    return [row for frame in frames for row in frame.drop(columns=OWN, errors="ignore").to_dict("records")]
 
 
 def interrupted(folder: Path, *options: str, gone: Callable[[], bool]) -> dict[str, Any]:
