@@ -106,14 +106,7 @@ def check_names(config: "Config") -> None:
 
     from kdep.method.scale import make_scaler
 
-    scaler = config.scale.name
-    try:
-        make_scaler(scaler, config.scale.options)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}. To leave the recipe's options of another scaler, name the whole section, as in "
-            f"`scale: {{name: {scaler}}}` for `scale.name: {scaler}`"
-        ) from error
+    make_scaler(config.scale.name, config.scale.options)
     if not timm.is_model(config.student.arch):
         raise ValueError(f"student.arch {config.student.arch!r} is not a network of timm")
 

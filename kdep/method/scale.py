@@ -124,7 +124,10 @@ def make_scaler(name: str, options: dict[str, Any]) -> Scaler:
     ]
     for key, value in options.items():
         if key not in known:
-            raise ValueError(f"scale.{key}: {name} takes {', '.join(known) or 'no options'}")
+            raise ValueError(
+                f"scale.{key}: {name} takes {', '.join(known) or 'no options'}; scale={{name: {name}}} drops the "
+                "options of the recipe's own scaler"
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ValueError(f"scale.{key}: expected a positive number, got {value!r}")
     if options.get("alpha", 0) > 1:

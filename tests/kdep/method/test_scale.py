@@ -49,7 +49,7 @@ def test_an_unknown_scaler_is_refused_with_the_known_ones():
 
 
 def test_an_option_of_another_scaler_is_refused():
-    with pytest.raises(ValueError, match="scale.temperature: sn takes factor"):
+    with pytest.raises(ValueError, match="scale.temperature: sn takes factor; scale={name: sn} drops the options"):
         make_scaler("sn", {"temperature": 0.1})
 
 
