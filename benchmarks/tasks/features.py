@@ -97,8 +97,8 @@ def frozen_features(
 ) -> dict[str, np.ndarray]:
     """Run the frozen backbone over the images and write TAP.npy into a folder, batch by batch; see `extract`."""
     written: dict[str, np.ndarray] = {}
-    with frozen(backbone), torch.no_grad(), without_tf32():
-        bar, done = Bar(work_dir, total=len(images), desc="features", unit="img"), 0
+    bar, done = Bar(work_dir, total=len(images), desc="features", unit="img"), 0
+    with bar, frozen(backbone), torch.no_grad(), without_tf32():  # the bar ends its line: an error has one of its own
         for batch in frames(images, np.arange(len(images)), pixels=pixels, device=device):
             for tap, features in backbone.pooled_taps(as_input(batch, device)).items():
                 if tap not in written:
@@ -110,7 +110,6 @@ def frozen_features(
                 written[tap][done : done + len(batch)] = found
             done += len(batch)
             bar.update(len(batch))
-        bar.close()
     for array in written.values():
         array.flush()
     return written

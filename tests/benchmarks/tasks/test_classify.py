@@ -253,7 +253,7 @@ def test_white_is_1():
     assert as_input(torch.tensor([0, 51, 255], dtype=torch.uint8), CPU).tolist() == pytest.approx([0, 0.2, 1])
 
 
-def test_an_image_that_cannot_be_read_stops_the_extraction_by_name(checkpoint, colours, tmp_path):
+def test_an_image_that_cannot_be_read_stops_the_extraction_by_name(checkpoint, colours, tmp_path, capsys):
     for file in colours.root.rglob("*.png"):
         copy = tmp_path / file.relative_to(colours.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -262,6 +262,7 @@ def test_an_image_that_cannot_be_read_stops_the_extraction_by_name(checkpoint, c
     broken = dataclasses.replace(colours, root=tmp_path)
     with pytest.raises(ValueError, match=rf"{copy.parent.name}/{copy.name} cannot be read"):
         measure(run_knn, checkpoint, broken, tmp_path, workers=1)
+    assert capsys.readouterr().err.endswith("\n")  # of the bar: the error stands on a line of its own
 
 
 def planted():
