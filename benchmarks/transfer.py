@@ -138,7 +138,8 @@ def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> 
     if all(planned.state == "absent" for planned in plan):
         raise ValueError(no_data(request, plan))
     files = [planned.cell.key.path(request.results, status) for planned in plan for status in ("ok", "failed")]
-    return results_frame([read_result(path) for path in files if path.is_file()])
+    names = {planned.cell.checkpoint.sha256: planned.row for planned in plan}
+    return results_frame([read_result(path) for path in files if path.is_file()], names)
 
 
 def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple[list[Planned], int]:

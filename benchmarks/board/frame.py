@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain, count
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from kdep.guard import printable
 from kdep_benchmarks.result import Result
+from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.ways import labels, ways_of
 
 ABSENT = "-"
@@ -21,7 +22,7 @@ FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - spreadsheet
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
-def results_frame(results: Iterable[Result]) -> pd.DataFrame:
+def results_frame(results: Iterable[Result], names: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Return one row per result and metric, with everything known about the run: the content of results.csv.
 
     A failed run has one row without a metric. `column` is the result's column on the leaderboard: only scores of one
@@ -31,11 +32,20 @@ def results_frame(results: Iterable[Result]) -> pd.DataFrame:
         frame[frame.main == True].groupby(["name", "column"]).value.agg(["mean", "std", "count"])
 
     Versions have the names of their libraries; one that is called like another column gets `_2`.
+
+    Args:
+        results: of any checkpoints.
+        names: sha256 -> name of the checkpoint's row [those of a board of these results].
     """
     results = list(results)
     ways = ways_of(results)
     named = labels(ways)
-    facts = [_before_metric(result) | {"column": named[way]} for result, way in zip(results, ways, strict=True)]
+    if names is None:
+        names = board_names((result.checkpoint.sha256, result.checkpoint.name) for result in results)
+    facts = [
+        {"name": names[result.checkpoint.sha256]} | _before_metric(result) | {"column": named[way]}
+        for result, way in zip(results, ways, strict=True)
+    ]
     more = pd.DataFrame([_after_metric(result) for result in results], dtype=object)
     scores = pd.DataFrame(
         [
@@ -106,7 +116,6 @@ def _before_metric(result: Result) -> dict[str, Any]:
         if isinstance(v, str | int | float) and name not in ("role", "baseline")
     }
     return {
-        "name": card.name,
         "sha256": card.sha256,
         "role": card.role,
         "arch": card.arch,

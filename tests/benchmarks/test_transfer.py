@@ -320,6 +320,10 @@ def test_two_files_of_one_name_have_rows_that_are_told_apart_everywhere(world, t
     assert all(any(line.startswith(row) for line in overview) for row in rows)
     board = (tmp_path / "results" / "leaderboard.md").read_text()
     assert all(f"| {row} |" in board for row in rows)
+    assert set(pd.read_csv(tmp_path / "results" / "results.csv").name) == set(rows)
+    own = {"suite": str(world / "suite.yaml"), "data_root": world, "results": tmp_path / "results"}
+    found = transfers.transfer(files[1], **own, arch="test_resnet", tasks="colours-knn", device="cpu")
+    assert set(found.name) == {rows[1]}
     assert cli.main(["compare", *rows, "--results", str(tmp_path / "results")]) == 0
     assert rows[0] in capsys.readouterr().out
 

@@ -461,6 +461,8 @@ def test_two_checkpoints_of_one_name_stay_two_rows_on_every_board():
     (board,) = boards([result("a", score=1.0), result("a", score=2.0, sha256="f" * 64)])
     assert board.cells["mean"]["cifar-linear"].tolist() == [2.0, 1.0]
     assert board.rows.name.tolist() == ["a (ffffffff)", "a (61000000)"]
+    frame = results_frame([result("a", score=1.0), result("a", score=2.0, sha256="f" * 64)])
+    assert frame.groupby("name").value.mean().to_dict() == {"a (61000000)": 1.0, "a (ffffffff)": 2.0}
     one, other = "1" * 64, "2" * 64  # the same weights have one name: the first by alphabet
     assert board_names([(one, "tv"), (one, "dino"), (other, "dino")]) == {
         one: "dino (11111111)",
