@@ -1,20 +1,12 @@
 """Check that mmseg's or mmdet's own backbone computes the student's outputs from an export."""
 
-from typing import Any
-
 from kdep.export.audit import Audit, complete_audit, fixed_batch, stage_outputs, student_stages
 from kdep.models.checkpoints.checkpoint import Checkpoint, StateDict, load_exactly
 from kdep.models.checkpoints.names import HEAD, WITHOUT_HEAD, export_weights
 from kdep_benchmarks.openmmlab.backbones import TOOLBOXES, backbone_config, build_module, undilated
 
 
-def audit_openmmlab(
-    checkpoint: Checkpoint,
-    target: str,
-    *,
-    weights: StateDict | None = None,
-    backbone: dict[str, Any] | None = None,
-) -> Audit:
+def audit_openmmlab(checkpoint: Checkpoint, target: str, *, weights: StateDict | None = None) -> Audit:
     """Load an export into a toolbox's backbone and compare the outputs of all its stages with the student's.
 
     Dilation is removed first. It changes no tensor, but a dilated network computes other outputs.
@@ -23,7 +15,6 @@ def audit_openmmlab(
         checkpoint: the student.
         target: mmseg or mmdet.
         weights: what to audit, under the plain names of the backbone; by default what `export_weights` makes.
-        backbone: the backbone's config, by default that of the transfer tasks.
 
     Raises:
         LoadError: some tensor does not load, or some stage's output differs.
@@ -32,7 +23,7 @@ def audit_openmmlab(
     if target not in TOOLBOXES:
         raise ValueError(f"unknown library {target!r}: there are {', '.join(TOOLBOXES)}; kdep.export.audit has others")
     weights = export_weights(checkpoint.arch, checkpoint.weights, target) if weights is None else weights
-    network = build_module(undilated(backbone or backbone_config(checkpoint.arch, target)), target)
+    network = build_module(undilated(backbone_config(checkpoint.arch, target)), target)
     load_exactly(network, weights, f"{checkpoint.name} for {target}")
     images = fixed_batch()
     own = student_stages(checkpoint, images)

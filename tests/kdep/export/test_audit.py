@@ -13,7 +13,6 @@ from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.models.checkpoints.names import TORCHVISION_NAMES, export_weights
 from kdep.models.weights import open_checkpoint
 from tests.helpers.students import scrambled
-from tools.checks.export import main
 
 ARCHS = tuple(TORCHVISION_NAMES)
 KINDS = ("resnet18", "resnet50", "mobilenetv2_100")  # resnet34 is made of the blocks of resnet18
@@ -141,14 +140,6 @@ def test_the_toolbox_s_own_backbone_gives_the_student_s_stages(arch, target):
 
 
 @pytest.mark.openmmlab
-def test_resnetv1c_is_refused_with_the_tensors_of_its_stem():
-    from kdep_benchmarks.openmmlab.audit import audit_openmmlab
-
-    with pytest.raises(LoadError, match=r"missing \(first \['stem\.0\.weight'.*unexpected \(first \['conv1\.weight'"):
-        audit_openmmlab(scrambled("resnet18"), "mmseg", backbone={"type": "mmseg.ResNetV1c", "depth": 18})
-
-
-@pytest.mark.openmmlab
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -220,13 +211,3 @@ def build_pasted(hook, config, target, folder, monkeypatch):
     importlib.import_module(f"{target}.models")
     init_default_scope(target)
     return MODELS.build(loaded.model), HOOKS.build(loaded.custom_hooks[0]), loaded.model
-
-
-@pytest.mark.openmmlab
-def test_the_figures_are_written_to_a_file(tmp_path, capsys):
-    from kdep.models.checkpoints.checkpoint import write_student
-
-    write_student(scrambled("resnet18"), tmp_path / "student.pth")
-    main([str(tmp_path / "figures.json"), str(tmp_path / "student.pth")])
-    figures = (tmp_path / "figures.json").read_text()
-    assert all(f'"{target}"' in figures for target in ("timm", "torchvision", "mmseg", "mmdet", "detectron2"))
