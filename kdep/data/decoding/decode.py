@@ -9,8 +9,7 @@ same pixels, so Pillow can decode the files that simplejpeg refuses.
 
 Compared with decoding at full size and resampling with Pillow: a crop at full size differs by at most one level, except
 along its border, where Pillow's filter reads pixels outside the box. A crop of 64 pixels at reduced scale differs by
-3.5 levels on average: 1.3 of them are the decoder's, the rest is the rounded box. `python -m tools.speed.decoders`
-measures both, and other decoders.
+3.5 levels on average: 1.3 of them are the decoder's, the rest is the rounded box (seen once).
 """
 
 import math
