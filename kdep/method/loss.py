@@ -1,13 +1,14 @@
 """The loss between the student's features and the target, and the criteria to choose from."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from kdep.config import Loss
-from kdep.method.rivals import Gather, QueueKL, SmoothL1, SoftenedLogits, cosine, cross_entropy, log_sum
+from kdep.method.rivals import Gather, QueueKL, cosine, log_sum, softened_logits
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -48,11 +49,11 @@ def make_criterion(loss: Loss, dim: int, gather: Gather) -> Criterion:
     """
     makers: dict[str, Callable[[], Criterion]] = {
         "mse": lambda: mse,
-        "smooth_l1": lambda: SmoothL1(loss.beta),
+        "smooth_l1": lambda: partial(F.smooth_l1_loss, beta=loss.beta),  # quadratic within beta, linear beyond
         "cosine": lambda: cosine,
         "log_sum": lambda: log_sum,
         "queue_kl": lambda: QueueKL(dim, loss.queue, loss.temperature or 0.07, gather),
-        "logits": lambda: SoftenedLogits(loss.temperature or 4.0),
-        "labels": lambda: cross_entropy,
+        "logits": lambda: partial(softened_logits, temperature=loss.temperature or 4.0),
+        "labels": lambda: F.cross_entropy,  # against class numbers (B,): the supervised baseline
     }
     return makers[loss.name]()

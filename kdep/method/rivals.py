@@ -27,34 +27,10 @@ def log_sum(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (predicted - wanted).abs().pow(4).sum().log()
 
 
-def cross_entropy(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy against class numbers (B,): the supervised baseline."""
-    return F.cross_entropy(predicted, wanted)
-
-
-class SmoothL1(nn.Module):
-    """Quadratic within beta, linear beyond."""
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(B, D), (B, D) -> scalar."""
-        return F.smooth_l1_loss(predicted, wanted, beta=self.beta)
-
-
-class SoftenedLogits(nn.Module):
+def softened_logits(predicted: torch.Tensor, wanted: torch.Tensor, *, temperature: float) -> torch.Tensor:
     """T^2 KL(softmax(teacher / T), softmax(student / T)), mean over images (Hinton et al. 2015)."""
-
-    def __init__(self, temperature: float) -> None:
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """(B, classes), (B, classes) -> scalar."""
-        student, teacher = ((x / self.temperature).log_softmax(1) for x in (predicted, wanted))
-        return self.temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+    student, teacher = ((x / temperature).log_softmax(1) for x in (predicted, wanted))
+    return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
 
 class QueueKL(nn.Module):
