@@ -228,9 +228,7 @@ def index_path(shards: list[Shard]) -> Path:
 class Shards:
     """The images of tar shards, in the order of the shards and of their members.
 
-    Attributes:
-        starts: (shards + 1,) the first image of every shard, and the number of images.
-        bytes: of all images together.
+    `starts` (shards + 1,) has the first image of every shard, and the number of images.
     """
 
     def __init__(self, system: Any, shards: list[Shard], manifest: Manifest) -> None:
@@ -238,7 +236,6 @@ class Shards:
         self.starts = np.cumsum([0, *(count for _, _, count in manifest.about["shards"])])
         self._edges = self.starts.tolist()
         self._offsets, self._sizes = manifest.column("offset"), manifest.column("bytes")
-        self.bytes = int(self._sizes.sum())
         self.labels = manifest.column("label") if manifest.about["labelled"] else None
         ends = np.repeat([shard.size for shard in shards], np.diff(self.starts)) if len(self.starts) > 1 else []
         whole = len(ends) == len(self.names) and min(self._offsets.min(), self._sizes.min()) >= 0
