@@ -84,8 +84,7 @@ def plan_cell(cell: Cell, found: Found) -> Planned:
 def checkpoint_card(checkpoint: Checkpoint) -> CheckpointCard:
     """The checkpoint's entry in a result."""
     source = checkpoint.provenance
-    kind, teacher = source.get("kind", "other"), source.get("teacher", {})
-    teacher = teacher.get("source") if isinstance(teacher, dict) else teacher
+    kind, teacher = source.get("kind", "other"), source.get("teacher", {}).get("source")
     config = source.get("config", {})
     summary = {
         "role": kind if kind in ("student", "random", "supervised", "teacher") else "other",

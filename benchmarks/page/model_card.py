@@ -162,12 +162,13 @@ def _body(checkpoint: "Checkpoint", found: list[Board], snippet: str, licence: s
 
 def _what(checkpoint: "Checkpoint") -> str:
     source = checkpoint.provenance
-    teacher = source.get("teacher", {})
     text = f"`{checkpoint.arch}` without a classifier"
     text += " at its random initialisation" if source.get("kind") == "random" else f", trained at {checkpoint.size} px"
-    if source.get("kind") == "student" and isinstance(teacher, dict):
-        text += f": distilled without labels from `{_basename(str(teacher.get('source')))}`"
-        data = source.get("data", {})
+    if source.get("kind") == "student":
+        teacher, data = source.get("teacher", {}).get("source"), source.get("data", {})
+        teachers = [teacher] if isinstance(teacher, str) else teacher or []
+        named = " and ".join(f"`{Path(one).name if '/' in one else one}`" for one in teachers)
+        text += f": distilled without labels from {named}" if named else ": trained with labels"
         if data.get("source"):
             text += f" on {data.get('images', 0):,} images of {data_name(data['source'])}"
         if source.get("images_seen"):
@@ -212,10 +213,6 @@ def _provenance(checkpoint: "Checkpoint") -> str:
 def _is_ours(text: str) -> bool:
     metadata = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     return bool(metadata and re.search(rf"^- {TAG}$", metadata[1], re.MULTILINE))
-
-
-def _basename(source: str) -> str:
-    return Path(source).name if "/" in source else source
 
 
 def _listed(values: Iterable[float]) -> str:

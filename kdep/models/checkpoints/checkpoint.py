@@ -66,7 +66,7 @@ class Provenance(Stored):
     method: str | None = None
     commit: str | None = None
     images_seen: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    teacher: TeacherFacts | str | list[str] = TeacherFacts()
+    teacher: TeacherFacts = TeacherFacts()
     data: DataFacts = DataFacts()
     config: ConfigFacts = ConfigFacts()
 

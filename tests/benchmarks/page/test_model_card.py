@@ -1,6 +1,7 @@
 """A model card says what was measured, reads back as the hub reads it, and never writes over another text."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,22 @@ def test_the_text_says_where_the_weights_come_from_and_no_folder_of_the_machine(
     assert "| cifar10-linear | top1 | 61.00 ± 12.71 (2) | 40.50 ± 6.35 (2) |" in text
     assert "No licence was named" in text and checkpoint.sha256 in text and "seed: 3" in text
     assert "/home/me" not in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        (
+            {"source": ["pypi:lite0", "/home/me/b.pth"]},
+            "distilled without labels from `pypi:lite0` and `b.pth` on 20,000",
+        ),
+        (None, "at 160 px: trained with labels on 20,000 images of tiny_imagenet"),  # loss.name labels
+    ],
+)
+def test_the_text_names_every_teacher_and_none_where_there_was_none(checkpoint, tmp_path, teacher, said):
+    provenance = {**checkpoint.provenance, "teacher": teacher}
+    provenance = {key: value for key, value in provenance.items() if value is not None}
+    assert said in card(replace(checkpoint, provenance=provenance), [], tmp_path).text
 
 
 def test_without_results_it_says_that_nothing_was_measured(checkpoint, tmp_path):
