@@ -173,7 +173,7 @@ def refuse_missing(folders: Iterable[Path]) -> None:
     """Raise a ValueError that names the first folder of results that is not there."""
     for folder in folders:
         if not Path(folder).is_dir():
-            raise ValueError(f"{folder}: no such folder of results")
+            raise ValueError(f"{folder}: no such folder of results; name the one that `kdep transfer` wrote")
 
 
 def _paths(folders: Iterable[Path]) -> Iterable[tuple[Path, Path]]:

@@ -87,7 +87,9 @@ def read_utf8(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
+        raise ValueError(
+            f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def refuse_bomb(archive: Path | bytes, where: object) -> None:

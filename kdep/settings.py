@@ -156,8 +156,10 @@ def _sentence(key: str, entries: list[Any], model: type) -> str:
         WORDS.get(entry["type"]) or re.sub(r"^\w+ should ", "must ", entry["msg"]) for entry in entries
     )
     message = " or ".join([next(iter(wanted)), *(other.removeprefix("must be ") for other in list(wanted)[1:])])
-    yes = " (YAML reads yes, no, on and off as true or false)" if isinstance(first["input"], bool) else ""
-    return f"{dotted}{message}, got {shown(first['input'])}{yes}"
+    hint = " (YAML reads yes, no, on and off as true or false)" if isinstance(first["input"], bool) else ""
+    if first["type"] in ("list_type", "tuple_type") and isinstance(first["input"], str):
+        hint = f"; a list of one is written [{shown(first['input'])}]"
+    return f"{dotted}{message}, got {shown(first['input'])}{hint}"
 
 
 def shown(value: Any) -> str:

@@ -26,5 +26,7 @@ def find(kind: str, name: str | Path) -> Path:
         return path
     path = FOLDER / kind / f"{name}.yaml"
     if str(name) not in names(kind):
-        raise ValueError(f"{KINDS[kind]} {str(name)!r}: there are {', '.join(names(kind))}, or a YAML file of your own")
+        images = f"; a folder of images is data.source={name}" if kind == "pretrain" and Path(name).is_dir() else ""
+        said = f"{KINDS[kind]} {str(name)!r}: there are {', '.join(names(kind))}, or a YAML file of your own"
+        raise ValueError(said + images)
     return path

@@ -31,7 +31,7 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
     out = Path(out)
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder of results")
+            raise ValueError(f"{folder}: no such folder of results; name the one that `kdep transfer` wrote")
     sources = [folder for folder in (out, *map(Path, folders)) if folder.is_dir()]
     cells: dict[Path, Found] = {}
     for found in _read(path.absolute() for folder in sources for path in result_paths(folder)):

@@ -344,7 +344,7 @@ def test_other_data_is_another_cell_not_a_conflict(tmp_path):
 
 def test_a_folder_that_is_not_there_is_an_error_and_an_empty_one_is_not(tmp_path):
     assert read_results(tmp_path) == []
-    with pytest.raises(ValueError, match="absent: no such folder of results"):
+    with pytest.raises(ValueError, match="absent: no such folder of results; name the one that `kdep transfer` wrote"):
         read_results(tmp_path / "absent")
 
 

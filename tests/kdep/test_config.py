@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import timm
 
-from kdep.config import NEUTRAL, Align, Config, Loss, differences, flatten, load_config
+from kdep.config import NEUTRAL, Align, Config, Loss, differences, flatten, load_config, read_config
 from kdep.method.align import ALIGNERS
 from kdep.method.rivals import PROJECTORS
 from kdep.method.scale import make_scaler
@@ -30,6 +30,11 @@ def test_every_recipe_names_a_network_an_aligner_and_a_scaler_that_exist(path):
 def test_a_recipe_without_images_says_how_to_give_them(name):
     with pytest.raises(ValueError, match=rf"{name}.yaml: data.source is missing: .*data.source=FOLDER"):
         load_config(CONFIGS[0].with_name(f"{name}.yaml"))
+
+
+def test_a_folder_in_the_place_of_a_recipe_says_how_to_give_images(tmp_path):
+    with pytest.raises(ValueError, match=f"there are default, .*; a folder of images is data.source={tmp_path}$"):
+        read_config(str(tmp_path), [])
 
 
 @pytest.mark.parametrize("name", [path.stem for path in CONFIGS if path.stem.startswith(("msr50", "spr50"))])
@@ -63,6 +68,7 @@ def test_overrides_reach_nested_keys_and_win_over_the_file(tiny):
         ("optim.lr=lr", "optim.lr must be a number, got 'lr'"),
         ("optim.lr='0.1'", "optim.lr must be a number, got '0.1'"),
         ("optim.lr=yes", "optim.lr must be a number, got True (YAML reads yes, no, on and off as true or false)"),
+        ("log.trackers=wandb", "log.trackers must be a list, got 'wandb'; a list of one is written ['wandb']"),
         ("optim.lr=.inf", "optim.lr must be a finite number, got inf"),
         ("optim.epochs=2.5", "optim.epochs must be a whole number, got 2.5"),
         ("align.name=pca", "align.name must be 'svd', 'top_variance', 'random_channels', 'random', 'phi_s', 'nearest'"),

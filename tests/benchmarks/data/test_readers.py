@@ -9,6 +9,7 @@ from PIL import Image
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
 from kdep_benchmarks.data.readers.masks import label_names, read_masks
+from kdep_benchmarks.tasks.dense.readers import open_masks
 from tests.helpers import toolbox_trees as trees
 
 
@@ -50,6 +51,14 @@ def test_the_highest_class_of_8_bits_is_read_from_masks_of_16(tmp_path):
     Image.fromarray(mask).save(tmp_path / "masks" / "test" / "4.png")
     expected = np.where((mask == 0) | (mask == 255), 255, mask - 1)
     assert np.array_equal(read_masks(dataset, "test").labels(0), expected)
+
+
+def test_a_mask_of_one_bit_holds_the_classes_0_and_1(tmp_path):
+    dataset = trees.voc(tmp_path)
+    bits = np.random.default_rng(0).random((72, 80)) < 0.5
+    Image.fromarray(bits).save(tmp_path / "VOC2012" / "SegmentationClass" / "train_1.png")
+    read = open_masks(dataset, "train").read(1)
+    assert read.dtype == np.int64 and np.array_equal(read, bits)
 
 
 def test_boxes_of_both_layouts_are_the_corners_that_were_drawn(tmp_path):
@@ -179,5 +188,5 @@ def test_odd_lists_and_annotations_of_voc_are_named(tmp_path):
     kinds = [finding.kind for finding in read_boxes(dataset, "train", classes=trees.CLASSES).findings]
     assert kinds[:5] == ["odd name"] * 4 + ["annotation cannot be read"]
     path.write_bytes(b"train_0\n\xff\n")
-    with pytest.raises(ValueError, match=f"{path}: not a text in UTF-8 .invalid start byte at byte 8"):
+    with pytest.raises(ValueError, match=f"{path}: not a text in UTF-8 .invalid start byte at byte 8.; save it"):
         read_boxes(dataset, "train", classes=trees.CLASSES)
