@@ -36,7 +36,7 @@ class Student(Settings):
     arch: str
     """Architecture in timm's spelling."""
     tap: Tap | None = None
-    """As teacher.tap; with loss.name logits or labels, null is post wherever the architecture's default is pre."""
+    """As teacher.tap, null: by architecture; with loss.name logits or labels it is always post."""
     weights: str | None = None
     """A checkpoint to start from; null: random initialisation."""
     seed: int | None = Field(None, ge=0, lt=2**63)
@@ -279,7 +279,7 @@ class Config(Settings):
     """Read targets from a bank; null: the teacher runs beside the student."""
     optim: Optim
     probe: Probe | None = None
-    """Watch the student on labelled images; null: no looks."""
+    """Watch the student on labelled images; null: no probes."""
     log: Log = Log()
     device: str = "auto"
     """Device, such as cpu or cuda; auto: a GPU where there is one."""
