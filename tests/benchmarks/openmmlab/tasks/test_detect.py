@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from kdep.models.checkpoints.checkpoint import LoadError
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.data.readers.boxes import class_names
@@ -287,14 +286,6 @@ def test_without_a_detection_ap_is_0_and_said_so(tmp_path):
     outcome = run(trees.student("test_resnet"), task, tmp_path / "work")
     assert outcome.metrics == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
     assert outcome.chosen["no_detections"] and outcome.counts["test"] == 3
-
-
-def test_a_missing_tensor_is_refused(tmp_path):
-    checkpoint = trees.student("mobilenetv2_100")
-    checkpoint.weights.pop("blocks.2.1.bn2.running_var")
-    task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet")
-    with pytest.raises(LoadError, match="1 missing.*layer3.1.depthwise_conv.bn.running_var"):
-        run(checkpoint, task, tmp_path / "work")
 
 
 def test_a_diverged_loss_stops_the_run_with_advice(tmp_path):
