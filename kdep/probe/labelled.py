@@ -170,8 +170,8 @@ def _pixels(source: Images, chosen: Sequence[int], size: int, *, whole: bool) ->
 def _mask(path: Path) -> np.ndarray:
     try:
         image = read_image(path)
-        if image.mode not in ("P", "L"):
+        if image.mode not in ("1", "P", "L"):
             raise ValueError(f"mode {image.mode}; a mask is a grey or palette image of class numbers")
-        return np.array(image)
+        return np.array(image, dtype=np.uint8)
     except UNREADABLE as error:
         raise ValueError(f"probe.masks: {path} cannot be read: {reason(error)}") from error

@@ -12,7 +12,7 @@ from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture, image_size, in_threads, of_file
 from kdep_benchmarks.data.readers.masks import IGNORED, MaskedImage, MaskSplit, read_masks
 
-ONE_CHANNEL = ("P", "L", "I", "I;16")
+ONE_CHANNEL = ("1", "P", "L", "I", "I;16")  # 1: one bit, of two classes
 
 
 def mask_findings(dataset: Dataset, role: str, *, show: bool) -> tuple[list[Picture], list[Finding]]:
@@ -64,7 +64,7 @@ def read_values(path: Path) -> MaskValues:
         values, counts = np.unique(np.asarray(image), return_counts=True)
     except UNREADABLE as error:
         return MaskValues(problem=f"cannot be read ({type(error).__name__}: {error})")
-    pixels = dict(zip(values.tolist(), counts.tolist(), strict=True)) if mode in ONE_CHANNEL else None
+    pixels = dict(zip(map(int, values), counts.tolist(), strict=True)) if mode in ONE_CHANNEL else None
     return MaskValues(size, mode, pixels)
 
 
