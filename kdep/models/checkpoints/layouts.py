@@ -93,7 +93,10 @@ def take_apart(
     inside = _under(prefix, tensors)
     if not inside:
         words = ", ".join(dict.fromkeys(name.partition(".")[0] for name in tensors))
-        raise ValueError(f"{source}: no tensors under {prefix!r}; names in the file start with {words}")
+        longer = dict.fromkeys(name.partition(f".{prefix}")[0] for name in tensors if f".{prefix}" in name)
+        there = ", ".join(repr(f"{start}.{prefix}") for start in longer)
+        said = f"there are some under {there}" if longer else f"names in the file start with {words}"
+        raise ValueError(f"{source}: no tensors under {prefix!r}; {said}")
     weights = _without_heads(inside, wanted)
     heads = {name: tensor for name, tensor in inside.items() if name not in weights}
     heads |= {_parted(name, prefix): tensor for name, tensor in tensors.items() if not name.startswith(prefix)}

@@ -184,6 +184,8 @@ def test_two_networks_under_unknown_names_are_refused_with_both(tmp_path):
     assert checkpoint.name == "w#state_dict.net_ema"
     with pytest.raises(ValueError, match=r"no tensors under 'nets.'; names in the file start with state_dict"):
         open_checkpoint(f"{tmp_path / 'w.pth'}#nets", arch=ARCH)
+    with pytest.raises(ValueError, match=r"no tensors under 'net.'; there are some under 'state_dict.net.'$"):
+        open_checkpoint(f"{tmp_path / 'w.pth'}#net", arch=ARCH)
 
 
 def test_a_damaged_network_under_an_unknown_name_does_not_give_way_to_the_one_beside_it(tmp_path):
