@@ -12,15 +12,16 @@ import numpy as np
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.results import read_answers, read_results
-from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, Interval, difference, holm, student
+from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, Interval, difference, end_text, holm, student
 from kdep_benchmarks.verdicts.intervals import CONFIDENCE, mean, standard_deviation
 from kdep_benchmarks.verdicts.pairs import left_out, names_of_two, of_checkpoint, shared_ways
 from kdep_benchmarks.verdicts.ways import labels
 
 MIN_DATASETS = 3  # that a mean over data sets needs for an interval
 WHAT_IT_COVERS = (
-    "95 % intervals over the choice of the test images and, where a training was run several times, over its runs. A "
-    "verdict is about these weights; for one about a recipe, pretrain several times and use kdep study."
+    "95 % intervals over the choice of the test images and, where a training was run several times, over its runs. "
+    "That of a mean over data sets is over the choice of these. A verdict is about these weights; for one about a "
+    "recipe, pretrain several times and use kdep study."
 )
 Read = Callable[[Result], Answers]
 
@@ -71,8 +72,8 @@ class Difference:
             beside = f"; {still} among {self.tests} comparisons (Holm)" * (self.verdict != "no difference")
         if self.verdict == "no difference":
             return f"No difference shown between {a} and {b}{where}: {found.text} ({self.over})."
-        low, high = sorted((abs(found.low), abs(found.high)))
-        return f"{a} is better than {b}{where} by {abs(found.value):.2f} [{low:.2f}, {high:.2f}] ({self.over}{beside})."
+        low, high = (end_text(end).lstrip("+") for end in sorted((abs(found.low), abs(found.high))))
+        return f"{a} is better than {b}{where} by {abs(found.value):.2f} [{low}, {high}] ({self.over}{beside})."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,11 +206,11 @@ def _check_same_images(task: str, answers: Sequence[Answers]) -> None:
 
 def _over(kind: str, first: Sequence[Answers], second: Sequence[Answers]) -> str:
     """What an interval is over."""
-    images, counts = f"{first[0].images:,} images", (len(first), len(second))
+    images, counts = _count(first[0].images, "image"), (len(first), len(second))
     if kind in AVERAGED:
         return images
     if kind in PAIRED:
-        return f"{images} and {sum(len(run.draws) for run in first)} draws of train images"
+        return f"{images} and {_count(sum(len(run.draws) for run in first), 'draw')} of train images"
     if min(counts) == 1:
         return f"{images}, {'one run each' if max(counts) == 1 else 'one run of one of them'}"
     return f"{images} and {counts[0]} runs" + (f" against {counts[1]}" if counts[0] != counts[1] else " each")
@@ -224,7 +225,7 @@ def _over_datasets(
         scores = [mean([result.score for result in side]) for side in sides]
         by_dataset.setdefault(sides[0][0].task.dataset, []).append(scores[0] - scores[1])
     values = [mean(values) for values in by_dataset.values()]
-    over = f"{len(values)} data set" + "s" * (len(values) != 1)
+    over = _count(len(values), "data set")
     higher, lower = names if mean(values) >= 0 else names[::-1]
     ahead = f"{higher} is {abs(mean(values)):.2f} above {lower}"
     if len(values) < MIN_DATASETS:
@@ -235,3 +236,7 @@ def _over_datasets(
         return Difference(None, names, protocol, None, said)
     error = standard_deviation(values) / math.sqrt(len(values))
     return Difference(None, names, protocol, student(mean(values), error**2, len(values) - 1), over)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + "s" * (number != 1)

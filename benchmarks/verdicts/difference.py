@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtr
 
 from kdep_benchmarks.answers.metrics import measure
-from kdep_benchmarks.answers.resample import DRAWS, image_variance, resampled
+from kdep_benchmarks.answers.resample import DRAWS, ROUNDING, image_variance, resampled
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
 
@@ -40,7 +40,7 @@ class Interval:
     @property
     def text(self) -> str:
         """`+2.24 [+1.29, +3.19]`."""
-        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{self.value:+.2f} [{end_text(self.low)}, {end_text(self.high)}]"
 
     @property
     def verdict(self) -> str:
@@ -48,6 +48,11 @@ class Interval:
         if self.low <= 0 <= self.high:
             return "no difference"
         return "better" if self.value > 0 else "worse"
+
+
+def end_text(end: float) -> str:
+    """An end of an interval: `+1.29`, or `-0.001` where two decimals would not say on which side of zero it is."""
+    return f"{end:+.1g}" if 0 < abs(end) < 0.005 else f"{end:+.2f}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def run_spread(scores: np.ndarray, resamples: np.ndarray, images: int) -> Spread
         images: number of test images.
     """
     runs = len(scores)
-    if runs < 2:
+    if runs < 2 or np.ptp(scores) <= ROUNDING:
         return Spread()
     own = resamples - resamples.mean(axis=0)
     of_images = sum(image_variance(row, images) for row in own) / (runs - 1)

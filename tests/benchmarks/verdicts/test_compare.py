@@ -11,8 +11,16 @@ from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.answers.resample import image_variance
 from kdep_benchmarks.answers.store import area_answers, class_answers
 from kdep_benchmarks.results import read_results, write_result
-from kdep_benchmarks.verdicts.compare import WHAT_IT_COVERS, add_arguments, compare, run
-from kdep_benchmarks.verdicts.difference import AVERAGED, difference, difference_of, holm, run_spread, student
+from kdep_benchmarks.verdicts.compare import WHAT_IT_COVERS, Difference, add_arguments, compare, run
+from kdep_benchmarks.verdicts.difference import (
+    AVERAGED,
+    Interval,
+    difference,
+    difference_of,
+    holm,
+    run_spread,
+    student,
+)
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.pairs import left_out
@@ -66,6 +74,16 @@ def test_rounding_of_equal_resamples_is_no_variance():
     first, second = (area_answers(np.array([[[right, 5], [5, 5], [5, 5]]] * 100)) for right in (5, 4))
     found = difference([first], [second], "mIoU", "segment")
     assert (found.high - found.low) / 2 == pytest.approx(t_quantile_of(np.inf) * 1.0)
+
+
+@pytest.mark.parametrize("kind", ["dense-linear", "segment"])
+def test_equal_answers_are_equal_however_many_runs_each_side_has(kind):
+    # The mean of three equal numbers may differ from them in the last bit, which was "better by 0.00 [0.00, 0.00]".
+    random = np.random.default_rng(0)
+    same = area_answers(np.cumsum(random.integers(1, 9, (100, 3, 4)), axis=1))
+    for counts in ((3, 1), (3, 2), (5, 3), (2, 3)):
+        found = difference(*([same] * count for count in counts), "mIoU", kind, draws=200)
+        assert found.verdict == "no difference" and half(found) == pytest.approx(t_quantile_of(np.inf) * 1.0)
 
 
 def test_more_seeds_of_a_probe_are_no_more_evidence():
@@ -131,6 +149,23 @@ def test_students_interval_is_that_of_any_table():
     found = student(1.0, 4.0, 2)
     assert (found.low, found.high) == (pytest.approx(-7.605306), pytest.approx(9.605306))
     assert found.p == pytest.approx(0.6666667, abs=1e-6)  # P(|t_2| > 0.5) = 1 - 0.5 / sqrt(2.25)
+
+
+def test_an_interval_that_ends_near_zero_says_on_which_side():
+    # With two decimals the first would be better by 1.73 [0.00, 3.46], and the second no difference at [-0.00, +1.91].
+    protocol = result().protocol
+    above, around = Interval(1.73, 0.0034, 3.4566, 0.0496), Interval(0.95, -0.0013, 1.91, 0.0503)
+    said = [Difference("t", ("A", "B"), protocol, one, "9 images").sentence for one in (above, around)]
+    assert said[0] == "A is better than B on t by 1.73 [0.003, 3.46] (9 images)."
+    assert said[1] == "No difference shown between A and B on t: +0.95 [-0.001, +1.91] (9 images)."
+    worse = Interval(-1.73, -3.4566, -0.0034, 0.0496)
+    assert Difference("t", ("B", "A"), protocol, worse, "9 images").sentence == said[0]
+    assert Interval(0.0, 0.0, 0.005, 1.0).text == "+0.00 [+0.00, +0.01]"
+
+
+def test_one_image_and_one_draw_are_said_in_the_singular():
+    made = Answered().add("A", "x-fewshot", [1]).add("B", "x-fewshot", [0])
+    assert "(1 image and 1 draw of train images)" in compared(made, task="x-fewshot")[0].sentence
 
 
 def test_few_shot_probes_are_paired_by_their_draws_and_only_of_seeds_that_both_have():
