@@ -68,17 +68,19 @@ def sentences(found: Sequence[Fidelity]) -> list[str]:
 
 def _about(target: str, found: Sequence[Fidelity]) -> str:
     own = [one for one in found if one.expensive == target]
-    if all(one.verdict == UNKNOWN for one in own):
+    if not any(one.agreement.pairs for one in own):
         return f"{target}: nothing can be said, because no two checkpoints differ on it."
     probes, naive = ([one for one in own if one.naive is wanted] for wanted in (False, True))
     differ, same = max((one.agreement.pairs, one.agreement.same) for one in own)
     parts = [f"{differ} of {differ + same} pairs of checkpoints differ on it"]
-    for verdict, what in ((STANDS, "may stand for it"), (GROUPS, "tell two groups apart, and no more is shown")):
-        if names := [_named(one) for one in probes if one.verdict == verdict]:
-            parts.append(f"{', '.join(names)} {what}")
+    if stands := [_named(one) for one in probes if one.verdict == STANDS]:
+        parts.append(f"{', '.join(stands)} may stand for it")
+    if groups := [_named(one) for one in probes if one.verdict == GROUPS]:
+        parts.append(f"{', '.join(groups)} tell{'s' * (len(groups) == 1)} two groups apart, and no more is shown")
     if others := [one for one in probes if one.verdict == NOT]:
-        best = max(others, key=lambda one: one.agreement.tau.value)
-        parts.append(f"{len(others)} columns may not stand for it, the nearest is {_named(best)}")
+        best = _named(max(others, key=lambda one: one.agreement.tau.value))
+        several = f"{len(others)} columns may not stand for it, the nearest is {best}"
+        parts.append(several if len(others) > 1 else f"{best} may not stand for it")
     if unknown := [one.cheap for one in probes if one.verdict == UNKNOWN]:
         parts.append(f"of {', '.join(unknown)} nothing can be said")
     known = [one for one in naive if one.verdict != UNKNOWN]

@@ -8,7 +8,8 @@ from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.fidelity import judge as judging
 from kdep_benchmarks.fidelity.agreement import Estimate, agreement
 from kdep_benchmarks.fidelity.columns import differing, measured_columns, naive_columns
-from kdep_benchmarks.fidelity.judge import GROUPS, NOT, STANDS, UNKNOWN, judge, verdict
+from kdep_benchmarks.fidelity.judge import GROUPS, NOT, STANDS, UNKNOWN, Fidelity, judge, verdict
+from kdep_benchmarks.fidelity.report import sentences
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
@@ -121,3 +122,20 @@ def test_p_values_are_corrected_for_all_pairs_of_columns_of_a_report(monkeypatch
     columns = measured_columns([one for made in cheap for one in made.results])
     found, _ = judge(columns, [target], full.read)
     assert [one.adjusted for one in found] == pytest.approx([5 * found[0].agreement.p] * 5)
+
+
+def test_the_sentence_about_a_column_counts_the_columns_it_names():
+    def about(*verdicts, differs=ALL):
+        rising = np.arange(12.0)
+        own = [agreement(np.ones(12) if one == UNKNOWN else rising, rising, differs, draws=20) for one in verdicts]
+        named = zip("abc", own, verdicts, strict=False)
+        return sentences([Fidelity(name, "full", False, one, 0.01, said) for name, one, said in named])[0]
+
+    begins = "full: 66 of 66 pairs of checkpoints differ on it; "
+    assert about(NOT) == f"{begins}a (tau 1.00) may not stand for it."
+    assert about(NOT, NOT) == f"{begins}2 columns may not stand for it, the nearest is a (tau 1.00)."
+    assert about(GROUPS) == f"{begins}a (tau 1.00) tells two groups apart, and no more is shown."
+    assert about(GROUPS, GROUPS).endswith("b (tau 1.00) tell two groups apart, and no more is shown.")
+    # A cheap column that is the same for all checkpoints says nothing of the expensive one, on which they differ.
+    assert about(UNKNOWN) == f"{begins}of a nothing can be said."
+    assert "because no two checkpoints differ on it" in about(UNKNOWN, differs=np.zeros_like(ALL))
