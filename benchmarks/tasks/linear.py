@@ -43,7 +43,6 @@ class Solution:
     Attributes:
         weight: (D, C) float32; bias: (C,).
         objective: mean loss plus penalty.
-        gap: estimated distance to the optimal objective, relative to the objective (to FLOOR if that is larger).
         steps: steps that the solver took.
     """
 
@@ -51,7 +50,6 @@ class Solution:
     weight: torch.Tensor
     bias: torch.Tensor
     objective: float
-    gap: float
     steps: int
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
@@ -101,7 +99,7 @@ def walk_path(
         penalties: positive, in any order.
         rows: positions of the images to fit on [all]. Ascending order is fastest on a memory-mapped file.
         device: where to compute [the features' device].
-        tolerance: the gap at which to stop.
+        tolerance: the gap at which to stop, see `Solver.minimise`.
 
     Raises:
         ValueError: a penalty is not positive, features are not finite, or the optimum was not reached.
@@ -130,9 +128,9 @@ def descend(
     last: torch.Tensor | None = None
     for number, penalty in enumerate(sorted(set(penalties), reverse=True)):
         ahead = start if last is None else start + AHEAD * (start - last)
-        optimum, objective, gap, steps = solver.minimise(ahead, penalty, tolerance=tolerance)
+        optimum, objective, steps = solver.minimise(ahead, penalty, tolerance=tolerance)
         last, start = (start if number else None), optimum
-        yield Solution(penalty, *_as_given(optimum, axes), objective, gap, steps)
+        yield Solution(penalty, *_as_given(optimum, axes), objective, steps)
 
 
 def _frequencies(labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -214,16 +212,14 @@ class Solver:
         self._penalised = self._variances.new_ones(classes, len(self._variances))
         self._penalised[:, -1] = 0
 
-    def minimise(
-        self, start: torch.Tensor, penalty: float, *, tolerance: float
-    ) -> tuple[torch.Tensor, float, float, int]:
-        """Step until the estimated gap to the optimum is within the tolerance.
+    def minimise(self, start: torch.Tensor, penalty: float, *, tolerance: float) -> tuple[torch.Tensor, float, int]:
+        """Step until the estimated gap to the optimum, relative to the objective or FLOOR, is within the tolerance.
 
         The estimate is half the squared norm of the gradient in the inverse Hessian, which means the same at every
         penalty. The plain norm of the gradient would stop far from the optimum where the penalty is small.
 
         Returns:
-            Parameters, objective, gap, steps.
+            Parameters, objective, steps.
         """
         descent, fresh = Descent(lambda x: self._evaluate(x, penalty), start), True
         for step in range(1, MAX_STEPS + 1):
@@ -231,7 +227,7 @@ class Solver:
             gap = descent.step() / max(before, FLOOR)
             stuck = descent.now.value >= before
             if gap <= tolerance or (stuck and fresh and gap <= ROUNDING):
-                return descent.x, descent.now.value, gap, step
+                return descent.x, descent.now.value, step
             if stuck and fresh:
                 break
             if stuck:  # start again with the diagonal at this point and an empty memory

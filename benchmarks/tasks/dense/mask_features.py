@@ -90,7 +90,8 @@ def _extract(
 ) -> None:
     backbone, geometry = open_network(checkpoint, settings, device)
     used = taken(len(train.images), settings.images)
-    paths, shown, grids = _plan([train.images[number] for number in used], geometry, settings)
+    paths = [train.images[number] for number in used]
+    shown, grids = _plan(paths, geometry, settings)
     counts = [soft_counts(train.read(n), grid, len(train.names)) for n, grid in zip(used, grids, strict=True)]
     draw = draw_positions(counts, total=settings.positions, balance=settings.balance)
     np.save(folder / "labels.npy", draw.labels)
@@ -106,10 +107,10 @@ def _extract(
         for number, positions in zip(batch, found, strict=True):
             cells = torch.from_numpy(draw.cell[rows[number]]).to(device)
             features[rows[number]] = as_type(positions[cells], dtype)
-    paths, shown, grids = _plan(test.images, geometry, settings)
+    shown, grids = _plan(test.images, geometry, settings)
     starts = np.concatenate([[0], np.cumsum([height * width for height, width in grids])])
     features = new_array(folder / "test.npy", dtype, (int(starts[-1]), features.shape[1]))
-    for batch, maps in run_maps(backbone, paths, shown, pixels=settings, device=device):
+    for batch, maps in run_maps(backbone, test.images, shown, pixels=settings, device=device):
         found = on_grid(maps, grids[batch[0]]).flatten(2).transpose(1, 2)
         for number, positions in zip(batch, found, strict=True):
             features[starts[number] : starts[number + 1]] = as_type(positions, dtype)
@@ -123,12 +124,10 @@ def taken(count: int, most: int) -> list[int]:
     return sorted(np.random.default_rng(0).choice(count, most, replace=False).tolist())
 
 
-def _plan(
-    images: Sequence[Path], geometry: Geometry, settings: DensePositions
-) -> tuple[list[Path], list[Side], list[Side]]:
-    """Paths, the size at which each image is shown, and its grid."""
+def _plan(images: Sequence[Path], geometry: Geometry, settings: DensePositions) -> tuple[list[Side], list[Side]]:
+    """The size at which each image is shown, and its grid."""
     shown = [geometry.shown(image_side(path), settings.size) for path in images]
-    return list(images), shown, [geometry.grid(side, settings.stride) for side in shown]
+    return shown, [geometry.grid(side, settings.stride) for side in shown]
 
 
 def image_side(path: Path) -> Side:

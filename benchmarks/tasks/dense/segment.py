@@ -5,22 +5,23 @@ positions of a seeded fifth of the train images, by the mIoU that they estimate 
 dense-knn chooses nothing. The seed draws that fifth and nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
-from kdep.probe.areas import segmentation_metrics
+from kdep.probe.areas import image_areas, segmentation_metrics
 from kdep.probe.neighbours import Memory
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
 from kdep_benchmarks.tasks.classify import at_edge, best_on_val, gives_up, load_report
 from kdep_benchmarks.tasks.dense.mask_features import MaskFeatures, mask_features
-from kdep_benchmarks.tasks.dense.score import count_areas
+from kdep_benchmarks.tasks.dense.readers import Masks
 from kdep_benchmarks.tasks.features import feature_folder
 from kdep_benchmarks.tasks.linear import ROWS, Solution, descend
 from kdep_benchmarks.tasks.settings import DenseKnn, DenseLinear, read_settings
@@ -85,6 +86,17 @@ def _outcome(
         cost=features.cost,
         answers=area_answers(areas),
     )
+
+
+def count_areas(scores: Iterable[torch.Tensor], masks: Masks) -> np.ndarray:
+    """Count pixels that are right, answered and labelled, per image and class: (N, 3, C) int64.
+
+    Args:
+        scores: of each image in order, (C, rows, columns) on its grid; they are interpolated to the size of the mask
+            before the best class is taken.
+        masks: of these images; pixels without a class do not count.
+    """
+    return np.stack([image_areas(on_grid, masks.read(index)) for index, on_grid in enumerate(scores)])
 
 
 def val_positions(image: torch.Tensor, seed: int) -> torch.Tensor:

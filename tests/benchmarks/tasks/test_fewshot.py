@@ -11,12 +11,11 @@ from kdep.shipped import names
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.images import Labelled, Splits
 from kdep_benchmarks.tasks import fewshot
-from kdep_benchmarks.tasks.classify import Data
 from kdep_benchmarks.tasks.fewshot import draw, folds_of, probe_draw, run_fewshot
 from kdep_benchmarks.tasks.linear import fit_path
 from kdep_benchmarks.tasks.settings import Fewshot, read_settings
 from kdep_benchmarks.tasks.task import Task, load_suite, load_task
-from tests.benchmarks.tasks.test_classify import CPU, colours, measure  # noqa: F401 - a fixture
+from tests.benchmarks.tasks.test_classify import colours, measure, planted  # noqa: F401 - a fixture
 from tests.helpers.made_results import answered
 from tests.kdep.probe.test_knn import clouds
 
@@ -62,11 +61,6 @@ def test_every_image_is_held_out_once_but_the_only_one_of_a_class():
     assert sorted(held.tolist()) == [1, 2, 4, 7, 9]
     for fit, out in parts:
         assert sorted([*fit, *out]) == sorted(positions) and set(labels[fit].tolist()) == {0, 1, 2, 3}
-
-
-def planted():
-    pool, labels = clouds(150)
-    return Data(pool, labels, torch.arange(120), torch.arange(120, 150), clouds(30, seed=3)[0], 3)
 
 
 def test_nothing_but_the_draw_and_the_penalty_chosen_in_it_decides_the_predictions():

@@ -22,8 +22,8 @@ from kdep.probe.positions import draw_positions
 from kdep_benchmarks.tasks.dense.box_features import box_features
 from kdep_benchmarks.tasks.dense.mask_features import MaskFeatures, mask_features, taken
 from kdep_benchmarks.tasks.dense.readers import open_masks
-from kdep_benchmarks.tasks.dense.score import count_areas
 from kdep_benchmarks.tasks.dense.segment import (
+    count_areas,
     estimated_miou,
     fit_dense,
     run_dense_knn,
