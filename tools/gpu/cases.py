@@ -32,9 +32,9 @@ def config_of(setting: Setting, case: Case, *, name: str, **options: Any) -> Con
     return configure(case, setting, name=name, **{"bank": False, **options})
 
 
-def random_images(case: Case, batches: int, seed: int = 0) -> list[torch.Tensor]:
+def random_images(case: Case, batches: int) -> list[torch.Tensor]:
     """Batches of smooth random images (B, 3, S, S) in [0, 1]; uniform noise would have no statistics to speak of."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(batches, case.batch, 3, 8, 8, generator=draw)
     return [
         torch.nn.functional.interpolate(part, (case.size, case.size), mode="bicubic").clamp(0, 1) for part in coarse

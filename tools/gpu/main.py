@@ -125,7 +125,8 @@ def in_process(name: str, setting: dict[str, Any]) -> dict[str, Any]:
 
 def in_child(name: str, setting: dict[str, Any], limit: float) -> dict[str, Any]:
     """Run a step in a process group of its own, and kill the group after the limit: a CUDA call may hang."""
-    command = [sys.executable, "-m", "tools.gpu.child", name, json.dumps(setting)]
+    asked = json.dumps({"name": name, "setting": setting})
+    command = [sys.executable, "-m", "tools.speed.child", "tools.gpu.main:in_process", asked]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     child = subprocess.Popen(command, env=environment(), **pipes)
     try:
