@@ -298,13 +298,6 @@ def test_colour_changes_give_the_numbers_worked_out_by_hand():
     assert torch.allclose(grey.flatten() * 255, torch.full((3,), 124.2), atol=1e-3)
 
 
-def test_contrast_moves_pixels_from_the_grey_mean_of_their_own_image():
-    images = torch.tensor([[0, 100], [200, 200]], dtype=torch.uint8).view(2, 1, 1, 2).expand(2, 3, 1, 2)
-    found = recolour(images, torch.tensor([[1.0, 0.5, 1, 0, 0, 0]]).expand(2, 6))
-    # Means 50 and 200: half the contrast gives 25 and 75, and leaves the flat image as it is.
-    assert torch.allclose(found[:, 0, 0] * 255, torch.tensor([[25.0, 75], [200, 200]]), atol=1e-3)
-
-
 def test_colour_noise_moves_along_the_principal_axes_of_rgb():
     images = torch.full((1, 3, 1, 1), 128, dtype=torch.uint8)
     found = recolour(images, torch.tensor([[1.0, 1, 1, 0.5, 0, 0]])).flatten() - 128 / 255
@@ -526,11 +519,6 @@ def test_a_subset_of_no_image_is_refused(tmp_path, share, said):
     with pytest.raises(ValueError, match=said):
         write_subset(tmp_path / "p", tmp_path / "a.txt", **share, seed=0)
     assert not (tmp_path / "a.txt").exists()
-
-
-def test_a_written_subset_takes_a_fraction_of_each_class(tmp_path):
-    pictures(tmp_path / "p", count=8)
-    assert write_subset(tmp_path / "p", tmp_path / "a.txt", per_class=None, fraction=0.5, seed=0) == 4
 
 
 THREADS = """
