@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 EXACT = ("bytes", "pixels")
+SHOWN = 3  # matches of a set that are listed on the screen
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -201,7 +202,7 @@ def with_overlap(results: Iterable[Result], overlaps: Sequence[Overlap]) -> list
     return [counted(result) for result in results]
 
 
-def overlap_lines(overlap: Overlap, *, shown: int = 3) -> list[str]:
+def overlap_lines(overlap: Overlap) -> list[str]:
     """The result in lines of text."""
     unreadable = f", {overlap.unreadable:,} of them unreadable" if overlap.unreadable else ""
     text = [f"{overlap.source}: {overlap.images:,} images{unreadable}"]
@@ -210,9 +211,9 @@ def overlap_lines(overlap: Overlap, *, shown: int = 3) -> list[str]:
         text.append(f"  {one.dataset}: {one.exact} exact and {similar} by look, of {one.images:,} test images")
         text += [
             f"    {printable(match.test)} = {printable(match.pretraining)} ({match.how})"
-            for match in one.matches[:shown]
+            for match in one.matches[:SHOWN]
         ]
-        text += [f"    and {len(one.matches) - shown} more"] if len(one.matches) > shown else []
+        text += [f"    and {len(one.matches) - SHOWN} more"] if len(one.matches) > SHOWN else []
     return text + [f"  {name}: not compared: {reason}" for name, reason in overlap.absent.items()]
 
 
