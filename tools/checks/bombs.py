@@ -159,12 +159,12 @@ def read_as_recipe(text: str) -> Callable[[Path], list[str]]:
     return command
 
 
-def zipped(path: Path, *names: str, size: int = 2**29) -> None:
-    """Write a zip file of zeros, each of the members `size` bytes long."""
+def zipped(path: Path, *names: str) -> None:
+    """Write a zip file of members of 512 MB of zeros."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
             with archive.open(name, "w", force_zip64=True) as file:
-                for _ in range(size // 2**24):
+                for _ in range(2**5):
                     file.write(bytes(2**24))
 
 
