@@ -146,8 +146,8 @@ class Backbone(nn.Module):
             below = max(images.shape[-1] // self.divisor, 1) * self.divisor
             raise ValueError(
                 f"{network_name(self.network)} takes sides that are multiples of {self.divisor} pixels, not "
-                f"{images.shape[-1]}: resample with teacher.size={below} or {below + self.divisor}, or @{below} behind "
-                "its name"
+                f"{images.shape[-1]}: show images at {below} or {below + self.divisor}, or resample them with "
+                f"teacher.size={below} in a recipe or @{below} behind its name"
             )
         return (images - self.mean) / self.std
 

@@ -74,7 +74,7 @@ def test_a_network_of_one_size_resamples_to_it_and_refuses_another():
 
 def test_a_side_that_no_patches_fill_is_refused_with_those_that_they_do():
     network = create_network("eva02_tiny_patch14_224")
-    message = r"eva02_tiny_patch14_224 takes sides that are multiples of 14 pixels, not 64: .*teacher.size=56 or 70"
+    message = r"eva02_tiny_patch14_224 takes .* of 14 pixels, not 64: show images at 56 or 70, or .*teacher.size=56"
     with pytest.raises(ValueError, match=message):
         Backbone(network, tap=default_tap(network))(torch.rand(1, 3, 64, 64))
     assert Backbone(network, tap="post", resample=56)(torch.rand(1, 3, 64, 64)).shape == (1, 192)
