@@ -24,11 +24,11 @@ def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = No
     said = [f"{name}: measured in different ways, {first} against {second}." for name, first, second in differing]
     apart = {name for name, _, _ in differing}
     named = labels([way for side in ways for way in side])
-    for name, own, other in zip(names, ways, ways[::-1], strict=True):
+    for name, missing, own, other in zip(names, names[::-1], ways, ways[::-1], strict=True):
         alone = [way for way in own if way not in other and way.task not in apart]
         if alone:
             tasks = ", ".join(f"{named[way]} ({way.protocol})" for way in alone)
-            said.append(f"only {name} has {tasks}.")
+            said.append(f"{missing} lacks what {name} has: {tasks}.")
     for way in (way for way in ways[0] if way in ways[1] and ways[0][way][0].task.kind in PAIRED):
         seeds = [{result.seed for result in side[way]} for side in ways]
         single = [

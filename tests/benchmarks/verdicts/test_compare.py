@@ -248,10 +248,10 @@ def test_the_command_reads_answers_from_the_folders_and_says_what_is_left_out(tm
     assert said[2] == "  No verdict over data sets: A is 15.00 above B on 1 data set, and a verdict needs 3."
     assert said[said.index("Left out:") + 1 :] == [
         "  w-linear: measured in different ways, fair-v1 on dddddddd against fair-v1 on eeeeeeee.",
-        "  only A has y-knn (fair-v1).",
-        "  only B has z-knn (fair-v2).",
+        "  B lacks what A has: y-knn (fair-v1).",
+        "  A lacks what B has: z-knn (fair-v2).",
         "  runs of B that failed: v-detect.",
-        "  only A has w-linear (fair-v1), y-knn (fair-v1).",
+        "  C lacks what A has: w-linear (fair-v1), y-knn (fair-v1).",
     ]
     next(tmp_path.rglob("*.npz")).unlink()
     with pytest.raises(ValueError, match=r"seed0.answers-\w{8}.npz are missing"):
@@ -360,7 +360,7 @@ def test_a_row_is_found_by_its_name_on_the_board_where_the_other_of_that_name_on
     assert row == "last (6c617374)" and compared(made, row, "B") == expected
     assert {one.names for one in expected} == {(row, "B")}  # as on the board
     made.add("last", "x-probe", right(9))
-    assert left_out(made.results, "last", "B") == [f"only {row} has x-probe (fair-v1)."]
+    assert left_out(made.results, "last", "B") == [f"B lacks what {row} has: x-probe (fair-v1)."]
     with pytest.raises(ValueError, match=r"last .beefbeef.: no finished result of such a checkpoint; there is B"):
         compared(made, "last (beefbeef)", "B")
 
