@@ -163,7 +163,9 @@ def _body(checkpoint: "Checkpoint", found: list[Board], snippet: str, licence: s
 def _what(checkpoint: "Checkpoint") -> str:
     source = checkpoint.provenance
     text = f"`{checkpoint.arch}` without a classifier"
-    text += " at its random initialisation" if source.get("kind") == "random" else f", trained at {checkpoint.size} px"
+    # Of a file of other tools nobody knows at which size it was trained: its size is that of timm's default weights.
+    known = {"random": " at its random initialisation", "student": f", trained at {checkpoint.size} px"}
+    text += known.get(source.get("kind"), f", for images of {checkpoint.size} px")
     if source.get("kind") == "student":
         teacher, data = source.get("teacher", {}).get("source"), source.get("data", {})
         teachers = [teacher] if isinstance(teacher, str) else teacher or []

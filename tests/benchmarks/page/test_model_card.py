@@ -100,6 +100,12 @@ def test_the_text_names_every_teacher_and_none_where_there_was_none(checkpoint, 
     assert said in card(replace(checkpoint, provenance=provenance), [], tmp_path).text
 
 
+def test_only_of_a_student_it_says_at_which_size_it_was_trained(checkpoint, tmp_path):
+    assert ", trained at 288 px: distilled" in card(replace(checkpoint, size=288), [], tmp_path).text
+    other = replace(checkpoint, size=288, provenance={"kind": "other", "source": "a.pth"})
+    assert "without a classifier, for images of 288 px. Input" in card(other, [], tmp_path).text
+
+
 def test_without_results_it_says_that_nothing_was_measured(checkpoint, tmp_path):
     read = card(checkpoint, [], tmp_path)
     assert "Not measured yet" in read.text and read.data.eval_results is None
