@@ -157,7 +157,8 @@ def draw(found: Sequence[tuple[Study, Sequence[Comparison]]], path: Path) -> Non
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_xlabel(
-        "points in the mean over tasks, 95 % interval\ngreen: better, red: worse, grey: not shown after Holm's correction",
+        "points in the mean over tasks, 95 % interval\n"
+        "green: better, red: worse, grey: not shown after Holm's correction",
         fontsize=8,
     )
     figure.savefig(path, dpi=130, format="png")
