@@ -8,7 +8,14 @@ from kdep.files import write_bytes
 from kdep_benchmarks.answers.store import read_file
 from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.result import Result
-from kdep_benchmarks.results import answers_path, overlap_paths, read_result, remove_other_answers, result_paths
+from kdep_benchmarks.results import (
+    answers_path,
+    overlap_paths,
+    read_result,
+    refuse_missing,
+    remove_other_answers,
+    result_paths,
+)
 
 Found = tuple[Result, Path]
 # What two files of one cell must agree in. Time, memory, device and versions may differ: the earlier one is kept.
@@ -29,9 +36,7 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
             one cell with other scores, counts, choices, settings, kind or data; names both. Nothing is written then.
     """
     out = Path(out)
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder of results; name the one that `kdep transfer` wrote")
+    refuse_missing(folders)
     sources = [folder for folder in (out, *map(Path, folders)) if folder.is_dir()]
     cells: dict[Path, Found] = {}
     for found in _read(path.absolute() for folder in sources for path in result_paths(folder)):
