@@ -18,7 +18,6 @@ from kdep_benchmarks.studies.claims import (
     by_cell,
     chosen_on_val,
     claimed,
-    is_trained,
     over_tasks,
 )
 from kdep_benchmarks.studies.file import Study
@@ -121,7 +120,7 @@ def _claims(claims: Sequence[Comparison]) -> list[str]:
 def what_it_covers(study: Study) -> list[str]:
     """What is drawn anew with every seed, what is the same for all, and what an interval is over."""
     drawn, fixed = [], []
-    configs = {arm: study.two_configs(arm) for arm in study.arms if is_trained(study, arm)}
+    configs = {arm: study.two_configs(arm) for arm in study.arms if study.trains(arm)}
     trains = bool(configs)
     for number, what in DRAWN.items() if trains else ():
         same = [arm for arm, (one, other) in configs.items() if getattr(one, number) == getattr(other, number)]
@@ -176,9 +175,9 @@ def columns(study: Study, scores: Scores, value: Any) -> dict[str, dict[str, Sco
 
 
 def _with_intervals(study: Study, by_arm: Mapping[str, BySeed]) -> dict[str, Scored]:
-    noise, found = pooled({arm: scores for arm, scores in by_arm.items() if is_trained(study, arm)}), {}
+    noise, found = pooled({arm: scores for arm, scores in by_arm.items() if study.trains(arm)}), {}
     for arm, values in ((arm, list(scores.values())) for arm, scores in by_arm.items()):
-        if noise and values and is_trained(study, arm):
+        if noise and values and study.trains(arm):
             found[arm] = Scored(values, noise.half_width(len(values)))
         else:
             found[arm] = Scored(values, half_width(values))

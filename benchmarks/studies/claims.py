@@ -127,7 +127,7 @@ def arms_at(study: Study, scores: Scores, value: Any) -> Arms:
 
 def with_noise(study: Study, found: dict[str, dict[int, float]]) -> Arms:
     """Add the pooled spread to the scores of all arms."""
-    trained = {arm: by_seed for arm, by_seed in found.items() if is_trained(study, arm)}
+    trained = {arm: by_seed for arm, by_seed in found.items() if study.trains(arm)}
     noise = pooled(trained)
     return Arms(found, {arm: noise if arm in trained else None for arm in found})
 
@@ -135,11 +135,6 @@ def with_noise(study: Study, found: dict[str, dict[int, float]]) -> Arms:
 def without_noise(found: dict[str, dict[int, float]]) -> Arms:
     """Leave out the pooled spread: two arms are compared by their own differences."""
     return Arms(found, dict.fromkeys(found))
-
-
-def is_trained(study: Study, arm: str) -> bool:
-    """Whether an arm is trained by the study, and not a checkpoint that is scored as it is."""
-    return not isinstance(study.arms.get(arm), str)
 
 
 def claimed(study: Study, scores: Scores, value: Any) -> list[Comparison]:
@@ -176,7 +171,7 @@ def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
     if not study.axis or study.axis.key != SHARE:
         return []
     said: list[Comparison] = []
-    for arm in [arm for arm in study.arms if is_trained(study, arm)]:  # a checkpoint has seen none of the images
+    for arm in [arm for arm in study.arms if study.trains(arm)]:  # a checkpoint has seen none of the images
         names = {f"{arm}, {value:,} images": value for value in sorted(study.values)}
         # The pooled spread at each share leaves out what a seed does to all arms there, which two shares do not share.
         own = without_noise({name: over_tasks(study, scores, arm, value) for name, value in names.items()})

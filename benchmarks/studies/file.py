@@ -142,7 +142,7 @@ class Study(Settings):
     def _fits_together(self) -> "Study":
         if self.baseline not in self.arms:
             raise ValueError(f"baseline {self.baseline!r}; the arms are {', '.join(self.arms) or 'missing'}")
-        trained = [arm for arm, given in self.arms.items() if isinstance(given, dict)]
+        trained = [arm for arm in self.arms if self.trains(arm)]
         if self.pretrain is None and (trained or self.set or self.axis):
             changes = f"arm {trained[0]}" if trained else "set" if self.set else "axis"
             raise ValueError(
@@ -159,6 +159,10 @@ class Study(Settings):
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two arms would have runs named {doubled[0]}; name them further apart")
         return self
+
+    def trains(self, arm: str) -> bool:
+        """Whether an arm is trained by the study, and not a checkpoint that is scored as it is."""
+        return not isinstance(self.arms.get(arm), str)
 
     @property
     def values(self) -> list[Any]:

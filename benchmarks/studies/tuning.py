@@ -6,7 +6,7 @@ Arms are compared fairly where each has tried the same values. At one value for 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdep_benchmarks.studies.claims import Arms, Comparison, Scores, compared, is_trained, over_tasks, with_noise
+from kdep_benchmarks.studies.claims import Arms, Comparison, Scores, compared, over_tasks, with_noise
 from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
 from kdep_benchmarks.verdicts.intervals import mean
 
@@ -49,7 +49,7 @@ def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
         if len(means) < len(study.values):
             continue
         best = max(means, key=means.__getitem__)
-        values[arm], on_val[arm] = best if is_trained(study, arm) else None, means[best]
+        values[arm], on_val[arm] = best if study.trains(arm) else None, means[best]
         found[arm] = over_tasks(study, scores, arm, best)
     if study.baseline not in values:
         return None
