@@ -30,7 +30,7 @@ for index in range(int(array[1]) + 1) if array else [None]:
             time.sleep(0.01)
         own = {"SLURM_JOB_ID": number, "SLURM_CPUS_PER_TASK": "3"}
         own |= {} if index is None else {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(index)}
-        subprocess.run(["bash", str(script)], env=os.environ | own)
+        subprocess.run(["bash", str(state / f"script-{number}")], env=os.environ | own)
         (state / f"queued-{name}").unlink(missing_ok=True)
         os._exit(0)
 """
