@@ -32,6 +32,7 @@ RESULTS = {
     "kdep_benchmarks.answers",
     "kdep_benchmarks.result",
     "kdep_benchmarks.results",
+    "kdep_benchmarks.counts",
     "kdep_benchmarks.durations",
 }
 BOARD = {"kdep_benchmarks.verdicts", "kdep_benchmarks.board"}
@@ -65,6 +66,7 @@ ARROWS = {
     "kdep.features": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.bank"},
     "kdep.pretrain": EVERYWHERE
     | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.probe", "kdep.features"},
+    "kdep_benchmarks.counts": set(),
     "kdep_benchmarks.durations": set(),
     "kdep_benchmarks.answers": {"kdep.guard"},
     "kdep_benchmarks.result": {"kdep.settings", "kdep_benchmarks.answers"},

@@ -11,6 +11,7 @@ from kdep.guard import printable
 from kdep_benchmarks.board.facts import COST, ORIGIN
 from kdep_benchmarks.board.frame import ABSENT, free_names, typed
 from kdep_benchmarks.board.table import Board, half_widths_of_means
+from kdep_benchmarks.counts import counted
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.verdicts.uncertainty import coverage
 
@@ -201,7 +202,7 @@ def damage_lines(damaged: Sequence[str]) -> list[str]:
     if not damaged:
         return []
     more = [f"and {len(damaged) - DAMAGED_SHOWN} more"] if len(damaged) > DAMAGED_SHOWN else []
-    said = f"Left out: {len(damaged)} file{'s' * (len(damaged) != 1)}."
+    said = f"Left out: {counted(len(damaged), 'file')}."
     return [said, *(" ".join(text.split()) for text in damaged[:DAMAGED_SHOWN]), *more]
 
 

@@ -9,6 +9,7 @@ from string import Template
 from kdep.guard import printable
 from kdep_benchmarks.board.sheets import data_uri
 from kdep_benchmarks.board.table import Board
+from kdep_benchmarks.counts import counted
 from kdep_benchmarks.page.leaderboard import (
     Table,
     TableCell,
@@ -31,7 +32,7 @@ def html(boards: Sequence[Board], sheets: Sequence[Sheets] = (), damaged: Sequen
     """Return the page. `sheets` are those of `find_sheets`, for each board; `damaged` says which files are left out."""
     runs = [result for board in boards for result in board.runs["result"]]
     checkpoints, tasks = len({r.checkpoint.sha256 for r in runs}), len({r.task.name for r in runs})
-    summary = f"{_count(checkpoints, 'checkpoint')}, {_count(tasks, 'task')}, {_count(len(runs), 'run')}"
+    summary = f"{counted(checkpoints, 'checkpoint')}, {counted(tasks, 'task')}, {counted(len(runs), 'run')}"
     if runs:
         summary += f", the last of {max(r.started for r in runs)[:10]}"
     roles = {role for board in boards for role in board.rows.role}
@@ -120,7 +121,7 @@ def _notes(board: Board) -> str:
     """Notes on columns as text, and the notes about rows folded in."""
     columns = "".join(f'<p class="soft">{escape(note.text)}</p>' for note in board.notes if not note.about)
     rows = [f"<li>{escape(note.text)}</li>" for note in board.notes if note.about]
-    title = _count(len(rows), "note")
+    title = counted(len(rows), "note")
     return columns + (f"<details><summary>{title}</summary><ul>{''.join(rows)}</ul></details>" if rows else "")
 
 
@@ -135,14 +136,10 @@ def _sheets(board: Board, family: str, sheets: Sheets) -> str:
                 picture = f'<img loading="lazy" src="{uri}" alt="images, truth and prediction of {name}">'
                 figures.append(f"<figure {_find(row)}><figcaption><b>{name}</b></figcaption>{picture}</figure>")
         if figures:
-            title = f"{escape(label)}: image, truth, prediction ({_count(len(figures), 'checkpoint')})"
+            title = f"{escape(label)}: image, truth, prediction ({counted(len(figures), 'checkpoint')})"
             parts.append(f'<details><summary>{title}</summary><div class="sheets">{"".join(figures)}</div></details>')
     return "".join(parts)
 
 
 def _sign(role: str) -> str:
     return f'<i class="sign {role}" aria-hidden="true">{SIGNS[role]}</i>'
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)

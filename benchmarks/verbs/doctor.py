@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kdep_benchmarks.counts import counted
 from kdep_benchmarks.data.cards import CARDS, absent, known
 from kdep_benchmarks.verbs.data import add_data_root
 
@@ -78,4 +79,4 @@ def device() -> str:
     if torch.cuda.is_available():
         return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     threads = torch.get_num_threads()
-    return f"cpu, {threads} thread{'s' * (threads != 1)}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"cpu, {counted(threads, 'thread')}, {torch.backends.cpu.get_cpu_capability()}"

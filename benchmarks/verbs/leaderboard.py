@@ -12,6 +12,7 @@ from pathlib import Path
 from kdep.shipped import names
 from kdep_benchmarks.board.merge import merge
 from kdep_benchmarks.board.table import Suite
+from kdep_benchmarks.counts import counted
 from kdep_benchmarks.data.checks.overlap import read_with_overlap
 from kdep_benchmarks.page.leaderboard import damage_lines, terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     suite = None if args.suite is None else Suite(args.suite, suite_tasks(args.suite))
     sys.stdout.write(rebuild(folders, args.out or folders[0], suite))
     if written is not None:
-        sys.stdout.write(f"\n{args.results}: {len(written)} new file{'s' * (len(written) != 1)}\n")
+        sys.stdout.write(f"\n{args.results}: {counted(len(written), 'new file')}\n")
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kdep_benchmarks.answers.store import Answers
+from kdep_benchmarks.counts import counted
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.results import read_answers, read_results
 from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, Interval, difference, end_text, holm, student
@@ -206,11 +207,11 @@ def _check_same_images(task: str, answers: Sequence[Answers]) -> None:
 
 def _over(kind: str, first: Sequence[Answers], second: Sequence[Answers]) -> str:
     """What an interval is over."""
-    images, counts = _count(first[0].images, "image"), (len(first), len(second))
+    images, counts = counted(first[0].images, "image"), (len(first), len(second))
     if kind in AVERAGED:
         return images
     if kind in PAIRED:
-        return f"{images} and {_count(sum(len(run.draws) for run in first), 'draw')} of train images"
+        return f"{images} and {counted(sum(len(run.draws) for run in first), 'draw')} of train images"
     if min(counts) == 1:
         return f"{images}, {'one run each' if max(counts) == 1 else 'one run of one of them'}"
     return f"{images} and {counts[0]} runs" + (f" against {counts[1]}" if counts[0] != counts[1] else " each")
@@ -225,7 +226,7 @@ def _over_datasets(
         scores = [mean([result.score for result in side]) for side in sides]
         by_dataset.setdefault(sides[0][0].task.dataset, []).append(scores[0] - scores[1])
     values = [mean(values) for values in by_dataset.values()]
-    over = _count(len(values), "data set")
+    over = counted(len(values), "data set")
     higher, lower = names if mean(values) >= 0 else names[::-1]
     ahead = f"{higher} is {abs(mean(values)):.2f} above {lower}"
     if len(values) < MIN_DATASETS:
@@ -236,7 +237,3 @@ def _over_datasets(
         return Difference(None, names, protocol, None, said)
     error = standard_deviation(values) / math.sqrt(len(values))
     return Difference(None, names, protocol, student(mean(values), error**2, len(values) - 1), over)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + "s" * (number != 1)

@@ -21,8 +21,9 @@ from kdep import cli, files
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import csv_cell, csv_text, results_frame
 from kdep_benchmarks.board.sheets import data_uri, find_sheets
+from kdep_benchmarks.counts import counted
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.page.leaderboard import compact, leaderboard_frame, terminal_table
+from kdep_benchmarks.page.leaderboard import compact, damage_lines, leaderboard_frame, terminal_table
 from kdep_benchmarks.page.markdown import markdown
 from kdep_benchmarks.page.page import html
 from kdep_benchmarks.page.panels import mean_panel, score_panels
@@ -338,6 +339,13 @@ def test_counts_and_durations_are_short_for_people():
     assert [compact(count) for count in (950, 20_000, 1_281_167, 999_999)] == ["950", "20 k", "1.281 M", "1000 k"]
     texts = ["42 s", "59 s", "1 min", "60 min", "1.0 h", "2.5 h"]
     assert [duration(seconds) for seconds in (41.6, 59.4, 60, 3599, 3600, 9000)] == texts
+
+
+def test_every_count_of_things_has_a_separator_of_thousands():
+    assert [counted(number, "data set") for number in (0, 1, 2328)] == ["0 data sets", "1 data set", "2,328 data sets"]
+    assert damage_lines(["a.json: damaged"] * 1200)[0] == "Left out: 1,200 files."
+    board = boards(runs("a", "cifar-linear", [50.0 + seed % 3 for seed in range(1200)]))
+    assert "1 checkpoint, 1 task, 1,200 runs, the last of" in html(board)
 
 
 def test_the_terminal_table_is_aligned_and_marks_the_best():
