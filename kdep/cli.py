@@ -65,7 +65,13 @@ IN_WORDS = {"DiskError", "LostError", "ShardError"}
 NEWLINES = "\n\t"
 GOES_ON = "the same command goes on from here"
 INTERRUPTED = f"interrupted; {GOES_ON}"
-LESS_MEMORY = "take a smaller optim.batch_size or data.size; a run needs another name (name=...) then"
+# What makes a verb need less of a GPU's memory; the others have no option that does.
+LESS_MEMORY = {
+    "pretrain": "take a smaller optim.batch_size or data.size; a run needs another name (name=...) then",
+    "statistics": "take a smaller --size",
+    "targets": "take a smaller optim.batch_size; a smaller data.size needs another bank.path=FOLDER",
+}
+OTHERS_MEMORY = "nvidia-smi shows what else uses this GPU; end that, or take another GPU"
 
 ABOUT = "Distil backbones without labels, and compare checkpoints on one board. `kdep VERB --help` says more."
 EPILOG = """\
@@ -119,7 +125,7 @@ def run_verb(arguments: Sequence[str]) -> int:
     module = VERBS[arguments[0]][0]
     # Training keeps the default: torchrun's processes must end at once, and a run's folder is swept when it resumes.
     with sigterm_interrupts() if module.startswith("kdep_benchmarks") else nullcontext():
-        return guarded(importlib.import_module(module).run, args)
+        return guarded(importlib.import_module(module).run, args, verb=arguments[0])
 
 
 def parse(verb: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -138,8 +144,8 @@ class Visible(logging.Formatter):
         return printable(super().format(record), keep=NEWLINES)
 
 
-def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Turn expected errors into messages and exit codes."""
+def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace, *, verb: str = "") -> int:
+    """Turn expected errors of a verb into messages and exit codes."""
     try:
         code = run(args)
         sys.stdout.flush()  # here, where it is known what it means when nobody reads on
@@ -149,12 +155,12 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
     except Exception as error:
         if isinstance(error, BrokenPipeError) and reader_is_gone():
             return fail(f"nobody reads the output any more, so this stopped; {GOES_ON}", 1)
-        if said := sentence(error):
+        if said := sentence(error, verb=verb):
             return fail(said, exit_code(error))
         raise
 
 
-def sentence(error: BaseException) -> str:
+def sentence(error: BaseException, *, verb: str = "") -> str:
     """Say what is wrong, where the user, the disk, the data or another process is the cause; "" for other errors.
 
     The one rule of which errors end without a traceback: of a command, and of a cell that `kdep transfer` measures.
@@ -162,7 +168,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, ValueError | FloatingPointError) or type(error).__name__ in IN_WORDS:
         return str(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; by name as in `IN_WORDS`
-        return f"{str(error).partition('. ')[0]}; {LESS_MEMORY}"
+        return f"{str(error).partition('. ')[0]}; {LESS_MEMORY.get(verb, OTHERS_MEMORY)}"
     if said := lost_loader(error):
         return f"{said}; {GOES_ON}"
     if not isinstance(error, OSError):

@@ -1,5 +1,6 @@
 """The command itself: a mistake about a path, or a pipe that ends first, is one line and an exit code."""
 
+import importlib
 import multiprocessing
 import os
 import subprocess
@@ -81,12 +82,22 @@ def test_a_process_of_the_command_that_was_lost_is_one_line(capsys):
     assert said.startswith("kdep: a process that loads images was lost (Connection reset by peer)")
 
 
-def test_a_gpu_that_is_full_is_one_line_that_says_what_needs_less(capsys):
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["pretrain"], "take a smaller optim.batch_size or data.size; a run needs another name"),
+        (["targets", "recipe"], "take a smaller optim.batch_size; a smaller data.size needs another bank.path"),
+        (["statistics", "random:resnet18", "--images", "photos"], "take a smaller --size\n"),
+        (["compare", "a", "b"], "nvidia-smi shows what else uses this GPU"),
+    ],
+)
+def test_a_gpu_that_is_full_is_one_line_that_says_what_the_verb_takes_for_less(words, advice, monkeypatch, capsys):
     def run(args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of 8 GiB")
 
-    assert cli.guarded(run, None) == 1
-    assert capsys.readouterr().err.startswith("kdep: CUDA out of memory; take a smaller optim.batch_size")
+    monkeypatch.setattr(importlib.import_module(cli.VERBS[words[0]][0]), "run", run)
+    assert cli.main(words) == 1
+    assert capsys.readouterr().err.startswith(f"kdep: CUDA out of memory; {advice}")
 
 
 def test_ctrl_c_before_the_verb_begins_is_one_line(monkeypatch, capsys):
