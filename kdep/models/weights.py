@@ -106,6 +106,7 @@ def _describe(
 ) -> Checkpoint:
     """Check that weights fit their network, and add what timm knows of it."""
     load_exactly(network, weights, source)
+    _refuse_not_finite(network, source)
     config = {**network.pretrained_cfg, **(config or {})}
     return Checkpoint(
         name=name,
@@ -118,6 +119,20 @@ def _describe(
         sha256=fingerprint(weights),
         provenance={"source": source, "kind": kind},
     )
+
+
+def _refuse_not_finite(network: nn.Module, source: str) -> None:
+    """Raise a LoadError if a weight is NaN or infinite, or a buffer NaN: a mask may be infinite.
+
+    A network need not read every weight, so its features alone would not tell.
+    """
+    wrong = [name for name, tensor in network.named_parameters() if not bool(tensor.isfinite().all())]
+    wrong += [name for name, tensor in network.named_buffers() if bool(tensor.isnan().any())]
+    if wrong:
+        raise LoadError(
+            f"{source}: {len(wrong)} tensors hold values that are no finite numbers (first {wrong[:3]}); the training "
+            "has diverged, or the file is damaged: take an earlier checkpoint"
+        )
 
 
 def _random(spec: str) -> Checkpoint:
@@ -264,7 +279,9 @@ def _open_file(path: Path, prefix: str | None, *, arch: str | None) -> Checkpoin
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
     if "format" in content and "state_dict" in content:
         student = parse_student(content, str(path))
-        load_exactly(_network_of(student.arch, path), student.weights, str(path))
+        network = _network_of(student.arch, path)
+        load_exactly(network, student.weights, str(path))
+        _refuse_not_finite(network, str(path))
         return student
     if arch is None:
         raise ValueError(

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import signal
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,22 @@ def test_a_student_file_opens_safely_and_returns_what_was_written(tmp_path):
         *(checkpoint.arch, checkpoint.mean, checkpoint.std),
         *(checkpoint.size, checkpoint.tap),
     )
+
+
+@pytest.mark.parametrize("name", ["student.pth", "plain.pth"])
+@pytest.mark.parametrize(
+    ("tensor", "value"), [("conv1.0.weight", nan), ("conv1.1.bias", inf), ("conv1.1.running_var", nan)]
+)
+def test_weights_that_are_no_finite_numbers_are_refused_by_name(tmp_path, name, tensor, value):
+    checkpoint = open_checkpoint("random:test_resnet")
+    checkpoint.weights[tensor].view(-1)[0] = value  # one number, which a feature need not read
+    path = tmp_path / name
+    if name == "student.pth":
+        write(checkpoint, path)
+    else:
+        torch.save(checkpoint.weights, path)
+    with pytest.raises(LoadError, match=rf"{name}: 1 tensors hold values.*'{tensor}'.*earlier checkpoint"):
+        open_checkpoint(str(path), arch="test_resnet")
 
 
 def test_a_student_file_of_another_format_is_refused():
