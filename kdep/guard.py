@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,11 +140,13 @@ class Tree:
         files: paths of regular files, and of links that lead nowhere, so that reading them reports them.
         folders: every folder that was entered, the first one included.
         skipped: what was not followed or listed.
+        unwanted: how many other files there are by the ending of their name, in small letters; no hidden ones.
     """
 
     files: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    unwanted: Counter[str] = field(default_factory=Counter)
 
 
 def walk(folder: Path, wanted: Callable[[str], bool] = lambda name: True, *, hidden: bool = True) -> Tree:
@@ -208,6 +211,8 @@ def _enter(
             (links if entry.is_symlink() else below).append(entry.path)
         elif kind == "file" and wanted(entry.name):
             tree.files.append(entry.path)
+        elif kind == "file" and not entry.name.startswith("."):
+            tree.unwanted[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122 - as above
         elif kind != "file" and (kind != NOT_REGULAR or wanted(entry.name)):
             tree.skipped.append((Path(entry.path), kind))
     return below[::-1], links

@@ -55,6 +55,17 @@ def test_postscript_behind_the_name_of_a_photograph_starts_no_ghostscript(tmp_pa
             opened(0)
 
 
+def test_every_ending_of_an_image_is_read_and_one_line_counts_the_others(tmp_path, caplog):
+    others = ("b.heic", "c.HEIC", "d.avif", "notes.txt", "labels.json", "README", "Thumbs.db", ".hidden.heic")
+    images = ("0.jfif", "1.JFIF", "2.jpe", "3.TIFF", "4.apng", "5.jpg")
+    for name in (*images, *others):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).touch()
+    assert list_images(tmp_path) == [f"a/{name}" for name in images]
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path}: not read: 1 .avif, 2 .heic; convert such images")
+
+
 def test_pipes_and_devices_are_skipped_by_name_and_never_waited_for(tmp_path, caplog):
     folder_of(tmp_path, "a")
     os.mkfifo(tmp_path / "a" / "pipe.jpg")

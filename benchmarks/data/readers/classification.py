@@ -1,7 +1,6 @@
 """Read images and labels of the classification layouts: imagefolder, npz, torchvision."""
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,12 @@ import numpy as np
 from PIL import Image
 
 from kdep.data.sources.contents import HASH
-from kdep.data.sources.names import is_image_name
+from kdep.data.sources.names import is_image_name, warn_of_the_rest
 from kdep.data.sources.source import Files, Pack, Source, Torchvision
-from kdep.guard import Skipped, printable, skipped_line, walk_all
+from kdep.guard import Skipped, walk_all
 from kdep_benchmarks.data.cards import Dataset, class_folders, folder_of
 from kdep_benchmarks.data.pictures import Picture, of_file
 from kdep_benchmarks.data.splits import hold_out
-
-LOG = logging.getLogger(__name__)
 
 
 class LabelledSource(NamedTuple):
@@ -74,8 +71,7 @@ def hash_of(content: bytes | Image.Image) -> bytes:
 def images_of(root: Path, classes: Sequence[str]) -> tuple[dict[str, list[Path]], list[Skipped]]:
     """Image files below the class folders of `root` by class, sorted, and what was skipped, which is logged."""
     tree = walk_all([root / name for name in classes], is_image_name, hidden=False)
-    if tree.skipped:
-        LOG.warning("%s: %s", printable(root), skipped_line(tree.skipped))
+    warn_of_the_rest(root, tree)
     found: dict[str, list[Path]] = {name: [] for name in classes}
     for path in sorted(map(Path, tree.files)):
         found[path.relative_to(root).parts[0]].append(path)

@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from kdep.guard import printable, skipped_line, walk
+from kdep.guard import Tree, printable, skipped_line, walk
 
 logger = logging.getLogger("kdep")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+# Of the formats that `kdep.data.decoding.opening` reads.
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+# Files that often lie beside images; no ending is that of README and LICENSE.
+BESIDE = {
+    *("", ".cls", ".csv", ".db", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".mat", ".md", ".npy", ".npz"),
+    *(".parquet", ".pdf", ".pkl", ".py", ".rst", ".sh", ".sha256", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"),
+}
 
 
 def list_images(folder: Path) -> list[str]:
@@ -23,12 +29,27 @@ def list_images(folder: Path) -> list[str]:
         ValueError: there are none.
     """
     tree = walk(folder, is_image_name)
-    if tree.skipped:
-        logger.warning("%s: %s", printable(folder), skipped_line(tree.skipped))
+    warn_of_the_rest(folder, tree)
     if not tree.files:
         raise ValueError(f"{folder}: no image in this folder or below ({', '.join(sorted(SUFFIXES))})")
     start = len(os.path.join(folder, ""))  # noqa: PTH118 - the length with a slash
     return sorted(name[start:] for name in tree.files)
+
+
+def warn_of_the_rest(folder: Path, tree: Tree) -> None:
+    """Log what `kdep.guard.walk_all` skipped, and in one line how many files with other endings are no images."""
+    if tree.skipped:
+        logger.warning("%s: %s", printable(folder), skipped_line(tree.skipped))
+    others = {ending: number for ending, number in sorted(tree.unwanted.items()) if ending not in BESIDE}
+    if others:
+        named = ", ".join(f"{number:,} {printable(ending)}" for ending, number in others.items())
+        endings = ", ".join(sorted(SUFFIXES))
+        logger.warning(
+            "%s: not read: %s; convert such images, or name them as what they are: %s",
+            printable(folder),
+            named,
+            endings,
+        )
 
 
 def is_image_name(name: str) -> bool:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
+from kdep_benchmarks.data.readers.classification import images_of
 from kdep_benchmarks.data.readers.masks import label_names, read_masks
 from kdep_benchmarks.tasks.dense.readers import open_masks
 from tests.helpers import toolbox_trees as trees
@@ -151,7 +152,17 @@ def test_a_json_of_instances_that_is_none_is_named(tmp_path, content, said):
         read_boxes(dataset, "train", classes=class_names(dataclasses.replace(dataset, classes=())))
 
 
-@pytest.mark.parametrize("name", ["../photos/4.jpg", "{root}/photos/4.jpg", ".cache/4.jpg", ".4.jpg", "4.jfif"])
+def test_files_that_are_not_read_in_class_folders_are_counted_by_their_ending(tmp_path, caplog):
+    for name in ("a/0.jfif", "a/1.heic", "a/notes.txt", "b/0.JPG", "b/2.HEIC", "elsewhere/3.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found, _ = images_of(tmp_path, ["a", "b"])
+    assert {label: [path.name for path in paths] for label, paths in found.items()} == {"a": ["0.jfif"], "b": ["0.JPG"]}
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path}: not read: 2 .heic; convert such images")
+
+
+@pytest.mark.parametrize("name", ["../photos/4.jpg", "{root}/photos/4.jpg", ".cache/4.jpg", ".4.jpg", "4.heic"])
 def test_an_image_that_the_fingerprint_would_not_see_is_refused(tmp_path, name):
     name = name.format(root=tmp_path)
     dataset = trees.coco(tmp_path)
