@@ -28,11 +28,12 @@ T, R = TypeVar("T"), TypeVar("R")
 class Picture(NamedTuple):
     """An image to open, with the name that messages use.
 
-    `content` returns its file's bytes, or the image where it has no file.
+    `content` returns its file's bytes, or the image where it has no file. `label` is its class, where it has one only.
     """
 
     where: str
     content: Callable[[], bytes | Image.Image]
+    label: str = ""
 
 
 class Look(NamedTuple):

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from kdep_benchmarks.data.cards import CARDS, CLASSIFICATION, Card, Dataset, Use, absent, known
 from kdep_benchmarks.data.checks.duplicates import repeated_images, shared_images
-from kdep_benchmarks.data.checks.labels import class_findings, label_findings
+from kdep_benchmarks.data.checks.labels import class_findings, label_findings, labelled_pictures
 from kdep_benchmarks.data.checks.masks import mask_findings
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture, look_at, of_file, turned, unreadable
 from kdep_benchmarks.data.readers.boxes import differing_categories, read_boxes
-from kdep_benchmarks.data.readers.classification import pictures_of
 
 ROLES = ("train", "val", "test")
 
@@ -94,7 +93,7 @@ def _classification(subject: Subject, show: bool) -> Read:
                 splits[role] = split
     expected = subject.card.labels if subject.card else 0
     findings += class_findings(splits, subject.dataset, expected=expected)
-    return {role: pictures_of(split.source) for role, split in splits.items()}, findings
+    return {role: labelled_pictures(split) for role, split in splits.items()}, findings
 
 
 def _segmentation(subject: Subject, show: bool) -> Read:

@@ -64,14 +64,18 @@ def shared_images(
 
 
 def repeated_images(role: str, pictures: Sequence[Picture], looks: Sequence[Look]) -> Iterator[Finding]:
-    """Images that are more than once in one split."""
+    """Images that are more than once in one split; in two classes is a warning, for one of the labels is wrong."""
     seen: dict[bytes, int] = {}
     for index, look in enumerate(looks):
         if look.problem:
             continue
         if look.digest in seen:
-            what = f"has the bytes of {pictures[seen[look.digest]].where}"
-            yield Finding(f"image twice in {role}", pictures[index].where, what, defect=False)
+            here, there = pictures[index], pictures[seen[look.digest]]
+            if here.label == there.label:
+                yield Finding(f"image twice in {role}", here.where, f"has the bytes of {there.where}", defect=False)
+            else:
+                what = f"class {here.label!r}, has the bytes of {there.where}, class {there.label!r}; keep one of them"
+                yield Finding(f"image in two classes of {role}", here.where, what, defect=False, warning=True)
         seen.setdefault(look.digest, index)
 
 

@@ -8,6 +8,7 @@ from kdep.data.sources.names import SUFFIXES
 from kdep.guard import NOT_REGULAR
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
+from kdep_benchmarks.data.pictures import Picture
 from kdep_benchmarks.data.readers.classification import LabelledSource, pictures_of, read_labelled
 
 
@@ -44,6 +45,13 @@ def class_findings(splits: dict[str, LabelledSource], dataset: Dataset, *, expec
     if expected and len(train.classes) != expected:
         where = f"classes of {dataset.files['train']}"
         yield Finding("wrong count", where, f"{len(train.classes)}, expected {expected}")
+
+
+def labelled_pictures(split: LabelledSource) -> list[Picture]:
+    """Every image of a split with the name of its class; a label out of range has none."""
+    names = dict(enumerate(split.classes))
+    pictures = pictures_of(split.source)
+    return [picture._replace(label=names.get(int(n), "")) for picture, n in zip(pictures, split.labels, strict=True)]
 
 
 def _wrong_labels(split: LabelledSource, role: str) -> Iterator[Finding]:

@@ -15,8 +15,6 @@ from kdep_benchmarks.data.findings import refuse_defects
 from kdep_benchmarks.data.readers.boxes import read_boxes
 
 LOG = logging.getLogger(__name__)
-# A warning instead of an error: a few hundred images rarely have every class of VOC or COCO.
-ALLOWED = ("empty class",)
 
 
 class Split(NamedTuple):
@@ -44,7 +42,7 @@ def write_split(dataset: Dataset, role: str, classes: tuple[str, ...], path: Pat
         ValueError: another layout, a missing file, a broken box, or a split without images or without boxes.
     """
     split = read_boxes(dataset, role, classes=classes, open_images=True)
-    refuse_defects(split.findings, f"{dataset.name}: {role} split", allowed=ALLOWED)
+    refuse_defects(split.findings, f"{dataset.name}: {role} split")
     if role == "train" and (empty := [name for name in classes if not split.per_class[name]]):
         LOG.warning("%s: no box to train on for %d of %d classes: %s", dataset.name, len(empty), len(classes), empty)
     images, boxes = [], []

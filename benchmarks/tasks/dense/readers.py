@@ -55,5 +55,5 @@ def open_boxes(dataset: Dataset, role: str) -> BoxSplit:
         ValueError: a file is missing, a box has no area or lies outside its image, or the split has no boxes.
     """
     split = read_boxes(dataset, role, classes=class_names(dataset), open_images=True)
-    refuse_defects(split.findings, f"{dataset.name}: {role} split", allowed=("empty class",))
+    refuse_defects(split.findings, f"{dataset.name}: {role} split")
     return split

@@ -89,6 +89,20 @@ def test_a_set_of_one_class_is_a_defect(tmp_path):
     assert defects(dataset) == [("too few classes", "classes of train")]
 
 
+def test_equal_images_are_a_warning_in_two_classes_and_a_note_in_one(tmp_path):
+    dataset = folders(tmp_path)
+    first, second = (sorted((tmp_path / "train" / name).iterdir())[0] for name in ("bee", "cow"))
+    second.write_bytes(first.read_bytes())
+    copy = shutil.copy(first, first.with_name("copy.jpg"))
+    report = looked_over(dataset)
+    assert report.defects == 0
+    assert {(f.grade, f.kind, f.where) for f in report.findings} == {
+        ("warning", "image in two classes of train", str(second)),
+        ("note", "image twice in train", str(copy)),
+    }
+    assert f"class 'cow', has the bytes of {first}, class 'bee'" in "".join(f.what for f in report.findings)
+
+
 def empty_class(root):
     for split in ("train", "test"):
         (root / split / "dog").mkdir()
@@ -345,12 +359,14 @@ def test_without_named_classes_the_splits_categories_are_compared(tmp_path, role
     assert found == [("category is missing", str(tmp_path / f"{lacks}.json"))]
 
 
-def test_a_class_that_only_crowds_have_is_empty(tmp_path):
+def test_a_class_that_only_crowds_have_is_empty_which_is_a_note(tmp_path):
     dataset = trees.coco(tmp_path)
     with rewritten(tmp_path / "train.json") as content:
         for item in content["annotations"]:
             item["iscrowd"] = int(item["category_id"] == 3)
-    assert defects(dataset) == [("empty class", "class 'green' of train")]
+    report = looked_over(dataset)
+    assert report.defects == 0
+    assert ("empty class", "class 'green' of train") in [(f.kind, f.where) for f in report.findings]
 
 
 def test_a_class_without_a_pixel_is_a_defect_in_train_and_a_note_in_test(tmp_path):
@@ -474,11 +490,14 @@ def test_the_crowds_of_real_annotations_are_counted_and_are_no_defect(shared):
 
 def test_findings_are_grouped_defects_first_and_counted_beyond_the_first_few():
     found = [Finding("b", "f", "w", defect=False), *(Finding("a", f"p{n}", "w") for n in range(4))]
+    found.append(Finding("c", "g", "w", defect=False, warning=True))
     assert finding_lines(found, shown=2) == [
         "defect: a (4)",
         "  p0: w",
         "  p1: w",
         "  and 2 more",
+        "warning: c (1)",
+        "  g: w",
         "note: b (1)",
         "  f: w",
     ]
