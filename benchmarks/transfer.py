@@ -135,7 +135,7 @@ def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> 
     paths = {key: Path(options[key]) for key in ("data", "data_root", "results") if options.get(key) is not None}
     request = Request(checkpoints=[str(checkpoint) for checkpoint in several], **options | paths)
     plan, _ = measure(request, Screen(sys.stdout))
-    if all(planned.state == "absent" for planned in plan):
+    if not any(planned.measurable for planned in plan):
         raise ValueError(no_data(request, plan))
     files = [planned.cell.key.path(request.results, status) for planned in plan for status in ("ok", "failed")]
     names = {planned.cell.checkpoint.sha256: planned.row for planned in plan}
@@ -156,7 +156,7 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     times = measured_times(before, cpu=here == "cpu")
     jobs = engine.jobs or max(1, len(plan))
     screen.say("\n".join([*said, *told, *unused_sizes(opened, tasks), describe_plan(plan, times, jobs=jobs)]))
-    if all(planned.state == "absent" for planned in plan):
+    if not any(planned.measurable for planned in plan):
         return plan, 1
     if dry_run:
         return plan, 0
@@ -272,7 +272,9 @@ def absolute(spec: str) -> str:
 
 
 def no_data(request: Request, plan: Sequence[Planned]) -> str:
-    """Where the data sets of a plan were looked for, when none is there."""
+    """Where the data sets of a plan were looked for, when none is there; or why no task takes a checkpoint."""
+    if refused := [planned.reason for planned in plan if planned.state == "refused"]:
+        return f"nothing to measure: {refused[0]}"
     own = next((p.cell.task.dataset for p in plan if p.cell.task.dataset.name not in CARDS), None)
     place = request.data_root.resolve()
     text = f"nothing to measure: no data set of these tasks is below {place}; --data-root DIR names another folder"

@@ -1,8 +1,9 @@
-"""Plan a run: which cells are done, to run or without data, and how long they take by those measured before."""
+"""Plan a run: which cells are done, to run, without data or refused, and how long they take by finished ones."""
 
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from kdep.guard import printable
@@ -12,11 +13,11 @@ from kdep_benchmarks.data import cards as datasets
 from kdep_benchmarks.data.checks.leaks import leaked
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell, check_same_measurement
-from kdep_benchmarks.result import CheckpointCard, Result
+from kdep_benchmarks.result import TOOLBOXES, CheckpointCard, Result
 from kdep_benchmarks.results import read_result
 from kdep_benchmarks.tasks.task import Task
 
-STATES = ("to run", "done", "absent")
+STATES = ("to run", "done", "absent", "refused")
 
 # Seconds of finished cells, by what they have in common; see `likenesses`.
 Times = dict[tuple[str, ...], list[float]]
@@ -33,7 +34,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell and its state: to run, done (`reason` is its score) or absent (`reason` says which data).
+    """A cell and its state: to run, done (`reason` is its score), absent (which data) or refused (why the task does).
 
     `row` is the name of its row on the board.
     """
@@ -47,6 +48,11 @@ class Planned:
     def title(self) -> str:
         """Name of the cell on the terminal."""
         return f"{self.row or self.cell.checkpoint.name}  {self.cell.task.name}  seed {self.cell.seed}"
+
+    @property
+    def measurable(self) -> bool:
+        """Whether it has a score, or gets one if nothing fails."""
+        return self.state in ("to run", "done")
 
 
 def look_up(task: Task) -> Found:
@@ -65,8 +71,22 @@ def look_up(task: Task) -> Found:
     return Found(fingerprint, leaked(task, fingerprint))
 
 
+@lru_cache
+def refusal(kind: str, arch: str) -> str:
+    """Why a task of mmsegmentation or mmdetection takes no such network, as its cell would say; empty where it does."""
+    if kind not in TOOLBOXES:
+        return ""
+    from kdep_benchmarks.openmmlab.backbones import backbone_config
+
+    try:
+        backbone_config(arch, "mmseg" if kind.startswith("segment") else "mmdet")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def plan_cell(cell: Cell, found: Found) -> Planned:
-    """Decide whether a cell is done, to run, or absent.
+    """Decide whether a cell is done, to run, absent, or refused.
 
     Raises:
         ValueError: it is done, but of another measurement; see `check_same_measurement`.
@@ -75,7 +95,8 @@ def plan_cell(cell: Cell, found: Found) -> Planned:
         return Planned(cell, "absent", found.reason)
     cell = replace(cell, data_fingerprint=found.fingerprint, leaked=found.leaked)
     if not cell.path.exists() or cell.force:
-        return Planned(cell, "to run")
+        reason = refusal(cell.task.kind, cell.checkpoint.arch)
+        return Planned(cell, "refused" if reason else "to run", reason)
     known = read_result(cell.path)
     check_same_measurement(cell, known)
     return Planned(cell, "done", f"{known.main_metric} {known.score:.2f}")
@@ -160,6 +181,7 @@ def describe_plan(plan: Sequence[Planned], times: Times, *, jobs: int) -> str:
     """Cells by state, the time that each may take, and their sum; absent data once per task."""
     count = {state: sum(planned.state == state for planned in plan) for state in STATES}
     lines = [f"{len(plan)} cells: {count['to run']} to run, {count['done']} done, {count['absent']} without data"]
+    lines[0] += f", {count['refused']} refused" if count["refused"] else ""
     for planned in plan:
         if planned.state == "done":
             lines.append(f"  done    {planned.title}  {planned.reason}")
@@ -171,6 +193,8 @@ def describe_plan(plan: Sequence[Planned], times: Times, *, jobs: int) -> str:
     lines += [f"  {task}: {count} test images are also in train or val, byte for byte" for task, count in leaks.items()]
     absent = {planned.cell.task.name: planned.reason for planned in plan if planned.state == "absent"}
     lines += [f"  absent  {task}: {reason}" for task, reason in absent.items()]
+    refused = {planned.title.rpartition("  ")[0]: planned.reason for planned in plan if planned.state == "refused"}
+    lines += [f"  refused {cells}: {reason}" for cells, reason in refused.items()]
     todo = [planned.cell for planned in plan if planned.state == "to run"]
     return "\n".join(lines + ([describe_time(todo, times, jobs=jobs)] if todo else []))
 

@@ -24,7 +24,7 @@ def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, screen: Scre
     A cell that another suite is measuring is asked for again after all others, until it is done or free.
 
     Args:
-        plan: cells; those done or absent are left out.
+        plan: cells; only those to run count.
         engine: where cells run.
         times: of finished cells; new ones are added.
         screen: where to show progress.

@@ -78,7 +78,8 @@ def timm_maps(arch: str) -> list[tuple[int, int]]:
     if not timm.is_model(arch):
         raise ValueError(f"{arch}: not a timm network; segmentation and detection need one with feature maps")
     try:
-        info = timm.create_model(arch, features_only=True, pretrained=False).feature_info
+        with torch.device("meta"):  # without its weights, which would be drawn for seconds
+            info = timm.create_model(arch, features_only=True, pretrained=False).feature_info
     except (RuntimeError, AttributeError) as error:
         raise ValueError(f"{arch}: timm offers no feature maps of it ({error}); use a network with stages") from error
     pairs = zip(info.reduction(), info.channels(), strict=True)

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     given |= {"engine_options": parse_options(args.engine_options)}
     request = Request(**given)
     plan, code = measure(request, Screen(sys.stdout), dry_run=args.dry_run)
-    if all(planned.state == "absent" for planned in plan):
+    if not any(planned.measurable for planned in plan):
         sys.stderr.write(f"kdep: {no_data(request, plan)}\n")
     return code
 

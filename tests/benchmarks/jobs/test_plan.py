@@ -21,6 +21,7 @@ from kdep_benchmarks.jobs.engines.engine import Slot
 from kdep_benchmarks.jobs.measure import measure
 from kdep_benchmarks.jobs.plan import Planned
 from kdep_benchmarks.jobs.screen import Line, Screen
+from kdep_benchmarks.openmmlab.backbones import backbone_config
 from kdep_benchmarks.result import CheckpointCard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.progress import Bar, clear_progress, read_progress, write_progress
@@ -73,6 +74,18 @@ def test_the_plan_says_states_and_time():
     text = plan.describe_plan(todo, times, jobs=2)
     assert "a-knn  seed 1  about 2 min" in text
     assert "time: about 2 min for 2 cells, 2 at once, by cells measured before" in text
+
+
+@pytest.mark.parametrize("kind", ["segment", "detect-frozen"])
+def test_a_plan_leaves_out_a_network_that_the_task_would_refuse_and_says_why(kind, tmp_path):
+    cells = [cell_like(f"a-{kind}", arch, kind, tmp_path, seed) for arch in ("test_vit", "resnet18") for seed in (0, 1)]
+    planned = [plan.plan_cell(cell, plan.Found("f" * 64)) for cell in [*cells, cell_like("a-knn", "test_vit", "knn")]]
+    assert [one.state for one in planned] == ["refused", "refused", "to run", "to run", "to run"]
+    text = plan.describe_plan(planned, {}, jobs=1)
+    assert text.startswith("5 cells: 3 to run, 0 done, 0 without data, 2 refused\n")
+    assert text.count(f"  refused x  a-{kind}: test_vit has maps at strides [16]; segmentation and detection need") == 1
+    with pytest.raises(ValueError, match="test_vit has maps at strides"):  # the check of the cell itself
+        backbone_config("test_vit", "mmseg")
 
 
 def test_time_that_running_cells_have_spent_is_taken_off(tmp_path, monkeypatch):
