@@ -119,7 +119,10 @@ def open_splits(dataset: Dataset, *, seed: int) -> Splits:
     if "val" not in dataset.files:
         train, val = hold_out(pool.labels, seed=seed)
         if not len(val):
-            raise ValueError(f"data set {dataset.name}: one image per class in train; choosing settings needs two")
+            raise ValueError(
+                f"data set {dataset.name}: every class has one image in {pool.where}, and choosing settings needs "
+                "classes of two; add images, or a val split"
+            )
         return Splits(pool, train, val, test)
     val = open_split(dataset, "val")
     refuse_other_classes(dataset, pool.classes, val.classes, "val")

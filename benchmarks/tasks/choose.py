@@ -122,11 +122,12 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
         classes = class_folders(Dataset(folder.name, "imagefolder", folder, {"train": ".", "test": "."}), ".")
     except ValueError as error:
         raise ValueError(f"{folder}: has no class folders; {expected}") from error
-    for name, images in images_of(folder, classes)[0].items():
-        if len(images) < 3:
-            raise ValueError(
-                f"--data {folder}: class {name} has fewer than three images, one each for train, val and test; add "
-                "images, or make train and test folders"
-            )
+    if few := [(name, len(images)) for name, images in images_of(folder, classes)[0].items() if len(images) < 3]:
+        name, number = few[0]
+        raise ValueError(
+            f"--data {folder}: class {name} has fewer than three images, one each for train, val and test: {number} "
+            f"in {folder / name} ({len(few)} of {len(classes)} classes have too few); add images, move the folder "
+            "away, or make train and test folders"
+        )
     said = f"{folder}: there is no train folder, so a fifth of each class is test and the rest train (seed 0)"
     return {"train": ".:train", "test": ".:test"}, said

@@ -42,6 +42,11 @@ def class_findings(splits: dict[str, LabelledSource], dataset: Dataset, *, expec
     for where, classes in pairs:
         if odd := sorted(set(classes) ^ set(train.classes)):
             yield Finding("classes differ", where, f"{', '.join(odd[:5])} ({len(odd)}) only in one of them")
+    if "val" not in dataset.files and len(train.labels):
+        for label in np.flatnonzero(np.bincount(train.labels[train.labels >= 0]) == 1):
+            where = f"class {dict(enumerate(train.classes)).get(int(label))!r} of {dataset.files['train']}"
+            what = "it stays in train: the fifth of each class that settings are chosen on has none of it"
+            yield Finding("one image in train", where, what, defect=False)
     if expected and len(train.classes) != expected:
         where = f"classes of {dataset.files['train']}"
         yield Finding("wrong count", where, f"{len(train.classes)}, expected {expected}")

@@ -89,6 +89,12 @@ def _read_folders(dataset: Dataset, files: str, _: bool) -> LabelledSource:
         names += [str(path.relative_to(root)) for path in by_class[name]]
         labels += [label] * len(by_class[name])
     if files != folder:
+        if single := [name for name, images in by_class.items() if len(images) == 1]:
+            raise ValueError(
+                f"data set {dataset.name}: class {single[0]!r} has one image in {root / single[0]}, and {files} needs "
+                f"two, one each for train and test ({len(single)} of {len(classes)} classes have one); add images, or "
+                "move the folder away"
+            )
         train, test = hold_out(np.asarray(labels), seed=0)
         kept = test if files.endswith(":test") else train
         names, labels = [names[position] for position in kept], [labels[position] for position in kept]

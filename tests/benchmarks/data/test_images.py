@@ -11,6 +11,7 @@ from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.checks.check import Subject, check_dataset
 from kdep_benchmarks.data.findings import finding_lines
 from kdep_benchmarks.data.images import hold_out, open_split, open_splits
+from kdep_benchmarks.tasks.choose import split_folder
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -71,6 +72,20 @@ def test_links_to_folders_above_give_no_image_another_label(folders, tmp_path, c
     assert len(skipped) == 8 and [finding.where for finding in skipped if finding.defect] == [
         str(tmp_path / "train" / "cow" / "pipe.png")
     ]
+
+
+def test_a_class_of_one_image_is_named_with_its_folder_where_it_has_to_be_divided(folders, tmp_path):
+    for number in range(1, 10):
+        (tmp_path / "train" / "bee" / f"{number}.png").unlink()
+    divided = dataclasses.replace(folders, files={"train": "train:train", "test": "train:test"})
+    said = rf"class 'bee' has one image in {tmp_path / 'train' / 'bee'}, and train:test needs two.*\(1 of 3 classes"
+    with pytest.raises(ValueError, match=said):
+        open_split(divided, "test")
+    with pytest.raises(ValueError, match=rf"fewer than three images.*: 1 in {tmp_path / 'train' / 'bee'} \(1 of 3"):
+        split_folder(tmp_path / "train")
+    assert len(open_split(folders, "train").labels)  # with a test folder it is no defect, and told
+    notes = [(f.where, f.defect) for f in check_dataset(Subject(folders, "classification", None)).findings]
+    assert ("class 'bee' of train", False) in notes
 
 
 def test_a_class_folder_that_is_a_link_to_its_own_split_is_named(folders, tmp_path):
