@@ -21,13 +21,13 @@ def test_a_command_forked_while_another_thread_draws_can_draw(tmp_path, monkeypa
     def draw():
         with Figure._render_lock:
             held.set()
-            done.wait(60)
+            done.wait(600)
 
     thread = threading.Thread(target=draw)
     thread.start()
     held.wait()
     command = forked.start([], forked.Box(tmp_path, {}))
-    ended = command.wait(30)
+    ended = command.wait(300)
     done.set()
     thread.join()
     if not ended:
@@ -49,7 +49,7 @@ def test_a_forked_child_has_no_handler_of_the_command_that_forked_it(monkeypatch
     before = signal.signal(signal.SIGTERM, handler)  # as a suite does
     try:
         with (tmp_path / "log").open("w") as log:
-            assert forked.Forked(["", "", ""], stdout=log, env={}).wait(20) == -signal.SIGTERM
+            assert forked.Forked(["", "", ""], stdout=log, env={}).wait(300) == -signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -282,7 +282,7 @@ def test_a_browser_sorts_and_filters_the_page_and_nothing_is_wider_than_it(tmp_p
     page = tmp_path / "page.html"
     page.write_text(html(boards(results)).replace("</body>", CLICKS), encoding="utf-8")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--dump-dom"]
-    dom = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=60, check=True).stdout
+    dom = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=600, check=True).stdout
     title = re.search("<title>(.*?)</title>", dom)[1]
     assert title == "z,b,m,random:r m,b,z,random:r b,m,random:r,z z,b,m,random:r random:r true"
 
@@ -408,7 +408,7 @@ def test_of_two_suites_that_end_together_the_last_board_has_the_results_of_both(
         return found
 
     def other():
-        reading.wait(20)
+        reading.wait(300)
         write_result(result("late", score=60.0), tmp_path)
         write_leaderboard(lambda: find_results(tmp_path), tmp_path)
         other_ended.set()

@@ -366,7 +366,7 @@ def test_a_study_says_how_far_it_is_and_how_long_the_rest_takes():
 
 def test_every_job_has_a_gpu_of_its_own(written, tmp_path, monkeypatch):
     monkeypatch.setattr(study_work, "visible_devices", lambda device: ("4", "7"))
-    both, used = threading.Barrier(2, timeout=60), []
+    both, used = threading.Barrier(2, timeout=600), []
 
     def run(arguments, log, slot):
         if arguments[0] == "pretrain":

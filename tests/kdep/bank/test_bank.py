@@ -346,7 +346,7 @@ def test_a_finished_bank_is_only_read_and_needs_no_lock(banked, monkeypatch):
 def hold(path, held, done):
     lock = folder.take_lock(path, "")
     held.set()
-    done.wait(60)
+    done.wait(600)
     lock.release()
 
 
@@ -356,7 +356,7 @@ def test_an_unfinished_bank_that_another_process_is_making_is_refused(banked, mo
     holder = context.Process(target=hold, args=(path, held, done))
     holder.start()
     try:
-        assert held.wait(60)
+        assert held.wait(600)
         targets.build(banked("optim.epochs=1"))  # the one view that is there
         monkeypatch.setattr(folder, "PATIENCE", 0.1)
         with pytest.raises(ValueError, match="is in use by another process; wait for it"):
