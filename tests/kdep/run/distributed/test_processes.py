@@ -1,7 +1,9 @@
 """Where a process computes, how long it waits, and the random numbers that it draws."""
 
 import logging
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,12 +76,27 @@ def test_each_process_draws_random_numbers_of_its_own_and_goes_on_with_them():
     assert len({tuple(values) for values in drawn.values()}) == 3
 
 
-def test_an_alarm_says_where_a_process_is_before_the_time_is_up(caplog):
+def test_an_alarm_says_where_a_process_is_before_the_time_is_up(caplog, monkeypatch):
+    now, looks = [1.0], []
+
+    def clock():
+        if threading.current_thread() is not threading.main_thread():
+            looks.append(now[0])
+        return now[0]
+
+    def pass_and_look(seconds):
+        """Let seconds pass for the alarm, and wait until it has looked several times since."""
+        now[0] += seconds
+        enough = len(looks) + 4
+        while len(looks) < enough:
+            time.sleep(0.01)
+
+    monkeypatch.setattr("kdep.run.distributed.alarm.time", SimpleNamespace(monotonic=clock))
     with caplog.at_level(logging.ERROR), Alarm(Process(CPU, 1, 2), limit=0.2) as alarm:
         with alarm.during(36, "loading images"):
-            pass
+            pass_and_look(0.17)
         with alarm.during(37, "loading images"):
-            time.sleep(0.4)
+            pass_and_look(0.19)
     assert len(caplog.records) == 1 and "rank 1 of 2 on " in caplog.text
     assert "in step 37: loading images for 0 s; after 0 s the run ends" in caplog.text
 
