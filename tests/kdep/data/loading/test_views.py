@@ -522,7 +522,7 @@ def test_a_subset_of_no_image_is_refused(tmp_path, share, said):
 
 
 THREADS = """
-import os, sys, torch
+import os, sys, threading, torch
 from kdep.data.loading.order import Order
 from kdep.data.loading.views import Augmentation, Views, load
 from kdep.data.sources.source import open_source
@@ -530,8 +530,14 @@ from kdep.data.sources.source import open_source
 def count():
     return len(os.listdir("/proc/self/task"))
 
+class Meeting(Views):
+    def __getitem__(self, at):
+        both.wait(600)  # until both shares of the batch have begun: else one thread may take both
+        return super().__getitem__(at)
+
 torch.set_num_threads(3)
-views = Views(open_source(sys.argv[1]), Augmentation(64, crop_scale=(0.5, 0.5)), seed=0)
+both = threading.Barrier(2)
+views = Meeting(open_source(sys.argv[1]), Augmentation(64, crop_scale=(0.5, 0.5)), seed=0)
 batches = iter(load(views, Order(4, 4, 2, seed=0), workers="auto"))
 torch.ones(2**22).add_(1)  # starts torch's own threads
 before = count()
