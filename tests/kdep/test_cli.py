@@ -53,13 +53,14 @@ def test_no_help_imports_torch():
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # noticed at the end of the command, or at the first line
 def test_a_reader_that_ends_first_is_one_line_and_no_traceback(unbuffered):
     code = "import sys; from kdep import cli; sys.exit(cli.main(['data', 'ls']))"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
-    process.stdout.close()  # before anything is written
-    said = process.stderr.read()
-    assert process.wait() == 1
-    assert said == "kdep: nobody reads the output any more, so this stopped; the same command goes on from here\n"
+    reader, writer = os.pipe()
+    os.close(reader)  # before the command begins
+    with open(writer, "wb") as output:  # noqa: PTH123 - a descriptor
+        pipes = {"stdout": output, "stderr": subprocess.PIPE, "text": True}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, **pipes)
+    said = "kdep: nobody reads the output any more, so this stopped; the same command goes on from here\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_a_broken_pipe_elsewhere_is_not_hidden(monkeypatch):
