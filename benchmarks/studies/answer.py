@@ -24,7 +24,7 @@ from kdep_benchmarks.studies.file import Study
 from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
 from kdep_benchmarks.studies.stats import BySeed, pooled
-from kdep_benchmarks.studies.tuning import HOW, at_their_best, tuned, tuning_table, val_table
+from kdep_benchmarks.studies.tuning import HOW, Tuned, at_their_best, tuned, tuning_table, val_table
 from kdep_benchmarks.verdicts.intervals import half_width, mean
 
 if TYPE_CHECKING:
@@ -62,23 +62,16 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         absent = ", ".join(f"`{arm}`" for arm in study.arms if arm not in begun)
         lines += [f"Unfinished: {missing} of {missing + len(rows)} scores are still to come."]
         lines += [*([f"Nothing yet of: {absent}."] if absent else []), ""]
-    values = [value for value in study.values if any(row["value"] == value for row in rows)]
-    own = {value: _own_comparisons(study, scores, val, value) for value in values}
-    claims = adjusted_claims([one for value in study.values for one in claimed(study, scores, value)])
-    shares = against_all_images(study, scores)
+    lines += _claims(adjusted_claims([one for value in study.values for one in claimed(study, scores, value)]))
     own_values = tuned(study, scores, val)
-    at_best = at_their_best(study, own_values)
-    groups = adjusted([*(group for parts in own.values() for _, _, group in parts), shares, at_best])
-    lines += _claims(claims)
-    for value in values:
+    own, shares, at_best = explored(study, scores, val, own_values)
+    for value, groups in own.items():
         if study.axis:
             lines += [f"## {study.axis.key} = {value}", ""]
         lines += [*table(study, scores, value), ""]
-        for title, said, _ in own[value]:
-            sentences = [*([said] if said else []), *(one.sentence for one in groups.pop(0))]
-            lines += _listed(title, sentences)
+        for title, said, found in groups:
+            lines += _listed(title, [*([said] if said else []), *(one.sentence for one in found)])
         lines += task_table(study, scores, value)
-    shares, at_best = groups
     if on_val := val_table(study, val):
         lines += [f"## Every {study.axis.key} on val", "", "Means over tasks and seeds.", "", *on_val, ""]
     if own_values:
@@ -94,7 +87,22 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
     return "\n".join(lines)
 
 
-def _own_comparisons(study: Study, scores: Scores, val: Scores, value: Any) -> list[tuple[str, str, list[Comparison]]]:
+Group = tuple[str, str, list[Comparison]]  # title, a sentence that comes first, comparisons
+
+
+def explored(
+    study: Study, scores: Scores, val: Scores, own_values: Tuned | None
+) -> tuple[dict[Any, list[Group]], list[Comparison], list[Comparison]]:
+    """Exploratory comparisons, after Holm's correction among all: by value, between shares, of arms at their best."""
+    begun = {value for _, value, _ in scores}
+    own = {value: _own_comparisons(study, scores, val, value) for value in study.values if value in begun}
+    shares, at_best = against_all_images(study, scores), at_their_best(study, own_values)
+    parts = adjusted([*(group for groups in own.values() for _, _, group in groups), shares, at_best])
+    found = {value: [(title, said, parts.pop(0)) for title, said, _ in groups] for value, groups in own.items()}
+    return found, *parts
+
+
+def _own_comparisons(study: Study, scores: Scores, val: Scores, value: Any) -> list[Group]:
     """Title, a sentence that comes first, and comparisons, of those that the scores themselves have not picked."""
     on_val, chosen = chosen_on_val(study, scores, val, value)
     return [

@@ -11,6 +11,18 @@ def test_the_published_list_is_what_the_study_files_and_their_scores_give():
     assert (studies.PUBLISHED / "studies.md").read_text() == studies.table(studies.shipped())
 
 
+def test_the_page_on_reproduction_has_the_table_of_the_default():
+    page = (studies.PUBLISHED.parents[1] / "reproduction.md").read_text()
+    assert "\n".join(studies.default_table(studies.shipped())) in page
+
+
+def test_the_default_is_the_first_of_each_of_its_comparisons():
+    one = Comparison("`rival`", "`SVD x 2`", 1.5, Interval(1.5, -0.5, 3.5, 0.1), 4, adjusted=0.1, tests=2)
+    turned = studies.turned(one)
+    assert (turned.arm, turned.other, turned.text) == ("`SVD x 2`", "`rival`", "-1.50 [-3.50, +0.50]")
+    assert turned.adjusted == 0.1 and studies.turned(turned) == one
+
+
 def test_a_student_of_several_studies_is_counted_once():
     rows = [{"checkpoint": name, "pretrain_seconds": "1800"} for name in ("a", "a", "b")]
     rows.append({"checkpoint": "c", "pretrain_seconds": "0"})  # only scored here; another study may have trained it

@@ -14,8 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdep.files import write_atomically, write_text
+from kdep_benchmarks.studies.answer import explored
 from kdep_benchmarks.studies.claims import Comparison, adjusted_claims, by_cell, claimed
 from kdep_benchmarks.studies.file import Study, load_study
+from kdep_benchmarks.studies.rows import collect, read_known
+from kdep_benchmarks.studies.tuning import tuned
+from kdep_benchmarks.verdicts.difference import Interval
 
 SHIPPED = Path("configs/studies")
 PUBLISHED = Path("docs/figures/studies")
@@ -25,6 +29,18 @@ correction among the claims of the study. All other comparisons are exploratory,
 alone, without banks of targets and probes, on one or two threads of machines that differ. A student counts once, in the
 first study that trained it, even where a second trained it again. `-`: the scores do not say, as those of checkpoints
 that other studies made."""
+DEFAULT = "SVD x 2"  # the recipe `default`
+RIVALS = ("supervised", "SVD + PTS", "SVD + PTS x 4", "1x1 conv as published", "1x1 conv x 2", "LightlyTrain v1")
+FRESH = ("confirm_small", "budget_small", "dense_small", "finetune_fresh_small", "projector_small")  # see ABOUT_DEFAULT
+KINDS = {
+    "linear": "linear probes",
+    "dense-linear": "frozen dense tasks",
+    "box": "frozen dense tasks",
+    "finetune": "fine-tuned",
+}
+ABOUT_DEFAULT = """The recipe `default`, which is `SVD x 2`, minus each rival, in points of the mean over the tasks, on
+seeds that had no part in the choice of the default. Verdicts are after Holm's correction: of a comparison that was
+claimed beforehand among the claims of its study, of another among the study's exploratory ones."""
 ABOUT_CLAIMS = """Each is about the mean over the tasks of its study, first arm minus second, in points, with the 95 %
 interval over the seeds of the pair ([picture](claims.png))."""
 
@@ -74,7 +90,50 @@ def table(studies: Sequence[Study]) -> str:
             if one.seeds:
                 cells = [study.name, ", ".join(study.tasks), f"{one.arm} minus {one.other}", str(one.seeds), one.text]
                 lines.append(f"| {' | '.join([*cells, verdict(one)])} |")
+    lines += ["", "## The default against its rivals", "", ABOUT_DEFAULT, "", *default_table(studies)]
     return "\n".join(lines) + "\n"
+
+
+def default_table(studies: Sequence[Study]) -> list[str]:
+    """Write a row for every comparison of the default with a rival on fresh seeds, by rival and number of images."""
+    by_name = {study.name: study for study in studies}
+    seen: Counter[str] = Counter()  # a study of students that another trained does not say what they saw
+    for study in studies:
+        for row in published(study):
+            seen[row["checkpoint"]] = max(seen[row["checkpoint"]], int(row["images_seen"]))
+    found = [one for name in FRESH for one in default_against(by_name[name], seen)]
+    lines = ["| rival | images seen | tasks | seeds | difference | verdict | claimed | study |", "|---" * 8 + "|"]
+    for rival in RIVALS:
+        own = [(images, cells) for images, one, cells in found if one.other == f"`{rival}`"]
+        for images, cells in sorted(own, key=lambda pair: pair[0]):
+            lines.append(f"| {rival} | {images:,} | {' | '.join(cells)} |")
+    return lines
+
+
+def default_against(study: Study, seen: Mapping[str, int]) -> list[tuple[int, Comparison, list[str]]]:
+    """A study's comparisons of the default with rivals: images seen, comparison, the other cells of its row."""
+    rows = collect(study, PUBLISHED, [], read_known([PUBLISHED / f"{study.name}.csv"], study))
+    scores, val = by_cell(rows), by_cell(rows, "val")
+    named = adjusted_claims([one for value in study.values for one in claimed(study, scores, value)])
+    values = [value for value in study.values for _ in study.claims]
+    compared = [(value, one, "yes") for value, one in zip(values, named, strict=True)]
+    for value, groups in explored(study, scores, val, tuned(study, scores, val))[0].items():
+        compared += [(value, one, "no") for _, _, group in groups for one in group]
+    kinds = dict.fromkeys(KINDS[task.partition("-")[2]] for task in study.tasks)
+    tasks, found = f"{len(study.tasks)} {' and '.join(kinds)}", []
+    for value, one, beforehand in compared:
+        one = turned(one) if one.other == f"`{DEFAULT}`" else one
+        if one.arm == f"`{DEFAULT}`" and one.interval and not one.awaited:
+            images = max(seen[row["checkpoint"]] for row in rows if (row["arm"], row["value"]) == (DEFAULT, value))
+            found.append((images, one, [tasks, str(one.seeds), one.text, verdict(one), beforehand, study.name]))
+    return found
+
+
+def turned(one: Comparison) -> Comparison:
+    """The same comparison, of the second arm with the first."""
+    own = one.interval
+    interval = Interval(-own.value, -own.high, -own.low, own.p) if own else None
+    return replace(one, arm=one.other, other=one.arm, value=-one.value, interval=interval)
 
 
 def published(study: Study) -> list[dict[str, str]]:
