@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 import torch
@@ -17,22 +16,12 @@ from kdep.run.resume import Training, load_optimizer
 from tests.conftest import TINY
 
 
-def last_step(folder):
-    lines = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
-    return len(lines)
-
-
-def start_and_kill(forks, config_file, ready):
-    """Run in a process of its own and kill -9 it as soon as `ready` says so."""
+def start_and_kill(forks, config_file, step):
+    """Run in a process of its own, which is killed as by kill -9 after the step."""
     log = config_file.with_suffix(".log")
     with log.open("wb") as output:
-        process = forks.start(["kdep.cli", "pretrain", str(config_file)], output)
-    deadline = time.monotonic() + 120
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert process.poll() is None, log.read_text()
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
+        process = forks.start(["tests.helpers.killed_run", str(config_file), str(step)], output)
+    assert process.wait(600) == -signal.SIGKILL, log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +33,11 @@ def runs(photos, tmp_path_factory, forks):
     for name in ("whole", "killed"):
         (root / f"{name}.yaml").write_text(text.replace("name: tiny", f"name: {name}"))
     folder = root / "killed"
-    start_and_kill(forks, root / "killed.yaml", lambda: (folder / "config.yaml").exists())
-    for step in (7, 21):
-        start_and_kill(forks, root / "killed.yaml", lambda step=step: last_step(folder) >= step)
-        assert not (folder / "student.pth").exists()
+    for step in (0, 7, 21):
+        start_and_kill(forks, root / "killed.yaml", step)
+        assert (folder / "config.yaml").exists() and not (folder / "student.pth").exists()
+        logged = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
+        assert len(logged) == step
     (folder / ".run.pt.123.part").write_text("what a killed process was writing")
     for name in ("killed", "whole"):
         pretrain(load_config(root / f"{name}.yaml"))
