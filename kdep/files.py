@@ -5,7 +5,7 @@ import os
 import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import IO, Any
@@ -119,6 +119,15 @@ def rename_durably(part: Path, place: Path) -> None:
         os.sync()  # the whole disk at once: a flush for each of a hundred thousand files takes minutes
     part.rename(place)
     flush(place.parent)
+
+
+def look_anew(folder: Path) -> None:
+    """Let a network file system forget which names were absent in a folder; it remembers them for up to a minute.
+
+    NFS asks its server again when the folder is opened. Call it before the absence of a file of another machine counts.
+    """
+    with suppress(OSError):
+        os.scandir(folder).close()
 
 
 def flush(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from kdep.files import write_bytes, write_text
+from kdep.files import look_anew, write_bytes, write_text
 from kdep_benchmarks.jobs.engines.engine import Slot
 from kdep_benchmarks.jobs.engines.process import Ended, last_lines, run_module
 from kdep_benchmarks.jobs.locks import remove_parts, try_lock
@@ -124,6 +124,7 @@ def run_cell(cell: Cell, slot: Slot) -> Status:
     with try_lock(cell.work / "lock") as held:
         if not held:
             return Status("busy")
+        look_anew(cell.path.parent)  # the suite that held the lock may be on another machine
         if cell.path.exists() and not cell.force:
             return already_done(cell, "  (by another suite)")
         remove_parts(cell.work)
@@ -225,6 +226,7 @@ def lost(cell: Cell, reason: str) -> Status:
         if not held:
             return Status("busy")
         clear_progress(cell.work)
+        look_anew(cell.path.parent)  # a node may have written the result before the job was lost
         if cell.path.exists() and not cell.force:
             return already_done(cell)
         write_result(failure(cell, 1, reason, 0.0), cell.results)

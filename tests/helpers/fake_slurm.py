@@ -22,10 +22,10 @@ for index in range(int(array[1]) + 1) if array else [None]:
     (state / f"queued-{name}").touch()
     if os.fork() == 0:
         os.setsid()
-        sink = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(sink, stream)
         (state / f"pid-{name}").write_text(str(os.getpid()))
+        sink = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):  # who reads the output of sbatch waits for this: all jobs can be cancelled by then
+            os.dup2(sink, stream)
         while before and any((state / f"queued-{one}").exists() for one in before[1].split(":")):
             time.sleep(0.01)
         own = {"SLURM_JOB_ID": number, "SLURM_CPUS_PER_TASK": "3"}
@@ -58,14 +58,15 @@ for path in Path(os.environ["FAKE_SLURM"]).glob("queued-*"):
 print("99 COMPLETED")
 """
 SCANCEL = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from pathlib import Path
 state = Path(os.environ["FAKE_SLURM"])
 (state / "cancelled").write_text(" ".join(sys.argv[1:]))
 for number in sys.argv[1:]:
     for path in [*state.glob(f"pid-{number}"), *state.glob(f"pid-{number}_*")]:
         (state / path.name.replace("pid", "queued")).unlink(missing_ok=True)
-        os.killpg(int(path.read_text()), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(path.read_text()), signal.SIGKILL)
 """
 
 
@@ -96,6 +97,6 @@ def die(slot: Slot) -> None:
 
 
 def sleep(folder: Path, slot: Slot) -> None:
-    """A job that goes on for a minute."""
+    """A job that goes on until it is cancelled."""
     (folder / "asleep").touch()
-    time.sleep(60)
+    time.sleep(600)

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from submitit import SlurmExecutor
 
-from kdep.interrupts import sigterm_interrupts
+from kdep.files import look_anew
+from kdep.interrupts import held_interrupts, sigterm_interrupts
 from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, T
 from kdep_benchmarks.jobs.engines.slurm_job import OnNode, in_queue, value_of
 
@@ -71,6 +72,8 @@ class Slurm:
                         looked = time.monotonic()
                         for position, job in left.items():
                             missing[position] = 0 if job.job_id in may_run else missing[position] + 1
+                        if any(missing[position] for position in left):
+                            look_anew(self.folder)  # a result that another machine wrote may be there already
                     for position, job in list(left.items()):
                         if job.paths.result_pickle.exists() or missing[position] >= ABSENT:
                             del left[position]
@@ -95,9 +98,10 @@ class Slurm:
             executor = self.executor([left[position].job_id for position in before])
             for start in range(0, len(positions), ARRAY):
                 part = positions[start : start + ARRAY]
-                try:
-                    submitted = executor.submit_array([OnNode(jobs[place]) for place in part])
-                except RuntimeError as error:
-                    said = "; ".join(str(error).splitlines())
-                    raise ValueError(f"--engine slurm: sbatch refused the jobs: {said}") from error
-                left.update(zip(part, submitted, strict=True))
+                with held_interrupts():  # a job whose number is not known yet could not be cancelled
+                    try:
+                        submitted = executor.submit_array([OnNode(jobs[place]) for place in part])
+                    except RuntimeError as error:
+                        said = "; ".join(str(error).splitlines())
+                        raise ValueError(f"--engine slurm: sbatch refused the jobs: {said}") from error
+                    left.update(zip(part, submitted, strict=True))

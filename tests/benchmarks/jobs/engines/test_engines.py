@@ -138,10 +138,10 @@ def test_a_slot_is_filled_while_the_caller_still_has_the_last_result(slots):
 
     def job(position, slot):
         began[position].set()
-        assert position != 1 or slots == 1 or began[2].wait(10)  # of two, one goes on until the third has begun
+        assert position != 1 or slots == 1 or began[2].wait(300)  # of two, one goes on until the third has begun
 
     ended = Local(slots).run([partial(job, position) for position in range(slots + 1)])
-    assert next(ended)[0] == 0 and began[-1].wait(10)
+    assert next(ended)[0] == 0 and began[-1].wait(300)
     assert len(list(ended)) == slots
 
 
@@ -215,6 +215,16 @@ def test_slurm_gets_an_array_of_jobs_and_those_that_wait_and_lost_ones_are_named
     assert "--array=0-1%2" in second and "--dependency=afterany:1_0" in second
 
 
+def test_a_result_that_a_network_file_system_shows_when_its_folder_is_opened_is_not_lost(slurm, tmp_path, monkeypatch):
+    from submitit.core.utils import JobPaths
+
+    opened, path_of = [], JobPaths.result_pickle.fget
+    monkeypatch.setattr("kdep_benchmarks.jobs.engines.slurm.look_anew", opened.append)
+    hidden = property(lambda paths: path_of(paths) if paths.folder in opened else tmp_path / "not yet seen")
+    monkeypatch.setattr(JobPaths, "result_pickle", hidden)
+    assert list(slurm().run([partial(fake_slurm.note, tmp_path, "one")])) == [(0, ("one", 3))]
+
+
 def test_ctrl_c_cancels_what_was_submitted(slurm, tmp_path):
     def interrupt():
         if (tmp_path / "asleep").exists():
@@ -225,6 +235,19 @@ def test_ctrl_c_cancels_what_was_submitted(slurm, tmp_path):
     assert (slurm.state / "cancelled").read_text() == "1" and not list(slurm.state.glob("queued-*"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ctrl_c_while_sbatch_runs_cancels_what_it_submits(slurm, tmp_path, number):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f"{sbatch.read_text()}os.kill(os.getppid(), {int(number)})\n")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(slurm().run([partial(fake_slurm.sleep, tmp_path)]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (slurm.state / "cancelled").read_text() == "1" and not list(slurm.state.glob("queued-*"))
+
+
 def test_what_sbatch_refuses_is_one_sentence_and_what_was_submitted_is_cancelled(slurm, tmp_path):
     sbatch = tmp_path / "sbatch"
     refusing = 'if list(state.glob("script-*")): sys.exit("sbatch: error: Invalid partition name specified")\n'
@@ -232,7 +255,7 @@ def test_what_sbatch_refuses_is_one_sentence_and_what_was_submitted_is_cancelled
     said = "--engine slurm: sbatch refused the jobs: sbatch: error: Invalid partition name specified"
     with pytest.raises(ValueError, match=said):
         list(slurm().run([partial(fake_slurm.sleep, tmp_path)] * 2, after=[(), (0,)]))
-    assert (slurm.state / "cancelled").read_text() == "1"
+    assert (slurm.state / "cancelled").read_text() == "1" and not list(slurm.state.glob("queued-*"))
 
 
 def test_slurm_refuses_options_that_it_does_not_have(slurm, monkeypatch):
@@ -251,7 +274,7 @@ def test_a_job_that_is_preempted_stops_its_cell_and_leaves_no_value_behind():
 
     def job(slot):
         os.kill(os.getpid(), signal.SIGTERM)
-        return slot.stop.wait(10)
+        return slot.stop.wait(300)
 
     before = signal.getsignal(signal.SIGTERM)
     try:
