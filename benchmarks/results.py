@@ -90,8 +90,10 @@ def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
 
 
 def _below(root: Path, place: Path) -> Iterable[Path]:
-    """Files of the same relative place anywhere below a folder."""
-    return sorted(root.glob(f"**/{place.relative_to(root)}"))
+    """Files of the same relative place anywhere below a folder, in which a suite may make and remove folders."""
+    own = place.relative_to(root).parts
+    found = (Path(folder, own[-1]) for folder, _, files in os.walk(root) if own[-1] in files)
+    return sorted(path for path in found if path.parts[-len(own) :] == own)
 
 
 def read_result(path: Path) -> Result:
@@ -155,7 +157,7 @@ def find_results(folders: Path | Iterable[Path]) -> Found:
     read, damaged = [], []
     for path, folder in _paths(folders):
         try:
-            read.append(File(read_result(path), path, folder))
+            read += _still_there(path, folder)
         except (ValueError, OSError) as error:
             damaged.append(str(error))
     odd = _other_metrics(read)
@@ -167,6 +169,17 @@ def find_results(folders: Path | Iterable[Path]) -> Found:
     parts = [_distinct(cells[key]) for key in order]
     farther = [said for part in parts for said in part.damaged]
     return Found([result for part in parts for result in part.results], [*damaged, *odd.values(), *farther])
+
+
+def _still_there(path: Path, folder: Path) -> list[File]:
+    """The result of a file that was listed. A failure goes away when its cell succeeds, which may be at this moment."""
+    try:
+        return [File(read_result(path), path, folder)]
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise
+    done = path.with_name(path.name.replace(".failed.json", ".json"))
+    return [File(read_result(done), done, folder)] if done.is_file() else []
 
 
 def refuse_missing(folders: Iterable[Path]) -> None:

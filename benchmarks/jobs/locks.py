@@ -1,6 +1,8 @@
 """Lock a cell, so that two suites in one results folder share the work; remove what a killed process left behind."""
 
 import contextlib
+import fnmatch
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +31,9 @@ def remove_parts(folder: Path, pattern: str = ".*.part") -> None:
 
     Call it only while holding the lock of what the files belong to.
     """
-    for path in list(folder.glob(f"**/{pattern}")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for place, folders, files in os.walk(folder):  # `Path.glob` fails where another cell removes a folder meanwhile
+        for name in fnmatch.filter(folders, pattern):
+            folders.remove(name)
+            shutil.rmtree(Path(place, name), ignore_errors=True)
+        for name in fnmatch.filter(files, pattern):
+            Path(place, name).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kdep_benchmarks import results
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.board.table import name_teachers
 from kdep_benchmarks.result import CheckpointCard, Protocol
@@ -37,6 +38,21 @@ def test_a_result_comes_back_as_it_was_written(tmp_path):
 def test_the_path_says_whose_what_and_how(tmp_path):
     one = result(sha256="0123456789abcdef", task="voc-segment", seed=4, version=2, budget="smoke")
     assert write_result(one, tmp_path) == tmp_path / "01234567" / "voc-segment" / "fair-v2-smoke" / "seed4.json"
+
+
+def test_a_cell_that_succeeds_while_the_results_are_read_is_neither_damaged_nor_absent(tmp_path, monkeypatch):
+    write_result(failure(), tmp_path)
+    write_result(result(task="other-knn"), tmp_path)
+    listed = results._paths
+
+    def then_succeed(folders):
+        found = list(listed(folders))
+        write_result(result(), tmp_path)
+        return found
+
+    monkeypatch.setattr(results, "_paths", then_succeed)
+    found = find_results(tmp_path)
+    assert [one.status for one in found.results] == ["ok", "ok"] and found.damaged == []
 
 
 def test_a_finished_result_is_never_overwritten_unless_forced(tmp_path):
@@ -162,6 +178,21 @@ def test_of_two_sets_of_answers_those_of_the_result_that_stands_are_kept(tmp_pat
     path = write_result(result(), tmp_path, answers=others, force=True)
     assert read_answers(read_results(tmp_path)[0], tmp_path).sha256 == others.sha256
     assert len(list(path.parent.iterdir())) == 2
+
+
+def test_answers_are_found_below_a_folder_in_which_a_suite_removes_another(tmp_path, monkeypatch):
+    path = write_result(result(), tmp_path / "study", answers=class_answers(np.arange(2), np.arange(2)))
+    other, scan = tmp_path / "features", os.scandir
+
+    def removed_before(folder):
+        if str(folder) == str(other):  # it may be a descriptor
+            other.rmdir()
+        return scan(folder)
+
+    other.mkdir()
+    monkeypatch.setattr(os, "scandir", removed_before)
+    assert read_answers(read_result(path), tmp_path).images == 2
+    assert not other.exists()
 
 
 def test_answers_that_are_missing_or_damaged_are_named(tmp_path):

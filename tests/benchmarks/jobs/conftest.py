@@ -28,7 +28,7 @@ def note(**more):
         file.write(json.dumps({**about, "pid": os.getpid(), "time": time.monotonic(), **more}) + "\\n")
 
 def start_worker():
-    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (shared / "worker.part").write_text(str(worker.pid))
     (shared / "worker.part").rename(shared / "worker")
 
@@ -36,7 +36,7 @@ note(event="start")
 print("attempt", "with half" if cell["halved"] else "with all", flush=True)
 if do == "meet":
     (shared / f"met-{here}").touch()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while len(list(shared.glob("met-*"))) < 2:
         if time.monotonic() > end:
             sys.exit("alone")
@@ -50,13 +50,13 @@ elif do == "hang":
     part.touch()
     start_worker()
     try:
-        time.sleep(60)
+        time.sleep(600)
     finally:
         part.unlink()
 elif do == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (shared / "deaf").touch()
-    time.sleep(60)
+    time.sleep(600)
 elif do == "leave":
     start_worker()
     sys.exit("gone without its worker")
