@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -371,30 +372,35 @@ def test_statistics_of_a_start_that_failed_are_taken_anew(tiny, monkeypatch):
     assert read(folder(tiny()) / "statistics.pt")["count"] == 128
 
 
-def lock_and_fork(config, ready):
+def lock_and_fork(config, ready, worker):
     run = RunFolder(config)
-    worker = os.fork()
-    if worker == 0:
-        time.sleep(20)
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
         os._exit(0)
+    worker[0] = pid
     ready.set()
-    time.sleep(60)
+    time.sleep(600)
     assert run.path.is_dir()
 
 
 def test_a_run_is_locked_until_its_process_is_killed_and_not_by_the_children_of_a_killed_one(tiny, monkeypatch):
     context = multiprocessing.get_context("fork")  # RunFolder starts no thread
-    ready = context.Event()
-    process = context.Process(target=lock_and_fork, args=(tiny(), ready))
+    ready, worker = context.Event(), context.Array("i", 1)
+    process = context.Process(target=lock_and_fork, args=(tiny(), ready, worker))
     process.start()
-    assert ready.wait(60)
-    monkeypatch.setattr(folders, "PATIENCE", 0.1)
-    with pytest.raises(ValueError, match="is in use by another process; choose another name"):
-        RunFolder(tiny())
-    process.kill()
-    process.join()
-    run = RunFolder(tiny())
-    assert RunFolder(tiny()).path == run.path  # the same process may repeat a run that failed
+    assert ready.wait(600)
+    try:
+        monkeypatch.setattr(folders, "PATIENCE", 0.1)
+        with pytest.raises(ValueError, match="is in use by another process; choose another name"):
+            RunFolder(tiny())
+        process.kill()
+        process.join()
+        run = RunFolder(tiny())
+        assert RunFolder(tiny()).path == run.path  # the same process may repeat a run that failed
+    finally:
+        process.kill()
+        os.kill(worker[0], signal.SIGKILL)  # fails where it had ended by itself
 
 
 @pytest.mark.parametrize(("key", "what"), [("teacher", "teacher"), ("data", "images")])

@@ -20,10 +20,13 @@ from tests.conftest import TINY
 SMOOTH = ["student.arch=test_efficientnet", "scale.name=none", "optim.name=sgd", "optim.lr=0.05", "log.every=1"]
 
 
+@contextlib.contextmanager
 def free_port():
+    """A port that no other program is given meanwhile; a server that reuses addresses, as torch's, can listen there."""
     with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
+        yield str(bound.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +34,11 @@ def root(photos, tmp_path_factory, forks):
     """A folder with runs by one process ("alone") and by two ("whole", "halves"), and both processes' last weights."""
     root = tmp_path_factory.mktemp("distributed")
     (root / "tiny.yaml").write_text(TINY.format(photos=photos, runs=root))
-    port = str(free_port())
-    with contextlib.ExitStack() as open_files:
+    with free_port() as port, contextlib.ExitStack() as open_files:
         logs = [open_files.enter_context((root / f"{rank}.log").open("wb")) for rank in (0, 1)]
         words = ["tests.helpers.two_processes", port, str(root / "tiny.yaml"), str(root), *SMOOTH]
         started = [forks.start([words[0], str(rank), *words[1:]], log) for rank, log in enumerate(logs)]
-        codes = [process.wait(300) for process in started]
+        codes = [process.wait(1800) for process in started]
     assert codes == [0, 9], "\n".join((root / f"{rank}.log").read_text()[-3000:] for rank in (0, 1))
     pretrain(load_config(root / "tiny.yaml", ["name=alone", *SMOOTH]))
     return root
