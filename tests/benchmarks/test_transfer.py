@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdep import cli
@@ -516,18 +517,16 @@ def test_every_shipped_suite_loads(name, tmp_path):
     assert (CONFIGS / "suites" / f"{name}.yaml").read_text().startswith("# ")
 
 
-# On a CPU torch counts no multiply-adds of attention: twice tokens^2 x width in each of the six blocks of test_vit.
-@pytest.mark.parametrize(
-    ("arch", "attention"), [("resnet18", 0), ("mobilenetv2_100", 0), ("test_vit", 6 * 2 * 197**2 * 64)]
-)
-def test_a_network_is_counted_without_being_made(arch, attention):
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100", "test_vit"])
+def test_a_network_is_counted_without_being_made(arch):
     network = create_network(arch).eval()
     assert parameters(arch) == sum(parameter.numel() for parameter in network.parameters())
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert {name: tensor.shape for name, tensor in outline(arch).state_dict().items()} == shapes
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Attention as products of matrices: some versions of torch do not count a CPU's own kernel.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, 224, 224))
-    assert gmacs(arch) == pytest.approx((counter.get_total_flops() / 2 + attention) / 1e9, rel=1e-9)
+    assert gmacs(arch) == pytest.approx(counter.get_total_flops() / 2e9, rel=1e-9)
 
 
 def test_help_is_fast_because_it_imports_nothing_heavy():
