@@ -101,7 +101,13 @@ ARROWS = {
     "kdep_benchmarks.openmmlab.tasks": TASKS
     | {"kdep_benchmarks.openmmlab.backbones", "kdep_benchmarks.openmmlab.runner"},
     "kdep_benchmarks.teachers": TASKS,
-    "kdep_benchmarks.jobs.engines": {"kdep.cores", "kdep.interrupts", "kdep.run.device", "kdep_benchmarks.durations"},
+    "kdep_benchmarks.jobs.engines": {
+        "kdep.cores",
+        "kdep.files",
+        "kdep.interrupts",
+        "kdep.run.device",
+        "kdep_benchmarks.durations",
+    },
     "kdep_benchmarks.jobs": TASKS | {"kdep_benchmarks.openmmlab"},
     "kdep_benchmarks.verdicts": RESULTS,
     "kdep_benchmarks.board": RESULTS | {"kdep_benchmarks.verdicts"},
