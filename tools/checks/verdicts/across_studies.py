@@ -37,6 +37,7 @@ def main() -> None:
         "conv_minus_pts": conv_minus_pts(),
         "x2_minus_published_conv": x2_minus_published_conv(),
         "published_conv_minus_x2_fine_tuned": published_conv_minus_x2_fine_tuned(),
+        "lead_lost_with_views": lead_lost_with_views(),
     }
     write_text(out, json.dumps(found, indent=1) + "\n")
     write_text(out.with_suffix(".md"), table(found))
@@ -117,6 +118,25 @@ def published_conv_minus_x2_fine_tuned() -> dict[str, Any]:
     }
 
 
+def lead_lost_with_views() -> dict[str, Any]:
+    """How much the lead of SVD with targets times two over each rival shrinks from one epoch to six, paired by seed."""
+    scores = read_scores("budget_small")
+    found = {}
+    for rival in ("SVD + PTS x 4", "1x1 conv as published", "supervised"):
+        leads = {value: {} for value in ("1", "6")}
+        for value, lead in leads.items():
+            own, other = scores["SVD x 2", value], scores[rival, value]
+            lead.update({seed: own[seed][0] - other[seed][0] for seed in own.keys() & other.keys()})
+        lost = paired_difference(leads["1"], leads["6"])
+        found[rival] = {
+            "seeds": len(leads["1"].keys() & leads["6"].keys()),
+            "at_1": round(mean(list(leads["1"].values())), 2),
+            "at_6": round(mean(list(leads["6"].values())), 2),
+            **{name: round(getattr(lost, name), 2) for name in ("value", "low", "high")},
+        }
+    return found
+
+
 def table(found: dict[str, Any]) -> str:
     """Write the comparisons as Markdown."""
     conv, double = found["conv_minus_pts"], found["x2_minus_published_conv"]
@@ -143,6 +163,17 @@ def table(found: dict[str, Any]) -> str:
             f"{tuned['above']} of {tuned['seeds']} seeds of {' and '.join(FINE_TUNED)}, by {tuned['value']:+.2f} "
             f"[{tuned['low']:+.2f}, {tuned['high']:+.2f}]. The first of these studies raised the question, so its lead "
             "may be luck in part.",
+            "",
+            "The lead of SVD with targets times 2 in linear probes after 19,968 and 119,808 views (budget_small), and "
+            "how much of it is lost, over the seeds of both:",
+            "",
+            "| rival | seeds | after 19,968 | after 119,808 | lost |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {rival} | {one['seeds']} | {one['at_1']:+.2f} | {one['at_6']:+.2f} | {one['value']:+.2f} "
+                f"[{one['low']:+.2f}, {one['high']:+.2f}] |"
+                for rival, one in found["lead_lost_with_views"].items()
+            ),
             "",
         ]
     )
