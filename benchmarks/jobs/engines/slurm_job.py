@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from submitit.core.utils import pickle_load
 from submitit.helpers import DelayedSubmission
 
 from kdep_benchmarks.jobs.engines.engine import Lost, Slot, T
@@ -48,11 +49,12 @@ def in_queue() -> set[str] | None:
 
 
 def value_of(job: Any) -> Any:
-    """What an ended job returned; `Lost` with the last line of its log where it returned nothing."""
-    try:
-        if job.paths.result_pickle.exists():
-            return job.result()
-    except RuntimeError:  # it raised an error on the node
-        pass
-    said = (job.stderr() or "no log, was the folder visible on the node?").strip().splitlines()
+    """What an ended job returned; `Lost` with its error, or the last line of its log, where it returned nothing."""
+    said = ""
+    if job.paths.result_pickle.exists():
+        outcome, value = pickle_load(job.paths.result_pickle)
+        if outcome == "success":
+            return value
+        said = value  # the traceback, which the job writes to its log only after this file
+    said = (said or job.stderr() or "no log, was the folder visible on the node?").strip().splitlines()
     return Lost(f"Slurm's job {job.job_id} ended without a result, see {job.paths.stderr}: {said[-1]}")

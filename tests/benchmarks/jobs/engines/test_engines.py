@@ -11,8 +11,10 @@ import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from submitit.core.utils import cloudpickle_dump
 
 from kdep_benchmarks import transfer
 from kdep_benchmarks.jobs.cell import run_and_return_files
@@ -20,6 +22,7 @@ from kdep_benchmarks.jobs.engines import choose
 from kdep_benchmarks.jobs.engines.choose import choose_engine, parse_options
 from kdep_benchmarks.jobs.engines.engine import Lost, Slot
 from kdep_benchmarks.jobs.engines.local import Local
+from kdep_benchmarks.jobs.engines.slurm_job import value_of
 from kdep_benchmarks.jobs.locks import try_lock
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
@@ -223,6 +226,18 @@ def test_a_result_that_a_network_file_system_shows_when_its_folder_is_opened_is_
     hidden = property(lambda paths: path_of(paths) if paths.folder in opened else tmp_path / "not yet seen")
     monkeypatch.setattr(JobPaths, "result_pickle", hidden)
     assert list(slurm().run([partial(fake_slurm.note, tmp_path, "one")])) == [(0, ("one", 3))]
+
+
+def test_a_job_that_failed_says_why_before_its_log_does(tmp_path):
+    paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stderr=tmp_path / "log.err")
+    job = SimpleNamespace(paths=paths, job_id="1_1", stderr=lambda: None)
+    assert "1_1 ended without a result" in value_of(job).reason and value_of(job).reason.endswith(
+        "visible on the node?"
+    )
+    cloudpickle_dump(("error", "Traceback (most recent call last):\nValueError: no such GPU\n"), paths.result_pickle)
+    assert value_of(job).reason.endswith("log.err: ValueError: no such GPU")
+    cloudpickle_dump(("success", 3), paths.result_pickle)
+    assert value_of(job) == 3
 
 
 def test_ctrl_c_cancels_what_was_submitted(slurm, tmp_path):
