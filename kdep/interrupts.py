@@ -1,8 +1,8 @@
-"""Let SIGTERM unwind the stack, so that half-written files are removed, and Ctrl-C end a training between two steps."""
+"""Let SIGTERM unwind the stack, so that half-written files are removed, or hold signals during a block."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
@@ -21,31 +21,6 @@ def sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def noted_interrupts(wanted: bool = True) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C only be noted, and yield whether it was; a second one raises KeyboardInterrupt as ever.
-
-    Nothing changes where it is not wanted, in another thread than the main one, and where Ctrl-C is handled otherwise.
-    """
-    noted = False
-
-    def note(*_: object) -> None:
-        nonlocal noted
-        noted = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not (wanted and main and before is signal.default_int_handler):
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: noted
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from kdep.data.loading.order import Order, once
 from kdep.data.loading.training import make_pixels, open_views, sample_for_statistics
 from kdep.data.loading.views import Batch, Views, load, mix
 from kdep.features import FeatureSource, open_features
-from kdep.interrupts import noted_interrupts
 from kdep.method.loss import Criterion, distill_loss, make_criterion
 from kdep.method.rivals import Learner, make_head
 from kdep.method.target import make_target
@@ -147,9 +146,7 @@ def train(
         return config.probe is not None and process.told(lambda: watch is not None and watch.stops)
 
     journal = Journal(config, run, order.steps_per_epoch, step=step, seen=seen)
-    # Of several processes one would save while the others exchange gradients, so there Ctrl-C ends them at once.
-    alone = process.world == 1
-    with contextlib.closing(batches), journal, Alarm(process) as alarm, noted_interrupts(alone) as interrupted:
+    with contextlib.closing(batches), journal, Alarm(process) as alarm:
         stop = stops()
         while step < total and not stop:
             with alarm.during(step, "loading images"), journal.waiting():
@@ -161,8 +158,7 @@ def train(
                 training.update(loss, rate, clip=optim.clip)
             step += 1
             journal.step(loss.detach(), len(batch.images), rate)
-            ends = interrupted()
-            save_now = ends or step % config.log.checkpoint_every == 0 or step == total
+            save_now = step % config.log.checkpoint_every == 0 or step == total
             look_now = config.probe is not None and (step % config.probe.every == 0 or step == total)
             if save_now or look_now or step % config.log.every == 0:
                 with alarm.during(step - 1, "waiting for the device"):
@@ -173,8 +169,6 @@ def train(
             stop = look_now and stops()
             if save_now or stop:
                 save_run(run, training, step, journal.seen)
-            if ends:
-                raise KeyboardInterrupt
     return journal.seen
 
 

@@ -65,7 +65,7 @@ ARROWS = {
     "kdep.bank": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run"},
     "kdep.features": EVERYWHERE | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.bank"},
     "kdep.pretrain": EVERYWHERE
-    | {"kdep.interrupts", "kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.probe", "kdep.features"},
+    | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.probe", "kdep.features"},
     "kdep_benchmarks.counts": set(),
     "kdep_benchmarks.durations": set(),
     "kdep_benchmarks.answers": {"kdep.guard"},

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 
 import pytest
@@ -7,7 +6,6 @@ import torch
 
 from kdep.config import load_config
 from kdep.files import read, save
-from kdep.interrupts import noted_interrupts
 from kdep.method.loss import distill_loss
 from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.pretrain import pretrain
@@ -81,38 +79,6 @@ def test_the_random_numbers_of_an_interrupted_run_go_on(tiny, monkeypatch):
     drawn.clear()
     pretrain(tiny("name=halves", "optim.epochs=1", "log.trackers=[]"))
     assert drawn == whole[4:]
-
-
-def test_ctrl_c_keeps_every_step_that_was_done_and_the_run_ends_with_the_same_weights(tiny, monkeypatch):
-    steps, at = [], [0]
-
-    def noted(*arguments):
-        steps.append(1)
-        if len(steps) == at[0]:
-            os.kill(os.getpid(), signal.SIGINT)
-        return distill_loss(*arguments)
-
-    monkeypatch.setattr("kdep.pretrain.distill_loss", noted)
-    weights = {}
-    for name, at[0] in (("whole", 0), ("halves", 7)):  # checkpoints of themselves are after the 4th and the 8th step
-        steps.clear()
-        config = tiny(f"name={name}", "log.trackers=[]")
-        if at[0]:
-            with pytest.raises(KeyboardInterrupt):
-                pretrain(config)
-            assert len(steps) == 7 and read(config.runs / name / "run.pt")["step"] == 7
-        weights[name] = read(pretrain(config))
-        assert len(steps) == 16  # none is repeated
-    assert fingerprint(weights["halves"]["state_dict"]) == fingerprint(weights["whole"]["state_dict"])
-    assert weights["halves"]["provenance"]["images_seen"] == weights["whole"]["provenance"]["images_seen"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_second_ctrl_c_does_not_wait_for_the_step():
-    with pytest.raises(KeyboardInterrupt), noted_interrupts() as interrupted:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupted()
-        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
