@@ -11,13 +11,12 @@ from kdep_benchmarks.studies.claims import (
     Comparison,
     Scores,
     adjusted,
-    adjusted_claims,
     against_all_images,
     against_baseline,
     asked_for,
     by_cell,
     chosen_on_val,
-    claimed,
+    named,
     over_tasks,
 )
 from kdep_benchmarks.studies.file import Study
@@ -62,7 +61,7 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         absent = ", ".join(f"`{arm}`" for arm in study.arms if arm not in begun)
         lines += [f"Unfinished: {missing} of {missing + len(rows)} scores are still to come."]
         lines += [*([f"Nothing yet of: {absent}."] if absent else []), ""]
-    lines += _claims(adjusted_claims([one for value in study.values for one in claimed(study, scores, value)]))
+    lines += _claims([one for _, one in named(study, scores)])
     own_values = tuned(study, scores, val)
     own, shares, at_best = explored(study, scores, val, own_values)
     for value, groups in own.items():

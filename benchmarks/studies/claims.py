@@ -142,6 +142,13 @@ def claimed(study: Study, scores: Scores, value: Any) -> list[Comparison]:
     return [_claimed(study, claim, scores, value) for claim in study.claims]
 
 
+def named(study: Study, scores: Scores) -> list[tuple[Any, Comparison]]:
+    """The claims at every value of the axis, with that value, after Holm's correction among all of them."""
+    values = [value for value in study.values for _ in study.claims]
+    found = adjusted_claims([one for value in study.values for one in claimed(study, scores, value)])
+    return list(zip(values, found, strict=True))
+
+
 def _claimed(study: Study, claim: Claim, scores: Scores, value: Any) -> Comparison:
     (arm, other), metric, seeds = claim.arms, claim.metric, claim.seeds or study.seeds
     chosen = {key: {seed: score for seed, score in cell.items() if seed in seeds} for key, cell in scores.items()}

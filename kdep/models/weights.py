@@ -105,8 +105,7 @@ def _describe(
     kind: str = "other",
 ) -> Checkpoint:
     """Check that weights fit their network, and add what timm knows of it."""
-    load_exactly(network, weights, source)
-    _refuse_not_finite(network, source)
+    _load_finite(network, weights, source)
     config = {**network.pretrained_cfg, **(config or {})}
     return Checkpoint(
         name=name,
@@ -121,11 +120,12 @@ def _describe(
     )
 
 
-def _refuse_not_finite(network: nn.Module, source: str) -> None:
-    """Raise a LoadError if a weight is NaN or infinite, or a buffer NaN: a mask may be infinite.
+def _load_finite(network: nn.Module, weights: StateDict, source: str) -> None:
+    """Load every tensor, and raise a LoadError if a weight is NaN or infinite, or a buffer NaN: a mask may be infinite.
 
     A network need not read every weight, so its features alone would not tell.
     """
+    load_exactly(network, weights, source)
     wrong = [name for name, tensor in network.named_parameters() if not bool(tensor.isfinite().all())]
     wrong += [name for name, tensor in network.named_buffers() if bool(tensor.isnan().any())]
     if wrong:
@@ -279,9 +279,7 @@ def _open_file(path: Path, prefix: str | None, *, arch: str | None) -> Checkpoin
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
     if "format" in content and "state_dict" in content:
         student = parse_student(content, str(path))
-        network = _network_of(student.arch, path)
-        load_exactly(network, student.weights, str(path))
-        _refuse_not_finite(network, str(path))
+        _load_finite(_network_of(student.arch, path), student.weights, str(path))
         return student
     if arch is None:
         raise ValueError(

@@ -123,15 +123,15 @@ def lead_lost_with_views() -> dict[str, Any]:
     scores = read_scores("budget_small")
     found = {}
     for rival in ("SVD + PTS x 4", "1x1 conv as published", "supervised"):
-        leads = {value: {} for value in ("1", "6")}
-        for value, lead in leads.items():
-            own, other = scores["SVD x 2", value], scores[rival, value]
-            lead.update({seed: own[seed][0] - other[seed][0] for seed in own.keys() & other.keys()})
-        lost = paired_difference(leads["1"], leads["6"])
+        pairs = [(scores["SVD x 2", value], scores[rival, value]) for value in ("1", "6")]
+        first, last = [
+            {seed: own[seed][0] - other[seed][0] for seed in own.keys() & other.keys()} for own, other in pairs
+        ]
+        lost = paired_difference(first, last)
         found[rival] = {
-            "seeds": len(leads["1"].keys() & leads["6"].keys()),
-            "at_1": round(mean(list(leads["1"].values())), 2),
-            "at_6": round(mean(list(leads["6"].values())), 2),
+            "seeds": len(first.keys() & last.keys()),
+            "at_1": round(mean(list(first.values())), 2),
+            "at_6": round(mean(list(last.values())), 2),
             **{name: round(getattr(lost, name), 2) for name in ("value", "low", "high")},
         }
     return found

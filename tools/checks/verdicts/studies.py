@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kdep.files import write_atomically, write_text
 from kdep_benchmarks.studies.answer import explored
-from kdep_benchmarks.studies.claims import Comparison, adjusted_claims, by_cell, claimed
+from kdep_benchmarks.studies.claims import Comparison, by_cell, named
 from kdep_benchmarks.studies.file import Study, load_study
 from kdep_benchmarks.studies.rows import collect, read_known
 from kdep_benchmarks.studies.tuning import tuned
@@ -81,8 +81,8 @@ def table(studies: Sequence[Study]) -> str:
     for study in studies:
         if study.name not in scored:
             runs = sum(run.checkpoint is None for run in study.runs) or "no"
-            named = claimed_by[study.name]
-            lines.append(f"- {study.name}: {runs} runs of its own" + (f", claims: {len(named)}" if named else ""))
+            own = claimed_by[study.name]
+            lines.append(f"- {study.name}: {runs} runs of its own" + (f", claims: {len(own)}" if own else ""))
     lines += ["", "## The claims", "", ABOUT_CLAIMS, "", "| study | tasks | claim | seeds | difference | verdict |"]
     lines.append("|---" * 6 + "|")
     for study in studies:
@@ -114,9 +114,7 @@ def default_against(study: Study, seen: Mapping[str, int]) -> list[tuple[int, Co
     """A study's comparisons of the default with rivals: images seen, comparison, the other cells of its row."""
     rows = collect(study, PUBLISHED, [], read_known([PUBLISHED / f"{study.name}.csv"], study))
     scores, val = by_cell(rows), by_cell(rows, "val")
-    named = adjusted_claims([one for value in study.values for one in claimed(study, scores, value)])
-    values = [value for value in study.values for _ in study.claims]
-    compared = [(value, one, "yes") for value, one in zip(values, named, strict=True)]
+    compared = [(value, one, "yes") for value, one in named(study, scores)]
     for value, groups in explored(study, scores, val, tuned(study, scores, val))[0].items():
         compared += [(value, one, "no") for _, _, group in groups for one in group]
     kinds = dict.fromkeys(KINDS[task.partition("-")[2]] for task in study.tasks)
@@ -167,11 +165,10 @@ def claims(study: Study, rows: Sequence[Mapping[str, str]]) -> list[Comparison]:
     own = [planned[row["arm"], row["value"], row["seed"]] for row in rows]
     typed = [place | {"task": row["task"], "score": float(row["score"])} for place, row in zip(own, rows, strict=True)]
     scores = by_cell(typed)
-    found = adjusted_claims([one for value in study.values for one in claimed(study, scores, value)])
+    found = named(study, scores)
     if not study.axis:
-        return found
-    places = [f", {study.axis.key} = {value}" for value in study.values for _ in study.claims]
-    return [replace(one, other=one.other + place) for one, place in zip(found, places, strict=True)]
+        return [one for _, one in found]
+    return [replace(one, other=f"{one.other}, {study.axis.key} = {value}") for value, one in found]
 
 
 def verdicts(found: Sequence[Comparison]) -> str:
