@@ -330,5 +330,5 @@ def test_the_published_board_is_what_the_published_runs_give():
     place = ROOT / "docs" / "figures" / "race.json"
     text = place.with_suffix(".md").read_text()
     assert text == markdown(json.loads(place.read_text())) and place.with_suffix(".png").exists()
-    page = (ROOT / "docs" / "reproduction.md").read_text()
+    page = (ROOT / "docs" / "studies.md").read_text()
     assert all(line in page for line in text.splitlines() if line.startswith(("|", "Claim")))

@@ -102,7 +102,7 @@ def test_what_the_docs_say_of_a_study_is_what_its_rows_say(path, tmp_path):
     study = load_study(FOLDER / f"{path.stem}.yaml")
     text = as_markdown(study, collect(study, tmp_path, [], read_known([path], study)))
     assert path.with_suffix(".md").read_text() == text and path.with_suffix(".png").exists()
-    assert f"figures/studies/{study.name}.md" in (PUBLISHED.parents[1] / "reproduction.md").read_text()
+    assert f"figures/studies/{study.name}.md" in (PUBLISHED.parents[1] / "studies.md").read_text()
 
 
 def test_a_table_from_before_there_were_fingerprints_is_not_taken_up():
