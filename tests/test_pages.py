@@ -88,7 +88,17 @@ def check(words):
 
 def test_the_pages_have_the_blocks_that_people_come_for():
     pages = {block.values[0] for block in BLOCKS}
-    wanted = ("checkpoints", "data", "machines", "measurements", "quickstart", "reproduction", "studies", "teachers", "verdicts")
+    wanted = (
+        "checkpoints",
+        "data",
+        "machines",
+        "measurements",
+        "quickstart",
+        "reproduction",
+        "studies",
+        "teachers",
+        "verdicts",
+    )
     assert pages == {f"{name}.md" for name in wanted} and len(BLOCKS) > 20
 
 

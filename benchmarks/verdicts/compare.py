@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,68 +13,14 @@ from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.counts import counted
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.results import read_answers, read_results
-from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, Interval, difference, end_text, holm, student
-from kdep_benchmarks.verdicts.intervals import CONFIDENCE, mean, standard_deviation
+from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, difference, holm, student
+from kdep_benchmarks.verdicts.intervals import mean, standard_deviation
 from kdep_benchmarks.verdicts.pairs import left_out, names_of_two, of_checkpoint, shared_ways
 from kdep_benchmarks.verdicts.ways import labels
+from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference
 
 MIN_DATASETS = 3  # that a mean over data sets needs for an interval
-WHAT_IT_COVERS = (
-    "95 % intervals over the choice of the test images and, where a training was run several times, over its runs. "
-    "That of a mean over data sets is over the choice of these. A verdict is about these weights; for one about a "
-    "recipe, pretrain several times and use kdep study."
-)
 Read = Callable[[Result], Answers]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Scores of A minus those of B.
-
-    Attributes:
-        of: the task's name, or None for the mean over data sets.
-        names: of A and B on the board.
-        protocol: by which both were measured.
-        interval: of the difference in points; None where there is none.
-        over: what the interval is over, in words.
-        adjusted: Holm's p value among all tasks and checkpoints of the comparison, or among all means over data sets;
-            None where there is no interval.
-        tests: how many these are.
-    """
-
-    of: str | None
-    names: tuple[str, str]
-    protocol: Protocol
-    interval: Interval | None
-    over: str
-    adjusted: float | None = None
-    tests: int = 1
-
-    @property
-    def verdict(self) -> str:
-        """better, worse or no difference."""
-        return self.interval.verdict if self.interval else "no difference"
-
-    @property
-    def adjusted_verdict(self) -> str:
-        """The same, with at most a 5 % chance of any wrong one among all of the comparison."""
-        return self.verdict if self.adjusted is not None and self.adjusted < 1 - CONFIDENCE else "no difference"
-
-    @property
-    def sentence(self) -> str:
-        """The verdict for people."""
-        (a, b), found = self.names if self.verdict != "worse" else self.names[::-1], self.interval
-        where = f" on {self.of}" if self.of else " over data sets"
-        if found is None:
-            return f"No verdict{f' on {a} and {b}' if self.of else ''}{where}: {self.over}."
-        beside = ""
-        if self.tests > 1:
-            still = "holds" if self.adjusted_verdict != "no difference" else "does not hold"
-            beside = f"; {still} among {self.tests} comparisons (Holm)" * (self.verdict != "no difference")
-        if self.verdict == "no difference":
-            return f"No difference shown between {a} and {b}{where}: {found.text} ({self.over})."
-        low, high = (end_text(end).lstrip("+") for end in sorted((abs(found.low), abs(found.high))))
-        return f"{a} is better than {b}{where} by {abs(found.value):.2f} [{low}, {high}] ({self.over}{beside})."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

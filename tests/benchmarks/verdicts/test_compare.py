@@ -11,7 +11,7 @@ from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.answers.resample import image_variance
 from kdep_benchmarks.answers.store import area_answers, class_answers
 from kdep_benchmarks.results import read_results, write_result
-from kdep_benchmarks.verdicts.compare import WHAT_IT_COVERS, Difference, add_arguments, compare, run
+from kdep_benchmarks.verdicts.compare import add_arguments, compare, run
 from kdep_benchmarks.verdicts.difference import (
     AVERAGED,
     Interval,
@@ -24,6 +24,7 @@ from kdep_benchmarks.verdicts.difference import (
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.pairs import left_out
+from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference
 from tests.helpers.made_results import Answered, failure, result
 
 

@@ -1,0 +1,63 @@
+"""How a difference is said."""
+
+from dataclasses import dataclass
+
+from kdep_benchmarks.result import Protocol
+from kdep_benchmarks.verdicts.difference import Interval, end_text
+from kdep_benchmarks.verdicts.intervals import CONFIDENCE
+
+WHAT_IT_COVERS = (
+    "95 % intervals over the choice of the test images and, where a training was run several times, over its runs. "
+    "That of a mean over data sets is over the choice of these. A verdict is about these weights; for one about a "
+    "recipe, pretrain several times and use kdep study."
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Scores of A minus those of B.
+
+    Attributes:
+        of: the task's name, or None for the mean over data sets.
+        names: of A and B on the board.
+        protocol: by which both were measured.
+        interval: of the difference in points; None where there is none.
+        over: what the interval is over, in words.
+        adjusted: Holm's p value among all tasks and checkpoints of the comparison, or among all means over data sets;
+            None where there is no interval.
+        tests: how many these are.
+    """
+
+    of: str | None
+    names: tuple[str, str]
+    protocol: Protocol
+    interval: Interval | None
+    over: str
+    adjusted: float | None = None
+    tests: int = 1
+
+    @property
+    def verdict(self) -> str:
+        """better, worse or no difference."""
+        return self.interval.verdict if self.interval else "no difference"
+
+    @property
+    def adjusted_verdict(self) -> str:
+        """The same, with at most a 5 % chance of any wrong one among all of the comparison."""
+        return self.verdict if self.adjusted is not None and self.adjusted < 1 - CONFIDENCE else "no difference"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict for people."""
+        (a, b), found = self.names if self.verdict != "worse" else self.names[::-1], self.interval
+        where = f" on {self.of}" if self.of else " over data sets"
+        if found is None:
+            return f"No verdict{f' on {a} and {b}' if self.of else ''}{where}: {self.over}."
+        beside = ""
+        if self.tests > 1:
+            still = "holds" if self.adjusted_verdict != "no difference" else "does not hold"
+            beside = f"; {still} among {self.tests} comparisons (Holm)" * (self.verdict != "no difference")
+        if self.verdict == "no difference":
+            return f"No difference shown between {a} and {b}{where}: {found.text} ({self.over})."
+        low, high = (end_text(end).lstrip("+") for end in sorted((abs(found.low), abs(found.high))))
+        return f"{a} is better than {b}{where} by {abs(found.value):.2f} [{low}, {high}] ({self.over}{beside})."
