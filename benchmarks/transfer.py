@@ -173,8 +173,8 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
 
 
 def _comparison(results: Sequence[Result], folder: Path, rows: Sequence[str]) -> str:
-    """What `kdep compare` says of two checkpoints; of more, how to compare the first with each other one."""
-    if len(rows) > 2:
+    """What `kdep compare` says of the first and the others; of more than fit beside each other, how to ask."""
+    if len(rows) > 5:
         return f"is a difference more than chance?  kdep compare {shlex.join([*rows, '--results', str(folder)])}"
     try:
         return verdicts(results, [folder], *rows)

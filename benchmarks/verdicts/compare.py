@@ -17,7 +17,7 @@ from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, difference, ho
 from kdep_benchmarks.verdicts.intervals import mean, standard_deviation
 from kdep_benchmarks.verdicts.pairs import left_out, names_of_two, of_checkpoint, shared_ways
 from kdep_benchmarks.verdicts.ways import labels
-from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference
+from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference, as_table
 
 MIN_DATASETS = 3  # that a mean over data sets needs for an interval
 Read = Callable[[Result], Answers]
@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others: str, task: str | None = None) -> str:
-    """A sentence per task and one over data sets, for each protocol that both have; then what is left out.
+    """What is said for each protocol that A and others share, and what is left out.
+
+    Against one other, a sentence per task and one over data sets; against several, a table of the tasks, and the same
+    sentences over data sets.
 
     Args:
         results: of all checkpoints.
@@ -57,7 +60,11 @@ def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others
     blocks = []
     for protocol in dict.fromkeys(one.protocol for one in differences):
         own = [one for one in differences if one.protocol == protocol]
-        blocks.append("\n".join([f"{protocol}:", *(f"  {one.sentence}" for one in own)]))
+        head, table = f"{protocol}:", []
+        if len(others) > 1:
+            head, table = f"{protocol}: {own[0].names[0]} minus the others, in points", as_table(own)
+            own = [one for one in own if one.of is None]
+        blocks.append("\n".join([head, *(f"  {line}" for line in [*table, *(one.sentence for one in own)])]))
     blocks.append(WHAT_IT_COVERS)
     missing = [said for b in others for said in left_out(results, a, b, task=task)]
     blocks += ["Left out:", *(f"  {sentence}" for sentence in dict.fromkeys(missing))] if missing else []

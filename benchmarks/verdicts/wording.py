@@ -1,5 +1,6 @@
-"""How a difference is said."""
+"""How differences are said: a sentence each, or one table of several checkpoints."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdep_benchmarks.result import Protocol
@@ -11,6 +12,7 @@ WHAT_IT_COVERS = (
     "That of a mean over data sets is over the choice of these. A verdict is about these weights; for one about a "
     "recipe, pretrain several times and use kdep study."
 )
+MEAN = "mean over data sets"
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,34 @@ class Difference:
             return f"No difference shown between {a} and {b}{where}: {found.text} ({self.over})."
         low, high = (end_text(end).lstrip("+") for end in sorted((abs(found.low), abs(found.high))))
         return f"{a} is better than {b}{where} by {abs(found.value):.2f} [{low}, {high}] ({self.over}{beside})."
+
+
+def as_table(differences: Sequence[Difference]) -> list[str]:
+    """Lines of a table of one checkpoint minus several others under one protocol, and what its marks mean.
+
+    A row per task and a column per other; then the mean over data sets, where one has an interval.
+    """
+    found = {(one.of, one.names[1]): one for one in differences if one.of or one.interval}
+    tasks, others = (list(dict.fromkeys(key[place] for key in found)) for place in (0, 1))
+    tasks = [*sorted(of for of in tasks if of), *([None] if None in tasks else [])]
+    rows = [["", *others, ""]]
+    for of in tasks:
+        own = [found.get((of, other)) for other in others]
+        over = "; ".join(dict.fromkeys(one.over for one in own if one and one.interval))
+        rows.append([of or MEAN, *map(_cell, own), over])
+    *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:]), row[-1]]).rstrip() for row in rows
+    ]
+    tests = [max((one.tests for one in differences if (one.of is None) == means), default=1) for means in (False, True)]
+    means = f"; of means {tests[1]}" if None in tasks else ""
+    marks = f"** different, also among all {tests[0]} comparisons (Holm{means}); * different when taken alone;"
+    return [*lines, f"{marks} no mark: no difference shown"]
+
+
+def _cell(one: Difference | None) -> str:
+    """`+2.24 [+1.29, +3.19] **`; numbers stand below each other whatever the mark."""
+    if one is None or one.interval is None:
+        return f"{'no verdict' if one else '-'}   "
+    mark = "**" if one.adjusted_verdict != "no difference" else "*" if one.verdict != "no difference" else ""
+    return f"{one.interval.text} {mark:2}"

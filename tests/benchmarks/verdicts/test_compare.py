@@ -24,7 +24,7 @@ from kdep_benchmarks.verdicts.difference import (
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.pairs import left_out
-from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference
+from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference, as_table
 from tests.helpers.made_results import Answered, failure, result
 
 
@@ -244,9 +244,9 @@ def test_the_command_reads_answers_from_the_folders_and_says_what_is_left_out(tm
         write_result(one, tmp_path)
     assert run(parser.parse_args(["A", "B", "C", "--results", str(tmp_path)])) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "fair-v1:" and said[1].startswith("  A is better than B on x-linear by 15.00 [")
-    assert "holds among 2 comparisons (Holm)" in said[1] and WHAT_IT_COVERS in said
-    assert said[2] == "  No verdict over data sets: A is 15.00 above B on 1 data set, and a verdict needs 3."
+    assert said[0] == "fair-v1: A minus the others, in points" and "A is better than B on x-linear" not in said
+    assert said[2].startswith("  x-linear  +15.00 [") and WHAT_IT_COVERS in said
+    assert said[4] == "  No verdict over data sets: A is 15.00 above B on 1 data set, and a verdict needs 3."
     assert said[said.index("Left out:") + 1 :] == [
         "  w-linear: measured in different ways, fair-v1 on dddddddd against fair-v1 on eeeeeeee.",
         "  B lacks what A has: y-knn (fair-v1).",
@@ -259,6 +259,33 @@ def test_the_command_reads_answers_from_the_folders_and_says_what_is_left_out(tm
     with pytest.raises(ValueError, match=r"seed0.answers-\w{8}.npz are missing"):
         run(parser.parse_args(["A", "B", "--results", str(tmp_path)]))
     assert len(read_results(tmp_path)) == 8  # a board needs no answers
+
+
+def test_several_checkpoints_are_said_in_a_table_and_one_in_sentences():
+    protocol = result().protocol
+
+    def minus(of, other, value, half, adjusted, tests=3):
+        interval = Interval(value, value - half, value + half, 0.01)
+        return Difference(of, ("A", other), protocol, interval, "9 images", adjusted, tests)
+
+    found = [
+        minus("x-knn", "B", 2.0, 1.0, 0.03),
+        minus("w-linear", "B", -12.0, 1.0, 0.06),
+        Difference(None, ("A", "B"), protocol, None, "2 data sets"),
+        minus("x-knn", "random:resnet18", 0.5, 1.0, 0.3),
+        Difference("v-fewshot", ("A", "random:resnet18"), protocol, None, "no seed is both's"),
+        minus(None, "random:resnet18", 1.0, 2.0, 0.3, tests=1),
+    ]
+    assert as_table(found) == [
+        "                                              B          random:resnet18",
+        "v-fewshot                                  -               no verdict",
+        "w-linear             -12.00 [-13.00, -11.00] *                      -     9 images",
+        "x-knn                   +2.00 [+1.00, +3.00] **  +0.50 [-0.50, +1.50]     9 images",
+        "mean over data sets                        -     +1.00 [-1.00, +3.00]     9 images",
+        "** different, also among all 3 comparisons (Holm; of means 1); * different when taken alone; no mark: no "
+        "difference shown",
+    ]
+    assert as_table(found[:2])[-1].startswith("** different, also among all 3 comparisons (Holm); *")
 
 
 def test_over_data_sets_each_set_counts_once():
