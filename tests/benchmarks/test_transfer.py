@@ -437,8 +437,12 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     board = pd.read_csv(tmp_path / "leaderboard.csv")
     assert len(board) == 2 and board.complete.all() and board.mean_over_families.notna().all()
     assert "Means and ranks are over the tasks of --data my photos, without my_photos-finetune" in said
-    # Of three, the command that compares the first with each other one.
-    several = [f"random:test_resnet#{seed}" for seed in (1, 2)]
+    # Of three the table of `kdep compare`, of six the command that prints it.
+    several = [f"random:test_resnet#{seed}" for seed in range(1, 6)]
+    assert cli.main([*command, *several[:2]]) == 0
+    said = capsys.readouterr().out
+    assert cli.main(["compare", STUDENT, *several[:2], "--results", str(tmp_path)]) == 0
+    assert said.endswith("\n" + capsys.readouterr().out) and f"\nfair-v2: {STUDENT} minus the others, in points" in said
     assert cli.main([*command, *several]) == 0
     hint = capsys.readouterr().out.splitlines()[-1]
     asked = shlex.split(hint.partition("  kdep ")[2])
