@@ -2,6 +2,7 @@
 
 >>> student = kdep.pretrain(data="photos", student="resnet18")                   # -> path of student.pth
 >>> results = kdep.transfer([student, "random:resnet18"], suite="probe")         # -> pandas.DataFrame
+>>> verdicts = kdep.compare(student, "random:resnet18")                          # -> pandas.DataFrame
 >>> network = kdep.load(student)                                                 # -> torch.nn.Module
 
 Everything is imported when it is first used, so `import kdep` takes no time.
@@ -10,7 +11,12 @@ Everything is imported when it is first used, so `import kdep` takes no time.
 from typing import Any
 
 # name -> module of the function of that name
-FUNCTIONS = {"pretrain": "kdep.pretrain", "load": "kdep.models.load", "transfer": "kdep_benchmarks.transfer"}
+FUNCTIONS = {
+    "pretrain": "kdep.pretrain",
+    "transfer": "kdep_benchmarks.transfer",
+    "compare": "kdep_benchmarks.verdicts.compare",
+    "load": "kdep.models.load",
+}
 
 
 def __getattr__(name: str) -> Any:

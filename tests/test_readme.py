@@ -162,7 +162,9 @@ def test_the_notebook_runs(copy):
     assert 'data="demo/scenes/images"' in code
     code = code.replace('data="demo/scenes/images"', f'data={few}, optim={steps}, teacher={{"size": 32}}')
     code = re.sub(r"^!(.*)$", r"import subprocess; subprocess.run('\1'.split(), check=True)", code, flags=re.MULTILINE)
-    (copy / "notebook.py").write_text(f"{code}\nassert features.shape == (1, 512) and len(results) >= 2\n")
+    (copy / "notebook.py").write_text(
+        f"{code}\nassert features.shape == (1, 512) and len(results) >= 2\nassert verdicts.task[0] == 'scenes-knn'\n"
+    )
     run("forked notebook.py", copy)
 
 

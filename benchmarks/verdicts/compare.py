@@ -1,11 +1,13 @@
 """Compare checkpoints task by task: which is better, by how much, and within what interval."""
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from kdep_benchmarks.verdicts.intervals import mean, standard_deviation
 from kdep_benchmarks.verdicts.pairs import left_out, names_of_two, of_checkpoint, shared_ways
 from kdep_benchmarks.verdicts.ways import labels
 from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference, as_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_DATASETS = 3  # that a mean over data sets needs for an interval
 Read = Callable[[Result], Answers]
@@ -54,12 +59,12 @@ def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others
         task: only this one.
 
     Raises:
-        ValueError: as `compare`.
+        ValueError: as `differences`.
     """
-    differences = compare(results, a, *others, task=task, read=lambda result: read_answers(result, folders))
+    found = differences(results, a, *others, task=task, read=lambda result: read_answers(result, folders))
     blocks = []
-    for protocol in dict.fromkeys(one.protocol for one in differences):
-        own = [one for one in differences if one.protocol == protocol]
+    for protocol in dict.fromkeys(one.protocol for one in found):
+        own = [one for one in found if one.protocol == protocol]
         head, table = f"{protocol}:", []
         if len(others) > 1:
             head, table = f"{protocol}: {own[0].names[0]} minus the others, in points", as_table(own)
@@ -71,7 +76,41 @@ def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others
     return "\n".join(blocks)
 
 
-def compare(results: Iterable[Result], a: str, *others: str, read: Read, task: str | None = None) -> list[Difference]:
+def compare(
+    a: str | Path,
+    *others: str | Path,
+    results: str | Path | Iterable[str | Path] = "results",
+    task: str | None = None,
+) -> "pd.DataFrame":
+    """Compare checkpoints from Python: `compare("runs/mine/student.pth", "random:resnet18")`.
+
+    Args:
+        a: the first checkpoint: its name on the board, first digits of its sha256, or what `kdep transfer` took.
+        others: those that it is compared with.
+        results: a folder of results, or several.
+        task: only this one.
+
+    Returns:
+        A row for each other checkpoint, shared protocol and task, and for the mean over data sets, whose task is None.
+        difference is a minus b in points, low and high are its 95 % interval; p_holm and verdict_holm are after Holm's
+        correction; over is what the interval is over, or why there is none.
+
+    Raises:
+        ValueError: no other checkpoint, no such folder, or as `differences`.
+    """
+    import pandas as pd
+
+    if not others:
+        raise ValueError(f"compare({str(a)!r}): name one or more other checkpoints to compare it with")
+    folders = [Path(folder) for folder in ([results] if isinstance(results, str | Path) else results)]
+    read = functools.partial(read_answers, folders=folders)
+    found = differences(read_results(folders), str(a), *map(str, others), read=read, task=task)
+    return pd.DataFrame([one.row for one in found])
+
+
+def differences(
+    results: Iterable[Result], a: str, *others: str, read: Read, task: str | None = None
+) -> list[Difference]:
     """A against each other checkpoint: differences per task, then the one over data sets, for each shared protocol.
 
     Args:
@@ -115,15 +154,15 @@ def _of_two(
 ) -> list[Difference]:
     pairs = {way: _comparable(*sides) for way, sides in shared_ways(first, second, task).items()}
     names = names_of_two(results, first[0], second[0])
-    differences = []
+    found = []
     named = labels(pairs)
     for protocol in dict.fromkeys(way.protocol for way in pairs):
         tasks = {way: cells for way, cells in pairs.items() if way.protocol == protocol}
-        differences += [_of_task(names, way.protocol, named[way], *cells, read) for way, cells in tasks.items()]
+        found += [_of_task(names, way.protocol, named[way], *cells, read) for way, cells in tasks.items()]
         comparable = [sides for sides in tasks.values() if sides[0]]
         if task is None and comparable:
-            differences.append(_over_datasets(names, protocol, comparable))
-    return differences
+            found.append(_over_datasets(names, protocol, comparable))
+    return found
 
 
 def _comparable(first: list[Result], second: list[Result]) -> tuple[list[Result], list[Result]]:

@@ -11,10 +11,10 @@ from kdep_benchmarks.verdicts.ways import Way, describe_settings, labels, way_of
 
 
 def left_out(results: Iterable[Result], a: str, b: str, *, task: str | None = None) -> list[str]:
-    """What `compare` does not use of the two checkpoints' results, and why, in sentences; empty where it uses all.
+    """What `differences` does not use of the two checkpoints' results, and why, in sentences; empty where it uses all.
 
     Raises:
-        ValueError: as `compare`.
+        ValueError: as `differences`.
     """
     results = list(results)
     sides = [of_checkpoint(results, name) for name in (a, b)]

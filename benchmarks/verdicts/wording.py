@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kdep_benchmarks.result import Protocol
 from kdep_benchmarks.verdicts.difference import Interval, end_text
@@ -47,6 +48,15 @@ class Difference:
     def adjusted_verdict(self) -> str:
         """The same, with at most a 5 % chance of any wrong one among all of the comparison."""
         return self.verdict if self.adjusted is not None and self.adjusted < 1 - CONFIDENCE else "no difference"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The same as columns of a table."""
+        (a, b), found = self.names, self.interval
+        where = {"protocol": str(self.protocol), "a": a, "b": b, "task": self.of}
+        ends = {"difference": found.value, "low": found.low, "high": found.high, "p": found.p} if found else {}
+        said = {"verdict": self.verdict, "verdict_holm": self.adjusted_verdict} if found else {}
+        return {**where, **ends, "p_holm": self.adjusted, **said, "over": self.over}
 
     @property
     def sentence(self) -> str:

@@ -60,7 +60,7 @@ def test_a_file_in_place_of_an_architecture_is_named_as_such():
 def test_importing_kdep_takes_no_time_and_an_unknown_name_lists_what_is_there():
     code = "import kdep, sys; assert not {'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    with pytest.raises(AttributeError, match="there are pretrain, load, transfer"):
+    with pytest.raises(AttributeError, match="there are pretrain, transfer, compare, load"):
         _ = kdep.distill
 
 

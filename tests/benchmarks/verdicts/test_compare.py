@@ -2,16 +2,18 @@
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import kdep
 from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.answers.resample import image_variance
 from kdep_benchmarks.answers.store import area_answers, class_answers
 from kdep_benchmarks.results import read_results, write_result
-from kdep_benchmarks.verdicts.compare import add_arguments, compare, run
+from kdep_benchmarks.verdicts.compare import add_arguments, differences, run
 from kdep_benchmarks.verdicts.difference import (
     AVERAGED,
     Interval,
@@ -36,7 +38,7 @@ def right(count, of=200, start=0):
 
 
 def compared(made, *names, **others):
-    return compare(made.results, *(names or ("A", "B")), read=made.read, **others)
+    return differences(made.results, *(names or ("A", "B")), read=made.read, **others)
 
 
 def half(interval):
@@ -178,7 +180,7 @@ def test_few_shot_probes_are_paired_by_their_draws_and_only_of_seeds_that_both_h
     assert left_out(made.results, "A", "B") == ["x-fewshot (fair-v1): seed 1 of A, which the other does not have."]
     made = Answered().add("A", "x-fewshot", hard, hard).add("B", "x-fewshot", hard)
     only = [one for one in made.results if (one.checkpoint.name, one.seed) != ("A", 0)]
-    said = compare(only, "A", "B", read=made.read, task="x-fewshot")[0]
+    said = differences(only, "A", "B", read=made.read, task="x-fewshot")[0]
     assert said.verdict == "no difference" and "no seed is both's" in said.sentence
 
 
@@ -230,7 +232,7 @@ def test_answers_on_other_images_are_refused():
         compared(made)
     other = class_answers(np.ones(200, int), np.ones(200, int))
     with pytest.raises(ValueError, match="other labels in one result than in another"):
-        compare(made.results, "A", "B", read=lambda one: other if one.checkpoint.name == "B" else made.read(one))
+        differences(made.results, "A", "B", read=lambda one: other if one.checkpoint.name == "B" else made.read(one))
 
 
 def test_the_command_reads_answers_from_the_folders_and_says_what_is_left_out(tmp_path, capsys):
@@ -254,6 +256,23 @@ def test_the_command_reads_answers_from_the_folders_and_says_what_is_left_out(tm
         "  runs of B that failed: v-detect.",
         "  C lacks what A has: w-linear (fair-v1), y-knn (fair-v1).",
     ]
+    table = kdep.compare("A", "B", Path("C"), results=tmp_path)
+    assert list(table.columns) == [
+        *("protocol", "a", "b", "task", "difference", "low", "high", "p", "p_holm", "verdict", "verdict_holm", "over")
+    ]
+    assert table[["b", "task", "verdict"]].fillna("none").values.tolist() == [
+        ["B", "x-linear", "better"],
+        ["B", "none", "none"],
+        ["C", "x-linear", "no difference"],
+        ["C", "none", "none"],
+    ]
+    one = differences(read_results(tmp_path), "A", "B", "C", read=made.read)[0]
+    assert tuple(table.loc[0, ["difference", "low", "p", "p_holm"]]) == pytest.approx(
+        (15.0, one.interval.low, one.interval.p, one.adjusted)
+    )
+    assert "a verdict needs 3" in table.over[1]
+    with pytest.raises(ValueError, match="name one or more other checkpoints"):
+        kdep.compare("A", results=tmp_path)
     for path in tmp_path.rglob("*.npz"):
         path.unlink()
     with pytest.raises(ValueError, match=r"seed0.answers-\w{8}.npz are missing"):
@@ -314,13 +333,13 @@ def test_over_data_sets_only_seeds_that_both_have_count():
     overall = compared(made)[-1]
     assert (overall.of, overall.over, overall.interval.value) == (None, "3 data sets", pytest.approx(4))
     only = [one for one in made.results if one.task.name == "v-fewshot"]
-    assert [one.of for one in compare(only, "A", "B", read=made.read)] == ["v-fewshot"]  # and no mean over nothing
+    assert [one.of for one in differences(only, "A", "B", read=made.read)] == ["v-fewshot"]  # and no mean over nothing
 
 
 def test_draws_are_paired_by_their_seed_whatever_the_order_of_the_files():
     made = Answered().add("A", "x-fewshot", right(50), right(150)).add("B", "x-fewshot", right(40), right(140))
     turned = [*made.results[1::-1], *made.results[2:]]
-    assert compare(turned, "A", "B", read=made.read)[0].interval == compared(made)[0].interval
+    assert differences(turned, "A", "B", read=made.read)[0].interval == compared(made)[0].interval
 
 
 @pytest.mark.parametrize("gap", [0, 14])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdep_benchmarks.board.build import boards
-from kdep_benchmarks.verdicts.compare import compare
+from kdep_benchmarks.verdicts.compare import differences
 from kdep_benchmarks.verdicts.pairs import left_out
 from kdep_benchmarks.verdicts.ways import describe_settings, labels, way_of
 from tests.helpers.made_results import Answered, failure, result
@@ -44,5 +44,5 @@ def test_scores_of_two_kinds_are_never_compared():
     made = Answered().add("A", "colours-probe", right, kind="knn").add("B", "colours-probe", right, kind="linear")
     said = "fair-v1 on dddddddd with kind knn against fair-v1 on dddddddd with kind linear"
     with pytest.raises(ValueError, match=said):
-        compare(made.results, "A", "B", read=made.read)
+        differences(made.results, "A", "B", read=made.read)
     assert left_out(made.results, "A", "B") == [f"colours-probe: measured in different ways, {said}."]

@@ -29,7 +29,7 @@ from kdep_benchmarks.result import TOOLBOXES, Result
 from kdep_benchmarks.results import read_answers, read_results, write_result
 from kdep_benchmarks.tasks.task import Task, load_suite
 from kdep_benchmarks.tasks.training_state import LAST, tidy
-from kdep_benchmarks.verdicts.compare import compare
+from kdep_benchmarks.verdicts.compare import differences
 from kdep_benchmarks.verdicts.uncertainty import uncertainty
 
 
@@ -83,7 +83,7 @@ def table(results: Path, reference: str, baseline: str) -> dict[str, Any]:
         columns[label] = {"kind": found.kind, "metric": found.metric, "settings": own[0].settings, "cells": cells}
         if len(cells) == 2:
             (pair,) = [
-                one for one in compare(read, reference, baseline, read=reader(results), task=found.task) if one.of
+                one for one in differences(read, reference, baseline, read=reader(results), task=found.task) if one.of
             ]
             verdict = {"verdict": pair.verdict} | {key: round(value, 4) for key, value in asdict(pair.interval).items()}
             judged = {"standard_errors": round(found.errors, 2), "informative": found.informative}

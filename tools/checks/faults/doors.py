@@ -33,7 +33,7 @@ from kdep_benchmarks.studies.file import load_study
 from kdep_benchmarks.studies.rows import AnswerRow, read_known, write_rows
 from kdep_benchmarks.tasks.choose import checked
 from kdep_benchmarks.tasks.task import load_suite
-from kdep_benchmarks.verdicts.compare import compare
+from kdep_benchmarks.verdicts.compare import differences
 from tools.checks.faults import changes
 from tools.checks.faults.door import Door
 from tools.checks.faults.sets import set_doors
@@ -133,7 +133,7 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
                 raise AssertionError("the terminal gets what is not printable")
             merge([folder], merged)
             shutil.rmtree(merged)
-            compare(found.results, "student", "random:resnet18", read=lambda one: read_answers(one, folder))
+            differences(found.results, "student", "random:resnet18", read=lambda one: read_answers(one, folder))
 
         return use
 
