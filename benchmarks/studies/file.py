@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from kdep.config import Config, load_config
+from kdep.config import Config, in_quotes, load_config
 from kdep.data.sources.root import data_root
 from kdep.settings import Line, Name, Settings, validate
 from kdep.shipped import find
-from kdep.yaml_file import read_mapping
+from kdep.yaml_file import parse, read_mapping
 
 # Along these axes a study also reports how many images are saved: images seen, or images in the set.
 BUDGET, SHARE = "optim.epochs", "data.limit"
@@ -241,10 +241,18 @@ def _check_claim(study: Study, claim: Claim) -> None:
 
 
 def _as_text(value: Any, seed: int) -> str:
-    if not isinstance(value, str):
-        # An override is one line, whatever its length.
-        value = yaml.safe_dump(value, default_flow_style=True, width=2**20, sort_keys=False)
-    return value.strip().removesuffix("...").strip().replace("{seed}", str(seed))
+    """Write a value as that of an override, which is read as YAML again: a folder may be called `photos #2`."""
+    if isinstance(value, str):
+        text = value.replace("{seed}", str(seed))
+        if text.isdigit() and "{seed}" in value:  # such as data.seed: "{seed}", a number
+            return text
+        with contextlib.suppress(yaml.YAMLError):
+            if parse(text) == text:
+                return text
+        return in_quotes(text)
+    # An override is one line, whatever its length.
+    text = yaml.safe_dump(value, default_flow_style=True, width=2**20, sort_keys=False)
+    return text.strip().removesuffix("...").strip().replace("{seed}", str(seed))
 
 
 def load_study(path: Path) -> Study:

@@ -3,6 +3,7 @@ import re
 import pytest
 import yaml
 
+from kdep.yaml_file import override
 from kdep_benchmarks.studies.file import Run, Study, load_study
 from kdep_benchmarks.studies.rows import load_tasks
 from tools.keys import reference
@@ -44,6 +45,16 @@ def test_every_arm_runs_at_every_value_and_seed_under_a_name_of_its_own(load):
     assert "bank.path=x-1" in last.overrides
     # Seed by seed, so that a half-done study has whole comparisons.
     assert [run.seed for run in study.runs] == 6 * [0] + 6 * [1]
+
+
+@pytest.mark.parametrize("text", ["photos #2", "2024", "{a,b}/x", "null", "[x]", "a: b", "", " a", "{seed} #1"])
+def test_a_text_of_a_study_is_the_same_text_in_its_runs(load, text):
+    study = load(set={"data.source": text, "data.seed": "1{seed}"}, seeds=[7])
+    assert "data.seed=17" in study.runs[0].overrides
+    content = {}
+    for one in study.runs[0].overrides:
+        override(content, one)
+    assert content["data"]["source"] == text.replace("{seed}", "7")
 
 
 def test_a_value_brings_what_goes_with_it_and_an_arm_lies_on_top(load):
