@@ -131,7 +131,9 @@ def override(content: dict[str, Any], text: str) -> None:
     if not equals or "" in (*sections, last):
         raise ValueError(f"override {text!r}: expected key.sub=value, such as optim.lr=0.1")
     for section in sections:
-        content = content.setdefault(section, {})
+        if content.get(section) is None:
+            content[section] = {}  # such as `bank: null`
+        content = content[section]
         if not isinstance(content, dict):
             raise ValueError(f"override {text!r}: {section} is a value, not a section")
     try:

@@ -93,6 +93,12 @@ def test_an_override_replaces_the_value_of_a_key(texts, expected):
     assert content == expected
 
 
+def test_a_key_opens_a_section_that_is_null():
+    content = {"bank": None}
+    override(content, "bank.path=b")
+    assert content == {"bank": {"path": "b"}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
