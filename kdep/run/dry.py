@@ -12,7 +12,7 @@ from kdep.models.backbones.taps import default_tap
 from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
 from kdep.run.checks import check_fit
-from kdep.run.device import find_device
+from kdep.run.device import find_device, resolve_precision
 from kdep.run.trackers import check_installed
 
 Found = TypeVar("Found")
@@ -32,7 +32,7 @@ def problems(config: Config) -> list[str]:
             said.append(str(error))
             return None
 
-    attempt(lambda: find_device(config.device))
+    attempt(lambda: resolve_precision(config, torch.device(find_device(config.device))))
     for tracker in config.log.trackers:
         attempt(lambda name=tracker: check_installed(name))
     images = attempt(lambda: len(open_images(config)[0].names))

@@ -19,7 +19,7 @@ def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
     """Open the images of a recipe, with their labels for `loss.name` labels; None for other losses.
 
     Raises:
-        ValueError: no images there, fewer than a batch, or no labels for `loss.name` labels.
+        ValueError: no images there, fewer than a batch, too few for the warm-up, or no labels for `loss.name` labels.
     """
     data = config.data
     source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
@@ -28,6 +28,7 @@ def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
             f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}; take "
             "more images, or a smaller batch"
         )
+    config.optim.total(len(source.names) // config.optim.batch_size)  # refuses a warm-up that does not fit
     if config.loss.name != "labels":
         return source, None
     labels = labels_of(source)
