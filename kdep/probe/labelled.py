@@ -1,6 +1,7 @@
 """Read the labelled images that a watched run is probed with: class folders or packs, and photographs with masks."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ IGNORED = 255  # pixels without a class
 TEST = 5  # one image in so many is test, where the data has no split
 NO_CLASSES = "expected class folders (CLASS/*.jpg), train and test folders with class folders in each, or FILE.npz"
 NO_MASKS = "expected JPEGImages/NAME.jpg and SegmentationClass/NAME.png, as in Pascal VOC"
+
+logger = logging.getLogger("kdep")
 
 Images = Files | Pack
 Side = tuple[Images, list[int], list[str]]  # images, positions of those that are used, and the class of each
@@ -61,12 +64,24 @@ def read_classes(path: Path, *, size: int, most: int) -> Labelled:
     path = located(path)
     if not path.exists():
         raise ValueError(f"probe.data: {path} is not there; {NO_CLASSES}")
-    train, test = (_drawn(side, most) for side in (_of_pack(path) if path.suffix == ".npz" else _of_folder(path)))
-    known = sorted(set(train[2]))
-    if len(known) < 2:
-        raise ValueError(f"probe.data: {path}: train has the class {known[0]} only; two or more are needed")
-    if strange := sorted(set(test[2]) - set(known)):
+    train, test = _of_pack(path) if path.suffix == ".npz" else _of_folder(path)
+    every = sorted(set(train[2]))
+    if len(every) < 2:
+        raise ValueError(f"probe.data: {path}: train has the class {every[0]} only; two or more are needed")
+    if strange := sorted(set(test[2]) - set(every)):
         raise ValueError(f"probe.data: {path}: test has the class {strange[0]}, and train has no image of it")
+    train = _drawn(train, most)
+    known = sorted(set(train[2]))
+    if len(known) < len(every):
+        logger.warning(
+            "probe: %d images of train are of %d of %d classes; the others are left out. probe.images takes more",
+            *(most, len(known), len(every)),
+        )
+    test = _drawn(_of_classes(test, set(known)), most)
+    if len(known) < 2 or not test[1]:
+        raise ValueError(
+            f"probe.data: {path}: the {most} images drawn leave no two classes to tell apart; set probe.images"
+        )
     labels = [np.array([known.index(name) for name in names]) for *_, names in (train, test)]
     images = [_pixels(source, chosen, size, whole=False) for source, chosen, _ in (train, test)]
     return Labelled(images[0], labels[0], images[1], labels[1], len(known))
@@ -142,6 +157,12 @@ def _masked_names(path: Path) -> tuple[list[str], list[str]]:
     if not all(parts):
         raise ValueError(f"probe.masks: {path}: {'train' if not parts[0] else 'test'} has no image")
     return parts[0], parts[1]
+
+
+def _of_classes(side: Side, known: set[str]) -> Side:
+    source, positions, names = side
+    kept = [at for at, name in enumerate(names) if name in known]
+    return source, [positions[at] for at in kept], [names[at] for at in kept]
 
 
 def _drawn(side: Side, most: int) -> Side:

@@ -49,5 +49,19 @@ def test_a_class_of_train_alone_is_read_and_one_of_test_alone_is_refused(tmp_pat
         read_classes(tmp_path, size=8, most=9)
 
 
+def test_of_more_classes_than_are_drawn_the_others_are_left_out(tmp_path, caplog):
+    for number in range(40):
+        for place in ("train", "test"):
+            save(tmp_path / place / f"{number:02d}" / "0.png", np.full((8, 8, 3), number))
+    data = read_classes(tmp_path, size=8, most=10)
+    shown = [set(side[:, 0, 0, 0].tolist()) for side in (data.train, data.test)]
+    assert data.classes == len(data.train) == 10 and shown[0] == shown[1]  # one image of each class, of that shade
+    assert "10 images of train are of 10 of 40 classes" in caplog.text
+    for number in range(2, 40):
+        (tmp_path / "train" / f"{number:02d}" / "0.png").unlink()
+    with pytest.raises(ValueError, match="test has the class 02, and train has no image of it"):
+        read_classes(tmp_path, size=8, most=10)
+
+
 def test_a_class_that_only_test_masks_have_counts(tmp_path):
     assert read_masked(masked(tmp_path, [0, 1, 0, 1, 2]), size=8, most=9).classes == 3
