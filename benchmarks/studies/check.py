@@ -1,5 +1,6 @@
 """Check a study before its first run starts: configurations, shared banks, students, checkpoints, data."""
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,13 +103,21 @@ def _remedy(study: Study, path: str) -> str:
 
 def check_names(config: "Config") -> None:
     """Check names that pretraining looks up late."""
-    import timm
-
     from kdep.method.scale import make_scaler
 
     make_scaler(config.scale.name, config.scale.options)
-    if not timm.is_model(config.student.arch):
-        raise ValueError(f"student.arch {config.student.arch!r} is not a network of timm")
+    check_network(config.student.arch)
+
+
+@functools.cache
+def check_network(arch: str) -> None:
+    """Check that there is such a network, once for all runs that train it."""
+    import torch
+
+    from kdep.models.backbones.backbone import create_network
+
+    with torch.device("meta"):
+        create_network(arch)
 
 
 def bank_content(config: "Config") -> dict[str, Any]:

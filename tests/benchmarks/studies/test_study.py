@@ -200,7 +200,7 @@ def test_published_rows_are_not_measured_again(finished, tmp_path, here, capsys)
         (("data.seed: 5", "data.sed: 5"), "unknown key data.sed"),
         (("data.seed: 5", "scale.name: sn, scale.temperature: 2"), "arm live: scale.temperature: sn takes factor"),
         (("data.seed: 5", "align.name: pca"), "align.name must be 'svd', 'top_variance', .* or 'none', got 'pca'"),
-        (("data.seed: 5", "student.arch: resnet81"), "student.arch 'resnet81' is not a network of timm"),
+        (("data.seed: 5", "student.arch: resnet81"), "arm live: 'resnet81' is not a timm network; close: resnet18"),
         (
             ("bank.views: 1}", "bank.views: 1, data.size: 24}\n  two: {bank.path: '{folder}/bank-0'}"),
             "cannot share the bank",
