@@ -92,6 +92,8 @@ class Request:
             raise ValueError(f"--size {self.size}: goes with --data; the tasks of a suite have a size of their own")
         if self.data is not None and self.protocol not in (None, "fair"):
             raise ValueError(f"--protocol {self.protocol}: a folder of --data is measured by the protocol fair")
+        if doubled := [task for task in self.tasks if self.tasks.count(task) > 1]:
+            raise ValueError(f"--tasks {doubled[0]}: named twice; name each task once")
         if (
             not self.seeds
             or len(set(self.seeds)) < len(self.seeds)

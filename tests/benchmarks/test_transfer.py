@@ -389,6 +389,7 @@ def test_a_network_that_resamples_its_input_is_another_checkpoint(world, measure
         ([], "--suite NAME, --tasks A,B or --data FOLDER"),
         (["--tasks", "flowers5-knn"], "--tasks flowers5-knn: a task of the suite photographs; add --suite photographs"),
         (["--suite", "demo", "--seeds", "0,x"], "whole numbers"),
+        (["--tasks", "cifar10-knn,cifar10-knn"], "--tasks cifar10-knn: named twice"),
     ],
 )
 def test_a_wrong_choice_says_what_there_is(arguments, message, capsys):
