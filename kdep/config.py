@@ -189,9 +189,9 @@ class Optim(Settings):
     sync_bn: bool = True
     """Several processes: BatchNorm over the images of all of them, so that their number does not change the result."""
 
-    def begun(self, images: int) -> int:
-        """Return the number of epochs that a run begins."""
-        return self.epochs or -(-self.steps // (images // self.batch_size))
+    def begun(self, images: int, seen: int) -> int:
+        """Return the number of epochs that a run has begun once it has seen so many of its images."""
+        return -(-seen // (images // self.batch_size * self.batch_size))
 
     def total(self, steps_per_epoch: int) -> int:
         """Return the number of steps of a run.
@@ -234,7 +234,7 @@ class Probe(Settings):
     size: int | None = Field(None, ge=32)
     """Side in pixels of the images; null: data.size."""
     images: int = Field(1000, ge=10)
-    """Largest number of train images, and of test images; of more, a fixed random subset."""
+    """Largest number of train images, and of test images; of more, a fixed random subset, and the classes in it."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many probes without a higher score, and export the best probe's student; null: never stop."""
 

@@ -22,7 +22,7 @@ from kdep.method.loss import Criterion, distill_loss, make_criterion
 from kdep.method.rivals import Learner, make_head
 from kdep.method.target import make_target
 from kdep.models.backbones.backbone import Backbone
-from kdep.models.checkpoints.checkpoint import write_student
+from kdep.models.checkpoints.checkpoint import fingerprint, write_student
 from kdep.models.student import open_student
 from kdep.probe.watch import Watch, open_watch
 from kdep.run.checks import check_batch_size
@@ -61,11 +61,13 @@ def pretrain(config: Config) -> Path:
 
     views = process.per_machine(lambda: open_views(config, show=process.local == 0))
     config = sample_for_statistics(config, views.source)
-    student = open_student(config).to(process.device, memory_format=torch.channels_last)
+    student = open_student(config)
+    start = {"student": fingerprint(student.network.state_dict())} if config.student.weights else {}
+    student.to(process.device, memory_format=torch.channels_last)
     source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
 
     watch = process.alone(lambda: open_watch(config, student))
-    sources = {**source.sources, **(watch.sources if watch else {})}
+    sources = {**source.sources, **start, **(watch.sources if watch else {})}
     run.refuse_other_sources(sources)
     statistics = source.statistics(run)
     own = {"axes": source.axes, "classifier": source.classifier, "classes": source.classes}
@@ -86,7 +88,8 @@ def pretrain(config: Config) -> Path:
         stopped = watch.finish(student) if watch else {}
         seen = stopped.get("images_seen", seen)
         precision = {"student": config.precision, "teacher": config.teacher.precision}
-        distinct = source.views or config.optim.begun(len(views.source.names))
+        begun = config.optim.begun(len(views.source.names), seen)
+        distinct = min(source.views or begun, begun)
         facts = {"views": distinct, "bank": source.code, "precision": precision, "loss": run.last_loss()}
         facts |= {"processes": run.processes, **({"stopped": stopped} if stopped else {})}
         draw_loss(run)
@@ -218,7 +221,11 @@ class _Function(ModuleType):
         sections = {"data": {"source": data}, "student": {"arch": student}}
         for name, given in (("data", data), ("student", student)):
             changes |= {name: given if isinstance(given, dict) else sections[name]} if given is not None else {}
-        overrides = [f"{key}={in_quotes(value)}" for key, value in flatten(changes).items()]
+        # The options of a scaler are its own: one that is named replaces the recipe's, as on the command line.
+        scale = changes.get("scale")
+        whole = isinstance(scale, dict) and "name" in scale
+        overrides = [f"scale={in_quotes(changes.pop('scale'))}"] if whole else []
+        overrides += [f"{key}={in_quotes(value)}" for key, value in flatten(changes).items()]
         return pretrain(read_config(recipe, overrides))
 
 

@@ -70,6 +70,23 @@ def test_a_dry_run_lists_every_problem_at_once(tmp_path):
     assert len(said) == 3 and "/nowhere" in said[0] and "resnet18x" in said[1] and "missing.pth" in said[2]
 
 
+def test_a_dry_run_finds_what_would_stop_a_run_late(images):
+    common = [f"data.source={images}", "optim.batch_size=8", "teacher.source=random:resnet50", "log.trackers=[]"]
+    changes = ["optim.epochs=null", "optim.steps=5", "optim.warmup_epochs=3", "precision=float16", "device=cpu"]
+    said = problems(read_config(None, [*common, *changes]))
+    assert len(said) == 2 and "precision float16 is for GPUs" in said[0]
+    assert "optim.warmup_epochs 3 is 18 steps, which leaves nothing of optim.steps 5" in said[1]
+
+
+def test_a_scaler_that_is_named_from_python_replaces_the_recipes(images, monkeypatch):
+    monkeypatch.setattr("kdep.pretrain.pretrain", lambda config: config.scale)
+    given = {"data": str(images), "student": "test_resnet"}
+    assert kdep.pretrain(**given).options == {"factor": 2}
+    assert kdep.pretrain(**given, scale={"factor": 3}).options == {"factor": 3}
+    found = kdep.pretrain(**given, scale={"name": "pts", "temperature": 0.2})
+    assert found.name == "pts" and found.options == {"temperature": 0.2}
+
+
 def test_a_dry_run_counts_the_images_that_a_student_needs(images):
     changes = ["teacher.source=timm:resnet50", "teacher.tap=pre", "optim.batch_size=8", f"data.source={images}"]
     (said,) = problems(read_config(None, changes))

@@ -261,6 +261,8 @@ def test_fewer_views_than_epochs_repeat_crops_and_targets(banked):
     content = read(pretrain(config))
     assert content["provenance"]["views"] == 1 and content["provenance"]["bank"] == "float16"
     assert [p.name for p in (config.bank.path).glob("view*")] == ["view000"]
+    more = read(pretrain(banked("bank.views=3", "optim.epochs=2", "name=more", "bank.check=0")))
+    assert more["provenance"]["views"] == 2  # the run has read two of three
 
 
 OTHERS = [

@@ -22,7 +22,7 @@ def test_cosine_goes_from_the_full_rate_through_half_of_it_to_zero():
 
 def test_a_length_in_steps_replaces_epochs_and_the_cosine_ends_there():
     optim = Optim(steps=100, batch_size=2, lr=0.4, schedule="cosine", warmup_epochs=0.5)
-    assert (optim.total(30), optim.begun(60)) == (100, 4)  # three epochs and a third
+    assert (optim.total(30), optim.begun(60, 200)) == (100, 4)  # three epochs and a third
     assert learning_rate(optim, 100, 30) == pytest.approx(0)
     with pytest.raises(ValueError, match="warmup_epochs 0.5 is 150 steps, which leaves nothing of optim.steps 100"):
         optim.total(300)

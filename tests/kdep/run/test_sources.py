@@ -49,6 +49,17 @@ def test_no_way_leads_to_a_run_of_two_teachers_or_of_two_sets_of_images(interrup
     assert fingerprint(read(pretrain(config))["state_dict"]) == weights
 
 
+def test_a_run_does_not_go_on_from_other_starting_weights(tiny, tmp_path):
+    start = tmp_path / "start.pth"
+    write_student(open_checkpoint("random:test_resnet#1"), start)
+    config = tiny(f"student.weights={start}", "optim.epochs=1")
+    student = pretrain(config)
+    student.unlink()
+    write_student(open_checkpoint("random:test_resnet#2"), start)
+    with pytest.raises(ValueError, match=r"run.pt: the run began with other student \(student \w{8}, now \w{8}\)"):
+        pretrain(config)
+
+
 def test_a_damaged_student_is_not_done_and_is_made_again(interrupted, caplog):
     config, _, weights = interrupted
     student = config.runs / config.name / "student.pth"
