@@ -9,7 +9,7 @@ from kdep.bank.prepare import open_bank
 from kdep.config import Config
 from kdep.data.loading.order import once
 from kdep.data.loading.training import data_identity, make_pixels
-from kdep.data.loading.views import Batch, Views, load
+from kdep.data.loading.views import Batch, Stored, Views, load
 from kdep.method.statistics import Moments, Statistics, finish, sum_moments
 from kdep.method.target import Classifier, axes_read
 from kdep.models.backbones.backbone import Backbone
@@ -32,6 +32,7 @@ class FeatureSource(Protocol):
         axes: number of leading principal axes the features are projected on; None for features as the teacher gives
             them.
         views: distinct views per image; None for a new one in every epoch.
+        stored: what a batch has to bring for `features`, by image and view; None where it brings nothing.
         classifier: the teacher's, for loss.name logits.
         classes: number of classes, for loss.name labels.
         code: how a bank stores its features; None without one.
@@ -41,6 +42,7 @@ class FeatureSource(Protocol):
     tap: str
     axes: int | None
     views: int | None
+    stored: Stored | None
     classifier: Classifier | None
     classes: int
     code: str | None
@@ -68,7 +70,7 @@ def open_features(config: Config, student: Backbone, views: Views, process: Proc
 class LiveTeacher:
     """The frozen teacher computes its features of every batch."""
 
-    axes, views, classes, code = None, None, 0, None
+    axes, views, stored, classes, code = None, None, None, 0, None
 
     def __init__(self, config: Config, student: Backbone, views: Views, process: Process) -> None:
         self._config, self._images, self._process = config, views, process
@@ -131,14 +133,13 @@ class StoredTeacher:
     def __init__(self, config: Config, student: Backbone, views: Views, process: Process) -> None:
         assert config.bank is not None
         self._bank, self._process = open_bank(config, student, views, process), process
-        statistics = self._bank.statistics
+        self.stored, statistics = self._bank, self._bank.statistics
         self.sources = {"teacher": statistics.teacher, "images": statistics.data}
         self._rows = 1 + map_side(config, student) ** 2
         self._axes_kept = axes_read(config, student.dim)
         self.tap, self.classifier = self._bank.description.teacher["tap"], open_teachers_classifier(config)
         self.axes, self.code = self._bank.description.axes, self._bank.description.code
         self.views = config.bank.views or config.optim.epochs
-        views.stored = self._bank  # from here on a batch brings its stored features
 
     def statistics(self, run: RunFolder) -> Statistics:
         """Those of the bank; a resumed run must find the statistics it began with.
@@ -161,7 +162,7 @@ class StoredTeacher:
 class Labels:
     """Class numbers instead of features: the supervised baseline on the same loop."""
 
-    tap, axes, views, classifier, code = "", None, None, None, None
+    tap, axes, views, stored, classifier, code = "", None, None, None, None, None
 
     def __init__(self, views: Views, process: Process) -> None:
         self.sources = {"images": data_identity(views)}

@@ -65,6 +65,7 @@ def pretrain(config: Config) -> Path:
     start = {"student": fingerprint(student.network.state_dict())} if config.student.weights else {}
     student.to(process.device, memory_format=torch.channels_last)
     source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
+    views.stored = source.stored  # of a bank: from here on a batch brings its stored features
 
     watch = process.alone(lambda: open_watch(config, student))
     sources = {**source.sources, **start, **(watch.sources if watch else {})}
