@@ -17,7 +17,7 @@ THRESHOLDS = 10  # IoU 0.50, 0.55, ..., 0.95
 AP50, AP75 = 0, 5
 
 
-def measure(answers: Answers, weights: np.ndarray | None = None) -> Scores:
+def metrics_of(answers: Answers, weights: np.ndarray | None = None) -> Scores:
     """Every metric of the answers, for each column of weights; without weights for the images as they are."""
     if weights is None:
         weights = np.ones((answers.images, 1))

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.store import Answers
 
 DRAWS = 2000
@@ -46,5 +46,5 @@ def image_variance(values: np.ndarray, images: int) -> float:
 def _all_resampled(answers: Answers, draws: int) -> dict[str, np.ndarray]:
     weights = image_draws(answers.images, draws)
     columns = max(1, ELEMENTS // answers.images)
-    blocks = [measure(answers, weights[:, at : at + columns].astype(np.float64)) for at in range(0, draws, columns)]
+    blocks = [metrics_of(answers, weights[:, at : at + columns].astype(np.float64)) for at in range(0, draws, columns)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

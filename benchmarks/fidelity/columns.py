@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.resample import resampled
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.result import Result
@@ -111,5 +111,5 @@ class _Answered:
 
 def _answered(column: Column, sha: str, read: Read) -> _Answered:
     metric, answers = column.results[sha][0].main_metric, [read(run) for run in column.results[sha]]
-    scores = np.array([float(measure(one)[metric][0]) for one in answers])
+    scores = np.array([float(metrics_of(one)[metric][0]) for one in answers])
     return _Answered(answers[0].images, scores, np.stack([resampled(one, metric) for one in answers]))

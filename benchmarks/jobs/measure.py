@@ -64,7 +64,7 @@ def run_kind(kind: str) -> Callable[..., Outcome]:
     return {"knn": classify.run_knn, "linear": classify.run_linear, "finetune": classify.run_finetune}[kind]
 
 
-def measure(cell: Cell) -> tuple[Result, Answers | None]:
+def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
     """Run the task; return its result and the answers per test image.
 
     Raises:
@@ -140,7 +140,7 @@ def main(path: str) -> int:
     try:
         # `run_cell` holds the cell's own lock. This one also covers the moment in which a child outlives its parent.
         with FileLock(cell.work / "measure.lock"):
-            result, answers = measure(cell)
+            result, answers = measure_cell(cell)
             with contextlib.suppress(FileExistsError):  # a result that is there stays
                 write_result(result, cell.results, answers=answers, force=cell.force)
             tidy(cell.work)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr
 
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.resample import DRAWS, ROUNDING, image_variance, resampled
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
@@ -78,7 +78,7 @@ def difference(
     if kind in PAIRED:
         first, second = ([draw for run in side for draw in run.draws] for side in (first, second))
     sides = [np.stack([resampled(run, metric, draws) for run in side]) for side in (first, second)]
-    scores = [np.array([float(measure(run)[metric][0]) for run in side]) for side in (first, second)]
+    scores = [np.array([float(metrics_of(run)[metric][0]) for run in side]) for side in (first, second)]
     return difference_of(scores, sides, metric, kind, first[0].images)
 
 

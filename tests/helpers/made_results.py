@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
 
@@ -42,7 +42,7 @@ def runs(name, task, scores, **others):
 
 def answered(answers):
     """The metrics that answers per image give."""
-    return {name: float(value[0]) for name, value in measure(answers).items()}
+    return {name: float(value[0]) for name, value in metrics_of(answers).items()}
 
 
 class Answered:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.masks import IGNORED, label_names
 from kdep_benchmarks.openmmlab.backbones import channels
@@ -51,7 +51,7 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     )
     check_count(answers.images, len(test), task)
     counts = {"train": trained.train_images, "test": answers.images}
-    metrics = {name: float(value[0]) for name, value in measure(answers).items()}
+    metrics = {name: float(value[0]) for name, value in metrics_of(answers).items()}
     known = {"curves": trained.curves, "load": trained.load, "cost": trained.cost}
     return Outcome(metrics, counts, **known, answers=answers)
 

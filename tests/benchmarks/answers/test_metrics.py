@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdep_benchmarks.answers.detections import box_answers, evaluate
-from kdep_benchmarks.answers.metrics import constant_score, measure
+from kdep_benchmarks.answers.metrics import constant_score, metrics_of
 from kdep_benchmarks.answers.resample import image_draws, standard_errors
 from kdep_benchmarks.answers.store import Answers, area_answers, class_answers
 
@@ -12,22 +12,22 @@ from kdep_benchmarks.answers.store import Answers, area_answers, class_answers
 def test_top1_and_macro_are_those_worked_out_by_hand():
     # Class 0: 2 of 3 right, class 1: 0 of 1. Two draws: the second has one more wrong, so 1 of 3.
     answers = class_answers(np.array([[0, 0, 1, 0], [0, 1, 1, 0]]), np.array([0, 0, 0, 1]))
-    found = measure(answers)
+    found = metrics_of(answers)
     assert found["top1"][0] == pytest.approx(100 * (2 / 4 + 1 / 4) / 2)
     assert found["top1_macro"][0] == pytest.approx(100 * ((2 / 3 + 1 / 3) / 2 + 0) / 2)
     # Without the only image of class 1 the class takes no part; image 0 counts three times.
-    weighted = measure(answers, np.array([[3.0], [1], [0], [0]]))
+    weighted = metrics_of(answers, np.array([[3.0], [1], [0], [0]]))
     assert weighted["top1"][0] == pytest.approx(100 * (3 + 0.5) / 4) == weighted["top1_macro"][0]
 
 
 def test_mean_iou_sums_pixels_over_images_and_leaves_out_a_class_that_is_nowhere():
     # Two images: class a 4 of 6 and 2 of 4, together 6 of 10; class b 3 of 4; class c nowhere.
     areas = np.array([[[4, 3, 0], [5, 3, 0], [5, 4, 0]], [[2, 0, 0], [3, 0, 0], [3, 0, 0]]])
-    found = measure(area_answers(areas))
+    found = metrics_of(area_answers(areas))
     assert found["mIoU"][0] == pytest.approx(100 * (0.6 + 0.75) / 2)
     assert found["aAcc"][0] == pytest.approx(100 * 9 / 12)
     assert found["mAcc"][0] == pytest.approx(100 * (6 / 8 + 3 / 4) / 2)
-    assert measure(area_answers(areas), np.array([[0.0], [2]]))["mIoU"][0] == pytest.approx(100 * 2 / 4)
+    assert metrics_of(area_answers(areas), np.array([[0.0], [2]]))["mIoU"][0] == pytest.approx(100 * 2 / 4)
 
 
 def test_the_best_constant_answer_is_the_most_frequent_class_everywhere():
@@ -36,7 +36,7 @@ def test_the_best_constant_answer_is_the_most_frequent_class_everywhere():
     areas = np.array([[[4, 3, 0], [5, 3, 0], [5, 4, 0]], [[2, 0, 0], [3, 0, 0], [3, 0, 0]]])
     assert constant_score(area_answers(areas)) == pytest.approx(100 * (8 / 12 + 0) / 2)
     everywhere = np.array([[[5, 0, 0], [9, 0, 0], [5, 4, 0]], [[3, 0, 0], [3, 0, 0], [3, 0, 0]]])
-    assert constant_score(area_answers(areas)) == pytest.approx(measure(area_answers(everywhere))["mIoU"][0])
+    assert constant_score(area_answers(areas)) == pytest.approx(metrics_of(area_answers(everywhere))["mIoU"][0])
     assert constant_score(box_answers([[None]], images=1, classes=1)) == 0.0
 
 
@@ -103,11 +103,11 @@ def test_ap_of_the_answers_is_pycocotools_and_so_is_that_of_images_drawn_again(s
     found = made_detections(random, truth, classes=classes)
     stats, answers = evaluate(truth, found)
     names = ("AP", "AP50", "AP75")
-    ours = measure(answers)
+    ours = metrics_of(answers)
     assert [ours[name][0] for name in names] == pytest.approx([stats[name] for name in names], abs=1e-9)
     assert 1 < stats["AP"] < 99
     draws = image_draws(12)[:, :5].astype(float)
-    weighted = measure(answers, draws)
+    weighted = metrics_of(answers, draws)
     for number, weights in enumerate(draws.T):
         again, detected = repeated(truth, found, weights)
         expected, _ = evaluate(again, detected)
@@ -118,12 +118,12 @@ def test_no_detection_is_an_ap_of_0_and_a_class_without_boxes_takes_no_part():
     random = np.random.default_rng(0)
     truth = ground_truth(random, images=8, classes=2, crowds=False)
     stats, nothing = evaluate(truth, [])
-    assert stats == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0} == {k: v[0] for k, v in measure(nothing).items()}
+    assert stats == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0} == {k: v[0] for k, v in metrics_of(nothing).items()}
     assert standard_errors(nothing, draws=50)["AP"] == 0
     known = [one for one in made_detections(random, truth, classes=2) if one["category_id"] == 1]
     only_first = {**truth, "annotations": [box for box in truth["annotations"] if box["category_id"] == 1]}
     stats, answers = evaluate(only_first, known)
-    assert measure(answers)["AP"][0] == pytest.approx(stats["AP"]) and stats["AP"] > 1
+    assert metrics_of(answers)["AP"][0] == pytest.approx(stats["AP"]) and stats["AP"] > 1
 
 
 def test_at_most_100_detections_of_an_image_and_class_count():
@@ -131,7 +131,7 @@ def test_at_most_100_detections_of_an_image_and_class_count():
     found = made_detections(np.random.default_rng(1), truth, classes=1, extra=400)
     stats, answers = evaluate(truth, found)
     assert len(found) > 300 and np.bincount(answers.arrays["image"]).max() == 100
-    assert measure(answers)["AP"][0] == pytest.approx(stats["AP"], abs=1e-9)
+    assert metrics_of(answers)["AP"][0] == pytest.approx(stats["AP"], abs=1e-9)
 
 
 def test_standard_errors_are_those_of_the_binomial_where_that_is_known():

@@ -11,7 +11,7 @@ from kdep_benchmarks.fidelity.columns import differing, measured_columns, naive_
 from kdep_benchmarks.fidelity.judge import GROUPS, NOT, STANDS, UNKNOWN, Fidelity, judge, verdict
 from kdep_benchmarks.fidelity.report import sentences
 from kdep_benchmarks.jobs.cell import Cell
-from kdep_benchmarks.jobs.measure import measure
+from kdep_benchmarks.jobs.measure import measure_cell
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
 from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.tasks.task import Task
@@ -77,7 +77,7 @@ def test_a_measured_knn_cell_records_what_the_naive_predictors_read(photos, tmp_
     cell = Cell(spec, None, checkpoint_card(open_checkpoint(spec)), task, 0, "cpu", tmp_path)
     planned = plan_cell(cell, look_up(task))
     planned.cell.work.mkdir(parents=True)
-    measured, answers = measure(planned.cell)
+    measured, answers = measure_cell(planned.cell)
     write_result(measured, tmp_path, answers=answers)
     assert plan_cell(cell, look_up(task)).state == "done"
     results = read_results(tmp_path)

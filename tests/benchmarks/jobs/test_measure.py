@@ -17,7 +17,7 @@ from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.jobs import measure as measuring
 from kdep_benchmarks.jobs.cell import Cell
-from kdep_benchmarks.jobs.measure import measure
+from kdep_benchmarks.jobs.measure import measure_cell
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
 from kdep_benchmarks.tasks.task import Task
 
@@ -44,7 +44,7 @@ def test_a_score_on_data_that_changed_meanwhile_is_not_kept(photos, tmp_path, mo
 
     monkeypatch.setattr(measuring, "run_kind", lambda kind: change)
     with pytest.raises(ValueError, match="data set photos has changed since the run was planned"):
-        measure(cell)
+        measure_cell(cell)
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("knn", "highest"), ("finetune", "high")])
@@ -62,7 +62,7 @@ def test_frozen_probes_compute_in_full_float32_where_tf32_is_the_default(
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # as in some images of a container
     try:
-        measure(cell)
+        measure_cell(cell)
         assert seen == [precision] and torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -102,7 +102,7 @@ def test_a_measured_cell_says_its_leaks_its_floor_and_the_settings_of_its_task(p
     planned = plan_cell(Cell("random:test_resnet", None, card, task, 0, "cpu", tmp_path), look_up(task))
     cell = replace(planned.cell, leaked=3, halved="out of memory")
     cell.work.mkdir(parents=True)
-    result, answers = measure(cell)
+    result, answers = measure_cell(cell)
     assert result.counts["leaked"] == 3
     assert result.settings == task.plain_settings  # not those of half the batch
     assert result.chosen["floor"] == 100 * max(np.bincount(answers.truth)) / len(answers.truth)

@@ -18,7 +18,7 @@ from kdep_benchmarks.data.cards import KEYS, Dataset, fingerprint
 from kdep_benchmarks.jobs import plan, run
 from kdep_benchmarks.jobs.cell import Cell, lost, read_cell, run_cell
 from kdep_benchmarks.jobs.engines.engine import Slot
-from kdep_benchmarks.jobs.measure import measure
+from kdep_benchmarks.jobs.measure import measure_cell
 from kdep_benchmarks.jobs.plan import Planned
 from kdep_benchmarks.jobs.screen import Line, Screen
 from kdep_benchmarks.openmmlab.backbones import backbone_config
@@ -189,7 +189,7 @@ def test_the_content_of_an_own_config_is_part_of_the_settings(tmp_path):
     assert cell.task.plain_settings["config_sha256"] == sha256
     card = plan.checkpoint_card(open_checkpoint("random:test_resnet"))
     with pytest.raises(ValueError, match="mine.py has changed since the run was planned"):
-        measure(replace(cell, spec="random:test_resnet", checkpoint=card))
+        measure_cell(replace(cell, spec="random:test_resnet", checkpoint=card))
     shipped = parse_task(content | {"settings": {"config": "segment_fcn"}}, tmp_path, "suite")
     assert shipped.plain_settings == {"config": "segment_fcn"}  # as in results that are published
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from kdep_benchmarks.answers.detections import evaluate
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.store import area_answers
 from kdep_benchmarks.data.readers.boxes import class_names
 from kdep_benchmarks.data.readers.masks import IGNORED, MaskSplit, label_names
@@ -67,7 +67,7 @@ def compare_masks(cell: Training) -> dict[str, Scores]:
         ours = area_answers(image_areas(answers, dataset, cell))
         check_count(ours.images, len(split), cell.task)
         found[name] = {
-            "kdep": {name: float(value[0]) for name, value in measure(ours).items()},
+            "kdep": {name: float(value[0]) for name, value in metrics_of(ours).items()},
             "mmseg": mmseg_scores(answers.samples, label_names(cell.task.dataset)),
             "confusion_matrix": confusion_scores(answers.samples, split, classes),
         }

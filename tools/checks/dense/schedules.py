@@ -23,7 +23,7 @@ from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.jobs.cell import Cell
-from kdep_benchmarks.jobs.measure import measure
+from kdep_benchmarks.jobs.measure import measure_cell
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
 from kdep_benchmarks.result import TOOLBOXES, Result
 from kdep_benchmarks.results import read_answers, read_results, write_result
@@ -43,7 +43,7 @@ def score(spec: str, checkpoint: Checkpoint, task: Task, results: Path) -> None:
     planned.cell.work.mkdir(parents=True, exist_ok=True)
     resumed = (planned.cell.work / LAST).exists()
     started = time.process_time()
-    result, answers = measure(planned.cell)
+    result, answers = measure_cell(planned.cell)
     write_result(result, results, answers=answers)
     tidy(planned.cell.work)
     took = None if resumed else round(time.process_time() - started)

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from kdep.config import as_yaml, load_config
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.frame import csv_text, results_frame
@@ -101,7 +101,7 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
             for task in ("zoo-linear", "zoo-finetune"):
                 answers = class_answers((truth + (np.arange(40) < 20 - 9 * number + seed)) % 4, truth)
                 result = _result(
-                    name, role, task, seed, {key: float(value[0]) for key, value in measure(answers).items()}
+                    name, role, task, seed, {key: float(value[0]) for key, value in metrics_of(answers).items()}
                 )
                 path = write_result(result, folder, answers=answers)
     failure = {"status": "failed", "metrics": {}, "chosen": {}, "curves": {}, "error": {"exit_code": 1, "log": "a\nb"}}
@@ -142,7 +142,7 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
         Door("failed result", failed, changes.edit_json, board(failed)),
         Door("result of a training", path, changes.edit_json, board(path)),
         Door("sheet", sheet, changes.edit_bytes, lambda: data_uri(sheet)),
-        Door("answers", npz, changes.edit_npz, lambda: measure(read_answers(read_result(first), folder))),
+        Door("answers", npz, changes.edit_npz, lambda: metrics_of(read_answers(read_result(first), folder))),
         Door("overlap", overlap, changes.edit_json, board(overlap)),
     ]
 

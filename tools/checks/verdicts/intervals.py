@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdep.files import write_text
-from kdep_benchmarks.answers.metrics import measure
+from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.results import read_answers, read_results
 from kdep_benchmarks.verdicts.difference import difference
@@ -54,7 +54,7 @@ def false_alarms(kind: str, images: int, runs: int, *, cases: int, draws: int, s
 
 def differ_over_seeds(first: list[Answers], second: list[Answers], metric: str) -> bool:
     """Whether Student's t over paired runs calls two models different, as if other images would give the same."""
-    pairs = [float((measure(a)[metric] - measure(b)[metric])[0]) for a, b in zip(first, second, strict=True)]
+    pairs = [float((metrics_of(a)[metric] - metrics_of(b)[metric])[0]) for a, b in zip(first, second, strict=True)]
     return abs(mean(pairs)) > half_width(pairs)
 
 
