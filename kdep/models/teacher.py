@@ -17,15 +17,32 @@ def open_teacher(config: Config) -> Backbone | Teachers:
 
     It resamples the shared view to the size it knows. For `loss.name` logits the tap is `post`, which its classifier
     reads.
+
+    Raises:
+        ValueError: as `teacher_size`, or as `open_checkpoint`.
     """
     given = config.teacher.source
     members = []
     for source in given if isinstance(given, list) else [given]:
         checkpoint = open_checkpoint(source, arch=config.teacher.arch)
-        checkpoint = dataclasses.replace(checkpoint, resample=config.teacher.size or checkpoint.resample)
+        checkpoint = dataclasses.replace(checkpoint, resample=teacher_size(config, checkpoint.resample))
         members.append(build_backbone(checkpoint, tap="post" if config.loss.name == "logits" else config.teacher.tap))
     teacher = members[0] if len(members) == 1 else Teachers(members)
     return teacher.eval().requires_grad_(False)
+
+
+def teacher_size(config: Config, named: int | None) -> int | None:
+    """The side to which a teacher resamples its input: `teacher.size`, or that behind its name; None for neither.
+
+    Raises:
+        ValueError: both are given and differ.
+    """
+    if config.teacher.size is not None and named not in (None, config.teacher.size):
+        raise ValueError(
+            f"teacher.size is {config.teacher.size}, and @{named} stands behind a teacher's name; leave the second "
+            f"out, and set teacher.size={named} if that is meant"
+        )
+    return config.teacher.size or named
 
 
 def fastest_form(teacher: Backbone | Teachers, size: int, device: torch.device) -> Backbone | Teachers:

@@ -40,10 +40,13 @@ def check_fit(config: Config, student: Backbone, teacher: Backbone | Teachers, i
     """Fail early on settings the teacher's features cannot satisfy.
 
     Raises:
-        ValueError: a dense loss without a map of the teacher; logits without a classifier of the teacher's features; a
-            width, projector or scaler that does not fit or does not exist.
+        ValueError: images of a size that a network cannot take; a dense loss without a map of the teacher; logits
+            without a classifier of the teacher's features; a width, projector or scaler that does not fit or does not
+            exist.
     """
     make_scaler(config.scale.name, config.scale.options)  # refuses unknown names and options
+    for network in (student, *(teacher.members if isinstance(teacher, Teachers) else [teacher])):
+        network.check_size(config.data.size)
     if config.loss.dense:
         require_map("teacher", str(config.teacher.source), teacher)
     classifier = open_teachers_classifier(config)

@@ -10,7 +10,8 @@ from kdep.data.loading.training import open_images
 from kdep.models.backbones.backbone import Backbone, Teachers, create_network
 from kdep.models.backbones.taps import default_tap
 from kdep.models.student import open_student
-from kdep.models.teacher import open_teacher
+from kdep.models.teacher import open_teacher, teacher_size
+from kdep.models.weights import split_size
 from kdep.run.checks import check_fit
 from kdep.run.device import find_device, resolve_precision
 from kdep.run.trackers import check_installed
@@ -57,6 +58,7 @@ def outline_teacher(config: Config) -> Backbone | Teachers:
     if isinstance(source, list) or not source.startswith("timm:"):
         return open_teacher(config)
     with torch.device("meta"):
-        network = create_network(source.removeprefix("timm:").partition("@")[0])
+        name, size = split_size(source)
+        network = create_network(name.removeprefix("timm:"))
         tap = "post" if config.loss.name == "logits" else config.teacher.tap
-        return Backbone(network, tap=tap or default_tap(network), resample=config.teacher.size)
+        return Backbone(network, tap=tap or default_tap(network), resample=teacher_size(config, size))

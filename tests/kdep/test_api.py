@@ -78,6 +78,29 @@ def test_a_dry_run_finds_what_would_stop_a_run_late(images):
     assert "optim.warmup_epochs 3 is 18 steps, which leaves nothing of optim.steps 5" in said[1]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["timm:vit_tiny_patch16_224", "teacher.size=40"], "multiples of 16 pixels, not 40: show images at 32 or 48"),
+        (["timm:vit_tiny_patch16_224@40", "teacher.size=null"], "multiples of 16 pixels, not 40"),
+        (["timm:vit_tiny_patch16_224@48"], "teacher.size is 128, and @48 stands behind a teacher's name"),
+        (["timm:vit_tiny_patch16_224@48", "teacher.size=null"], None),
+    ],
+)
+def test_a_dry_run_looks_at_the_size_that_the_teacher_sees(images, given, said):
+    source, *others = given
+    small = [
+        "student.arch=test_resnet",
+        "optim.batch_size=8",
+        "align.name=none",
+        "project=linear",
+        "scale={name: none}",
+    ]
+    changes = [f"data.source={images}", f"teacher.source={source}", "teacher.tap=null", *small, *others]
+    found = problems(read_config(None, changes))
+    assert (said in found[0] and len(found) == 1) if said else found == []
+
+
 def test_a_scaler_that_is_named_from_python_replaces_the_recipes(images, monkeypatch):
     monkeypatch.setattr("kdep.pretrain.pretrain", lambda config: config.scale)
     given = {"data": str(images), "student": "test_resnet"}

@@ -142,14 +142,22 @@ class Backbone(nn.Module):
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:
         if self.resample is not None and images.shape[-1] != self.resample:
             images = F.interpolate(images, (self.resample, self.resample), mode="bilinear", antialias=True)
-        if images.shape[-1] % self.divisor or images.shape[-2] % self.divisor:
-            below = max(images.shape[-1] // self.divisor, 1) * self.divisor
+        for side in images.shape[-2:]:
+            self._check_side(side)
+        return (images - self.mean) / self.std
+
+    def check_size(self, size: int) -> None:
+        """Raise a ValueError where the network cannot take square images of so many pixels a side."""
+        self._check_side(self.resample or size)
+
+    def _check_side(self, side: int) -> None:
+        if side % self.divisor:
+            below = max(side // self.divisor, 1) * self.divisor
             raise ValueError(
                 f"{network_name(self.network)} takes sides that are multiples of {self.divisor} pixels, not "
-                f"{images.shape[-1]}: show images at {below} or {below + self.divisor}, or resample them with "
+                f"{side}: show images at {below} or {below + self.divisor}, or resample them with "
                 f"teacher.size={below} in a recipe or @{below} behind its name"
             )
-        return (images - self.mean) / self.std
 
 
 class Teachers(nn.Module):
