@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from kdep.data.sources.root import data_root
 
 if TYPE_CHECKING:
     from kdep_benchmarks.data.checks.check import Subject
+    from kdep_benchmarks.tasks.task import Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,20 +117,44 @@ def subjects(name: str, data_root: Path) -> "list[Subject]":
     from kdep_benchmarks.data.cards import CARDS
     from kdep_benchmarks.data.checks.check import known_subject, subjects_of
     from kdep_benchmarks.tasks.choose import folder_tasks
-    from kdep_benchmarks.tasks.task import load_suite
 
     if name not in CARDS and Path(name).is_dir():
         return subjects_of(folder_tasks(Path(name), ["linear"])[0], data_root)
+    tasks = tasks_of(name, data_root)
+    return [known_subject(name, data_root)] if tasks is None else subjects_of(tasks, data_root)
+
+
+def tasks_of(name: str, data_root: Path) -> "list[Task] | None":
+    """Tasks meant by SUITE.yaml or SUITE.yaml:NAME; None for another name.
+
+    Raises:
+        ValueError: no such suite, or neither a set nor a task of it has the name.
+    """
+    from kdep_benchmarks.tasks.task import load_suite
+
     named = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", name)
     if named is None:
-        return [known_subject(name, data_root)]
+        return None
     suite, part = named.groups()
     tasks = load_suite(suite, data_root)
     chosen = [task for task in tasks if part in (None, task.name, task.dataset.name)]
     if not chosen:
         there = dict.fromkeys(name for task in tasks for name in (task.dataset.name, task.name))
         raise ValueError(f"{suite}: no data set or task {part!r}; there are {', '.join(there)}")
-    return subjects_of(chosen, data_root)
+    return chosen
+
+
+def mistakes(tasks: "Sequence[Task]") -> list[str]:
+    """What `kdep transfer` will refuse of the tasks' settings; the data can be right all the same."""
+    from kdep_benchmarks.tasks.settings import check_settings
+
+    said = []
+    for task in tasks:
+        try:
+            check_settings(task)
+        except ValueError as error:
+            said.append(str(error))
+    return said
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -136,7 +162,7 @@ def _check(args: argparse.Namespace) -> int:
     from kdep_benchmarks.data.checks.check import check_dataset
     from kdep_benchmarks.data.findings import finding_lines
 
-    found = 0
+    found, tasks = 0, tasks_of(args.name, args.data_root)
     for subject in subjects(args.name, args.data_root):
         report = check_dataset(subject, show=sys.stderr.isatty())
         found += report.defects
@@ -146,7 +172,10 @@ def _check(args: argparse.Namespace) -> int:
         text = "".join(f"  {line}\n" for line in finding_lines(report.findings, shown=args.show))
         if absent(report.dataset) is None:
             text += f"  fingerprint {fingerprint(report.dataset)[:16]}: results are compared where it is equal\n"
+        elif tasks is not None:
+            text += f"  a relative root of a suite starts at --data-root, here {args.data_root}\n"
         sys.stdout.write(f"{heading}\n{text}")
+    sys.stdout.write("".join(f"kdep transfer will refuse: {mistake}\n" for mistake in mistakes(tasks or [])))
     return int(found > 0)
 
 

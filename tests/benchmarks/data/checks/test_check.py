@@ -541,6 +541,19 @@ def test_a_known_set_in_a_suite_is_held_against_its_card(tmp_path):
     assert subject.card is CARDS["cub200"]
 
 
+def test_of_a_suite_the_settings_that_transfer_will_refuse_are_named_too(tmp_path, capsys):
+    made = CLEAN["coco"](tmp_path / "mine")
+    dataset = {"name": "mine", "layout": "coco", "root": "mine", "files": made.files, "classes": list(made.classes)}
+    (tmp_path / "mine.yaml").write_text(
+        json.dumps({"tasks": [{"name": "mine-detect", "kind": "detect", "dataset": dataset}]})
+    )
+    assert cli.main(["data", "check", str(tmp_path / "mine.yaml"), "--data-root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "no defects" in said and "kdep transfer will refuse: mine-detect: " in said and "relative root" not in said
+    assert cli.main(["data", "check", str(tmp_path / "mine.yaml"), "--data-root", str(tmp_path / "no")]) == 1
+    assert f"a relative root of a suite starts at --data-root, here {tmp_path}/no" in capsys.readouterr().out
+
+
 def test_the_command_ends_with_0_1_or_2(tmp_path, capsys):
     folders(tmp_path / "zoo")
     name = str(suite(tmp_path))
