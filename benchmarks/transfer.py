@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdep.data.sources.root import data_root
 from kdep.guard import printable
-from kdep.models.checkpoints.checkpoint import Checkpoint
+from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError
 from kdep.models.weights import file_of, open_checkpoint
 from kdep.run.device import find_device
 from kdep_benchmarks.board.frame import results_frame
@@ -212,7 +212,15 @@ def open_all(request: Request, before: Sequence[Result]) -> tuple[dict[str, Chec
     first: dict[str, str] = {}
     said = []
     for spec in request.checkpoints:
-        checkpoint = open_checkpoint(spec, arch=request.arch)
+        try:
+            checkpoint = open_checkpoint(spec, arch=request.arch)
+        except LoadError as error:
+            if request.arch is None or len(request.checkpoints) == 1:
+                raise
+            raise LoadError(
+                f"{error}. --arch {request.arch} is for all plain files of a call: measure a file of another network "
+                "in a call of its own, with the same --results, and then kdep compare"
+            ) from error
         name = measured.get(checkpoint.identity, checkpoint.name)
         if same := first.get(checkpoint.identity):
             if opened[same].arch != checkpoint.arch:

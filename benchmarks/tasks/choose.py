@@ -122,6 +122,13 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
         classes = class_folders(Dataset(folder.name, "imagefolder", folder, {"train": ".", "test": "."}), ".")
     except ValueError as error:
         raise ValueError(f"{folder}: has no class folders; {expected}") from error
+    inner = [{path.name for path in (folder / name).iterdir() if path.is_dir()} for name in classes]
+    if all(own and {name.lower() for name in own} <= SPLITS for own in inner):
+        raise ValueError(
+            f"{folder}: {' and '.join(classes)} hold {' and '.join(sorted(inner[0]))}, as data for segmentation and "
+            f"detection do; describe those in a suite file, with the layout voc, ade20k, cityscapes or coco. For "
+            f"classification {expected}"
+        )
     if few := [(name, len(images)) for name, images in images_of(folder, classes)[0].items() if len(images) < 3]:
         name, number = few[0]
         raise ValueError(

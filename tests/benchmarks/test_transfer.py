@@ -473,6 +473,11 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
         ),
         (("train/a", "test/a"), ("--suite", "probe"), "a folder takes the place of a suite; leave out --suite probe"),
         (("train/a", "val/a"), (), "train has one class only (a)"),
+        (
+            ("img_dir/train", "img_dir/val", "ann_dir/train", "ann_dir/val"),
+            (),
+            "ann_dir and img_dir hold train and val, as data for segmentation and detection do; describe those in",
+        ),
         (("Train/a", "Train/b", "Test/a", "Test/b"), (), "has Test; expected train/CLASS/*.jpg"),
         (("training/a", "test/a"), (), "has training; expected train/CLASS/*.jpg"),
         (("train/a", "test/a"), ("--size", "8"), "size"),
@@ -486,6 +491,21 @@ def test_a_folder_that_cannot_be_measured_says_what_would_be_right(tmp_path, cap
         (tmp_path / "data").mkdir()
     assert cli.main(["transfer", STUDENT, "--data", str(tmp_path / "data"), *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_files_of_two_networks_in_one_call_are_told_to_be_measured_one_by_one(tmp_path, capsys):
+    import timm
+    import torch
+
+    for arch in ("test_resnet", "test_efficientnet"):
+        torch.save(timm.create_model(arch, num_classes=0).state_dict(), tmp_path / f"{arch}.pth")
+    files = [str(tmp_path / f"{arch}.pth") for arch in ("test_resnet", "test_efficientnet")]
+    assert cli.main(["transfer", *files, "--arch", "test_resnet", "--suite", "demo", "--dry-run"]) == 3
+    said = capsys.readouterr().err
+    assert "test_efficientnet.pth does not fit ResNet (test_resnet, 90 tensors)" in said
+    assert "--arch test_resnet is for all plain files of a call: measure a file of another network in a call" in said
+    assert cli.main(["transfer", files[1], "--arch", "test_resnet", "--suite", "demo", "--dry-run"]) == 3
+    assert "is for all plain files" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--jobs", "0"), ("--timeout", "0"), ("--timeout", "nan"), ("--seeds", "1,1")])

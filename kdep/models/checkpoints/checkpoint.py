@@ -186,7 +186,9 @@ def load_exactly(module: nn.Module, weights: Mapping[str, torch.Tensor], source:
             for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
             if names
         ]
-        raise LoadError(f"{source} does not fit {type(module).__name__} ({len(own)} tensors): {', '.join(parts)}")
+        arch = (getattr(module, "pretrained_cfg", None) or {}).get("architecture")
+        what = f"{arch}, {len(own)} tensors" if arch else f"{len(own)} tensors"
+        raise LoadError(f"{source} does not fit {type(module).__name__} ({what}): {', '.join(parts)}")
     module.load_state_dict(weights)
 
 
