@@ -29,9 +29,12 @@ def table(model: type[Settings]) -> str:
 
 def recipes() -> str:
     """Every key of a recipe."""
-    return (
-        f"# Recipe keys\n\nChange any key on the command line: `kdep pretrain RECIPE optim.lr=0.1`.\n\n{table(Config)}"
-    )
+    return f"""# Recipe keys
+
+Change any key on the command line: `kdep pretrain RECIPE optim.lr=0.1`. The column *default* holds where a recipe does
+not set the key. The recipe `default` sets many; `kdep pretrain --data FOLDER --dry-run` prints them all.
+
+{table(Config)}"""
 
 
 def tasks() -> str:

@@ -111,7 +111,8 @@ class Dense(KindSettings):
     kind: ClassVar[str]
 
     config: str
-    """A network of configs/transfer, or the path of an mmengine config of your own."""
+    """segment_fcn, segment_fcn_light or segment_pspnet; detect_retinanet, detect_retinanet_light or detect_faster_rcnn;
+    or the path of an mmengine config of your own."""
     iterations: Count
     """Optimizer steps."""
     batch_size: Count

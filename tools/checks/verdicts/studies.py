@@ -102,7 +102,7 @@ def default_table(studies: Sequence[Study]) -> list[str]:
         for row in published(study):
             seen[row["checkpoint"]] = max(seen[row["checkpoint"]], int(row["images_seen"]))
     found = [one for name in FRESH for one in default_against(by_name[name], seen)]
-    lines = ["| rival | images seen | tasks | seeds | difference | verdict | claimed | study |", "|---" * 8 + "|"]
+    lines = ["| rival | views | tasks | seeds | difference | verdict | claimed | study |", "|---" * 8 + "|"]
     for rival in RIVALS:
         own = [(images, cells) for images, one, cells in found if one.other == f"`{rival}`"]
         for images, cells in sorted(own, key=lambda pair: pair[0]):
