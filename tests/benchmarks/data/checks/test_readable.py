@@ -63,7 +63,7 @@ def test_a_test_image_that_is_cut_off_is_named_before_anything_is_trained(tmp_pa
     monkeypatch.setattr(measuring, "open_checkpoint", lambda *_, **__: network)
     monkeypatch.setattr(measuring, "run_kind", None)  # training would be called
     with pytest.raises(ValueError, match=rf"1 of \d files of test cannot be read: .*{damaged}.*nothing was trained"):
-        measuring.measure(cell)
+        measuring.measure_cell(cell)
 
 
 def test_images_of_a_pack_are_decoded_too(tmp_path):
