@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
 def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others: str, task: str | None = None) -> str:
     """What is said for each protocol that A and others share, and what is left out.
 
-    Against one other, a sentence per task and one over data sets; against several, a table of the tasks, and the same
-    sentences over data sets.
+    Against one other, a sentence per task and one over data sets; against several, a table of the tasks, and the sentences
+    over data sets and on tasks without an interval.
 
     Args:
         results: of all checkpoints.
@@ -68,7 +68,7 @@ def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others
         head, table = f"{protocol}:", []
         if len(others) > 1:
             head, table = f"{protocol}: {own[0].names[0]} minus the others, in points", as_table(own)
-            own = [one for one in own if one.of is None]
+            own = [one for one in own if one.of is None or one.interval is None]
         blocks.append("\n".join([head, *(f"  {line}" for line in [*table, *(one.sentence for one in own)])]))
     blocks.append(WHAT_IT_COVERS)
     missing = [said for b in others for said in left_out(results, a, b, task=task)]
@@ -93,7 +93,7 @@ def compare(
     Returns:
         A row for each other checkpoint, shared protocol and task, and for the mean over data sets, whose task is None.
         difference is a minus b in points, low and high are its 95 % interval; p_holm and verdict_holm are after Holm's
-        correction; over is what the interval is over, or why there is none.
+        correction; over is what the interval is over, or why there is none, where all these are empty.
 
     Raises:
         ValueError: no other checkpoint, no such folder, or as `differences`.
