@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
 def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others: str, task: str | None = None) -> str:
     """What is said for each protocol that A and others share, and what is left out.
 
-    Against one other, a sentence per task and one over data sets; against several, a table of the tasks, and the sentences
-    over data sets and on tasks without an interval.
+    Against one other, a sentence per task and one over data sets; against several, a table of the tasks, and the
+    sentences over data sets and on tasks without an interval.
 
     Args:
         results: of all checkpoints.
