@@ -122,7 +122,7 @@ def lead_lost_with_views() -> dict[str, Any]:
     """How much the lead of SVD with targets times two over each rival shrinks from one epoch to six, paired by seed."""
     scores = read_scores("budget_small")
     found = {}
-    for rival in ("SVD + PTS x 4", "1x1 conv as published", "supervised"):
+    for rival in ("SVD + PTS x 4", "1x1 conv as published", "LightlyTrain v1", "supervised"):
         pairs = [(scores["SVD x 2", value], scores[rival, value]) for value in ("1", "6")]
         first, last = [
             {seed: own[seed][0] - other[seed][0] for seed in own.keys() & other.keys()} for own, other in pairs
