@@ -91,7 +91,7 @@ def compare(
         task: only this one.
 
     Returns:
-        A row for each other checkpoint, shared protocol and task, and for the mean over data sets, whose task is None.
+        A row for each other checkpoint, shared protocol and task, and for the mean over data sets, whose task is empty.
         difference is a minus b in points, low and high are its 95 % interval; p_holm and verdict_holm are after Holm's
         correction; over is what the interval is over, or why there is none, where all these are empty.
 
