@@ -132,13 +132,13 @@ class StoredTeacher:
 
     def __init__(self, config: Config, student: Backbone, views: Views, process: Process) -> None:
         assert config.bank is not None
-        self._bank, self._process = open_bank(config, student, views, process), process
-        self.stored, statistics = self._bank, self._bank.statistics
+        self.stored = open_bank(config, student, views, process)
+        statistics = self.stored.statistics
         self.sources = {"teacher": statistics.teacher, "images": statistics.data}
         self._rows = 1 + map_side(config, student) ** 2
         self._axes_kept = axes_read(config, student.dim)
-        self.tap, self.classifier = self._bank.description.teacher["tap"], open_teachers_classifier(config)
-        self.axes, self.code = self._bank.description.axes, self._bank.description.code
+        self.tap, self.classifier = self.stored.description.teacher["tap"], open_teachers_classifier(config)
+        self.axes, self.code = self.stored.description.axes, self.stored.description.code
         self.views = config.bank.views or config.optim.epochs
 
     def statistics(self, run: RunFolder) -> Statistics:
@@ -147,16 +147,16 @@ class StoredTeacher:
         Raises:
             ValueError: the bank was made anew since, and rounding has given it other axes.
         """
-        statistics = self._bank.statistics
+        statistics = self.stored.statistics
         own, began = statistics.leading(self._axes_kept), run.load_statistics(self.sources)
         if began is not None and not torch.allclose(began.axes, own.axes, rtol=0, atol=SAME_AXES):
-            run.refuse_other_axes(self._bank.path)
+            run.refuse_other_axes(self.stored.path)
         run.save_statistics(own)
         return statistics
 
     def features(self, batch: Batch, images: torch.Tensor) -> torch.Tensor:
         """See `FeatureSource`."""
-        return self._bank.decode(batch.stored[:, : self._rows].to(images.device, non_blocking=True))
+        return self.stored.decode(batch.stored[:, : self._rows].to(images.device, non_blocking=True))
 
 
 class Labels:

@@ -71,13 +71,14 @@ def read_classes(path: Path, *, size: int, most: int) -> Labelled:
     if strange := sorted(set(test[2]) - set(every)):
         raise ValueError(f"probe.data: {path}: test has the class {strange[0]}, and train has no image of it")
     train = _drawn(train, most)
-    known = sorted(set(train[2]))
+    drawn = set(train[2])
+    known = sorted(drawn)
     if len(known) < len(every):
         logger.warning(
             "probe: %d images of train are of %d of %d classes; the others are left out. probe.images takes more",
             *(most, len(known), len(every)),
         )
-    test = _drawn(_of_classes(test, set(known)), most)
+    test = _drawn(_chosen(test, [at for at, name in enumerate(test[2]) if name in drawn]), most)
     if len(known) < 2 or not test[1]:
         raise ValueError(
             f"probe.data: {path}: the {most} images drawn leave no two classes to tell apart; set probe.images"
@@ -159,17 +160,13 @@ def _masked_names(path: Path) -> tuple[list[str], list[str]]:
     return parts[0], parts[1]
 
 
-def _of_classes(side: Side, known: set[str]) -> Side:
-    source, positions, names = side
-    kept = [at for at, name in enumerate(names) if name in known]
-    return source, [positions[at] for at in kept], [names[at] for at in kept]
-
-
 def _drawn(side: Side, most: int) -> Side:
+    count = len(side[1])
+    return side if count <= most else _chosen(side, choose(count, most, seed=0))
+
+
+def _chosen(side: Side, chosen: Sequence[int] | np.ndarray) -> Side:
     source, positions, names = side
-    if len(positions) <= most:
-        return side
-    chosen = choose(len(positions), most, seed=0)
     return source, [positions[at] for at in chosen], [names[at] for at in chosen]
 
 
