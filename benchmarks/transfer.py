@@ -167,7 +167,7 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     read = partial(read_with_overlap, folders)
     (results, damaged), board = write_leaderboard(read, request.results, folders=folders, suite=suite)
     screen.say("\n" + terminal_table(board, damaged).rstrip())
-    screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, and results.csv with every cell")
+    screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, verdicts.csv, and results.csv with every cell")
     if len(rows := list(dict.fromkeys(planned.row for planned in plan))) > 1:
         screen.say("\n" + _comparison(results, request.results, rows))
     codes = {status.code for status in statuses}

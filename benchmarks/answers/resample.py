@@ -1,7 +1,10 @@
 """Draw the test images again: the metrics of each resample, and their standard errors."""
 
 import functools
+import hashlib
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +16,25 @@ ELEMENTS = 1_000_000  # weights computed with at once
 ROUNDING = 1e-9  # points: values that differ by no more are equal, their last bits are not
 
 
+@dataclass(frozen=True)
+class Resamples:
+    """What a comparison needs of answers: one metric, on the test images and on each resample of them.
+
+    Attributes:
+        metric: its name.
+        images: number of test images.
+        truth: hash of the right answers, the same for every checkpoint that answered these images.
+        scores: (R,) of each run; a few-shot result has one for each draw of its train images.
+        samples: (R, draws) of each run on each resample. Those of as many images are paired.
+    """
+
+    metric: str
+    images: int
+    truth: str
+    scores: np.ndarray
+    samples: np.ndarray
+
+
 @functools.lru_cache(maxsize=4)
 def image_draws(images: int, draws: int = DRAWS) -> np.ndarray:
     """How often each image was drawn (images, draws) uint8: with replacement, as many as there are, always the same."""
@@ -22,9 +44,20 @@ def image_draws(images: int, draws: int = DRAWS) -> np.ndarray:
     return counts
 
 
-def resampled(answers: Answers, metric: str, draws: int = DRAWS) -> np.ndarray:
-    """The metric of every resample (draws,). Answers on as many images are resampled alike, and so are paired."""
-    return _all_resampled(answers, draws)[metric]
+def resamples_of(runs: Sequence[Answers], metric: str, draws: int = DRAWS) -> Resamples:
+    """Resample the answers of each run and of each draw of train images. Answers on as many images are drawn alike."""
+    every = [draw for run in runs for draw in run.draws]
+    scores = np.array([float(metrics_of(one)[metric][0]) for one in every])
+    samples = np.stack([_all_resampled(one, draws)[metric] for one in every])
+    truth = np.ascontiguousarray(runs[0].truth)
+    named = f"{truth.shape}|".encode() + truth.astype(np.int64).tobytes()
+    return Resamples(metric, runs[0].images, hashlib.sha256(named).hexdigest(), scores, samples)
+
+
+def joined(runs: Sequence[Resamples]) -> Resamples:
+    """All runs of a checkpoint as one."""
+    scores, samples = (np.concatenate([getattr(run, name) for run in runs]) for name in ("scores", "samples"))
+    return replace(runs[0], scores=scores, samples=samples)
 
 
 def standard_errors(answers: Answers, draws: int = DRAWS) -> dict[str, float]:

@@ -4,7 +4,7 @@ A board is a set of DataFrames. Rows are checkpoints, by their sha256; columns a
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from kdep_benchmarks.verdicts.uncertainty import uncertainty
 from kdep_benchmarks.verdicts.ways import labels, way_of, ways_of
 
 FAMILIES = ("classification", "segmentation", "detection")
+VERDICTS = ("a", "b", "column", "difference", "low", "high", "p", "p_holm", "tests", "verdict", "verdict_holm", "over")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Board:
         rows: what is known of each checkpoint, best first; the columns of leaderboard.csv that are not of a task.
         notes: what the numbers do not say by themselves.
         suite: the suite that means and ranks are over; None: all columns.
+        verdicts: of each two rows on each column, see `verdicts_of`; empty where no answers were read.
     """
 
     protocol: Protocol
@@ -69,6 +71,7 @@ class Board:
     rows: pd.DataFrame
     notes: tuple[Note, ...] = ()
     suite: Suite | None = None
+    verdicts: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(VERDICTS)))
 
     @property
     def counted(self) -> pd.DataFrame:

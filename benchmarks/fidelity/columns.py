@@ -1,23 +1,21 @@
 """Collect what `kdep fidelity` compares: the columns of the board, naive predictors, and which pairs differ."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
-from kdep_benchmarks.answers.metrics import metrics_of
-from kdep_benchmarks.answers.resample import resampled
-from kdep_benchmarks.answers.store import Answers
+from kdep_benchmarks.answers.resample import joined
 from kdep_benchmarks.result import Result
-from kdep_benchmarks.verdicts.difference import PAIRED, difference_of
+from kdep_benchmarks.verdicts.difference import PAIRED, difference
 from kdep_benchmarks.verdicts.intervals import mean
+from kdep_benchmarks.verdicts.resamples import Read
 from kdep_benchmarks.verdicts.ways import labels, way_of
 
 CHEAP = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box", "segment-frozen", "detect-frozen")
 EXPENSIVE = ("finetune", "segment", "detect")
-Read = Callable[[Result], Answers]
 
 
 @dataclass(frozen=True)
@@ -88,28 +86,11 @@ def differing(column: Column, checkpoints: Sequence[str], read: Read) -> np.ndar
     """
     if column.kind in PAIRED:
         raise ValueError(f"--expensive {column.name}: a few-shot column is a cheap one; take finetune, segment, detect")
-    sides = [_answered(column, sha, read) for sha in checkpoints]
+    sides = [joined([read(run) for run in column.results[sha]]) for sha in checkpoints]
     if len({side.images for side in sides}) > 1:
         raise ValueError(f"{column.name}: checkpoints answered other numbers of images; measure all on the same ones")
-    metric = column.results[checkpoints[0]][0].main_metric
     found = np.zeros((len(checkpoints), len(checkpoints)), bool)
     for (at, one), (to, other) in combinations(enumerate(sides), 2):
-        scores, samples = (one.scores, other.scores), (one.samples, other.samples)
-        interval = difference_of(scores, samples, metric, column.kind, one.images)
+        interval = difference(one, other, column.kind)
         found[at, to] = found[to, at] = interval.verdict != "no difference"
     return found
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """Scores (R,) of a checkpoint's runs on a column, and their scores (R, draws) on resampled images."""
-
-    images: int
-    scores: np.ndarray
-    samples: np.ndarray
-
-
-def _answered(column: Column, sha: str, read: Read) -> _Answered:
-    metric, answers = column.results[sha][0].main_metric, [read(run) for run in column.results[sha]]
-    scores = np.array([float(metrics_of(one)[metric][0]) for one in answers])
-    return _Answered(answers[0].images, scores, np.stack([resampled(one, metric) for one in answers]))

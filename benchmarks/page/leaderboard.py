@@ -44,12 +44,13 @@ PROVENANCE = {
 
 @dataclass(frozen=True)
 class TableCell:
-    """What a reader sees, the value a column is sorted by, and the text of a tooltip."""
+    """What a reader sees, the value a column is sorted by, the text of a tooltip; `tone` is better, worse or none."""
 
     text: str
     value: float | str | None = None
     best: bool = False
     detail: str = ""
+    tone: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def overview(board: Board) -> Table:
     columns["load"] = _numbers(rows.load_coverage, digits=0, unit=" %")
     columns["overlap"] = [_overlap_cell(row) for row in rows.itertuples()]
     columns["failed"] = [TableCell(str(count), count) for count in rows.failed]
-    return _table(board, "overview", columns)
+    return checkpoint_table(board, "overview", columns)
 
 
 def family_table(board: Board, family: str) -> Table:
@@ -147,12 +148,12 @@ def family_table(board: Board, family: str) -> Table:
     columns = {}
     for label, column in board.columns[board.columns.family == family].iterrows():
         cells = board.cells.xs(label, axis=1, level=1)
-        best = _best(cells["mean"], cells["ci95"])
+        best = _best(cells["mean"], cells["ci95"], _minus_the_best(board, label, cells["mean"]))
         header = f"{label} ({column.metric}{', not informative' * (column.informative == 'no')})"
         columns[header] = [
             _score_cell(cell, marked, column) for cell, marked in zip(cells.itertuples(), best, strict=True)
         ]
-    return _table(board, family, columns)
+    return checkpoint_table(board, family, columns)
 
 
 def metric_table(board: Board, family: str) -> Table | None:
@@ -165,7 +166,7 @@ def metric_table(board: Board, family: str) -> Table | None:
         columns[f"{column} ({metric})"] = [
             TableCell(text, value) for text, value in zip(texts, _values(cells["mean"]), strict=True)
         ]
-    return _table(board, f"{family}: other metrics", columns) if columns else None
+    return checkpoint_table(board, f"{family}: other metrics", columns) if columns else None
 
 
 def origin_table(board: Board) -> Table:
@@ -177,7 +178,7 @@ def origin_table(board: Board) -> Table:
     for name in ("epochs", "seed"):
         columns[name] = _numbers(board.rows[f"pretrain_{name}"], digits=0)
     columns["load"] = _numbers(board.rows.load_coverage, digits=0, unit=" %")
-    return _table(board, "provenance", columns)
+    return checkpoint_table(board, "provenance", columns)
 
 
 def cost_table(board: Board) -> Table:
@@ -194,7 +195,7 @@ def cost_table(board: Board) -> Table:
         "peak memory (MiB)": _numbers(rows.peak_memory_mb, digits=0),
         "device": [TableCell(ABSENT if pd.isna(device) else device) for device in rows.device],
     }
-    return _table(board, "cost", columns)
+    return checkpoint_table(board, "cost", columns)
 
 
 def damage_lines(damaged: Sequence[str]) -> list[str]:
@@ -250,7 +251,8 @@ def compact(count: float) -> str:
     return f"{count:.4g}"
 
 
-def _table(board: Board, title: str, columns: dict[str, list[TableCell]]) -> Table:
+def checkpoint_table(board: Board, title: str, columns: dict[str, list[TableCell]]) -> Table:
+    """A table with a row for each checkpoint of the board; the columns have a cell for each."""
     names = [
         TableCell(row_name(row.name, row.role), row_name(row.name, row.role), detail=f"{row.arch}, sha256 {row.sha8}")
         for row in board.rows.itertuples()
@@ -303,17 +305,29 @@ def _values(values: Iterable[float]) -> list[float | None]:
     return [None if pd.isna(value) else float(value) for value in values]
 
 
-def _best(values: pd.Series, halves: pd.Series) -> list[bool]:
-    """Which values are the highest, or not told from it: a difference within both 95 % intervals, as independent.
+def _minus_the_best(board: Board, label: str, values: pd.Series) -> pd.Series:
+    """The verdict on the best score of a column minus each other, by checkpoint, where the two were compared."""
+    own = board.verdicts[board.verdicts.column == label]
+    if own.empty or values.isna().all():
+        return pd.Series(dtype=object)
+    return own[own.a == values.astype(float).idxmax()].dropna(subset="low").set_index("b")["verdict"]
 
-    Both rows have the same test images, so `kdep compare`, which pairs these, tells more apart. Values that look equal
-    are not told apart either. Nothing is best where that is so of all, and a value without an interval only by itself.
+
+def _best(values: pd.Series, halves: pd.Series, verdicts: pd.Series | None = None) -> list[bool]:
+    """Which values are the highest, or not told from it by the verdict on the two.
+
+    Without a verdict, as of means, a difference within both 95 % intervals tells nothing, as if they were independent.
+    Values that look equal are not told apart either. Nothing is best where that is so of all, and a value without an
+    interval only by itself.
     """
     known, ends = values.astype(float), halves.astype(float).fillna(0)
     if known.isna().all():
         return [False] * len(known)
     top = known.idxmax()
-    best = (known[top] - known <= np.hypot(ends[top], ends)) | (known.round(2) == round(known[top], 2))
+    best = known[top] - known <= np.hypot(ends[top], ends)
+    if verdicts is not None:
+        best[verdicts.index] = verdicts == "no difference"
+    best |= known.round(2) == round(known[top], 2)
     return [bool(one) and not best[known.notna()].all() for one in best]
 
 

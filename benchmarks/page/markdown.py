@@ -8,6 +8,7 @@ from kdep.guard import printable
 from kdep_benchmarks.board.informative import STANDARD_ERRORS
 from kdep_benchmarks.board.table import Board
 from kdep_benchmarks.page.leaderboard import Table, damage_lines, metric_table, origin_table, tables
+from kdep_benchmarks.page.verdicts import against_tables
 
 COVERS = "The interval covers the choice of test images and, where a training was run several times, its runs."
 READING = (
@@ -19,9 +20,10 @@ READING = (
     "(supervised - random) with baselines of the same architecture; it is blank where that gain is within its noise. "
     "Load is the share of the backbone's tensors that loaded. Overlap is the share of test images that are also in the "
     "checkpoint's pretraining data, where `kdep data overlap` has looked. Marked in a column are the best score and "
-    "all that these intervals do not tell from it; nothing is marked where they tell none. `kdep compare A B` pairs "
-    "the images and tells more apart. A column is one task, data version and set of settings; `@half-batch` and "
-    "`@bfloat16` mark scores from half the batch or from lower precision."
+    "all that are not told from it on the same test images, or of means by these intervals; nothing is marked where "
+    "none is told apart. The verdicts are those of `kdep compare`; `verdicts.csv` has them of each two rows. A column "
+    "is one task, data version and set of settings; `@half-batch` and `@bfloat16` mark scores from half the batch or "
+    "from lower precision."
 )
 
 
@@ -35,6 +37,9 @@ def markdown(boards: Iterable[Board], damaged: Sequence[str] = ()) -> str:
         more = [metric_table(board, family) for family in board.families()]
         for table in [*tables(board), *filter(None, more), origin_table(board)]:
             parts += [f"### {markdown_text(table.title)}", markdown_table(table)]
+        if against := next(against_tables(board), None):
+            title, table, marks = against.table.title, markdown_table(against.table), against.marks
+            parts += [f"### verdicts: {markdown_text(title)}", table, markdown_text(f"{marks}.")]
         if board.notes:
             parts.append("\n".join(f"- {markdown_text(note.text)}" for note in board.notes))
     return "\n\n".join(parts) + "\n"

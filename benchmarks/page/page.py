@@ -21,6 +21,7 @@ from kdep_benchmarks.page.leaderboard import (
 )
 from kdep_benchmarks.page.markdown import READING
 from kdep_benchmarks.page.panels import mean_panel, score_panels
+from kdep_benchmarks.page.verdicts import against_tables
 from kdep_benchmarks.result import ROLES
 
 TEMPLATE = Path(__file__).parent / "templates" / "leaderboard.html"
@@ -62,6 +63,7 @@ def _section(board: Board, sheets: Sheets) -> str:
             f'<p class="soft">Budget {board.protocol.budget}: do not compare with rows of the full budget.</p>'
         )
     parts += ["<h3>Overview</h3>", html_table(board, overview), _notes(board), _panels(mean_panel(board))]
+    parts += _verdicts(board)
     for family, table in zip(board.families(), by_family, strict=True):
         parts += [f"<h3>{escape(family)}</h3>", html_table(board, table)]
         if (more := metric_table(board, family)) is not None:
@@ -69,6 +71,23 @@ def _section(board: Board, sheets: Sheets) -> str:
         parts += [_panels(score_panels(board, family)), _sheets(board, family, sheets)]
     parts += ["<h3>Cost</h3>", html_table(board, cost), "<h3>Provenance</h3>", html_table(board, origin_table(board))]
     return "\n".join([*parts, "</section>"])
+
+
+def _verdicts(board: Board) -> list[str]:
+    """All rows minus one that the reader chooses; without scripts, minus the first."""
+    tables = list(against_tables(board))
+    if not tables:
+        return []
+    names = board.rows.name
+    choices = "".join(f'<option value="{one.sha256}">{escape(names[one.sha256])}</option>' for one in tables)
+    about = "in points, with 95 % intervals over the same test images and, where there are several, runs."
+    choice = f'<label>Each row minus <select class="against" autocomplete="off">{choices}</select></label>'
+    parts = ["<h3>Verdicts</h3>", f"<p>{choice}, {about}</p>"]
+    for at, one in enumerate(tables):
+        hidden = " hidden" * (at > 0)
+        marks = f'<p class="soft">{escape(one.marks)}.</p>'
+        parts.append(f'<div data-against="{one.sha256}"{hidden}>{html_table(board, one.table)}{marks}</div>')
+    return parts
 
 
 def html_table(board: Board, table: Table) -> str:
@@ -87,7 +106,7 @@ def _cell(cell: TableCell) -> str:
     text = f"<b>{escape(number)}</b>" if cell.best else escape(number)
     text += f" <small>{escape(rest)}</small>" if rest else ""
     kinds = {"best": cell.best, "absent": cell.value is None, "failed": cell.text.endswith("!")}
-    names = " ".join(name for name, applies in kinds.items() if applies)
+    names = " ".join([name for name, applies in kinds.items() if applies] + [cell.tone] * bool(cell.tone))
     return f'<td class="{names}" {_attributes(cell)}>{text}</td>'
 
 

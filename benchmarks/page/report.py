@@ -1,4 +1,4 @@
-"""Write the board as four files: leaderboard.csv, results.csv, leaderboard.md and leaderboard.html."""
+"""Write the board: leaderboard.csv, verdicts.csv, results.csv, leaderboard.md and leaderboard.html."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,9 +12,11 @@ from kdep_benchmarks.board.table import Board, Suite, name_teachers
 from kdep_benchmarks.page.leaderboard import leaderboard_frame
 from kdep_benchmarks.page.markdown import markdown
 from kdep_benchmarks.page.page import html
+from kdep_benchmarks.page.verdicts import verdicts_frame
 from kdep_benchmarks.results import Found, refuse_missing
+from kdep_benchmarks.verdicts.resamples import reader
 
-FILES = ("leaderboard.csv", "results.csv", "leaderboard.md", "leaderboard.html")
+FILES = ("leaderboard.csv", "verdicts.csv", "results.csv", "leaderboard.md", "leaderboard.html")
 
 
 class Written(NamedTuple):
@@ -27,12 +29,12 @@ class Written(NamedTuple):
 def write_leaderboard(
     read: Callable[[], Found], out: Path, *, folders: Iterable[Path] = (), suite: Suite | None = None
 ) -> Written:
-    """Read results and write the four files, one process at a time: of two that end together, the last has read all.
+    """Read results and write the files, one process at a time: of two that end together, the last has read all.
 
     Args:
         read: reads the results, of any checkpoints, tasks and protocols.
         out: the folder to write to; it is made if needed.
-        folders: folders of results, whose sheets of example images the page shows.
+        folders: folders of results, whose answers give the verdicts and whose example images the page shows.
         suite: what means and ranks are over, see `boards`.
 
     Raises:
@@ -42,10 +44,11 @@ def write_leaderboard(
     refuse_missing(folders)
     with alone_with(out, FILES):
         found = read()
-        every = boards(found.results, suite)
+        every = boards(found.results, suite, reader(folders) if folders else None)
         sheets = [find_sheets(board, folders) for board in every]
         texts = (
             csv_text(leaderboard_frame(every)),
+            csv_text(verdicts_frame(every)),
             csv_text(results_frame(name_teachers(found.results))),
             markdown(every, found.damaged),
             html(every, sheets, found.damaged),

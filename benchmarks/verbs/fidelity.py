@@ -9,7 +9,8 @@ from kdep_benchmarks.fidelity.columns import CHEAP, EXPENSIVE, Column, measured_
 from kdep_benchmarks.fidelity.judge import judge
 from kdep_benchmarks.fidelity.report import write_report
 from kdep_benchmarks.result import Result
-from kdep_benchmarks.results import read_answers, read_results
+from kdep_benchmarks.results import read_results
+from kdep_benchmarks.verdicts.resamples import reader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     cheap = chosen(measured, args.cheap, CHEAP, "--cheap")
     expensive = chosen(measured, args.expensive, EXPENSIVE, "--expensive")
     naive = naive_columns(results, measured)
-    found, left_out = judge([*cheap, *naive], expensive, lambda result: read_answers(result, args.folders))
+    found, left_out = judge([*cheap, *naive], expensive, reader(args.folders))
     out = args.out or args.folders[0]
     sys.stdout.write(f"{write_report(found, left_out, out)}\n{out / 'fidelity.md'}\n")
     return 0

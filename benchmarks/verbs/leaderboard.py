@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep leaderboard`."""
     help_ = "folders of results [results]; `merge DIR ... --results OUT` joins the folders of several machines first"
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("results")], metavar="DIR", help=help_)
-    parser.add_argument("--out", type=Path, help="where to write the four files [the first folder]")
+    parser.add_argument("--out", type=Path, help="where to write the files [the first folder]")
     help_ = f"means and ranks over this suite alone: {', '.join(names('suites'))}, or a YAML file [all columns]"
     parser.add_argument("--suite", help=help_)
     parser.add_argument("--results", type=Path, metavar="OUT", help="merge: the folder that is to hold all results")

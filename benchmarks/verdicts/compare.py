@@ -1,31 +1,28 @@
 """Compare checkpoints task by task: which is better, by how much, and within what interval."""
 
 import argparse
-import functools
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from kdep_benchmarks.answers.store import Answers
+from kdep_benchmarks.answers.resample import Resamples, joined
 from kdep_benchmarks.counts import counted
 from kdep_benchmarks.result import Protocol, Result
-from kdep_benchmarks.results import read_answers, read_results
+from kdep_benchmarks.results import read_results
 from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, difference, holm, student
 from kdep_benchmarks.verdicts.intervals import mean, standard_deviation
 from kdep_benchmarks.verdicts.pairs import left_out, names_of_two, of_checkpoint, shared_ways
-from kdep_benchmarks.verdicts.ways import labels
+from kdep_benchmarks.verdicts.resamples import Read, reader
+from kdep_benchmarks.verdicts.ways import Way, labels
 from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference, as_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MIN_DATASETS = 3  # that a mean over data sets needs for an interval
-Read = Callable[[Result], Answers]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +58,7 @@ def verdicts(results: Sequence[Result], folders: Sequence[Path], a: str, *others
     Raises:
         ValueError: as `differences`.
     """
-    found = differences(results, a, *others, task=task, read=lambda result: read_answers(result, folders))
+    found = differences(results, a, *others, task=task, read=reader(folders))
     blocks = []
     for protocol in dict.fromkeys(one.protocol for one in found):
         own = [one for one in found if one.protocol == protocol]
@@ -103,8 +100,7 @@ def compare(
     if not others:
         raise ValueError(f"compare({str(a)!r}): name one or more other checkpoints to compare it with")
     folders = [Path(folder) for folder in ([results] if isinstance(results, str | Path) else results)]
-    read = functools.partial(read_answers, folders=folders)
-    found = differences(read_results(folders), str(a), *map(str, others), read=read, task=task)
+    found = differences(read_results(folders), str(a), *map(str, others), read=reader(folders), task=task)
     return pd.DataFrame([one.row for one in found])
 
 
@@ -117,7 +113,7 @@ def differences(
         results: of all checkpoints.
         a: the first checkpoint.
         others: those that it is compared with.
-        read: gives the answers of a result.
+        read: gives the resamples of a result, see `read_resamples`.
         task: only this one.
 
     Raises:
@@ -126,14 +122,23 @@ def differences(
     """
     results = list(results)
     sides = _sides(results, (a, *others))
-    found = [one for b in others for one in _of_two(results, sides[a], sides[b], task, read)]
+    found = []
+    for b in others:
+        pairs = shared_ways(sides[a], sides[b], task)
+        names = names_of_two(results, sides[a][0], sides[b][0])
+        found += of_two(names, pairs, labels(pairs), read, means=task is None)
+    return corrected(found)
+
+
+def corrected(found: Sequence[Difference]) -> list[Difference]:
+    """The same with Holm's correction, over all on tasks and over all means: these follow from the tasks."""
     adjusted: dict[int, tuple[float, int]] = {}
-    for means in (False, True):  # means follow from the tasks, so they are a family of their own
+    for means in (False, True):
         tested = [one for one in found if one.interval is not None and (one.of is None) == means]
         by_holm = holm([one.interval.p for one in tested])
         adjusted |= {id(one): (p, len(tested)) for one, p in zip(tested, by_holm, strict=True)}
-    corrected = [adjusted.get(id(one), (None, 1)) for one in found]
-    return [replace(one, adjusted=p, tests=tests) for one, (p, tests) in zip(found, corrected, strict=True)]
+    told = [adjusted.get(id(one), (None, 1)) for one in found]
+    return [replace(one, adjusted=p, tests=tests) for one, (p, tests) in zip(found, told, strict=True)]
 
 
 def _sides(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[Result]]:
@@ -149,18 +154,33 @@ def _sides(results: Sequence[Result], names: Sequence[str]) -> dict[str, list[Re
     return sides
 
 
-def _of_two(
-    results: Sequence[Result], first: list[Result], second: list[Result], task: str | None, read: Read
+def of_two(
+    names: tuple[str, str],
+    pairs: Mapping[Way, tuple[list[Result], list[Result]]],
+    named: Mapping[Way, str],
+    read: Read,
+    *,
+    means: bool = True,
 ) -> list[Difference]:
-    pairs = {way: _comparable(*sides) for way, sides in shared_ways(first, second, task).items()}
-    names = names_of_two(results, first[0], second[0])
+    """Differences of two checkpoints per task, then over data sets, for each shared protocol.
+
+    Args:
+        names: of the two.
+        pairs: their finished results by the way they were measured, as `shared_ways` finds them.
+        named: names of the tasks, by the way.
+        read: gives the resamples of a result.
+        means: also over data sets.
+
+    Raises:
+        ValueError: two results of one way are of other test images, or `read` says so.
+    """
+    usable = {way: _comparable(*sides) for way, sides in pairs.items()}
     found = []
-    named = labels(pairs)
-    for protocol in dict.fromkeys(way.protocol for way in pairs):
-        tasks = {way: cells for way, cells in pairs.items() if way.protocol == protocol}
-        found += [_of_task(names, way.protocol, named[way], *cells, read) for way, cells in tasks.items()]
+    for protocol in dict.fromkeys(way.protocol for way in usable):
+        tasks = {way: sides for way, sides in usable.items() if way.protocol == protocol}
+        found += [_of_task(names, protocol, named[way], *sides, read) for way, sides in tasks.items()]
         comparable = [sides for sides in tasks.values() if sides[0]]
-        if task is None and comparable:
+        if means and comparable:
             found.append(_over_datasets(names, protocol, comparable))
     return found
 
@@ -181,29 +201,29 @@ def _of_task(
         said = "the same draws of train images are needed, and no seed is both's"
         return Difference(task, names, protocol, None, said)
     kind = first[0].task.kind
-    answers = [[read(result) for result in side] for side in (first, second)]
-    _check_same_images(task, [one for side in answers for one in side])
-    interval = difference(*answers, first[0].main_metric, kind)
-    return Difference(task, names, protocol, interval, _over(kind, *answers))
+    sides = [[read(result) for result in side] for side in (first, second)]
+    _check_same_images(task, [one for side in sides for one in side])
+    interval = difference(*map(joined, sides), kind)
+    return Difference(task, names, protocol, interval, _over(kind, *sides))
 
 
-def _check_same_images(task: str, answers: Sequence[Answers]) -> None:
-    counts = {one.images for one in answers}
+def _check_same_images(task: str, read: Sequence[Resamples]) -> None:
+    counts = {one.images for one in read}
     if len(counts) > 1:
         raise ValueError(
             f"{task}: answers on {' and '.join(map(str, sorted(counts)))} images; measure both on the same ones"
         )
-    if any(not np.array_equal(one.truth, answers[0].truth) for one in answers):
+    if len({one.truth for one in read}) > 1:
         raise ValueError(f"{task}: the test images have other labels in one result than in another; measure them again")
 
 
-def _over(kind: str, first: Sequence[Answers], second: Sequence[Answers]) -> str:
+def _over(kind: str, first: Sequence[Resamples], second: Sequence[Resamples]) -> str:
     """What an interval is over."""
     images, counts = counted(first[0].images, "image"), (len(first), len(second))
     if kind in AVERAGED:
         return images
     if kind in PAIRED:
-        return f"{images} and {counted(sum(len(run.draws) for run in first), 'draw')} of train images"
+        return f"{images} and {counted(sum(len(run.scores) for run in first), 'draw')} of train images"
     if min(counts) == 1:
         return f"{images}, {'one run each' if max(counts) == 1 else 'one run of one of them'}"
     return f"{images} and {counts[0]} runs" + (f" against {counts[1]}" if counts[0] != counts[1] else " each")

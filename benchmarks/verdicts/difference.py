@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr
 
-from kdep_benchmarks.answers.metrics import metrics_of
-from kdep_benchmarks.answers.resample import DRAWS, ROUNDING, image_variance, resampled
-from kdep_benchmarks.answers.store import Answers
+from kdep_benchmarks.answers.resample import ROUNDING, Resamples, image_variance
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
 
 # How the runs of one checkpoint on a task differ, by the task's kind.
@@ -63,50 +61,28 @@ class Spread:
     uncertainty: float = 0.0
 
 
-def difference(
-    first: Sequence[Answers], second: Sequence[Answers], metric: str, kind: str, draws: int = DRAWS
-) -> Interval:
+def difference(first: Resamples, second: Resamples, kind: str) -> Interval:
     """First minus second, each the mean over its runs.
 
     Args:
-        first: answers of each run of the one checkpoint.
+        first: all runs of the one checkpoint.
         second: those of the other, on the same test images.
-        metric: the one to compare.
         kind: of the task; it says how runs differ, see `AVERAGED` and `PAIRED`.
-        draws: of the test images.
     """
-    if kind in PAIRED:
-        first, second = ([draw for run in side for draw in run.draws] for side in (first, second))
-    sides = [np.stack([resampled(run, metric, draws) for run in side]) for side in (first, second)]
-    scores = [np.array([float(metrics_of(run)[metric][0]) for run in side]) for side in (first, second)]
-    return difference_of(scores, sides, metric, kind, first[0].images)
-
-
-def difference_of(
-    scores: Sequence[np.ndarray], sides: Sequence[np.ndarray], metric: str, kind: str, images: int
-) -> Interval:
-    """The same from scores that are known, for many pairs of the same checkpoints.
-
-    Args:
-        scores: of each run (R,), for the one checkpoint and the other.
-        sides: scores of each run on each resample (R, draws), likewise.
-        metric: the one to compare.
-        kind: of the task.
-        images: number of test images.
-    """
+    images, scores, samples = first.images, (first.scores, second.scores), (first.samples, second.samples)
     value = float(scores[0].mean() - scores[1].mean())
     if images < 2:
         return Interval(value, -math.inf, math.inf, 1.0)
-    variance = image_variance(sides[0].mean(axis=0) - sides[1].mean(axis=0), images)
-    if metric == "top1":
+    variance = image_variance(samples[0].mean(axis=0) - samples[1].mean(axis=0), images)
+    if first.metric == "top1":
         # One more image on which one run of them differs: without it a handful of images would seem certain.
         variance += (100 / images) ** 2 / (1 if kind in AVERAGED else min(map(len, scores)))
     if kind in PAIRED:
-        parts = [run_spread(scores[0] - scores[1], sides[0] - sides[1], images)]
+        parts = [run_spread(scores[0] - scores[1], samples[0] - samples[1], images)]
     elif kind in AVERAGED:
         parts = []
     else:
-        parts = [run_spread(own, draws_of, images) for own, draws_of in zip(scores, sides, strict=True)]
+        parts = [run_spread(own, drawn, images) for own, drawn in zip(scores, samples, strict=True)]
     uncertainty = variance**2 / (images - 1) + sum(part.uncertainty for part in parts)
     variance += sum(part.variance for part in parts)
     variance = variance or (100 / images) ** 2  # no image differs in any resample: one of others might

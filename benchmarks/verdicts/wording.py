@@ -93,14 +93,25 @@ def as_table(differences: Sequence[Difference]) -> list[str]:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:]), row[-1]]).rstrip() for row in rows
     ]
     tests = [max((one.tests for one in differences if (one.of is None) == means), default=1) for means in (False, True)]
-    means = f"; of means {tests[1]}" if None in tasks else ""
-    marks = f"** different, also among all {tests[0]} comparisons (Holm{means}); * different when taken alone;"
-    return [*lines, f"{marks} no mark: no difference shown"]
+    return [*lines, marks_mean(tests[0], tests[1] if None in tasks else 0)]
+
+
+def marks_mean(tests: int, means: int) -> str:
+    """What the marks of a table mean that holds so many comparisons on tasks, and of means over data sets."""
+    also = f"; of means {means}" if means else ""
+    return (
+        f"** different, also among all {tests} comparisons (Holm{also}); * different when taken alone; no mark: no "
+        "difference shown"
+    )
+
+
+def mark_of(verdict: str, adjusted: str) -> str:
+    """`**` for a difference that holds after Holm's correction, `*` for another, or nothing."""
+    return "**" if adjusted != "no difference" else "*" if verdict != "no difference" else ""
 
 
 def _cell(one: Difference | None) -> str:
     """`+2.24 [+1.29, +3.19] **`; numbers stand below each other whatever the mark."""
     if one is None or one.interval is None:
         return f"{'no verdict' if one else '-'}   "
-    mark = "**" if one.adjusted_verdict != "no difference" else "*" if one.verdict != "no difference" else ""
-    return f"{one.interval.text} {mark:2}"
+    return f"{one.interval.text} {mark_of(one.verdict, one.adjusted_verdict):2}"

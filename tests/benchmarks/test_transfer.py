@@ -80,6 +80,7 @@ def measured(world, tmp_path_factory):
 def test_every_cell_leaves_a_result_and_the_board_is_rebuilt(measured):
     assert len(cells(measured)) == 4
     assert {p.name for p in measured.glob("*.*")} >= {
+        "verdicts.csv",
         "leaderboard.csv",
         "results.csv",
         "leaderboard.md",

@@ -3,8 +3,10 @@
 import numpy as np
 
 from kdep_benchmarks.answers.metrics import metrics_of
+from kdep_benchmarks.answers.resample import resamples_of
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.result import CheckpointCard, Protocol, Result, TaskCard
+from kdep_benchmarks.results import write_result
 
 FAMILIES = {"segment": ("segmentation", "mIoU"), "detect": ("detection", "AP")}
 
@@ -46,10 +48,10 @@ def answered(answers):
 
 
 class Answered:
-    """Results of classifiers with their answers; `read` gives the answers of a result as `read_answers` does."""
+    """Results of classifiers with their answers; `read` gives the resamples of a result as `read_resamples` does."""
 
     def __init__(self):
-        self.results, self._answers = [], {}
+        self.results, self.answers = [], {}
 
     def add(self, name, task, *runs, **others):
         """One result per seed; a run is for each image whether it was right, or (draws, images) of that."""
@@ -58,9 +60,14 @@ class Answered:
             answers = class_answers(1 - right, np.zeros(right.shape[1], int))
             one = result(name, task, seed, 100 * float(right.mean()), answers=answers.sha256, **others)
             self.results.append(one)
-            self._answers[one.answers] = answers
+            self.answers[one.answers] = answers
         return self
 
     def read(self, one):
-        """The answers of a result."""
-        return self._answers[one.answers]
+        """The resamples of a result."""
+        return resamples_of([self.answers[one.answers]], one.main_metric)
+
+    def write(self, folder):
+        """Write all results with their answers."""
+        for one in self.results:
+            write_result(one, folder, answers=self.answers[one.answers])

@@ -47,13 +47,13 @@ def test_numbers_missing_values_and_truth_values_are_written_as_people_read_them
     assert csv_text(frame) == "float,truth,'=text\n0.3,true,'=a\n33.3333333333,false,-\n-,-,b\n"
 
 
-def test_the_four_files_are_written_and_read_back(tmp_path):
+def test_the_files_are_written_and_read_back(tmp_path):
     results = [
         result("=evil", score=61.5, metrics={"top1": 61.5, "macro_top1": 60.0}, counts={"test": 16}),
         failure("b", seed=2),
     ]
     write_leaderboard(lambda: Found(results, []), tmp_path)
-    names = ["leaderboard.csv", "leaderboard.html", "leaderboard.md", "results.csv"]
+    names = ["leaderboard.csv", "leaderboard.html", "leaderboard.md", "results.csv", "verdicts.csv"]
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == names
     with (tmp_path / "results.csv").open(newline="") as file:
         lines = [

@@ -10,7 +10,7 @@ import pytest
 import kdep
 from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
-from kdep_benchmarks.answers.resample import image_variance
+from kdep_benchmarks.answers.resample import DRAWS, Resamples, image_variance, resamples_of
 from kdep_benchmarks.answers.store import area_answers, class_answers
 from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.verdicts.compare import add_arguments, differences, run
@@ -18,7 +18,6 @@ from kdep_benchmarks.verdicts.difference import (
     AVERAGED,
     Interval,
     difference,
-    difference_of,
     holm,
     run_spread,
     student,
@@ -39,6 +38,15 @@ def right(count, of=200, start=0):
 
 def compared(made, *names, **others):
     return differences(made.results, *(names or ("A", "B")), read=made.read, **others)
+
+
+def of_answers(first, second, metric, kind, draws=DRAWS):
+    return difference(*(resamples_of(side, metric, draws) for side in (first, second)), kind)
+
+
+def of_resamples(scores, samples, metric, kind, images):
+    sides = (Resamples(metric, images, "", *side) for side in zip(scores, samples, strict=True))
+    return difference(*sides, kind)
 
 
 def half(interval):
@@ -75,7 +83,7 @@ def test_means_over_data_sets_are_corrected_among_themselves():
 def test_rounding_of_equal_resamples_is_no_variance():
     # mIoU of 83.33 on every image against 66.67: all resamples are equal, so one of 100 images may differ.
     first, second = (area_answers(np.array([[[right, 5], [5, 5], [5, 5]]] * 100)) for right in (5, 4))
-    found = difference([first], [second], "mIoU", "segment")
+    found = of_answers([first], [second], "mIoU", "segment")
     assert (found.high - found.low) / 2 == pytest.approx(t_quantile_of(np.inf) * 1.0)
 
 
@@ -85,7 +93,7 @@ def test_equal_answers_are_equal_however_many_runs_each_side_has(kind):
     random = np.random.default_rng(0)
     same = area_answers(np.cumsum(random.integers(1, 9, (100, 3, 4)), axis=1))
     for counts in ((3, 1), (3, 2), (5, 3), (2, 3)):
-        found = difference(*([same] * count for count in counts), "mIoU", kind, draws=200)
+        found = of_answers(*([same] * count for count in counts), "mIoU", kind, draws=200)
         assert found.verdict == "no difference" and half(found) == pytest.approx(t_quantile_of(np.inf) * 1.0)
 
 
@@ -101,7 +109,7 @@ def test_more_seeds_of_a_probe_are_no_more_evidence():
 def test_seeds_of_no_kind_of_probe_are_counted_as_runs(kind):
     # By its seeds the first side would spread by 5 points.
     *many, one = (class_answers(1 - right(count), np.zeros(200, int)) for count in (90, 110, 100, 80))
-    found, mean = difference(many, [one], "top1", kind), difference(many[2:], [one], "top1", kind)
+    found, mean = of_answers(many, [one], "top1", kind), of_answers(many[2:], [one], "top1", kind)
     assert kind in AVERAGED and found.value == pytest.approx(mean.value) and half(found) < 1.2 * half(mean)
 
 
@@ -109,9 +117,9 @@ def test_one_more_image_is_shared_by_the_runs_of_the_side_that_has_fewer():
     # Equal runs and no image that differs: only the image that might, on one run of the side that has one.
     three, one = np.full(3, 50.0), np.full(1, 50.0)
     draws = {len(side): np.full((len(side), 9), 50.0) for side in (three, one)}
-    found = difference_of([three, one], [draws[3], draws[1]], "top1", "finetune", 100)
+    found = of_resamples([three, one], [draws[3], draws[1]], "top1", "finetune", 100)
     assert half(found) == pytest.approx(t_quantile_of(99) * 1.0)
-    both = difference_of([three] * 2, [draws[3]] * 2, "top1", "finetune", 100)
+    both = of_resamples([three] * 2, [draws[3]] * 2, "top1", "finetune", 100)
     assert half(both) == pytest.approx(t_quantile_of(99) * 3**-0.5)
 
 
@@ -143,7 +151,7 @@ def test_the_degrees_of_freedom_of_runs_are_satterthwaites():
     spreads = [run_spread(own, draws, 101) for own, draws in zip(scores, resamples, strict=True)]
     variance = images + sum(one.variance for one in spreads)
     freedom = variance**2 / (images**2 / 100 + sum(one.uncertainty for one in spreads))
-    found = difference_of(scores, resamples, "mIoU", "segment", 101)
+    found = of_resamples(scores, resamples, "mIoU", "segment", 101)
     assert 2 < freedom < 5 and half(found) == pytest.approx(t_quantile_of(freedom) * variance**0.5)
 
 
@@ -193,15 +201,15 @@ def test_where_answers_cannot_tell_no_difference_is_called():
         made = Answered().add("A", "x-linear", right(100 + count)).add("B", "x-linear", right(100))
         assert compared(made, task="x-linear")[0].verdict == verdict
     empty = area_answers(np.array([[[0, 5], [0, 5], [5, 5]]] * 3))  # one class never found, another absent in none
-    assert difference([empty], [empty], "mIoU", "segment").verdict == "no difference"
+    assert of_answers([empty], [empty], "mIoU", "segment").verdict == "no difference"
     perfect = area_answers(np.array([[[5, 5], [5, 5], [5, 5]]] * 300))
     nothing = area_answers(np.array([[[0, 0], [5, 5], [5, 5]]] * 300))
-    assert difference([perfect], [nothing], "mIoU", "segment").verdict == "better"
+    assert of_answers([perfect], [nothing], "mIoU", "segment").verdict == "better"
 
 
 def test_where_no_resample_differs_one_image_might():
     perfect, nothing = (area_answers(np.array([[[found] * 2, [5, 5], [5, 5]]] * 50)) for found in (5, 0))
-    one = difference([perfect], [nothing], "mIoU", "segment")
+    one = of_answers([perfect], [nothing], "mIoU", "segment")
     assert one.value == 100 and half(one) == pytest.approx(t_quantile_of(np.inf) * 2)  # one of 50 images
 
 
@@ -230,7 +238,7 @@ def test_answers_on_other_images_are_refused():
     made = Answered().add("A", "x-linear", right(50)).add("B", "x-linear", right(50, of=199))
     with pytest.raises(ValueError, match="x-linear: answers on 199 and 200 images; measure both on the same ones"):
         compared(made)
-    other = class_answers(np.ones(200, int), np.ones(200, int))
+    other = resamples_of([class_answers(np.ones(200, int), np.ones(200, int))], "top1")
     with pytest.raises(ValueError, match="other labels in one result than in another"):
         differences(made.results, "A", "B", read=lambda one: other if one.checkpoint.name == "B" else made.read(one))
 
@@ -240,8 +248,7 @@ def test_the_command_reads_answers_from_the_folders_and_says_what_is_left_out(tm
     add_arguments(parser)
     made = Answered().add("A", "x-linear", right(130)).add("B", "x-linear", right(100)).add("C", "x-linear", right(129))
     made.add("A", "y-knn", right(10)).add("B", "z-knn", right(10), version=2)
-    for one in made.results:
-        write_result(one, tmp_path, answers=made.read(one))
+    made.write(tmp_path)
     for one in (result("A", "w-linear"), result("B", "w-linear", data="e" * 64), failure("B", "v-detect")):
         write_result(one, tmp_path)
     assert run(parser.parse_args(["A", "B", "C", "--results", str(tmp_path)])) == 0

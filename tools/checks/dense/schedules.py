@@ -26,10 +26,11 @@ from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure_cell
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
 from kdep_benchmarks.result import TOOLBOXES, Result
-from kdep_benchmarks.results import read_answers, read_results, write_result
+from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.tasks.task import Task, load_suite
 from kdep_benchmarks.tasks.training_state import LAST, tidy
 from kdep_benchmarks.verdicts.compare import differences
+from kdep_benchmarks.verdicts.resamples import reader
 from kdep_benchmarks.verdicts.uncertainty import uncertainty
 
 
@@ -102,11 +103,6 @@ def choice(results: Path) -> dict[str, Any]:
         }
         for one in read_results(results)
     }
-
-
-def reader(results: Path) -> Any:
-    """Give the answers of a result."""
-    return lambda result: read_answers(result, results)
 
 
 def main() -> None:

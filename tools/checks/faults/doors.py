@@ -34,6 +34,7 @@ from kdep_benchmarks.studies.rows import AnswerRow, read_known, write_rows
 from kdep_benchmarks.tasks.choose import checked
 from kdep_benchmarks.tasks.task import load_suite
 from kdep_benchmarks.verdicts.compare import differences
+from kdep_benchmarks.verdicts.resamples import reader
 from tools.checks.faults import changes
 from tools.checks.faults.door import Door
 from tools.checks.faults.sets import set_doors
@@ -133,7 +134,7 @@ def results_doors(folder: Path, merged: Path) -> list[Door]:
                 raise AssertionError("the terminal gets what is not printable")
             merge([folder], merged)
             shutil.rmtree(merged)
-            differences(found.results, "student", "random:resnet18", read=lambda one: read_answers(one, folder))
+            differences(found.results, "student", "random:resnet18", read=reader(folder))
 
         return use
 

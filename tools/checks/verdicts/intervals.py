@@ -17,6 +17,7 @@ import numpy as np
 
 from kdep.files import write_text
 from kdep_benchmarks.answers.metrics import metrics_of
+from kdep_benchmarks.answers.resample import resamples_of
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.results import read_answers, read_results
 from kdep_benchmarks.verdicts.difference import difference
@@ -45,11 +46,16 @@ def false_alarms(kind: str, images: int, runs: int, *, cases: int, draws: int, s
     random, called, over_seeds = np.random.default_rng(seed), 0, 0
     for _ in range(cases):
         first, second = make(random, images, runs)
-        called += difference(first, second, metric, of_task, draws).verdict != "no difference"
+        called += _differ(first, second, metric, of_task, draws)
         over_seeds += runs > 1 and differ_over_seeds(first, second, metric)
     old = {"over_seeds": round(100 * over_seeds / cases, 2)} if runs > 1 else {}
     row = {"what": kind, "metric": metric, "images": images, "runs": runs, "draws": draws}
     return {**row, **_rate(called, cases), **old}
+
+
+def _differ(first: Sequence[Answers], second: Sequence[Answers], metric: str, kind: str, draws: int) -> bool:
+    sides = (resamples_of(side, metric, draws) for side in (first, second))
+    return difference(*sides, kind).verdict != "no difference"
 
 
 def differ_over_seeds(first: list[Answers], second: list[Answers], metric: str) -> bool:
@@ -66,7 +72,7 @@ def exchanged_alarms(
     for case in range(cases):
         first, second = pairs[case % len(pairs)]
         sides = exchange([first], [second], random.random(first.images) < 0.5)
-        called += difference(*sides, metric, kind, draws).verdict != "no difference"
+        called += _differ(*sides, metric, kind, draws)
     return {"metric": metric, "images": pairs[0][0].images, "draws": draws, **_rate(called, cases)}
 
 
