@@ -62,7 +62,7 @@ def remove_other_answers(path: Path) -> None:
 
 
 def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
-    """Read the answers per test image of a result that was found below one of these folders.
+    """Read the answers per test image of a result in one of these folders; `with_those_below` finds all.
 
     Raises:
         ValueError: the result has none, or their file is missing or damaged; names the file.
@@ -73,9 +73,7 @@ def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
         place = result.key.path(folders[0])
         raise ValueError(f"{what}: the result has no answers per test image; measure it again with --force ({place})")
     places = [answers_path(result, result.key.path(folder)) for folder in folders]
-    found = [path for path in places if path.is_file()]
-    if not found:
-        found = [path for root, place in zip(folders, places, strict=True) for path in _below(root, place)]
+    found = [path for path in places if path.exists()]  # a pipe is refused below
     if not found:
         raise ValueError(f"{what}: its answers {places[0]} are missing; measure it again with --force")
     answers = read_file(found[0])
@@ -87,13 +85,6 @@ def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
             "again with --force"
         )
     return answers
-
-
-def _below(root: Path, place: Path) -> Iterable[Path]:
-    """Files of the same relative place anywhere below a folder, in which a suite may make and remove folders."""
-    own = place.relative_to(root).parts
-    found = (Path(folder, own[-1]) for folder, _, files in os.walk(root) if own[-1] in files)
-    return sorted(path for path in found if path.parts[-len(own) :] == own)
 
 
 def read_result(path: Path) -> Result:

@@ -20,7 +20,7 @@ from kdep.files import write_bytes
 from kdep_benchmarks.answers import metrics, resample
 from kdep_benchmarks.answers.resample import DRAWS, Resamples, resamples_of
 from kdep_benchmarks.result import Result
-from kdep_benchmarks.results import read_answers
+from kdep_benchmarks.results import read_answers, with_those_below
 
 logger = logging.getLogger("kdep")
 WORTH = 0.1  # seconds from which on resamples are kept; a file of them is read in a hundredth of that
@@ -30,8 +30,8 @@ Read = Callable[[Result], Resamples]
 
 
 def reader(folders: Path | Iterable[Path]) -> Read:
-    """Give `read_resamples` of these folders, which reads each result once."""
-    folders = [folders] if isinstance(folders, str | Path) else list(folders)
+    """Give `read_resamples` for results anywhere below these folders, which reads each once."""
+    folders = with_those_below([folders] if isinstance(folders, str | Path) else folders)
     known: dict[tuple[str | None, str], Resamples] = {}
 
     def read(result: Result) -> Resamples:
@@ -44,7 +44,7 @@ def reader(folders: Path | Iterable[Path]) -> Read:
 
 
 def read_resamples(result: Result, folders: Path | Iterable[Path]) -> Resamples:
-    """Read the resamples of a result's main metric, or make them from its answers, which lie below one of the folders.
+    """Read the resamples of a result's main metric, or make them from its answers, which are in one of the folders.
 
     Raises:
         ValueError: as `read_answers`, unless the resamples are kept.

@@ -16,6 +16,7 @@ from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.board.table import name_teachers
 from kdep_benchmarks.result import CheckpointCard, Protocol
 from kdep_benchmarks.results import find_results, read_answers, read_result, read_results, write_result
+from kdep_benchmarks.verdicts.resamples import reader
 from tests.helpers.made_results import failure, result
 
 
@@ -162,7 +163,7 @@ def test_answers_lie_beside_their_result_and_give_its_standard_errors(tmp_path):
     )
     back = read_answers(read, [tmp_path / "deep" / "er"])
     assert back.sha256 == ANSWERS.sha256 and back.arrays["predicted"].tolist() == [[0, 1, 1, 1]]
-    assert read_answers(read, tmp_path).sha256 == ANSWERS.sha256  # results may lie anywhere below a folder
+    assert reader(tmp_path)(read).scores.tolist() == [75.0]  # results may lie anywhere below a folder
     assert sorted(file.name for file in path.parent.iterdir()) == [
         f"seed0.answers-{ANSWERS.sha256[:8]}.npz",
         "seed0.json",
@@ -191,7 +192,7 @@ def test_answers_are_found_below_a_folder_in_which_a_suite_removes_another(tmp_p
 
     other.mkdir()
     monkeypatch.setattr(os, "scandir", removed_before)
-    assert read_answers(read_result(path), tmp_path).images == 2
+    assert reader(tmp_path)(read_result(path)).images == 2
     assert not other.exists()
 
 

@@ -19,7 +19,7 @@ from kdep.files import write_text
 from kdep_benchmarks.answers.metrics import metrics_of
 from kdep_benchmarks.answers.resample import resamples_of
 from kdep_benchmarks.answers.store import Answers
-from kdep_benchmarks.results import read_answers, read_results
+from kdep_benchmarks.results import read_answers, read_results, with_those_below
 from kdep_benchmarks.verdicts.difference import difference
 from kdep_benchmarks.verdicts.intervals import half_width, mean
 from tools.checks.verdicts.made_answers import MADE, exchange
@@ -90,6 +90,7 @@ def made_exchanges(kind: str, images: int, *, cases: int, draws: int, seed: int)
 def real_exchanges(folders: list[Path], *, seed: int) -> Iterator[dict[str, Any]]:
     """Exchange the answers of every pair of checkpoints that the results have on one task with seed 0."""
     results = [result for result in read_results(folders) if result.status == "ok" and result.seed == 0]
+    folders = with_those_below(folders)
     for first, second in itertools.combinations(results, 2):
         if first.task == second.task and first.data_fingerprint == second.data_fingerprint:
             pair = tuple(read_answers(result, folders) for result in (first, second))
