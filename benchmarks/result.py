@@ -19,9 +19,6 @@ from kdep_benchmarks.answers.store import Answers
 ROLES = ("student", "random", "supervised", "teacher", "other")
 BUDGETS = ("full", "short", "smoke")
 STATUSES = ("ok", "failed")
-# Kinds of tasks that mmseg and mmdet measure, and kinds that train by a schedule.
-TOOLBOXES = ("segment", "segment-frozen", "detect", "detect-frozen")
-SCHEDULED = ("finetune", *TOOLBOXES)
 
 # Not strict as a whole: a strict dataclass is not made from a mapping.
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -29,9 +29,10 @@ from kdep_benchmarks.jobs.engines.choose import choose_engine
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
 from kdep_benchmarks.jobs.run import run_plan
 from kdep_benchmarks.jobs.screen import Screen
+from kdep_benchmarks.kinds import TOOLBOXES
 from kdep_benchmarks.page.leaderboard import terminal_table
 from kdep_benchmarks.page.report import write_leaderboard
-from kdep_benchmarks.result import TOOLBOXES, Result
+from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_result, read_results
 from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks, of_suite
 from kdep_benchmarks.tasks.task import SHARES, VERSIONS, Task, open_suite

@@ -34,6 +34,7 @@ RESULTS = {
     "kdep_benchmarks.results",
     "kdep_benchmarks.counts",
     "kdep_benchmarks.durations",
+    "kdep_benchmarks.kinds",
 }
 BOARD = {"kdep_benchmarks.verdicts", "kdep_benchmarks.board"}
 LABELLED = {"kdep_benchmarks.data.cards", "kdep_benchmarks.data.findings", "kdep_benchmarks.data.pictures"}
@@ -68,6 +69,7 @@ ARROWS = {
     | {"kdep.data", "kdep.method", "kdep.models", "kdep.run", "kdep.probe", "kdep.features"},
     "kdep_benchmarks.counts": set(),
     "kdep_benchmarks.durations": set(),
+    "kdep_benchmarks.kinds": set(),
     "kdep_benchmarks.answers": {"kdep.guard"},
     "kdep_benchmarks.result": {"kdep.settings", "kdep_benchmarks.answers"},
     "kdep_benchmarks.results": {

@@ -11,7 +11,7 @@ from pathlib import Path
 from kdep.cli import VERBS
 from kdep.config import Config
 from kdep.settings import Settings
-from kdep_benchmarks.tasks.settings import KINDS
+from kdep_benchmarks.tasks.settings import SETTINGS
 from tools.keys import reference
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -40,7 +40,7 @@ not set the key. The recipe `default` sets many; `kdep pretrain --data FOLDER --
 def tasks() -> str:
     """Every setting of every kind of task."""
     parts = ["# Task settings\n\nThe keys of `settings:` in a task, by its `kind:`.\n"]
-    parts += [f"## {kind}\n\n{table(model)}" for kind, model in KINDS.items()]
+    parts += [f"## {kind}\n\n{table(model)}" for kind, model in SETTINGS.items()]
     return "\n".join(parts)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdep_benchmarks.result import SCHEDULED
+from kdep_benchmarks.kinds import SCHEDULED
 
 ORIGIN = ("images_seen", "method", "teacher", "pretrain_data", "pretrain_epochs", "pretrain_seed", "pretrain_commit")
 COST = (

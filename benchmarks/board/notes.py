@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdep_benchmarks.board.informative import STANDARD_ERRORS
 from kdep_benchmarks.board.table import Board, Note, baselines
-from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED
+from kdep_benchmarks.kinds import AVERAGED, PAIRED
 from kdep_benchmarks.verdicts.ways import describe_settings
 
 NAMED = 5  # tasks of a suite that nobody was measured on; more are counted

@@ -11,13 +11,13 @@ import pandas as pd
 
 from kdep_benchmarks.board.facts import costs_of, origins_of, overlaps_of
 from kdep_benchmarks.board.informative import judge_columns
+from kdep_benchmarks.kinds import FAMILIES
 from kdep_benchmarks.result import BUDGETS, ROLES, CheckpointCard, Protocol, Result
 from kdep_benchmarks.verdicts.intervals import rank_intervals
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.uncertainty import uncertainty
 from kdep_benchmarks.verdicts.ways import labels, way_of, ways_of
 
-FAMILIES = ("classification", "segmentation", "detection")
 VERDICTS = ("a", "b", "column", "difference", "low", "high", "p", "p_holm", "tests", "verdict", "verdict_holm", "over")
 
 

@@ -8,14 +8,12 @@ from itertools import combinations
 import numpy as np
 
 from kdep_benchmarks.answers.resample import joined
+from kdep_benchmarks.kinds import PAIRED
 from kdep_benchmarks.result import Result
-from kdep_benchmarks.verdicts.difference import PAIRED, difference
+from kdep_benchmarks.verdicts.difference import difference
 from kdep_benchmarks.verdicts.intervals import mean
 from kdep_benchmarks.verdicts.resamples import Read
 from kdep_benchmarks.verdicts.ways import labels, way_of
-
-CHEAP = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box", "segment-frozen", "detect-frozen")
-EXPENSIVE = ("finetune", "segment", "detect")
 
 
 @dataclass(frozen=True)

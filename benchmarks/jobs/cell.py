@@ -19,6 +19,7 @@ from kdep.files import look_anew, write_bytes, write_text
 from kdep_benchmarks.jobs.engines.engine import Slot
 from kdep_benchmarks.jobs.engines.process import Ended, last_lines, run_module
 from kdep_benchmarks.jobs.locks import remove_parts, try_lock
+from kdep_benchmarks.kinds import POOLED
 from kdep_benchmarks.result import CellKey, CheckpointCard, Protocol, Result, TaskCard
 from kdep_benchmarks.results import read_result, remove_other_answers, write_result
 from kdep_benchmarks.tasks.progress import clear_progress, write_progress
@@ -26,7 +27,6 @@ from kdep_benchmarks.tasks.task import Task
 
 MEASURE = "kdep_benchmarks.jobs.measure"
 WEIGHTS_DO_NOT_LOAD, OUT_OF_MEMORY = 3, 4  # exit codes of the child
-POOLED = ("knn", "linear", "fewshot")  # kinds that read the same pooled features
 NO_OOM_EVENT = "killed by signal 9; the kernel counted no out-of-memory kill, so it was not tried with half the batch"
 
 

@@ -29,8 +29,9 @@ from kdep_benchmarks.answers.metrics import constant_score
 from kdep_benchmarks.answers.store import Answers
 from kdep_benchmarks.data.cards import fingerprint
 from kdep_benchmarks.data.checks.readable import refuse_unreadable
-from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, POOLED, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
-from kdep_benchmarks.jobs.memory import PROBES, halve, is_out_of_memory, oom_kills
+from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
+from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
+from kdep_benchmarks.kinds import POOLED, PROBES
 from kdep_benchmarks.result import Outcome, Result, TaskCard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.task import config_sha256

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from kdep.cores import CGROUPS, OWN_CGROUP, control_groups, lines
-from kdep_benchmarks.tasks.settings import KINDS, read_settings
+from kdep_benchmarks.kinds import PROBES
+from kdep_benchmarks.tasks.settings import SETTINGS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
-PROBES = ("knn", "linear", "fewshot", "dense-linear", "dense-knn", "box")
 # RuntimeErrors of torch's CPU allocator, and of cuBLAS and cuDNN, which allocate memory of their own. cuBLAS is "not
 # initialised" and cuDNN's device allocation fails where their handles have no room. Without room for its workspace no
 # engine of cuDNN can run: torch drops the error of each (aten/src/ATen/native/cudnn/Conv_v8.cpp), and says that it
@@ -73,7 +73,7 @@ def halve(task: Task) -> tuple[Task, dict[str, Any]]:
     Raises:
         ValueError: the batch is one image already.
     """
-    own = read_settings(KINDS[task.kind], task)
+    own = read_settings(SETTINGS[task.kind], task)
     if task.kind in PROBES:
         before, accumulate = own.batch_size, None
         changed = {"batch_size": before // 2}

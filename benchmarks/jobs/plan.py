@@ -13,7 +13,8 @@ from kdep_benchmarks.data import cards as datasets
 from kdep_benchmarks.data.checks.leaks import leaked
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell, check_same_measurement
-from kdep_benchmarks.result import TOOLBOXES, CheckpointCard, Result
+from kdep_benchmarks.kinds import TOOLBOXES
+from kdep_benchmarks.result import CheckpointCard, Result
 from kdep_benchmarks.results import read_result
 from kdep_benchmarks.tasks.task import Task
 

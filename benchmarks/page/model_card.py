@@ -13,6 +13,7 @@ import pandas as pd
 from kdep.files import write_text
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.board.table import Board, baselines
+from kdep_benchmarks.kinds import KINDS
 from kdep_benchmarks.page.leaderboard import compact, score_text
 from kdep_benchmarks.page.markdown import COVERS, markdown_text
 from kdep_benchmarks.result import Result
@@ -30,19 +31,6 @@ TASK_TYPES = {
     "detection": "object-detection",
 }
 METRIC_TYPES = {"top1": "accuracy", "mIoU": "mean_iou", "AP": "mean_average_precision"}
-KINDS = {
-    "knn": "nearest neighbours",
-    "linear": "linear probe",
-    "fewshot": "few-shot linear probe",
-    "finetune": "fine-tuning",
-    "segment": "segmentation",
-    "segment-frozen": "segmentation on the frozen backbone",
-    "dense-linear": "linear segmentation probe",
-    "dense-knn": "nearest-neighbour segmentation probe",
-    "detect": "detection",
-    "detect-frozen": "detection on the frozen backbone",
-    "box": "probe of given boxes",
-}
 
 
 def write_card(
@@ -125,6 +113,7 @@ def _eval_result(board: Board, label: str, cell: pd.Series) -> "EvalResult":
     from huggingface_hub import EvalResult
 
     column, protocol = board.columns.loc[label], str(board.protocol)
+    kind = KINDS[column.kind].title if column.kind in KINDS else column.kind
     spread = {
         name: round(float(cell[key]), 4)
         for name, key in (("std", "std"), ("interval95", "ci95"))
@@ -136,7 +125,7 @@ def _eval_result(board: Board, label: str, cell: pd.Series) -> "EvalResult":
         dataset_name=column.dataset,
         metric_type=METRIC_TYPES.get(column.metric, column.metric),
         metric_value=round(float(cell["mean"]), 4),
-        metric_name=f"{column.metric}, {KINDS.get(column.kind, column.kind)}, {label}, {protocol}",
+        metric_name=f"{column.metric}, {kind}, {label}, {protocol}",
         dataset_revision=column.data_fingerprint[:16],  # the hub keeps entries apart by it
         metric_args={"protocol": protocol, "runs": int(cell.n), **spread},
     )

@@ -243,7 +243,7 @@ class Box(WholeImages):
     """Penalties per box of the corrections to choose from on val."""
 
 
-KINDS: dict[str, type[KindSettings]] = {
+SETTINGS: dict[str, type[KindSettings]] = {
     "knn": Knn,
     "linear": Linear,
     "fewshot": Fewshot,
@@ -274,7 +274,7 @@ def check_settings(task: Task) -> None:
     Raises:
         ValueError: names the task, the key, what was found and what would be right.
     """
-    read_settings(KINDS[task.kind], task)
+    read_settings(SETTINGS[task.kind], task)
 
 
 def config_file(kind: str, name: str) -> Path:

@@ -13,21 +13,8 @@ from kdep.settings import Name, Settings, validate
 from kdep.shipped import find, names
 from kdep.yaml_file import read_mapping
 from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
-from kdep_benchmarks.result import SCHEDULED
+from kdep_benchmarks.kinds import KINDS, SCHEDULED
 
-KINDS: dict[str, str] = {
-    "knn": "classification",
-    "linear": "classification",
-    "fewshot": "classification",
-    "finetune": "classification",
-    "segment": "segmentation",
-    "segment-frozen": "segmentation",
-    "dense-linear": "segmentation",
-    "dense-knn": "segmentation",
-    "detect": "detection",
-    "detect-frozen": "detection",
-    "box": "detection",
-}
 # Versions of the protocols. A change of settings or rules that moves scores raises them. A task's own `version` wins.
 # fair 2: wider grids for kNN (k to 200, temperatures from 0.005 to 0.2) and for the weight decay of fine-tuning.
 VERSIONS = {"fair": 2, "paper": 1}
@@ -64,7 +51,7 @@ class Task:
     @property
     def family(self) -> str:
         """classification, segmentation or detection."""
-        return KINDS[self.kind]
+        return KINDS[self.kind].family
 
     @property
     def frozen(self) -> bool:
@@ -240,8 +227,8 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
         dataset = _open(by.dataset or file.dataset, data_root)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if dataset.layout not in LAYOUTS[KINDS[file.kind]]:
-        raise ValueError(f"{where}: {file.kind} reads {', '.join(LAYOUTS[KINDS[file.kind]])}, not {dataset.layout}")
+    if dataset.layout not in (layouts := LAYOUTS[KINDS[file.kind].family]):
+        raise ValueError(f"{where}: {file.kind} reads {', '.join(layouts)}, not {dataset.layout}")
     name = protocol or file.protocol
     version = VERSIONS.get(name, 1) if by.version is None else by.version
     settings = by.settings or {}

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kdep_benchmarks.fidelity.columns import CHEAP, EXPENSIVE, Column, measured_columns, naive_columns
+from kdep_benchmarks.fidelity.columns import Column, measured_columns, naive_columns
 from kdep_benchmarks.fidelity.judge import judge
 from kdep_benchmarks.fidelity.report import write_report
+from kdep_benchmarks.kinds import CHEAP, EXPENSIVE
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_results
 from kdep_benchmarks.verdicts.resamples import reader

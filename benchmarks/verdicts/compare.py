@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from kdep_benchmarks.answers.resample import Resamples, joined
 from kdep_benchmarks.counts import counted
+from kdep_benchmarks.kinds import AVERAGED, PAIRED
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.results import read_results
-from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED, difference, holm, student
+from kdep_benchmarks.verdicts.difference import difference, holm, student
 from kdep_benchmarks.verdicts.intervals import mean, standard_deviation
 from kdep_benchmarks.verdicts.pairs import left_out, names_of_two, of_checkpoint, shared_ways
 from kdep_benchmarks.verdicts.resamples import Read, reader

@@ -13,17 +13,8 @@ import numpy as np
 from scipy.special import stdtr
 
 from kdep_benchmarks.answers.resample import ROUNDING, Resamples, image_variance
+from kdep_benchmarks.kinds import AVERAGED, PAIRED
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
-
-# How the runs of one checkpoint on a task differ, by the task's kind.
-AVERAGED = (
-    "knn",
-    "linear",
-    "dense-knn",
-    "dense-linear",
-    "box",
-)  # only the val split differs: runs are averaged and never counted
-PAIRED = ("fewshot",)  # a run is a draw of train images, the same for both checkpoints
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ def difference(first: Resamples, second: Resamples, kind: str) -> Interval:
     Args:
         first: all runs of the one checkpoint.
         second: those of the other, on the same test images.
-        kind: of the task; it says how runs differ, see `AVERAGED` and `PAIRED`.
+        kind: of the task; it says how runs differ, see `Kind.seed`.
     """
     images, scores, samples = first.images, (first.scores, second.scores), (first.samples, second.samples)
     value = float(scores[0].mean() - scores[1].mean())

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kdep_benchmarks.kinds import PAIRED
 from kdep_benchmarks.result import Result, with_digits
-from kdep_benchmarks.verdicts.difference import PAIRED
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.ways import Way, describe_settings, labels, way_of
 

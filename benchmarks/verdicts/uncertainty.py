@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdep_benchmarks.kinds import AVERAGED, PAIRED
 from kdep_benchmarks.result import Result
-from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED
 from kdep_benchmarks.verdicts.intervals import mean, standard_deviation, t_quantile_of
 
 

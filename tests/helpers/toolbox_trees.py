@@ -14,7 +14,7 @@ from kdep.models.checkpoints.checkpoint import Checkpoint, fingerprint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.openmmlab import compat
 from kdep_benchmarks.openmmlab.runner import Training
-from kdep_benchmarks.tasks.settings import KINDS, read_settings
+from kdep_benchmarks.tasks.settings import SETTINGS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
 CLASSES = ("red", "green")
@@ -151,7 +151,7 @@ def task(kind: str, dataset: Dataset, config: str, **settings) -> Task:
 
 
 def cell(checkpoint: Checkpoint, of: Task, work_dir: Path, *, seed=0) -> Training:
-    return Training(checkpoint, of, read_settings(KINDS[of.kind], of), seed, work_dir, CPU)
+    return Training(checkpoint, of, read_settings(SETTINGS[of.kind], of), seed, work_dir, CPU)
 
 
 def stopping(config, *, at: int):

@@ -9,7 +9,8 @@ import pytest
 
 from kdep_benchmarks.answers.resample import standard_errors
 from kdep_benchmarks.answers.store import area_answers
-from kdep_benchmarks.result import TOOLBOXES, TaskCard
+from kdep_benchmarks.kinds import TOOLBOXES
+from kdep_benchmarks.result import TaskCard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.task import load_suite
 from tests.helpers.made_results import answered, result

@@ -16,7 +16,7 @@ from kdep_benchmarks.data.pictures import Picture, decoded, in_threads
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
 from kdep_benchmarks.data.readers.classification import files_of, pictures_of, read_labelled
 from kdep_benchmarks.data.readers.masks import read_masks
-from kdep_benchmarks.result import TOOLBOXES
+from kdep_benchmarks.kinds import TOOLBOXES
 
 SHOWN = 3
 

@@ -5,9 +5,7 @@ import torch
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.jobs import memory
 from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
-from kdep_benchmarks.tasks.settings import KINDS
 from kdep_benchmarks.tasks.task import Task
-from kdep_benchmarks.verdicts.difference import AVERAGED, PAIRED
 
 
 def allocate(make):
@@ -62,9 +60,3 @@ def test_one_image_cannot_be_halved(tmp_path):
     for kind, given in (("knn", {"batch_size": 1}), ("finetune", {"batch_size": 2, "accumulate": 2})):
         with pytest.raises(ValueError, match="batch of one image; it cannot be halved"):
             halve(Task("a-b", kind, dataset, settings=given))
-
-
-def test_every_kind_says_how_its_runs_differ_and_probes_compute_in_full_precision():
-    # A probe that verdicts did not know would count its val splits as runs, which makes every interval too narrow.
-    assert set(memory.PROBES) == {*AVERAGED, *PAIRED}
-    assert set(KINDS) - set(memory.PROBES) == {"finetune", "segment", "detect", "segment-frozen", "detect-frozen"}

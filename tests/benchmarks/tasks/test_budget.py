@@ -9,13 +9,14 @@ import yaml
 from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.data.cards import CARDS, Dataset
 from kdep_benchmarks.jobs.cell import Cell, protocol_of
+from kdep_benchmarks.kinds import KINDS, SCHEDULED
 from kdep_benchmarks.openmmlab.tasks.detect import train_dataset
 from kdep_benchmarks.result import BUDGETS, CheckpointCard
 from kdep_benchmarks.tasks import classify, finetune
 from kdep_benchmarks.tasks import settings as kinds
 from kdep_benchmarks.tasks.choose import choose_tasks
 from kdep_benchmarks.tasks.settings import Finetune, read_settings
-from kdep_benchmarks.tasks.task import KINDS, SCHEDULED, SHARES, Task, load_suite, load_task, parse_task
+from kdep_benchmarks.tasks.task import SHARES, Task, load_suite, load_task, parse_task
 from tests.helpers.made_results import result
 
 PAPER = ("caltech256", "cifar100", "cub200", "dtd")
@@ -26,7 +27,7 @@ def chosen(tmp_path, **given):
 
 
 def settings_of(task):
-    return read_settings(kinds.KINDS[task.kind], task)
+    return read_settings(kinds.SETTINGS[task.kind], task)
 
 
 def test_a_budget_scales_every_schedule_of_the_shipped_tasks_and_nothing_else(tmp_path):

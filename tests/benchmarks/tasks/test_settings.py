@@ -2,14 +2,14 @@
 
 import pytest
 
-from kdep_benchmarks.tasks import task
-from kdep_benchmarks.tasks.settings import KINDS, Detect, Finetune, Segment
+from kdep_benchmarks.kinds import KINDS
+from kdep_benchmarks.tasks.settings import SETTINGS, Detect, Finetune, Segment
 from tools.keys import reference
 
 
 def test_every_kind_of_task_has_settings_and_every_setting_a_description():
-    assert list(KINDS) == list(task.KINDS)
-    for kind, settings in KINDS.items():
+    assert list(SETTINGS) == list(KINDS)
+    for kind, settings in SETTINGS.items():
         keys = list(reference(settings))
         assert [f"{kind} {key.name}" for key in keys if len(key.description) < 5] == [] and len(keys) > 4
 

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 import yaml
 
-from kdep_benchmarks.tasks.task import KINDS, SuiteFile, TaskFile, load_suite, open_suite, suite_tasks
+from kdep_benchmarks.kinds import KINDS
+from kdep_benchmarks.tasks.task import SuiteFile, TaskFile, load_suite, open_suite, suite_tasks
 from tools.keys import reference
 
 ZOO = {"name": "zoo", "layout": "imagefolder", "root": "zoo", "files": {"train": "a", "test": "b"}}

@@ -12,10 +12,10 @@ from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.answers.resample import DRAWS, Resamples, image_variance, resamples_of
 from kdep_benchmarks.answers.store import area_answers, class_answers
+from kdep_benchmarks.kinds import AVERAGED
 from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.verdicts.compare import add_arguments, differences, run
 from kdep_benchmarks.verdicts.difference import (
-    AVERAGED,
     Interval,
     difference,
     holm,

@@ -33,14 +33,14 @@ PACKAGES = ("mmsegmentation", "mmdet", "pycocotools", "numpy")
 def measure(task: Task, *, checkpoint: str, iterations: int, folder: Path) -> dict[str, Any]:
     """Score both kinds of predictions by every metric, for one task."""
     from kdep_benchmarks.openmmlab.runner import Training
-    from kdep_benchmarks.tasks.settings import KINDS, read_settings
+    from kdep_benchmarks.tasks.settings import SETTINGS, read_settings
     from tools.checks.dense import metrics
 
     task = replace(task, settings={**task.settings, "iterations": iterations})
     work_dir = folder / f"{task.name}.work"
     work_dir.mkdir()
     cell = Training(
-        open_checkpoint(checkpoint), task, read_settings(KINDS[task.kind], task), 0, work_dir, torch.device("cpu")
+        open_checkpoint(checkpoint), task, read_settings(SETTINGS[task.kind], task), 0, work_dir, torch.device("cpu")
     )
     return {"segment": metrics.compare_masks, "detect": metrics.compare_boxes}[task.kind](cell)
 

@@ -25,7 +25,8 @@ from kdep_benchmarks.board.build import boards
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure_cell
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
-from kdep_benchmarks.result import TOOLBOXES, Result
+from kdep_benchmarks.kinds import TOOLBOXES
+from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_results, write_result
 from kdep_benchmarks.tasks.task import Task, load_suite
 from kdep_benchmarks.tasks.training_state import LAST, tidy

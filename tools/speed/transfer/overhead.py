@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.openmmlab import compat, hooks, runner
 from kdep_benchmarks.openmmlab.tasks import detect, segment
-from kdep_benchmarks.tasks.settings import KINDS, read_settings
+from kdep_benchmarks.tasks.settings import SETTINGS, read_settings
 from kdep_benchmarks.tasks.task import Task
 
 FIRST = 3  # iterations left out: the loader starts, buffers are allocated
@@ -64,7 +64,7 @@ def alternate(checkpoint: Checkpoint, task: Task, work: Path, device: torch.devi
 
 def timed(name: str, checkpoint: Checkpoint, task: Task, work: Path, device: torch.device) -> dict[str, Any]:
     """One run from its configuration on: seconds per iteration, of our hooks in it, and before the first."""
-    cell = runner.Training(checkpoint, task, read_settings(KINDS[task.kind], task), 0, work / name, device)
+    cell = runner.Training(checkpoint, task, read_settings(SETTINGS[task.kind], task), 0, work / name, device)
     cell.work_dir.mkdir(parents=True, exist_ok=True)
     cell.last.unlink(missing_ok=True)
     config = {"segment": segment, "detect": detect}[task.kind].train_config(cell)
