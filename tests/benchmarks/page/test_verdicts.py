@@ -98,6 +98,12 @@ def test_what_cannot_be_read_has_no_verdict_and_the_rest_has(tmp_path):
     assert set(every.a) == {"A", "B", "C"}
 
 
+def test_answers_on_other_images_have_no_verdict_and_the_board_is_built():
+    answers = Answered().add("A", "x-linear", np.ones(9, int)).add("B", "x-linear", np.ones(8, int))
+    (board,) = boards(answers.results, read=answers.read)
+    assert board.verdicts.empty and len(board.rows) == 2
+
+
 def test_of_many_rows_the_first_are_compared(monkeypatch):
     monkeypatch.setattr(against, "ROWS", 2)
     (board,) = boards(made().results, read=made().read)

@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from kdep_benchmarks.verdicts.intervals import half_width, mean
 
 STUDIES = Path("docs/figures/studies")
 CONDITIONS = ("ablation_small", "convergence_small", "data_efficiency_small", "residual_small", "sgd_small")
-FINE_TUNED = ("finetune_fresh_small", "projector_small")
+# Of two studies the first raised the question and the second asked it again. Study: value of its axis.
+FINE_TUNED = {"finetune_fresh_small": "", "projector_small": ""}
+LONG = {"budget_small": "6", "projector_long": ""}
 ABOUT = (
     "Exploratory: these comparisons were chosen after the runs. Means of three linear probes, or of two fine-tunings."
 )
@@ -36,7 +39,8 @@ def main() -> None:
         "about": ABOUT,
         "conv_minus_pts": conv_minus_pts(),
         "x2_minus_published_conv": x2_minus_published_conv(),
-        "published_conv_minus_x2_fine_tuned": published_conv_minus_x2_fine_tuned(),
+        "published_conv_minus_x2_fine_tuned": minus_x2("1x1 conv as published", FINE_TUNED),
+        "minus_x2_long": {rival: minus_x2(rival, LONG) for rival in ("1x1 conv as published", "LightlyTrain v1")},
         "lead_lost_with_views": lead_lost_with_views(),
     }
     write_text(out, json.dumps(found, indent=1) + "\n")
@@ -99,21 +103,22 @@ def x2_minus_published_conv() -> dict[str, Any]:
     }
 
 
-def published_conv_minus_x2_fine_tuned() -> dict[str, Any]:
-    """The 1x1 convolution as published minus SVD with targets times two after fine-tuning, by seeds of two studies.
+def minus_x2(rival: str, studies: Mapping[str, str]) -> dict[str, Any]:
+    """A rival minus SVD with targets times two, by seeds of two studies.
 
     The first study raised the question and the second asked it again, so the lead of the first may be luck in part.
     """
-    conv: dict[int, float] = {}
+    rivals: dict[int, float] = {}
     double: dict[int, float] = {}
-    for study in FINE_TUNED:
+    for study, value in studies.items():
         scores = read_scores(study)
-        for arm, own in (("1x1 conv as published", conv), ("SVD x 2", double)):
-            own.update({seed: score for seed, (score, _) in scores[arm, ""].items()})
-    found = paired_difference(conv, double)
+        for arm, own in ((rival, rivals), ("SVD x 2", double)):
+            own.update({seed: score for seed, (score, _) in scores[arm, value].items()})
+    shared = sorted(rivals.keys() & double.keys())
+    found = paired_difference(rivals, double)
     return {
-        "seeds": len(conv),
-        "above": sum(conv[seed] > double[seed] for seed in conv),
+        "seeds": len(shared),
+        "above": sum(rivals[seed] > double[seed] for seed in shared),
         **{name: round(getattr(found, name), 2) for name in ("value", "low", "high")},
     }
 
@@ -140,7 +145,7 @@ def lead_lost_with_views() -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Write the comparisons as Markdown."""
     conv, double = found["conv_minus_pts"], found["x2_minus_published_conv"]
-    tuned = found["published_conv_minus_x2_fine_tuned"]
+    tuned, long = found["published_conv_minus_x2_fine_tuned"], found["minus_x2_long"]
     rows = [
         f"| {c['study']} | {c['value'] or '-'} | {', '.join(map(str, c['differences']))} |" for c in conv["conditions"]
     ]
@@ -163,6 +168,17 @@ def table(found: dict[str, Any]) -> str:
             f"{tuned['above']} of {tuned['seeds']} seeds of {' and '.join(FINE_TUNED)}, by {tuned['value']:+.2f} "
             f"[{tuned['low']:+.2f}, {tuned['high']:+.2f}]. The first of these studies raised the question, so its lead "
             "may be luck in part.",
+            "",
+            "In linear probes after 119,808 views, rivals minus SVD with targets times 2, over the seeds of "
+            f"{' and '.join(LONG)}, of which the first raised the question:",
+            "",
+            "| rival | above | difference |",
+            "|---|---|---|",
+            *(
+                f"| {rival} | {one['above']} of {one['seeds']} | {one['value']:+.2f} "
+                f"[{one['low']:+.2f}, {one['high']:+.2f}] |"
+                for rival, one in long.items()
+            ),
             "",
             "The lead of SVD with targets times 2 in linear probes after 19,968 and 119,808 views (budget_small), and "
             "how much of it is lost, over the seeds of both:",

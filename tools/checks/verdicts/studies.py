@@ -31,7 +31,8 @@ first study that trained it, even where a second trained it again. `-`: the scor
 that other studies made."""
 DEFAULT = "SVD x 2"  # the recipe `default`
 RIVALS = ("supervised", "SVD + PTS", "SVD + PTS x 4", "1x1 conv as published", "1x1 conv x 2", "LightlyTrain v1")
-FRESH = ("confirm_small", "budget_small", "dense_small", "finetune_fresh_small", "projector_small")  # see ABOUT_DEFAULT
+# See ABOUT_DEFAULT.
+FRESH = ("confirm_small", "budget_small", "dense_small", "finetune_fresh_small", "projector_small", "projector_long")
 KINDS = {
     "linear": "linear probes",
     "dense-linear": "frozen dense tasks",
