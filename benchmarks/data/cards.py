@@ -390,22 +390,29 @@ def _listed(split: Path) -> tuple[list[Path], list[Path]]:
 
     Masks are read by the whole line and boxes by its first word, so both count as names.
     """
-    from kdep.data.sources.names import is_image_name  # here, as in `_read_below`
-
     year = split.parents[2]
     lines = [line.strip() for line in read_utf8(split).splitlines() if line.strip()]
     names = [name for line in lines for name in dict.fromkeys((line, line.split()[0]))]
     names = [name for name in names if not name.startswith("/")]  # the readers refuse the others
-    images: dict[Path, list[Path]] = {}  # by the path without suffix: a reader may take any of 0001.jpg and 0001.png
+    images: dict[Path, list[Path]] = {}  # by the path without suffix
     for folder in sorted({(year / "JPEGImages" / name).parent for name in names}):
-        for path in sorted(folder.glob("*")):
-            if is_image_name(path.name):
-                images.setdefault(folder / path.stem, []).append(path)
+        images |= {folder / stem: paths for stem, paths in images_by_stem(folder).items()}
     labels = [year / masks_of(split) / f"{name}.png" for name in names]
     if split.parent.name != "Segmentation":
         labels += [year / "Annotations" / f"{name}.xml" for name in names]
     found = [path for name in names for path in images.get(year / "JPEGImages" / name, ())]
     return found, [path for path in labels if path.is_file()]
+
+
+def images_by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Images of a folder by their names without suffix: a reader may take any of 0001.jpg and 0001.png."""
+    from kdep.data.sources.names import is_image_name  # here, as in `_read_below`
+
+    images: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*")):
+        if is_image_name(path.name):
+            images.setdefault(path.stem, []).append(path)
+    return images
 
 
 def _read_below(folder: Path, layout: str) -> list[Path]:

@@ -200,7 +200,8 @@ def run_and_return_files(cell: Cell, slot: Slot) -> tuple[Status, dict[str, byte
         return status, {}
     files = [cell.log, cell.key.path(cell.results, "failed")]
     if not stale or status.state == "done":  # the result last: none is without its answers
-        files += [*cell.path.parent.glob(f"seed{cell.seed}.answers-*.npz"), cell.path]
+        beside = (f"seed{cell.seed}.answers-*.npz", f"seed{cell.seed}.sheet.*")
+        files += [path for pattern in beside for path in cell.path.parent.glob(pattern)] + [cell.path]
     files = [path for path in files if path.is_file()]
     return status, {str(path.relative_to(cell.results)): path.read_bytes() for path in files}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
+from kdep_benchmarks.kinds import KINDS
 from kdep_benchmarks.openmmlab import compat
 from kdep_benchmarks.openmmlab.backbones import DEPTHS, DILATIONS, backbone_config
 from kdep_benchmarks.tasks.settings import Dense, config_file
@@ -138,7 +139,7 @@ def train(config: "Config", cell: Training) -> Trained:
     runner = Runner.from_cfg(config)
     load = LoadExactly(cell.checkpoint, config.default_scope)
     guards = []
-    if cell.task.frozen:
+    if KINDS[cell.task.kind].frozen:
         freeze(runner.model)
         guards = [StayFrozen(load)]
     watch = WatchLoss(every=max(1, cell.settings.passes // 50))

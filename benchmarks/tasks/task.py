@@ -54,11 +54,6 @@ class Task:
         return KINDS[self.kind].family
 
     @property
-    def frozen(self) -> bool:
-        """Whether mmseg or mmdet trains a head, and a neck where there is one, on a backbone that stays as it is."""
-        return self.kind.endswith("-frozen")
-
-    @property
     def plain_settings(self) -> dict[str, Any]:
         """The settings as JSON reads them, for a result's file; with the digest of the user's own config, if any."""
         own = {"config_sha256": self.config_sha256} if self.config_sha256 else {}

@@ -7,7 +7,7 @@ from kdep.config import Config
 from kdep.models.backbones import taps
 from kdep.models.backbones.backbone import Backbone, create_network
 from kdep.models.checkpoints.checkpoint import LoadError, load_exactly
-from kdep.models.weights import open_checkpoint
+from kdep.models.weights import open_checkpoint, split_size
 
 
 def open_student(config: Config) -> Backbone:
@@ -15,12 +15,16 @@ def open_student(config: Config) -> Backbone:
 
     Raises:
         LoadError: these are of another architecture, or do not load completely.
+        ValueError: they are named with an input size, as `FILE@128`.
     """
     torch.manual_seed(config.weight_seed)
     network = create_network(config.student.arch)
     tap = student_tap(config, network)
     if config.student.weights is None:
         return Backbone(network, tap=tap)
+    spec = config.student.weights
+    if (size := split_size(spec)[1]) is not None:
+        raise ValueError(f"student.weights {spec}: a student sees data.size pixels; leave out @{size}")
     start = open_checkpoint(config.student.weights, arch=config.student.arch)
     arch = taps.network_name(network)
     if start.arch not in (arch, config.student.arch):  # two can share their tensors and compute different features

@@ -9,7 +9,7 @@ import pytest
 
 from kdep_benchmarks.answers.resample import standard_errors
 from kdep_benchmarks.answers.store import area_answers
-from kdep_benchmarks.kinds import TOOLBOXES
+from kdep_benchmarks.kinds import KINDS, TOOLBOXES
 from kdep_benchmarks.result import TaskCard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.task import load_suite
@@ -51,5 +51,5 @@ def test_the_photographs_have_two_sets_of_each_trained_dense_kind_by_one_schedul
     for sets, kind in ((("facade", "aerial"), "segment"), (("aquarium", "bccd"), "detect")):
         pairs = [[tasks[f"{name}-{kind}{suffix}"] for suffix in ("", "-frozen")] for name in sets]
         assert all(full.settings == frozen.settings for full, frozen in pairs)
-        assert [task.frozen for pair in pairs for task in pair] == [False, True, False, True]
+        assert [KINDS[task.kind].frozen for pair in pairs for task in pair] == [False, True, False, True]
         assert len({full.settings["config"] for full, _ in pairs}) == 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from kdep.data.sources.names import SUFFIXES
 from kdep.guard import NOT_REGULAR
-from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.cards import Dataset, folder_of
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture
 from kdep_benchmarks.data.readers.classification import LabelledSource, pictures_of, read_labelled
@@ -25,7 +25,7 @@ def label_findings(dataset: Dataset, role: str) -> tuple[LabelledSource | None, 
     for path, why in getattr(found.source, "skipped", ()):
         findings.append(Finding("path skipped", str(path), why, defect=why == NOT_REGULAR))
     if dataset.layout == "imagefolder":
-        findings += _ignored_files(dataset, dataset.files[role])
+        findings += _ignored_files(dataset, folder_of(dataset.files[role]))
     return found, findings
 
 

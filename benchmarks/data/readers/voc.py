@@ -4,9 +4,8 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
-from kdep.data.sources.names import is_image_name
 from kdep.guard import read_utf8
-from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.cards import Dataset, images_by_stem
 from kdep_benchmarks.data.pictures import image_size
 from kdep_benchmarks.data.readers.boxed import Box, BoxSplit, add_notes, as_boxed_image, is_usable
 
@@ -15,6 +14,7 @@ def read_voc(dataset: Dataset, role: str, classes: tuple[str, ...], _: bool) -> 
     """Read the lists of a role; every image is opened for its size."""
     split, others, listed = BoxSplit(classes, dataset.root), Counter(), {}
     without: list[Path] = []
+    there: dict[Path, dict[str, list[Path]]] = {}
     for path in (dataset.root / item.strip() for item in dataset.files[role].split(",")):
         if not path.is_file():
             raise ValueError(f"{dataset.name}: no split list {path}")
@@ -29,8 +29,10 @@ def read_voc(dataset: Dataset, role: str, classes: tuple[str, ...], _: bool) -> 
             if (year, name) in listed:
                 split.add("listed twice", where, f"{name}, as {listed[year, name]}")
             listed[year, name] = where
-            there = sorted((year / "JPEGImages").glob(f"{name}.*"))  # with 0001.aug.jpg and 0001.txt beside 0001.jpg
-            images = [path for path in there if path.stem == Path(name).name and is_image_name(path.name)]
+            folder = (year / "JPEGImages" / name).parent
+            if folder not in there:  # listed once: VOC 2012 has 17,125 images in one folder
+                there[folder] = images_by_stem(folder)
+            images = there[folder].get(Path(name).name, [])
             annotation = year / "Annotations" / f"{name}.xml"
             if not images:
                 split.add("image is missing", where, f"{year / 'JPEGImages' / name}.* is not there")

@@ -8,6 +8,7 @@ from torch import nn
 
 from kdep.models.backbones.backbone import build_backbone, create_network
 from kdep.models.backbones.taps import find_taps, student_tap
+from kdep.models.student import open_student
 from kdep.models.weights import open_checkpoint
 from kdep.pretrain import pretrain
 
@@ -121,3 +122,8 @@ def test_other_code_of_an_own_network_is_another_checkpoint(own, tmp_path):
 def test_a_wrong_entry_is_refused(own, spec, message):
     with pytest.raises(ValueError, match=message):
         open_checkpoint(spec)
+
+
+def test_starting_weights_have_no_input_size(tiny):
+    with pytest.raises(ValueError, match=r"x.pth@128: a student sees data.size pixels; leave out @128"):
+        open_student(tiny("student.weights=x.pth@128"))

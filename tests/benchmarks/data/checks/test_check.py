@@ -15,6 +15,7 @@ from kdep import cli
 from kdep_benchmarks.data.cards import CARDS, Card, Dataset
 from kdep_benchmarks.data.checks.check import Subject, check_dataset, family_of
 from kdep_benchmarks.data.checks.duplicates import NEAR, differing_bits, nearest, shared_images
+from kdep_benchmarks.data.checks.labels import label_findings
 from kdep_benchmarks.data.findings import Finding, finding_lines
 from kdep_benchmarks.data.pictures import appearance, look_at, of_file
 from kdep_benchmarks.openmmlab.tasks.boxes import write_split
@@ -637,3 +638,15 @@ def test_images_without_a_usable_box_do_not_stop_detection_training(tmp_path, co
     # The image without a box is left out; those with crowds reach the network with nothing to find.
     assert outcome.counts == {"train": 3, "test": 3} and outcome.curves["iteration"] == [1, 2, 3]
     assert np.isfinite(outcome.curves["loss"]).all()
+
+
+@pytest.mark.parametrize("files", [{"train": "train", "test": "train"}, {"train": ".:train", "test": ".:test"}])
+def test_files_that_are_no_images_are_named_also_beside_class_folders_alone(tmp_path, files):
+    root = tmp_path / "train" if files["train"] == "train" else tmp_path
+    for at, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (8, 8), (at, number, 0)).save(root / name / f"{number}.png")
+    (root / "cat" / "notes.heic").write_bytes(b"")
+    _, found = label_findings(Dataset("pets", "imagefolder", tmp_path, files), "train")
+    assert [one.where for one in found if one.what.startswith("not read")] == [str(root / "cat" / "notes.heic")]

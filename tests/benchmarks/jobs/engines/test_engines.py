@@ -87,6 +87,16 @@ def test_a_result_of_other_settings_on_such_a_machine_does_not_come_back(suite, 
     assert len(read_results(node.folder)) == 1  # it stays there
 
 
+def test_the_example_images_of_a_cell_come_back_with_its_result(suite, tmp_path):
+    node = Elsewhere(tmp_path / "node")
+    run_plan(suite("sleep", seconds=0), node, {}, Screen(io.StringIO()), jobs=1)
+    (planned,) = suite("sleep", seconds=0)
+    cell = replace(planned.cell, results=node.folder)
+    cell.path.with_suffix(".sheet.png").write_bytes(b"a picture")
+    _, files = run_and_return_files(cell, Slot())
+    assert [content for name, content in files.items() if name.endswith("seed0.sheet.png")] == [b"a picture"]
+
+
 def test_a_result_that_was_finished_here_meanwhile_stays(suite, tmp_path):
     class Slow(Elsewhere):
         def run(self, jobs, **_):
