@@ -2,11 +2,7 @@
 
 import functools
 import importlib.metadata
-import multiprocessing.reduction
-import pickle
 import warnings
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -49,21 +45,3 @@ def prepare() -> None:
 def peak_memory(device: torch.device | None = None) -> int:
     """Largest memory of tensors on a GPU so far, in MiB; 0 in a process without CUDA, which stays so."""
     return torch.cuda.max_memory_allocated(device) // 2**20 if torch.cuda.is_initialized() else 0
-
-
-def carry_into_workers(dataset_class: type) -> None:
-    """Let spawned data-loader workers unpickle a dataset of mmdet or mmseg.
-
-    Unpickling imports the dataset's class, which needs the stand-in for mmcv's operators. The dataset is therefore sent
-    as bytes with a function of this module that calls `prepare` first. Forked workers do not need this.
-    """
-    multiprocessing.reduction.ForkingPickler.register(dataset_class, _reduce)
-
-
-def _reduce(dataset: Any) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
-    return _restore, (pickle.dumps(dataset),)
-
-
-def _restore(content: bytes) -> Any:
-    prepare()
-    return pickle.loads(content)

@@ -1,6 +1,5 @@
 """Train and predict with mmseg and mmdet: config with the student as backbone, training with resume, predictions."""
 
-import multiprocessing
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +146,6 @@ def train(config: "Config", cell: Training) -> Trained:
     keep = KeepLast(cell.last, every=cell.settings.save_every, accumulate=cell.settings.accumulate)
     for hook in (load, watch, clock, keep, TellProgress(cell.work_dir), *guards, *resumed):
         runner.register_hook(hook)
-    compat.carry_into_workers(type(runner.train_dataloader.dataset))
     model = runner.train()
     curves = {"iteration": watch.iterations, "loss": watch.losses}
     rate = clock.iterations_per_second
@@ -166,8 +164,8 @@ def _complete(config: "Config", cell: Training) -> None:
     config.launcher = "none"
     # Not deterministic on CUDA: the gradient of up-sampling has no deterministic kernel. CPU runs are reproducible.
     config.randomness = {"seed": cell.seed, "deterministic": False}
-    start = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    mp_cfg = {"mp_start_method": start, "opencv_num_threads": 0}
+    # A new interpreter could not unpickle a data set of the toolboxes: it lacks the stand-in for mmcv's operators.
+    mp_cfg = {"mp_start_method": "fork", "opencv_num_threads": 0}
     config.env_cfg = {"cudnn_benchmark": False, "mp_cfg": mp_cfg, "dist_cfg": {"backend": "nccl"}}
     config.visualizer = {"type": "Visualizer", "vis_backends": []}
     config.log_processor = {"type": "LogProcessor", "window_size": 10, "by_epoch": False}
@@ -192,9 +190,7 @@ def test_batches(dataset: dict[str, Any], cell: Training) -> "DataLoader":
     """Load a split image by image, in order."""
     from mmengine.runner import Runner
 
-    batches = Runner.build_dataloader(loader(dataset, cell.settings, train=False), seed=cell.seed)
-    compat.carry_into_workers(type(batches.dataset))
-    return batches
+    return Runner.build_dataloader(loader(dataset, cell.settings, train=False), seed=cell.seed)
 
 
 def check_count(scored: int, expected: int, task: Task) -> None:

@@ -26,15 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; 1 if a needed package is missing."""
+    """Print the report; 1 if a package is missing or OpenMMLab, which is optional, is there and does not work."""
     lines = [f"python       {platform.python_version()} on {platform.platform()}"]
-    lines += [f"{name:12s} {installed((name,)) or 'missing'}" for name in PACKAGES]
-    missing = "missing: pip install '.[openmmlab]'"
+    needed = {name: installed((name,)) for name in PACKAGES}
+    lines += [f"{name:12s} {text or 'missing'}" for name, text in needed.items()]
+    missing = "missing: pip install '.[openmmlab]', for mmsegmentation and mmdetection"
     found = {name: installed(names) for name, names in TOOLBOXES.items()}
     lines += [f"{name:12s} {text or missing}" for name, text in found.items()]
-    healthy = all(found.values())
-    if healthy:
-        healthy, ops = try_openmmlab()
+    healthy = all(needed.values())
+    if all(found.values()):
+        works, ops = try_openmmlab()
+        healthy &= works
         lines.append(f"mmcv ops     {ops}")
     lines += [
         f"device       {device()}",

@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
-from kdep_benchmarks.openmmlab import compat, hooks, runner
+from kdep_benchmarks.openmmlab import hooks, runner
 from kdep_benchmarks.openmmlab.tasks import detect, segment
 from kdep_benchmarks.tasks.settings import SETTINGS, read_settings
 from kdep_benchmarks.tasks.task import Task
@@ -119,6 +119,5 @@ def bare(config: Any, cell: runner.Training) -> list[float]:
     mmengine.device.utils.DEVICE = cell.device.type
     runner._complete(config, cell)
     made = Runner.from_cfg(config)
-    compat.carry_into_workers(type(made.train_dataloader.dataset))
     made.train()
     return []

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import multiprocessing
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from PIL import Image
 from kdep.shipped import FOLDER as CONFIGS
 from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.data.readers.boxes import class_names
-from kdep_benchmarks.openmmlab import compat, runner
+from kdep_benchmarks.openmmlab import compat
 from kdep_benchmarks.openmmlab.runner import train
 from kdep_benchmarks.openmmlab.tasks import boxes, detect, looks
 from kdep_benchmarks.tasks.settings import Detect, read_settings
@@ -292,22 +291,3 @@ def test_a_diverged_loss_stops_the_run_with_advice(tmp_path):
     task = trees.task("detect", trees.coco(tmp_path / "data"), "detect_retinanet", lr=1e30, iterations=3, warmup=0)
     with pytest.raises(FloatingPointError, match="loss is (nan|inf) at iteration [23]; use a lower lr"):
         run(trees.student("test_resnet"), task, tmp_path / "work")
-
-
-@pytest.fixture
-def spawning():
-    """Processes that multiprocessing starts are new interpreters."""
-    before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method("spawn", force=True)
-    yield
-    multiprocessing.set_start_method(before, force=True)
-
-
-def test_spawned_workers_can_read_a_data_set_of_mmdet(tmp_path, spawning):
-    from mmengine.registry import init_default_scope
-
-    task = trees.task("detect", trees.coco(tmp_path), "detect_retinanet", workers=1)
-    cell = trees.cell(trees.student("test_resnet"), task, tmp_path / "work")
-    config = detect.train_config(cell)
-    init_default_scope("mmdet")
-    assert len(list(runner.test_batches(config.train_dataloader.dataset, cell))) == 4
