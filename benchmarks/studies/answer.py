@@ -1,7 +1,7 @@
 """What a study has found: a CSV of its rows, means with intervals and the sentences they allow, a picture."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,8 @@ def _listed(title: str, sentences: Sequence[str]) -> list[str]:
 def _claims(claims: Sequence[Comparison]) -> list[str]:
     if not claims:
         return ["No claim was named beforehand: every comparison below is exploratory.", ""]
-    title = ("Claim" if len(claims) == 1 else "Claims") + ", named before the comparison could be made:"
+    title, they = ("Claim", "it was") if len(claims) == 1 else ("Claims", "they were")
+    title += f" of the study file; kdep does not check that {they} named before the scores:"
     return [*_listed(title, [one.sentence for one in claims]), "Every other comparison is exploratory.", ""]
 
 
@@ -178,7 +179,13 @@ def columns(study: Study, scores: Scores, value: Any) -> dict[str, dict[str, Sco
     """Scores of each arm on each task, and their mean over tasks: column -> arm -> scores."""
     by_column = {task: {arm: scores.get((arm, value, task), {}) for arm in study.arms} for task in study.tasks}
     by_column[MEAN] = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
-    return {name: _with_intervals(study, by_arm) for name, by_arm in by_column.items()}
+    found = {name: _with_intervals(study, by_arm) for name, by_arm in by_column.items()}
+    # A network at several seeds has a spread, that of the val splits, which says nothing of other runs.
+    owned = scores.networks_of(study.arms, value)
+    copies = [arm for arm, networks in owned.items() if len(set(networks.values())) < len(networks)]
+    for by_arm in found.values():
+        by_arm |= {arm: replace(by_arm[arm], half_width=None) for arm in copies}
+    return found
 
 
 def _with_intervals(study: Study, by_arm: Mapping[str, BySeed]) -> dict[str, Scored]:

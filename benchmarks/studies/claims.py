@@ -17,15 +17,39 @@ from kdep_benchmarks.verdicts.intervals import CONFIDENCE, mean
 
 WORDS = {"better": "is better than", "worse": "is worse than", "no difference": "shows no difference to"}
 Cell = tuple[str, Any, str]  # arm, value of the axis, task
-Scores = dict[Cell, dict[int, float]]  # score by seed
+Networks = dict[int, str]  # the weights, as the answer names them, by seed
+
+
+class Scores(dict[Cell, dict[int, float]]):
+    """Score by seed, for every arm, value and task.
+
+    Attributes:
+        networks: the networks that have the scores, by arm and value.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.networks: dict[tuple[str, Any], Networks] = {}
+
+    def of_seeds(self, seeds: Sequence[int]) -> "Scores":
+        """Those of some seeds."""
+        found = Scores()
+        found.update({key: {seed: cell[seed] for seed in cell if seed in seeds} for key, cell in self.items()})
+        found.networks = self.networks
+        return found
+
+    def networks_of(self, arms: Iterable[str], value: Any) -> dict[str, Networks]:
+        """The networks of some arms at a value of the axis."""
+        return {arm: self.networks.get((arm, value), {}) for arm in arms}
 
 
 def by_cell(rows: Sequence[AnswerRow], column: str = "score") -> Scores:
     """Score by seed, for every arm, value and task; or another column, where a row has it."""
-    scores: Scores = {}
+    scores = Scores()
     for row in rows:
         if row[column] is not None:
             scores.setdefault((row["arm"], row["value"], row["task"]), {})[row["seed"]] = row[column]
+            scores.networks.setdefault((row["arm"], row["value"]), {})[row["seed"]] = row["checkpoint"]
     return scores
 
 
@@ -46,8 +70,9 @@ class Comparison:
         arm: its name, or how it was chosen.
         other: the arm it is compared with.
         value: mean difference over the seeds of both, in points.
-        interval: None where there are too few seeds, or where all differ by the same.
+        interval: None where there are too few seeds, where all differ by the same, or where a network counts twice.
         seeds: how many both have.
+        networks: what is to be known of the networks, where an arm has fewer than seeds.
         before: sentences that come first.
         adjusted: Holm's p value among `tests` comparisons.
         awaited: how many of a claim's seeds are still to come, before which it has no verdict.
@@ -62,6 +87,7 @@ class Comparison:
     adjusted: float | None = None
     tests: int = 1
     awaited: int = 0
+    networks: str = ""
 
     @property
     def holds(self) -> bool:
@@ -83,10 +109,12 @@ class Comparison:
             return f"{self.before}{self.arm} against {self.other}: no verdict before all are scored ({there})."
         if self.interval is None:
             reason = "too few runs for an interval" if self.seeds < MIN_SEEDS else "the same in every run"
+            reason = self.networks or reason
             return f"{self.before}{self.arm} against {self.other}: {known}, no verdict ({n}, {reason})."
         words = WORDS[self.interval.verdict]
         if self.adjusted is not None and self.tests > 1 and self.interval.verdict != "no difference":
             n += f"; {'holds' if self.holds else 'does not hold'} among {self.tests} comparisons (Holm)"
+        n += f"; {self.networks}" if self.networks else ""
         return f"{self.before}{self.arm} {words} {self.other} ({self.text}, {n})."
 
 
@@ -114,27 +142,29 @@ def adjusted_claims(claims: Sequence[Comparison]) -> list[Comparison]:
 
 @dataclass(frozen=True)
 class Arms:
-    """Scores by arm and seed at one value of the axis, mean over tasks, and their pooled spread."""
+    """Scores by arm and seed at one value of the axis, mean over tasks, their networks and their pooled spread."""
 
     scores: dict[str, dict[int, float]]
+    networks: dict[str, Networks]
     noise: dict[str, Noise | None]
 
 
 def arms_at(study: Study, scores: Scores, value: Any) -> Arms:
     """Every arm's scores at a value. The spread is pooled over the arms that are trained here; see `pooled`."""
-    return with_noise(study, {arm: over_tasks(study, scores, arm, value) for arm in study.arms})
+    found = {arm: over_tasks(study, scores, arm, value) for arm in study.arms}
+    return with_noise(study, found, scores.networks_of(study.arms, value))
 
 
-def with_noise(study: Study, found: dict[str, dict[int, float]]) -> Arms:
+def with_noise(study: Study, found: dict[str, dict[int, float]], networks: dict[str, Networks]) -> Arms:
     """Add the pooled spread to the scores of all arms."""
     trained = {arm: by_seed for arm, by_seed in found.items() if study.trains(arm)}
     noise = pooled(trained)
-    return Arms(found, {arm: noise if arm in trained else None for arm in found})
+    return Arms(found, networks, {arm: noise if arm in trained else None for arm in found})
 
 
-def without_noise(found: dict[str, dict[int, float]]) -> Arms:
+def without_noise(found: dict[str, dict[int, float]], networks: dict[str, Networks]) -> Arms:
     """Leave out the pooled spread: two arms are compared by their own differences."""
-    return Arms(found, dict.fromkeys(found))
+    return Arms(found, networks, dict.fromkeys(found))
 
 
 def claimed(study: Study, scores: Scores, value: Any) -> list[Comparison]:
@@ -151,9 +181,9 @@ def named(study: Study, scores: Scores) -> list[tuple[Any, Comparison]]:
 
 def _claimed(study: Study, claim: Claim, scores: Scores, value: Any) -> Comparison:
     (arm, other), metric, seeds = claim.arms, claim.metric, claim.seeds or study.seeds
-    chosen = {key: {seed: score for seed, score in cell.items() if seed in seeds} for key, cell in scores.items()}
-    tasks = None if metric == "mean" else [metric]
-    found = without_noise({name: over_tasks(study, chosen, name, value, tasks) for name in claim.arms})
+    chosen, tasks = scores.of_seeds(seeds), None if metric == "mean" else [metric]
+    own = {name: over_tasks(study, chosen, name, value, tasks) for name in claim.arms}
+    found = without_noise(own, scores.networks_of(own, value))
     shared = set(found.scores[arm]) & set(found.scores[other])
     what = "the mean over tasks" if metric == "mean" else metric
     at = f", at {study.axis.key} = {value}" if study.axis else ""
@@ -181,7 +211,10 @@ def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
     for arm in [arm for arm in study.arms if study.trains(arm)]:  # a checkpoint has seen none of the images
         names = {f"{arm}, {value:,} images": value for value in sorted(study.values)}
         # The pooled spread at each share leaves out what a seed does to all arms there, which two shares do not share.
-        own = without_noise({name: over_tasks(study, scores, arm, value) for name, value in names.items()})
+        own = without_noise(
+            {name: over_tasks(study, scores, arm, value) for name, value in names.items()},
+            {name: scores.networks.get((arm, value), {}) for name, value in names.items()},
+        )
         *fewer, most = names
         said += [compared(study, name, most, own) for name in fewer if set(own.scores[name]) & set(own.scores[most])]
     return said
@@ -219,6 +252,7 @@ def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tupl
     name = "chosen"
     picks = Arms(
         {**own.scores, name: {seed: own.scores[arm][seed] for seed, arm in chosen.items()}},
+        {**own.networks, name: {seed: own.networks[arm][seed] for seed, arm in chosen.items()}},
         {**own.noise, name: own.noise[study.baseline] if all(own.noise[arm] for arm in chosen.values()) else None},
     )
     arms = list(dict.fromkeys(chosen.values()))
@@ -234,10 +268,25 @@ def best_without(val: dict[str, dict[int, float]], left_out: int | None) -> str:
 
 
 def compared(study: Study, arm: str, other: str, found: Arms) -> Comparison:
-    """Two arms that share a seed; two checkpoints that no seed changes are one measurement."""
+    """Two arms that share a seed.
+
+    A seed counts where it changes a network. Two arms of one network each are one measurement, and one such arm has an
+    interval over the seeds of the other, which is about these weights. No verdict where some seeds share a network.
+    """
     first, second = found.scores[arm], found.scores[other]
-    pairs = differences(first, second)
-    fixed = [isinstance(given := study.arms.get(name), str) and "{seed}" not in given for name in (arm, other)]
+    pairs, shared = differences(first, second), sorted(set(first) & set(second))
+    own = {name: {seed: found.networks[name][seed] for seed in shared} for name in (arm, other)}
+    single = [name for name in own if len(shared) > 1 and len(set(own[name].values())) == 1]
+    copies = [name for name in own if name not in single and len(set(own[name].values())) < len(shared)]
+    if copies or len(single) == 2:
+        said = "one network each" if len(single) == 2 else f"some seeds of {_quoted(copies)} have the same network"
+        seeds = 1 if len(single) == 2 else len(pairs)
+        return Comparison(f"`{arm}`", f"`{other}`", mean(pairs), None, seeds, networks=said)
     noise = found.noise[arm] if found.noise[other] else None  # one for all arms that are trained
-    interval = None if all(fixed) else paired_difference(first, second, noise)
-    return Comparison(f"`{arm}`", f"`{other}`", mean(pairs), interval, 1 if all(fixed) else len(pairs))
+    interval = paired_difference(first, second, None if single else noise)
+    said = f"{_quoted(single)} is one network, and the interval is about its weights" if single and interval else ""
+    return Comparison(f"`{arm}`", f"`{other}`", mean(pairs), interval, len(pairs), networks=said)
+
+
+def _quoted(arms: Sequence[str]) -> str:
+    return " and ".join(f"`{arm}`" for arm in arms)

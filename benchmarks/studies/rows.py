@@ -262,8 +262,22 @@ def cost(folder: Path) -> dict[str, Any]:
     return {"images_seen": images, "pretrain_seconds": round(seconds, 1)}
 
 
-def read_known(paths: Iterable[Path], study: Study) -> list[AnswerRow]:
+def refuse_to_replace(path: Path, study: Study) -> None:
+    """Raise a ValueError where an answer is there that is of another study, or of this one before it was changed."""
+    if path.exists():
+        advice = f"This answer would replace it: move {path.stem}.csv, .md and .png away, or name another --out"
+        read_known([path], study, advice)
+
+
+def read_known(
+    paths: Iterable[Path], study: Study, advice: str = "Leave the file out, or go back to the study that it is of"
+) -> list[AnswerRow]:
     """Rows of earlier, unfinished answers of this study; a warning names runs with rows of several students.
+
+    Args:
+        paths: CSV files of answers.
+        study: whose rows they are.
+        advice: what a user can do about rows of another study.
 
     Raises:
         ValueError: a file is no such answer, or one of another study, or says another thing of a score that an earlier
@@ -277,7 +291,8 @@ def read_known(paths: Iterable[Path], study: Study) -> list[AnswerRow]:
         for number, text in enumerate(_read_table(path), 2):
             key, where = (text["arm"], text["value"], text["seed"]), f"{path}, line {number}"
             if key not in places or text["task"] not in protocols:
-                raise ValueError(f"{where}: {' '.join(filter(None, key))} on {text['task']} is not in {study.name}")
+                what = " ".join(filter(None, key))
+                raise ValueError(f"{where}: {what} on {text['task']} is not in {study.name}. {advice}")
             prints.setdefault(key, fingerprint(study, places[key]))
             for what, there, now in (
                 ("run", text["run"], prints[key]),
@@ -286,7 +301,7 @@ def read_known(paths: Iterable[Path], study: Study) -> list[AnswerRow]:
                 if there != now:
                     raise ValueError(
                         f"{where}: {what} {there}, in this study {now}: a row of another study, or of this one before "
-                        "it was changed. Leave the file out, or go back to the study that it is of"
+                        f"it was changed. {advice}"
                     )
             row = {column: text[column] for column in COLUMNS} | places[key].place
             row |= {column: _number(text[column], column, where) for column in NUMBERS}

@@ -18,6 +18,8 @@ A seed draws the weights, the order of the images, the crops and the images of d
 fixes the first for all runs, optim.seed the second, data.seed the others. The val splits of the probes are those of
 score.seeds, the same for all runs; `seeds: null` there draws them by the run's seed too. The answer says which were
 drawn and which were fixed.
+A checkpoint without {seed} is one network at every seed: two such arms get no verdict, and one has an interval over
+the seeds of the other arm.
 
 Optional: run every arm at every value of a key. `with` adds overrides for single values:
 
@@ -65,7 +67,7 @@ from kdep_benchmarks.studies.answer import answer
 from kdep_benchmarks.studies.check import check, missing_checkpoints, missing_data
 from kdep_benchmarks.studies.file import Study, load_study
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item, describe, items
-from kdep_benchmarks.studies.rows import AnswerRow, collect, read_known
+from kdep_benchmarks.studies.rows import AnswerRow, collect, read_known, refuse_to_replace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
     engine = engine_for(args.engine, parse_options(args.engine_options), jobs=args.jobs, folder=runs.absolute())
     if args.engine != "local":
         results, runs = results.absolute(), runs.absolute()  # a node may have another folder open
-    published = read_known(args.known, study)
+    published, out = read_known(args.known, study), args.out or results
+    refuse_to_replace(out / f"{study.name}.csv", study)
     check(study, runs)
 
     def look() -> tuple[list[AnswerRow], list[Item]]:
@@ -116,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     def write() -> None:
         rows, _ = look()
         if rows:
-            answer(study, rows, args.out or results)
+            answer(study, rows, out)
 
     rows, plan = look()
     say(describe(study, plan, list(banks_left(study, plan))))
@@ -130,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("\n".join(absent))
     work(study, plan, runs, results, engine=engine, after=write)
     rows, plan = look()
-    say(answer(study, rows, args.out or results) if rows else "no score yet")
+    say(answer(study, rows, out) if rows else "no score yet")
     left = [item.run.name for item in plan if item.state != DONE]
     if left:
         say(f"{len(left)} of {len(plan)} runs are not done: {', '.join(left)}")

@@ -6,7 +6,7 @@ Arms are compared fairly where each has tried the same values. At one value for 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdep_benchmarks.studies.claims import Arms, Comparison, Scores, compared, over_tasks, with_noise
+from kdep_benchmarks.studies.claims import Arms, Comparison, Networks, Scores, compared, over_tasks, with_noise
 from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
 from kdep_benchmarks.verdicts.intervals import mean
 
@@ -44,6 +44,7 @@ def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
     values: dict[str, Any] = {}
     on_val: dict[str, float] = {}
     found: dict[str, dict[int, float]] = {}
+    networks: dict[str, Networks] = {}
     for arm in study.arms:
         means = val_means(study, val, arm)
         if len(means) < len(study.values):
@@ -51,9 +52,10 @@ def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
         best = max(means, key=means.__getitem__)
         values[arm], on_val[arm] = best if study.trains(arm) else None, means[best]
         found[arm] = over_tasks(study, scores, arm, best)
+        networks |= scores.networks_of([arm], best)
     if study.baseline not in values:
         return None
-    return Tuned(values, on_val, with_noise(study, found))
+    return Tuned(values, on_val, with_noise(study, found, networks))
 
 
 def at_their_best(study: Study, found: Tuned | None) -> list[Comparison]:

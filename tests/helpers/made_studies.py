@@ -45,8 +45,11 @@ def write_study(photos, tmp_path):
     return path
 
 
-def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), val=None):
-    """Rows of an answer: arm -> task -> scores by seed; `seconds` by seed; `val` by arm, or by arm and seed."""
+def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), val=None, networks=None):
+    """Rows of an answer: arm -> task -> scores by seed; `seconds` by seed; `val` by arm, or by arm and seed.
+
+    Each seed of an arm has a network of its own, unless `networks` says which: arm -> name by seed.
+    """
     others = {"value": value, "images_seen": images}
 
     def on_val(arm, seed):
@@ -56,6 +59,7 @@ def rows_of(scores, *, value=None, images=0, seconds=(0, 0, 0), val=None):
     return [
         {"arm": arm, "task": task, "seed": seed, "score": score, "val": on_val(arm, seed), **others}
         | {"pretrain_seconds": seconds[seed]}
+        | {"checkpoint": (networks or {}).get(arm, [f"{arm} {value} {number}" for number in range(9)])[seed]}
         for arm, tasks in scores.items()
         for task, found in tasks.items()
         for seed, score in enumerate(found)

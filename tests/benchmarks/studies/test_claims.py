@@ -14,7 +14,7 @@ from kdep_benchmarks.studies.claims import (
     claimed,
     over_tasks,
 )
-from kdep_benchmarks.studies.file import Score
+from kdep_benchmarks.studies.file import Claim, Score
 from kdep_benchmarks.studies.savings import (
     IMAGES,
     IMAGES_SEEN,
@@ -158,12 +158,23 @@ def test_nothing_is_chosen_on_select_before_all_arms_are_done_and_no_arm_where_t
     assert said.endswith("(53.00); one seed, so no other to choose by.") and compared == []
 
 
-def test_two_checkpoints_that_no_seed_changes_are_one_measurement():
-    scores = {arm: {"a": [value] * 3, "b": [value] * 3} for arm, value in {"base": 5, "x": 6, "y": 7}.items()}
-    study = made(scores, arms={"base": "timm:one", "x": "timm:two", "y": "random:two#{seed}"})
-    said = sentences(against_baseline(study, by_cell(rows_of(scores)), None))
-    assert said[0] == "`x` against `base`: +1.00, no verdict (n = 1, too few runs for an interval)."
-    assert said[1] == "`y` against `base`: +2.00, no verdict (n = 3, the same in every run)."
+def test_a_seed_counts_where_it_changes_a_network():
+    # base and x are one network each, whose probes have other val splits by seed; two seeds of z are one file, copied.
+    scores = {arm: {"a": values, "b": values} for arm, values in {"base": [5, 5, 5.3], "x": [6, 6.2, 6.1]}.items()}
+    scores |= {"y": {"a": [7, 9, 8.3], "b": [7, 9, 8.3]}, "z": {"a": [8, 8.1, 9], "b": [8, 8.1, 9]}}
+    networks = {"base": ["b"] * 3, "x": ["x"] * 3, "z": ["z0", "z0", "z2"]}
+    arms = {"base": "timm:one", "x": "runs/copy{seed}.pth", "y": "random:two#{seed}", "z": "runs/z{seed}.pth"}
+    study, rows = made(scores, arms=arms), rows_of(scores, networks=networks)
+    one, several, copies = sentences(against_baseline(study, by_cell(rows), None))
+    assert one == "`x` against `base`: +1.00, no verdict (n = 1, one network each)."
+    # 2, 4 and 3: 4.3027 * 1 / sqrt(3) = 2.48
+    about = "`base` is one network, and the interval is about its weights"
+    assert several == f"`y` is better than `base` (+3.00 [+0.52, +5.48], n = 3; {about})."
+    assert copies == "`z` against `base`: +3.27, no verdict (n = 3, some seeds of `z` have the same network)."
+    text = as_markdown(study, rows)
+    assert "| base | 5.10 | 5.10 | 5.10 |" in text and "| y | 8.10 ± 2.52 |" in text  # 4.3027 * 1.0149 / sqrt(3)
+    (claim,) = claimed(study.model_copy(update={"claims": [Claim(arms=["x", "base"])]}), by_cell(rows), None)
+    assert claim.interval is None and claim.seeds == 1
 
 
 def test_a_pair_is_counted_once_among_the_comparisons_and_only_where_there_is_an_interval():
@@ -183,12 +194,13 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     # spread pooled over base too, x would be better.
     said = "- By a, seeds [0, 1, 2]: `x` shows no difference to `y` (+2.33 [-1.46, +6.13], n = 3)."
     said_first = (
-        f"Claim, named before the comparison could be made:\n\n{said}\n\nEvery other comparison is exploratory.\n"
+        "Claim of the study file; kdep does not check that it was named before the scores:\n\n"
+        f"{said}\n\nEvery other comparison is exploratory.\n"
     )
     assert said_first in as_markdown(study, rows)
     early = [row for row in rows if (row["arm"], row["seed"]) != ("y", 2)]
     said = "- By a, seeds [0, 1, 2]: `x` against `y`: no verdict before all are scored (2 of 3 seeds, +1.50)."
-    assert f"made:\n\n{said}\n" in as_markdown(study, early)
+    assert f"scores:\n\n{said}\n" in as_markdown(study, early)
     # The pair is not among the exploratory ones, unless the claim is about one task and they are about the mean.
     by_mean = made(
         scores, claims=[claim | {"arms": ["x", "base"], "metric": "mean"}], pairs=[["base", "x"], ["x", "y"]]
@@ -243,7 +255,7 @@ def test_claims_hold_or_not_among_all_that_were_named():
     # below 0.05 alone, above as the second of three, and as the second of two and one to come. That of y is 0.00003.
     said = "x` is better than `base` (+3.00 [+0.76, +5.24], n = 3; does not hold among 3 comparisons (Holm))."
     text = as_markdown(study, rows)
-    assert "Claims, named before the comparison could be made:" in text and said in text
+    assert "Claims of the study file; kdep does not check that they were named before" in text and said in text
     assert text.count("does not hold among 3") == text.count("; holds among 3") == 1
     early = as_markdown(study, [row for row in rows if (row["arm"], row["seed"]) != ("z", 2)])
     assert early.count("does not hold among 3") == early.count("; holds among 3") == 1

@@ -17,6 +17,7 @@ from kdep_benchmarks.studies.rows import (
     on_val,
     one_student,
     read_known,
+    refuse_to_replace,
     write_rows,
 )
 from kdep_benchmarks.tasks.choose import choose_tasks
@@ -181,6 +182,15 @@ def test_rows_of_another_study_are_refused(published, changes, message):
     path = published(**changes)
     with pytest.raises(ValueError, match=re.escape(f"{path}, {message}")):
         read_known([path], study_of())
+
+
+def test_an_answer_of_another_study_of_the_same_name_is_not_replaced(published, tmp_path):
+    path = published(name="made.csv")
+    refuse_to_replace(path, study_of())
+    refuse_to_replace(tmp_path / "none.csv", study_of())
+    for changes in ({"run": "123456789abc"}, {"arm": "else"}):
+        with pytest.raises(ValueError, match=r"line 2: .* move made.csv, .md and .png away, or name another --out"):
+            refuse_to_replace(published(name="made.csv", **changes), study_of())
 
 
 def test_two_files_that_say_different_things_are_refused(published):

@@ -164,7 +164,10 @@ def claims(study: Study, rows: Sequence[Mapping[str, str]]) -> list[Comparison]:
     """The claims of a study, at every value of its axis, after Holm's correction."""
     planned = {run.key: run.place for run in study.runs}
     own = [planned[row["arm"], row["value"], row["seed"]] for row in rows]
-    typed = [place | {"task": row["task"], "score": float(row["score"])} for place, row in zip(own, rows, strict=True)]
+    typed = [
+        place | {"task": row["task"], "score": float(row["score"]), "checkpoint": row["checkpoint"]}
+        for place, row in zip(own, rows, strict=True)
+    ]
     scores = by_cell(typed)
     found = named(study, scores)
     if not study.axis:
