@@ -53,9 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
         found = [*dry.problems(config), *watch.problems(config)]
         sys.stdout.write(as_yaml(config))
-        sys.stderr.write("".join(f"kdep: {problem}\n" for problem in found))
+        sys.stderr.write("".join(f"kdep: {problem}\n" for problem in found) or "kdep: no problem found\n")
         return 2 if found else 0
-    from kdep.models.checkpoints.names import TORCHVISION_NAMES
     from kdep.pretrain import pretrain
     from kdep.run.distributed.processes import join
 
@@ -68,6 +67,15 @@ def run(args: argparse.Namespace) -> int:
         f"{student}\n  measure it:  kdep transfer {student} random:{arch} --suite probe\n"
         f"               (or --data FOLDER, labelled images of your own in class folders)\n"
         f"  compare:     kdep compare {config.name} random:{arch}\n"
-        f"  use it:      kdep export {student} --to {'mmseg' if arch in TORCHVISION_NAMES else 'timm'}\n"
+        f"  use it:      kdep export {student} --to {library_of(arch)}\n"
     )
     return 0
+
+
+def library_of(arch: str) -> str:
+    """A library that has the network: a student of one's own is in none, and ONNX holds any."""
+    from kdep.models.checkpoints.names import TORCHVISION_NAMES
+
+    if arch in TORCHVISION_NAMES:
+        return "mmseg"
+    return "onnx" if arch.startswith("python:") else "timm"

@@ -534,11 +534,14 @@ def test_a_folder_that_may_not_be_written_is_named_and_other_errors_of_files_are
 def test_a_dry_run_prints_every_key_with_its_value_and_begins_nothing(tiny, tmp_path, capsys):
     config = tiny("optim.lr=0.5")
     assert main(["pretrain", str(tmp_path / "tiny.yaml"), "optim.lr=0.5", "--dry-run"]) == 0
-    assert parse_config(yaml.safe_load(capsys.readouterr().out), "printed") == config
+    printed = capsys.readouterr()
+    assert parse_config(yaml.safe_load(printed.out), "printed") == config and printed.err == "kdep: no problem found\n"
     assert not folder(config).exists()
 
 
-@pytest.mark.parametrize(("arch", "library"), [("resnet18", "mmseg"), ("test_resnet", "timm")])
+@pytest.mark.parametrize(
+    ("arch", "library"), [("resnet18", "mmseg"), ("test_resnet", "timm"), ("python:own:net", "onnx")]
+)
 def test_after_a_run_its_next_commands_are_such_as_exist(tiny, tmp_path, capsys, monkeypatch, arch, library):
     tiny()
     monkeypatch.setattr("kdep.pretrain.pretrain", lambda config: tmp_path / "student.pth")

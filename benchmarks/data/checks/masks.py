@@ -1,6 +1,6 @@
 """Find defects of masks; `kdep data check` lists all of them, a training stops at the first."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +35,19 @@ def mask_findings(dataset: Dataset, role: str, *, show: bool) -> tuple[list[Pict
         for label, pixels in seen.items()
         if not pixels
     ]
+    findings += lone_class([label for label, pixels in seen.items() if pixels], split, role)
     return [of_file(pair.image) for pair in split.pairs if pair.image.is_file()], findings
+
+
+def lone_class(labels: Collection[int], split: MaskSplit, role: str) -> Iterator[Finding]:
+    """A split whose masks have pixels of one class only, as where 255 is meant for the foreground."""
+    if len(labels) == 1:
+        lowest = int(split.zero_is_unlabelled)
+        what = (
+            f"only {split.names[min(labels)]!r} has pixels, so nothing is told apart; the values of classes are "
+            f"{lowest} to {split.highest}, and {IGNORED} is ignored"
+        )
+        yield Finding("masks of one class", role, what)
 
 
 def unused_masks(split: MaskSplit) -> Iterator[Finding]:

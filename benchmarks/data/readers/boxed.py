@@ -101,9 +101,19 @@ def is_usable(split: BoxSplit, where: str, corners: Sequence[float], size: tuple
 
 
 def add_notes(split: BoxSplit, role: str, without: Sequence[Any], others: Counter[str]) -> None:
-    """Record images without boxes and boxes of other classes."""
+    """Record images without boxes and boxes of other classes; a class that is only spelt differently is a defect."""
     if without:
         what = f"{len(without)} images have no box: left out of training, counted in scoring; the first is {without[0]}"
         split.add("images without boxes", role, what, defect=False)
+    spelt = {_letters(name): name for name in split.classes}
     for name, count in others.items():
+        if meant := spelt.get(_letters(name)):
+            what = f"{count} boxes are of {name!r}, which is no class; did you mean {meant!r}? Write both alike"
+            split.add("class spelt differently", role, what)
+            continue
         split.add("boxes of other classes", role, f"{count} of {name!r}, which is not among the classes", defect=False)
+
+
+def _letters(name: str) -> str:
+    """A name without capitals, spaces and signs; the name itself where nothing is left."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum()) or name

@@ -24,6 +24,7 @@ def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images
     split = BoxSplit(classes or tuple(names[number] for number in sorted(names, key=str)), folder)
     _check_categories(split, path, content["categories"])
     images = _coco_images(split, path, content["images"], open_images)
+    listed = {item.get("id") for item in content["images"]}
     others: Counter[str] = Counter()
     boxes: dict[Any, list[Box]] = {number: [] for number in images}
     numbers, crowds = set(), 0
@@ -32,8 +33,10 @@ def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images
         if item.get("id") in numbers:
             split.add("number given twice", where, "another annotation has it too")
         numbers.add(item.get("id"))
-        if item.get("image_id") not in images:
+        if item.get("image_id") not in listed:
             split.add("box without an image", where, f"image {item.get('image_id')!r} is not among the json's images")
+        elif item["image_id"] not in images:
+            continue  # there is a finding of the image itself
         elif (box := _coco_box(split, where, item, names, images[item["image_id"]], others)) is not None:
             boxes[item["image_id"]].append(box)
             crowds += box.ignored

@@ -1,7 +1,7 @@
 """Read images and masks of the segmentation layouts: voc, ade20k, cityscapes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +112,10 @@ class MaskSplit:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def labels_of(self, values: Iterable[int]) -> set[int]:
+        """Labels that the values of a mask stand for; none for those that are ignored."""
+        return {value - self.zero_is_unlabelled for value in values if value != IGNORED} - {-1}
 
     def image(self, index: int) -> Image.Image:
         """Decode image `index` to RGB."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.data.checks.masks import bad_values, missing_files, read_values
+from kdep_benchmarks.data.checks.masks import bad_values, lone_class, missing_files, read_values
 from kdep_benchmarks.data.findings import refuse_defects
 from kdep_benchmarks.data.pictures import in_threads
 from kdep_benchmarks.data.readers.masks import MaskSplit, read_masks
@@ -22,8 +22,12 @@ def open_masks(dataset: Dataset, role: str) -> MaskSplit:
     refuse_defects(missing_files(split), what)
     looked_at = split.pairs if role == "test" else split.pairs[:LOOKED_AT]
     masks = in_threads(read_values, [pair.mask for pair in looked_at], what, show=False)
+    found: set[int] = set()
     for pair, mask in zip(looked_at, masks, strict=True):
         refuse_defects(bad_values(mask, pair, split), what)
+        found |= split.labels_of(mask.pixels or {})
+    if role == "test":
+        refuse_defects(lone_class(found, split, role), what)
     return split
 
 

@@ -58,7 +58,7 @@ def mask_features(
     """Extract the features, or open them where a cell of the same checkpoint has done so.
 
     Raises:
-        ValueError: masks that cannot be, or of points or lines only, a network without maps.
+        ValueError: masks that cannot be, of one class alone, or of points or lines only; a network without maps.
         LoadError: weights that do not load completely.
     """
     train, test = (open_masks(dataset, role) for role in ("train", "test"))
@@ -74,7 +74,9 @@ def mask_features(
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "grids"}
     counts = {"train": min(len(train.images), settings.images), "test": len(test.images)}
     cost = {} if seconds is None else {"images_per_second": sum(counts.values()) / seconds}
-    never = [name for name, share in zip(train.names, tensors["labels"].sum(0), strict=True) if not share]
+    shares = tensors["labels"].sum(0).tolist()
+    train.refuse_one_class(shares)
+    never = [name for name, share in zip(train.names, shares, strict=True) if not share]
     absent = {"classes_not_in_train": never} if never else {}
     return MaskFeatures(**tensors, grids=arrays["grids"], masks=test, counts=counts, absent=absent, cost=cost)
 

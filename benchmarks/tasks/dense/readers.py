@@ -1,11 +1,12 @@
 """Read a split for the dense kinds and refuse its defects."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.data.checks.masks import bad_values, missing_files, read_values
+from kdep_benchmarks.data.checks.masks import bad_values, lone_class, missing_files, read_values
 from kdep_benchmarks.data.findings import refuse_defects
 from kdep_benchmarks.data.readers.boxed import BoxSplit
 from kdep_benchmarks.data.readers.boxes import class_names, read_boxes
@@ -20,8 +21,8 @@ class Masks:
         images: their files.
     """
 
-    def __init__(self, split: MaskSplit, what: str) -> None:
-        self._split, self._what = split, what
+    def __init__(self, split: MaskSplit, role: str, what: str) -> None:
+        self._split, self._role, self._what = split, role, what
         self.names: tuple[str, ...] = split.names
         self.images: list[Path] = [pair.image for pair in split.pairs]
 
@@ -36,6 +37,18 @@ class Masks:
         labels = self._split.labels(index).astype(np.int64)
         return np.where(labels == IGNORED, len(self.names), labels)
 
+    def refuse_one_class(self, pixels: Iterable[float]) -> None:
+        """Refuse a split in which one class alone has pixels.
+
+        Args:
+            pixels: by class, in any unit.
+
+        Raises:
+            ValueError: names the class.
+        """
+        found = [label for label, count in enumerate(pixels) if count]
+        refuse_defects(lone_class(found, self._split, self._role), self._what)
+
 
 def open_masks(dataset: Dataset, role: str) -> Masks:
     """Open a segmentation split, train or test.
@@ -45,7 +58,7 @@ def open_masks(dataset: Dataset, role: str) -> Masks:
     """
     split, what = read_masks(dataset, role), f"{dataset.name}: {role} split"
     refuse_defects(missing_files(split), what)
-    return Masks(split, what)
+    return Masks(split, role, what)
 
 
 def open_boxes(dataset: Dataset, role: str) -> BoxSplit:

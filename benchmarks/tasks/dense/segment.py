@@ -77,6 +77,7 @@ def _outcome(
     """Score the test images by a function from features (Q, D) to scores (Q, C)."""
     images = (score(block.to(device).float()).T.reshape(-1, *grid) for grid, block in features.test_images())
     areas = count_areas(images, features.masks)
+    features.masks.refuse_one_class(areas.sum(0)[2])
     return Outcome(
         metrics=segmentation_metrics(areas.sum(0)),
         counts={"train": features.counts["train"] - held, "val": held, "test": features.counts["test"]},

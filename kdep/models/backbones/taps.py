@@ -51,7 +51,7 @@ def pooled(network: nn.Module, found: torch.Tensor) -> torch.Tensor:
     """Pool what `features` returned: (B, dim)."""
     if hasattr(network, "forward_head"):
         return network.forward_head(found, pre_logits=True)
-    return found.mean((2, 3)) if found.ndim == 4 else found
+    return found.mean((2, 3)) if isinstance(found, torch.Tensor) and found.ndim == 4 else found
 
 
 @torch.no_grad()

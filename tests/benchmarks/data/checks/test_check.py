@@ -240,6 +240,17 @@ def voc_listed_twice(root):
     return "listed twice", f"{path}, line 5"
 
 
+def voc_class_spelt_differently(root):
+    broken_xml_box(root, trees.xml_object("Red", 9, 9, 19, 19))
+    return "class spelt differently", "train"
+
+
+def json_image_missing(root):
+    with rewritten(root / "train.json") as content:
+        content["images"][1]["file_name"] = "train/1.jpg"
+    return "image is missing", f"{root / 'train.json'}, image 1"
+
+
 PLANTED = [
     ("folders", truncated_jpeg),
     ("folders", empty_class),
@@ -263,6 +274,8 @@ PLANTED = [
     ("voc", voc_box_outside),
     ("voc", voc_image_missing),
     ("voc", voc_listed_twice),
+    ("voc", voc_class_spelt_differently),
+    ("coco", json_image_missing),
 ]
 
 
@@ -371,14 +384,20 @@ def test_a_class_that_only_crowds_have_is_empty_which_is_a_note(tmp_path):
 
 
 def test_a_class_without_a_pixel_is_a_defect_in_train_and_a_note_in_test(tmp_path):
+    dataset = dataclasses.replace(trees.ade20k(tmp_path), classes=(*trees.CLASSES, "blue"))
+    found = [(f.kind, f.where, f.defect) for f in looked_over(dataset).findings]
+    assert found == [("empty class", f"class 'blue' of {role}", role == "train") for role in ("train", "test")]
+
+
+@pytest.mark.openmmlab
+def test_masks_of_0_and_255_have_one_class_and_are_refused(tmp_path):
     dataset = trees.ade20k(tmp_path)
-    for number in (4, 5, 6):
-        change_mask(tmp_path / "masks" / "test" / f"{number}.png", lambda mask: mask.__setitem__(mask == 2, 0))
-    report = looked_over(dataset)
-    assert [(f.where, f.defect) for f in report.findings] == [("class 'green' of test", False)]
-    for number in range(4):
-        change_mask(tmp_path / "masks" / "train" / f"{number}.png", lambda mask: mask.__setitem__(mask == 1, 255))
-    assert defects(dataset) == [("empty class", "class 'red' of train")]
+    for path in sorted((tmp_path / "masks").rglob("*.png")):
+        change_mask(path, lambda mask: mask.__setitem__(mask == 2, 255))
+    assert {place for kind, place in defects(dataset) if kind == "masks of one class"} == {"train", "test"}
+    said = "only 'red' has pixels, so nothing is told apart; the values of classes are 1 to 2, and 255 is ignored"
+    with pytest.raises(ValueError, match=f"test: masks of one class: {said}"):
+        open_masks(dataset, "test")
 
 
 def test_the_full_ade20k_is_refused_with_a_sentence(tmp_path):

@@ -227,13 +227,26 @@ def test_every_layout_and_kind_of_network_is_measured(tmp_path, kind, arch, layo
     assert next(iter(outcome.metrics)) == "mIoU" and 20 < outcome.metrics["mIoU"] <= 100
 
 
+def repaint(dataset, role, painted):
+    """Change the masks of a VOC tree."""
+    for path in (dataset.root / "VOC2012" / "SegmentationClass").glob(f"{role}_*.png"):
+        trees.save(painted(np.array(Image.open(path))).astype(np.uint8), path)
+
+
 def test_a_class_that_train_does_not_have_is_named_and_scores_nothing(tmp_path):
     dataset = trees.voc(tmp_path)
-    for path in (tmp_path / "VOC2012" / "SegmentationClass").glob("train_*.png"):
-        mask = np.array(Image.open(path))
-        trees.save(np.where(mask == 2, 1, mask).astype(np.uint8), path)
+    repaint(dataset, "train", lambda mask: np.where(mask == 2, 1, mask))
     outcome = run("dense-linear", dataset, tmp_path / "work")
     assert outcome.chosen["classes_not_in_train"] == ["green"]
+
+
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_masks_of_0_and_255_have_one_class_and_are_refused(tmp_path, role):
+    dataset = trees.voc(tmp_path)
+    repaint(dataset, role, lambda mask: np.where(mask > 0, 255, mask))
+    for _ in range(2):  # the second time from stored features
+        with pytest.raises(ValueError, match=f"{role}: masks of one class: only 'background' has pixels"):
+            run("dense-linear", dataset, tmp_path / "work")
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100", "regnetx_002", "convnext_atto"])
