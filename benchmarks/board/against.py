@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from kdep_benchmarks.verdicts.compare import corrected, of_two
 from kdep_benchmarks.verdicts.resamples import Read
 from kdep_benchmarks.verdicts.wording import Difference
 
+logger = logging.getLogger("kdep")
 ROWS = 20  # the first ones of a board, which are compared with each other
 
 
@@ -49,7 +51,9 @@ def _readable(board: Board, sha256: str, read: Read) -> Mapping[str, list[Result
     for column, result in zip(own.column, own["result"], strict=True):
         try:
             read(result)
-        except (ValueError, OSError):
+        except (ValueError, OSError) as error:
+            if result.answers:
+                logger.warning("no verdicts with a result: %s", error)
             continue
         cells.setdefault(column, []).append(result)
     return {column: cells[column] for column in board.columns.index if column in cells}

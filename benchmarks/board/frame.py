@@ -16,7 +16,7 @@ from kdep_benchmarks.result import Result
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.ways import labels, ways_of
 
-ABSENT = "-"
+ABSENT = "-"  # in tables for people; CSV files have an empty cell, which pandas reads as a missing number
 IMAGES = ("train", "val", "test", "leaked", "overlap", "overlap_exact")
 FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - spreadsheets read full-width signs too
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
@@ -85,7 +85,7 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """Write a frame as CSV: `-` for a missing value, ten decimals, and no cell that a spreadsheet runs as a formula."""
+    """Write a frame as CSV: nothing for a missing value, ten decimals, and no cell that a spreadsheet runs as a formula."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(csv_cell(name) for name in frame)
@@ -98,14 +98,14 @@ def _csv_column(values: pd.Series) -> list[Any]:
         values = values.round(10)  # 62.3, not 62.300000000000004
     elif not pd.api.types.is_integer_dtype(values.dtype):
         texts = {value: csv_cell(value) for value in values.dropna().unique()}
-        return [texts.get(value, ABSENT) for value in values.tolist()]
-    return values.astype(object).where(values.notna(), ABSENT).tolist()
+        return [texts.get(value, "") for value in values.tolist()]
+    return values.astype(object).where(values.notna(), "").tolist()
 
 
 def csv_cell(value: Any) -> str:
     """Return the text of one cell. A leading apostrophe stops a spreadsheet from running `=HYPERLINK(...)`."""
     text = str(value).lower() if isinstance(value, bool | np.bool_) else printable(value)
-    return "'" + text if FORMULA.match(text) and text != ABSENT and not NUMBER.fullmatch(text) else text
+    return "'" + text if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
 def _before_metric(result: Result) -> dict[str, Any]:

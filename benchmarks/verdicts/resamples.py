@@ -23,6 +23,7 @@ from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_answers, with_those_below
 
 logger = logging.getLogger("kdep")
+ALIKE = 0.01  # points: how far a score may lie from what its answers give
 WORTH = 0.1  # seconds from which on resamples are kept; a file of them is read in a hundredth of that
 
 
@@ -47,8 +48,19 @@ def read_resamples(result: Result, folders: Path | Iterable[Path]) -> Resamples:
     """Read the resamples of a result's main metric, or make them from its answers, which are in one of the folders.
 
     Raises:
-        ValueError: as `read_answers`, unless the resamples are kept.
+        ValueError: as `read_answers`, unless the resamples are kept; or the answers give another score.
     """
+    found, said = _resamples(result, folders), result.metrics[result.main_metric]
+    own = float(found.scores.mean())
+    if abs(own - said) > ALIKE:
+        raise ValueError(
+            f"{result.task.name}, seed {result.seed} of {result.checkpoint.name}: its score is {said:.2f}, but its "
+            f"answers give {own:.2f}; one of the two files was changed. Measure it again with --force"
+        )
+    return found
+
+
+def _resamples(result: Result, folders: Path | Iterable[Path]) -> Resamples:
     metric = result.main_metric
     named = f"{result.answers}|{metric}|{DRAWS}|{_code()}"
     kept = cache_folder("resamples") / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.npz"

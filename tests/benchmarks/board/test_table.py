@@ -521,7 +521,5 @@ def test_every_view_names_runs_with_half_the_batch_and_test_images_that_are_in_t
         assert "a: runs with half the batch: e-linear (1, killed by the kernel, out of memory)." in view
         assert "e-linear: 3 of its 10 test images are also in train or val, byte for byte." in view
     frame = pd.read_csv(tmp_path / "results.csv")
-    assert frame.halved.tolist() == ["killed by the kernel, out of memory", "-"] and frame.images_leaked.tolist() == [
-        3,
-        3,
-    ]
+    assert frame.halved.fillna("").tolist() == ["killed by the kernel, out of memory", ""]
+    assert frame.images_leaked.tolist() == [3, 3]

@@ -33,7 +33,7 @@ def made():
 def test_the_file_of_verdicts_says_what_compare_says(tmp_path):
     made().write(tmp_path)
     write_leaderboard(lambda: find_results(tmp_path), tmp_path, folders=[tmp_path])
-    every = pd.read_csv(tmp_path / "verdicts.csv", na_values="-", dtype={"sha8_a": str})
+    every = pd.read_csv(tmp_path / "verdicts.csv", dtype={"sha8_a": str})
     assert every.groupby("a").size().to_dict() == {"A": 9, "B": 9, "C": 8}  # tasks, and a mean for each other
     assert set(every.protocol) == {"fair"} and every.sha8_a.tolist() == [f"{ord(a):x}000000" for a in every.a]
     same = ["difference", "low", "high", "p", "p_holm", "verdict", "verdict_holm", "over"]
@@ -88,14 +88,16 @@ def test_the_pages_have_the_tables_and_a_choice_among_them():
     assert len(verdicts_frame(bare)) == 0
 
 
-def test_what_cannot_be_read_has_no_verdict_and_the_rest_has(tmp_path):
+def test_what_cannot_be_read_has_no_verdict_and_the_rest_has(tmp_path, caplog):
     made().write(tmp_path)
     write_result(result("D", "x-linear", score=10.0), tmp_path)  # no answers
     next(tmp_path.glob("42*/y-linear/**/*.npz")).unlink()
     write_leaderboard(lambda: find_results(tmp_path), tmp_path, folders=[tmp_path])
-    every = pd.read_csv(tmp_path / "verdicts.csv", na_values="-")
+    every = pd.read_csv(tmp_path / "verdicts.csv")
     assert set(every[(every.a == "A") & (every.b == "B")].column.dropna()) == {"x-finetune", "x-linear", "z-linear"}
     assert set(every.a) == {"A", "B", "C"}
+    (said,) = {record.getMessage() for record in caplog.records}  # nothing of D, which has no answers
+    assert said.startswith("no verdicts with a result: y-linear, seed 0 of B: its answers")
 
 
 def test_answers_on_other_images_have_no_verdict_and_the_board_is_built():

@@ -58,3 +58,14 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder, tmp_path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (one,) = read_results(folder)
     assert read_resamples(one, folder).images == 30
+
+
+def test_a_score_that_its_answers_do_not_give_is_no_part_of_a_comparison(folder):
+    (path,) = folder.rglob("seed0.json")
+    read_resamples(read_results(folder)[0], folder)  # kept: the check does not need the answers
+    path.write_text(path.read_text().replace("66.66", "67.66"))
+    (one,) = read_results(folder)
+    with pytest.raises(
+        ValueError, match=r"seed 0 of A: its score is 67.67, but its answers give 66.67; one of the two"
+    ):
+        read_resamples(one, folder)
