@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdep.data.sources.root import data_root
+from kdep.data.sources.root import data_root as find_data_root
 from kdep.guard import printable
 from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError
 from kdep.models.weights import file_of, open_checkpoint
@@ -71,7 +71,7 @@ class Request:
     data: Path | None = None
     size: int | None = None
     seeds: Sequence[int] = (0,)
-    data_root: Path = field(default_factory=data_root)
+    data_root: Path = field(default_factory=find_data_root)
     results: Path = Path("results")
     protocol: str | None = None
     budget: str = "full"
@@ -114,29 +114,66 @@ class Request:
                 raise ValueError(f"{name} {getattr(self, name)!r}: there are {', '.join(known)}")
 
 
-def transfer(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> pd.DataFrame:
+def transfer(
+    checkpoints: str | Path | Sequence[str | Path],
+    *,
+    suite: str | Path | None = None,
+    tasks: str | Sequence[str] = (),
+    data: str | Path | None = None,
+    size: int | None = None,
+    seeds: int | Sequence[int] = (0,),
+    data_root: str | Path | None = None,
+    results: str | Path = "results",
+    protocol: str | None = None,
+    budget: str = "full",
+    arch: str | None = None,
+    device: str = "auto",
+    jobs: int | None = None,
+    timeout: float | None = None,
+    force: bool = False,
+    engine: str = "local",
+    engine_options: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
     """Measure checkpoints from Python: `transfer(["student.pth", "random:resnet18"], suite="probe")`.
 
-    Finished cells are not measured again. Progress goes to standard output.
-
-    Args:
-        checkpoints: one or several, as in `Request`.
-        options: the other fields of `Request`: suite, tasks, data, size, seeds, data_root, results, protocol, budget,
-            arch, device, jobs, timeout, force, engine, engine_options.
+    Finished cells are not measured again. Progress goes to standard output. The arguments are those of `kdep transfer`,
+    whose help explains them, and of `Request`; one checkpoint, task or seed needs no list.
 
     Returns:
         A row for each metric of each cell; a failed cell has one row without a metric.
 
     Raises:
-        ValueError: a wrong option, or no data set is there.
+        ValueError: a wrong argument, such as a network in place of its file, or no data set is there.
         LoadError: weights do not fit their architecture.
     """
-    several = [checkpoints] if isinstance(checkpoints, str | Path) else checkpoints
-    for name in ("tasks", "seeds"):
-        if isinstance(options.get(name), str | int):
-            options[name] = [options[name]]  # one task, one seed
-    paths = {key: Path(options[key]) for key in ("data", "data_root", "results") if options.get(key) is not None}
-    request = Request(checkpoints=[str(checkpoint) for checkpoint in several], **options | paths)
+    several = [checkpoints] if isinstance(checkpoints, str | Path) else list(checkpoints)
+    for given in several:
+        if not isinstance(given, str | Path):
+            raise ValueError(
+                f"checkpoints: got a {type(given).__name__}; expected a path or a name such as random:resnet18. Save a "
+                "network first: torch.save(network.state_dict(), 'mine.pth'), and say which it is: arch='resnet18'"
+            )
+    if not isinstance(arch, str | None):
+        raise ValueError(f"arch: got {arch!r}; expected one timm name, for all plain files of weights of this call")
+    request = Request(
+        checkpoints=[str(given) for given in several],
+        suite=None if suite is None else str(suite),
+        tasks=[tasks] if isinstance(tasks, str) else tasks,
+        data=None if data is None else Path(data),
+        size=size,
+        seeds=[seeds] if isinstance(seeds, int) else seeds,
+        data_root=find_data_root() if data_root is None else Path(data_root),
+        results=Path(results),
+        protocol=protocol,
+        budget=budget,
+        arch=arch,
+        device=device,
+        jobs=jobs,
+        timeout=timeout,
+        force=force,
+        engine=engine,
+        engine_options=engine_options or {},
+    )
     plan, _ = measure(request, Screen(sys.stdout))
     if not any(planned.measurable for planned in plan):
         raise ValueError(no_data(request, plan))

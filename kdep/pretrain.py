@@ -1,4 +1,8 @@
-"""The method, top to bottom: images, teacher, student -> statistics -> target -> loss -> training -> student.pth."""
+"""The method, top to bottom: images, teacher, student -> statistics -> target -> loss -> training -> student.pth.
+
+`kdep.pretrain(data="photos", student="resnet18", name="mine", optim={"epochs": 3})` runs it from Python, by a recipe
+with changes as on the command line, and returns the path of student.pth.
+"""
 
 import contextlib
 import copy

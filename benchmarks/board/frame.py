@@ -85,7 +85,7 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """Write a frame as CSV: nothing for a missing value, ten decimals, and no cell that a spreadsheet runs as a formula."""
+    """Write a frame as CSV: nothing for a missing value, ten decimals, no cell that a spreadsheet runs as a formula."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(csv_cell(name) for name in frame)

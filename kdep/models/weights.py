@@ -283,8 +283,8 @@ def _open_file(path: Path, prefix: str | None, *, arch: str | None) -> Checkpoin
         return student
     if arch is None:
         raise ValueError(
-            f"{path}: a plain state dict does not name its network; add `--arch resnet18` (timm's name), in a "
-            "recipe teacher.arch, in a study score.arch"
+            f"{path}: a plain state dict does not name its network; add `--arch resnet18` (timm's name), in "
+            "Python arch='resnet18', in a recipe teacher.arch, in a study score.arch"
         )
     name = path.stem if prefix is None else f"{path.stem}#{prefix.rstrip('.')}"
     return _open_content(content, arch, source=str(path), name=name, prefix=prefix)

@@ -1,5 +1,6 @@
 """The suite: planning, isolation of cells, results, exit codes. Cells are real ones on a dozen tiny images."""
 
+import inspect
 import json
 import os
 import shlex
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -411,8 +413,22 @@ def test_from_python_a_table_comes_back(world, measured, tmp_path):
         transfers.transfer(STUDENT, tasks=["dtd-knn"], data_root=tmp_path, results=tmp_path / "none")
     with pytest.raises(ValueError, match="no checkpoint to measure"):
         transfers.transfer([], **own)
-    with pytest.raises(TypeError, match="data_rot"):
+    with pytest.raises(TypeError, match=r"transfer\(\) got an unexpected keyword argument 'data_rot'"):
         transfers.transfer(STUDENT, data_rot=world)
+    with pytest.raises(
+        ValueError, match=r"checkpoints: got a Linear; expected a path or a name .* Save a network first"
+    ):
+        transfers.transfer([STUDENT, torch.nn.Linear(1, 1)], **own)
+    with pytest.raises(ValueError, match=r"arch: got \['test_resnet'\]; expected one timm name"):
+        transfers.transfer([STUDENT], **own, arch=["test_resnet"])
+
+
+def test_python_takes_what_a_request_holds_with_the_same_defaults():
+    given, held = inspect.signature(transfers.transfer).parameters, {one.name: one for one in fields(transfers.Request)}
+    assert list(given) == list(held)
+    for name, one in given.items():
+        if name not in ("checkpoints", "data_root", "results", "engine_options"):
+            assert one.default == held[name].default
 
 
 @pytest.mark.usefixtures("cells_here")
