@@ -222,11 +222,11 @@ def _over(kind: str, first: Sequence[Resamples], second: Sequence[Resamples]) ->
     """What an interval is over."""
     images, counts = counted(first[0].images, "image"), (len(first), len(second))
     if kind in AVERAGED:
-        return images
+        return images if counts[0] == counts[1] else f"{images}, {counts[0]} seeds against {counts[1]}"
     if kind in PAIRED:
         return f"{images} and {counted(sum(len(run.scores) for run in first), 'draw')} of train images"
     if min(counts) == 1:
-        return f"{images}, {'one run each' if max(counts) == 1 else 'one run of one of them'}"
+        return f"{images}, {'one run each' if max(counts) == 1 else 'one run of one of them'}; another run may differ"
     return f"{images} and {counts[0]} runs" + (f" against {counts[1]}" if counts[0] != counts[1] else " each")
 
 

@@ -103,6 +103,8 @@ def test_more_seeds_of_a_probe_are_no_more_evidence():
     made = Answered().add("A", "x-linear", *[first] * 5).add("B", "x-linear", *[second] * 5)
     assert compared(made, task="x-linear")[0].interval == once.interval
     assert once.verdict == "no difference" and "(200 images)." in once.sentence
+    uneven = Answered().add("A", "x-linear", first, first).add("B", "x-linear", second)
+    assert "(200 images, 2 seeds against 1)." in compared(uneven, task="x-linear")[0].sentence
 
 
 @pytest.mark.parametrize("kind", ["knn", "linear", "dense-knn", "dense-linear", "box"])
@@ -131,7 +133,7 @@ def test_runs_of_a_training_are_an_uncertainty_of_their_own():
     several = compared(made, task="x-finetune")[0]
     single = compared(Answered().add("A", "x-finetune", runs[1]).add("B", "x-finetune", images), task="x-finetune")[0]
     assert several.verdict == "no difference" and "(2,000 images and 3 runs each)" in several.sentence
-    assert single.verdict == "worse" and "(2,000 images, one run each)" in single.sentence
+    assert single.verdict == "worse" and "(2,000 images, one run each; another run may differ)" in single.sentence
 
 
 def test_the_variance_of_runs_is_less_what_their_images_explain():
