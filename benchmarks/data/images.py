@@ -53,7 +53,7 @@ class Labelled:
             name = f"{printable(self.where)}: image {printable(self.names[index])}"
             raise ValueError(
                 f"{name} cannot be read ({type(error).__name__}: {error}); every image of a split is scored, so repair "
-                "it, or remove it from the data set"
+                "it, or remove it from the data set; kdep data check lists all that cannot be read"
             ) from error
 
     @cached_property
