@@ -11,7 +11,8 @@ from kdep_benchmarks.tasks.settings import check_settings
 from kdep_benchmarks.tasks.task import Task, load_suite, load_task
 
 # Names of splits that are no class in any case; those that are read are written in small letters.
-SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+VAL_NAMES = ("val", "valid", "validation")
+SPLITS = {"train", "training", "test", "testing", *VAL_NAMES}
 FOLDER_KINDS = ("knn", "linear", "finetune")  # kinds that need no settings
 
 
@@ -106,16 +107,20 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
     if other := sorted(
         path.name
         for path in folder.iterdir()
-        if path.name.lower() in SPLITS and path.name not in ("train", "val", "test")
+        if path.name.lower() in SPLITS and path.name not in ("train", *VAL_NAMES, "test")
     ):
         raise ValueError(f"{folder}: has {other[0]}; {expected}, with these names in small letters")
-    there = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
+    there = [split for split in ("train", *VAL_NAMES, "test") if (folder / split).is_dir()]
+    val = [split for split in there if split in VAL_NAMES]
+    if len(val) > 1:
+        raise ValueError(f"{folder}: has {' and '.join(val)}; keep one of them")
     if "train" in there and len(there) > 1:
         if "test" in there:
-            chosen = "val" if "val" in there else "a fifth of train"
-            return {split: split for split in there}, f"{folder}: settings are chosen on {chosen}, scores are of test"
-        said = f"{folder}: there is no test folder, so scores are of val; settings are chosen on a fifth of train"
-        return {"train": "train", "test": "val"}, said
+            files = {"val" if split in val else split: split for split in there}
+            chosen = val[0] if val else "a fifth of train"
+            return files, f"{folder}: settings are chosen on {chosen}, scores are of test"
+        said = f"{folder}: there is no test folder, so scores are of {val[0]}; settings are chosen on a fifth of train"
+        return {"train": "train", "test": val[0]}, said
     if there:
         raise ValueError(f"{folder}: has {' and '.join(there)} only; {expected}")
     try:

@@ -313,6 +313,9 @@ def _open_folder(folder: Path) -> Checkpoint:
     """Open a folder in timm's format; what `kdep export` adds to config.json restores name, tap and provenance."""
     file = next((folder / n for n in ("model.safetensors", "pytorch_model.bin") if (folder / n).is_file()), None)
     if file is None or not (folder / "config.json").is_file():
+        student = folder / "student.pth"
+        if student.is_file():
+            raise ValueError(f"{folder}: the folder of a run; its student is {student}")
         raise ValueError(f"{folder}: a folder without config.json and model.safetensors, expected a file of weights")
     where = folder / "config.json"
     config = validate(TimmConfig, read_json(where), str(where), remedy="not timm's format")

@@ -88,6 +88,18 @@ def test_a_class_of_one_image_is_named_with_its_folder_where_it_has_to_be_divide
     assert ("class 'bee' of train", False) in notes
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_val_folder_may_have_any_of_its_usual_names(folders, tmp_path, name):
+    (tmp_path / name).mkdir()
+    files, said = split_folder(tmp_path)
+    assert files == {"train": "train", "val": name, "test": "test"} and f"chosen on {name}, scores are of test" in said
+    (tmp_path / "test").rename(tmp_path / "kept")
+    assert split_folder(tmp_path)[0] == {"train": "train", "test": name}
+    (tmp_path / ("valid" if name == "val" else "val")).mkdir()
+    with pytest.raises(ValueError, match=r"has val and valid\w*; keep one of them"):
+        split_folder(tmp_path)
+
+
 def test_a_class_folder_that_is_a_link_to_its_own_split_is_named(folders, tmp_path):
     (tmp_path / "train" / "all").symlink_to(".")
     with pytest.raises(ValueError, match="class 'all' has no image"):

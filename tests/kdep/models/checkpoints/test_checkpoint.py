@@ -96,6 +96,9 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
         read_weights(tmp_path / "none.pth")
     with pytest.raises(ValueError, match="a folder, expected a file of weights"):
         read_weights(tmp_path)
+    (tmp_path / "student.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{tmp_path}: the folder of a run; its student is {tmp_path}/student.pth"):
+        open_checkpoint(str(tmp_path))
 
 
 def test_safetensors_open(tmp_path):
