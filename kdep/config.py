@@ -158,7 +158,7 @@ class Bank(Settings):
 class Optim(Settings):
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["sgd", "adamw", "lamb"] = "sgd"
+    name: Literal["sgd", "adamw"] = "sgd"
     """Optimizer."""
     epochs: int | None = Field(None, ge=1)
     """Passes over the images; null: the run is as long as steps says."""

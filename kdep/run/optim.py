@@ -13,20 +13,14 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     """Make the optimizer that the configuration names, from timm."""
     from timm.optim import create_optimizer_v2
 
-    # timm's "sgd" uses Nesterov momentum, the paper plain momentum. timm's LAMB clips gradients to norm 1 by default.
-    name, options = {
-        "sgd": ("momentum", {"fused": True}),
-        "adamw": ("adamw", {"fused": True}),
-        "lamb": ("lamb", {"max_grad_norm": None}),
-    }[optim.name]
     optimizer = create_optimizer_v2(
         model,
-        opt=name,
+        opt="momentum" if optim.name == "sgd" else optim.name,  # timm's "sgd" has Nesterov momentum, the paper plain
         lr=optim.lr,
         weight_decay=optim.weight_decay,
         momentum=optim.momentum,
         filter_bias_and_bn=not optim.decay_all,
-        **options,
+        fused=True,
     )
     if optim.name == "sgd" and optim.momentum:
         # torch's fused SGD makes the buffers with `torch.empty` and fills them in its first step. Where the gradient

@@ -131,7 +131,7 @@ def resume(run: RunFolder, training: Training) -> tuple[int, int]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Restore what an optimizer keeps of every parameter, and the step of LAMB's groups.
+    """Restore what an optimizer keeps of every parameter.
 
     Its settings are those of the configuration.
 
@@ -140,9 +140,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
         KeyError, TypeError, AttributeError: another content than `state_dict` gives.
     """
     groups = optimizer.state_dict()["param_groups"]
-    for group, before in zip(groups, saved["param_groups"], strict=True):
-        if "step" in before:  # timm's Lamb counts there
-            group["step"] = int(before["step"])
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
