@@ -18,7 +18,6 @@ import torchvision
 
 NAME = "mmcv._ext"
 STAND_IN, COMPILED = "torchvision stand-in", "compiled mmcv"
-NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 
 
 def install() -> None:
@@ -70,41 +69,6 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset:
     # Moving the far corners by one adds that pixel to every width, height and overlap.
     boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     return torchvision.ops.nms(boxes, scores, iou_threshold)
-
-
-def softnms(
-    boxes: torch.Tensor,
-    scores: torch.Tensor,
-    dets: torch.Tensor,
-    iou_threshold: float,
-    sigma: float,
-    min_score: float,
-    method: int,
-    offset: int,
-) -> torch.Tensor:
-    """Soft-NMS (Bodla et al. 2017): lower the scores of overlapping boxes instead of removing them.
-
-    Fills the first rows of `dets` with (x1, y1, x2, y2, score) and returns the indices of these boxes.
-    """
-    spanned = boxes + boxes.new_tensor([0, 0, offset, offset])
-    scores, kept = scores.clone(), []
-    left = torch.arange(len(boxes), device=boxes.device)
-    while len(left):
-        best = left[scores[left].argmax()]
-        dets[len(kept)] = torch.cat([boxes[best], scores[best, None]])
-        kept.append(best)
-        left = left[left != best]
-        overlap = torchvision.ops.box_iou(spanned[best, None], spanned[left])[0]
-        scores[left] *= _decay(overlap, iou_threshold, sigma, method)
-        left = left[scores[left] >= min_score]
-    return torch.stack(kept) if kept else left
-
-
-def _decay(overlap: torch.Tensor, iou_threshold: float, sigma: float, method: int) -> torch.Tensor:
-    if method == GAUSSIAN:
-        return torch.exp(-(overlap**2) / sigma)
-    lowered = torch.zeros_like(overlap) if method == NAIVE else 1 - overlap
-    return torch.where(overlap >= iou_threshold, lowered, torch.ones_like(overlap))
 
 
 def roi_align_forward(
@@ -190,7 +154,6 @@ def _of_targets(weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "nms": nms,
-    "softnms": softnms,
     "roi_align_forward": roi_align_forward,
     "roi_align_backward": roi_align_backward,
     "sigmoid_focal_loss_forward": sigmoid_focal_loss_forward,

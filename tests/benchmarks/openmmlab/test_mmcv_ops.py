@@ -9,7 +9,6 @@ from kdep_benchmarks.openmmlab import compat, ops
 
 pytestmark = pytest.mark.openmmlab
 compat.prepare()
-NAIVE, LINEAR, GAUSSIAN = range(3)
 
 
 def boxes_and_scores(count=60):
@@ -43,41 +42,6 @@ def test_offset_of_one_pixel_decides_a_close_case():
     boxes, scores = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10]]), torch.tensor([0.9, 0.8])
     assert ops.nms(boxes, scores, 0.35, 0).tolist() == [0, 1]
     assert ops.nms(boxes, scores, 0.35, 1).tolist() == [0]
-
-
-def slow_soft_nms(boxes, scores, *, method, offset, threshold=0.3, sigma=0.5, least=0.05):
-    left, found = dict(enumerate(scores.tolist())), []
-    while left:
-        best = max(left, key=left.get)
-        found.append((best, left.pop(best)))
-        for i in list(left):
-            iou = overlap(boxes[best].tolist(), boxes[i].tolist(), offset)
-            factors = {NAIVE: 0.0, LINEAR: 1 - iou, GAUSSIAN: math.exp(-iou * iou / sigma)}
-            left[i] *= factors[method] if method == GAUSSIAN or iou >= threshold else 1
-            if left[i] < least:
-                del left[i]
-    return found
-
-
-@pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("method", [NAIVE, LINEAR, GAUSSIAN])
-def test_soft_nms_lowers_scores_as_a_plain_loop_does(method, offset):
-    boxes, scores = boxes_and_scores()
-    dets = torch.zeros(60, 5)
-    found = ops.softnms(boxes, scores, dets, 0.3, 0.5, 0.05, method, offset)
-    expected = slow_soft_nms(boxes, scores, method=method, offset=offset)
-    assert found.tolist() == [i for i, _ in expected]
-    torch.testing.assert_close(dets[: len(found), 4], torch.tensor([score for _, score in expected]))
-    assert torch.equal(dets[: len(found), :4], boxes[found])
-
-
-def test_soft_nms_reaches_mmcvs_own_function():
-    from mmcv.ops import soft_nms
-
-    boxes, scores = boxes_and_scores()
-    dets, found = soft_nms(boxes, scores, 0.3, 0.5, 0.05, "linear", 0)
-    expected = slow_soft_nms(boxes, scores, method=LINEAR, offset=0)
-    assert found.tolist() == [i for i, _ in expected] and len(dets) == len(expected)
 
 
 def sample(feature, y, x):
