@@ -1,6 +1,7 @@
 """Read a study file and list its runs; the help of `kdep study` explains the keys."""
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,10 +85,14 @@ class Axis(Settings):
 class Score(Settings):
     """How the students are scored: as `kdep transfer` does with the options of the same names."""
 
-    suite: str
+    suite: str | None = None
     """A shipped suite or a YAML file."""
-    tasks: Annotated[list[str], Field(min_length=1), AfterValidator(_each_once)]
-    """Tasks of the suite."""
+    data: str | None = None
+    """In place of a suite: a folder of images in class folders."""
+    size: int | None = Field(None, ge=1)
+    """data: side of its images in pixels; null: 224."""
+    tasks: Annotated[list[str], Field(min_length=1), AfterValidator(_each_once)] | None = None
+    """Tasks of the suite, null: all; with data, kinds such as finetune, null: knn and linear."""
     data_root: str | None = None
     """Folder below which the tasks' data sets are; null: that of kdep transfer."""
     seeds: Seeds | None = [0]
@@ -98,6 +103,16 @@ class Score(Settings):
     """Share of the schedule of fine-tuning, segmentation and detection."""
     arch: str | None = None
     """timm's name of the network in arms that are plain state dicts."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Score":
+        if (self.suite is None) == (self.data is None):
+            raise ValueError("suite: expected either this or data, a folder of images")
+        if self.size is not None and self.data is None:
+            raise ValueError("size: goes with data; the tasks of a suite have a size of their own")
+        if self.data is not None and self.protocol not in (None, "fair"):
+            raise ValueError(f"protocol: {self.protocol}; a folder of data is measured by the protocol fair")
+        return self
 
 
 class Claim(Settings):
@@ -170,9 +185,19 @@ class Study(Settings):
         return self.axis.values if self.axis else [None]
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """The tasks on a folder of images, by name: the kind of each; empty with a suite."""
+        from kdep_benchmarks.tasks.choose import USUAL_KINDS, folder_task
+
+        if self.score.data is None:
+            return {}
+        folder = Path(self.score.data)
+        return {folder_task(folder, kind, self.score.size): kind for kind in self.score.tasks or USUAL_KINDS}
+
+    @property
     def tasks(self) -> list[str]:
         """Names of the tasks that score the students."""
-        return self.score.tasks
+        return list(self.kinds) or self.score.tasks or _tasks_of(str(self.score.suite))
 
     def score_seeds(self, planned: Run) -> list[int]:
         """Seeds of the tasks that score a run; its score is the mean over them."""
@@ -229,6 +254,13 @@ class Study(Settings):
         name = "-".join(re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts)
         overrides = [f"{key}={_as_text(content, seed)}" for key, content in keys.items()]
         return Run(arm, value, seed, name, (f"name={name}", *overrides))
+
+
+@functools.lru_cache(maxsize=8)
+def _tasks_of(suite: str) -> list[str]:
+    from kdep_benchmarks.tasks.choose import task_names
+
+    return task_names(suite)
 
 
 def _check_claim(study: Study, claim: Claim) -> None:

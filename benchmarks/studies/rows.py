@@ -178,17 +178,20 @@ def protocols_of(study: Study) -> dict[str, Protocol]:
 
 
 def load_tasks(study: Study) -> "list[Task]":
-    """The tasks of a study; their data need not be there.
+    """The tasks of a study; the data of a suite need not be there.
 
     Raises:
-        ValueError: no such suite or task, or the protocol has no recipe for it.
+        ValueError: no such suite, task or folder of images, or the protocol has no recipe for it.
     """
-    from kdep_benchmarks.tasks.choose import choose_tasks
+    from kdep_benchmarks.tasks.choose import choose_tasks, folder_tasks
 
     score = study.score
-    own = {"protocol": score.protocol, "budget": score.budget}
     with study.naming("score"):
-        return choose_tasks(score.suite, score.tasks, study.data_root.resolve(), **own)
+        if score.data is not None:
+            kinds = list(study.kinds.values())
+            return folder_tasks(Path(score.data), kinds, budget=score.budget, size=score.size)[0]
+        own = {"protocol": score.protocol, "budget": score.budget}
+        return choose_tasks(score.suite, study.tasks, study.data_root.resolve(), **own)
 
 
 def fingerprint(study: Study, planned: Run) -> str:

@@ -10,8 +10,9 @@
       random init: random:resnet18#{seed}                 # or a checkpoint that is scored as it is
     baseline: SVD                                         # the arm that the others are compared with
     seeds: [0, 1, 2]                                      # of pretraining; replace {seed} in overrides and checkpoints
-    score: {suite: photographs, tasks: [flowers5-linear], seeds: [0]}   # also protocol, budget, data_root,
-                                                          # arch: as of kdep transfer
+    score: {suite: photographs, tasks: [flowers5-linear], seeds: [0]}   # or images of your own in class folders:
+                                                          # {data: photos, size: 64, tasks: [linear], seeds: [0]};
+                                                          # also protocol, budget, data_root, arch, as of kdep transfer
     pairs: [[SVD, random init]]                           # optional: further arms to compare
 
 A seed draws the weights, the order of the images, the crops and the images of data.limit. `set: {student.seed: 0}`

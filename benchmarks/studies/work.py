@@ -195,7 +195,12 @@ def pretrain_command(study: Study, planned: Run, runs: Path) -> list[str]:
 def score_command(study: Study, item: Item, runs: Path, results: Path) -> list[str]:
     """`kdep transfer` of a run's student, on the tasks whose scores are missing."""
     score = study.score
-    command = ["transfer", item.run.student(runs), "--suite", score.suite, "--tasks", ",".join(item.cells)]
+    command = ["transfer", item.run.student(runs)]
+    if score.data is not None:
+        command += ["--data", str(Path(score.data).absolute()), "--tasks", ",".join(study.kinds[c] for c in item.cells)]
+        command += [] if score.size is None else ["--size", str(score.size)]
+    else:
+        command += ["--suite", str(score.suite), "--tasks", ",".join(item.cells)]
     # A checkpoint may stand for several runs, each with a seed of its own.
     seeds = dict.fromkeys(s for run in study.runs if run.name == item.run.name for s in study.score_seeds(run))
     command += ["--seeds", ",".join(map(str, seeds))]

@@ -14,6 +14,7 @@ from kdep_benchmarks.tasks.task import Task, load_suite, load_task
 VAL_NAMES = ("val", "valid", "validation")
 SPLITS = {"train", "training", "test", "testing", *VAL_NAMES}
 FOLDER_KINDS = ("knn", "linear", "finetune")  # kinds that need no settings
+USUAL_KINDS = ("knn", "linear")
 
 
 def choose_tasks(
@@ -81,18 +82,27 @@ def folder_tasks(
     Raises:
         ValueError: another kind, too small a size, or a folder that holds neither.
     """
-    kinds = kinds or ("knn", "linear")
+    kinds = kinds or USUAL_KINDS
     if unknown := [kind for kind in kinds if kind not in FOLDER_KINDS]:
         raise ValueError(
             f"--tasks {unknown[0]}: with --data, tasks are {', '.join(FOLDER_KINDS)}; for others write a suite file"
         )
     folder = folder.resolve()
     files, said = split_folder(folder)
-    dataset = Dataset(re.sub(r"[^\w.+]+", "_", folder.name), "imagefolder", folder, files)
-    settings, suffix = ({}, "") if size is None else ({"size": size}, f"-{size}px")
-    names = {kind: f"{dataset.name}-{kind}{suffix}" for kind in FOLDER_KINDS}
+    dataset = Dataset(_dataset_name(folder), "imagefolder", folder, files)
+    settings = {} if size is None else {"size": size}
+    names = {kind: folder_task(folder, kind, size) for kind in FOLDER_KINDS}
     tasks = [Task(names[kind], kind, dataset, settings=settings).at(budget) for kind in kinds]
     return [checked(task, "--size") for task in tasks], frozenset(names.values()), said
+
+
+def folder_task(folder: Path, kind: str, size: int | None) -> str:
+    """The name of a task on a folder of images, such as `photos-knn`, or `photos-knn-64px` at a size of its own."""
+    return f"{_dataset_name(folder.resolve())}-{kind}" + ("" if size is None else f"-{size}px")
+
+
+def _dataset_name(folder: Path) -> str:
+    return re.sub(r"[^\w.+]+", "_", folder.name)
 
 
 def split_folder(folder: Path) -> tuple[dict[str, str], str]:

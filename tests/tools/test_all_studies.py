@@ -61,6 +61,7 @@ def test_claims_of_a_study_with_an_axis_say_at_which_value_and_are_drawn(tmp_pat
     arm, other, seeds = *study.claims[0].arms, study.claims[0].seeds
     rows = [
         {"arm": name, "value": "6", "seed": str(seed), "task": task, "score": str(50 + seed * lead)}
+        | {"checkpoint": f"{name} {seed}"}
         for name, lead in ((arm, 0.1), (other, 0))
         for seed in seeds
         for task in study.tasks

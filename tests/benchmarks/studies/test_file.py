@@ -6,6 +6,7 @@ import yaml
 from kdep.yaml_file import override
 from kdep_benchmarks.studies.file import Run, Study, load_study
 from kdep_benchmarks.studies.rows import load_tasks
+from kdep_benchmarks.tasks.choose import task_names
 from tools.keys import reference
 
 FILE = """
@@ -112,6 +113,10 @@ LIMIT = {"key": "data.limit", "values": [1]}
         ({"seeds": [0.5]}, "seeds.0 must be a whole number, got 0.5"),
         ({"score": None}, "score must be a mapping of keys, got None"),
         ({"score": {"suite": "x", "tasks": []}}, "score.tasks must have at least 1 item"),
+        ({"score": {"tasks": ["y"]}}, "score.suite: expected either this or data, a folder of images"),
+        ({"score": {"suite": "x", "data": "photos"}}, "score.suite: expected either this or data, a folder of images"),
+        ({"score": {"suite": "x", "size": 64}}, "score.size: goes with data"),
+        ({"score": {"data": "x", "protocol": "paper"}}, "score.protocol: paper; a folder of data is measured by"),
         ({"score": {"suite": "x", "tasks": ["y", "y"]}}, "score.tasks: expected each value once"),
         ({"score": {"suite": "x", "tasks": ["y"], "seeds": ["0"]}}, "score.seeds.0 must be a whole number, got '0'"),
     ],
@@ -138,6 +143,18 @@ def test_what_a_study_leads_to_is_named_with_its_file_and_key(load, tmp_path):
         study = load(score={"suite": "photographs", "tasks": ["flowers5-linear"], **score})
         with pytest.raises(ValueError, match=f"^{tmp_path}/small.yaml: score: {said}"):
             load_tasks(study)
+
+
+def test_without_names_all_tasks_of_a_suite_count_and_the_two_usual_ones_of_a_folder(load):
+    assert load(score={"suite": "probe"}).tasks == task_names("probe")
+    study = load(
+        score={"data": "some/my photos", "size": 64},
+        claims=[{"arms": ["plain", "random"], "metric": "my_photos-knn-64px"}],
+    )
+    assert study.kinds == {"my_photos-knn-64px": "knn", "my_photos-linear-64px": "linear"}
+    assert load(score={"data": "photos", "tasks": ["finetune"]}).tasks == ["photos-finetune"]
+    with pytest.raises(ValueError, match="score: .*some/my photos: no such folder; expected train/CLASS"):
+        load_tasks(study)
 
 
 def test_every_key_of_a_study_has_a_description():

@@ -285,6 +285,14 @@ def test_networks_trained_elsewhere_are_compared_over_their_seeds(written, tmp_p
     assert len({row["checkpoint"] for row in rows}) == 4
     assert "n = 2" in (tmp_path / "results" / "tiny_study.md").read_text()
     assert main(command_of(written, tmp_path)) == 0 and "4 done" in capsys.readouterr().out
+    # The same on the folder itself, without a suite: another task of the same images and settings.
+    content["score"] = {"data": str(tmp_path / "set"), "size": 32, "tasks": ["knn"], "arch": "test_resnet"}
+    written.write_text(yaml.safe_dump({key: content[key] for key in content if key not in ("set", "pretrain")}))
+    own = ["study", str(written), "--results", str(tmp_path / "own")]
+    assert main(own) == 0
+    again = rows_in(tmp_path / "own" / "tiny_study.csv")
+    assert {row["task"] for row in again} == {"set-knn-32px"}
+    assert [row["score"] for row in again] == [row["score"] for row in rows]
 
 
 def test_a_student_of_another_configuration_is_refused(written, tmp_path, finished, capsys):
