@@ -1,6 +1,7 @@
 """The configuration of a pretraining run: every key of a recipe, its type, default and meaning."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,8 @@ from pydantic import ConfigDict, Field, model_validator
 from kdep.settings import Name, PathText, Settings, Shares, validate
 from kdep.shipped import find
 from kdep.yaml_file import dump, override, read_mapping
+
+logger = logging.getLogger("kdep")
 
 Tap = Literal["pre", "post", "before_head"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -397,7 +400,14 @@ def read_config(recipe: str | None, overrides: list[str]) -> Config:
             )
         student = arch.rpartition(":")[2]
         changed.append(f"name={student}-{_name_of(source)}")
-    return load_config(find("pretrain", recipe or "default"), changed)
+    config = load_config(find("pretrain", recipe or "default"), changed)
+    kept = [
+        key for key in ("tap", "size") if getattr(config.teacher, key) is not None and f"teacher.{key}" not in given
+    ]
+    if "teacher.source" in given and kept:
+        said = " and ".join(f"teacher.{key}={getattr(config.teacher, key)}" for key in kept)
+        logger.warning("%s: kept from the recipe; 'teacher={source: %s}' takes neither", said, given["teacher.source"])
+    return config
 
 
 def in_quotes(value: Any) -> str:

@@ -221,15 +221,18 @@ class _Function(ModuleType):
             recipe: a shipped name such as `default`, or a YAML file.
             data: the images, as data.source; or keys of the section, such as `{"source": "photos", "size": 128}`.
             student: timm's name of the student, as student.arch; or keys of the section.
-            changes: other keys of the recipe, such as `name="mine"` or `optim={"epochs": 3}`.
+            changes: other keys of the recipe, such as `name="mine"` or `optim={"epochs": 3}`; a teacher with a source,
+                and a scale with a name, replace all that the recipe says of them.
         """
         sections = {"data": {"source": data}, "student": {"arch": student}}
         for name, given in (("data", data), ("student", student)):
             changes |= {name: given if isinstance(given, dict) else sections[name]} if given is not None else {}
-        # The options of a scaler are its own: one that is named replaces the recipe's, as on the command line.
-        scale = changes.get("scale")
-        whole = isinstance(scale, dict) and "name" in scale
-        overrides = [f"scale={in_quotes(changes.pop('scale'))}"] if whole else []
+        # The options of a scaler or a teacher are its own: one that is named replaces the recipe's whole section, as
+        # `teacher={source: ...}` does on the command line.
+        overrides = []
+        for section, named in (("scale", "name"), ("teacher", "source")):
+            if isinstance(given := changes.get(section), dict) and named in given:
+                overrides.append(f"{section}={in_quotes(changes.pop(section))}")
         overrides += [f"{key}={in_quotes(value)}" for key, value in flatten(changes).items()]
         return pretrain(read_config(recipe, overrides))
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 
 from kdep.config import Config
-from kdep.data.loading.training import open_images
+from kdep.data.loading.training import check_images, source_of
 from kdep.models.backbones.backbone import Backbone, Teachers, create_network
 from kdep.models.backbones.taps import default_tap
 from kdep.models.student import open_student
@@ -36,11 +36,13 @@ def problems(config: Config) -> list[str]:
     attempt(lambda: resolve_precision(config, torch.device(find_device(config.device))))
     for tracker in config.log.trackers:
         attempt(lambda name=tracker: check_installed(name))
-    images = attempt(lambda: len(open_images(config)[0].names))
+    source = attempt(lambda: source_of(config))
+    if source is not None:
+        attempt(lambda: check_images(config, source))
     student = attempt(lambda: outline_student(config))
     teacher = None if config.loss.name == "labels" else attempt(lambda: outline_teacher(config))
-    if images is not None and student is not None and teacher is not None:
-        attempt(lambda: check_fit(config, student, teacher, images))
+    if source is not None and student is not None and teacher is not None:
+        attempt(lambda: check_fit(config, student, teacher, len(source.names)))
     return said
 
 

@@ -74,7 +74,7 @@ def test_a_dry_run_finds_what_would_stop_a_run_late(images):
     common = [f"data.source={images}", "optim.batch_size=8", "teacher.source=random:resnet50", "log.trackers=[]"]
     changes = ["optim.epochs=null", "optim.steps=5", "optim.warmup_epochs=3", "precision=float16", "device=cpu"]
     said = problems(read_config(None, [*common, *changes]))
-    assert len(said) == 2 and "precision float16 is for GPUs" in said[0]
+    assert len(said) == 3 and "precision float16 is for GPUs" in said[0] and "needs at least 513 images" in said[2]
     assert "optim.warmup_epochs 3 is 18 steps, which leaves nothing of optim.steps 5" in said[1]
 
 
@@ -108,6 +108,31 @@ def test_a_scaler_that_is_named_from_python_replaces_the_recipes(images, monkeyp
     assert kdep.pretrain(**given, scale={"factor": 3}).options == {"factor": 3}
     found = kdep.pretrain(**given, scale={"name": "pts", "temperature": 0.2})
     assert found.name == "pts" and found.options == {"temperature": 0.2}
+
+
+def test_another_source_alone_keeps_the_recipes_tap_and_size_and_says_so(images, caplog):
+    changes = [f"data.source={images}", "teacher.source=timm:resnet50"]
+    assert read_config("default", changes).teacher.tap == "post"
+    said = (
+        "teacher.tap=post and teacher.size=128: kept from the recipe; 'teacher={source: timm:resnet50}' takes neither"
+    )
+    assert caplog.messages == [said]
+    read_config("default", [*changes, "teacher.tap=null", "teacher.size=null"])
+    read_config("default", [f"data.source={images}", "teacher={source: timm:resnet50}"])
+    assert caplog.messages == [said]
+
+
+def test_a_teacher_that_is_named_from_python_brings_its_own_tap_and_size(images, monkeypatch):
+    monkeypatch.setattr("kdep.pretrain.pretrain", lambda config: config.teacher)
+    own = kdep.pretrain(data=str(images), teacher={"source": "timm:resnet50"})
+    assert (own.source, own.tap, own.size) == ("timm:resnet50", None, None)
+    recipe = kdep.pretrain(data=str(images), teacher={"precision": "float32"})
+    assert (recipe.tap, recipe.size, recipe.precision) == ("post", 128, "float32")
+
+
+def test_a_dry_run_says_that_images_are_too_few_for_a_batch_and_for_the_student(images):
+    first, second = problems(read_config("default", [f"data.source={images}", "name=x", "optim.batch_size=4096"]))
+    assert "do not fill optim.batch_size=4096" in first and "needs at least 513 images" in second
 
 
 def test_a_dry_run_counts_the_images_that_a_student_needs(images):

@@ -19,10 +19,29 @@ def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
     """Open the images of a recipe, with their labels for `loss.name` labels; None for other losses.
 
     Raises:
-        ValueError: no images there, fewer than a batch, too few for the warm-up, or no labels for `loss.name` labels.
+        ValueError: no images there, or as `check_images`.
+    """
+    source = source_of(config)
+    return source, check_images(config, source)
+
+
+def source_of(config: Config) -> Source:
+    """The images of a recipe.
+
+    Raises:
+        ValueError: there are none.
     """
     data = config.data
-    source = open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
+    return open_source(data.source, root=data.root, limit=data.limit, seed=config.view_seed)
+
+
+def check_images(config: Config, source: Source) -> np.ndarray | None:
+    """Check that images suffice for the schedule, and return their labels for `loss.name` labels.
+
+    Raises:
+        ValueError: fewer than a batch, too few for the warm-up, or no labels for `loss.name` labels.
+    """
+    data = config.data
     if len(source.names) < config.optim.batch_size:
         raise ValueError(
             f"{data.source}: {len(source.names)} images do not fill optim.batch_size={config.optim.batch_size}; take "
@@ -30,14 +49,14 @@ def open_images(config: Config) -> tuple[Source, np.ndarray | None]:
         )
     config.optim.total(len(source.names) // config.optim.batch_size)  # refuses a warm-up that does not fit
     if config.loss.name != "labels":
-        return source, None
+        return None
     labels = labels_of(source)
     if len(np.unique(labels)) < 2:
         raise ValueError(
             f"{data.source}: loss.name labels needs two classes, and all images are of one; the first folder of a path "
             "is its class, also in a list"
         )
-    return source, labels
+    return labels
 
 
 def open_views(config: Config, *, show: bool = True) -> Views:
