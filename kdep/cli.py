@@ -1,6 +1,7 @@
 """The console command `kdep`: every verb of the project, each imported when it is asked for."""
 
 import argparse
+import difflib
 import errno
 import importlib
 import io
@@ -116,6 +117,8 @@ def run_verb(arguments: Sequence[str]) -> int:
             importlib.import_module(module).add_arguments(verb)
             args = parse(verb, arguments[1:])
     if not arguments or arguments[0] not in VERBS:
+        if arguments and (near := difflib.get_close_matches(arguments[0], VERBS, n=1)):
+            parser.error(f"no verb {printable(arguments[0])!r}; did you mean {near[0]}?")
         parser.parse_args(arguments)  # says what is wrong, or helps, and exits
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8

@@ -108,3 +108,12 @@ def test_ctrl_c_before_the_verb_begins_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(cli, "parse", interrupted)
     assert cli.main(["ls"]) == 130
     assert capsys.readouterr().err == "kdep: interrupted; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "verb"), [("pretain", "pretrain"), ("leader", "leaderboard"), ("transfr", "transfer")]
+)
+def test_a_verb_that_is_misspelt_is_answered_with_the_nearest(word, verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([word, "x"])
+    assert ended.value.code == 2 and f"no verb '{word}'; did you mean {verb}?" in capsys.readouterr().err
