@@ -32,7 +32,10 @@ that other studies made."""
 DEFAULT = "SVD x 2"  # the recipe `default`
 RIVALS = ("supervised", "SVD + PTS", "SVD + PTS x 4", "1x1 conv as published", "1x1 conv x 2", "LightlyTrain v1")
 # See ABOUT_DEFAULT.
-FRESH = ("confirm_small", "budget_small", "dense_small", "finetune_fresh_small", "projector_small", "projector_long")
+FRESH = (
+    *("confirm_small", "budget_small", "dense_small", "finetune_fresh_small", "projector_small", "projector_long"),
+    *("finetune_long", "dense_long"),
+)
 KINDS = {
     "linear": "linear probes",
     "dense-linear": "frozen dense tasks",
