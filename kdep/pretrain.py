@@ -26,6 +26,7 @@ from kdep.method.loss import Criterion, distill_loss, make_criterion
 from kdep.method.rivals import Learner, make_head
 from kdep.method.target import make_target
 from kdep.models.backbones.backbone import Backbone
+from kdep.models.backbones.own import PREFIX, code_of
 from kdep.models.checkpoints.checkpoint import fingerprint, write_student
 from kdep.models.student import open_student
 from kdep.probe.watch import Watch, open_watch
@@ -67,6 +68,8 @@ def pretrain(config: Config) -> Path:
     config = sample_for_statistics(config, views.source)
     student = open_student(config)
     start = {"student": fingerprint(student.network.state_dict())} if config.student.weights else {}
+    if config.student.arch.startswith(PREFIX) and (code := code_of(config.student.arch)):
+        start["code of the student"] = code
     student.to(process.device, memory_format=torch.channels_last)
     source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
     views.stored = source.stored  # of a bank: from here on a batch brings its stored features

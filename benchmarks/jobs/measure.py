@@ -115,7 +115,7 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
 
 
 def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[str, Any]:
-    """Cost of the cell, and of the backbone (parameters, multiply-adds at 224 px)."""
+    """Cost of the cell, and of the backbone (parameters, multiply-adds)."""
     if device.type == "cuda":
         peak, name = torch.cuda.max_memory_allocated(device) / 2**20, torch.cuda.get_device_name(device)
     else:
@@ -125,7 +125,7 @@ def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[s
         "peak_memory_mb": round(peak),
         "device": name,
         "params_m": round(parameters(checkpoint.arch) / 1e6, 2),
-        "gmacs": round(gmacs(checkpoint.arch), 3),
+        "gmacs": None if (counted := gmacs(checkpoint.arch)) is None else round(counted, 3),
     }
 
 

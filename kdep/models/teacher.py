@@ -7,6 +7,7 @@ import torch
 from kdep.config import Config
 from kdep.models.backbones.backbone import Backbone, Teachers, build_backbone
 from kdep.models.backbones.fold import fold_batchnorm
+from kdep.models.backbones.own import PREFIX, code_of
 from kdep.models.backbones.taps import TAPS
 from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.models.weights import open_checkpoint
@@ -61,7 +62,11 @@ def teacher_identity(teacher: Backbone | Teachers) -> str:
     if isinstance(teacher, Teachers):
         return "+".join(teacher_identity(member) for member in teacher.members)
     shape = torch.tensor([teacher.resample or 0, TAPS.index(teacher.tap)])
-    return fingerprint({**teacher.network.state_dict(), ".mean": teacher.mean, ".std": teacher.std, ".shape": shape})
+    parts = {".mean": teacher.mean, ".std": teacher.std, ".shape": shape}
+    arch = teacher_arch(teacher)
+    if arch.startswith(PREFIX) and (code := code_of(arch)):  # the same tensors in other code are another teacher
+        parts[".code"] = torch.frombuffer(bytearray(code.encode()), dtype=torch.uint8)
+    return fingerprint({**teacher.network.state_dict(), **parts})
 
 
 def teacher_arch(teacher: Backbone | Teachers) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kdep.models.backbones.backbone import build_backbone, create_network
+from kdep.models.backbones.outline import gmacs, parameters
 from kdep.models.backbones.taps import find_taps, student_tap
 from kdep.models.student import open_student
 from kdep.models.weights import open_checkpoint
@@ -48,6 +49,7 @@ def test_a_student_of_any_architecture_learns_and_opens_again(tiny, arch, caplog
 
 
 MODULE = """
+import torch
 from torch import nn
 
 def make():
@@ -61,6 +63,10 @@ def needy(width):
 
 def number():
     return 7
+
+def dropping():
+    rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]  # as many networks give their blocks
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), *(nn.Dropout(rate) for rate in rates))
 """
 
 
@@ -85,6 +91,25 @@ def test_an_own_module_is_teacher_and_student_and_its_student_opens_again(tiny, 
         expected = network.eval()((images - backbone.mean) / backbone.std).mean((2, 3))
         assert torch.allclose(backbone.pooled_taps(images)["post"], expected, atol=1e-6)
         assert (backbone(images) < 0).any() and isinstance(backbone.network[4], nn.Identity)
+
+
+def test_a_network_whose_code_needs_values_and_one_of_a_single_size_are_counted(own):
+    dropping = own.replace("make", "dropping")
+    assert parameters(dropping) == 3 * 8 * 9 + 8 and gmacs(dropping) == pytest.approx(3 * 8 * 9 * 56**2 / 1e9, rel=0.1)
+    assert gmacs("beit_base_patch16_384") > gmacs("beit_base_patch16_224") > 10  # at 384 and 224 pixels
+
+
+def test_a_run_does_not_go_on_with_other_code_of_its_teacher_or_student(tiny, own, tmp_path):
+    overrides = ["teacher.source=python:own_networks:vector", "teacher.tap=null", "student.tap=null", "optim.epochs=1"]
+    for name, others in (
+        ("one", [f"student.arch={own}", *overrides]),
+        ("two", [f"student.arch={own}", "optim.epochs=1"]),
+    ):
+        config = tiny(f"name={name}", *others)
+        pretrain(config).unlink()
+        (tmp_path / "own_networks.py").write_text(MODULE + f"# {name}")
+        with pytest.raises(ValueError, match="the run began with other (teacher|code of the student)"):
+            pretrain(config)
 
 
 @pytest.mark.parametrize("size", [0, 7, 15])
