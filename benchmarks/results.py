@@ -41,6 +41,7 @@ def write_result(result: Result, folder: Path, *, answers: Answers | None = None
         overwrite = force or result.status == "failed"
         write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"), overwrite=overwrite)
     except FileExistsError:
+        remove_other_answers(path)  # those that were written above
         raise FileExistsError(f"{path}: finished already; --force measures it again") from None
     if result.status == "ok":
         remove_other_answers(path)
@@ -259,9 +260,13 @@ def overlap_paths(folders: Iterable[Path]) -> list[Path]:
 
 
 def result_paths(folder: Path) -> list[Path]:
-    """Every file of a result below a folder, sorted."""
-    found = []
-    for place, folders, files in os.walk(folder):
+    """Every file of a result below a folder, sorted. Links to folders are followed, each folder is entered once."""
+    found, entered = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
         folders[:] = [name for name in folders if not name.endswith(".work")]
         found += [Path(place, name) for name in files if name.startswith("seed") and name.endswith(".json")]
     return sorted(found)

@@ -16,6 +16,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from kdep_benchmarks.openmmlab.compat import import_yapf
+
+import_yapf()  # before two workers import mmengine at once
+
 ROOT = Path(__file__).parents[1]
 
 TINY = """

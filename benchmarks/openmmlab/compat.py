@@ -1,11 +1,14 @@
 """Prepare the import of mmengine, mmcv, mmdet and mmseg with current torch and Python."""
 
+import contextlib
 import functools
 import importlib.metadata
 import warnings
 
 import torch
+from filelock import FileLock
 
+from kdep.data.sources.contents import cache_folder
 from kdep_benchmarks.openmmlab import ops
 
 # Known, harmless warnings, which would fill every cell's log.
@@ -26,6 +29,7 @@ def prepare() -> None:
     for message, module in NOISE:
         warnings.filterwarnings("ignore", message=message, module=module)
     ops.install()
+    import_yapf()
     from mmengine.config import utils
 
     # onedl-mmengine still looks for the distribution 'mmsegmentation' behind `mmseg::`, where it has another name.
@@ -40,6 +44,20 @@ def prepare() -> None:
     from mmengine.runner import log_processor
 
     log_processor.get_max_cuda_memory = peak_memory
+
+
+def import_yapf() -> None:
+    """Import yapf, which mmengine imports, while no other process does.
+
+    A new installation of yapf writes its grammar into the user's cache when it is first imported. Of two cells that
+    start at once one would read half a file.
+    """
+    with contextlib.ExitStack() as stack, contextlib.suppress(ImportError):
+        with contextlib.suppress(OSError):  # a cache that cannot be written; yapf writes none then
+            folder = cache_folder("locks")
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / "yapf.lock"))
+        import yapf  # noqa: F401
 
 
 def peak_memory(device: torch.device | None = None) -> int:

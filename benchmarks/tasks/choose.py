@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdep import shipped
+from kdep.names import plain_name
 from kdep_benchmarks.data.cards import Dataset, class_folders
 from kdep_benchmarks.data.readers.classification import images_of
 from kdep_benchmarks.tasks.settings import check_settings
@@ -92,6 +93,13 @@ def folder_tasks(
     dataset = Dataset(_dataset_name(folder), "imagefolder", folder, files)
     settings = {} if size is None else {"size": size}
     names = {kind: folder_task(folder, kind, size) for kind in FOLDER_KINDS}
+    try:
+        for name in names.values():
+            plain_name(name)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder}: the tasks would be called after it: {error}; give the folder another name"
+        ) from error
     tasks = [Task(names[kind], kind, dataset, settings=settings).at(budget) for kind in kinds]
     return [checked(task, "--size") for task in tasks], frozenset(names.values()), said
 

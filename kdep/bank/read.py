@@ -126,9 +126,17 @@ def _measured(file: Path, axes: int) -> tuple[Statistics, torch.Tensor]:
 
 
 def encode(values: torch.Tensor, code: str, peaks: torch.Tensor) -> np.ndarray:
-    """Encode (..., axes) float32 as float16, or as int8 relative to `peaks`; NaN marks a missing entry."""
+    """Encode (..., axes) float32 as float16, or as int8 relative to `peaks`; NaN marks a missing entry.
+
+    Raises:
+        ValueError: features that float16 cannot hold.
+    """
     if code == "float16":
-        return values.half().numpy()
+        halves = values.half()
+        if bool(halves.isinf().any()):
+            largest = float(values.abs().nan_to_num(nan=0).max())
+            raise ValueError(f"the teacher's features reach {largest:.3g}, and float16 65,504: use bank.code=int8")
+        return halves.numpy()
     share = (values / peaks).clamp(-1, 1)
     steps = (share.sign() * share.abs().pow(1 / EXPONENTS[code]) * 127).round()
     return steps.nan_to_num(nan=-128).to(torch.int8).numpy()

@@ -97,7 +97,7 @@ def read_masked(path: Path, *, size: int, most: int) -> Labelled:
         most: images of train and of test at most; of more, a draw that is always the same.
 
     Raises:
-        ValueError: no such data, a mask that is no grey or palette image, or train masks without any class.
+        ValueError: no such data, a mask that is no grey or palette image, or train or test masks without any class.
     """
     path = located(path)
     if not (path / "SegmentationClass").is_dir() or not (path / "JPEGImages").is_dir():
@@ -112,8 +112,9 @@ def read_masked(path: Path, *, size: int, most: int) -> Labelled:
         masks = [_mask(path / "SegmentationClass" / f"{name}.png") for name in used]
         read += [_pixels(source, chosen, size, whole=True), masks]
     train, train_masks, test, test_masks = read
-    if all((mask == IGNORED).all() for mask in train_masks):
-        raise ValueError(f"probe.masks: {path}: no pixel of the train masks has a class")
+    for role, masks in (("train", train_masks), ("test", test_masks)):
+        if all((mask == IGNORED).all() for mask in masks):
+            raise ValueError(f"probe.masks: {path}: no pixel of the {role} masks has a class")
     largest = max(int(mask[mask != IGNORED].max(initial=0)) for mask in [*train_masks, *test_masks])
     return Labelled(train, train_masks, test, test_masks, largest + 1)
 

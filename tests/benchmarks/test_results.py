@@ -15,7 +15,14 @@ from kdep_benchmarks import results
 from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.board.table import name_teachers
 from kdep_benchmarks.result import CheckpointCard, Protocol
-from kdep_benchmarks.results import find_results, read_answers, read_result, read_results, write_result
+from kdep_benchmarks.results import (
+    find_results,
+    read_answers,
+    read_result,
+    read_results,
+    with_those_below,
+    write_result,
+)
 from kdep_benchmarks.verdicts.resamples import reader
 from tests.helpers.made_results import failure, result
 
@@ -175,14 +182,25 @@ def test_of_two_sets_of_answers_those_of_the_result_that_stands_are_kept(tmp_pat
     write_result(result(), tmp_path, answers=ANSWERS)
     with pytest.raises(FileExistsError):
         write_result(result(), tmp_path, answers=others)
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
     assert read_answers(read_results(tmp_path)[0], tmp_path).sha256 == ANSWERS.sha256
     path = write_result(result(), tmp_path, answers=others, force=True)
     assert read_answers(read_results(tmp_path)[0], tmp_path).sha256 == others.sha256
     assert len(list(path.parent.iterdir())) == 2
 
 
+def test_a_folder_behind_a_link_is_read_and_each_folder_once(tmp_path):
+    write_result(result(), tmp_path / "disk", answers=ANSWERS)
+    (tmp_path / "results").mkdir()
+    for name in ("linked", "again"):
+        (tmp_path / "results" / name).symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "up").symlink_to(tmp_path / "results")
+    (one,) = read_results(tmp_path / "results")
+    assert read_answers(one, with_those_below([tmp_path / "results"])).sha256 == ANSWERS.sha256
+
+
 def test_answers_are_found_below_a_folder_in_which_a_suite_removes_another(tmp_path, monkeypatch):
-    path = write_result(result(), tmp_path / "study", answers=class_answers(np.arange(2), np.arange(2)))
+    path = write_result(result(score=100.0), tmp_path / "study", answers=class_answers(np.arange(2), np.arange(2)))
     other, scan = tmp_path / "features", os.scandir
 
     def removed_before(folder):

@@ -11,7 +11,7 @@ from kdep_benchmarks.data.cards import Dataset, fingerprint
 from kdep_benchmarks.data.checks.check import Subject, check_dataset
 from kdep_benchmarks.data.findings import finding_lines
 from kdep_benchmarks.data.images import hold_out, open_split, open_splits
-from kdep_benchmarks.tasks.choose import split_folder
+from kdep_benchmarks.tasks.choose import folder_tasks, split_folder
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -98,6 +98,15 @@ def test_the_val_folder_may_have_any_of_its_usual_names(folders, tmp_path, name)
     (tmp_path / ("valid" if name == "val" else "val")).mkdir()
     with pytest.raises(ValueError, match=r"has val and valid\w*; keep one of them"):
         split_folder(tmp_path)
+
+
+def test_a_folder_of_too_long_a_name_is_refused_before_anything_is_measured(folders, tmp_path):
+    long = tmp_path / ("x" * 160)
+    long.mkdir()
+    for split in ("train", "test"):
+        (tmp_path / split).rename(long / split)
+    with pytest.raises(ValueError, match="the tasks would be called after it: .* at most 150 bytes; give the folder"):
+        folder_tasks(long, [])
 
 
 def test_a_class_folder_that_is_a_link_to_its_own_split_is_named(folders, tmp_path):

@@ -678,3 +678,10 @@ def test_a_shard_that_does_not_fit_the_disk_names_its_file(tmp_path, a_full_disk
     with a_full_disk(20_000), pytest.raises(OSError, match="the disk is full") as caught:
         write_atomically(tmp_path / "00000.npy", into)
     assert caught.value.filename == str(tmp_path / "00000.npy") and not list(tmp_path.iterdir())
+
+
+def test_features_that_float16_cannot_hold_are_named():
+    values = torch.tensor([[1.0, float("nan"), -7e4]])
+    with pytest.raises(ValueError, match="features reach 7e\\+04, and float16 65,504: use bank.code=int8"):
+        encode(values, "float16", torch.ones(3))
+    assert encode(values[:, :2], "float16", torch.ones(2))[0, 0] == 1

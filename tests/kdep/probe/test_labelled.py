@@ -65,3 +65,9 @@ def test_of_more_classes_than_are_drawn_the_others_are_left_out(tmp_path, caplog
 
 def test_a_class_that_only_test_masks_have_counts(tmp_path):
     assert read_masked(masked(tmp_path, [0, 1, 0, 1, 2]), size=8, most=9).classes == 3
+
+
+@pytest.mark.parametrize(("labels", "role"), [([255] * 4 + [1], "train"), ([0, 1, 0, 1, 255], "test")])
+def test_masks_of_a_split_without_any_class_are_refused(tmp_path, labels, role):
+    with pytest.raises(ValueError, match=f"no pixel of the {role} masks has a class"):
+        read_masked(masked(tmp_path, labels), size=8, most=9)
