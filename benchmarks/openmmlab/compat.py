@@ -28,8 +28,8 @@ def prepare() -> None:
     """Make mmdet and mmseg importable and their configs readable. Call it before importing them; repeating is safe."""
     for message, module in NOISE:
         warnings.filterwarnings("ignore", message=message, module=module)
+    import_yapf()  # first: to look for mmcv's operators imports mmengine too
     ops.install()
-    import_yapf()
     from mmengine.config import utils
 
     # onedl-mmengine still looks for the distribution 'mmsegmentation' behind `mmseg::`, where it has another name.
