@@ -26,9 +26,8 @@ from kdep.method.loss import Criterion, distill_loss, make_criterion
 from kdep.method.rivals import Learner, make_head
 from kdep.method.target import make_target
 from kdep.models.backbones.backbone import Backbone
-from kdep.models.backbones.own import PREFIX, code_of
-from kdep.models.checkpoints.checkpoint import fingerprint, write_student
-from kdep.models.student import open_student
+from kdep.models.checkpoints.checkpoint import write_student
+from kdep.models.student import open_student, student_sources
 from kdep.probe.watch import Watch, open_watch
 from kdep.run.checks import check_batch_size
 from kdep.run.curves import draw_loss
@@ -67,9 +66,7 @@ def pretrain(config: Config) -> Path:
     views = process.per_machine(lambda: open_views(config, show=process.local == 0))
     config = sample_for_statistics(config, views.source)
     student = open_student(config)
-    start = {"student": fingerprint(student.network.state_dict())} if config.student.weights else {}
-    if config.student.arch.startswith(PREFIX) and (code := code_of(config.student.arch)):
-        start["code of the student"] = code
+    start = student_sources(config, student)
     student.to(process.device, memory_format=torch.channels_last)
     source = open_features(config, student, views, process)  # of the teacher: live, or stored in a bank; or labels
     views.stored = source.stored  # of a bank: from here on a batch brings its stored features

@@ -30,7 +30,7 @@ def _is_complete(study: Study, scores: Scores, value: Any, arms: Sequence[str]) 
 def _row(study: Study, scores: Scores, value: Any, arm: str, other: str) -> str:
     def minus(tasks: Sequence[str]) -> Comparison:
         own = {name: over_tasks(study, scores, name, value, tasks) for name in (arm, other)}
-        return compared(study, arm, other, without_noise(own, scores.networks_of(own, value)))
+        return compared(arm, other, without_noise(own, scores.networks_of(own, value)))
 
     found, over_all = {task: minus([task]) for task in study.tasks}, minus(study.tasks)
     sign = 1 if over_all.value > 0 else -1

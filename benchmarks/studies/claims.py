@@ -190,7 +190,7 @@ def _claimed(study: Study, claim: Claim, scores: Scores, value: Any) -> Comparis
     before, awaited = f"By {what}, seeds {seeds}{at}: ", len(seeds) - len(shared)
     if not shared:
         return Comparison(f"`{arm}`", f"`{other}`", math.nan, None, 0, before, awaited=awaited)
-    return replace(compared(study, arm, other, found), before=before, awaited=awaited)
+    return replace(compared(arm, other, found), before=before, awaited=awaited)
 
 
 def against_baseline(study: Study, scores: Scores, value: Any) -> list[Comparison]:
@@ -216,14 +216,14 @@ def against_all_images(study: Study, scores: Scores) -> list[Comparison]:
             {name: scores.networks.get((arm, value), {}) for name, value in names.items()},
         )
         *fewer, most = names
-        said += [compared(study, name, most, own) for name in fewer if set(own.scores[name]) & set(own.scores[most])]
+        said += [compared(name, most, own) for name in fewer if set(own.scores[name]) & set(own.scores[most])]
     return said
 
 
 def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Sequence[str]]) -> list[Comparison]:
     found = arms_at(study, scores, value)
     shared = [pair for pair in pairs if set(found.scores[pair[0]]) & set(found.scores[pair[1]])]
-    return [compared(study, *pair, found) for pair in shared if not _is_claimed(study, pair)]
+    return [compared(*pair, found) for pair in shared if not _is_claimed(study, pair)]
 
 
 def _is_claimed(study: Study, pair: Sequence[str]) -> bool:
@@ -258,7 +258,7 @@ def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tupl
     arms = list(dict.fromkeys(chosen.values()))
     named = f"`{arms[0]}` each time" if len(arms) == 1 else ", ".join(f"`{arm}`" for arm in chosen.values())
     what = f"the arm that the other seeds choose ({named})"
-    return f"{said}.", [replace(compared(study, name, study.baseline, picks), before="For each seed, ", arm=what)]
+    return f"{said}.", [replace(compared(name, study.baseline, picks), before="For each seed, ", arm=what)]
 
 
 def best_without(val: dict[str, dict[int, float]], left_out: int | None) -> str:
@@ -267,7 +267,7 @@ def best_without(val: dict[str, dict[int, float]], left_out: int | None) -> str:
     return max(kept, key=lambda arm: mean(kept[arm]))
 
 
-def compared(study: Study, arm: str, other: str, found: Arms) -> Comparison:
+def compared(arm: str, other: str, found: Arms) -> Comparison:
     """Two arms that share a seed.
 
     A seed counts where it changes a network. Two arms of one network each are one measurement, and one such arm has an

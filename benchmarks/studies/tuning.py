@@ -65,9 +65,7 @@ def at_their_best(study: Study, found: Tuned | None) -> list[Comparison]:
     pairs = [(arm, study.baseline) for arm in found.values if arm != study.baseline]
     pairs += [(one, other) for one, other in study.pairs if {one, other} <= set(found.values) - {study.baseline}]
     names = {arm: f"`{arm}`" + ("" if value is None else f" at {value}") for arm, value in found.values.items()}
-    return [
-        replace(compared(study, arm, other, found.arms), arm=names[arm], other=names[other]) for arm, other in pairs
-    ]
+    return [replace(compared(arm, other, found.arms), arm=names[arm], other=names[other]) for arm, other in pairs]
 
 
 def val_table(study: Study, val: Scores) -> list[str]:

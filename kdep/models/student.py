@@ -6,7 +6,8 @@ from torch import nn
 from kdep.config import Config
 from kdep.models.backbones import taps
 from kdep.models.backbones.backbone import Backbone, create_network
-from kdep.models.checkpoints.checkpoint import LoadError, load_exactly
+from kdep.models.backbones.own import code_of
+from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exactly
 from kdep.models.weights import open_checkpoint, split_size
 
 
@@ -20,17 +21,24 @@ def open_student(config: Config) -> Backbone:
     torch.manual_seed(config.weight_seed)
     network = create_network(config.student.arch)
     tap = student_tap(config, network)
-    if config.student.weights is None:
-        return Backbone(network, tap=tap)
     spec = config.student.weights
+    if spec is None:
+        return Backbone(network, tap=tap)
     if (size := split_size(spec)[1]) is not None:
         raise ValueError(f"student.weights {spec}: a student sees data.size pixels; leave out @{size}")
-    start = open_checkpoint(config.student.weights, arch=config.student.arch)
+    start = open_checkpoint(spec, arch=config.student.arch)
     arch = taps.network_name(network)
     if start.arch not in (arch, config.student.arch):  # two can share their tensors and compute different features
-        raise LoadError(f"student.weights {config.student.weights} is of {start.arch}, and student.arch is {arch}")
-    load_exactly(network, start.weights, config.student.weights)
+        raise LoadError(f"student.weights {spec} is of {start.arch}, and student.arch is {arch}")
+    load_exactly(network, start.weights, spec)
     return Backbone(network, tap=tap, mean=start.mean, std=start.std)
+
+
+def student_sources(config: Config, student: Backbone) -> dict[str, str]:
+    """Hashes of what a student begins with: its starting weights, and the code of a network of one's own."""
+    found = {"student": fingerprint(student.network.state_dict())} if config.student.weights else {}
+    code = code_of(config.student.arch)
+    return found | ({"code of the student": code} if code else {})
 
 
 def student_tap(config: Config, network: nn.Module) -> str:

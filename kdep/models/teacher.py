@@ -7,7 +7,7 @@ import torch
 from kdep.config import Config
 from kdep.models.backbones.backbone import Backbone, Teachers, build_backbone
 from kdep.models.backbones.fold import fold_batchnorm
-from kdep.models.backbones.own import PREFIX, code_of
+from kdep.models.backbones.own import code_of
 from kdep.models.backbones.taps import TAPS
 from kdep.models.checkpoints.checkpoint import fingerprint
 from kdep.models.weights import open_checkpoint
@@ -63,8 +63,7 @@ def teacher_identity(teacher: Backbone | Teachers) -> str:
         return "+".join(teacher_identity(member) for member in teacher.members)
     shape = torch.tensor([teacher.resample or 0, TAPS.index(teacher.tap)])
     parts = {".mean": teacher.mean, ".std": teacher.std, ".shape": shape}
-    arch = teacher_arch(teacher)
-    if arch.startswith(PREFIX) and (code := code_of(arch)):  # the same tensors in other code are another teacher
+    if code := code_of(teacher_arch(teacher)):  # the same tensors in other code are another teacher
         parts[".code"] = torch.frombuffer(bytearray(code.encode()), dtype=torch.uint8)
     return fingerprint({**teacher.network.state_dict(), **parts})
 

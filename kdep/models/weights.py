@@ -64,8 +64,7 @@ def open_checkpoint(spec: str, *, arch: str | None = None) -> Checkpoint:
         checkpoint = _open_folder(Path(spec))
     else:
         checkpoint = _open_file(*_split_prefix(spec), arch=arch)
-    if checkpoint.arch.startswith(PREFIX):
-        checkpoint = dataclasses.replace(checkpoint, code=code_of(checkpoint.arch))
+    checkpoint = dataclasses.replace(checkpoint, code=code_of(checkpoint.arch))
     if resample is None:
         return checkpoint
     return dataclasses.replace(checkpoint, resample=resample, name=f"{checkpoint.name}@{resample}")

@@ -74,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
 
 def library_of(arch: str) -> str:
     """A library that has the network: a student of one's own is in none, and ONNX holds any."""
+    from kdep.models.backbones.own import PREFIX
     from kdep.models.checkpoints.names import TORCHVISION_NAMES
 
     if arch in TORCHVISION_NAMES:
         return "mmseg"
-    return "onnx" if arch.startswith("python:") else "timm"
+    return "onnx" if arch.startswith(PREFIX) else "timm"

@@ -48,6 +48,11 @@ def make_own(entry: str) -> nn.Module:
 
 
 def code_of(entry: str) -> str | None:
-    """Hash of the file that holds the function, hex; what it imports does not count. None where it is no file."""
+    """Hash of the file that holds the function, hex; what it imports does not count.
+
+    None for a network of timm, and where the function is in no file.
+    """
+    if not entry.startswith(PREFIX):
+        return None
     file = getattr(importlib.import_module(entry.removeprefix(PREFIX).partition(":")[0]), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
