@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, StringConstraint
 from pydantic.dataclasses import dataclass
 
 from kdep.settings import Line, Name, Stored, holding, shown
+from kdep_benchmarks.answers.sketch import DIGITS, SIZE
 from kdep_benchmarks.answers.store import Answers
 
 ROLES = ("student", "random", "supervised", "teacher", "other")
@@ -205,6 +206,7 @@ class Result:
         error: of a failed cell: exit_code, log (its last lines, as one text).
         errors: metric -> standard error over the choice of the test images, in points; set by `write_result`.
         answers: sha256 of the answers per test image, which `read_answers` reads; set by `write_result`.
+        test_images: by which data sets with test images in common are known, see `sketch_of`.
     """
 
     checkpoint: CheckpointCard
@@ -226,6 +228,7 @@ class Result:
     error: Annotated[Facts, holding(Failure)] = field(default_factory=dict)
     errors: dict[Line, Annotated[AtLeastZero, Field(le=100)]] = field(default_factory=dict)
     answers: Annotated[str, Hex] = ""
+    test_images: Annotated[str, StringConstraints(pattern="^[0-9a-f]*$", max_length=SIZE * DIGITS)] = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.curve, dict):

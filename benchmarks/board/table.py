@@ -13,6 +13,7 @@ from kdep_benchmarks.board.facts import costs_of, origins_of, overlaps_of
 from kdep_benchmarks.board.informative import judge_columns
 from kdep_benchmarks.kinds import FAMILIES
 from kdep_benchmarks.result import BUDGETS, ROLES, CheckpointCard, Protocol, Result
+from kdep_benchmarks.verdicts.datasets import datasets_of
 from kdep_benchmarks.verdicts.intervals import rank_intervals
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.uncertainty import uncertainty
@@ -50,8 +51,8 @@ class Board:
 
     Attributes:
         runs: one row per result: checkpoint, column, seed, ok, score, metric, result.
-        columns: one row per column: task, kind, family, dataset, data_fingerprint, metric, way, in_suite, and what
-            `judge_columns` finds.
+        columns: one row per column: task, kind, family, dataset, images (one name for the data sets with the same test
+            images), data_fingerprint, metric, way, in_suite, and what `judge_columns` finds.
         cells: the columns (statistic, column) of each checkpoint: mean, std, n, failed, ci95 (half the 95 % interval),
             images (test images that the interval covers), share_of_gain.
         metrics: mean and n of the metrics beside the main one, by (checkpoint, column, metric).
@@ -130,12 +131,12 @@ def baselines(rows: pd.DataFrame, role: str, arch: str) -> list[str]:
 def half_widths_of_means(board: Board, family: str | None = None) -> pd.Series:
     """Half the 95 % interval of the mean over families, or over one family's columns, by checkpoint.
 
-    It is over test images and runs, as those of the columns are. Columns of one data set have the same test images, so
-    their errors count as equal; those of different data sets are independent. NaN where a column has no interval.
+    It is over test images and runs, as those of the columns are. The errors of columns with the same test images count
+    as equal; those of others are independent. NaN where a column has no interval.
     """
     columns = board.counted if family is None else board.counted[board.counted.family == family]
     parts = board.cells["ci95"][columns.index] * family_weights(columns.family)
-    squares = parts.T.groupby(columns.dataset).sum() ** 2
+    squares = parts.T.groupby(columns.images).sum() ** 2
     return np.sqrt(squares.sum()).where(parts.notna().all(axis=1))
 
 
@@ -215,6 +216,7 @@ def _columns(runs: pd.DataFrame) -> pd.DataFrame:
             "kind": [task.kind for task in tasks],
             "family": [task.family for task in tasks],
             "dataset": [task.dataset for task in tasks],
+            "images": datasets_of(first["result"].tolist()),
             "data_fingerprint": [result.data_fingerprint for result in first["result"]],
             "metric": first["metric"].fillna("-").tolist(),
             "way": [way_of(result) for result in first["result"]],
@@ -291,7 +293,7 @@ def average_ranks(board: Board) -> pd.DataFrame:
     scores, halves = (board.cells[name].loc[rows, columns.index] for name in ("mean", "ci95"))
     found = {names[0]: scores.rank(ascending=False).mean(axis=1).to_numpy()}
     if halves.notna().all(axis=None):
-        sets = pd.factorize(columns.dataset)[0]
+        sets = pd.factorize(columns.images)[0]
         ends = rank_intervals(found[names[0]], scores.to_numpy(), halves.to_numpy(), sets)
         found |= dict(zip(names[1:], ends, strict=True))
     return pd.DataFrame(found, index=rows).reindex(columns=names)

@@ -43,6 +43,7 @@ class Cell:
         results: the results folder.
         data_fingerprint: of the data set when the run was planned.
         leaked: number of its test images that are also in train or val.
+        test_images: sketch of its test images, see `kdep_benchmarks.answers.sketch`.
         force: measure again where a result is there.
         timeout: seconds that an attempt may take; None for no limit.
         halved: why this attempt uses half the batch; empty for the first attempt.
@@ -57,6 +58,7 @@ class Cell:
     results: Path
     data_fingerprint: str = ""
     leaked: int = 0
+    test_images: str = ""
     force: bool = False
     timeout: float | None = None
     halved: str = ""

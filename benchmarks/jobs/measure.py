@@ -110,6 +110,7 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
         cost=cost(checkpoint, device, time.perf_counter() - clock) | outcome.cost,
         versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
         commit=own["commit"],
+        test_images=cell.test_images,
     )
     return result, outcome.answers
 

@@ -10,7 +10,7 @@ from kdep.guard import printable
 from kdep.models.backbones.outline import parameters
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.data import cards as datasets
-from kdep_benchmarks.data.checks.leaks import leaked
+from kdep_benchmarks.data.checks.leaks import Contents, contents_of
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell, check_same_measurement
 from kdep_benchmarks.kinds import TOOLBOXES
@@ -26,10 +26,10 @@ Times = dict[tuple[str, ...], list[float]]
 
 @dataclass(frozen=True)
 class Found:
-    """A data set on disk: its fingerprint and how many test images are also in train or val; or why it is not used."""
+    """A data set on disk: its fingerprint and what is known of its test images; or why it is not used."""
 
     fingerprint: str = ""
-    leaked: int = 0
+    contents: Contents = Contents()
     reason: str = ""
 
 
@@ -69,7 +69,7 @@ def look_up(task: Task) -> Found:
         return Found(reason=reason)
     datasets.refuse_bad_splits(dataset)
     fingerprint = datasets.fingerprint(dataset)
-    return Found(fingerprint, leaked(task, fingerprint))
+    return Found(fingerprint, contents_of(task, fingerprint))
 
 
 @lru_cache
@@ -94,7 +94,8 @@ def plan_cell(cell: Cell, found: Found) -> Planned:
     """
     if found.reason:
         return Planned(cell, "absent", found.reason)
-    cell = replace(cell, data_fingerprint=found.fingerprint, leaked=found.leaked)
+    contents = found.contents
+    cell = replace(cell, data_fingerprint=found.fingerprint, leaked=contents.leaked, test_images=contents.sketch)
     if not cell.path.exists() or cell.force:
         reason = refusal(cell.task.kind, cell.checkpoint.arch)
         return Planned(cell, "refused" if reason else "to run", reason)

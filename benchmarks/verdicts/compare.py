@@ -13,6 +13,7 @@ from kdep_benchmarks.counts import counted
 from kdep_benchmarks.kinds import AVERAGED, PAIRED
 from kdep_benchmarks.result import Protocol, Result
 from kdep_benchmarks.results import read_results
+from kdep_benchmarks.verdicts.datasets import datasets_of
 from kdep_benchmarks.verdicts.difference import difference, holm, student
 from kdep_benchmarks.verdicts.intervals import mean, standard_deviation
 from kdep_benchmarks.verdicts.pairs import left_out, names_of_two, of_checkpoint, shared_ways
@@ -235,11 +236,13 @@ def _over_datasets(
 ) -> Difference:
     """Each data set counts once: a probe and a fine-tune of the same images rise and fall together."""
     by_dataset: dict[str, list[float]] = {}
-    for sides in tasks:
+    firsts = [sides[0][0] for sides in tasks]
+    datasets = datasets_of(firsts)
+    for dataset, sides in zip(datasets, tasks, strict=True):
         scores = [mean([result.score for result in side]) for side in sides]
-        by_dataset.setdefault(sides[0][0].task.dataset, []).append(scores[0] - scores[1])
+        by_dataset.setdefault(dataset, []).append(scores[0] - scores[1])
     values = [mean(values) for values in by_dataset.values()]
-    over = counted(len(values), "data set")
+    over = counted(len(values), "data set") + _counted_once(datasets, [first.task.dataset for first in firsts])
     higher, lower = names if mean(values) >= 0 else names[::-1]
     ahead = f"{higher} is {abs(mean(values)):.2f} above {lower}"
     if len(values) < MIN_DATASETS:
@@ -250,3 +253,13 @@ def _over_datasets(
         return Difference(None, names, protocol, None, said)
     error = standard_deviation(values) / math.sqrt(len(values))
     return Difference(None, names, protocol, student(mean(values), error**2, len(values) - 1), over)
+
+
+def _counted_once(datasets: Sequence[str], named: Sequence[str]) -> str:
+    """Which data sets of different names are one, as they share test images; empty where none are."""
+    parts = []
+    for dataset in dict.fromkeys(datasets):
+        own = dict.fromkeys(name for name, known in zip(named, datasets, strict=True) if known == dataset)
+        if len(own) > 1:
+            parts.append(f", as {' and '.join(own)} share test images")
+    return "".join(parts)

@@ -1,11 +1,14 @@
-"""Count the test images that are also in train or val, by content; refuse splits that hold nothing else."""
+"""Look at the test images by content: how many are also in train or val, and a sketch that knows them again."""
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdep.data.sources.contents import cache_folder, content_hashes
 from kdep.files import write_text
+from kdep_benchmarks.answers.sketch import sketch_of
 from kdep_benchmarks.data.cards import Use
 from kdep_benchmarks.data.checks.readable import entries_of
 from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictures_of, read_labelled
@@ -13,19 +16,32 @@ from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictu
 WORTH = 2000  # images from which on the count is remembered
 
 
-def leaked(task: Use, fingerprint: str) -> int:
-    """Count the test images whose bytes are those of an image of train or val.
+@dataclass(frozen=True)
+class Contents:
+    """What the contents of the test images say.
+
+    Attributes:
+        leaked: how many have the bytes of an image of train or val.
+        sketch: see `kdep_benchmarks.answers.sketch`.
+    """
+
+    leaked: int = 0
+    sketch: str = ""
+
+
+def contents_of(task: Use, fingerprint: str) -> Contents:
+    """Look at the contents of a task's test images.
 
     Args:
         task: its family decides how the data set is read.
-        fingerprint: of the data set; the count of a large one is remembered with it in the user's cache folder.
+        fingerprint: of the data set; what a large one gives is remembered with it in the user's cache folder.
 
     Raises:
         ValueError: every image of test, or of val, is also in another split.
     """
-    known = cache_folder("leaks") / f"{hashlib.sha256(f'{task.family}|{fingerprint}'.encode()).hexdigest()}"
-    if known.is_file() and (text := known.read_text()).isdecimal():
-        return int(text)
+    memory = cache_folder("leaks") / f"{hashlib.sha256(f'{task.family}|{fingerprint}'.encode()).hexdigest()}.json"
+    if (known := _known(memory)) is not None:
+        return known
     roles = [role for role in ("train", "val", "test") if any(key.split("_")[0] == role for key in task.dataset.files)]
     images = {role: hashes_of(task, role) for role in roles}
     name = task.dataset.name
@@ -37,16 +53,23 @@ def leaked(task: Use, fingerprint: str) -> int:
                     f"for byte; a score on them means nothing. Give the {role} split its own images"
                 )
     fitted = {content for role in roles if role != "test" for content in images[role]}
-    count = sum(content in fitted for content in images["test"])
+    found = Contents(sum(content in fitted for content in images["test"]), sketch_of(images["test"]))
     if sum(map(len, images.values())) >= WORTH:
-        _remember(known, count)
-    return count
+        _remember(memory, found)
+    return found
 
 
-def _remember(known: Path, count: int) -> None:
+def _known(memory: Path) -> Contents | None:
     try:
-        write_text(known, str(count))
-    except OSError:  # no cache folder that can be written: counted again each time
+        return Contents(**json.loads(memory.read_text()))
+    except (OSError, ValueError, TypeError):  # not there, or damaged: looked at again
+        return None
+
+
+def _remember(memory: Path, found: Contents) -> None:
+    try:
+        write_text(memory, json.dumps(asdict(found)))
+    except OSError:  # no cache folder that can be written: looked at again each time
         return
 
 

@@ -152,7 +152,9 @@ def test_the_command_writes_the_card_beside_the_export(tmp_path, capsys):
     one = result("random:resnet18", "tiny-knn", 0, 12.5, sha256=found.identity, role="random", counts={"test": 1000})
     write_result(one, tmp_path / "results")
     matches = (Match("a", "b", "bytes"), Match("c", "d", "look"))
-    of = Overlap("x", "f" * 64, 9, 0, (SetOverlap("tiny", "d" * 64, 1000, matches),), {}, ("random:resnet18",))
+    of = Overlap(
+        "x", "f" * 64, 9, 0, (SetOverlap("tiny", one.data_fingerprint, 1000, matches),), {}, ("random:resnet18",)
+    )
     write_overlap(of, tmp_path / "results" / "overlap" / "x.json")
     out, results = str(tmp_path / "m"), str(tmp_path / "results")
     assert export.run(arguments("random:resnet18", "--to", "timm", "--out", out, "--card", "--results", results)) == 0

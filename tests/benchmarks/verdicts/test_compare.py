@@ -1,6 +1,7 @@
 """A difference is called real only where other images and other runs would show it, in one sentence each."""
 
 import argparse
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import kdep
 from kdep.models.checkpoints.checkpoint import write_student
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.answers.resample import DRAWS, Resamples, image_variance, resamples_of
+from kdep_benchmarks.answers.sketch import sketch_of
 from kdep_benchmarks.answers.store import area_answers, class_answers
 from kdep_benchmarks.kinds import AVERAGED
 from kdep_benchmarks.results import read_results, write_result
@@ -328,6 +330,23 @@ def test_over_data_sets_each_set_counts_once():
         pytest.approx(8.968, abs=1e-3),
     )
     assert overall.sentence.endswith("(3 data sets).")
+
+
+def test_over_data_sets_copies_and_versions_of_one_count_once():
+    hashes = [hashlib.sha256(bytes([number])).digest() for number in range(200)]
+    whole, less, other = sketch_of(hashes[:100]), sketch_of(hashes[1:100]), sketch_of(hashes[100:])
+    gaps = {"d1-linear": (2, whole), "d2-linear": (4, less), "d3-linear": (6, whole), "e-linear": (20, other)}
+    made = Answered()
+    for place, (task, (gap, images)) in enumerate(gaps.items()):
+        of = {"data": f"{place}" * 64, "test_images": images}
+        made.add("A", task, right(100 + gap), **of).add("B", task, right(100), **of)
+    overall = compared(made)[-1]
+    assert overall.interval is None  # the means of two sets are 2 and 10
+    assert overall.sentence.endswith(
+        "A is 6.00 above B in the mean of 2 data sets, as d1 and d2 and d3 share test images, and a verdict needs 3."
+    )
+    made.results = [replace(one, data_fingerprint="d" * 64, test_images="") for one in made.results]
+    assert "on 1 data set, as d1 and d2 and d3 and e share test images, and" in compared(made)[-1].sentence
 
 
 def test_over_data_sets_only_seeds_that_both_have_count():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdep_benchmarks.answers.sketch import sketch_of
 from kdep_benchmarks.data.cards import Dataset, fingerprint
-from kdep_benchmarks.data.checks.leaks import leaked
+from kdep_benchmarks.data.checks.leaks import contents_of, hashes_of
 from kdep_benchmarks.data.preparation.packs import pack_folder
 from kdep_benchmarks.tasks.task import Task
 from tests.helpers import toolbox_trees as trees
@@ -25,7 +26,7 @@ def folders(root):
 
 
 def count(task):
-    return leaked(task, fingerprint(task.dataset))
+    return contents_of(task, fingerprint(task.dataset)).leaked
 
 
 def test_test_images_in_train_or_val_are_counted_and_equal_splits_refused(tmp_path):
@@ -42,6 +43,19 @@ def test_test_images_in_train_or_val_are_counted_and_equal_splits_refused(tmp_pa
             count(task)
         shutil.rmtree(tmp_path / whole)
         kept.rename(tmp_path / whole)
+
+
+def test_what_a_large_data_set_gives_is_remembered_and_made_again_where_the_memory_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("kdep_benchmarks.data.checks.leaks.WORTH", 12)
+    task = folders(tmp_path / "d")
+    first = contents_of(task, fingerprint(task.dataset))
+    assert first.sketch == sketch_of(hashes_of(task, "test"))
+    (memory,) = (tmp_path / "cache/kdep/leaks").iterdir()
+    memory.write_text(memory.read_text().replace('"leaked": 0', '"leaked": 7'))
+    assert contents_of(task, fingerprint(task.dataset)).leaked == 7
+    memory.write_text('{"leaked": ')
+    assert contents_of(task, fingerprint(task.dataset)) == first
 
 
 def test_the_images_of_a_pack_are_compared_one_by_one(tmp_path):
