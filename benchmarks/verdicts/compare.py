@@ -84,8 +84,8 @@ def compare(
     """Compare checkpoints from Python: `compare("runs/mine/student.pth", "random:resnet18")`.
 
     Args:
-        a: the first checkpoint: its name on the board, first digits of its sha256, or what `kdep transfer` took. A file is
-            known by the weights that it holds now.
+        a: the first checkpoint: its name on the board, first digits of its sha256, or what `kdep transfer` took. A file
+            is known by the weights that it holds now.
         others: those that it is compared with.
         results: a folder of results, or several.
         task: only this one.
