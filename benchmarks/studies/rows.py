@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdep_benchmarks.result import Protocol, Result
+from kdep_benchmarks.result import Result
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.verdicts.intervals import mean
 from kdep_benchmarks.verdicts.ways import Way, way_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("arm", "value", "seed", "task", "metric", "score", "val", "images_seen", "pretrain_seconds"),
-    *("checkpoint", "protocol", "data", "run"),
+    *("checkpoint", "protocol", "settings", "data", "run"),
 )
 NUMBERS = ("score", "val", "images_seen", "pretrain_seconds")
 AnswerRow = dict[str, Any]
@@ -108,6 +108,7 @@ def own_rows(
                 **spent,
                 "checkpoint": sha256[:8],
                 "protocol": str(cells[0].protocol),
+                "settings": settings_of(tasks[task]),
                 "data": _agreed(cells, task),
                 "run": fingerprint(study, planned),
             }
@@ -170,11 +171,18 @@ def is_file(planned: Run) -> bool:
     return planned.checkpoint is None or planned.checkpoint.partition(":")[0] not in SOURCES
 
 
-def protocols_of(study: Study) -> dict[str, Protocol]:
-    """Task -> the protocol by which it is scored now."""
+def settings_of(task: "Task") -> str:
+    """A digest of a task's kind and settings; of a config of the user's own the content counts, not its place."""
+    own = {name: value for name, value in task.plain_settings.items() if name != "config" or not task.config_sha256}
+    return hashlib.sha256(json.dumps([task.kind, own], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def measured_by(study: Study) -> dict[str, dict[str, str]]:
+    """Task -> the columns that say how it is scored now."""
     from kdep_benchmarks.jobs.cell import protocol_of
 
-    return {task.name: protocol_of(task) for task in load_tasks(study)}
+    tasks = load_tasks(study)
+    return {task.name: {"protocol": str(protocol_of(task)), "settings": settings_of(task)} for task in tasks}
 
 
 def load_tasks(study: Study) -> "list[Task]":
@@ -287,25 +295,23 @@ def read_known(
             one has; names the line.
     """
     places = {planned.key: planned for planned in study.runs}
-    protocols = protocols_of(study)
+    measured = measured_by(study)
     prints: dict[tuple[str, str, str], str] = {}
     rows: dict[tuple[Any, ...], AnswerRow] = {}
     for path in paths:
         for number, text in enumerate(_read_table(path), 2):
             key, where = (text["arm"], text["value"], text["seed"]), f"{path}, line {number}"
-            if key not in places or text["task"] not in protocols:
+            if key not in places or text["task"] not in measured:
                 what = " ".join(filter(None, key))
                 raise ValueError(f"{where}: {what} on {text['task']} is not in {study.name}. {advice}")
             prints.setdefault(key, fingerprint(study, places[key]))
-            for what, there, now in (
-                ("run", text["run"], prints[key]),
-                ("protocol", text["protocol"], str(protocols[text["task"]])),
-            ):
-                if there != now:
+            for what, now in {"run": prints[key], **measured[text["task"]]}.items():
+                if text[what] != now:
                     raise ValueError(
-                        f"{where}: {what} {there}, in this study {now}: a row of another study, or of this one before "
-                        f"it was changed. {advice}"
+                        f"{where}: {what} {text[what]}, in this study {now}: a row of another study, or of this one "
+                        f"before it was changed. {advice}"
                     )
+            _check_weights(study, places[key], text["checkpoint"], where)
             row = {column: text[column] for column in COLUMNS} | places[key].place
             row |= {column: _number(text[column], column, where) for column in NUMBERS}
             earlier = rows.setdefault((*key, text["task"]), row)
@@ -316,6 +322,16 @@ def read_known(
                 raise ValueError(f"{where}: {both}; keep one of them")
     _warn_of_mixed(study, list(rows.values()))
     return list(rows.values())
+
+
+def _check_weights(study: Study, planned: Run, known: str, where: str) -> None:
+    """Raise a ValueError where the file of an arm that is not trained holds other weights than the row is of."""
+    now = student_here(study, planned, Path()) if planned.checkpoint is not None else None
+    if now is not None and not now.startswith(known):
+        raise ValueError(
+            f"{where}: of weights {known}, and {planned.checkpoint} holds {now[:8]}. Leave the file of rows out, and "
+            "these weights are scored"
+        )
 
 
 def _warn_of_mixed(study: Study, known: Sequence[AnswerRow]) -> None:

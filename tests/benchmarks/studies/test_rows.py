@@ -18,6 +18,7 @@ from kdep_benchmarks.studies.rows import (
     one_student,
     read_known,
     refuse_to_replace,
+    settings_of,
     write_rows,
 )
 from kdep_benchmarks.tasks.choose import choose_tasks
@@ -172,6 +173,7 @@ def test_published_rows_come_back_as_they_were_collected(published, tmp_path):
     [
         ({"run": "123456789abc"}, "line 2: run 123456789abc, in this study"),
         ({"protocol": "fair-v1"}, "line 2: protocol fair-v1, in this study fair-v2: a row of another study"),
+        ({"settings": "12345678"}, "line 2: settings 12345678, in this study"),
         ({"arm": "else"}, "line 2: else 0 on flowers5-knn is not in made"),
         ({"seed": 7}, "line 2: random 7 on flowers5-knn is not in made"),
         ({"score": "high"}, "line 2: score is 'high', not a number"),
@@ -182,6 +184,31 @@ def test_rows_of_another_study_are_refused(published, changes, message):
     path = published(**changes)
     with pytest.raises(ValueError, match=re.escape(f"{path}, {message}")):
         read_known([path], study_of())
+
+
+def test_rows_by_other_settings_of_a_task_or_of_weights_that_were_replaced_are_refused(tmp_path):
+    spec, known = tmp_path / "r18.pth", tmp_path / "known.csv"
+    write_student(open_checkpoint("random:test_resnet"), spec)
+    study = study_of(arms={"mine": str(spec)}, baseline="mine", tasks=TASKS[:1])
+    results = scored("r18", TASKS[0], [50.0, 51.0], sha256=open_checkpoint(str(spec)).identity)
+    write_rows(collect(study, NOWHERE, results), known)
+    assert len(read_known([known], study)) == 1
+    write_student(open_checkpoint("random:test_resnet#1"), spec)
+    with pytest.raises(ValueError, match=r"line 2: of weights [0-9a-f]{8}, and .*r18.pth holds [0-9a-f]{8}. Leave the"):
+        read_known([known], study)
+    spec.unlink()
+    assert len(read_known([known], study)) == 1  # there is nothing to score again
+
+    task = choose_tasks("photographs", TASKS[:1], NOWHERE)[0]
+    mine = dataclasses.replace(task, settings=task.settings | {"config": "/a/b.py"}, config_sha256="c" * 64)
+    other = dataclasses.replace(mine, settings=task.settings | {"config": "/d/b.py"})
+    changed = [
+        dataclasses.replace(task, settings=task.settings | {"size": 56}),
+        dataclasses.replace(task, kind="linear"),
+        dataclasses.replace(mine, config_sha256="d" * 64),
+    ]
+    assert settings_of(mine) == settings_of(other)
+    assert len({settings_of(one) for one in (task, mine, *changed)}) == 5
 
 
 def test_an_answer_of_another_study_of_the_same_name_is_not_replaced(published, tmp_path):

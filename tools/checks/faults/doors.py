@@ -198,11 +198,11 @@ def settings_doors(recipe: Path, root: Path) -> list[Door]:
         "score": 50.0,
         "val": 40.0,
     }
-    from kdep_benchmarks.studies.rows import fingerprint, protocols_of
+    from kdep_benchmarks.studies.rows import fingerprint, measured_by
 
     planned = next(run for run in own.runs if run.arm == "PTS" and run.seed == 0 and run.value == 1)
     row |= {"images_seen": 16, "pretrain_seconds": 1.0, "checkpoint": "ab12cd34", "data": "d" * 8}
-    row |= {"run": fingerprint(own, planned), "protocol": str(protocols_of(own)["zoo-knn"])}
+    row |= {"run": fingerprint(own, planned), **measured_by(own)["zoo-knn"]}
     write_rows([row], table)
     return [
         Door("recipe", recipe, changes.edit_yaml, lambda: as_yaml(load_config(recipe))),
