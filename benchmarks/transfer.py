@@ -24,7 +24,7 @@ from kdep_benchmarks.board.table import Suite
 from kdep_benchmarks.data.cards import CARDS
 from kdep_benchmarks.data.checks.overlap import read_with_overlap
 from kdep_benchmarks.data.preparation.prepare import prepare
-from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell
+from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell, protocol_of
 from kdep_benchmarks.jobs.engines.choose import choose_engine
 from kdep_benchmarks.jobs.plan import Planned, checkpoint_card, describe_plan, look_up, measured_times, plan_cell
 from kdep_benchmarks.jobs.run import run_plan
@@ -195,7 +195,8 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     here = request.device if request.engine != "local" else find_device(request.device)
     times = measured_times(before, cpu=here == "cpu")
     jobs = engine.jobs or max(1, len(plan))
-    screen.say("\n".join([*said, *told, *unused_sizes(opened, tasks), describe_plan(plan, times, jobs=jobs)]))
+    said += [*told, *unused_sizes(opened, tasks), *measured_otherwise(plan, before)]
+    screen.say("\n".join([*said, describe_plan(plan, times, jobs=jobs)]))
     if not any(planned.measurable for planned in plan):
         return plan, 1
     if dry_run:
@@ -286,6 +287,27 @@ def unused_sizes(opened: Mapping[str, Checkpoint], tasks: Sequence[Task]) -> lis
     if not sized or not kinds:
         return []
     return [f"{', '.join(sized)}: tasks of kind {', '.join(kinds)} ignore this input size, and keep to their own scale"]
+
+
+def measured_otherwise(plan: Sequence[Planned], before: Sequence[Result]) -> list[str]:
+    """A sentence for each task of which results by the same protocol are there, on other data or by other settings."""
+    cells = [planned.cell for planned in plan if planned.measurable]
+    now = {(cell.task.name, protocol_of(cell.task)): cell for cell in cells}
+    replaced = {(cell.checkpoint.sha256, cell.task.name, cell.seed) for cell in cells}
+    found: dict[tuple[str, str], set[str]] = {}
+    for result in before:
+        card, cell = result.checkpoint, now.get((result.task.name, result.protocol))
+        if result.status != "ok" or cell is None or (card.sha256, result.task.name, result.seed) in replaced:
+            continue
+        if result.data_fingerprint != cell.data_fingerprint:
+            found.setdefault((result.task.name, "data set has"), set()).add(card.name)
+        elif result.settings != cell.task.plain_settings:
+            found.setdefault((result.task.name, "settings have"), set()).add(card.name)
+    return [
+        f"{task}: its {what} changed since {', '.join(sorted(names))} was measured here; such scores are never "
+        "compared with new ones. --force measures a checkpoint again"
+        for (task, what), names in found.items()
+    ]
 
 
 def make_plan(

@@ -168,7 +168,7 @@ def check_same_measurement(cell: Cell, known: Result) -> None:
     if known.data_fingerprint != cell.data_fingerprint:
         raise ValueError(
             f"{cell.path}: measured on other data than now lies in {cell.task.dataset.root}; "
-            "use another --results folder"
+            "use another --results folder, or measure every checkpoint again with --force"
         )
     if known.checkpoint.arch != cell.checkpoint.arch:
         raise ValueError(f"{cell.path}: these weights were measured as {known.checkpoint.arch}, not {cell.spec}")

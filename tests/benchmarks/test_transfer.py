@@ -358,6 +358,28 @@ def test_other_data_under_the_same_name_is_refused(world, measured, tmp_path, ca
     assert "measured on other data" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("changed", ["data set has", "settings have"])
+def test_a_plan_says_which_checkpoints_were_measured_on_other_data_or_by_other_settings(
+    world, measured, tmp_path, capsys, changed
+):
+    shutil.copytree(world, tmp_path / "world")
+    if changed == "data set has":
+        next((tmp_path / "world" / "colours" / "test" / "class0").glob("*.png")).unlink()
+    else:
+        suite = tmp_path / "world" / "suite.yaml"
+        suite.write_text(suite.read_text().replace("size: 32", "size: 40"))
+    said = f"colours-knn: its {changed} changed since random:test_resnet was measured here; such scores are never"
+    for world_now, force, expected in (
+        (tmp_path / "world", (), True),
+        (tmp_path / "world", ("--force",), False),
+        (world, (), False),
+    ):
+        checkpoints = ("random:test_resnet#1", *([STUDENT] if force else []))
+        more = ("--dry-run", "--tasks", "colours-knn", "--seeds", "0,1", *force)
+        assert transfer(world_now, measured, *more, checkpoints=checkpoints) == 0
+        assert (said in capsys.readouterr().out) == expected
+
+
 def test_other_settings_under_the_same_name_are_refused(world, measured, tmp_path, capsys):
     suite = yaml.safe_load((world / "suite.yaml").read_text())
     suite["tasks"][0]["settings"]["size"] = 40
