@@ -10,6 +10,7 @@ from kdep_benchmarks.data.readers.coco import read_coco, read_json
 from kdep_benchmarks.data.readers.voc import read_voc
 
 WITHOUT_AREA = 0.001  # a share of boxes of no area up to this is a note, no defect: COCO's train2017 has a few
+NORMALISED = 1.5  # pixels: boxes of numbers from 0 to 1 end by here, also when read from a centre and a size (YOLO)
 LAYOUTS = {"voc": read_voc, "coco": read_coco}
 
 
@@ -58,6 +59,12 @@ def read_boxes(
         split.findings = [f if f not in flat else dataclasses.replace(f, defect=False) for f in split.findings]
     if not split.images:
         split.add("empty split", f"{role} {dataset.files[role]}", "no images")
+    if any(len(image.boxes) for image in split.images) and all((i.boxes <= NORMALISED).all() for i in split.images):
+        what = (
+            "every box ends within 1.5 pixels of the top left corner of its image, so these look like shares of width "
+            "and height, from 0 to 1; write pixels: [x, y, width, height] in COCO's json, corners in VOC's annotations"
+        )
+        split.add("boxes not in pixels", f"{role} {dataset.files[role]}", what)
     counts = split.per_class
     if split.images and not counts:
         split.add("no box", f"{role} {dataset.files[role]}", f"the split has no box of {', '.join(split.classes)}")

@@ -183,6 +183,30 @@ def box_not_finite(root):
     return "box without numbers", json_box(root, [5, 5, math.nan, 10])
 
 
+def boxes_from_0_to_1(root):
+    with rewritten(root / "train.json") as content:
+        for item in content["annotations"]:
+            x, y, width, height = item["bbox"]
+            item["bbox"] = [x / 80, y / 72, width / 80, height / 72]
+    return "boxes not in pixels", "train train.json"
+
+
+def centres_from_0_to_1(root):
+    with rewritten(root / "test.json") as content:
+        for item in content["annotations"]:
+            item["bbox"] = [0.9, 0.5, 0.2, 1.0]
+    return "boxes not in pixels", "test test.json"
+
+
+def voc_corners_from_0_to_1(root):
+    def share(found):
+        return f"<{found[1]}>{int(found[2]) / (80 if found[1][0] == 'x' else 72)}</"
+
+    for path in (root / "VOC2012" / "Annotations").glob("train_*.xml"):
+        path.write_text(re.sub(r"<([xy]m..)>(\d+)</", share, path.read_text()))
+    return "boxes not in pixels", "train VOC2012/ImageSets/Main/train.txt"
+
+
 def category_of_a_box(root):
     with rewritten(root / "train.json") as content:
         content["annotations"][1]["category_id"] = 99
@@ -265,6 +289,9 @@ PLANTED = [
     ("coco", box_above),
     ("coco", box_without_area),
     ("coco", box_not_finite),
+    ("coco", boxes_from_0_to_1),
+    ("coco", centres_from_0_to_1),
+    ("voc", voc_corners_from_0_to_1),
     ("coco", category_of_a_box),
     ("coco", category_of_a_split),
     ("coco", image_number_twice),
@@ -628,6 +655,14 @@ def test_a_box_without_area_in_a_thousand_is_left_out_and_is_a_note(tmp_path):
     assert defects(dataset) == []
     split = write_split(dataset, "train", trees.CLASSES, tmp_path / "written.json")
     assert split.boxes == 8 + 999 and split.left_out == {"boxes_without_area": 1}
+
+
+def test_a_few_boxes_in_the_corner_of_their_image_are_no_defect(tmp_path):
+    dataset = trees.coco(tmp_path)
+    boxes_from_0_to_1(tmp_path)
+    with rewritten(tmp_path / "train.json") as content:
+        content["annotations"][-1]["bbox"] = [0, 0, 1, 2]
+    assert defects(dataset) == []
 
 
 def test_a_split_without_a_box_is_a_defect_and_is_refused(tmp_path):
