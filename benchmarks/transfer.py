@@ -21,7 +21,7 @@ from kdep.models.weights import file_of, open_checkpoint
 from kdep.run.device import find_device
 from kdep_benchmarks.board.frame import results_frame
 from kdep_benchmarks.board.table import Suite
-from kdep_benchmarks.data.cards import CARDS
+from kdep_benchmarks.data.cards import CARDS, class_folders
 from kdep_benchmarks.data.checks.overlap import read_with_overlap
 from kdep_benchmarks.data.preparation.prepare import prepare
 from kdep_benchmarks.jobs.cell import WEIGHTS_DO_NOT_LOAD, Cell, protocol_of
@@ -227,6 +227,9 @@ def tasks_of(request: Request) -> tuple[list[Task], Suite | None, list[str]]:
     """The tasks to measure, what means and ranks are over, and what to say about the data."""
     if request.data is not None:
         tasks, every, said = folder_tasks(request.data, request.tasks, budget=request.budget, size=request.size)
+        classes = class_folders(tasks[0].dataset, tasks[0].dataset.files["train"])
+        some = printable(", ".join(classes[:5])) + (", ..." if len(classes) > 5 else "")
+        said = f"{said}; {len(classes)} classes: {some}"
         return tasks, Suite(request.data.resolve().name, every, kind="--data"), [said]
     root, protocol = request.data_root.resolve(), request.protocol
     if request.suite is None:

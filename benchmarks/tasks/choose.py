@@ -145,6 +145,7 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
         classes = class_folders(Dataset(folder.name, "imagefolder", folder, {"train": ".", "test": "."}), ".")
     except ValueError as error:
         raise ValueError(f"{folder}: has no class folders; {expected}") from error
+    _refuse_data_sets(folder, classes)
     inner = [{path.name for path in (folder / name).iterdir() if path.is_dir()} for name in classes]
     if all(own and {name.lower() for name in own} <= SPLITS for own in inner):
         raise ValueError(
@@ -161,3 +162,25 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
         )
     said = f"{folder}: there is no train folder, so a fifth of each class is test and the rest train (seed 0)"
     return {"train": ".:train", "test": ".:test"}, said
+
+
+def _refuse_data_sets(folder: Path, names: Sequence[str]) -> None:
+    """Refuse folders that are data sets, not classes: their splits have class folders in common.
+
+    Raises:
+        ValueError: names the folders, and says to name one of them.
+    """
+    found = [name for name in names if _is_data_set(folder / name)]
+    if found:
+        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        raise ValueError(
+            f"{folder}: not one data set: {shown} hold splits with class folders of their own. Name one of them, such "
+            f"as --data {folder / found[0]}, or describe them in a suite file, which data for segmentation and "
+            "detection need in any case"
+        )
+
+
+def _is_data_set(folder: Path) -> bool:
+    splits = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in SPLITS]
+    classes = [{path.name for path in split.iterdir() if path.is_dir()} for split in splits]
+    return len(splits) > 1 and bool(set.intersection(*classes))

@@ -458,7 +458,7 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     own = ["--results", str(tmp_path), "--device", "cpu"]
     assert cli.main(["transfer", STUDENT, "--data", str(world / "colours"), *own, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "settings are chosen on a fifth of train, scores are of test" in said
+    assert "settings are chosen on a fifth of train, scores are of test; 3 classes: class0, class1, class2\n" in said
     assert "colours-knn  seed 0" in said and "colours-linear  seed 0" in said
     shutil.copytree(world / "colours" / "train", tmp_path / "my photos")
     command = ["transfer", STUDENT, "--data", str(tmp_path / "my photos"), "--tasks", "knn", *own]

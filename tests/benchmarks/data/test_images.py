@@ -100,6 +100,24 @@ def test_the_val_folder_may_have_any_of_its_usual_names(folders, tmp_path, name)
         split_folder(tmp_path)
 
 
+@pytest.mark.parametrize("beside", ["other/train/ant", "other/test/ant", "plain", "zoo/extra"])
+def test_a_folder_of_data_sets_is_refused_and_one_of_them_named(folders, tmp_path, beside):
+    for split in ("train", "test"):
+        shutil.copytree(tmp_path / split, tmp_path / "nest" / "zoo" / split)
+    shutil.copytree(tmp_path / "train" / "ant", tmp_path / "nest" / beside)
+    with pytest.raises(ValueError, match=rf"nest: not one data set: zoo hold.* --data {tmp_path / 'nest' / 'zoo'}, or"):
+        split_folder(tmp_path / "nest")
+    assert split_folder(tmp_path / "nest" / "zoo")[0] == {"train": "train", "test": "test"}
+
+
+def test_a_class_with_folders_of_the_names_of_splits_is_no_data_set(folders, tmp_path):
+    """Trains and the tests that they pass are photographed in folders; only one has kinds of its own."""
+    for own in ("train/old", "train/new", "test/hall", "bus"):
+        shutil.copytree(tmp_path / "train" / "ant", tmp_path / "nest" / "rail" / own)
+    shutil.copytree(tmp_path / "train" / "bee", tmp_path / "nest" / "road")
+    assert split_folder(tmp_path / "nest")[0] == {"train": ".:train", "test": ".:test"}
+
+
 def test_a_folder_of_too_long_a_name_is_refused_before_anything_is_measured(folders, tmp_path):
     long = tmp_path / ("x" * 160)
     long.mkdir()
