@@ -26,6 +26,7 @@ class Resamples:
         truth: hash of the right answers, the same for every checkpoint that answered these images.
         scores: (R,) of each run; a few-shot result has one for each draw of its train images.
         samples: (R, draws) of each run on each resample. Those of as many images are paired.
+        independent: how many different images these are worth, where some repeat others; None for all of them.
     """
 
     metric: str
@@ -33,6 +34,12 @@ class Resamples:
     truth: str
     scores: np.ndarray
     samples: np.ndarray
+    independent: int | None = None
+
+    @property
+    def worth(self) -> int:
+        """How many different images these are worth."""
+        return self.independent or self.images
 
 
 @functools.lru_cache(maxsize=4)
@@ -65,15 +72,20 @@ def standard_errors(answers: Answers, draws: int = DRAWS) -> dict[str, float]:
     if answers.images < 2:
         return {}
     found = _all_resampled(answers, draws)
-    return {name: math.sqrt(image_variance(values, answers.images)) for name, values in found.items()}
+    images = answers.images
+    return {name: math.sqrt(image_variance(values, images, images)) for name, values in found.items()}
 
 
-def image_variance(values: np.ndarray, images: int) -> float:
-    """Variance over resamples, for the variance over other images: a resample's is smaller by (N - 1) / N."""
+def image_variance(values: np.ndarray, images: int, worth: int) -> float:
+    """Variance over resamples, for the variance over other images.
+
+    A resample of N different images has a variance that is smaller by (N - 1) / N. Of images that repeat others it is
+    smaller again: N are drawn, and the score is as certain as that of the `worth` different ones.
+    """
     known = values[~np.isnan(values)]
     if len(known) < 2 or np.ptp(known) <= ROUNDING:
         return 0.0
-    return float(known.var()) * images / (images - 1)
+    return float(known.var()) * images / (worth - 1)
 
 
 def _all_resampled(answers: Answers, draws: int) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.ways import labels, ways_of
 
 ABSENT = "-"  # in tables for people; CSV files have an empty cell, which pandas reads as a missing number
-IMAGES = ("train", "val", "test", "leaked", "overlap", "overlap_exact")
+IMAGES = ("train", "val", "test", "leaked", "repeated", "overlap", "overlap_exact")
 FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001 - spreadsheets read full-width signs too
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 

@@ -29,6 +29,7 @@ def notes_on(board: Board) -> list[Note]:
         _holes,
         _halved,
         _leaks,
+        _repeats,
         _overlaps,
         _edges,
         _fixed,
@@ -126,18 +127,26 @@ def _halved(board: Board) -> Iterator[Note]:
 
 def _leaks(board: Board) -> Iterator[Note]:
     """Name the columns whose test images are partly in train or val."""
+    for label, count, images, checkpoints in _counted(board, "leaked"):
+        whole = f"{images:,} test" if images else "test"  # a file of others may lack the count
+        text = f"{label}: {count:,} of its {whole} images are also in train or val, byte for byte."
+        yield Note(text, checkpoints)
+
+
+def _repeats(board: Board) -> Iterator[Note]:
+    """Name the columns in which test images repeat others; intervals count an image once."""
+    for label, count, images, checkpoints in _counted(board, "repeated"):
+        whole = f"{images:,} test" if images else "test"
+        yield Note(f"{label}: {count:,} of its {whole} images repeat others, byte for byte.", checkpoints)
+
+
+def _counted(board: Board, name: str) -> Iterator[tuple[str, int, int, tuple[str, ...]]]:
+    """Columns whose results have this count: the label, the count, the number of test images, the checkpoints."""
     for label in board.columns.index:
         results = board.results_of(label)
-        leaked = {
-            (found.counts["leaked"], found.counts.get("test", 0))
-            for own in results
-            for found in own
-            if found.counts.get("leaked")
-        }
-        for count, images in sorted(leaked):
-            whole = f"{images:,} test" if images else "test"  # a file of others may lack the count
-            text = f"{label}: {count:,} of its {whole} images are also in train or val, byte for byte."
-            yield Note(text, tuple(results.index))
+        every = [found.counts for own in results for found in own if found.counts.get(name)]
+        for count, images in sorted({(counts[name], counts.get("test", 0)) for counts in every}):
+            yield label, count, images, tuple(results.index)
 
 
 def _overlaps(board: Board) -> Iterator[Note]:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdep.files import look_anew, write_bytes, write_text
+from kdep_benchmarks.data.checks.leaks import Contents
 from kdep_benchmarks.jobs.engines.engine import Slot
 from kdep_benchmarks.jobs.engines.process import Ended, last_lines, run_module
 from kdep_benchmarks.jobs.locks import remove_parts, try_lock
@@ -42,8 +43,7 @@ class Cell:
         device: auto, cpu, cuda or cuda:1.
         results: the results folder.
         data_fingerprint: of the data set when the run was planned.
-        leaked: number of its test images that are also in train or val.
-        test_images: sketch of its test images, see `kdep_benchmarks.answers.sketch`.
+        contents: what is known of its test images.
         force: measure again where a result is there.
         timeout: seconds that an attempt may take; None for no limit.
         halved: why this attempt uses half the batch; empty for the first attempt.
@@ -57,8 +57,7 @@ class Cell:
     device: str
     results: Path
     data_fingerprint: str = ""
-    leaked: int = 0
-    test_images: str = ""
+    contents: Contents = Contents()
     force: bool = False
     timeout: float | None = None
     halved: str = ""

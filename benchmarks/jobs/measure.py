@@ -103,14 +103,14 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
         status="ok",
         started=started.isoformat(timespec="seconds"),
         metrics=outcome.metrics,
-        counts=outcome.counts | {"leaked": cell.leaked},
+        counts=outcome.counts | {name: getattr(cell.contents, name) for name in ("leaked", "repeated", "independent")},
         chosen=outcome.chosen | memory | ({"floor": constant_score(outcome.answers)} if outcome.answers else {}),
         curves=outcome.curves,
         load=outcome.load,
         cost=cost(checkpoint, device, time.perf_counter() - clock) | outcome.cost,
         versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
         commit=own["commit"],
-        test_images=cell.test_images,
+        test_images=cell.contents.sketch,
     )
     return result, outcome.answers
 

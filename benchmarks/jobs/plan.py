@@ -94,8 +94,7 @@ def plan_cell(cell: Cell, found: Found) -> Planned:
     """
     if found.reason:
         return Planned(cell, "absent", found.reason)
-    contents = found.contents
-    cell = replace(cell, data_fingerprint=found.fingerprint, leaked=contents.leaked, test_images=contents.sketch)
+    cell = replace(cell, data_fingerprint=found.fingerprint, contents=found.contents)
     if not cell.path.exists() or cell.force:
         reason = refusal(cell.task.kind, cell.checkpoint.arch)
         return Planned(cell, "refused" if reason else "to run", reason)
@@ -191,8 +190,11 @@ def describe_plan(plan: Sequence[Planned], times: Times, *, jobs: int) -> str:
             seconds = estimate(planned.cell, times)
             about = "time unknown" if seconds is None else f"about {duration(seconds)}"
             lines.append(f"  to run  {planned.title}  {about}")
-    leaks = {planned.cell.task.name: planned.cell.leaked for planned in plan if planned.cell.leaked}
-    lines += [f"  {task}: {count} test images are also in train or val, byte for byte" for task, count in leaks.items()]
+    for task, known in {planned.cell.task.name: planned.cell.contents for planned in plan}.items():
+        if known.leaked:
+            lines.append(f"  {task}: {known.leaked} test images are also in train or val, byte for byte")
+        if known.repeated:
+            lines.append(f"  {task}: {known.repeated} test images repeat others, byte for byte")
     absent = {planned.cell.task.name: planned.reason for planned in plan if planned.state == "absent"}
     lines += [f"  absent  {task}: {reason}" for task, reason in absent.items()]
     refused = {planned.title.rpartition("  ")[0]: planned.reason for planned in plan if planned.state == "refused"}

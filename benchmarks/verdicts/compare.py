@@ -223,6 +223,8 @@ def _check_same_images(task: str, read: Sequence[Resamples]) -> None:
 def _over(kind: str, first: Sequence[Resamples], second: Sequence[Resamples]) -> str:
     """What an interval is over."""
     images, counts = counted(first[0].images, "image"), (len(first), len(second))
+    if (worth := min(run.worth for run in (*first, *second))) < first[0].images:
+        images += f" worth {worth} different ones"
     if kind in AVERAGED:
         return images if counts[0] == counts[1] else f"{images}, {counts[0]} seeds against {counts[1]}"
     if kind in PAIRED:

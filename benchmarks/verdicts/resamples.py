@@ -10,6 +10,7 @@ import logging
 import time
 import zipfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from kdep_benchmarks.answers import metrics, resample
 from kdep_benchmarks.answers.resample import DRAWS, Resamples, resamples_of
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_answers, with_those_below
+from kdep_benchmarks.verdicts.uncertainty import independent_images
 
 logger = logging.getLogger("kdep")
 ALIKE = 0.01  # points: how far a score may lie from what its answers give
@@ -57,7 +59,7 @@ def read_resamples(result: Result, folders: Path | Iterable[Path]) -> Resamples:
             f"{result.task.name}, seed {result.seed} of {result.checkpoint.name}: its score is {said:.2f}, but its "
             f"answers give {own:.2f}; one of the two files was changed. Measure it again with --force"
         )
-    return found
+    return replace(found, independent=independent_images(result))
 
 
 def _resamples(result: Result, folders: Path | Iterable[Path]) -> Resamples:

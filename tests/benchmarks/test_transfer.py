@@ -465,7 +465,8 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     assert cli.main(command) == 0
     assert "a fifth of each class is test and the rest train (seed 0)" in capsys.readouterr().out
     (path,) = tmp_path.rglob("my_photos-knn/**/seed0.json")
-    assert json.loads(path.read_text())["counts"] == {"train": 12, "val": 3, "test": 3, "leaked": 0}
+    copies = {"leaked": 0, "repeated": 0, "independent": 3}
+    assert json.loads(path.read_text())["counts"] == {"train": 12, "val": 3, "test": 3, **copies}
     assert cli.main(command) == 0 and "0 to run, 1 done" in capsys.readouterr().out
     # Means are over the tasks on this folder, whatever else was measured here. Two checkpoints end with a verdict.
     assert cli.main(["transfer", "random:test_resnet#1", "--data", str(world / "colours"), "--tasks", "knn", *own]) == 0

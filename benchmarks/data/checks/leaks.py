@@ -1,7 +1,8 @@
-"""Look at the test images by content: how many are also in train or val, and a sketch that knows them again."""
+"""Look at the test images by content: how many are in train or val too, or repeat others, and a sketch of them all."""
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from kdep_benchmarks.data.cards import Use
 from kdep_benchmarks.data.checks.readable import entries_of
 from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictures_of, read_labelled
 
-WORTH = 2000  # images from which on the count is remembered
+WORTH = 2000  # images from which on the counts are remembered
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,14 @@ class Contents:
 
     Attributes:
         leaked: how many have the bytes of an image of train or val.
+        repeated: how many have the bytes of an earlier test image.
+        independent: how many different images they are worth: n / c of n images, each of which is there c times.
         sketch: see `kdep_benchmarks.answers.sketch`.
     """
 
     leaked: int = 0
+    repeated: int = 0
+    independent: int = 0
     sketch: str = ""
 
 
@@ -53,7 +58,15 @@ def contents_of(task: Use, fingerprint: str) -> Contents:
                     f"for byte; a score on them means nothing. Give the {role} split its own images"
                 )
     fitted = {content for role in roles if role != "test" for content in images[role]}
-    found = Contents(sum(content in fitted for content in images["test"]), sketch_of(images["test"]))
+    there = [content for content in images["test"] if any(content)]  # zeros stand for a missing file
+    copies = Counter(there).values()
+    found = Contents(
+        leaked=sum(content in fitted for content in there),
+        repeated=len(there) - len(copies),
+        # The variance of a mean of n values, of which each counts c times, is the sum of c^2 over n^2 (Kish, 1965).
+        independent=round(len(there) ** 2 / max(1, sum(count**2 for count in copies))),
+        sketch=sketch_of(there),
+    )
     if sum(map(len, images.values())) >= WORTH:
         _remember(memory, found)
     return found

@@ -523,3 +523,18 @@ def test_every_view_names_runs_with_half_the_batch_and_test_images_that_are_in_t
     frame = pd.read_csv(tmp_path / "results.csv")
     assert frame.halved.fillna("").tolist() == ["killed by the kernel, out of memory", ""]
     assert frame.images_leaked.tolist() == [3, 3]
+
+
+def test_every_view_names_test_images_that_repeat_others(tmp_path):
+    results = [
+        result("a", "e-linear", counts={"train": 20, "test": 60, "repeated": 50}),
+        result("a", "f-linear", counts={"train": 20, "test": 60, "repeated": 1}),
+        result("a", "g-linear", counts={"train": 20, "test": 60, "repeated": 0}),
+    ]
+    board = write_leaderboard(lambda: Found(results, []), tmp_path).boards
+    views = [terminal_table(board), *((tmp_path / f"leaderboard.{kind}").read_text() for kind in ("csv", "md", "html"))]
+    for view in views:
+        assert "e-linear: 50 of its 60 test images repeat others, byte for byte." in view
+        assert "f-linear: 1 of its 60 test images repeat others, byte for byte." in view
+        assert "g-linear: 0" not in view
+    assert pd.read_csv(tmp_path / "results.csv").images_repeated.tolist() == [50, 1, 0]

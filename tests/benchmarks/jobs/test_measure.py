@@ -15,6 +15,7 @@ from kdep.data.sources.disk import DiskError
 from kdep.data.sources.shards import ShardError
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
+from kdep_benchmarks.data.checks.leaks import Contents
 from kdep_benchmarks.jobs import measure as measuring
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure_cell
@@ -100,9 +101,11 @@ def test_a_measured_cell_says_its_leaks_its_floor_and_the_settings_of_its_task(p
     task = Task("photos-knn", "knn", dataset, settings={"size": 32, "workers": 0})
     card = checkpoint_card(open_checkpoint("random:test_resnet"))
     planned = plan_cell(Cell("random:test_resnet", None, card, task, 0, "cpu", tmp_path), look_up(task))
-    cell = replace(planned.cell, leaked=3, halved="out of memory")
+    contents = Contents(leaked=3, repeated=2, independent=7, sketch="ab")
+    cell = replace(planned.cell, contents=contents, halved="out of memory")
     cell.work.mkdir(parents=True)
     result, answers = measure_cell(cell)
-    assert result.counts["leaked"] == 3
+    counts = [result.counts[name] for name in ("leaked", "repeated", "independent")]
+    assert (counts, result.test_images) == ([3, 2, 7], "ab")
     assert result.settings == task.plain_settings  # not those of half the batch
     assert result.chosen["floor"] == 100 * max(np.bincount(answers.truth)) / len(answers.truth)

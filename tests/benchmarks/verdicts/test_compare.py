@@ -28,6 +28,7 @@ from kdep_benchmarks.verdicts.difference import (
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.pairs import left_out
+from kdep_benchmarks.verdicts.uncertainty import independent_images
 from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference, as_table
 from tests.helpers.made_results import Answered, failure, result
 
@@ -142,18 +143,20 @@ def test_runs_of_a_training_are_an_uncertainty_of_their_own():
 def test_the_variance_of_runs_is_less_what_their_images_explain():
     # Two runs of 50 and 54 %: variance 8. Their resamples differ from their mean by 1 and -1 point, or -1 and 1: a
     # variance of 1 each over resamples, 2 of both over n - 1 = 1; times N / (N - 1) = 101 / 100.
-    spread = run_spread(np.array([50.0, 54.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101)
+    spread = run_spread(np.array([50.0, 54.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101, worth=101)
     assert spread.variance == pytest.approx((8 - 2 * 1.01) / 2) and spread.uncertainty == pytest.approx(4**2)
-    assert run_spread(np.array([50.0]), np.array([[51.0, 49.0]]), images=101).variance == 0
-    assert run_spread(np.array([50.0, 50.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101).variance == 0
+    assert run_spread(np.array([50.0]), np.array([[51.0, 49.0]]), images=101, worth=101).variance == 0
+    assert (
+        run_spread(np.array([50.0, 50.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101, worth=101).variance == 0
+    )
 
 
 def test_the_degrees_of_freedom_of_runs_are_satterthwaites():
     random = np.random.default_rng(0)
     scores = [np.array([50.0, 54.0, 58.0]), np.array([40.0, 41.0, 42.0])]
     resamples = [own[:, None] + random.normal(0, 1, (3, 400)) for own in scores]
-    images = image_variance(resamples[0].mean(0) - resamples[1].mean(0), 101)
-    spreads = [run_spread(own, draws, 101) for own, draws in zip(scores, resamples, strict=True)]
+    images = image_variance(resamples[0].mean(0) - resamples[1].mean(0), 101, 101)
+    spreads = [run_spread(own, draws, 101, 101) for own, draws in zip(scores, resamples, strict=True)]
     variance = images + sum(one.variance for one in spreads)
     freedom = variance**2 / (images**2 / 100 + sum(one.uncertainty for one in spreads))
     found = of_resamples(scores, resamples, "mIoU", "segment", 101)
@@ -195,6 +198,33 @@ def test_few_shot_probes_are_paired_by_their_draws_and_only_of_seeds_that_both_h
     only = [one for one in made.results if (one.checkpoint.name, one.seed) != ("A", 0)]
     said = differences(only, "A", "B", read=made.read, task="x-fewshot")[0]
     assert said.verdict == "no difference" and "no seed is both's" in said.sentence
+
+
+def worth(made):
+    """The first difference of A and B, with the images that results count as different."""
+
+    def read(one):
+        return replace(made.read(one), independent=independent_images(one))
+
+    return differences(made.results, "A", "B", read=read)[0]
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_images_that_repeat_others_make_no_interval_narrower(runs):
+    random = np.random.default_rng(0)
+    answers = random.random((2, runs, 100)) < np.array([0.6, 0.5])[:, None, None]
+    (once,) = compared(Answered().add("A", "x-finetune", *answers[0]).add("B", "x-finetune", *answers[1]))[:1]
+    made = Answered()
+    for name, own in zip("AB", np.repeat(answers, 6, axis=2), strict=True):
+        made.add(name, "x-finetune", *own, counts={"test": 600, "independent": 100})
+    found = worth(made)
+    assert "(600 images worth 100 different ones" in found.sentence
+    assert found.interval.value == pytest.approx(once.interval.value)
+    assert half(found.interval) == pytest.approx(half(once.interval), rel=0.05)
+    alike = (
+        Answered().add("A", "x-linear", right(2), counts={"test": 200, "independent": 1}).add("B", "x-linear", right(0))
+    )
+    assert worth(alike).interval.low == -np.inf  # all of them one image
 
 
 def test_where_answers_cannot_tell_no_difference_is_called():

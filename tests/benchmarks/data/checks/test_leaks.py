@@ -6,6 +6,7 @@ from PIL import Image
 
 from kdep_benchmarks.answers.sketch import sketch_of
 from kdep_benchmarks.data.cards import Dataset, fingerprint
+from kdep_benchmarks.data.checks import leaks
 from kdep_benchmarks.data.checks.leaks import contents_of, hashes_of
 from kdep_benchmarks.data.preparation.packs import pack_folder
 from kdep_benchmarks.tasks.task import Task
@@ -56,6 +57,34 @@ def test_what_a_large_data_set_gives_is_remembered_and_made_again_where_the_memo
     assert contents_of(task, fingerprint(task.dataset)).leaked == 7
     memory.write_text('{"leaked": ')
     assert contents_of(task, fingerprint(task.dataset)) == first
+
+
+def test_test_images_that_repeat_others_are_counted_also_from_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(leaks, "WORTH", 1)
+    task = folders(tmp_path)
+    for number in range(3):
+        shutil.copy(tmp_path / "test/a/0.png", tmp_path / f"test/a/again {number}.png")
+    shutil.copy(tmp_path / "test/a/0.png", tmp_path / "test/b/of another class.png")
+    shutil.copy(tmp_path / "train/a/0.png", tmp_path / "train/a/again.png")  # in train it narrows no interval
+    shutil.copy(tmp_path / "val/b/1.png", tmp_path / "test/b/of val.png")
+    known = fingerprint(task.dataset)
+    # Of the 9 test images one is there 5 times: 9^2 / (5^2 + 4) = 2.8.
+    first = contents_of(task, known)
+    assert (first.leaked, first.repeated, first.independent) == (1, 4, 3)
+    monkeypatch.setattr(leaks, "hashes_of", None)
+    assert contents_of(task, known) == first
+
+
+def test_listed_images_that_are_missing_are_no_copies_of_each_other(tmp_path):
+    trees.voc(tmp_path)
+    shutil.copytree(tmp_path / "VOC2012/ImageSets/Main", tmp_path / "VOC2012/ImageSets/Segmentation")
+    files = {role: f"VOC2012/ImageSets/Segmentation/{role}.txt" for role in trees.COUNTS}
+    task = Task("d-segment", "segment", Dataset("d", "voc", tmp_path, files, trees.CLASSES))
+    for number in (4, 5):
+        (tmp_path / f"VOC2012/JPEGImages/test_{number}.jpg").unlink()
+    found = contents_of(task, fingerprint(task.dataset))
+    assert (found.leaked, found.repeated) == (0, 0)
 
 
 def test_the_images_of_a_pack_are_compared_one_by_one(tmp_path):
