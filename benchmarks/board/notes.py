@@ -9,6 +9,7 @@ from kdep_benchmarks.board.table import Board, Note, baselines
 from kdep_benchmarks.kinds import AVERAGED, PAIRED
 from kdep_benchmarks.verdicts.ways import describe_settings
 
+MOSTLY = 50  # percent of the pixels of test masks; of our sets at most 10 are ignored
 NAMED = 5  # tasks of a suite that nobody was measured on; more are counted
 CONSTANT = {
     "classification": "Always answering the most frequent class",
@@ -30,6 +31,7 @@ def notes_on(board: Board) -> list[Note]:
         _halved,
         _leaks,
         _repeats,
+        _masks,
         _overlaps,
         _edges,
         _fixed,
@@ -147,6 +149,28 @@ def _counted(board: Board, name: str) -> Iterator[tuple[str, int, int, tuple[str
         every = [found.counts for own in results for found in own if found.counts.get(name)]
         for count, images in sorted({(counts[name], counts.get("test", 0)) for counts in every}):
             yield label, count, images, tuple(results.index)
+
+
+def _masks(board: Board) -> Iterator[Note]:
+    """Name the columns whose test masks do not look as if their layout and classes were meant for them."""
+    for label in board.columns.index:
+        results = board.results_of(label)
+        every = [found.chosen for own in results for found in own]
+        ignored = max((_number(chosen.get("ignored_percent")) for chosen in every), default=0)
+        last = max((_number(chosen.get("last_classes_not_in_test")) for chosen in every), default=0)
+        said = [f"{ignored:.0f} % of the pixels of its test masks have no class and are not scored"]
+        said = said if ignored > MOSTLY else []
+        if last:
+            which = "the last class" if last == 1 else f"any of the last {last:.0f} classes"
+            said.append(f"no test mask has a pixel of {which}")
+        if said:
+            text = f"{label}: {', and '.join(said)}. See whether its layout and its list of classes fit the masks."
+            yield Note(text, tuple(results.index))
+
+
+def _number(value: object) -> float:
+    """A number of a result; 0 where there is none, or a file of others has something else."""
+    return value if isinstance(value, int | float) else 0
 
 
 def _overlaps(board: Board) -> Iterator[Note]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 
@@ -27,7 +28,8 @@ from kdep.run.distributed.processes import join
 from kdep.run.provenance import provenance_of_code
 from kdep_benchmarks.answers.metrics import constant_score
 from kdep_benchmarks.answers.store import Answers
-from kdep_benchmarks.data.cards import fingerprint
+from kdep_benchmarks.data.cards import Dataset, fingerprint
+from kdep_benchmarks.data.checks.masks import unscored
 from kdep_benchmarks.data.checks.readable import refuse_unreadable
 from kdep_benchmarks.jobs.cell import OUT_OF_MEMORY, WEIGHTS_DO_NOT_LOAD, Cell, protocol_of, read_cell
 from kdep_benchmarks.jobs.memory import halve, is_out_of_memory, oom_kills
@@ -91,6 +93,7 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
         outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=cell.work, device=device)
     if (data := fingerprint(task.dataset)) != cell.data_fingerprint:
         raise ValueError(f"data set {task.dataset.name} has changed since the run was planned; start the command again")
+    facts = {} if outcome.answers is None else facts_of(outcome.answers, task.dataset)
     memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}
     own = provenance_of_code()
     result = Result(
@@ -104,7 +107,7 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
         started=started.isoformat(timespec="seconds"),
         metrics=outcome.metrics,
         counts=outcome.counts | {name: getattr(cell.contents, name) for name in ("leaked", "repeated", "independent")},
-        chosen=outcome.chosen | memory | ({"floor": constant_score(outcome.answers)} if outcome.answers else {}),
+        chosen=outcome.chosen | facts | memory,
         curves=outcome.curves,
         load=outcome.load,
         cost=cost(checkpoint, device, time.perf_counter() - clock) | outcome.cost,
@@ -113,6 +116,14 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
         test_images=cell.contents.sketch,
     )
     return result, outcome.answers
+
+
+def facts_of(answers: Answers, dataset: Dataset) -> dict[str, Any]:
+    """What the test split gives a score without any network, and what of it no score is about."""
+    facts: dict[str, Any] = {"floor": constant_score(answers)}
+    if answers.form == "areas":
+        facts |= unscored(dataset, answers.truth.sum(axis=0, dtype=np.int64))
+    return facts
 
 
 def cost(checkpoint: Checkpoint, device: torch.device, seconds: float) -> dict[str, Any]:

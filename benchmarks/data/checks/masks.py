@@ -1,12 +1,13 @@
 """Find defects of masks; `kdep data check` lists all of them, a training stops at the first."""
 
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdep.data.decoding.opening import UNREADABLE, read_image
+from kdep.data.decoding.opening import UNREADABLE, read_header, read_image
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture, image_size, in_threads, of_file
@@ -27,8 +28,7 @@ def mask_findings(dataset: Dataset, role: str, *, show: bool) -> tuple[list[Pict
     for pair, mask in zip(there, opened, strict=True):
         findings += bad_values(mask, pair, split)
         for value, count in (mask.pixels or {}).items():
-            label = value - split.zero_is_unlabelled
-            if label in seen and value != IGNORED:
+            for label in split.labels_of([value]) & seen.keys():
                 seen[label] += count
     findings += [
         Finding("empty class", f"class {split.names[label]!r} of {role}", "has no pixel", defect=role == "train")
@@ -48,6 +48,28 @@ def lone_class(labels: Collection[int], split: MaskSplit, role: str) -> Iterator
             f"{lowest} to {split.highest}, and {IGNORED} is ignored"
         )
         yield Finding("masks of one class", role, what)
+
+
+def unscored(dataset: Dataset, pixels: np.ndarray) -> dict[str, Any]:
+    """What of the test masks no score is about, as a result records it; the masks' headers alone are read.
+
+    `ignored_percent` is the share of pixels without a class, `classes_not_in_test` names the classes without a pixel,
+    and `last_classes_not_in_test` counts those at the end of the list: where it is longer than the masks' values reach,
+    or the values are shifted by one, the last class never appears.
+
+    Args:
+        dataset: of a layout of masks.
+        pixels: of each class in all test masks.
+    """
+    split = read_masks(dataset, "test")
+    total = sum(math.prod(read_header(pair.mask).size) for pair in split.pairs)
+    found: dict[str, Any] = {"ignored_percent": 100 * (1 - float(pixels.sum()) / total)}
+    never = [name for name, count in zip(split.names, pixels, strict=True) if not count]
+    if never:
+        found |= {"classes_not_in_test": never}
+    if last := len(pixels) - 1 - int(np.flatnonzero(pixels).max(initial=-1)):
+        found |= {"last_classes_not_in_test": last}
+    return found
 
 
 def unused_masks(split: MaskSplit) -> Iterator[Finding]:

@@ -525,6 +525,30 @@ def test_every_view_names_runs_with_half_the_batch_and_test_images_that_are_in_t
     assert frame.images_leaked.tolist() == [3, 3]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"ignored_percent": 60.4}, "60 % of the pixels of its test masks have no class and are not scored"),
+        (
+            {"ignored_percent": 9.9, "classes_not_in_test": ["car"], "last_classes_not_in_test": 1},
+            "no test mask has a pixel of the last class",
+        ),
+        (
+            {"ignored_percent": 70.0, "last_classes_not_in_test": 12},
+            "70 % of the pixels of its test masks have no class and are not scored, and no test mask has a pixel of "
+            "any of the last 12 classes",
+        ),
+        ({"ignored_percent": 49.9, "classes_not_in_test": ["cow"]}, None),  # small sets lack some classes
+        ({"ignored_percent": "all", "last_classes_not_in_test": ["car"]}, None),  # a file of others
+    ],
+)
+def test_masks_that_do_not_look_like_their_layout_and_classes_are_noted(chosen, said):
+    (board,) = boards([result("a", "d-segment", chosen=chosen)])
+    found = [note.text for note in board.notes if "test mask" in note.text]
+    more = ". See whether its layout and its list of classes fit the masks."
+    assert found == ([f"d-segment: {said}{more}"] if said else [])
+
+
 def test_every_view_names_test_images_that_repeat_others(tmp_path):
     results = [
         result("a", "e-linear", counts={"train": 20, "test": 60, "repeated": 50}),

@@ -21,6 +21,7 @@ from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure_cell
 from kdep_benchmarks.jobs.plan import checkpoint_card, look_up, plan_cell
 from kdep_benchmarks.tasks.task import Task
+from tests.helpers import toolbox_trees as trees
 
 
 def planned_cell(photos, tmp_path, kind="knn"):
@@ -94,6 +95,27 @@ def test_what_a_user_can_mend_ends_a_cell_and_a_command_with_one_sentence(
     assert measuring.main(str(tmp_path / "cell.json")) == 1
     assert cli.guarded(fail, None) == 1
     assert capsys.readouterr().err == f"error: {text}\nkdep: {text}\n"
+
+
+@pytest.mark.parametrize("layout", ["ade20k", "voc"])
+def test_a_cell_of_masks_says_what_no_score_is_about(tmp_path, layout):
+    """Masks that count from 0, read as if 0 were unlabelled, lose their first class and lack the last."""
+    dataset = replace(trees.ade20k(tmp_path), classes=("ground", *trees.CLASSES))
+    if layout == "voc":
+        dataset = trees.voc(tmp_path)
+        shutil.copytree(tmp_path / "VOC2012/ImageSets/Main", tmp_path / "VOC2012/ImageSets/Segmentation")
+        files = {role: f"VOC2012/ImageSets/Segmentation/{role}.txt" for role in trees.COUNTS}
+        dataset = replace(dataset, files=files)
+    task = Task("m-dense-knn", "dense-knn", dataset, settings={"size": 64, "k": 5})
+    card = checkpoint_card(open_checkpoint("random:resnet18"))
+    planned = plan_cell(Cell("random:resnet18", None, card, task, 0, "cpu", tmp_path / "results"), look_up(task))
+    planned.cell.work.mkdir(parents=True)
+    chosen = measure_cell(planned.cell)[0].chosen
+    if layout == "voc":
+        assert chosen["ignored_percent"] == 0 and "classes_not_in_test" not in chosen
+    else:
+        assert chosen["ignored_percent"] > 50
+        assert (chosen["classes_not_in_test"], chosen["last_classes_not_in_test"]) == (["green"], 1)
 
 
 def test_a_measured_cell_says_its_leaks_its_floor_and_the_settings_of_its_task(photos, tmp_path):

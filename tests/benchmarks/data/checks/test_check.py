@@ -16,6 +16,7 @@ from kdep_benchmarks.data.cards import CARDS, Card, Dataset
 from kdep_benchmarks.data.checks.check import Subject, check_dataset, family_of
 from kdep_benchmarks.data.checks.duplicates import NEAR, differing_bits, nearest, shared_images
 from kdep_benchmarks.data.checks.labels import label_findings
+from kdep_benchmarks.data.checks.masks import unscored
 from kdep_benchmarks.data.findings import Finding, finding_lines
 from kdep_benchmarks.data.pictures import appearance, look_at, of_file
 from kdep_benchmarks.openmmlab.tasks.boxes import write_split
@@ -417,6 +418,20 @@ def test_a_class_without_a_pixel_is_a_defect_in_train_and_a_note_in_test(tmp_pat
 
 
 @pytest.mark.openmmlab
+def test_what_no_score_is_about_is_the_share_of_ignored_pixels_and_the_classes_without_one(tmp_path):
+    plain = trees.ade20k(tmp_path)
+    masks = np.stack([trees.picture(number)[1] for number in (4, 5, 6)])  # the test images; 0 is unlabelled
+    ignored = {"ignored_percent": pytest.approx(100 * (masks == 0).mean())}
+    assert unscored(plain, np.bincount(masks.ravel(), minlength=3)[1:]) == ignored
+    # A list of names that is longer than the values reach, and one that lacks a class in its midst.
+    longer = dataclasses.replace(plain, classes=("red", "green", "blue", "grey"))
+    first, second = np.bincount(masks.ravel())[1:]
+    last = {"classes_not_in_test": ["blue", "grey"], "last_classes_not_in_test": 2}
+    assert unscored(longer, np.array([first, second, 0, 0])) == ignored | last
+    middle = unscored(longer, np.array([first, 0, second, 1]))
+    assert middle["classes_not_in_test"] == ["green"] and "last_classes_not_in_test" not in middle
+
+
 def test_masks_of_0_and_255_have_one_class_and_are_refused(tmp_path):
     dataset = trees.ade20k(tmp_path)
     for path in sorted((tmp_path / "masks").rglob("*.png")):
