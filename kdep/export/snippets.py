@@ -22,6 +22,8 @@ from kdep.export.templates import (
     TIMM,
     TORCHVISION,
 )
+from kdep.models.backbones.backbone import create_network
+from kdep.models.backbones.taps import input_sides
 from kdep.models.checkpoints.checkpoint import Checkpoint
 
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
@@ -114,7 +116,9 @@ def _detectron2(checkpoint: Checkpoint, path: Path) -> str:
 
 
 def _side(checkpoint: Checkpoint) -> int:
-    return checkpoint.resample or checkpoint.size
+    """The side in pixels of the images that `kdep.load` prepares."""
+    only, _ = input_sides(create_network(checkpoint.arch))
+    return only or checkpoint.resample or checkpoint.size
 
 
 def _in_bytes(checkpoint: Checkpoint) -> dict[str, list[float]]:

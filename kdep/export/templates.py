@@ -6,7 +6,7 @@ import timm
 # Every tensor loads, or timm raises an error. network.reset_classifier(10) adds a classifier of 10 classes afterwards.
 network = timm.create_model("local-dir:{path}", pretrained=True, num_classes=0)
 {untrained}transform = timm.data.create_transform(
-    input_size=(3, {size}, {size}), mean={mean}, std={std}, is_training=False
+    input_size=(3, {size}, {size}), interpolation="bilinear", crop_pct=1.0, mean={mean}, std={std}, is_training=False
 )
 """
 
@@ -16,7 +16,10 @@ import onnxruntime
 from PIL import Image
 
 session = onnxruntime.InferenceSession("{path}")
-image = Image.open("photo.jpg").convert("RGB").resize(({size}, {size}))
+image = Image.open("photo.jpg").convert("RGB")
+width, height = ({size} * side // min(image.size) for side in image.size)
+left, top = round((width - {size}) / 2), round((height - {size}) / 2)
+image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + {size}, top + {size}))
 images = numpy.asarray(image, numpy.float32).transpose(2, 0, 1)[None] / 255  # RGB in [0, 1]; the file normalises them
 (features,) = session.run(None, {{"images": images}})  # at the tap {tap}
 """

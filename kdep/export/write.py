@@ -70,15 +70,18 @@ def _write_timm(checkpoint: Checkpoint, target: str, weights: StateDict, folder:
 def timm_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """Describe a checkpoint as timm's config.json does; the key `kdep` has what timm does not know."""
     network = create_network(checkpoint.arch)
-    known = network.pretrained_cfg
-    kept = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "first_conv", "classifier")
-    config = {key: known[key] for key in kept if known.get(key) is not None}
-    config |= {"num_classes": 0, "mean": checkpoint.mean, "std": checkpoint.std}
+    known, side = network.pretrained_cfg, checkpoint.resample or checkpoint.size
     options: dict[str, Any] = dict(size_options(checkpoint.arch))
-    if known.get("fixed_input_size"):  # at another size timm would resample the position embeddings as it loads them
-        options |= {"img_size": known["input_size"][-1]} if options else {}
-    else:
-        config["input_size"] = (3, checkpoint.size, checkpoint.size)
+    if known.get("fixed_input_size") and options:
+        # Without it timm takes input_size, and would resample the position embeddings as it loads them.
+        options["img_size"] = known["input_size"][-1]
+    elif known.get("fixed_input_size"):
+        side = known["input_size"][-1]
+    kept = ("fixed_input_size", "first_conv", "classifier")
+    config = {key: known[key] for key in kept if known.get(key) is not None}
+    config |= {"num_classes": 0, "mean": checkpoint.mean, "std": checkpoint.std, "input_size": (3, side, side)}
+    # As `kdep.models.load.preprocess` and the tasks make images; timm's own weights have other values.
+    config |= {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
     return {
         "architecture": checkpoint.arch,
         "num_classes": 0,

@@ -4,6 +4,7 @@ import json
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,10 +15,12 @@ from PIL import Image
 from torch import nn
 
 from kdep.export.audit import TOLERANCE, audit, fixed_batch, student_stages
+from kdep.export.snippets import SNIPPETS
 from kdep.export.write import write_export
 from kdep.models.backbones.backbone import build_backbone, create_network
-from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exactly
+from kdep.models.checkpoints.checkpoint import LoadError, fingerprint, load_exactly, write_student
 from kdep.models.checkpoints.names import TORCHVISION_NAMES, export_weights, from_torchvision
+from kdep.models.load import load, preprocess
 from kdep.models.weights import open_checkpoint
 from tests.helpers.students import scrambled
 
@@ -36,6 +39,13 @@ def run(snippet):
     exec(snippet, names)
     with torch.no_grad():
         return names["network"].eval()(fixed_batch()), names
+
+
+def photograph():
+    """Smooth with a fine grain; the sides are no multiples of an input size."""
+    draw = np.random.default_rng(0)
+    coarse = Image.fromarray(draw.integers(0, 256, (9, 12, 3), np.uint8)).resize((403, 301), Image.Resampling.BICUBIC)
+    return Image.fromarray(np.clip(np.asarray(coarse) + draw.normal(0, 8, (301, 403, 3)), 0, 255).astype(np.uint8))
 
 
 def read_config(snippet):
@@ -162,6 +172,16 @@ def test_onnx_gives_the_students_features_for_any_batch_size(tmp_path):
     torch.testing.assert_close(torch.from_numpy(names["features"]), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_onnx_snippet_prepares_images_as_kdep_does():
+    student = replace(scrambled("resnet18"), size=64)
+    lines = SNIPPETS["onnx"](student, "student.onnx").splitlines()
+    steps = lines[lines.index('image = Image.open("photo.jpg").convert("RGB")') + 1 : -1]  # the last runs the file
+    for image in (photograph(), photograph().transpose(Image.Transpose.ROTATE_90), Image.new("RGB", (20, 33), "red")):
+        names = {"Image": Image, "image": image, "numpy": np}
+        exec("\n".join(steps), names)
+        torch.testing.assert_close(torch.from_numpy(names["images"])[0], preprocess(image, size=64))
+
+
 @pytest.mark.parametrize("missing", [["onnx", "onnxscript", "onnxruntime"], ["onnxruntime"]])
 def test_without_the_extra_onnx_it_is_said_what_to_install(tmp_path, monkeypatch, missing):
     student, found = scrambled("test_resnet"), importlib.util.find_spec("json")
@@ -184,6 +204,34 @@ def test_a_snippet_makes_images_of_the_side_that_the_student_is_fed(target, tmp_
     student = replace(scrambled("resnet18"), size=64, resample=96)
     _, names = run(write_export(student, target, tmp_path / ("student" if target == "timm" else "student.pth")))
     assert names["transform"](Image.new("RGB", (130, 110))).shape == (3, 96, 96)
+
+
+@pytest.mark.parametrize(
+    ("target", "arch", "resample"),
+    [
+        ("timm", "resnet18", None),
+        ("timm", "resnet18", 96),
+        ("timm", "test_vit", None),
+        ("timm", "swin_tiny_patch4_window7_224", None),
+        ("timm", "mixer_s32_224", None),  # takes one size only, which is not the student's
+        ("torchvision", "resnet18", None),
+        ("torchvision", "resnet18", 96),
+    ],
+)
+def test_a_snippet_and_timms_config_prepare_images_as_kdep_does(target, arch, resample, tmp_path):
+    student = replace(scrambled(arch), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), size=64, resample=resample)
+    names, place = {}, tmp_path / ("student" if target == "timm" else "student.pth")
+    exec(write_export(student, target, place), names)
+    transforms = [names["transform"]]
+    if target == "timm":
+        network = timm.create_model(f"local-dir:{place}", pretrained=True, num_classes=0)
+        transforms.append(timm.data.create_transform(**timm.data.resolve_model_data_config(network)))
+    write_student(student, tmp_path / "own.pth")
+    own = load(f"{tmp_path / 'own.pth'}{f'@{resample}' if resample else ''}")
+    image = photograph()
+    expected = (own.preprocess(image) - own.mean[0]) / own.std[0]
+    for transform in transforms:
+        torch.testing.assert_close(transform(image), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
