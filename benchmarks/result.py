@@ -196,7 +196,8 @@ class Result:
     """One cell: scores with everything needed to believe them, or a failure with its last lines.
 
     Attributes:
-        metrics, counts, chosen, curves, load: see `Outcome`; empty when failed.
+        metrics, counts, chosen, curves, load: see `Outcome`; empty when failed. load also has the prefix of the weights
+            in a file of another tool.
         cost: seconds, peak_memory_mb, device, params_m, gmacs, images_per_second; what was measured of these. The
             last, decoding included, is of a probe's extraction, where it did it, and of other kinds' training.
         versions: of the libraries, by name.

@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 
 from kdep.cli import sentence
+from kdep.guard import printable
 from kdep.models.backbones.outline import gmacs, parameters
 from kdep.models.checkpoints.checkpoint import Checkpoint, LoadError
 from kdep.models.weights import open_checkpoint
@@ -94,6 +95,7 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
     if (data := fingerprint(task.dataset)) != cell.data_fingerprint:
         raise ValueError(f"data set {task.dataset.name} has changed since the run was planned; start the command again")
     facts = {} if outcome.answers is None else facts_of(outcome.answers, task.dataset)
+    prefix = checkpoint.provenance.get("prefix")  # of a file of other tools
     memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}
     own = provenance_of_code()
     result = Result(
@@ -109,7 +111,7 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
         counts=outcome.counts | {name: getattr(cell.contents, name) for name in ("leaked", "repeated", "independent")},
         chosen=outcome.chosen | facts | memory,
         curves=outcome.curves,
-        load=outcome.load,
+        load=outcome.load | ({"prefix": printable(prefix)} if prefix else {}),
         cost=cost(checkpoint, device, time.perf_counter() - clock) | outcome.cost,
         versions={key: value for key, value in own.items() if key != "commit"} | toolbox_versions(),
         commit=own["commit"],

@@ -303,6 +303,8 @@ def _open_content(
     network = create_network(arch)
     found = take_apart(content, network, arch, source, prefix=prefix)
     checkpoint = _describe(network, found.weights, name=name, source=source, config={**(config or {}), **found.input})
+    if found.prefix:
+        checkpoint.provenance["prefix"] = found.prefix.rstrip(".")
     if found.left_out:
         checkpoint.provenance["left_out"] = list(found.left_out)
     return checkpoint

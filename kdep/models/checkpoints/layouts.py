@@ -38,12 +38,14 @@ class Layout:
 
     Attributes:
         weights: the whole backbone under timm's names.
+        prefix: where they are in the file.
         heads: all other tensors, by the part of their name that differs from the backbone's prefix.
         left_out: first words of `heads`.
         input: mean and std of the normaliser in the file, empty where there is none.
     """
 
     weights: StateDict
+    prefix: str
     heads: StateDict
     left_out: tuple[str, ...]
     input: dict[str, tuple[float, ...]]
@@ -89,7 +91,8 @@ def take_apart(
     if not tensors:
         raise ValueError(f"{source}: holds no tensors; expected a state dict, alone or under {', '.join(WORDS)}")
     wanted = _wanted(network, arch)
-    prefix = _find(tensors, wanted, source) if prefix is None else f"{prefix.rstrip('.')}."
+    given = prefix is not None
+    prefix = f"{prefix.rstrip('.')}." if given else _find(tensors, wanted, source)
     inside = _under(prefix, tensors)
     if not inside:
         words = ", ".join(dict.fromkeys(name.partition(".")[0] for name in tensors))
@@ -104,7 +107,10 @@ def take_apart(
     left_out = tuple(dict.fromkeys(name.partition(".")[0] for name in heads))
     if prefix or left_out:
         logger.info("%s: %s under %r; left out: %s", source, arch, prefix, ", ".join(left_out) or "nothing")
-    return Layout(_renamed(weights, wanted), heads, left_out, _normaliser(heads))
+    if not given and (others := _others(tensors, wanted, prefix)):
+        names = " or ".join(f"{source}#{other.rstrip('.')}" for other in others)
+        logger.info("%s holds several %s; to take another one, name it: %s", source, arch, names)
+    return Layout(_renamed(weights, wanted), prefix, heads, left_out, _normaliser(heads))
 
 
 def classifier_names(arch: str) -> tuple[str, ...]:
@@ -150,17 +156,10 @@ def _tensors(content: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, 
 
 def _find(tensors: StateDict, wanted: Wanted, source: str) -> str:
     """Find the prefix that holds the network, or comes closest to it."""
-    found: Counter[str] = Counter()
-    for name, tensor in tensors.items():
-        words = name.split(".")
-        for i in range(len(words)):
-            if wanted.shapes.get(".".join(words[i:])) == tensor.shape:
-                found["".join(f"{word}." for word in words[:i])] += 1
-    # Incomplete networks are candidates too: a damaged backbone must not give way to its running mean beside it.
-    near = sorted((prefix for prefix, count in found.items() if 2 * count > len(wanted.own)), key=_rank)
+    found = _fitting(tensors, wanted)
+    near = _near(found, wanted)
     for prefix in near:
-        complete = _renamed(_without_heads(_under(prefix, tensors), wanted), wanted).keys() == wanted.own.keys()
-        if UNKNOWN not in _rank(prefix)[1] and complete:
+        if UNKNOWN not in _rank(prefix)[1] and _complete(prefix, tensors, wanted):
             return prefix
     if not near:
         closest = max(found, key=found.__getitem__, default="")
@@ -172,6 +171,41 @@ def _find(tensors: StateDict, wanted: Wanted, source: str) -> str:
                 f"mean, as in {source}#{near[0].rstrip('.')}"
             )
     return near[0]
+
+
+def _fitting(tensors: StateDict, wanted: Wanted) -> Counter[str]:
+    """Count the tensors under each prefix that have a name and shape of the network."""
+    found: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        words = name.split(".")
+        for i in range(len(words)):
+            if wanted.shapes.get(".".join(words[i:])) == tensor.shape:
+                found["".join(f"{word}." for word in words[:i])] += 1
+    return found
+
+
+def _near(found: Counter[str], wanted: Wanted) -> list[str]:
+    """Prefixes that hold most of the network, those of earlier words first.
+
+    Incomplete networks are candidates too: a damaged backbone must not give way to its running mean beside it.
+    """
+    return sorted((prefix for prefix, count in found.items() if 2 * count > len(wanted.own)), key=_rank)
+
+
+def _complete(prefix: str, tensors: StateDict, wanted: Wanted) -> bool:
+    return _renamed(_without_heads(_under(prefix, tensors), wanted), wanted).keys() == wanted.own.keys()
+
+
+def _others(tensors: StateDict, wanted: Wanted, prefix: str) -> list[str]:
+    """Other prefixes that hold the whole network, with other weights."""
+    taken = _under(prefix, tensors)
+    near = [other for other in _near(_fitting(tensors, wanted), wanted) if other != prefix]
+    return [
+        other
+        for other in near
+        if _complete(other, tensors, wanted)
+        and any(not torch.equal(taken[n], t) for n, t in _under(other, tensors).items() if n in taken)
+    ]
 
 
 def _rank(prefix: str) -> tuple[bool, list[int]]:

@@ -13,6 +13,7 @@ from kdep import cli
 from kdep.data.loading.loader import LoaderError
 from kdep.data.sources.disk import DiskError
 from kdep.data.sources.shards import ShardError
+from kdep.files import save
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.checks.leaks import Contents
@@ -131,3 +132,16 @@ def test_a_measured_cell_says_its_leaks_its_floor_and_the_settings_of_its_task(p
     assert (counts, result.test_images) == ([3, 2, 7], "ab")
     assert result.settings == task.plain_settings  # not those of half the batch
     assert result.chosen["floor"] == 100 * max(np.bincount(answers.truth)) / len(answers.truth)
+
+
+def test_a_measured_cell_says_which_network_of_a_file_it_measured(photos, tmp_path):
+    networks = {name: open_checkpoint(f"random:test_resnet#{seed}") for seed, name in enumerate(("student", "teacher"))}
+    file = str(tmp_path / "w.pth")
+    save({name: network.weights for name, network in networks.items()}, tmp_path / "w.pth")
+    task = planned_cell(photos, tmp_path / "other").task
+    for spec, taken in ((file, "teacher"), (f"{file}#student", "student")):
+        card = checkpoint_card(open_checkpoint(spec, arch="test_resnet"))
+        assert card.sha256 == networks[taken].identity
+        cell = plan_cell(Cell(spec, "test_resnet", card, task, 0, "cpu", tmp_path), look_up(task)).cell
+        cell.work.mkdir(parents=True)
+        assert measure_cell(cell)[0].load["prefix"] == taken

@@ -211,6 +211,32 @@ def test_a_known_word_says_which_of_two_networks_is_meant(tmp_path, meant, other
     assert all(torch.equal(OWN[name], tensor) for name, tensor in weights.items())
 
 
+@pytest.mark.parametrize(
+    ("taken", "other"), [("state_dict.teacher", "state_dict.student"), ("state_dict", "state_dict_ema")]
+)
+def test_where_a_known_word_decides_it_is_said_what_was_taken_and_how_to_take_the_other(tmp_path, taken, other, caplog):
+    file = tmp_path / "w.pth"
+    save({**under(f"{other}.", OTHER), **under(f"{taken}.", OWN)}, file)
+    caplog.set_level("INFO", "kdep")
+    assert open_checkpoint(str(file), arch=ARCH).provenance["prefix"] == taken
+    assert caplog.messages[-2:] == [
+        f"{file}: {ARCH} under '{taken}.'; left out: {other.removeprefix('state_dict.')}",
+        f"{file} holds several {ARCH}; to take another one, name it: {file}#{other}",
+    ]
+    caplog.clear()
+    named = open_checkpoint(f"{file}#{other}", arch=ARCH)
+    assert (named.provenance["prefix"], named.weights["conv1.0.weight"].sum()) == (other, OTHER["conv1.0.weight"].sum())
+    assert "several" not in caplog.text
+
+
+@pytest.mark.parametrize("content", [{**under("backbone.", OWN), **under("other.", OWN)}, LAYOUTS["robustness"][0]])
+def test_two_copies_of_one_network_are_not_called_several(tmp_path, content, caplog):
+    save(content, tmp_path / "w.pth")
+    caplog.set_level("INFO", "kdep")
+    open_checkpoint(str(tmp_path / "w.pth"), arch=ARCH)
+    assert "several" not in caplog.text
+
+
 def test_a_student_is_found_under_an_unknown_name_beside_a_teacher_of_another_width(tmp_path):
     wide = {name: torch.cat([tensor, tensor]) if tensor.ndim else tensor for name, tensor in OTHER.items()}
     save({"state_dict": {**under("teacher.", wide), **under("net.", OWN)}}, tmp_path / "w.pth")
