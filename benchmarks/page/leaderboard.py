@@ -187,7 +187,7 @@ def cost_table(board: Board) -> Table:
     seconds = [TableCell(ABSENT if v is None else duration(v), v) for v in _values(rows.seconds)]
     columns = {
         "params (M)": _numbers(rows.params_m, digits=1),
-        "GMACs": _numbers(rows.gmacs),
+        "GMACs (224 px)": _numbers(rows.gmacs),
         "images/s": _numbers(rows.images_per_second, digits=0),
         "images/s (training)": _numbers(rows.training_images_per_second, digits=0),
         "wall time": seconds,

@@ -23,7 +23,8 @@ READING = (
     "all that are not told from it on the same test images, or of means by these intervals; nothing is marked where "
     "none is told apart. The verdicts are those of `kdep compare`; `verdicts.csv` has them of each two rows. A column "
     "is one task, data version and set of settings; `@half-batch` and `@bfloat16` mark scores from half the batch or "
-    "from lower precision."
+    "from lower precision. GMACs are for one image of 224 x 224 pixels, or of the only size that the network takes; "
+    "images/s are at the sizes of the tasks."
 )
 
 

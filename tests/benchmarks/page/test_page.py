@@ -191,6 +191,17 @@ class Page(HTMLParser):
 EVIL = '<img src=x onerror="alert(1)">&$x$'
 
 
+def test_every_view_says_at_which_size_multiply_adds_are_counted():
+    every = boards([result("a", cost={"gmacs": 1.8, "images_per_second": 90.0, "device": "cpu x1"})])
+    written, page = markdown(every), html(every)
+    assert "GMACs (224 px)" in written and "GMACs (224 px)" in terminal_table(every)
+    assert "<span>GMACs</span><small>224 px</small>" in page
+    for text in (written, page):
+        assert (
+            "GMACs are for one image of 224 x 224 pixels" in text and "images/s are at the sizes of the tasks" in text
+        )
+
+
 def test_the_page_escapes_every_name_also_in_plots():
     results = [result(EVIL, "cifar-linear", arch=EVIL), result("b", f"{EVIL}-knn"), failure(EVIL, "x-detect")]
     page = Page(html(boards(results)))
