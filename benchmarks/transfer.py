@@ -275,11 +275,17 @@ def open_all(request: Request, before: Sequence[Result]) -> tuple[dict[str, Chec
         if name != checkpoint.name:
             said.append(f"{spec} holds the same weights as {name}, measured here before: one row, named {name}")
         first[checkpoint.identity], opened[spec] = spec, replace(checkpoint, name=name)
-    names = board_names((measured | {checkpoint.identity: checkpoint.name for checkpoint in opened.values()}).items())
+    called = measured | {checkpoint.identity: checkpoint.name for checkpoint in opened.values()}
+    names = board_names(called.items())
+    hashes = {card.sha256: card.summary.get("weights_sha256", card.sha256) for card in (r.checkpoint for r in before)}
+    hashes |= {checkpoint.identity: checkpoint.sha256 for checkpoint in opened.values()}
     for spec, checkpoint in opened.items():
         row = names[checkpoint.identity]
         if row != checkpoint.name:
-            said.append(f"{spec}: other weights have the name {checkpoint.name} too; its row is {row}")
+            alike = [i for i, name in called.items() if name == checkpoint.name and i != checkpoint.identity]
+            same = any(hashes[i] == checkpoint.sha256 for i in alike)
+            others = "the same weights with another normalisation, tap or code" if same else "other weights"
+            said.append(f"{spec}: {others} have the name {checkpoint.name} too; its row is {row}")
     return opened, names, said
 
 

@@ -332,6 +332,22 @@ def test_two_files_of_one_name_have_rows_that_are_told_apart_everywhere(world, t
     assert rows[0] in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("cells_here")
+def test_one_file_with_two_normalisations_has_two_rows_and_what_differs_is_said(world, tmp_path, capsys):
+    file, results = str(tmp_path / "mine.pth"), tmp_path / "results"
+    arch, tag = "vit_small_patch16_224", "vit_small_patch16_224.dino"  # 0.5 and ImageNet's mean and std
+    torch.save(open_checkpoint(f"random:{arch}").weights, tmp_path / "mine.pth")
+    options = ("--tasks", "colours-knn", "--arch")
+    assert transfer(world, results, *options, arch, checkpoints=[file]) == 0
+    row = f"mine ({open_checkpoint(file, arch=tag).identity[:8]})"
+    capsys.readouterr()
+    assert transfer(world, results, *options, tag, "--dry-run", checkpoints=[file]) == 0
+    said = (
+        f"{file}: the same weights with another normalisation, tap or code have the name mine too; its row is {row}\n"
+    )
+    assert said in capsys.readouterr().out
+
+
 def test_weights_that_do_not_fit_end_with_exit_code_3_and_no_row(world, tmp_path, capsys):
     weights = create_network("test_resnet").state_dict()
     weights.pop("conv1.weight" if "conv1.weight" in weights else next(iter(weights)))
