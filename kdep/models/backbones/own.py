@@ -8,6 +8,7 @@ has a `pretrained_cfg`, as timm's networks have, with another `mean` and `std`.
 import hashlib
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 from torch import nn
@@ -20,7 +21,8 @@ def make_own(entry: str) -> nn.Module:
     """Import the module and call the function.
 
     Raises:
-        ValueError: there is no such module or function, or the function fails or does not return an nn.Module.
+        ValueError: there is no such module or function, or one of them fails, or the function does not return an
+            nn.Module.
     """
     name, _, function = entry.removeprefix(PREFIX).partition(":")
     if not name or not function.isidentifier():
@@ -34,17 +36,28 @@ def make_own(entry: str) -> nn.Module:
         raise ValueError(
             f"{entry}: cannot import {name} ({error}); install it, or put the folder that holds it on PYTHONPATH"
         ) from error
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"{entry}: the import of {name} failed: {described(error, entry)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         raise ValueError(f"{entry}: {module.__file__} has no function {function}")
     try:
         network = make()
     except Exception as error:  # whatever the user's code raises
-        raise ValueError(f"{entry}: the function failed without arguments: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{entry}: the function failed without arguments: {described(error, entry)}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{entry}: returned {type(network).__name__}, expected an nn.Module")
     network.pretrained_cfg = {**DEFAULTS, **getattr(network, "pretrained_cfg", {}), "architecture": entry}
     return network
+
+
+def described(error: Exception, entry: str) -> str:
+    """Describe an error that a user's code raised, with the last line of it that is in the package of `entry`."""
+    package = entry.removeprefix(PREFIX).partition(":")[0].partition(".")[0]
+    frames = traceback.walk_tb(error.__traceback__)
+    own = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__", "").partition(".")[0] == package]
+    where = [f" ({last.filename}, line {last.lineno}: {last.line})" for last in traceback.StackSummary.extract(own)]
+    return f"{type(error).__name__}: {error}{where[-1] if where else ''}"
 
 
 def code_of(entry: str) -> str | None:

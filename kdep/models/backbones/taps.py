@@ -18,6 +18,8 @@ from timm.models.resnet import ResNet
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from kdep.models.backbones.own import PREFIX, described
+
 logger = logging.getLogger("kdep")
 
 TAPS = ("pre", "post", "before_head")
@@ -61,8 +63,9 @@ def find_taps(network: nn.Module) -> Taps:
     Works on the meta device too, where tensors have no values.
 
     Raises:
-        ValueError: the network returns neither (B, D) nor (B, D, h, w).
+        ValueError: the network returns neither (B, D) nor (B, D, h, w), or a user's own network fails.
     """
+    noise = _noise(network)
     calls: dict[str, list[tuple[torch.Tensor, int]]] = {}
     weighted: list[str] = []  # modules with parameters, as they run
 
@@ -79,9 +82,15 @@ def find_taps(network: nn.Module) -> Taps:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        last = features(network, _noise(network))
+        last = features(network, noise)
         weighted.clear()
         vector = pooled(network, last)
+    except Exception as error:
+        name = network_name(network)
+        if not name.startswith(PREFIX):
+            raise
+        said = f"the network failed on {noise.shape[-1]} x {noise.shape[-1]} pixels of noise: {described(error, name)}"
+        raise ValueError(f"{name}: {said}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -1,5 +1,6 @@
 """Any network can be a student: it opens, learns for a step, and its student.pth opens again."""
 
+import re
 import sys
 
 import pytest
@@ -147,6 +148,35 @@ def test_other_code_of_an_own_network_is_another_checkpoint(own, tmp_path):
 def test_a_wrong_entry_is_refused(own, spec, message):
     with pytest.raises(ValueError, match=message):
         open_checkpoint(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        (
+            "torn",
+            "def make(:\n    pass\n",
+            r"the import of torn failed: SyntaxError: invalid syntax \(torn.py, line 1\)",
+        ),
+        ("zero", "x = 1\ny = x / 0\n", r"the import of zero failed: ZeroDivisionError: .* \(FILE, line 2: y = x / 0\)"),
+        (
+            "keyless",
+            "def width(d):\n    return d['w']\n\ndef make():\n    return width({})\n",
+            r"the function failed without arguments: KeyError: 'w' \(FILE, line 2: return d\['w'\]\)",
+        ),
+        (
+            "late",
+            "from torch import nn\n\nclass make(nn.Module):\n    def forward(self, x):\n        return x @ self.w\n",
+            r"failed on 128 x 128 pixels of noise: AttributeError: .* \(FILE, line 5: return x @ self.w\)",
+        ),
+    ],
+)
+def test_an_error_in_a_users_own_code_says_its_file_and_line(tmp_path, monkeypatch, name, code, message):
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=message.replace("FILE", re.escape(str(tmp_path / f"{name}.py")))):
+        find_taps(create_network(f"python:{name}:make"))
+    sys.modules.pop(name, None)
 
 
 def test_starting_weights_have_no_input_size(tiny):
