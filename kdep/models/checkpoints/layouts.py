@@ -9,6 +9,7 @@ name the prefix (FILE#PREFIX).
 
 import functools
 import logging
+import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,8 @@ WORDS = (
     *("backbone", "encoder_q", "base_encoder", "encoder", "model"),
 )
 UNKNOWN = len(WORDS)
+# Of torchvision's Swin, ConvNeXt, EfficientNet and MobileNet; of its ViT; of its RegNet.
+TORCHVISIONS = re.compile(r"(^|\.)(features\.0\.0|encoder\.layers\.encoder_layer_0|trunk_output\.block1)\.")
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,16 @@ def take_apart(
     weights = _without_heads(inside, wanted)
     heads = {name: tensor for name, tensor in inside.items() if name not in weights}
     heads |= {_parted(name, prefix): tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
-    load_exactly(network, _renamed(weights, wanted), f"{source}, closest under {prefix!r}," if prefix else source)
+    try:
+        load_exactly(network, _renamed(weights, wanted), f"{source}, closest under {prefix!r}," if prefix else source)
+    except LoadError as error:
+        foreign = next((name for name in inside if TORCHVISIONS.search(name) and name not in wanted.shapes), None)
+        if foreign is None:
+            raise
+        raise LoadError(
+            f"{error}; {foreign} is a name of torchvision's, whose names are read for ResNet, DenseNet and MobileNetV2 "
+            "only: rename the tensors to timm's names, or take the weights that timm has of this network"
+        ) from error
     left_out = tuple(dict.fromkeys(name.partition(".")[0] for name in heads))
     if prefix or left_out:
         logger.info("%s: %s under %r; left out: %s", source, arch, prefix, ", ".join(left_out) or "nothing")

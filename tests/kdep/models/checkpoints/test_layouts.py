@@ -7,6 +7,7 @@ import torch
 from kdep.files import save
 from kdep.models.backbones.backbone import create_network
 from kdep.models.checkpoints.checkpoint import LoadError
+from kdep.models.checkpoints.layouts import take_apart
 from kdep.models.classifier import open_classifier
 from kdep.models.weights import open_checkpoint
 
@@ -275,6 +276,34 @@ def test_torchvisions_mobilenet_opens_under_a_prefix_and_without_counters(tmp_pa
     save({"state_dict": under(prefix, {**theirs, **under("depth_head.", MLP)})}, tmp_path / "w.pth")
     weights = open_checkpoint(str(tmp_path / "w.pth"), arch="mobilenetv2_100").weights
     assert torch.equal(weights["conv_stem.weight"], theirs["features.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [
+        ("vit_b_16", "vit_base_patch16_224"),
+        ("swin_t", "swin_tiny_patch4_window7_224"),
+        ("convnext_tiny", "convnext_tiny"),
+        ("mobilenet_v3_small", "mobilenetv3_small_100"),
+        ("regnet_y_400mf", "regnety_004"),
+    ],
+)
+def test_names_of_torchvision_that_are_not_read_are_said_to_be_torchvisions(name, arch):
+    import torchvision
+
+    theirs, network = torchvision.models.get_model(name).state_dict(), create_network(arch)
+    for content in (theirs, {"state_dict": under("module.", theirs)}):
+        with pytest.raises(LoadError, match=r"missing .*; \S+ is a name of torchvision's, .* only: rename the tensors"):
+            take_apart(content, network, arch, "w.pth")
+
+
+def test_a_damaged_network_of_readable_names_is_not_said_to_be_of_others():
+    import torchvision
+
+    theirs, network = torchvision.models.mobilenet_v2().state_dict(), create_network("mobilenetv2_100")
+    del theirs["features.0.1.bias"]
+    with pytest.raises(LoadError, match=r"1 missing \(first \['bn1.bias'\]\)$"):
+        take_apart(theirs, network, "mobilenetv2_100", "w.pth")
 
 
 def test_the_head_of_an_architecture_that_is_its_own_is_kept(tmp_path):
