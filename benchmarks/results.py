@@ -70,21 +70,26 @@ def read_answers(result: Result, folders: Path | Iterable[Path]) -> Answers:
     """
     what = f"{result.task.name}, seed {result.seed} of {result.checkpoint.name}"
     folders = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
-    if not result.answers:
-        place = result.key.path(folders[0])
-        raise ValueError(f"{what}: the result has no answers per test image; measure it again with --force ({place})")
     places = [answers_path(result, result.key.path(folder)) for folder in folders]
-    found = [path for path in places if path.exists()]  # a pipe is refused below
-    if not found:
-        raise ValueError(f"{what}: its answers {places[0]} are missing; measure it again with --force")
-    answers = read_file(found[0])
+
+    def refused(why: str) -> ValueError:
+        files = [result.key.path(folder) for folder in folders]
+        file = next((path for path in files if path.exists()), files[0])
+        return ValueError(f"{why}; remove {file}, and kdep transfer measures this cell again")
+
+    if not result.answers:
+        raise refused(f"{what}: the result has no answers per test image")
+    found = next((path for path in places if path.exists()), None)  # a pipe is refused below
+    if found is None:
+        raise refused(f"{what}: its answers {places[0]} are missing")
+    try:
+        answers = read_file(found)
+    except ValueError as error:
+        raise refused(str(error)) from error
     if answers.sha256 != result.answers:
-        raise ValueError(f"{found[0]}: not the answers of {what}, or damaged; measure it again with --force")
+        raise refused(f"{found}: not the answers of {what}, or damaged")
     if result.main_metric not in (there := NAMES[answers.form]):
-        raise ValueError(
-            f"{found[0]}: answers that give {', '.join(there)}, and not the {result.main_metric} of {what}; measure it "
-            "again with --force"
-        )
+        raise refused(f"{found}: answers that give {', '.join(there)}, and not the {result.main_metric} of {what}")
     return answers
 
 

@@ -146,9 +146,7 @@ def from_bytes(content: bytes, where: str) -> Answers:
     except RefusedError:
         raise
     except DAMAGED as problem:
-        raise ValueError(
-            f"{where}: not a file of answers ({problem}); measure the cell again with --force"
-        ) from problem
+        raise ValueError(f"{where}: not a file of answers ({problem})") from problem
 
 
 def class_answers(predicted: np.ndarray, truth: np.ndarray) -> Answers:

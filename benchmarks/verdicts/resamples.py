@@ -57,7 +57,8 @@ def read_resamples(result: Result, folders: Path | Iterable[Path]) -> Resamples:
     if abs(own - said) > ALIKE:
         raise ValueError(
             f"{result.task.name}, seed {result.seed} of {result.checkpoint.name}: its score is {said:.2f}, but its "
-            f"answers give {own:.2f}; one of the two files was changed. Measure it again with --force"
+            f"answers give {own:.2f}; one of the two files was changed. Remove them, and kdep transfer measures this "
+            "cell again"
         )
     return replace(found, independent=independent_images(result))
 

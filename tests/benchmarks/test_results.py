@@ -223,11 +223,12 @@ def test_answers_that_are_missing_or_damaged_are_named(tmp_path):
     others = class_answers(np.array([1, 1, 1, 1]), np.array([0, 1, 0, 1])).to_bytes()
     for damaged, said in ((content[:-40], "not a file of answers"), (b"", "not a file"), (others, "or damaged")):
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{file.name}: .*{said}"):
+        with pytest.raises(ValueError, match=rf"{file.name}: .*{said}.*; remove {path}, and kdep transfer measures"):
             read_answers(read, tmp_path)
     file.unlink()
-    with pytest.raises(ValueError, match=rf"{file.name} are missing"):
-        read_answers(read, tmp_path)
+    for folders in (tmp_path, [tmp_path / "other", tmp_path]):  # the file that is there, of a result below several
+        with pytest.raises(ValueError, match=rf"{file.name} are missing; remove {path}, and kdep transfer measures"):
+            read_answers(read, folders)
 
 
 @pytest.mark.parametrize(
