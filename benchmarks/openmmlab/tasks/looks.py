@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from kdep.data.decoding.opening import as_rgb, read_image
-from kdep_benchmarks.data.readers.masks import IGNORED
 from kdep_benchmarks.openmmlab.tasks.sheets import Boxes, detection_sheet, segmentation_sheet, sheet_path
 
 LOG = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ def draw_masks(seen: list[tuple[str, np.ndarray, np.ndarray]], classes: tuple[st
     def draw(path: Path) -> None:
         files, truths, predictions = zip(*seen, strict=True)
         images = [_read(file) for file in files]
-        segmentation_sheet(images, truths, predictions, path, classes=classes, ignore=IGNORED)
+        segmentation_sheet(images, truths, predictions, path, classes=classes)
 
     _try(draw, work_dir)
 

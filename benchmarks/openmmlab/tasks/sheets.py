@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from kdep.files import write_bytes
+from kdep_benchmarks.data.readers.masks import IGNORED
 
 ROWS = 6  # most images on a sheet
 SIDE = 248  # longer side in pixels of an image with boxes: the width of a column
@@ -45,22 +46,20 @@ def segmentation_sheet(
     path: Path,
     *,
     classes: Sequence[str],
-    ignore: int = 255,
 ) -> None:
     """Write a sheet of the first images: image, true mask, predicted mask; the classes that appear are named below.
 
     Args:
         images: (H, W, 3) uint8 RGB each, of any size.
-        truths: (H, W) integers each, of the image's size: the class, or `ignore`, which is drawn grey.
+        truths: (H, W) integers each, of the image's size: the class, or 255, which counts nowhere and is drawn grey.
         predictions: (H, W) integers each, as the truths.
         path: a .png; `sheet_path` says which.
         classes: names by class number.
-        ignore: label of pixels that do not count.
     """
     rows, seen = [], set()
     for image, *masks in list(zip(images, truths, predictions, strict=True))[:ROWS]:
-        seen |= {int(label) for mask in masks for label in np.unique(mask)} - {ignore}
-        rows.append([image, *(with_mask(image, mask, ignore) for mask in masks)])
+        seen |= {int(label) for mask in masks for label in np.unique(mask)} - {IGNORED}
+        rows.append([image, *(with_mask(image, mask) for mask in masks)])
     _write(rows, path, seen, classes)
 
 
@@ -91,13 +90,13 @@ def detection_sheet(
     _write(rows, path, seen, classes)
 
 
-def with_mask(image: np.ndarray, mask: np.ndarray, ignore: int = 255) -> np.ndarray:
+def with_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Draw a mask over its image, (H, W, 3) uint8: a colour for each class, grey for ignored pixels."""
     import torch
     from torchvision.utils import draw_segmentation_masks
 
     labels = np.unique(mask)
-    colours = [GREY if label == ignore else colour_of(int(label)) for label in labels]
+    colours = [GREY if label == IGNORED else colour_of(int(label)) for label in labels]
     masks = torch.from_numpy(mask[None] == labels[:, None, None])
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
     return draw_segmentation_masks(pixels, masks, alpha=0.8, colors=colours).permute(1, 2, 0).numpy()
