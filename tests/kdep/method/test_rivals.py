@@ -202,7 +202,7 @@ def test_a_teacher_without_a_classifier_has_no_logits(tiny, tmp_path):
 def test_a_teacher_whose_logits_are_no_classes_of_one_classifier_is_refused(tmp_path, monkeypatch, arch, message):
     torch.save({"head.weight": torch.zeros(8, 4), "head.bias": torch.zeros(8)}, tmp_path / "teacher.pth")
     # Networks of that size are not made for a test; their file is taken apart by other tests.
-    heads = Layout({}, read(tmp_path / "teacher.pth"), ("head",), {})
+    heads = Layout({}, "", read(tmp_path / "teacher.pth"), ("head",), {})
     monkeypatch.setattr("kdep.models.classifier.create_network", lambda arch: None)
     monkeypatch.setattr("kdep.models.classifier.take_apart", lambda *arguments: heads)
     with pytest.raises(ValueError, match=message):
