@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from kdep_benchmarks.board.against import verdicts_of
+from kdep_benchmarks.board.against import with_verdicts
 from kdep_benchmarks.board.notes import notes_on
 from kdep_benchmarks.board.table import Board, Suite, boards_without_notes
 from kdep_benchmarks.result import Result
@@ -25,4 +25,4 @@ def boards(results: Iterable[Result], suite: Suite | None = None, read: Read | N
         ValueError: one column has two main metrics.
     """
     every = [replace(board, notes=tuple(notes_on(board))) for board in boards_without_notes(results, suite)]
-    return every if read is None else [replace(board, verdicts=verdicts_of(board, read)) for board in every]
+    return every if read is None else [with_verdicts(board, read) for board in every]

@@ -60,7 +60,7 @@ class Board:
         rows: what is known of each checkpoint, best first; the columns of leaderboard.csv that are not of a task.
         notes: what the numbers do not say by themselves.
         suite: the suite that means and ranks are over; None: all columns.
-        verdicts: of each two rows on each column, see `verdicts_of`; empty where no answers were read.
+        verdicts: of each two rows on each column, see `with_verdicts`; empty where no answers were read.
     """
 
     protocol: Protocol

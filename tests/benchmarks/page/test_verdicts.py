@@ -97,7 +97,9 @@ def test_what_cannot_be_read_has_no_verdict_and_the_rest_has(tmp_path, caplog):
     assert set(every[(every.a == "A") & (every.b == "B")].column.dropna()) == {"x-finetune", "x-linear", "z-linear"}
     assert set(every.a) == {"A", "B", "C"}
     (said,) = {record.getMessage() for record in caplog.records}  # nothing of D, which has no answers
-    assert said.startswith("no verdicts with a result: y-linear, seed 0 of B: its answers")
+    assert said.startswith("not in the verdicts: y-linear, seed 0 of B: its answers")
+    noted = "Not in the verdicts: y-linear, seed 0 of B: its answers"
+    assert all(noted in (tmp_path / f"leaderboard.{kind}").read_text() for kind in ("md", "html", "csv"))
 
 
 def test_answers_on_other_images_have_no_verdict_and_the_board_is_built():
