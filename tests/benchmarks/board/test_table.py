@@ -238,6 +238,20 @@ def test_errors_of_one_data_set_add_up_in_a_mean_and_those_of_others_are_indepen
     assert half_widths_of_means(board).tolist() == [pytest.approx(expected)]
 
 
+def test_columns_that_share_test_images_count_as_one_data_set_in_the_intervals_of_means_and_ranks():
+    def intervals(tasks, **others):
+        scores, known = {"a": 50.0, "b": 51.0, "c": 52.0}, {"counts": {"test": 1000}, **others}
+        (board,) = boards(
+            [result(name, task, score=score, **known) for name, score in scores.items() for task in tasks]
+        )
+        return [*half_widths_of_means(board)], [*board.rows.average_rank_low, *board.rows.average_rank_high]
+
+    apart = ["c-linear", "d-linear", "e-linear", "f-linear"]
+    one_set, several = intervals(["c-linear", "c-knn", "c-fewshot", "c-finetune"]), intervals(apart)
+    assert intervals(apart, data="e" * 64) == one_set
+    assert several[0] == pytest.approx([half / 2 for half in one_set[0]]) and several[1] != one_set[1]
+
+
 def gain(student, random, supervised, **others):
     results = [*runs("s", "c-linear", student), *runs("r", "c-linear", random, role="random")]
     results += runs("t", "c-linear", supervised, role="supervised", **others)

@@ -28,7 +28,7 @@ from kdep_benchmarks.verdicts.difference import (
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.pairs import left_out
-from kdep_benchmarks.verdicts.uncertainty import independent_images
+from kdep_benchmarks.verdicts.uncertainty import independent_images, uncertainty
 from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference, as_table
 from tests.helpers.made_results import Answered, failure, result
 
@@ -225,6 +225,21 @@ def test_images_that_repeat_others_make_no_interval_narrower(runs):
         Answered().add("A", "x-linear", right(2), counts={"test": 200, "independent": 1}).add("B", "x-linear", right(0))
     )
     assert worth(alike).interval.low == -np.inf  # all of them one image
+
+
+def test_the_interval_over_images_that_repeat_others_worked_out_by_hand():
+    # 200 images worth 20: the variance of the resamples times 200 / 19, and one image of 20; 19 degrees of freedom.
+    samples = np.array([[1.0, 3.0, 2.0, 6.0]])
+    first = Resamples("top1", 200, "", np.array([60.0]), samples, independent=20)
+    second = Resamples("top1", 200, "", np.array([57.0]), np.zeros((1, 4)), independent=20)
+    variance = 3.5 * 200 / 19 + 5**2
+    assert half(difference(first, second, "linear")) == pytest.approx(2.093024 * variance**0.5)
+    one = result(errors={"top1": 2.0}, counts={"test": 200, "independent": 20})
+    assert uncertainty([one]).half_width == pytest.approx(2.093024 * (2**2 * 199 / 19 + 5**2) ** 0.5)
+    assert (uncertainty([one]).images, uncertainty([replace(one, counts={"test": 200, "independent": 1})])) == (
+        200,
+        None,
+    )
 
 
 def test_where_answers_cannot_tell_no_difference_is_called():
