@@ -57,6 +57,8 @@ class Choice(Stored):
     tap: Line | None = None
     precision: Line = "float32"
     floor: Percent | None = None
+    ignored_percent: Percent | None = None
+    last_classes_not_in_test: Count | None = None
     out_of_memory: Halved | None = None
 
 

@@ -207,16 +207,17 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
     (results, damaged), board = write_leaderboard(read, request.results, folders=folders, suite=suite)
     screen.say("\n" + terminal_table(board, damaged).rstrip())
     screen.say(f"\n{request.results / 'leaderboard.csv'}  .md  .html, verdicts.csv, and results.csv with every cell")
-    if len(rows := list(dict.fromkeys(planned.row for planned in plan))) > 1:
+    if len(rows := {planned.cell.checkpoint.sha256: planned.row for planned in plan}) > 1:
         screen.say("\n" + _comparison(results, request.results, rows))
     codes = {status.code for status in statuses}
     return plan, WEIGHTS_DO_NOT_LOAD if WEIGHTS_DO_NOT_LOAD in codes else int(any(codes))
 
 
-def _comparison(results: Sequence[Result], folder: Path, rows: Sequence[str]) -> str:
+def _comparison(results: Sequence[Result], folder: Path, rows: Mapping[str, str]) -> str:
     """What `kdep compare` says of the first and the others; of more than fit beside each other, how to ask."""
     if len(rows) > 5:
-        return f"is a difference more than chance?  kdep compare {shlex.join([*rows, '--results', str(folder)])}"
+        words = [*rows.values(), "--results", str(folder)]
+        return f"is a difference more than chance?  kdep compare {shlex.join(words)}"
     try:
         return verdicts(results, [folder], *rows)
     except ValueError as error:  # such as a cell that failed
@@ -309,13 +310,13 @@ def measured_otherwise(plan: Sequence[Planned], before: Sequence[Result]) -> lis
         if result.status != "ok" or cell is None or (card.sha256, result.task.name, result.seed) in replaced:
             continue
         if result.data_fingerprint != cell.data_fingerprint:
-            found.setdefault((result.task.name, "data set has"), set()).add(card.name)
+            found.setdefault((result.task.name, "on other data"), set()).add(card.name)
         elif result.settings != cell.task.plain_settings:
-            found.setdefault((result.task.name, "settings have"), set()).add(card.name)
+            found.setdefault((result.task.name, "by other settings"), set()).add(card.name)
     return [
-        f"{task}: its {what} changed since {', '.join(sorted(names))} was measured here; such scores are never "
-        "compared with new ones. --force measures a checkpoint again"
-        for (task, what), names in found.items()
+        f"{task}: measured in this folder {how}: {', '.join(sorted(names))}. Such scores are never compared with new "
+        "ones; --force measures a checkpoint again"
+        for (task, how), names in found.items()
     ]
 
 

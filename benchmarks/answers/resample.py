@@ -26,7 +26,7 @@ class Resamples:
         truth: hash of the right answers, the same for every checkpoint that answered these images.
         scores: (R,) of each run; a few-shot result has one for each draw of its train images.
         samples: (R, draws) of each run on each resample. Those of as many images are paired.
-        independent: how many different images these are worth, where some repeat others; None for all of them.
+        effective: how many different images would be as certain, where some repeat others; None for all of them.
     """
 
     metric: str
@@ -34,12 +34,12 @@ class Resamples:
     truth: str
     scores: np.ndarray
     samples: np.ndarray
-    independent: int | None = None
+    effective: int | None = None
 
     @property
-    def worth(self) -> int:
-        """How many different images these are worth."""
-        return self.independent or self.images
+    def effective_images(self) -> int:
+        """How many different images would be as certain."""
+        return self.effective or self.images
 
 
 @functools.lru_cache(maxsize=4)
@@ -64,7 +64,8 @@ def resamples_of(runs: Sequence[Answers], metric: str, draws: int = DRAWS) -> Re
 def joined(runs: Sequence[Resamples]) -> Resamples:
     """All runs of a checkpoint as one."""
     scores, samples = (np.concatenate([getattr(run, name) for run in runs]) for name in ("scores", "samples"))
-    return replace(runs[0], scores=scores, samples=samples)
+    effective = min(run.effective_images for run in runs)  # results of an earlier version do not say it
+    return replace(runs[0], scores=scores, samples=samples, effective=effective)
 
 
 def standard_errors(answers: Answers, draws: int = DRAWS) -> dict[str, float]:
@@ -76,16 +77,16 @@ def standard_errors(answers: Answers, draws: int = DRAWS) -> dict[str, float]:
     return {name: math.sqrt(image_variance(values, images, images)) for name, values in found.items()}
 
 
-def image_variance(values: np.ndarray, images: int, worth: int) -> float:
+def image_variance(values: np.ndarray, images: int, effective: int) -> float:
     """Variance over resamples, for the variance over other images.
 
     A resample of N different images has a variance that is smaller by (N - 1) / N. Of images that repeat others it is
-    smaller again: N are drawn, and the score is as certain as that of the `worth` different ones.
+    smaller again: N are drawn, and the score is as certain as that of `effective` different ones.
     """
     known = values[~np.isnan(values)]
     if len(known) < 2 or np.ptp(known) <= ROUNDING:
         return 0.0
-    return float(known.var()) * images / (worth - 1)
+    return float(known.var()) * images / (effective - 1)
 
 
 def _all_resampled(answers: Answers, draws: int) -> dict[str, np.ndarray]:

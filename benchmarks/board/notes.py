@@ -29,8 +29,7 @@ def notes_on(board: Board) -> list[Note]:
         _ways,
         _holes,
         _halved,
-        _leaks,
-        _repeats,
+        _copies,
         _masks,
         _overlaps,
         _edges,
@@ -127,28 +126,16 @@ def _halved(board: Board) -> Iterator[Note]:
             yield Note(f"{board.rows.name[sha256]}: runs with half the batch: {', '.join(said)}.", (sha256,))
 
 
-def _leaks(board: Board) -> Iterator[Note]:
-    """Name the columns whose test images are partly in train or val."""
-    for label, count, images, checkpoints in _counted(board, "leaked"):
-        whole = f"{images:,} test" if images else "test"  # a file of others may lack the count
-        text = f"{label}: {count:,} of its {whole} images are also in train or val, byte for byte."
-        yield Note(text, checkpoints)
-
-
-def _repeats(board: Board) -> Iterator[Note]:
-    """Name the columns in which test images repeat others; intervals count an image once."""
-    for label, count, images, checkpoints in _counted(board, "repeated"):
-        whole = f"{images:,} test" if images else "test"
-        yield Note(f"{label}: {count:,} of its {whole} images repeat others, byte for byte.", checkpoints)
-
-
-def _counted(board: Board, name: str) -> Iterator[tuple[str, int, int, tuple[str, ...]]]:
-    """Columns whose results have this count: the label, the count, the number of test images, the checkpoints."""
-    for label in board.columns.index:
-        results = board.results_of(label)
-        every = [found.counts for own in results for found in own if found.counts.get(name)]
-        for count, images in sorted({(counts[name], counts.get("test", 0)) for counts in every}):
-            yield label, count, images, tuple(results.index)
+def _copies(board: Board) -> Iterator[Note]:
+    """Name the columns whose test images are partly in train or val, or repeat others."""
+    for name, what in (("leaked", "are also in train or val"), ("repeated", "repeat others")):
+        for label in board.columns.index:
+            results = board.results_of(label)
+            every = [found.counts for own in results for found in own if found.counts.get(name)]
+            for count, images in sorted({(counts[name], counts.get("test", 0)) for counts in every}):
+                whole = f"{images:,} test" if images else "test"  # a file of others may lack the count
+                text = f"{label}: {count:,} of its {whole} images {what}, byte for byte."
+                yield Note(text, tuple(results.index))
 
 
 def _masks(board: Board) -> Iterator[Note]:
@@ -156,21 +143,17 @@ def _masks(board: Board) -> Iterator[Note]:
     for label in board.columns.index:
         results = board.results_of(label)
         every = [found.chosen for own in results for found in own]
-        ignored = max((_number(chosen.get("ignored_percent")) for chosen in every), default=0)
-        last = max((_number(chosen.get("last_classes_not_in_test")) for chosen in every), default=0)
-        said = [f"{ignored:.0f} % of the pixels of its test masks have no class and are not scored"]
-        said = said if ignored > MOSTLY else []
+        ignored = max(chosen.get("ignored_percent") or 0 for chosen in every) if every else 0
+        last = max(chosen.get("last_classes_not_in_test") or 0 for chosen in every) if every else 0
+        said = []
+        if ignored > MOSTLY:
+            said.append(f"{ignored:.0f} % of the pixels of its test masks have no class and are not scored")
         if last:
-            which = "the last class" if last == 1 else f"any of the last {last:.0f} classes"
+            which = "the last class" if last == 1 else f"any of the last {last:,} classes"
             said.append(f"no test mask has a pixel of {which}")
         if said:
             text = f"{label}: {', and '.join(said)}. See whether its layout and its list of classes fit the masks."
             yield Note(text, tuple(results.index))
-
-
-def _number(value: object) -> float:
-    """A number of a result; 0 where there is none, or a file of others has something else."""
-    return value if isinstance(value, int | float) else 0
 
 
 def _overlaps(board: Board) -> Iterator[Note]:

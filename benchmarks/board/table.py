@@ -209,14 +209,14 @@ def _columns(runs: pd.DataFrame) -> pd.DataFrame:
         if len(metrics) > 1:
             raise ValueError(f"{label}: main metric is {metrics[0]} in one result and {metrics[1]} in another")
     first = runs.sort_values("ok", ascending=False, kind="stable").drop_duplicates("column")
-    tasks = [result.task for result in first["result"]]
+    tasks, every = [result.task for result in first["result"]], runs.groupby("column")["result"].agg(list)
     frame = pd.DataFrame(
         {
             "task": [task.name for task in tasks],
             "kind": [task.kind for task in tasks],
             "family": [task.family for task in tasks],
             "dataset": [task.dataset for task in tasks],
-            "images": datasets_of(first["result"].tolist()),
+            "images": datasets_of([every[column] for column in first["column"]]),
             "data_fingerprint": [result.data_fingerprint for result in first["result"]],
             "metric": first["metric"].fillna("-").tolist(),
             "way": [way_of(result) for result in first["result"]],

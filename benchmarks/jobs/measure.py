@@ -108,7 +108,7 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
         status="ok",
         started=started.isoformat(timespec="seconds"),
         metrics=outcome.metrics,
-        counts=outcome.counts | {name: getattr(cell.contents, name) for name in ("leaked", "repeated", "independent")},
+        counts=outcome.counts | {name: getattr(cell.contents, name) for name in ("leaked", "repeated", "effective")},
         chosen=outcome.chosen | facts | memory,
         curves=outcome.curves,
         load=outcome.load | ({"prefix": printable(prefix)} if prefix else {}),

@@ -299,7 +299,7 @@ def read_known(
     prints: dict[tuple[str, str, str], str] = {}
     rows: dict[tuple[Any, ...], AnswerRow] = {}
     for path in paths:
-        for number, text in enumerate(_read_table(path), 2):
+        for number, text in enumerate(_read_table(path, advice), 2):
             key, where = (text["arm"], text["value"], text["seed"]), f"{path}, line {number}"
             if key not in places or text["task"] not in measured:
                 what = " ".join(filter(None, key))
@@ -327,7 +327,7 @@ def read_known(
 def _check_weights(study: Study, planned: Run, known: str, where: str) -> None:
     """Raise a ValueError where the file of an arm that is not trained holds other weights than the row is of."""
     now = student_here(study, planned, Path()) if planned.checkpoint is not None else None
-    if now is not None and not now.startswith(known):
+    if now is not None and now[:8] != known:
         raise ValueError(
             f"{where}: of weights {known}, and {planned.checkpoint} holds {now[:8]}. Leave the file of rows out, and "
             "these weights are scored"
@@ -343,23 +343,23 @@ def _warn_of_mixed(study: Study, known: Sequence[AnswerRow]) -> None:
         )
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
+def _read_table(path: Path, advice: str) -> list[dict[str, str]]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; expected the CSV of a study's answer")
     try:
-        return _rows_of(Path(path))
+        return _rows_of(Path(path), advice)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not the CSV of a study's answer ({error}); leave it out") from error
 
 
-def _rows_of(path: Path) -> list[dict[str, str]]:
+def _rows_of(path: Path, advice: str) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, restval="")
         lacking = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
         if lacking:
             raise ValueError(
-                f"{path}: no column {', '.join(lacking)}; not a study's answer, or one of a version that kept no "
-                "fingerprints, whose rows cannot be told from another study's"
+                f"{path}: no column {', '.join(lacking)}; not a study's answer, or one of an earlier version of kdep, "
+                f"whose rows cannot be told from another study's. {advice}"
             )
         return list(reader)
 

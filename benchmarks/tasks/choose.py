@@ -181,6 +181,6 @@ def _refuse_data_sets(folder: Path, names: Sequence[str]) -> None:
 
 
 def _is_data_set(folder: Path) -> bool:
-    splits = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in SPLITS]
+    splits = [path for path in folder.iterdir() if path.name.lower() in SPLITS and path.is_dir()]
     classes = [{path.name for path in split.iterdir() if path.is_dir()} for split in splits]
     return len(splits) > 1 and bool(set.intersection(*classes))

@@ -223,8 +223,8 @@ def _check_same_images(task: str, read: Sequence[Resamples]) -> None:
 def _over(kind: str, first: Sequence[Resamples], second: Sequence[Resamples]) -> str:
     """What an interval is over."""
     images, counts = counted(first[0].images, "image"), (len(first), len(second))
-    if (worth := min(run.worth for run in (*first, *second))) < first[0].images:
-        images += f" worth {worth} different ones"
+    if (effective := min(run.effective_images for run in (*first, *second))) < first[0].images:
+        images += f", as certain as {effective} different ones"
     if kind in AVERAGED:
         return images if counts[0] == counts[1] else f"{images}, {counts[0]} seeds against {counts[1]}"
     if kind in PAIRED:
@@ -239,13 +239,12 @@ def _over_datasets(
 ) -> Difference:
     """Each data set counts once: a probe and a fine-tune of the same images rise and fall together."""
     by_dataset: dict[str, list[float]] = {}
-    firsts = [sides[0][0] for sides in tasks]
-    datasets = datasets_of(firsts)
+    datasets = datasets_of([[*first, *second] for first, second in tasks])
     for dataset, sides in zip(datasets, tasks, strict=True):
         scores = [mean([result.score for result in side]) for side in sides]
         by_dataset.setdefault(dataset, []).append(scores[0] - scores[1])
     values = [mean(values) for values in by_dataset.values()]
-    over = counted(len(values), "data set") + _counted_once(datasets, [first.task.dataset for first in firsts])
+    over = counted(len(values), "data set") + _counted_once(datasets, [first[0].task.dataset for first, _ in tasks])
     higher, lower = names if mean(values) >= 0 else names[::-1]
     ahead = f"{higher} is {abs(mean(values)):.2f} above {lower}"
     if len(values) < MIN_DATASETS:

@@ -60,41 +60,41 @@ def difference(first: Resamples, second: Resamples, kind: str) -> Interval:
         second: those of the other, on the same test images.
         kind: of the task; it says how runs differ, see `Kind.seed`.
     """
-    images, worth = first.images, min(first.worth, second.worth)
+    images, effective = first.images, min(first.effective_images, second.effective_images)
     scores, samples = (first.scores, second.scores), (first.samples, second.samples)
     value = float(scores[0].mean() - scores[1].mean())
-    if worth < 2:
+    if effective < 2:
         return Interval(value, -math.inf, math.inf, 1.0)
-    variance = image_variance(samples[0].mean(axis=0) - samples[1].mean(axis=0), images, worth)
+    variance = image_variance(samples[0].mean(axis=0) - samples[1].mean(axis=0), images, effective)
     if first.metric == "top1":
         # One more image on which one run of them differs: without it a handful of images would seem certain.
-        variance += (100 / worth) ** 2 / (1 if kind in AVERAGED else min(map(len, scores)))
+        variance += (100 / effective) ** 2 / (1 if kind in AVERAGED else min(map(len, scores)))
     if kind in PAIRED:
-        parts = [run_spread(scores[0] - scores[1], samples[0] - samples[1], images, worth)]
+        parts = [run_spread(scores[0] - scores[1], samples[0] - samples[1], images, effective)]
     elif kind in AVERAGED:
         parts = []
     else:
-        parts = [run_spread(own, drawn, images, worth) for own, drawn in zip(scores, samples, strict=True)]
-    uncertainty = variance**2 / (worth - 1) + sum(part.uncertainty for part in parts)
+        parts = [run_spread(own, drawn, images, effective) for own, drawn in zip(scores, samples, strict=True)]
+    uncertainty = variance**2 / (effective - 1) + sum(part.uncertainty for part in parts)
     variance += sum(part.variance for part in parts)
-    variance = variance or (100 / worth) ** 2  # no image differs in any resample: one of others might
+    variance = variance or (100 / effective) ** 2  # no image differs in any resample: one of others might
     return student(value, variance, variance**2 / uncertainty if uncertainty else math.inf)
 
 
-def run_spread(scores: np.ndarray, resamples: np.ndarray, images: int, worth: int) -> Spread:
+def run_spread(scores: np.ndarray, resamples: np.ndarray, images: int, effective: int) -> Spread:
     """What the runs of one side add to the variance of their mean.
 
     Args:
         scores: of each run (R,).
         resamples: scores of each run on each resample (R, draws).
         images: number of test images.
-        worth: how many different ones they are worth.
+        effective: how many different ones would be as certain.
     """
     runs = len(scores)
     if runs < 2 or np.ptp(scores) <= ROUNDING:
         return Spread()
     own = resamples - resamples.mean(axis=0)
-    of_images = sum(image_variance(row, images, worth) for row in own) / (runs - 1)
+    of_images = sum(image_variance(row, images, effective) for row in own) / (runs - 1)
     over_runs = float(scores.var(ddof=1))
     return Spread(max(over_runs - of_images, 0.0) / runs, (over_runs / runs) ** 2 / (runs - 1))
 

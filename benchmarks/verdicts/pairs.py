@@ -1,7 +1,9 @@
 """Find what two checkpoints have in common: the results that may be compared, and those that are left out and why."""
 
 import contextlib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from kdep_benchmarks.kinds import PAIRED
 from kdep_benchmarks.result import Result, with_digits
@@ -82,45 +84,64 @@ def _named(results: Iterable[Result], wanted: str, names: Mapping[str, str]) -> 
 
 def _of_file(results: Sequence[Result], wanted: str) -> list[Result]:
     """Those of the weights that a file or folder holds now; empty where there is none, or one of something else."""
-    if not _is_there(wanted):
+    file = _file(wanted)
+    if file is None:
         return []
     from kdep.models.backbones.own import PREFIX
 
-    archs = sorted({result.checkpoint.arch for result in results})
-    # Results may be another person's: none of them decides which code runs here.
-    identities = _identities(wanted, [arch for arch in archs if not arch.startswith(PREFIX)])
-    found = [result for result in results if result.checkpoint.sha256 in identities]
-    earlier = [result for result in results if result.checkpoint.is_from(wanted)]
-    if found or not (identities or earlier):
-        return found
-    rows = ", ".join(sorted({_with_digits(result) for result in earlier}))
-    if any(result.checkpoint.arch.startswith(PREFIX) for result in earlier):
-        raise ValueError(
-            f"{wanted}: a comparison does not run a network of your own to open a file; name the row: {rows}"
-        )
-    before = f"; {rows} is what it held before" if rows else ""
-    raise ValueError(f"{wanted}: no result of the weights in this file{before}. Measure it with kdep transfer")
+    cards = {result.checkpoint.sha256: result.checkpoint for result in results}
+    earlier = [card for card in cards.values() if card.is_from(wanted)]
+    archs = dict.fromkeys(card.arch for card in (*earlier, *cards.values()))
+    plain = tuple(arch for arch in archs if not arch.startswith(PREFIX))  # no result decides which code runs here
+    changed = max(path.stat().st_mtime_ns for path in (file, *file.glob("*")))
+    identity, problem = _opened(wanted, plain, frozenset(cards), changed)
+    if identity in cards:
+        return [result for result in results if result.checkpoint.sha256 == identity]
+    rows = ", ".join(sorted(with_digits(card.sha256, card.name) for card in earlier))
+    if identity is None and earlier:
+        own = any(card.arch.startswith(PREFIX) for card in earlier)
+        why = f"{wanted}: a plain file of a network of your own, which is not opened here" if own else problem
+        raise ValueError(f"{why}; to compare what was measured from it before, name the row: {rows}")
+    if identity is not None:
+        before = f"; measured from it before: {rows}" if rows else ""
+        raise ValueError(f"{wanted}: no result of the weights that it holds now{before}. Measure it with kdep transfer")
+    return []
 
 
-def _is_there(wanted: str) -> bool:
+def _file(wanted: str) -> Path | None:
     from kdep.models.weights import file_of
 
     with contextlib.suppress(OSError, ValueError):  # such as a name too long for a file
-        return file_of(wanted).exists()
-    return False
+        return path if (path := file_of(wanted)).exists() else None
+    return None
 
 
-def _identities(wanted: str, archs: Sequence[str]) -> set[str]:
-    """What the weights in a file can be: one checkpoint, or a plain state dict that fits some of these networks."""
+@functools.lru_cache(maxsize=256)
+def _opened(wanted: str, archs: tuple[str, ...], known: frozenset[str], changed: int) -> tuple[str | None, str]:
+    """Identity of the weights in a file, or None and why it does not open.
+
+    A plain state dict may fit several networks; one that was measured counts first.
+
+    Args:
+        wanted: the file, with `#prefix` and `@size`.
+        archs: of the networks to try, the likely ones first.
+        known: identities that have results.
+        changed: time of the last change, so that a file is opened again when it has changed.
+    """
     from kdep.models.weights import open_checkpoint
 
-    identities: set[str] = set()
+    found, problem = None, ""
     for arch in (None, *archs):
-        with contextlib.suppress(OSError, ValueError):
-            identities.add(open_checkpoint(wanted, arch=arch).identity)
-        if arch is None and identities:
-            break
-    return identities
+        try:
+            identity = open_checkpoint(wanted, arch=arch).identity
+        except (OSError, ValueError) as error:
+            if arch in (None, *archs[:1]):  # why the likeliest network does not fit
+                problem = str(error)
+            continue
+        found = found or identity
+        if arch is None or identity in known:
+            return identity, ""
+    return found, problem
 
 
 def _with_digits(result: Result) -> str:

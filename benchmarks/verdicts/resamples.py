@@ -22,7 +22,7 @@ from kdep_benchmarks.answers import metrics, resample
 from kdep_benchmarks.answers.resample import DRAWS, Resamples, resamples_of
 from kdep_benchmarks.result import Result
 from kdep_benchmarks.results import read_answers, with_those_below
-from kdep_benchmarks.verdicts.uncertainty import independent_images
+from kdep_benchmarks.verdicts.uncertainty import effective_images
 
 logger = logging.getLogger("kdep")
 ALIKE = 0.01  # points: how far a score may lie from what its answers give
@@ -60,7 +60,7 @@ def read_resamples(result: Result, folders: Path | Iterable[Path]) -> Resamples:
             f"answers give {own:.2f}; one of the two files was changed. Remove them, and kdep transfer measures this "
             "cell again"
         )
-    return replace(found, independent=independent_images(result))
+    return replace(found, effective=effective_images(result))
 
 
 def _resamples(result: Result, folders: Path | Iterable[Path]) -> Resamples:

@@ -45,26 +45,26 @@ def uncertainty(results: Sequence[Result]) -> Uncertainty | None:
     first, scores = results[0], _run_scores(results)
     runs = _variance_of_mean(scores)
     images, errors = _images(results), [_image_error(result) for result in results]
-    worth = independent_images(first) or images
-    if images is None or worth < 2 or None in errors:
+    effective = min(filter(None, map(effective_images, results)), default=images)
+    if images is None or effective < 2 or None in errors:
         return None if runs is None else Uncertainty(math.sqrt(runs), len(scores) - 1, None)
     averaged = first.task.kind in AVERAGED
-    over_images = mean([error**2 for error in errors]) * (images - 1) / (worth - 1)  # as `image_variance`
+    over_images = mean([error**2 for error in errors]) * (images - 1) / (effective - 1)  # as `image_variance`
     if first.main_metric == "top1":
         # One more wrong image: without it 100 % of a handful of images would seem certain.
-        over_images += (100 / worth) ** 2 / (1 if averaged else len(results))
+        over_images += (100 / effective) ** 2 / (1 if averaged else len(results))
     over_runs = 0.0 if averaged or runs is None else runs
-    squares = over_images**2 / (worth - 1) + (over_runs**2 / (len(scores) - 1) if over_runs else 0.0)
+    squares = over_images**2 / (effective - 1) + (over_runs**2 / (len(scores) - 1) if over_runs else 0.0)
     variance = over_images + over_runs
     if not variance:
-        return Uncertainty(100 / worth, math.inf, images)
+        return Uncertainty(100 / effective, math.inf, images)
     return Uncertainty(math.sqrt(variance), variance**2 / squares, images)
 
 
-def independent_images(result: Result) -> int | None:
-    """How many different images its test images are worth, where some repeat others; None where no result says so."""
-    images, worth = result.counts.get("test", 0), result.counts.get("independent", 0)
-    return worth if 0 < worth < images else None
+def effective_images(result: Result) -> int | None:
+    """How many different test images would be as certain, where some repeat others; None where no result says so."""
+    images, effective = result.counts.get("test", 0), result.counts.get("effective", 0)
+    return effective if 0 < effective < images else None
 
 
 def coverage(kind: str, runs: int, images: int | None) -> str:

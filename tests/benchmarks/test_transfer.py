@@ -374,17 +374,17 @@ def test_other_data_under_the_same_name_is_refused(world, measured, tmp_path, ca
     assert "measured on other data" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("changed", ["data set has", "settings have"])
+@pytest.mark.parametrize("changed", ["on other data", "by other settings"])
 def test_a_plan_says_which_checkpoints_were_measured_on_other_data_or_by_other_settings(
     world, measured, tmp_path, capsys, changed
 ):
     shutil.copytree(world, tmp_path / "world")
-    if changed == "data set has":
+    if changed == "on other data":
         next((tmp_path / "world" / "colours" / "test" / "class0").glob("*.png")).unlink()
     else:
         suite = tmp_path / "world" / "suite.yaml"
         suite.write_text(suite.read_text().replace("size: 32", "size: 40"))
-    said = f"colours-knn: its {changed} changed since random:test_resnet was measured here; such scores are never"
+    said = f"colours-knn: measured in this folder {changed}: random:test_resnet. Such scores are never"
     for world_now, force, expected in (
         (tmp_path / "world", (), True),
         (tmp_path / "world", ("--force",), False),
@@ -481,7 +481,7 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
     assert cli.main(command) == 0
     assert "a fifth of each class is test and the rest train (seed 0)" in capsys.readouterr().out
     (path,) = tmp_path.rglob("my_photos-knn/**/seed0.json")
-    copies = {"leaked": 0, "repeated": 0, "independent": 3}
+    copies = {"leaked": 0, "repeated": 0, "effective": 3}
     assert json.loads(path.read_text())["counts"] == {"train": 12, "val": 3, "test": 3, **copies}
     assert cli.main(command) == 0 and "0 to run, 1 done" in capsys.readouterr().out
     # Means are over the tasks on this folder, whatever else was measured here. Two checkpoints end with a verdict.

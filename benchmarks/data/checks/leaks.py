@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from kdep.data.sources.contents import cache_folder, content_hashes
 from kdep.files import write_text
-from kdep_benchmarks.answers.sketch import sketch_of
+from kdep_benchmarks.answers.sketch import DIGITS, SIZE, sketch_of
 from kdep_benchmarks.data.cards import Use
 from kdep_benchmarks.data.checks.readable import entries_of
 from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictures_of, read_labelled
@@ -24,13 +26,14 @@ class Contents:
     Attributes:
         leaked: how many have the bytes of an image of train or val.
         repeated: how many have the bytes of an earlier test image.
-        independent: how many different images they are worth: n / c of n images, each of which is there c times.
+        effective: how many different images would be as certain: n^2 / sum(c^2) of n images, of which each is there c
+            times.
         sketch: see `kdep_benchmarks.answers.sketch`.
     """
 
     leaked: int = 0
     repeated: int = 0
-    independent: int = 0
+    effective: int = 0
     sketch: str = ""
 
 
@@ -44,7 +47,10 @@ def contents_of(task: Use, fingerprint: str) -> Contents:
     Raises:
         ValueError: every image of test, or of val, is also in another split.
     """
-    memory = cache_folder("leaks") / f"{hashlib.sha256(f'{task.family}|{fingerprint}'.encode()).hexdigest()}.json"
+    memory = (
+        cache_folder("leaks")
+        / f"{hashlib.sha256(f'{task.family}|{fingerprint}|{SIZE}|{DIGITS}'.encode()).hexdigest()}.json"
+    )
     if (known := _known(memory)) is not None:
         return known
     roles = [role for role in ("train", "val", "test") if any(key.split("_")[0] == role for key in task.dataset.files)]
@@ -64,7 +70,7 @@ def contents_of(task: Use, fingerprint: str) -> Contents:
         leaked=sum(content in fitted for content in there),
         repeated=len(there) - len(copies),
         # The variance of a mean of n values, of which each counts c times, is the sum of c^2 over n^2 (Kish, 1965).
-        independent=round(len(there) ** 2 / max(1, sum(count**2 for count in copies))),
+        effective=round(len(there) ** 2 / max(1, sum(count**2 for count in copies))),
         sketch=sketch_of(there),
     )
     if sum(map(len, images.values())) >= WORTH:
@@ -74,9 +80,10 @@ def contents_of(task: Use, fingerprint: str) -> Contents:
 
 def _known(memory: Path) -> Contents | None:
     try:
-        return Contents(**json.loads(memory.read_text()))
-    except (OSError, ValueError, TypeError):  # not there, or damaged: looked at again
+        content = TypeAdapter(dict[str, int | str]).validate_json(memory.read_text())
+    except (OSError, ValueError):  # not there, or damaged: looked at again
         return None
+    return Contents(**content) if content.keys() == asdict(Contents()).keys() else None
 
 
 def _remember(memory: Path, found: Contents) -> None:

@@ -63,7 +63,7 @@ def unscored(dataset: Dataset, pixels: np.ndarray) -> dict[str, Any]:
     """
     split = read_masks(dataset, "test")
     total = sum(math.prod(read_header(pair.mask).size) for pair in split.pairs)
-    found: dict[str, Any] = {"ignored_percent": 100 * (1 - float(pixels.sum()) / total)}
+    found: dict[str, Any] = {"ignored_percent": max(0.0, 100 * (1 - float(pixels.sum()) / total))}
     never = [name for name, count in zip(split.names, pixels, strict=True) if not count]
     if never:
         found |= {"classes_not_in_test": never}

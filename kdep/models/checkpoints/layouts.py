@@ -14,6 +14,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -119,7 +120,7 @@ def take_apart(
     left_out = tuple(dict.fromkeys(name.partition(".")[0] for name in heads))
     if prefix or left_out:
         logger.info("%s: %s under %r; left out: %s", source, arch, prefix, ", ".join(left_out) or "nothing")
-    if not given and (others := _others(tensors, wanted, prefix)):
+    if not (given or Path(source).is_dir()) and (others := _others(tensors, wanted, prefix)):
         names = " or ".join(f"{source}#{other.rstrip('.')}" for other in others)
         logger.info("%s holds several %s; to take another one, name it: %s", source, arch, names)
     return Layout(_renamed(weights, wanted), prefix, heads, left_out, _normaliser(heads))

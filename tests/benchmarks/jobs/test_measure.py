@@ -124,11 +124,11 @@ def test_a_measured_cell_says_its_leaks_its_floor_and_the_settings_of_its_task(p
     task = Task("photos-knn", "knn", dataset, settings={"size": 32, "workers": 0})
     card = checkpoint_card(open_checkpoint("random:test_resnet"))
     planned = plan_cell(Cell("random:test_resnet", None, card, task, 0, "cpu", tmp_path), look_up(task))
-    contents = Contents(leaked=3, repeated=2, independent=7, sketch="ab")
+    contents = Contents(leaked=3, repeated=2, effective=7, sketch="ab")
     cell = replace(planned.cell, contents=contents, halved="out of memory")
     cell.work.mkdir(parents=True)
     result, answers = measure_cell(cell)
-    counts = [result.counts[name] for name in ("leaked", "repeated", "independent")]
+    counts = [result.counts[name] for name in ("leaked", "repeated", "effective")]
     assert (counts, result.test_images) == ([3, 2, 7], "ab")
     assert result.settings == task.plain_settings  # not those of half the batch
     assert result.chosen["floor"] == 100 * max(np.bincount(answers.truth)) / len(answers.truth)

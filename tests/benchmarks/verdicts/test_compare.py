@@ -28,7 +28,7 @@ from kdep_benchmarks.verdicts.difference import (
 from kdep_benchmarks.verdicts.intervals import t_quantile_of
 from kdep_benchmarks.verdicts.names import board_names
 from kdep_benchmarks.verdicts.pairs import left_out
-from kdep_benchmarks.verdicts.uncertainty import independent_images, uncertainty
+from kdep_benchmarks.verdicts.uncertainty import effective_images, uncertainty
 from kdep_benchmarks.verdicts.wording import WHAT_IT_COVERS, Difference, as_table
 from tests.helpers.made_results import Answered, failure, result
 
@@ -143,11 +143,12 @@ def test_runs_of_a_training_are_an_uncertainty_of_their_own():
 def test_the_variance_of_runs_is_less_what_their_images_explain():
     # Two runs of 50 and 54 %: variance 8. Their resamples differ from their mean by 1 and -1 point, or -1 and 1: a
     # variance of 1 each over resamples, 2 of both over n - 1 = 1; times N / (N - 1) = 101 / 100.
-    spread = run_spread(np.array([50.0, 54.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101, worth=101)
+    spread = run_spread(np.array([50.0, 54.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101, effective=101)
     assert spread.variance == pytest.approx((8 - 2 * 1.01) / 2) and spread.uncertainty == pytest.approx(4**2)
-    assert run_spread(np.array([50.0]), np.array([[51.0, 49.0]]), images=101, worth=101).variance == 0
+    assert run_spread(np.array([50.0]), np.array([[51.0, 49.0]]), images=101, effective=101).variance == 0
     assert (
-        run_spread(np.array([50.0, 50.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101, worth=101).variance == 0
+        run_spread(np.array([50.0, 50.0]), np.array([[51.0, 49.0], [49.0, 51.0]]), images=101, effective=101).variance
+        == 0
     )
 
 
@@ -200,11 +201,11 @@ def test_few_shot_probes_are_paired_by_their_draws_and_only_of_seeds_that_both_h
     assert said.verdict == "no difference" and "no seed is both's" in said.sentence
 
 
-def worth(made):
+def with_counts(made):
     """The first difference of A and B, with the images that results count as different."""
 
     def read(one):
-        return replace(made.read(one), independent=independent_images(one))
+        return replace(made.read(one), effective=effective_images(one))
 
     return differences(made.results, "A", "B", read=read)[0]
 
@@ -216,27 +217,27 @@ def test_images_that_repeat_others_make_no_interval_narrower(runs):
     (once,) = compared(Answered().add("A", "x-finetune", *answers[0]).add("B", "x-finetune", *answers[1]))[:1]
     made = Answered()
     for name, own in zip("AB", np.repeat(answers, 6, axis=2), strict=True):
-        made.add(name, "x-finetune", *own, counts={"test": 600, "independent": 100})
-    found = worth(made)
-    assert "(600 images worth 100 different ones" in found.sentence
+        made.add(name, "x-finetune", *own, counts={"test": 600, "effective": 100})
+    found = with_counts(made)
+    assert "(600 images, as certain as 100 different ones" in found.sentence
     assert found.interval.value == pytest.approx(once.interval.value)
     assert half(found.interval) == pytest.approx(half(once.interval), rel=0.05)
     alike = (
-        Answered().add("A", "x-linear", right(2), counts={"test": 200, "independent": 1}).add("B", "x-linear", right(0))
+        Answered().add("A", "x-linear", right(2), counts={"test": 200, "effective": 1}).add("B", "x-linear", right(0))
     )
-    assert worth(alike).interval.low == -np.inf  # all of them one image
+    assert with_counts(alike).interval.low == -np.inf  # all of them one image
 
 
 def test_the_interval_over_images_that_repeat_others_worked_out_by_hand():
-    # 200 images worth 20: the variance of the resamples times 200 / 19, and one image of 20; 19 degrees of freedom.
+    # 200 images, as certain as 20: the resamples' variance times 200 / 19, one image of 20, 19 degrees of freedom.
     samples = np.array([[1.0, 3.0, 2.0, 6.0]])
-    first = Resamples("top1", 200, "", np.array([60.0]), samples, independent=20)
-    second = Resamples("top1", 200, "", np.array([57.0]), np.zeros((1, 4)), independent=20)
+    first = Resamples("top1", 200, "", np.array([60.0]), samples, effective=20)
+    second = Resamples("top1", 200, "", np.array([57.0]), np.zeros((1, 4)), effective=20)
     variance = 3.5 * 200 / 19 + 5**2
     assert half(difference(first, second, "linear")) == pytest.approx(2.093024 * variance**0.5)
-    one = result(errors={"top1": 2.0}, counts={"test": 200, "independent": 20})
+    one = result(errors={"top1": 2.0}, counts={"test": 200, "effective": 20})
     assert uncertainty([one]).half_width == pytest.approx(2.093024 * (2**2 * 199 / 19 + 5**2) ** 0.5)
-    assert (uncertainty([one]).images, uncertainty([replace(one, counts={"test": 200, "independent": 1})])) == (
+    assert (uncertainty([one]).images, uncertainty([replace(one, counts={"test": 200, "effective": 1})])) == (
         200,
         None,
     )
@@ -395,6 +396,16 @@ def test_over_data_sets_copies_and_versions_of_one_count_once():
     assert "on 1 data set, as d1 and d2 and d3 and e share test images, and" in compared(made)[-1].sentence
 
 
+def test_a_sketch_of_either_side_tells_shared_test_images_in_both_directions():
+    sketch = sketch_of(hashlib.sha256(bytes([number])).digest() for number in range(100))
+    made = Answered()  # A was measured by an earlier version, which left no sketch
+    for task, gap in {"d1-linear": 2, "d2-linear": 6, "e-linear": 20}.items():
+        made.add("A", task, right(100 + gap))
+        made.add("B", task, right(100), test_images=sketch if task != "e-linear" else "")
+    one, other = compared(made, "A", "B")[-1], compared(made, "B", "A")[-1]
+    assert "in the mean of 2 data sets, as d1 and d2 share test images" in one.sentence and one.over == other.over
+
+
 def test_over_data_sets_only_seeds_that_both_have_count():
     # Seed 0 is both's: differences 1, 4 and 7, mean 4. A alone has a far better seed of x, and no seed of v is both's.
     made = Answered()
@@ -524,15 +535,15 @@ def test_a_file_is_known_by_the_weights_that_it_holds_now(tmp_path):
     assert compared(made, f"{last}#student", str(older)) == compared(made, "second", "first")
     torch.save(open_checkpoint("random:test_resnet#3").weights, last)
     with pytest.raises(
-        ValueError, match=r"no result of the weights in this file; first \(.*third \(.* is what it held"
+        ValueError, match=r"no result of the weights that it holds now; measured from it before: first \(.*third \("
     ):
         compared(made, str(last), str(older))
     last.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="no result of the weights in this file"):
+    with pytest.raises(ValueError, match=r"^[^:]*last.pth: refused, .*; to compare what was measured .* row: first"):
         compared(made, str(last), str(older))
     for place, one in enumerate(made.results):
         made.results[place] = replace(one, checkpoint=replace(one.checkpoint, arch="python:antigravity:fly"))
-    with pytest.raises(ValueError, match="does not run a network of your own to open a file; name the row: first"):
+    with pytest.raises(ValueError, match="of a network of your own, which is not opened here; .* name the row: first"):
         compared(made, str(last), str(older))
 
 

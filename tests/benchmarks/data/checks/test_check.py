@@ -417,7 +417,6 @@ def test_a_class_without_a_pixel_is_a_defect_in_train_and_a_note_in_test(tmp_pat
     assert found == [("empty class", f"class 'blue' of {role}", role == "train") for role in ("train", "test")]
 
 
-@pytest.mark.openmmlab
 def test_what_no_score_is_about_is_the_share_of_ignored_pixels_and_the_classes_without_one(tmp_path):
     plain = trees.ade20k(tmp_path)
     masks = np.stack([trees.picture(number)[1] for number in (4, 5, 6)])  # the test images; 0 is unlabelled
@@ -432,6 +431,7 @@ def test_what_no_score_is_about_is_the_share_of_ignored_pixels_and_the_classes_w
     assert middle["classes_not_in_test"] == ["green"] and "last_classes_not_in_test" not in middle
 
 
+@pytest.mark.openmmlab
 def test_masks_of_0_and_255_have_one_class_and_are_refused(tmp_path):
     dataset = trees.ade20k(tmp_path)
     for path in sorted((tmp_path / "masks").rglob("*.png")):

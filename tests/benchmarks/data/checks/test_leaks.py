@@ -71,7 +71,7 @@ def test_test_images_that_repeat_others_are_counted_also_from_memory(tmp_path, m
     known = fingerprint(task.dataset)
     # Of the 9 test images one is there 5 times: 9^2 / (5^2 + 4) = 2.8.
     first = contents_of(task, known)
-    assert (first.leaked, first.repeated, first.independent) == (1, 4, 3)
+    assert (first.leaked, first.repeated, first.effective) == (1, 4, 3)
     monkeypatch.setattr(leaks, "hashes_of", None)
     assert contents_of(task, known) == first
 
