@@ -93,7 +93,8 @@ def _of_file(results: Sequence[Result], wanted: str) -> list[Result]:
     earlier = [card for card in cards.values() if card.is_from(wanted)]
     archs = dict.fromkeys(card.arch for card in (*earlier, *cards.values()))
     plain = tuple(arch for arch in archs if not arch.startswith(PREFIX))  # no result decides which code runs here
-    changed = max(path.stat().st_mtime_ns for path in (file, *file.glob("*")))
+    files = (file, *(file / name for name in ("config.json", "model.safetensors", "pytorch_model.bin")))
+    changed = max(path.stat().st_mtime_ns for path in files if path.exists())
     identity, problem = _opened(wanted, plain, frozenset(cards), changed)
     if identity in cards:
         return [result for result in results if result.checkpoint.sha256 == identity]
