@@ -7,6 +7,7 @@ has a `pretrained_cfg`, as timm's networks have, with another `mean` and `std`.
 
 import hashlib
 import importlib
+import modulefinder
 import sys
 import traceback
 from pathlib import Path
@@ -61,11 +62,34 @@ def described(error: Exception, entry: str) -> str:
 
 
 def code_of(entry: str) -> str | None:
-    """Hash of the file that holds the function, hex; what it imports does not count.
+    """Hash of a user's code, hex: the file that holds the function, and what it imports of the files beside it.
 
-    None for a network of timm, and where the function is in no file.
+    Imports are followed as they are written, below the folder in which Python found the module. Installed packages do
+    not count, nor kdep, nor what is imported by a computed name. None for a network of timm, and where the function is
+    in no file.
     """
     if not entry.startswith(PREFIX):
         return None
-    file = getattr(importlib.import_module(entry.removeprefix(PREFIX).partition(":")[0]), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    name = entry.removeprefix(PREFIX).partition(":")[0]
+    file = getattr(importlib.import_module(name), "__file__", None)
+    if not file:
+        return None
+    root = Path(file).parents[name.count(".") + (Path(file).name == "__init__.py")]
+    files = {Path(file), *_imported(name, root)}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(b"" if len(files) == 1 else f"|{path.relative_to(root)}|".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _imported(name: str, root: Path) -> set[Path]:
+    """Files below a folder that a module and its imports are in; empty for an installed one, or one not to be read."""
+    if root.name in ("site-packages", "dist-packages"):
+        return set()
+    finder = modulefinder.ModuleFinder(path=[str(root)], excludes=["kdep"])
+    try:
+        finder.import_hook(name)
+    except (ImportError, SyntaxError, AttributeError, TypeError):  # such as a folder without __init__.py
+        return set()
+    return {Path(module.__file__) for module in finder.modules.values() if module.__file__}

@@ -9,6 +9,7 @@ from torch import nn
 
 from kdep.models.backbones.backbone import build_backbone, create_network
 from kdep.models.backbones.outline import gmacs, parameters
+from kdep.models.backbones.own import code_of
 from kdep.models.backbones.taps import find_taps, student_tap
 from kdep.models.student import open_student
 from kdep.models.weights import open_checkpoint
@@ -132,6 +133,27 @@ def test_other_code_of_an_own_network_is_another_checkpoint(own, tmp_path):
     after = [open_checkpoint(own), open_checkpoint(str(tmp_path / "weights.pth"), arch=own)]
     for one, other in zip(before, after, strict=True):
         assert one.sha256 == other.sha256 and one.identity != other.identity
+
+
+@pytest.mark.parametrize("package", [False, True])
+def test_the_code_that_an_own_network_imports_from_beside_it_counts(package, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, name = (tmp_path / "own_pack", "own_pack.adapter") if package else (tmp_path, "own_adapter")
+    folder.mkdir(exist_ok=True)
+    parts, dot = "own_parts", "." if package else ""
+    if package:
+        (folder / "__init__.py").touch()
+    adapter = folder / f"{name.rpartition('.')[2]}.py"
+    adapter.write_text(f"import torch\nimport kdep.config\nfrom {dot}{parts} import make\n")
+    (folder / f"{parts}.py").write_text("import torch\ndef make():\n    return torch.nn.Conv2d(3, 8, 3)\n")
+    (folder / "unused.py").write_text("")
+    first = code_of(f"python:{name}:make")
+    (folder / "unused.py").write_text("# nobody imports it\n")
+    assert code_of(f"python:{name}:make") == first
+    (folder / f"{parts}.py").write_text((folder / f"{parts}.py").read_text() + "# repaired\n")
+    assert code_of(f"python:{name}:make") != first
+    for module in [known for known in sys.modules if known.partition(".")[0] in ("own_pack", "own_adapter", parts)]:
+        del sys.modules[module]
 
 
 @pytest.mark.parametrize(
