@@ -218,21 +218,29 @@ def _other_metrics(read: Iterable[File]) -> dict[Path, str]:
 def _distinct(files: list[File]) -> Found:
     """Results of one cell: one, or one for each kind and its settings; failures only where nothing succeeded."""
     succeeded = [file for file in files if file.result.status == "ok"]
+    later = [file for file in files if file.result.status == "failed" and succeeded and _is_later(file, succeeded)]
+    said = [f"{file.path}: a later measurement of this cell failed; the earlier score counts" for file in later]
     if len(succeeded) < 2:
-        return Found([(succeeded or files)[-1].result], [])
+        return Found([(succeeded or files)[-1].result], said)
     nearest: dict[tuple[Path, tuple[str, str]], File] = {}
-    left_out = []
+    left_out = said
     for file in sorted(succeeded, key=lambda file: file.depth):
         near = nearest.setdefault((file.folder, _how(file.result)), file)
         if near.depth == file.depth:
             _refuse_other_scores(near, file)
         elif near.result.metrics != file.result.metrics:
-            said = f"{near.path} has other scores of the same cell; it counts, since it is nearer to {file.folder}"
-            left_out.append(f"{file.path}: {said}")
+            other = f"{near.path} has other scores of the same cell; it counts, since it is nearer to {file.folder}"
+            left_out.append(f"{file.path}: {other}")
     kept: dict[tuple[str, str], File] = {}
     for file in nearest.values():
         _refuse_other_scores(kept.setdefault(_how(file.result), file), file)
     return Found([file.result for file in kept.values()], left_out)
+
+
+def _is_later(failed: File, succeeded: Iterable[File]) -> bool:
+    """Whether a run failed after every success of its folder, as one that `--force` asked for can."""
+    beside = [file.result.started for file in succeeded if file.path.parent == failed.path.parent]
+    return bool(beside) and failed.result.started > max(beside)
 
 
 def _how(result: Result) -> tuple[str, str]:

@@ -387,6 +387,18 @@ def test_one_cell_with_two_settings_is_two_results(tmp_path):
         read_results([tmp_path / "one", tmp_path / "wrong"])
 
 
+def test_a_measurement_that_fails_after_a_success_is_named_and_an_earlier_failure_is_not(tmp_path):
+    done = write_result(result(started="2026-01-02T03:04:05+00:00"), tmp_path)
+    for second, named in (("04", False), ("06", True)):
+        write_result(failure(started=f"2026-01-02T03:04:{second}+00:00"), tmp_path)
+        found = find_results(tmp_path)
+        assert [one.status for one in found.results] == ["ok"]
+        said = (
+            f"{done.with_name('seed0.failed.json')}: a later measurement of this cell failed; the earlier score counts"
+        )
+        assert found.damaged == ([said] if named else [])
+
+
 def test_other_data_is_another_cell_not_a_conflict(tmp_path):
     write_result(result(score=50.0, data="a" * 64), tmp_path / "one")
     write_result(result(score=50.1, data="b" * 64), tmp_path / "two")
