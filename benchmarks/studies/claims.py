@@ -243,7 +243,12 @@ def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tupl
     if any(set(by_seed) != set(study.seeds) for by_seed in (*on_val.values(), *own.scores.values())):
         return "", []
     best = best_without(on_val, None)
-    said = f"On the val split `{best}` is the best ({mean(list(on_val[best].values())):.2f})"
+    top = mean(list(on_val[best].values()))
+    equal = [arm for arm, by_seed in on_val.items() if mean(list(by_seed.values())) == top]
+    named_best = (
+        f"`{best}` is the best" if len(equal) == 1 else f"{_quoted(equal)} are the best, of which the first counts"
+    )
+    said = f"On the val split {named_best} ({top:.2f})"
     if len(study.seeds) < 2:
         return f"{said}; one seed, so no other to choose by.", []
     chosen = {seed: best_without(on_val, seed) for seed in study.seeds}

@@ -311,7 +311,7 @@ def read_known(
                         f"{where}: {what} {text[what]}, in this study {now}: a row of another study, or of this one "
                         f"before it was changed. {advice}"
                     )
-            _check_weights(study, places[key], text["checkpoint"], where)
+            _check_weights(study, places[key], text["checkpoint"], where, advice)
             row = {column: text[column] for column in COLUMNS} | places[key].place
             row |= {column: _number(text[column], column, where) for column in NUMBERS}
             earlier = rows.setdefault((*key, text["task"]), row)
@@ -324,14 +324,11 @@ def read_known(
     return list(rows.values())
 
 
-def _check_weights(study: Study, planned: Run, known: str, where: str) -> None:
+def _check_weights(study: Study, planned: Run, known: str, where: str, advice: str) -> None:
     """Raise a ValueError where the file of an arm that is not trained holds other weights than the row is of."""
     now = student_here(study, planned, Path()) if planned.checkpoint is not None else None
     if now is not None and now[:8] != known:
-        raise ValueError(
-            f"{where}: of weights {known}, and {planned.checkpoint} holds {now[:8]}. Leave the file of rows out, and "
-            "these weights are scored"
-        )
+        raise ValueError(f"{where}: a row of weights {known}, and {planned.checkpoint} now holds {now[:8]}. {advice}")
 
 
 def _warn_of_mixed(study: Study, known: Sequence[AnswerRow]) -> None:

@@ -194,8 +194,12 @@ def test_rows_by_other_settings_of_a_task_or_of_weights_that_were_replaced_are_r
     write_rows(collect(study, NOWHERE, results), known)
     assert len(read_known([known], study)) == 1
     write_student(open_checkpoint("random:test_resnet#1"), spec)
-    with pytest.raises(ValueError, match=r"line 2: of weights [0-9a-f]{8}, and .*r18.pth holds [0-9a-f]{8}. Leave the"):
+    with pytest.raises(
+        ValueError, match=r"line 2: a row of weights [0-9a-f]{8}, and .*r18.pth now holds [0-9a-f]{8}. Leave"
+    ):
         read_known([known], study)
+    with pytest.raises(ValueError, match="now holds .* move known.csv, .md and .png away"):
+        refuse_to_replace(known, study)
     spec.unlink()
     assert len(read_known([known], study)) == 1  # there is nothing to score again
 

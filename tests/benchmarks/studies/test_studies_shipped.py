@@ -106,7 +106,7 @@ def test_what_the_docs_say_of_a_study_is_what_its_rows_say(path, tmp_path):
 
 
 def test_a_table_from_before_there_were_fingerprints_is_not_taken_up():
-    with pytest.raises(ValueError, match="a version that kept no fingerprints"):
+    with pytest.raises(ValueError, match="an earlier version of kdep"):
         read_known([PUBLISHED / "bank_views.csv"], load_study(FOLDER / "bank_views.yaml"))
 
 
