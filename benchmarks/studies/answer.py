@@ -240,7 +240,7 @@ def draw(study: Study, rows: Sequence[AnswerRow], path: Path) -> None:
                 axes.set_xlabel(measure.what if measure else study.axis.key)
                 if all(isinstance(place, int | float) and place > 0 for place in places.values()):
                     axes.set_xscale("log")
-                    ticks = [places[point] for value in study.values if (point := (study.baseline, value)) in places]
+                    ticks = ticks_of(study, places)
                     axes.set_xticks(ticks, [f"{tick:,.0f}" if tick >= 100 else f"{tick:.3g}" for tick in ticks])
                     axes.set_xticks([], minor=True)
             else:
@@ -257,6 +257,15 @@ def draw(study: Study, rows: Sequence[AnswerRow], path: Path) -> None:
         figure.legend(drawn.values(), drawn, loc="outside right upper")
     figure.suptitle(study.question)
     write_atomically(path, lambda part: figure.savefig(part, dpi=120, format="png"))
+
+
+def ticks_of(study: Study, places: Mapping[tuple[str, Any], float]) -> list[float]:
+    """Where the baseline stands at each value, or the first arm that is there."""
+    by_value = [
+        [places[point] for arm in (study.baseline, *study.arms) if (point := (arm, value)) in places]
+        for value in study.values
+    ]
+    return [there[0] for there in by_value if there]
 
 
 def places_of(study: Study, rows: Sequence[AnswerRow], measure: Measure | None) -> dict[tuple[str, Any], Any]:

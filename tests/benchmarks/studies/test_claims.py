@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from kdep_benchmarks.studies.answer import answer, as_markdown, columns, draw_dot, draw_line, places_of
+from kdep_benchmarks.studies.answer import answer, as_markdown, columns, draw_dot, draw_line, places_of, ticks_of
 from kdep_benchmarks.studies.claims import (
     adjusted_claims,
     against_all_images,
@@ -479,6 +479,9 @@ def test_curves_stand_over_the_images_and_over_the_seconds_of_each_arm(tmp_path)
     at = [places_of(study, rows, measure) for measure in measures(study)]
     assert at[0] == {("new", 1): 96, ("new", 10): 960, ("old", 1): 96, ("old", 10): 960}
     assert at[1] == {("new", 1): 20, ("new", 10): 200, ("old", 1): 4, ("old", 10): 40}
+    assert study.baseline == "new" and ticks_of(study, at[1]) == [20, 200]
+    without = {point: place for point, place in at[1].items() if point != ("new", 10)}
+    assert ticks_of(study, without) == [20, 40]  # a value at which the baseline has no score yet
     rows += rows_of({"as it is": {"a": [30, 30, 30], "b": [30, 30, 30]}}, value=1)  # a checkpoint, which spent nothing
     study.arms["as it is"] = "random:resnet18"
     answer(study, rows, tmp_path)
