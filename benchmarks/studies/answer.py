@@ -20,6 +20,8 @@ from kdep_benchmarks.studies.claims import (
     over_tasks,
 )
 from kdep_benchmarks.studies.file import Study
+from kdep_benchmarks.studies.learned import VAL, learned
+from kdep_benchmarks.studies.learned import sentences as learned_sentences
 from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
 from kdep_benchmarks.studies.stats import BySeed, pooled
@@ -53,8 +55,10 @@ def answer(study: Study, rows: Sequence[AnswerRow], out: Path) -> str:
 
 def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
     """What the seeds draw, the claim, then tables of means and a sentence per comparison."""
-    scores, val = by_cell(rows), by_cell(rows, "val")
+    taught = learned(study)
+    scores, val = by_cell(rows), by_cell(rows, "val").without(key for key, by_role in taught.items() if by_role[VAL])
     lines = [f"# {study.question}", "", *what_it_covers(study), ""]
+    lines += _listed("", learned_sentences(study, taught))
     missing = len(study.runs) * len(study.tasks) - len(rows)
     if missing:
         begun = {row["arm"] for row in rows}

@@ -25,17 +25,26 @@ class Scores(dict[Cell, dict[int, float]]):
 
     Attributes:
         networks: the networks that have the scores, by arm and value.
+        left_out: arms and values whose scores choose nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.networks: dict[tuple[str, Any], Networks] = {}
+        self.left_out: frozenset[tuple[str, Any]] = frozenset()
 
     def of_seeds(self, seeds: Sequence[int]) -> "Scores":
         """Those of some seeds."""
         found = Scores()
         found.update({key: {seed: cell[seed] for seed in cell if seed in seeds} for key, cell in self.items()})
         found.networks = self.networks
+        return found
+
+    def without(self, cells: Iterable[tuple[str, Any]]) -> "Scores":
+        """Those of other arms and values."""
+        found, left_out = Scores(), frozenset(cells)
+        found.update({key: cell for key, cell in self.items() if key[:2] not in left_out})
+        found.networks, found.left_out = self.networks, left_out
         return found
 
     def networks_of(self, arms: Iterable[str], value: Any) -> dict[str, Networks]:
@@ -236,11 +245,14 @@ def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tupl
 
     Test images are not those of the choice, but the students are: a lucky one is lucky on both. So what is compared
     with the baseline at a seed was chosen without that seed. Nothing before all arms have all seeds on val: the best
-    of those that are done is another question.
+    of those that are done is another question. Arms that val leaves out are not waited for; nothing is chosen where
+    fewer than two others are left.
     """
-    on_val = {arm: over_tasks(study, val, arm, value) for arm in study.arms}
+    left_out = [arm for arm in study.arms if (arm, value) in val.left_out]
+    on_val = {arm: over_tasks(study, val, arm, value) for arm in study.arms if arm not in left_out}
     own = arms_at(study, scores, value)
-    if any(set(by_seed) != set(study.seeds) for by_seed in (*on_val.values(), *own.scores.values())):
+    needed = [*on_val.values(), *(own.scores[arm] for arm in {*on_val, study.baseline})]
+    if any(set(by_seed) != set(study.seeds) for by_seed in needed) or (left_out and len(on_val) < 2):
         return "", []
     best = best_without(on_val, None)
     top = mean(list(on_val[best].values()))

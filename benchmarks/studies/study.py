@@ -42,6 +42,10 @@ with means, intervals and comparisons paired by seed: each arm with the baseline
 val with the baseline. The choice for a seed uses the other seeds only, because a lucky student is lucky on val and test
 alike.
 
+An arm that was trained with labels of a task's val images has learned the answers there. It is left out of all that is
+chosen on val; the plan and the answer name it, also where it has learned test images. kdep compares where images are:
+their folder, pack or torchvision data set. It does not notice copies in another place, nor tar shards.
+
 --known NAME.csv resumes an unfinished study from another machine: runs whose rows are all in the file are not repeated.
 --arm, --value and --seed do a part of a study first; the answer says how much is left.
 
@@ -67,6 +71,7 @@ from kdep_benchmarks.results import read_results
 from kdep_benchmarks.studies.answer import answer
 from kdep_benchmarks.studies.check import check, missing_checkpoints, missing_data
 from kdep_benchmarks.studies.file import Study, load_study
+from kdep_benchmarks.studies.learned import learned, sentences
 from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item, describe, items
 from kdep_benchmarks.studies.rows import AnswerRow, collect, read_known, refuse_to_replace
 
@@ -123,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
             answer(study, rows, out)
 
     rows, plan = look()
-    say(describe(study, plan, list(banks_left(study, plan))))
+    say("\n".join([describe(study, plan, list(banks_left(study, plan))), *sentences(study, learned(study))]))
     to_train = [item.run for item in plan if item.state == TO_TRAIN]
     absent = missing_checkpoints(study, plan)
     absent += missing_data(study, to_train) if any(item.state != DONE for item in plan) else []

@@ -486,7 +486,7 @@ def test_curves_stand_over_the_images_and_over_the_seconds_of_each_arm(tmp_path)
     study.arms["as it is"] = "random:resnet18"
     answer(study, rows, tmp_path)
     both = Image.open(tmp_path / "made.png").size
-    answer(*along("optim.warmup_epochs", [1, 10], arms, images={1: 96, 10: 960}), tmp_path)
+    answer(*along("log.every", [1, 10], arms, images={1: 96, 10: 960}), tmp_path)
     assert (
         both[1] > 1.9 * Image.open(tmp_path / "made.png").size[1]
         and "pretrain_seconds" in (tmp_path / "made.csv").read_text()
