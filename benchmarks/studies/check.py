@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kdep.shipped import names
 from kdep_benchmarks.studies.file import Run, Study
 from kdep_benchmarks.studies.plan import MISSING, Item
-from kdep_benchmarks.studies.rows import identity, load_tasks, student_card
+from kdep_benchmarks.studies.rows import identity, load_tasks, student_card, why_missing
 
 if TYPE_CHECKING:
     from kdep.config import Config
@@ -78,16 +78,23 @@ def missing_data(study: Study, to_train: Sequence[Run]) -> list[str]:
 
 
 def missing_checkpoints(study: Study, plan: Sequence[Item]) -> list[str]:
-    """A sentence for each arm whose checkpoint is a file that is not there, and is needed by this part of the plan."""
-    arms: dict[str, dict[str, int]] = {}
+    """Say for each arm which of its checkpoints, of this part of the plan, are not there or do not open."""
+    arms: dict[str, dict[str, Run]] = {}
     for run in (item.run for item in plan if item.state == MISSING):
-        arms.setdefault(run.arm, {})[str(run.checkpoint)] = run.seed
+        arms.setdefault(run.arm, {})[str(run.checkpoint)] = run
     said = []
-    for arm, seeds in arms.items():
-        path, *others = seeds
-        where = f" for seeds {', '.join(map(str, seeds.values()))}" if others else ""
-        what = f"{study.arms[arm] if others else path} is not there{where}"
-        said.append(f"arm {arm}: {what}; {_remedy(study, path)}")
+    for arm, runs in arms.items():
+        reasons = {path: why_missing(study, run) for path, run in runs.items()}
+        absent = {path: run.seed for path, run in runs.items() if reasons[path] is None}
+        if absent:
+            path, *others = absent
+            where = f" for seeds {', '.join(map(str, absent.values()))}" if others else ""
+            what = f"{study.arms[arm] if others else path} is not there{where}"
+            said.append(f"arm {arm}: {what}; {_remedy(study, path)}")
+        if damaged := [path for path in runs if path not in absent]:
+            first, *others = damaged
+            more = f"; nor do those of other seeds open: {', '.join(str(runs[path].seed) for path in others)}"
+            said.append(f"arm {arm}: {reasons[first]}{more if others else ''}")
     return said
 
 

@@ -14,7 +14,8 @@ DONE, TO_SCORE, TO_TRAIN, MISSING = "done", "to score", "to train", "missing"
 class Item:
     """A run, its state and the tasks whose scores are missing.
 
-    States are `DONE`, `TO_SCORE` and `TO_TRAIN`; and `MISSING` for a checkpoint to score whose file is not there.
+    States are `DONE`, `TO_SCORE` and `TO_TRAIN`; and `MISSING` for a checkpoint to score whose file is not there or
+    does not open.
     """
 
     run: Run

@@ -238,7 +238,8 @@ def student_card(path: Path, changed: int) -> tuple[str, dict[str, Any]]:
 def student_here(study: Study, planned: Run, runs: Path) -> str | None:
     """Fingerprint of a run's student, or of a checkpoint's file; None where there is none, or it is no file.
 
-    A run's student that does not open is none: `kdep pretrain` makes it again.
+    A file that does not open is none: `kdep pretrain` makes a student again, and `why_missing` says what is wrong with
+    a checkpoint.
     """
     from kdep.models.weights import file_of
 
@@ -248,9 +249,25 @@ def student_here(study: Study, planned: Run, runs: Path) -> str | None:
         return None
     changed = path.stat().st_mtime_ns
     if planned.checkpoint is not None:
-        return identity_of(spec, study.score.arch, changed)
-    with contextlib.suppress(ValueError):
-        return student_card(path, changed)[0]
+        with contextlib.suppress(ValueError, OSError):
+            return identity_of(spec, study.score.arch, changed)
+    else:
+        with contextlib.suppress(ValueError):
+            return student_card(path, changed)[0]
+    return None
+
+
+def why_missing(study: Study, planned: Run) -> str | None:
+    """Why the file of a checkpoint does not open; None where it is not there."""
+    from kdep.models.weights import file_of
+
+    spec = planned.student(Path())
+    try:
+        identity_of(spec, study.score.arch, file_of(spec).stat().st_mtime_ns)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        return str(error)
     return None
 
 

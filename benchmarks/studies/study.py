@@ -36,11 +36,12 @@ another. Along optim.epochs, it also counts images seen and seconds of training.
 with what every arm reaches on val at every value, and with each arm at its own value, chosen there, so that all arms
 have the same chances.
 
-The study makes banks of targets first, then trains and scores each run. Finished parts are not repeated, and a failed
-run stops no other. The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.png, and NAME.md
-with means, intervals and comparisons paired by seed: each arm with the baseline, the `pairs`, and the arm chosen on
-val with the baseline. The choice for a seed uses the other seeds only, because a lucky student is lucky on val and test
-alike.
+The study makes banks of targets first, then trains and scores each run. Finished parts are not repeated. A failed run
+stops no other, nor does a checkpoint that is missing or damaged: the command names it and ends with exit code 1.
+
+The answer is rewritten after every run: NAME.csv (a row per run and task), NAME.png, and NAME.md with means, intervals
+and comparisons paired by seed: each arm with the baseline, the `pairs`, and the arm chosen on val with the baseline.
+The choice for a seed uses the other seeds only, because a lucky student is lucky on val and test alike.
 
 An arm that was trained with labels of a task's val images has learned the answers there. It is left out of all that is
 chosen on val; the plan and the answer name it, also where it has learned test images. kdep compares where images are:
@@ -130,19 +131,22 @@ def run(args: argparse.Namespace) -> int:
     rows, plan = look()
     say("\n".join([describe(study, plan, list(banks_left(study, plan))), *sentences(study, learned(study))]))
     to_train = [item.run for item in plan if item.state == TO_TRAIN]
-    absent = missing_checkpoints(study, plan)
-    absent += missing_data(study, to_train) if any(item.state != DONE for item in plan) else []
+    missing = missing_checkpoints(study, plan)
+    absent = missing_data(study, to_train) if any(item.state != DONE for item in plan) else []
     if args.dry_run:
-        say("\n".join(absent) or "all checkpoints, images and data sets are there")
+        say("\n".join([*missing, *absent]) or "all checkpoints, images and data sets are there")
         return 0
     if absent:
-        raise ValueError("\n".join(absent))
+        raise ValueError("\n".join([*missing, *absent]))
+    if missing:
+        say("\n".join(missing))
     work(study, plan, runs, results, engine=engine, after=write)
     rows, plan = look()
     say(answer(study, rows, out) if rows else "no score yet")
     left = [item.run.name for item in plan if item.state != DONE]
     if left:
-        say(f"{len(left)} of {len(plan)} runs are not done: {', '.join(left)}")
+        reasons = missing_checkpoints(study, plan)
+        say("\n".join([f"{len(left)} of {len(plan)} runs are not done: {', '.join(left)}", *reasons]))
     return int(bool(left))
 
 

@@ -23,7 +23,7 @@ from kdep_benchmarks.jobs.engines.engine import Engine, Lost, Slot
 from kdep_benchmarks.jobs.engines.local import Local, threads_for, visible_devices
 from kdep_benchmarks.jobs.engines.process import last_lines, run_module
 from kdep_benchmarks.studies.file import Run, Study
-from kdep_benchmarks.studies.plan import DONE, TO_TRAIN, Item
+from kdep_benchmarks.studies.plan import TO_SCORE, TO_TRAIN, Item
 
 NOT_STARTED = -1  # in place of an exit code: what the command needs is not there
 
@@ -156,9 +156,10 @@ def progress(done: int, total: int, seconds: float) -> str:
 
 
 def students(plan: Sequence[Item]) -> list[Item]:
-    """What is left, one item per student, those that need only scores first; a plan has a checkpoint once per seed."""
+    """What can be done, one item per student, first those to score only; a plan has a checkpoint once per seed."""
     left: dict[str, Item] = {}
-    for item in sorted((item for item in plan if item.state != DONE), key=lambda item: item.state == TO_TRAIN):
+    todo = (item for item in plan if item.state in (TO_SCORE, TO_TRAIN))
+    for item in sorted(todo, key=lambda item: item.state == TO_TRAIN):
         known = left.get(item.run.name)
         cells = item.cells if known is None else tuple(dict.fromkeys((*known.cells, *item.cells)))
         left[item.run.name] = Item(item.run, item.state, cells)

@@ -3,6 +3,7 @@ import pytest
 from kdep_benchmarks.studies.check import missing_checkpoints
 from kdep_benchmarks.studies.file import Score, Study, load_study
 from kdep_benchmarks.studies.plan import DONE, MISSING, TO_SCORE, TO_TRAIN, Item, describe, items
+from kdep_benchmarks.studies.work import students
 from tests.helpers.made_studies import write_study
 
 
@@ -53,3 +54,22 @@ def test_checkpoints_that_are_not_there_are_missing_where_their_scores_are(scori
     (both,) = missing_checkpoints(scoring, [item for item in items(scoring, tmp_path, []) if item.run.arm == "other"])
     assert "budget_small-SVD-s{seed}/student.pth@64 is not there for seeds 7, 8; run kdep study budget_small" in both
     assert missing_checkpoints(scoring, [item for item in plan if item.run.arm in ("there", "random")][2:]) == []
+
+
+def test_checkpoints_that_do_not_open_are_missing_and_say_why_once_for_an_arm(scoring, tmp_path):
+    (tmp_path / "there-s7.pth").write_bytes(b"torn")  # that for seed 8 is empty
+    plan = [item for item in items(scoring, tmp_path, []) if item.run.arm == "there"]
+    assert [item.state for item in plan] == [MISSING, MISSING] and students(plan) == []
+    (said,) = missing_checkpoints(scoring, plan)
+    assert said.startswith(f"arm there: {tmp_path}/there-s7.pth: not a checkpoint, or a damaged one")
+    assert said.endswith("; nor do those of other seeds open: 8")
+    (tmp_path / "there-s7.pth").unlink()
+    absent, torn = missing_checkpoints(scoring, plan)
+    assert "there-s7.pth#backbone.@64 is not there; correct the arm" in absent
+    assert torn.startswith(f"arm there: {tmp_path}/there-s8.pth: not a checkpoint") and "nor do" not in torn
+
+
+def test_published_rows_count_although_their_checkpoint_is_damaged(scoring, tmp_path):
+    (run,) = [run for run in scoring.runs if run.arm == "there" and run.seed == 8]
+    known = [{**run.place, "task": "flowers5-knn", "checkpoint": "2" * 8}]
+    assert [item.state for item in items(scoring, tmp_path, known) if item.run == run] == [DONE]

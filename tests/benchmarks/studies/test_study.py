@@ -251,19 +251,28 @@ def test_data_that_is_not_there_stops_a_study_and_not_its_plan(written, tmp_path
     assert f"{tmp_path}/set/test is not there" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_is_not_there_stops_what_needs_it_and_not_its_plan(written, tmp_path, here, capsys):
-    written.write_text(
-        written.read_text().replace("  random: ", "  other: runs/budget_small-SVD-6-s0/student.pth\n  random: ")
-    )
-    assert main([*command_of(written, tmp_path), "--dry-run"]) == 0
-    said = (
-        "arm other: runs/budget_small-SVD-6-s0/student.pth is not there; run kdep study budget_small first, or correct"
-    )
+def test_a_checkpoint_that_is_not_there_or_damaged_stops_no_other_run_and_is_named(written, tmp_path, here, capsys):
+    arms = {"other": "runs/budget_small-SVD-6-s0/student.pth", "torn": f"{tmp_path}/torn.pth"}
+    (tmp_path / "torn.pth").write_bytes(b"torn")
+    lines = "".join(f"  {arm}: {path}\n" for arm, path in arms.items())
+    written.write_text(written.read_text().replace("  random: ", f"{lines}  random: "))
+    absent = f"arm other: {arms['other']} is not there; run kdep study budget_small first, or correct the path\n"
+    torn = f"arm torn: {arms['torn']}: not a checkpoint, or a damaged one"
+    assert main([*command_of(written, tmp_path), "--dry-run"]) == 0 and here.commands == []
     told = capsys.readouterr().out
-    assert said in told and "are there\n" not in told and "missing   runs/budget_small-SVD-6-s0/student.pth" in told
-    assert main(command_of(written, tmp_path)) == 2 and here.commands == []
-    assert said in capsys.readouterr().err
-    assert main([*command_of(written, tmp_path), "--arm", "random"]) == 0 and here.verbs() == ["transfer"]
+    assert absent in told and torn in told and "are there\n" not in told
+    assert all(f"missing   {path}" in told for path in arms.values())
+    # The rest is done; the end says again what is missing, and why.
+    assert main(command_of(written, tmp_path)) == 1
+    assert here.verbs() == ["targets", "transfer", "pretrain", "transfer", "pretrain", "transfer"]
+    told = capsys.readouterr().out
+    assert f"2 of 5 runs are not done: {', '.join(arms.values())}\n{absent}{torn}" in told
+    assert told.index(absent) < told.index("done: ")  # and the start, before hours of work
+    answer = (tmp_path / "results" / "tiny_study.md").read_text()
+    assert "Unfinished: 2 of 5 scores are still to come." in answer and "Nothing yet of: `other`, `torn`." in answer
+    done = len(here.commands)
+    assert main(command_of(written, tmp_path)) == 1 and len(here.commands) == done
+    assert main([*command_of(written, tmp_path), "--arm", "random"]) == 0 and len(here.commands) == done
 
 
 def test_networks_trained_elsewhere_are_compared_over_their_seeds(written, tmp_path, monkeypatch, capsys):
