@@ -134,19 +134,25 @@ def what_it_covers(study: Study) -> list[str]:
     drawn, fixed = [], []
     configs = {arm: study.two_configs(arm) for arm in study.arms if study.trains(arm)}
     trains = bool(configs)
+    seeded = [arm for arm, given in study.arms.items() if isinstance(given, str) and "{seed}" in given]
+    random = [arm for arm in seeded if str(study.arms[arm]).startswith("random:")]
     for number, what in DRAWN.items() if trains else ():
         same = [arm for arm, (one, other) in configs.items() if getattr(one, number) == getattr(other, number)]
-        if len(same) < len(configs):
-            but = f" (not for {', '.join(f'`{arm}`' for arm in same)})" if same else ""
+        if len(same) < len(configs) or (number == "weight_seed" and random):
+            but = f" (not for {_named(same)})" if same else ""
             drawn.append(what + but)
         else:
             fixed.append(what)
+    if random and not trains:
+        drawn.append(f"the weights of {_named(random)}")
     if study.score.seeds is None:
         drawn.append("the val splits of the probes")
         fixed.append("the test images")
     else:
         fixed.append(f"the test images, and the val splits of the probes (score seeds {study.score.seeds})")
-    others = "" if trains else " The arms are students of other runs, which say what a seed drew there."
+    of_runs = [] if trains else [arm for arm in seeded if arm not in random]
+    whose = "The arms" if len(of_runs) == len(study.arms) else f"The networks of {_named(of_runs)}"
+    others = f" {whose} are students of other runs, which say what a seed drew there." if of_runs else ""
     pooling = (
         "The spread over seeds is pooled over the arms that are trained (Student's t); it is the pair's own where "
         "Bartlett's test finds that arms spread differently, for claims, and between shares of the images."
@@ -159,6 +165,10 @@ def what_it_covers(study: Study) -> list[str]:
         "Scores are means ± half the 95 % interval over seeds, differences are means over the seeds of both arms with "
         f"their 95 % interval. {pooling} No interval covers other test images.",
     ]
+
+
+def _named(arms: Sequence[str]) -> str:
+    return ", ".join(f"`{arm}`" for arm in arms)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from kdep_benchmarks.studies.answer import answer, as_markdown, columns, draw_dot, draw_line, places_of, ticks_of
+from kdep_benchmarks.studies.answer import (
+    answer,
+    as_markdown,
+    columns,
+    draw_dot,
+    draw_line,
+    places_of,
+    ticks_of,
+    what_it_covers,
+)
 from kdep_benchmarks.studies.claims import (
     adjusted_claims,
     against_all_images,
@@ -317,6 +326,22 @@ def test_an_answer_says_what_its_seeds_draw():
     turned = as_markdown(made(scores, set=keys, score=score), rows_of(scores))
     assert "each draws crops, which images a share has, the val splits of the probes anew. The same" in turned
     assert "The same for all: the student's weights, the order of the images, the test images." in turned
+
+
+def test_a_seed_draws_the_weights_of_a_random_network_and_nothing_of_one_without_a_seed():
+    def covered(arms, **others):
+        return " ".join(what_it_covers(made(dict.fromkeys(arms, {}), arms=arms, **others)))
+
+    untrained, own = "random:resnet18#{seed}", "runs/a-s{seed}/student.pth"
+    assert "each draws the weights of `r` anew. The same for all: the test images" in covered({"r": untrained})
+    assert "students of other runs" not in covered({"r": untrained, "t": "timm:resnet18"})
+    mixed = covered({"r": untrained, "a": own, "t": "timm:resnet18"})
+    assert "each draws the weights of `r` anew." in mixed
+    assert " The networks of `a` are students of other runs, which say what a seed drew there." in mixed
+    assert "each draws nothing anew." in covered({"r": "random:resnet18", "t": "timm:resnet18"})
+    # Where a study trains other arms, with the same weights for all seeds.
+    same = covered({"x": {"student.seed": 0, "optim.seed": 0, "data.seed": 0}, "r": untrained})
+    assert "each draws the student's weights (not for `x`) anew. The same for all: the order of the images" in same
 
 
 @pytest.mark.parametrize(
