@@ -1,7 +1,10 @@
 """Any network can be a student: it opens, learns for a step, and its student.pth opens again."""
 
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +157,25 @@ def test_the_code_that_an_own_network_imports_from_beside_it_counts(package, tmp
     assert code_of(f"python:{name}:make") != first
     for module in [known for known in sys.modules if known.partition(".")[0] in ("own_pack", "own_adapter", parts)]:
         del sys.modules[module]
+
+
+def test_the_command_finds_an_own_module_on_pythonpath_and_not_in_the_current_folder(tmp_path):
+    # As docs/checkpoints.md and docs/teachers.md say.
+    kdep = Path(sys.executable).with_name("kdep")
+    if not kdep.exists():
+        pytest.skip("kdep is not installed in this environment")
+    (tmp_path / "own_here.py").write_text("def make():\n    return 'found'\n")
+    command = [str(kdep), "transfer", "python:own_here:make", "--tasks", "cifar10-knn"]
+
+    def told(**more):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **more})
+        assert done.returncode == 2
+        return done.stderr
+
+    assert "cannot import own_here" in told() and "returned str, expected an nn.Module" in told(PYTHONPATH=".")
+    docs = Path(__file__).parents[3] / "docs"
+    for page in ("checkpoints.md", "teachers.md"):
+        assert "`kdep` does not look in the current folder by itself" in (docs / page).read_text()
 
 
 @pytest.mark.parametrize(
