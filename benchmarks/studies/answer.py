@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MEAN = "mean"
+TWO_SEEDS = "An interval over two seeds is wide because there are only two; it says little of how much an arm varies."
 MARKERS = ("o", "s", "^")  # a further one for every eight arms
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
 # What a seed draws, by the configuration's name for the number that decides it.
@@ -58,6 +59,8 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
     taught = learned(study)
     scores, val = by_cell(rows), by_cell(rows, "val").without(key for key, by_role in taught.items() if by_role[VAL])
     lines = [f"# {study.question}", "", *what_it_covers(study), ""]
+    shown = [one for value in study.values for arms in columns(study, scores, value).values() for one in arms.values()]
+    lines += [TWO_SEEDS, ""] if any(one.lacks_seeds for one in shown) else []
     lines += _listed("", learned_sentences(study, taught))
     missing = len(study.runs) * len(study.tasks) - len(rows)
     if missing:
@@ -173,10 +176,17 @@ def _named(arms: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of an arm, and half the 95 % interval of their mean, by the pooled spread where the arm is trained."""
+    """Scores of an arm, and half the 95 % interval of their mean, by the pooled spread where the arm is trained.
+
+    Attributes:
+        values: the scores by seed.
+        half_width: None for a single value, and for networks that count twice.
+        freedom: degrees of freedom of the spread.
+    """
 
     values: list[float]
     half_width: float | None
+    freedom: int
 
     @property
     def text(self) -> str:
@@ -184,6 +194,11 @@ class Scored:
         if not self.values:
             return "-"
         return f"{mean(self.values):.2f}" + (f" ± {self.half_width:.2f}" if self.half_width else "")
+
+    @property
+    def lacks_seeds(self) -> bool:
+        """Whether its interval is over two seeds and as wide as it is mostly because they are two."""
+        return bool(self.half_width) and len(self.values) == 2 and self.freedom <= 2
 
 
 Panel = dict[tuple[str, Any], Scored]  # by arm and value of the axis
@@ -206,9 +221,9 @@ def _with_intervals(study: Study, by_arm: Mapping[str, BySeed]) -> dict[str, Sco
     noise, found = pooled({arm: scores for arm, scores in by_arm.items() if study.trains(arm)}), {}
     for arm, values in ((arm, list(scores.values())) for arm, scores in by_arm.items()):
         if noise and values and study.trains(arm):
-            found[arm] = Scored(values, noise.half_width(len(values)))
+            found[arm] = Scored(values, noise.half_width(len(values)), noise.within_freedom)
         else:
-            found[arm] = Scored(values, half_width(values))
+            found[arm] = Scored(values, half_width(values), len(values) - 1)
     return found
 
 

@@ -89,6 +89,23 @@ def test_a_line_runs_along_the_axis_whatever_the_order_of_its_values():
     assert axes.containers[-1].lines[0].get_xydata().tolist() == [[1, 39], [2, 49], [4, 59]]
 
 
+def test_an_interval_over_two_seeds_is_said_to_lack_seeds_and_no_other():
+    said = "An interval over two seeds is wide because there are only two; it says little of how much an arm varies."
+
+    def text(found, **others):
+        scores = {arm: {"a": values} for arm, values in found.items()}
+        return as_markdown(made(scores, score=Score(suite="made", tasks=["a"]), **others), rows_of(scores))
+
+    alone = text({"base": [40, 48.33]}, seeds=[0, 1])
+    assert f"\n\n{said}\n\n" in alone and "| base | 44.16 ± 52.92 |" in alone  # 12.706 * 4.165
+    assert said in text({"base": [10, 18], "x": [14, 16]}, seeds=[0, 1])  # pooled, with two degrees of freedom
+    assert said not in text({"base": [10, 18], "x": [14, 16], "y": [12, 17]}, seeds=[0, 1])  # with three
+    assert said not in text({"base": [10, 12, 14]})
+    assert said not in text({"base": [10, 10]}, seeds=[0, 1]) and said not in text({"base": [10]}, seeds=[0])
+    untrained = {"base": [10, 12, 14], "x": [11, 13, 16], "r": [1, 6]}
+    assert said in text(untrained, arms={"base": {}, "x": {}, "r": "random:resnet18#{seed}"})  # by its own spread
+
+
 def test_pairs_that_a_study_asks_for_are_compared_too():
     scores = {"base": {"a": [10, 12, 14]}, "one": {"a": [11, 13, 16]}, "two": {"a": [9, 12, 12]}}
     pairs = [["one", "two"], ["late", "one"]]
