@@ -35,6 +35,7 @@ RESULTS = {
     "kdep_benchmarks.counts",
     "kdep_benchmarks.durations",
     "kdep_benchmarks.kinds",
+    "kdep_benchmarks.table_line",
 }
 BOARD = {"kdep_benchmarks.verdicts", "kdep_benchmarks.board"}
 LABELLED = {"kdep_benchmarks.data.cards", "kdep_benchmarks.data.findings", "kdep_benchmarks.data.pictures"}
@@ -70,6 +71,7 @@ ARROWS = {
     "kdep_benchmarks.counts": set(),
     "kdep_benchmarks.durations": set(),
     "kdep_benchmarks.kinds": set(),
+    "kdep_benchmarks.table_line": set(),
     "kdep_benchmarks.answers": {"kdep.guard"},
     "kdep_benchmarks.result": {"kdep.settings", "kdep_benchmarks.answers"},
     "kdep_benchmarks.results": {

@@ -26,6 +26,7 @@ from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
 from kdep_benchmarks.studies.stats import BySeed, pooled
 from kdep_benchmarks.studies.tuning import HOW, Tuned, at_their_best, tuned, tuning_table, val_table
+from kdep_benchmarks.table_line import table_line
 from kdep_benchmarks.verdicts.intervals import half_width, mean
 
 if TYPE_CHECKING:
@@ -230,9 +231,9 @@ def _with_intervals(study: Study, by_arm: Mapping[str, BySeed]) -> dict[str, Sco
 def table(study: Study, scores: Scores, value: Any) -> list[str]:
     """A row per arm that has a score: its score on each task, and their mean."""
     found = columns(study, scores, value)
-    lines = [f"| arm | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    lines = [table_line(["arm", *found]), "|---" * (len(found) + 1) + "|"]
     scored = [arm for arm in study.arms if any(by_arm[arm].values for by_arm in found.values())]
-    return lines + [f"| {arm} | {' | '.join(by_arm[arm].text for by_arm in found.values())} |" for arm in scored]
+    return lines + [table_line([arm, *(by_arm[arm].text for by_arm in found.values())]) for arm in scored]
 
 
 def draw(study: Study, rows: Sequence[AnswerRow], path: Path) -> None:

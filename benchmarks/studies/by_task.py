@@ -5,6 +5,7 @@ from typing import Any
 
 from kdep_benchmarks.studies.claims import Comparison, Scores, compared, over_tasks, without_noise
 from kdep_benchmarks.studies.file import Study
+from kdep_benchmarks.table_line import table_line
 
 TITLE = "Task by task, and the mean without the task that adds the most to it (exploratory, by the pair's own spread):"
 
@@ -18,7 +19,7 @@ def task_table(study: Study, scores: Scores, value: Any) -> list[str]:
     rows = [_row(study, scores, value, *pair) for pair in pairs if _is_complete(study, scores, value, pair)]
     if not rows:
         return []
-    head = [f"| first | second | {' | '.join(study.tasks)} | mean | without |", "|---" * (len(study.tasks) + 4) + "|"]
+    head = [table_line(["first", "second", *study.tasks, "mean", "without"]), "|---" * (len(study.tasks) + 4) + "|"]
     return [TITLE, "", *head, *rows, ""]
 
 
@@ -36,5 +37,5 @@ def _row(study: Study, scores: Scores, value: Any, arm: str, other: str) -> str:
     sign = 1 if over_all.value > 0 else -1
     most = max(study.tasks, key=lambda task: sign * found[task].value)
     rest = [task for task in study.tasks if task != most]
-    shown = " | ".join(one.text for one in [*found.values(), over_all])
-    return f"| {arm} | {other} | {shown} | {most}: {minus(rest).text} |"
+    shown = [one.text for one in [*found.values(), over_all]]
+    return table_line([arm, other, *shown, f"{most}: {minus(rest).text}"])

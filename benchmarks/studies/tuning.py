@@ -8,6 +8,7 @@ from typing import Any
 
 from kdep_benchmarks.studies.claims import Arms, Comparison, Networks, Scores, compared, over_tasks, with_noise
 from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
+from kdep_benchmarks.table_line import table_line
 from kdep_benchmarks.verdicts.intervals import mean
 
 
@@ -73,20 +74,20 @@ def val_table(study: Study, val: Scores) -> list[str]:
     if not is_tuning(study):
         return []
     named = [f"{study.axis.key} = {study.values[0]}", *map(str, study.values[1:])]
-    lines = [f"| arm | {' | '.join(named)} |", "|---" * (len(named) + 1) + "|"]
+    lines = [table_line(["arm", *named]), "|---" * (len(named) + 1) + "|"]
     for arm in study.arms:
         if means := val_means(study, val, arm):
             texts = [f"{means[value]:.2f}" if value in means else "-" for value in study.values]
-            lines.append(f"| {arm} | {' | '.join(texts)} |")
+            lines.append(table_line([arm, *texts]))
     return lines if len(lines) > 2 else []
 
 
 def tuning_table(study: Study, found: Tuned) -> list[str]:
     """Write a row per arm: its value, and its mean over tasks on val and on test there."""
-    lines = [f"| arm | {study.axis.key} | val | test |", "|---|---|---|---|"]
+    lines = [table_line(["arm", study.axis.key, "val", "test"]), "|---|---|---|---|"]
     for arm, value in found.values.items():
         test = mean(list(found.arms.scores[arm].values()))
-        lines.append(f"| {arm} | {_with_its_place(study, value)} | {found.on_val[arm]:.2f} | {test:.2f} |")
+        lines.append(table_line([arm, _with_its_place(study, value), f"{found.on_val[arm]:.2f}", f"{test:.2f}"]))
     return lines
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdep.files import write_text
+from kdep_benchmarks.table_line import table_line
 
 # Measure -> name; higher is more diverse. The last two need labels.
 MEASURES = {
@@ -126,8 +127,10 @@ def write_ranking(rows: Sequence[dict[str, Any]], folder: Path) -> str:
         f"| | teacher | tap | mean rank | {' | '.join(names[key] for key in shown)} |",
         f"|---:|---|---|---:|{'---:|' * len(shown)}",
         *(
-            f"| {row['place']} | {row['teacher']} | {row['tap']} ({row['channels']}) | {row['mean_rank']:.2f} | "
-            f"{' | '.join(_number(row[key]) for key in shown)} |"
+            table_line(
+                [row["place"], row["teacher"], f"{row['tap']} ({row['channels']})", f"{row['mean_rank']:.2f}"]
+                + [_number(row[key]) for key in shown]
+            )
             for row in rows
         ),
     ]

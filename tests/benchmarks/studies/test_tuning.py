@@ -37,6 +37,23 @@ def test_each_arm_is_compared_at_the_value_that_val_chooses_for_it():
     assert "| base | 0.002 | 41.00 | 21.33 |\n| rival | 0.004 (the highest tried) | 44.00 | 25.00 |" in text
 
 
+def test_a_bar_in_the_name_of_an_arm_begins_no_other_cell():
+    scores = {"a|b": [10, 11, 13], "c": [12, 14, 15]}
+    study = made(scores, axis=Axis(key="optim.lr", values=[1, 2]), claims=[{"arms": ["a|b", "c"]}])
+    rows = [
+        row
+        for value in (1, 2)
+        for row in rows_of(
+            {arm: {"a": own, "b": own} for arm, own in scores.items()}, value=value, val={"a|b": 50.0, "c": 60.0}
+        )
+    ]
+    lines = [line for line in as_markdown(study, rows).splitlines() if line.startswith("| a")]
+    # Scores, task by task, and twice what val chooses; each has as many cells as the line above it.
+    told = ["| a\\|b | 11.33 ", "| a\\|b | c | -2.33", "| a\\|b | 50.00 | 50.00 |", "| a\\|b | 1 | 50.00 | 11.33 |"]
+    assert all(any(line.startswith(start) for line in lines) for start in told)
+    assert not any("a|b" in line for line in lines)
+
+
 def test_test_scores_do_not_choose():
     turned = {rate: {"base": by_arm["rival"], "rival": by_arm["base"]} for rate, by_arm in VAL.items()}
     study, rows = study_and_rows(turned)

@@ -277,6 +277,12 @@ def test_the_more_diverse_teacher_comes_first_by_the_mean_of_its_ranks():
     assert "disagree" in teacher_ranking.verdict(rows) and "NC1: b > a > c" in teacher_ranking.verdict(rows)
 
 
+def test_a_bar_in_the_name_of_a_teacher_begins_no_other_cell_of_the_ranking(tmp_path):
+    text = teacher_ranking.write_ranking(teacher_ranking.rank([report("a|b", 10, 0.8), report("c", 30, 0.9)]), tmp_path)
+    head, line = (next(line for line in text.splitlines() if word in line) for word in ("teacher", "a\\|b"))
+    assert line.replace("\\|", "").count("|") == head.count("|") and "a|b" in (tmp_path / "ranking.csv").read_text()
+
+
 def test_agreement_is_said_and_a_first_place_without_neighbours_is_called_in_question():
     rows = teacher_ranking.rank([report("trained", 10, 0.8, knn=60.0), report("random", 30, 0.9, knn=5.0)])
     text = teacher_ranking.verdict(rows)
