@@ -30,7 +30,7 @@ def learned(study: Study) -> Learned:
     images: dict[tuple[str, Any], set[Path]] = {}
     for run in study.runs:
         if source := labelled_images(study, run):
-            images.setdefault((run.arm, run.value), set()).update(places_of(*source))
+            images.setdefault((run.arm, run.value), set()).update(image_places(*source))
     tasks = load_tasks(study) if images else []
     found: Learned = {}
     for key, own in images.items():
@@ -95,7 +95,7 @@ def _of_student(path: Path, changed: int) -> tuple[str, Path | None] | None:
         return None
 
 
-def places_of(spec: str, root: Path | None) -> set[Path]:
+def image_places(spec: str, root: Path | None) -> set[Path]:
     """Where the images of an address are, links resolved; nothing where this is not known.
 
     A folder is itself, a list the folders of its files, a split of a pack FILE.npz/SPLIT.
@@ -141,7 +141,7 @@ def _listed(path: Path, root: Path | None) -> set[Path]:
 
 
 def split_of(dataset: "Dataset", role: str) -> Path | None:
-    """Where the images of a split are, as `places_of` has it; a val split without a place of its own is in train.
+    """Where the images of a split are, as `image_places` has it; a val split without a place of its own is in train.
 
     None for data of segmentation and detection, whose labels are no classes.
     """

@@ -7,7 +7,7 @@ from kdep.cli import main
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.studies.answer import as_markdown
 from kdep_benchmarks.studies.file import load_study
-from kdep_benchmarks.studies.learned import learned, overlap, places_of, sentences, split_of
+from kdep_benchmarks.studies.learned import image_places, learned, overlap, sentences, split_of
 from kdep_benchmarks.studies.work import pretrain_command
 from tests.helpers.made_studies import rows_of, write_study
 
@@ -130,37 +130,37 @@ def test_images_are_known_by_their_place(spec, role, same, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "set" / "train")
     (tmp_path / "some.txt").write_text("# of a list\nset/train/c0/1.jpg\nset/train/c0/2.jpg\n")
     split = split_of(dataset(tmp_path / "set", train="train", test="test"), role)
-    assert overlap(places_of(spec.format(tmp_path), None), split) == same
+    assert overlap(image_places(spec.format(tmp_path), None), split) == same
 
 
 def test_images_that_are_not_there_are_looked_for_where_a_run_would(tmp_path, monkeypatch):
     # An answer is made from published rows where neither the images nor the task's data are.
     monkeypatch.setenv("KDEP_DATA", str(tmp_path / "data"))
     split = split_of(dataset(tmp_path / "data" / "set", train="train", test="test"), "val")
-    assert overlap(places_of("set/train", None), split) and not overlap(places_of("other/train", None), split)
+    assert overlap(image_places("set/train", None), split) and not overlap(image_places("other/train", None), split)
     (tmp_path / "set" / "train").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert places_of("set/train", None) == {tmp_path / "set" / "train"}
+    assert image_places("set/train", None) == {tmp_path / "set" / "train"}
 
 
 def test_packs_and_torchvision_sets_are_known_by_their_split(tmp_path):
     pack = dataset(tmp_path, "npz", train="a.npz:train", test="a.npz:test")
-    assert overlap(places_of(f"{tmp_path}/a.npz:train", None), split_of(pack, "val"))
-    assert not overlap(places_of(f"{tmp_path}/a.npz:train", None), split_of(pack, "test"))
+    assert overlap(image_places(f"{tmp_path}/a.npz:train", None), split_of(pack, "val"))
+    assert not overlap(image_places(f"{tmp_path}/a.npz:train", None), split_of(pack, "test"))
     own = dataset(tmp_path, "torchvision", train="DTD:train", val="DTD:val", test="DTD:test")
-    assert not overlap(places_of("torchvision:DTD", None), split_of(own, "val"))  # it has a val split of its own
+    assert not overlap(image_places("torchvision:DTD", None), split_of(own, "val"))  # it has a val split of its own
     drawn = dataset(tmp_path, "torchvision", train="CIFAR10:train", test="CIFAR10:test")
-    assert overlap(places_of("torchvision:CIFAR10", None), split_of(drawn, "val"))
+    assert overlap(image_places("torchvision:CIFAR10", None), split_of(drawn, "val"))
     masks = dataset(tmp_path, "voc", train="x/y/train.txt", test="x/y/val.txt")
     assert split_of(masks, "val") is None
 
 
 def test_the_images_of_a_list_are_below_its_root_and_those_of_a_manifest_in_its_folder(tmp_path, photos):
     (tmp_path / "names.txt").write_text("c0/1.jpg\n")
-    assert places_of(f"{tmp_path}/names.txt", tmp_path / "set") == {tmp_path / "set" / "c0"}
+    assert image_places(f"{tmp_path}/names.txt", tmp_path / "set") == {tmp_path / "set" / "c0"}
     pytest.importorskip("pyarrow")
     assert main(["data", "manifest", str(photos), "--out", str(tmp_path / "list.parquet")]) == 0
-    assert places_of(f"manifest:{tmp_path}/list.parquet", None) == {photos.resolve()}
-    assert places_of(f"manifest:{tmp_path}/list.parquet", tmp_path) == {tmp_path}
+    assert image_places(f"manifest:{tmp_path}/list.parquet", None) == {photos.resolve()}
+    assert image_places(f"manifest:{tmp_path}/list.parquet", tmp_path) == {tmp_path}
     (tmp_path / "list.parquet").write_bytes(b"damaged")
-    assert places_of(f"manifest:{tmp_path}/list.parquet", None) == {tmp_path / "list.parquet"}
+    assert image_places(f"manifest:{tmp_path}/list.parquet", None) == {tmp_path / "list.parquet"}
