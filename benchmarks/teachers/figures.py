@@ -49,7 +49,7 @@ def width_figures(statistics: Statistics, width: int) -> dict[str, Any]:
     return {"width": width, "explained": explained(statistics, width), "std_ratio": ratio}
 
 
-def class_figures(features: torch.Tensor, labels: torch.Tensor, *, seed: int) -> dict[str, Any]:
+def class_figures(features: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
     """How classes lie in the features: distances within and between, NC1, nearest neighbours."""
     within, between = class_distances(features, labels)
     return {
@@ -59,11 +59,11 @@ def class_figures(features: torch.Tensor, labels: torch.Tensor, *, seed: int) ->
         "inter": between,
         "intra_inter": within / between,
         "nc1": nc1(features, labels),
-        "knn": knn_accuracy(features, labels, seed=seed),
+        "knn": knn_accuracy(features, labels),
     }
 
 
-def halves(features: torch.Tensor, labels: torch.Tensor | None, *, seed: int) -> list[dict[str, float]]:
+def halves(features: torch.Tensor, labels: torch.Tensor | None) -> list[dict[str, float]]:
     """The measures of diversity on each half of the images: the spread of another draw.
 
     Every class is halved; empty where a half would hold fewer than two images of some class.
@@ -72,7 +72,7 @@ def halves(features: torch.Tensor, labels: torch.Tensor | None, *, seed: int) ->
     if np.unique(numbers, return_counts=True)[1].min() < 4:
         return []
     found = []
-    for _, half in folds(numbers, seed=seed, count=2):
+    for _, half in folds(numbers, count=2):
         moments = Moments(features.shape[1])
         moments.add(features[half])
         statistics = finish(moments, teacher="", data="")

@@ -68,12 +68,12 @@ def open_pictures(spec: str, *, labels: bool) -> Pictures:
     return Pictures(name, found.names, found.source.read, found.source.fingerprint, found.labels, found.classes)
 
 
-def seeded_order(images: Pictures, *, seed: int) -> np.ndarray:
-    """Positions in a seeded order, of which any first part is a fair sample.
+def seeded_order(images: Pictures) -> np.ndarray:
+    """Positions in an order of which any first part is a fair sample, always the same.
 
     Random; with labels one image of each class in turn, so that the first part is balanced.
     """
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(images))
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(images))
     if images.labels is None:
         return order
     turn = np.empty(len(order), dtype=np.int64)

@@ -52,9 +52,9 @@ def rank(reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows, most diverse first: the mean of their ranks by every measure decides, equal means share a place.
 
     Raises:
-        ValueError: reports of other images, sizes or seeds, which cannot be compared.
+        ValueError: reports of other images or sizes, which cannot be compared.
     """
-    shared = ("images", "fingerprint", "labels", "size", "resize", "seen", "keep", "seed")
+    shared = ("images", "fingerprint", "labels", "size", "seen", "keep")
     for report in reports[1:]:
         if odd := [key for key in shared if report["inputs"][key] != reports[0]["inputs"][key]]:
             names = f"{reports[0]['inputs']['teacher']} and {report['inputs']['teacher']}"

@@ -52,7 +52,7 @@ def headline(report: dict[str, Any]) -> str:
     text = (
         f"{inputs['teacher']}: {inputs['arch']}, weights {inputs['sha256'][:8]}, features at tap '{inputs['tap']}' "
         f"({tap['dim']})\n{inputs['seen']:,} images of {inputs['images']} at {shown}, features of "
-        f"{report['kept']:,} kept, seed {inputs['seed']}"
+        f"{report['kept']:,} kept"
     )
     return text.replace("$", r"\$")  # a pair of dollar signs would be a formula
 

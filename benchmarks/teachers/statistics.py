@@ -50,7 +50,6 @@ class Look:
         tap: where features are taken, None for each teacher's own.
         limit: number of images, None for all.
         keep: images whose features are kept.
-        seed: of the choice of images, folds and pictures.
     """
 
     pixels: Pixels
@@ -58,7 +57,6 @@ class Look:
     tap: str | None = None
     limit: int | None = None
     keep: int = 10_000
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +83,9 @@ def inputs_of(checkpoint: Checkpoint, images: Pictures, look: Look) -> dict[str,
         "fingerprint": images.fingerprint,
         "labels": None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()[:16],
         "size": look.pixels.size,
-        "resize": look.pixels.resize,
         "seen": min(look.limit or len(images), len(images)),
         "keep": look.keep,
         "widths": look.widths,
-        "seed": look.seed,
         "aligners": list(ALIGNERS),
         "scalers": list(SCALERS),
     }
@@ -103,7 +99,7 @@ def study(checkpoint: Checkpoint, images: Pictures, look: Look, *, device: torch
         LoadError: the weights do not fit their architecture.
     """
     inputs = inputs_of(checkpoint, images, look)
-    order = seeded_order(images, seed=look.seed)[: look.limit]
+    order = seeded_order(images)[: look.limit]
     _check_classes(images, order[: look.keep])
     backbone = build_backbone(checkpoint, tap="post").to(device, memory_format=torch.channels_last)
     if inputs["tap"] not in backbone.taps:
@@ -122,9 +118,9 @@ def study(checkpoint: Checkpoint, images: Pictures, look: Look, *, device: torch
         "classes": None,
     }
     labels = None if images.labels is None else torch.from_numpy(images.labels[found.kept])
-    report["halves"] = halves(found.features, labels, seed=look.seed)
+    report["halves"] = halves(found.features, labels)
     if labels is not None:
-        report["classes"] = class_figures(found.features, labels, seed=look.seed)
+        report["classes"] = class_figures(found.features, labels)
     return rounded(report)
 
 

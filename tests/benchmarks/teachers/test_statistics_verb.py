@@ -85,12 +85,12 @@ def test_nc1_of_classes_that_are_points_is_zero():
 
 def test_folds_ask_every_image_once_and_deal_classes_evenly():
     labels = np.array([0] * 10 + [1] * 7 + [2])
-    parts = list(geometry.folds(labels, seed=1))
+    parts = list(geometry.folds(labels))
     assert sorted(np.concatenate([queries for _, queries in parts])) == list(range(18))
     for bank, queries in parts:
         assert not set(bank) & set(queries) and len(bank) + len(queries) == 18
         assert (labels[queries] == 0).sum() == 2 and (labels[queries] == 1).sum() in (1, 2)
-    assert len(parts) == 5 and not np.array_equal(parts[0][1], next(geometry.folds(labels, seed=2))[1])
+    assert len(parts) == 5 and np.array_equal(parts[0][1], next(geometry.folds(labels))[1])
 
 
 def test_nearest_neighbour_score_is_that_of_loops_over_the_folds():
@@ -99,7 +99,7 @@ def test_nearest_neighbour_score_is_that_of_loops_over_the_folds():
     unit = features.double().numpy()
     unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
     right = 0
-    for bank, queries in geometry.folds(labels.numpy(), seed=3):
+    for bank, queries in geometry.folds(labels.numpy()):
         for query in queries:
             similarity = unit[bank] @ unit[query]
             nearest = np.argsort(-similarity)[:10]
@@ -107,7 +107,7 @@ def test_nearest_neighbour_score_is_that_of_loops_over_the_folds():
             np.add.at(votes, labels.numpy()[bank[nearest]], np.exp(similarity[nearest] / 0.07))
             right += votes.argmax() == labels[query].item()
     assert 40 < 100 * right / 60 < 95
-    assert geometry.knn_accuracy(features, labels, seed=3) == pytest.approx(100 * right / 60)
+    assert geometry.knn_accuracy(features, labels) == pytest.approx(100 * right / 60)
 
 
 # Laws
@@ -163,13 +163,12 @@ def scenes(count, labels=None, size=24):
 
 def test_every_beginning_of_the_order_holds_each_class_equally():
     images = scenes(60, [0] * 40 + [1] * 15 + [2] * 5)
-    order = seeded_order(images, seed=3)
+    order = seeded_order(images)
     assert sorted(order) == list(range(60))
     assert np.bincount(images.labels[order[:15]]).tolist() == [5, 5, 5]
     assert np.bincount(images.labels[order[:35]]).tolist() == [15, 15, 5]
-    assert np.array_equal(order, seeded_order(images, seed=3))
-    assert not np.array_equal(order, seeded_order(images, seed=4))
-    assert not np.array_equal(seeded_order(scenes(60), seed=3)[:30], np.arange(30))
+    assert np.array_equal(order, seeded_order(images))
+    assert not np.array_equal(seeded_order(scenes(60))[:30], np.arange(30))
 
 
 def test_all_taps_come_from_one_forward_and_equal_their_own_backbones():
@@ -257,10 +256,10 @@ def test_figures_have_six_digits_and_no_number_that_json_has_not():
 
 
 def report(teacher, effective_rank, intra_inter, knn=50.0, halves=()):
-    inputs = dict.fromkeys(("images", "fingerprint", "labels", "size", "resize", "keep"), "x")
+    inputs = dict.fromkeys(("images", "fingerprint", "labels", "size", "keep"), "x")
     tap = {"dim": 8, "effective_rank": effective_rank, "participation_ratio": effective_rank}
     return {
-        "inputs": {**inputs, "teacher": teacher, "tap": "pre", "seen": 9, "seed": 0},
+        "inputs": {**inputs, "teacher": teacher, "tap": "pre", "seen": 9},
         "taps": {"pre": {**tap, "std_ratio": 2.0, "numerical_rank": 8}},
         "classes": {"intra_inter": intra_inter, "nc1": intra_inter, "knn": knn},
         "halves": [{"effective_rank": value} for value in halves],
@@ -304,8 +303,8 @@ def test_an_order_that_two_halves_of_the_images_dispute_is_called_a_tie():
 
 def test_halves_are_measured_apart_and_hold_half_of_each_class():
     features, labels = clouds(each=12)
-    found = teacher_figures.halves(features, labels, seed=1)
-    for (_, half), figures in zip(geometry.folds(labels.numpy(), seed=1, count=2), found, strict=True):
+    found = teacher_figures.halves(features, labels)
+    for (_, half), figures in zip(geometry.folds(labels.numpy(), count=2), found, strict=True):
         assert np.bincount(labels[half]).tolist() == [6, 6, 6, 6]
         variances = np.linalg.eigvalsh(np.cov(features[half].double().numpy().T, bias=True))
         assert figures["participation_ratio"] == pytest.approx(variances.sum() ** 2 / (variances**2).sum())
@@ -313,11 +312,11 @@ def test_halves_are_measured_apart_and_hold_half_of_each_class():
         within, between = geometry.class_distances(features[half], labels[half])
         assert figures["intra_inter"] == pytest.approx(within / between)
     assert found[0] != found[1]
-    assert teacher_figures.halves(features[:13], labels[:13], seed=1) == []
-    assert set(teacher_figures.halves(features, None, seed=1)[0]) == {"effective_rank", "participation_ratio"}
+    assert teacher_figures.halves(features[:13], labels[:13]) == []
+    assert set(teacher_figures.halves(features, None)[0]) == {"effective_rank", "participation_ratio"}
 
 
-@pytest.mark.parametrize("key", ["images", "fingerprint", "labels", "size", "resize", "seen", "keep", "seed"])
+@pytest.mark.parametrize("key", ["images", "fingerprint", "labels", "size", "seen", "keep"])
 def test_teachers_seen_on_other_images_are_not_ranked(key):
     other = report("b", 2, 1)
     other["inputs"][key] = "other"
