@@ -41,7 +41,7 @@ NEWLINE = r"\n\s*"
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class StatisticsSettings:
     """Settings of a measurement: the same for all teachers that are ranked together.
 
     Attributes:
@@ -68,10 +68,10 @@ class Pass:
     kept: np.ndarray
 
 
-def inputs_of(checkpoint: Checkpoint, images: Pictures, look: Look) -> dict[str, Any]:
+def inputs_of(checkpoint: Checkpoint, images: Pictures, settings: StatisticsSettings) -> dict[str, Any]:
     """Everything that decides the figures; where it is equal, they are not measured again."""
     labels = images.labels
-    tap = look.tap or checkpoint.tap
+    tap = settings.tap or checkpoint.tap
     return {
         "format": FORMAT,
         "teacher": checkpoint.name,
@@ -82,39 +82,41 @@ def inputs_of(checkpoint: Checkpoint, images: Pictures, look: Look) -> dict[str,
         "images": images.source,
         "fingerprint": images.fingerprint,
         "labels": None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()[:16],
-        "size": look.pixels.size,
-        "seen": min(look.limit or len(images), len(images)),
-        "keep": look.keep,
-        "widths": look.widths,
+        "size": settings.pixels.size,
+        "seen": min(settings.limit or len(images), len(images)),
+        "keep": settings.keep,
+        "widths": settings.widths,
         "aligners": list(ALIGNERS),
         "scalers": list(SCALERS),
     }
 
 
-def study(checkpoint: Checkpoint, images: Pictures, look: Look, *, device: torch.device) -> dict[str, Any]:
+def study(
+    checkpoint: Checkpoint, images: Pictures, settings: StatisticsSettings, *, device: torch.device
+) -> dict[str, Any]:
     """Measure a teacher: a dict of plain values that JSON can hold, with `inputs` as `inputs_of` has them.
 
     Raises:
         ValueError: a tap that the teacher has not, fewer than two images of some class, or an unreadable image.
         LoadError: the weights do not fit their architecture.
     """
-    inputs = inputs_of(checkpoint, images, look)
-    order = seeded_order(images)[: look.limit]
-    _check_classes(images, order[: look.keep])
+    inputs = inputs_of(checkpoint, images, settings)
+    order = seeded_order(images)[: settings.limit]
+    _check_classes(images, order[: settings.keep])
     backbone = build_backbone(checkpoint, tap="post").to(device, memory_format=torch.channels_last)
     if inputs["tap"] not in backbone.taps:
         raise ValueError(f"--tap {inputs['tap']}: {checkpoint.name} offers {', '.join(backbone.taps)}")
-    found = run_once(backbone, images, order, look, tap=inputs["tap"], device=device)
+    found = run_once(backbone, images, order, settings, tap=inputs["tap"], device=device)
     seen = images.fingerprint
     statistics = {tap: finish(moments, teacher=checkpoint.sha256, data=seen) for tap, moments in found.moments.items()}
     at = statistics[inputs["tap"]]
     report = {
         "inputs": inputs,
         "taps": {tap: spectrum_figures(entry) for tap, entry in statistics.items()},
-        "widths": [width_figures(at, width) for width in look.widths],
+        "widths": [width_figures(at, width) for width in settings.widths],
         "kept": len(found.kept),
-        "std_ratios": list(std_ratio_rows(at, found.features, look.widths)),
-        "shown_width": shown_width(at, look.widths),
+        "std_ratios": list(std_ratio_rows(at, found.features, settings.widths)),
+        "shown_width": shown_width(at, settings.widths),
         "classes": None,
     }
     labels = None if images.labels is None else torch.from_numpy(images.labels[found.kept])
@@ -136,14 +138,20 @@ def _check_classes(images: Pictures, kept: np.ndarray) -> None:
 
 
 def run_once(
-    backbone: Backbone, images: Pictures, order: np.ndarray, look: Look, *, tap: str, device: torch.device
+    backbone: Backbone,
+    images: Pictures,
+    order: np.ndarray,
+    settings: StatisticsSettings,
+    *,
+    tap: str,
+    device: torch.device,
 ) -> Pass:
-    """Moments of all images in `order` at every tap, features at `tap` of the first `look.keep` of them.
+    """Moments of all images in `order` at every tap, features at `tap` of the first `settings.keep` of them.
 
     Images are read in ascending order of their positions, which is fastest on a disk.
     """
-    positions, kept = np.sort(order), np.sort(order[: look.keep])
-    batches = frames(images, positions, pixels=look.pixels, device=device)
+    positions, kept = np.sort(order), np.sort(order[: settings.keep])
+    batches = frames(images, positions, pixels=settings.pixels, device=device)
     moments: dict[str, Moments] = {}
     features: list[torch.Tensor] = []
     with frozen(backbone), torch.no_grad(), without_tf32(), tqdm(total=len(order), unit="img", mininterval=1) as bar:
@@ -188,10 +196,10 @@ def file_stems(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 
 def study_or_read(
-    checkpoint: Checkpoint, images: Pictures, look: Look, *, device: torch.device, path: Path
+    checkpoint: Checkpoint, images: Pictures, settings: StatisticsSettings, *, device: torch.device, path: Path
 ) -> dict[str, Any]:
     """Measure a teacher and write its figures to `path`, or read them there if they are of the same inputs."""
-    inputs = rounded(inputs_of(checkpoint, images, look))
+    inputs = rounded(inputs_of(checkpoint, images, settings))
     if path.is_file():
         try:
             report = json.loads(path.read_text())
@@ -199,7 +207,7 @@ def study_or_read(
             raise ValueError(f"{path}: not JSON ({error}); remove it or choose another --out") from error
         if isinstance(report, dict) and report.get("inputs") == inputs:
             return report
-    report = study(checkpoint, images, look, device=device)
+    report = study(checkpoint, images, settings, device=device)
     # Lists of numbers on one line each: a file that a person can open and git can compare.
     text = re.sub(
         r"\[\n\s+([^\[\]{}]*?)\n\s+\]",

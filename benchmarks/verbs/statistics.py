@@ -47,17 +47,19 @@ def run(args: argparse.Namespace) -> int:
     from kdep_benchmarks.teachers.images import open_pictures
     from kdep_benchmarks.teachers.ranking import describe, rank, write_ranking
     from kdep_benchmarks.teachers.sheet import draw_sheet
-    from kdep_benchmarks.teachers.statistics import Look, file_stems, study_or_read
+    from kdep_benchmarks.teachers.statistics import StatisticsSettings, file_stems, study_or_read
 
     checkpoints = [open_checkpoint(spec, arch=args.arch) for spec in args.teachers]
     stems = file_stems(checkpoints)
     images = open_pictures(args.images, labels=args.labels)
     widths = tuple(sorted(set(args.width)))
-    look = Look(Pixels(size=args.size, batch_size=64), widths=widths, tap=args.tap, limit=args.limit, keep=args.keep)
+    settings = StatisticsSettings(
+        Pixels(size=args.size, batch_size=64), widths=widths, tap=args.tap, limit=args.limit, keep=args.keep
+    )
     device = join(args.device).device
     reports = []
     for checkpoint, stem in zip(checkpoints, stems, strict=True):
-        report = study_or_read(checkpoint, images, look, device=device, path=args.out / f"{stem}.json")
+        report = study_or_read(checkpoint, images, settings, device=device, path=args.out / f"{stem}.json")
         draw_sheet(report, args.out / f"{stem}.png")
         sys.stdout.write(f"{describe(report)}\n  {args.out / stem}.json\n  {args.out / stem}.png\n")
         reports.append(report)

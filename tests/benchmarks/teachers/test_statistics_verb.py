@@ -205,8 +205,8 @@ def test_the_table_of_a_sheet_shows_the_figures_and_stars_a_rank_that_is_the_ima
 def test_a_pass_sees_the_chosen_images_and_keeps_the_first_of_the_order():
     images, order = scenes(23), np.array([20, 3, 8, 1, 15, 9, 4])
     backbone = build_backbone(open_checkpoint("random:resnet18"))
-    look = teacher_statistics.Look(Pixels(size=24, batch_size=3, workers=0), keep=4)
-    found = teacher_statistics.run_once(backbone, images, order, look, tap="pre", device=torch.device("cpu"))
+    settings = teacher_statistics.StatisticsSettings(Pixels(size=24, batch_size=3, workers=0), keep=4)
+    found = teacher_statistics.run_once(backbone, images, order, settings, tap="pre", device=torch.device("cpu"))
     assert found.kept.tolist() == [1, 3, 8, 20]
     pixels = [np.asarray(images.read(i)).transpose(2, 0, 1).copy() for i in sorted(order)]
     with torch.no_grad():
