@@ -7,7 +7,7 @@ show that.
 import importlib.util
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 import timm
@@ -39,7 +39,6 @@ class Audit:
         expected: tensors of the target's backbone.
         max_difference: largest difference of any stage's output from the student's, as a share of the largest output of
             that stage; None where only names could be checked.
-        stages: the same per stage.
         note: what was not checked, and why.
     """
 
@@ -47,7 +46,6 @@ class Audit:
     tensors: int
     expected: int
     max_difference: float | None
-    stages: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
 
@@ -178,7 +176,7 @@ def _audit_onnx(checkpoint: Checkpoint) -> Audit:
         own = build_backbone(checkpoint).eval()(images)
     differences = compare_stages({"features": own}, [run_onnx(onnx_bytes(checkpoint), images)], target="onnx")
     tensors = len(checkpoint.weights)
-    return Audit("onnx", tensors, tensors, differences["features"], differences)
+    return Audit("onnx", tensors, tensors, differences["features"])
 
 
 def complete_audit(
@@ -187,7 +185,7 @@ def complete_audit(
     """Compare the stages of a network that is loaded exactly, and put the figures together."""
     differences = compare_stages(own, theirs, target=target)
     tensors = len(network.state_dict())
-    return Audit(target, tensors, tensors, max(differences.values()), differences)
+    return Audit(target, tensors, tensors, max(differences.values()))
 
 
 def _timm(arch: str) -> tuple[nn.Module, dict[str, str]]:
