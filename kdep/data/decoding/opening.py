@@ -101,8 +101,8 @@ def refuse_mode(image: Image.Image) -> None:
     Raises:
         RefusedError: floating point or 32-bit values.
     """
-    # Pillow before 11 opens 16-bit PNG as I; every version opens 16-bit PPM so.
-    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+    # Pillow opens 16-bit PPM as I.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         raise RefusedError(
             f"mode {image.mode} (floating point or 32-bit values) does not say which value is white; "
             "convert the image to 8 or 16 bits"
