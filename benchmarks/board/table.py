@@ -205,9 +205,6 @@ def _with_comparisons(board: Board) -> Board:
 
 def _columns(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per column, from its first finished result; a failed one knows no metric."""
-    for label, metrics in runs[runs.ok].groupby("column")["metric"].unique().items():
-        if len(metrics) > 1:
-            raise ValueError(f"{label}: main metric is {metrics[0]} in one result and {metrics[1]} in another")
     first = runs.sort_values("ok", ascending=False, kind="stable").drop_duplicates("column")
     tasks, every = [result.task for result in first["result"]], runs.groupby("column")["result"].agg(list)
     frame = pd.DataFrame(

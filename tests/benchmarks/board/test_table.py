@@ -206,11 +206,6 @@ def test_a_failed_run_joins_no_column_of_other_data_settings_protocol_or_task():
     assert ways_of([*done, failed])[-1] == way_of(failed)
 
 
-def test_one_task_with_two_main_metrics_is_refused():
-    with pytest.raises(ValueError, match="cifar-linear: main metric is top1 in one result and macro_top1 in another"):
-        boards([result("a"), result("b", metrics={"macro_top1": 50.0})])
-
-
 def ranks_of(results):
     return boards(results)[0].rows.set_index("name")[["average_rank", "average_rank_low", "average_rank_high"]]
 
