@@ -32,7 +32,7 @@ Hex = StringConstraints(pattern="^[0-9a-f]*$", max_length=64)
 class Origin(Stored):
     """What boards read of a checkpoint's summary."""
 
-    role: Literal[ROLES] | None = None
+    role: Literal[ROLES] = "other"
     source: Line | None = None
     method: Line | None = None
     teacher: Line | None = None
@@ -146,7 +146,7 @@ class CheckpointCard:
     @property
     def role(self) -> str:
         """What the row is for: baselines (random, supervised, teacher) are what students are measured against."""
-        return self.summary.get("role") or ("random" if self.name.startswith("random:") else "other")
+        return self.summary.get("role", "other")
 
     def is_from(self, spec: str) -> bool:
         """Whether it was opened by this name, such as `timm:resnet18` or `pypi:efficientnet_lite0@128`."""
