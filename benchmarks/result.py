@@ -116,16 +116,16 @@ class Outcome:
         curves: e.g. the regularisation path; lists of plain numbers.
         load: tensors, expected, coverage in percent, max_difference of the features.
         cost: images_per_second; see `Result`.
-        answers: per test image; None of a kind that keeps none, whose scores then have no interval over images.
+        answers: per test image.
     """
 
     metrics: dict[str, float]
     counts: dict[str, int]
-    chosen: dict[str, Any] = field(default_factory=dict)
-    curves: dict[str, Any] = field(default_factory=dict)
-    load: dict[str, Any] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
-    answers: Answers | None = None
+    chosen: dict[str, Any]
+    curves: dict[str, Any]
+    load: dict[str, Any]
+    cost: dict[str, float]
+    answers: Answers
 
 
 def with_digits(sha256: str, name: str) -> str:

@@ -68,7 +68,7 @@ def run_kind(kind: str) -> Callable[..., Outcome]:
     return {"knn": classify.run_knn, "linear": classify.run_linear, "finetune": classify.run_finetune}[kind]
 
 
-def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
+def measure_cell(cell: Cell) -> tuple[Result, Answers]:
     """Run the task; return its result and the answers per test image.
 
     Raises:
@@ -94,7 +94,7 @@ def measure_cell(cell: Cell) -> tuple[Result, Answers | None]:
         outcome = run_kind(task.kind)(checkpoint, task, seed=cell.seed, work_dir=cell.work, device=device)
     if (data := fingerprint(task.dataset)) != cell.data_fingerprint:
         raise ValueError(f"data set {task.dataset.name} has changed since the run was planned; start the command again")
-    facts = {} if outcome.answers is None else facts_of(outcome.answers, task.dataset)
+    facts = facts_of(outcome.answers, task.dataset)
     prefix = checkpoint.provenance.get("prefix")  # of a file of other tools
     memory = {"out_of_memory": {"because": cell.halved, **said}} if cell.halved else {}
     own = provenance_of_code()

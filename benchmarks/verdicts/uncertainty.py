@@ -39,12 +39,12 @@ def uncertainty(results: Sequence[Result]) -> Uncertainty | None:
 
     The variance over images is the mean of the squared standard errors, plus one image for top-1, plus one image for
     other metrics whose error is zero. The variance over runs is added for kinds whose runs differ in more than the val
-    split. A top-1 without a recorded error has the binomial one. For other metrics without an error, and where the
-    number of test images is unknown, only the spread of the runs is known: None for a single run.
+    split. Without an error over images, and where the number of test images is unknown, only the spread of the runs is
+    known: None for a single run.
     """
     first, scores = results[0], _run_scores(results)
     runs = _variance_of_mean(scores)
-    images, errors = _images(results), [_image_error(result) for result in results]
+    images, errors = _images(results), [result.errors.get(result.main_metric) for result in results]
     effective = min(filter(None, map(effective_images, results)), default=images)
     if images is None or effective < 2 or None in errors:
         return None if runs is None else Uncertainty(math.sqrt(runs), len(scores) - 1, None)
@@ -97,11 +97,3 @@ def _images(results: Sequence[Result]) -> int | None:
     counts = {result.counts.get("test") for result in results}
     images = counts.pop() if len(counts) == 1 else None
     return images if images and images > 1 else None
-
-
-def _image_error(result: Result) -> float | None:
-    """Standard error of the score over test images, in points."""
-    if result.main_metric in result.errors or result.main_metric != "top1":
-        return result.errors.get(result.main_metric)
-    share, images = result.score / 100, result.counts.get("test") or 0
-    return 100 * math.sqrt(share * (1 - share) / (images - 1)) if images > 1 else None

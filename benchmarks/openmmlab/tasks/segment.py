@@ -52,8 +52,7 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     check_count(answers.images, len(test), task)
     counts = {"train": trained.train_images, "test": answers.images}
     metrics = {name: float(value[0]) for name, value in metrics_of(answers).items()}
-    known = {"curves": trained.curves, "load": trained.load, "cost": trained.cost}
-    return Outcome(metrics, counts, **known, answers=answers)
+    return Outcome(metrics, counts, {}, trained.curves, trained.load, trained.cost, answers)
 
 
 def train_config(cell: Training) -> "Config":

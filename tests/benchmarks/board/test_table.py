@@ -67,7 +67,7 @@ def test_one_more_wrong_image_is_shared_by_the_runs_of_a_training():
     assert uncertainty(runs("a", "c-linear", [70.0] * 4, **known)).standard_error == pytest.approx(10**0.5)
 
 
-def test_without_recorded_errors_a_top1_has_the_binomial_one_and_other_metrics_the_spread_of_runs():
+def test_a_top1_may_have_one_more_wrong_image_and_without_recorded_errors_only_runs_make_an_interval():
     counted = {"counts": {"test": 100}}
     one = uncertainty(runs("a", "cifar-finetune", [80.0], **counted))
     assert one.standard_error == pytest.approx((1600 / 99 + 1) ** 0.5) and one.freedom == pytest.approx(99)
