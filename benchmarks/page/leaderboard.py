@@ -13,6 +13,8 @@ from kdep_benchmarks.board.frame import ABSENT, free_names, typed
 from kdep_benchmarks.board.table import Board, half_widths_of_means
 from kdep_benchmarks.counts import counted
 from kdep_benchmarks.durations import duration
+from kdep_benchmarks.verdicts.difference import holm
+from kdep_benchmarks.verdicts.intervals import CONFIDENCE
 from kdep_benchmarks.verdicts.uncertainty import coverage
 
 DAMAGED_SHOWN = 20  # files that are left out and named
@@ -306,11 +308,19 @@ def _values(values: Iterable[float]) -> list[float | None]:
 
 
 def _minus_the_best(board: Board, label: str, values: pd.Series) -> pd.Series:
-    """The verdict on the best score of a column minus each other, by checkpoint, where the two were compared."""
-    own = board.verdicts[board.verdicts.column == label]
+    """The verdict on the best score of a column minus each other, by checkpoint, where the two were compared.
+
+    The best is picked by its score, and the highest of many equal ones is above the lowest by chance. So Holm's
+    correction is over all pairs of rows on the column.
+    """
+    own = board.verdicts[board.verdicts.column == label].dropna(subset="low")
     if own.empty or values.isna().all():
         return pd.Series(dtype=object)
-    return own[own.a == values.astype(float).idxmax()].dropna(subset="low").set_index("b")["verdict"]
+    pairs = own[own.a < own.b]
+    top = own[own.a == values.astype(float).idxmax()]
+    holds = dict(zip(zip(pairs.a, pairs.b, strict=True), holm(pairs.p.tolist()), strict=True))
+    told = [holds[min(a, b), max(a, b)] < 1 - CONFIDENCE for a, b in zip(top.a, top.b, strict=True)]
+    return top.set_index("b")["verdict"].where(np.array(told, bool), "no difference")
 
 
 def _best(values: pd.Series, halves: pd.Series, verdicts: pd.Series | None = None) -> list[bool]:

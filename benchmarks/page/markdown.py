@@ -20,11 +20,11 @@ READING = (
     "(supervised - random) with baselines of the same architecture; it is blank where that gain is within its noise. "
     "Load is the share of the backbone's tensors that loaded. Overlap is the share of test images that are also in the "
     "checkpoint's pretraining data, where `kdep data overlap` has looked. Marked in a column are the best score and "
-    "all that are not told from it on the same test images, or of means by these intervals; nothing is marked where "
-    "none is told apart. The verdicts are those of `kdep compare`; `verdicts.csv` has them of each two rows. A column "
-    "is one task, data version and set of settings; `@half-batch` and `@bfloat16` mark scores from half the batch or "
-    "from lower precision. GMACs are for one image of 224 x 224 pixels, or of the only size that the network takes; "
-    "images/s are at the sizes of the tasks."
+    "all that are not told from it on the same test images, after Holm's correction over all pairs of rows, or of "
+    "means by these intervals; nothing is marked where none is told apart. The verdicts are those of `kdep compare`; "
+    "`verdicts.csv` has them of each two rows. A column is one task, data version and set of settings; `@half-batch` "
+    "and `@bfloat16` mark scores from half the batch or from lower precision. GMACs are for one image of 224 x 224 "
+    "pixels, or of the only size that the network takes; images/s are at the sizes of the tasks."
 )
 
 
