@@ -35,10 +35,11 @@ Read = Callable[[Result], Resamples]
 def reader(folders: Path | Iterable[Path]) -> Read:
     """Give `read_resamples` for results anywhere below these folders, which reads each once."""
     folders = with_those_below([folders] if isinstance(folders, str | Path) else folders)
-    known: dict[tuple[str | None, str], Resamples] = {}
+    known: dict[tuple[str | None, str, float, int | None], Resamples] = {}
 
     def read(result: Result) -> Resamples:
-        key = (result.answers, result.main_metric)
+        # Two checkpoints may have the same answers, and their results say other things of them.
+        key = (result.answers, result.main_metric, result.metrics[result.main_metric], effective_images(result))
         if key not in known:
             known[key] = read_resamples(result, folders)
         return known[key]

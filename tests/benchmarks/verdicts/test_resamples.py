@@ -53,6 +53,23 @@ def test_quick_ones_are_not_kept_and_a_reader_reads_each_once(folder, tmp_path, 
     assert read(one) is first
 
 
+def test_of_two_results_with_the_same_answers_each_keeps_what_it_says_itself(folder):
+    counts = {"test": 30, "effective": 10}
+    Answered().add("B", "x-fewshot", np.arange(60).reshape(2, 30) % 3 > 0, counts=counts).write(folder)
+    results = read_results(folder)
+    assert len({one.answers for one in results}) == 1
+    for order in (results, results[::-1]):
+        read = reader(folder)
+        assert {one.checkpoint.name: read(one).effective for one in order} == {"A": None, "B": 10}
+    (path,) = folder.rglob("42*/**/seed0.json")
+    path.write_text(path.read_text().replace("66.66", "67.66"))
+    read = reader(folder)
+    for one in read_results(folder)[:1]:
+        read(one)
+    with pytest.raises(ValueError, match="seed 0 of B: its score is 67.67, but its answers give 66.67"):
+        read(read_results(folder)[1])
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
