@@ -225,15 +225,16 @@ def _distinct(files: list[File]) -> Found:
     nearest: dict[tuple[Path, tuple[str, str]], File] = {}
     left_out = said
     for file in sorted(succeeded, key=lambda file: file.depth):
-        near = nearest.setdefault((file.folder, _how(file.result)), file)
+        key = file.folder, _how(file.result)
+        near = nearest.setdefault(key, file)
         if near.depth == file.depth:
-            _refuse_other_scores(near, file)
+            nearest[key] = _first_of(near, file)
         elif near.result.metrics != file.result.metrics:
             other = f"{near.path} has other scores of the same cell; it counts, since it is nearer to {file.folder}"
             left_out.append(f"{file.path}: {other}")
     kept: dict[tuple[str, str], File] = {}
     for file in nearest.values():
-        _refuse_other_scores(kept.setdefault(_how(file.result), file), file)
+        kept[_how(file.result)] = _first_of(kept.get(_how(file.result), file), file)
     return Found([file.result for file in kept.values()], left_out)
 
 
@@ -248,12 +249,21 @@ def _how(result: Result) -> tuple[str, str]:
     return result.task.kind, result.settings_text
 
 
-def _refuse_other_scores(first: File, second: File) -> None:
+def _first_of(first: File, second: File) -> File:
+    """Which of two files with the same scores counts, in whatever order their folders were named.
+
+    An earlier version did not count test images that repeat others, and equal scores may have other answers.
+    """
     if first.result.metrics != second.result.metrics:
         raise ValueError(
             f"{first.path} and {second.path}: the same cell with different scores; keep one of them, or name a folder "
             "that holds only one"
         )
+
+    def place(file: File) -> tuple[bool, str, str]:
+        return "effective" not in file.result.counts, file.result.started, file.result.answers or ""
+
+    return min(first, second, key=place)
 
 
 def with_those_below(folders: Iterable[Path]) -> list[Path]:

@@ -310,6 +310,21 @@ def test_several_folders_are_read_and_what_they_share_counts_once(tmp_path):
     assert [one.seed for one in read_results([tmp_path / "one", tmp_path / "two", tmp_path])] == [0, 1]
 
 
+@pytest.mark.parametrize("below", [True, False], ids=["folders below one", "named folders"])
+def test_of_files_with_the_same_scores_the_same_one_counts_in_any_order_of_folders(tmp_path, below):
+    others = [
+        ("old", {}, "2026-01-01"),
+        ("late", {"effective": 5}, "2026-01-03"),
+        ("new", {"effective": 4}, "2026-01-02"),
+    ]
+    for order in (others, others[::-1]):
+        root = tmp_path / order[0][0]
+        for place, (_, counts, day) in enumerate(order):
+            write_result(result(counts={"test": 9} | counts, started=f"{day}T00:00:00Z"), root / str(place))
+        (one,) = read_results(root if below else [root / str(place) for place in range(3)])
+        assert one.counts == {"test": 9, "effective": 4}
+
+
 def test_what_a_cell_leaves_in_its_work_folder_is_no_result(tmp_path):
     path = write_result(result(), tmp_path)
     work = path.with_suffix(".work")
