@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from kdep.guard import printable
 from kdep_benchmarks.board.facts import COST, ORIGIN
@@ -326,7 +327,8 @@ def _minus_the_best(board: Board, label: str, values: pd.Series) -> pd.Series:
 def _best(values: pd.Series, halves: pd.Series, verdicts: pd.Series | None = None) -> list[bool]:
     """Which values are the highest, or not told from it by the verdict on the two.
 
-    Without a verdict, as of means, a difference within both 95 % intervals tells nothing, as if they were independent.
+    Without a verdict, as of means, a difference within both intervals tells nothing, as if they were independent; they
+    are wider by Bonferroni's correction over all pairs, since the highest of many equal values is picked by chance.
     Values that look equal are not told apart either. Nothing is best where that is so of all, and a value without an
     interval only by itself.
     """
@@ -334,7 +336,9 @@ def _best(values: pd.Series, halves: pd.Series, verdicts: pd.Series | None = Non
     if known.isna().all():
         return [False] * len(known)
     top = known.idxmax()
-    best = known[top] - known <= np.hypot(ends[top], ends)
+    pairs = max(math.comb(int(known.notna().sum()), 2), 1)
+    wider = float(ndtri((1 - CONFIDENCE) / 2 / pairs) / ndtri((1 - CONFIDENCE) / 2))
+    best = known[top] - known <= wider * np.hypot(ends[top], ends)
     if verdicts is not None:
         best[verdicts.index] = verdicts == "no difference"
     best |= known.round(2) == round(known[top], 2)
