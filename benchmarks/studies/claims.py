@@ -81,7 +81,7 @@ class Comparison:
         value: mean difference over the seeds of both, in points.
         interval: None where there are too few seeds, where all differ by the same, or where a network counts twice.
         seeds: how many both have.
-        networks: what is to be known of the networks, where an arm has fewer than seeds.
+        networks: what is to be known of the networks, where an arm has fewer than seeds, or only one seed.
         before: sentences that come first.
         adjusted: Holm's p value among `tests` comparisons.
         awaited: how many of a claim's seeds are still to come, before which it has no verdict.
@@ -288,7 +288,8 @@ def compared(arm: str, other: str, found: Arms) -> Comparison:
     """Two arms that share a seed.
 
     A seed counts where it changes a network. Two arms of one network each are one measurement, and one such arm has an
-    interval over the seeds of the other, which is about these weights. No verdict where some seeds share a network.
+    interval over the seeds of the other, which is about these weights. No verdict where some seeds share a network. The
+    pooled spread has nothing of an arm with one seed, which the comparison says.
     """
     first, second = found.scores[arm], found.scores[other]
     pairs, shared = differences(first, second), sorted(set(first) & set(second))
@@ -302,6 +303,8 @@ def compared(arm: str, other: str, found: Arms) -> Comparison:
     noise = found.noise[arm] if found.noise[other] else None  # one for all arms that are trained
     interval = paired_difference(first, second, None if single else noise)
     said = f"{_quoted(single)} is one network, and the interval is about its weights" if single and interval else ""
+    if alone := [name for name in (arm, other) if len(found.scores[name]) == 1 and noise]:
+        said = f"{_quoted(alone)} {'has' if len(alone) == 1 else 'have'} one seed, and the spread is that of other arms"
     return Comparison(f"`{arm}`", f"`{other}`", mean(pairs), interval, len(pairs), networks=said)
 
 

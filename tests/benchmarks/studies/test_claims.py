@@ -550,3 +550,19 @@ def test_an_answer_is_a_table_a_text_and_a_picture(key, values, tmp_path):
     assert (tmp_path / "made.md").read_text() == text and f"## {key} = {values[1]}" in text
     assert len((tmp_path / "made.csv").read_text().splitlines()) == 1 + len(rows)
     assert Image.open(tmp_path / "made.png").size[0] > 1000  # a panel per task, and one of their mean
+
+
+def test_an_arm_of_one_seed_is_judged_by_the_spread_of_the_others_and_the_sentence_says_so():
+    three = {"base": [10.0, 12.0, 14.5], "x": [11.0, 13.5, 16.0], "y": [9.0, 12.0, 12.5]}
+    scores = {name: {"a": own, "b": own} for name, own in three.items()} | {"one": {"a": [30.0], "b": [30.0]}}
+    study = made(scores, pairs=[["one", "x"]])
+    own = by_cell(rows_of(scores))
+    told = {one.arm: one.sentence for one in against_baseline(study, own, None)}
+    assert told["`one`"].startswith("`one` is better than `base` (+20.00 [")
+    assert told["`one`"].endswith("n = 1; `one` has one seed, and the spread is that of other arms).")
+    assert "one seed" not in told["`x`"] + told["`y`"]
+    (pair,) = asked_for(study, own, None)
+    assert "; `one` has one seed" in pair.sentence
+    alone = made({"base": {"a": [1.0], "b": [1.0]}, "x": {"a": [2.0], "b": [2.0]}})  # nothing to pool, so no verdict
+    (one,) = against_baseline(alone, by_cell(rows_of({arm: {"a": [1.0], "b": [1.0]} for arm in alone.arms})), None)
+    assert one.sentence.endswith("no verdict (n = 1, too few runs for an interval).")
