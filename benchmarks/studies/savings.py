@@ -11,8 +11,7 @@ from typing import Any
 from kdep_benchmarks.studies.claims import Scores, over_tasks
 from kdep_benchmarks.studies.file import BUDGET, SHARE, Study
 from kdep_benchmarks.studies.rows import AnswerRow
-from kdep_benchmarks.studies.stats import MIN_SEEDS
-from kdep_benchmarks.verdicts.intervals import half_width, mean
+from kdep_benchmarks.verdicts.intervals import mean
 
 Curve = list[tuple[float, float]]  # (what was spent, score), in the order of the axis's values
 
@@ -118,7 +117,9 @@ def reached(curve: Curve, goal: float) -> float | None:
 def saving(what: str, arm: str, other: str, curves: dict[int, Curve], goal: Goal) -> str | None:
     """With how many times fewer images an arm has another's best score, or that it has not; None without a shared seed.
 
-    The factor is a geometric mean over seeds, with Student's interval of its logarithm.
+    The factor is a geometric mean over seeds, with the lowest and the highest of them. It has no interval: the other's
+    best score is picked from its curve, and an arm that never reaches it gives no factor, so that equal arms often seem
+    to save.
     """
     seeds = sorted(set(curves) & set(goal.scores))
     if not seeds:
@@ -141,24 +142,21 @@ def saving(what: str, arm: str, other: str, curves: dict[int, Curve], goal: Goal
 
 
 def in_words(logs: Sequence[float], early: int, what: str) -> str:
-    """`with 3.2 times fewer images seen (2.1 to 4.9, n = 3)`; `early` runs had the score at their first point already.
+    """`with 3.2 times fewer images seen (2.1 to 4.9 in 3 runs)`; `early` runs had the score at their first point.
 
     Args:
         logs: natural logarithm of the factor of each seed.
         early: of how many it is only a lower bound: less may have done.
         what: is counted.
     """
-    factor, half, n = math.exp(mean(logs)), half_width(logs), f"n = {len(logs)}"
+    factor = math.exp(mean(logs))
     if early:
         bound = "at least" if factor >= 1 else "at most"  # `1.25 times as many` is from above
         return f"with {bound} {times(factor, what)} ({early} of {len(logs)} runs have it at the smallest value already)"
-    if len(logs) < MIN_SEEDS or half is None:
-        return f"with {times(factor, what)} ({n}: not enough runs for an interval)"
-    low, high = math.exp(mean(logs) - half), math.exp(mean(logs) + half)
-    fewer = factor >= 1
-    ends = (low, high) if fewer else (1 / high, 1 / low)
-    shown = "" if low > 1 or high < 1 else "; a difference is not shown"
-    return f"with {times(factor, what)} ({ends[0]:.2f} to {ends[1]:.2f}, {n}{shown})"
+    if len(logs) == 1:
+        return f"with {times(factor, what)} (one run)"
+    low, high = sorted(math.exp(log if factor >= 1 else -log) for log in (min(logs), max(logs)))
+    return f"with {times(factor, what)} ({low:.2f} to {high:.2f} in {len(logs)} runs)"
 
 
 def times(factor: float, what: str) -> str:

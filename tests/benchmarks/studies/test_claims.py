@@ -398,17 +398,17 @@ def along(key, values, arms, *, images, seconds=None):
     return study, rows
 
 
-def test_the_saving_is_a_factor_of_images_with_its_interval_over_seeds():
+def test_the_saving_is_a_factor_of_images_with_its_range_over_the_runs():
     arms = {
         "new": {1: [50, 50, 50], 10: [60, 70, 60]},
         "old": {1: [40, 40, 40], 10: [55, 55, 57.5]},
     }
     study, rows = along("optim.epochs", [1, 10], arms, images={1: 100, 10: 1000})
     # New has old's 55, 55, 57.5 after 10^2.5, 10^2.25, 10^2.75 images: factors 10^0.5, 10^0.75, 10^0.25. Their mean
-    # exponent is 0.5 with a deviation of 0.25, so the interval reaches 4.3027 * 0.25 / sqrt(3) = 0.6210 to each side.
+    # exponent is 0.5.
     assert savings(study, by_cell(rows), rows, IMAGES_SEEN) == [
         "`new` reaches the best score of `old` (55.83 with 1,000 images seen) with 3.16 times fewer images seen "
-        "(0.76 to 13.21, n = 3; a difference is not shown).",
+        "(1.78 to 5.62 in 3 runs).",
         "`old` does not reach the best score of `new` (63.33 with 1,000 images seen) within 1,000 images seen in any "
         "run (n = 3).",
     ]
@@ -421,7 +421,7 @@ def test_along_the_images_of_a_source_their_number_counts_and_not_the_views():
     study, rows = along("data.limit", [10, 1000], arms, images={10: 7, 1000: 7})
     assert savings(study, by_cell(rows), rows, IMAGES)[0] == (
         "`new` reaches the best score of `old` (55.00 with 1,000 images) with 10.00 times fewer images "
-        "(10.00 to 10.00, n = 3)."
+        "(10.00 to 10.00 in 3 runs)."
     )
     assert measures(study) == [IMAGES]
     assert measures(along("optim.lr", [10, 1000], arms, images={10: 7, 1000: 7})[0]) == []
@@ -478,16 +478,14 @@ def test_seeds_that_lack_a_value_and_checkpoints_do_not_count():
     new = {1: [50, 50, 50], 10: [60, 60], 100: [70]}
     arms = {"new": new, "old": {1: [40, 40, 40], 10: [55, 55, 55], 100: [54, 54, 54]}}
     study, rows = along("optim.epochs", [1, 10, 100], arms, images={1: 100, 10: 1000, 100: 10000})
-    assert savings(study, by_cell(rows), rows, IMAGES_SEEN)[0].endswith(
-        "with 3.16 times fewer images seen (n = 1: not enough runs for an interval)."
-    )
+    assert savings(study, by_cell(rows), rows, IMAGES_SEEN)[0].endswith("with 3.16 times fewer images seen (one run).")
     study, rows = along("optim.epochs", [1, 10, 100], arms, images={1: 0, 10: 0, 100: 0})
     assert savings(study, by_cell(rows), rows, IMAGES_SEEN) == []
 
 
 def test_more_images_are_called_more():
-    logs = [-math.log(2) + step for step in (-0.1, 0, 0.1)]  # half its interval: 4.3027 * 0.1 / sqrt(3) = 0.2484
-    assert in_words(logs, 0, "images seen") == "with 2.00 times as many images seen (1.56 to 2.56, n = 3)"
+    logs = [-math.log(factor) for factor in (1.6, 2, 2.5)]
+    assert in_words(logs, 0, "images seen") == "with 2.00 times as many images seen (1.60 to 2.50 in 3 runs)"
     assert in_words(logs, 1, "seconds").startswith("with at most 2.00 times as many seconds (1 of 3")  # less may do
 
 
