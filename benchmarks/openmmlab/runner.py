@@ -76,14 +76,18 @@ def read_config(cell: Training, *, toolbox: str) -> "Config":
 def _set_backbone(config: "Config", cell: Training, toolbox: str) -> None:
     arch, theirs = cell.checkpoint.arch, config.model.backbone
     stride = cell.settings.output_stride if toolbox == "mmseg" else 32
+    own = backbone_config(arch, toolbox, output_stride=stride)
+    if config.model.get("pretrained"):  # would be downloaded, and the student loaded over it
+        config.model.pretrained = None
     if arch in DEPTHS and "ResNet" in theirs.type:
-        # Keep the file's ResNet and its options. A wrong kind, such as ResNetV1c, fails the load check.
-        theirs.depth = DEPTHS[arch]
+        # Keep the file's ResNet and its options. A wrong kind, such as ResNetV1c, fails the load check. But a stem and
+        # BatchNorm that stay as they are would cripple a random network, and networks of other kinds train theirs.
+        theirs.update(depth=DEPTHS[arch], frozen_stages=-1, norm_eval=False, init_cfg=None)
+        theirs.setdefault("norm_cfg", own["norm_cfg"]).requires_grad = True
         theirs.update(DILATIONS["ResNet"][stride])
         return
-    own = backbone_config(arch, toolbox, output_stride=stride)
-    if "norm_cfg" in own:
-        own["norm_cfg"] = theirs.norm_cfg
+    if "norm_cfg" in own and "norm_cfg" in theirs:
+        own["norm_cfg"] = {**theirs.norm_cfg, "requires_grad": True}
     config.model.backbone = own
 
 
@@ -99,6 +103,11 @@ def _optimizer(settings: Dense) -> dict[str, Any]:
         "accumulative_counts": settings.accumulate,
         "paramwise_cfg": {"custom_keys": keys} if factor != 1 else None,
     }
+
+
+def as_list(heads: Any) -> list[Any]:
+    """The heads of a config, which has one, a list of them, or none."""
+    return heads if isinstance(heads, list) else [heads] if heads else []
 
 
 def loader(dataset: dict[str, Any], settings: Dense, *, train: bool) -> dict[str, Any]:

@@ -112,7 +112,8 @@ class Dense(KindSettings):
 
     config: str
     """segment_fcn, segment_fcn_light or segment_pspnet; detect_retinanet, detect_retinanet_light or detect_faster_rcnn;
-    or the path of an mmengine config of your own."""
+    or the path of an mmengine config of your own, whose model counts; what it freezes of the backbone or loads into
+    it does not."""
     iterations: Count
     """Optimizer steps."""
     batch_size: Count

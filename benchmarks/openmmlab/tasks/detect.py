@@ -14,6 +14,7 @@ from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.runner import (
     LOAD_IMAGE,
     Training,
+    as_list,
     check_count,
     loader,
     predictions,
@@ -78,8 +79,8 @@ def train_config(cell: Training) -> "Config":
 def _set_model(config: "Config", cell: Training, classes: int) -> None:
     model = config.model
     model.neck.in_channels = list(channels(cell.checkpoint.arch))
-    head = model.roi_head.bbox_head if "roi_head" in model else model.bbox_head
-    head.num_classes = classes
+    for head in as_list(model.roi_head.bbox_head if "roi_head" in model else model.bbox_head):  # a cascade has several
+        head.num_classes = classes
 
 
 def _set_schedule(config: "Config", settings: Detect) -> None:

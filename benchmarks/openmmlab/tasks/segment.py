@@ -14,6 +14,7 @@ from kdep_benchmarks.openmmlab.backbones import channels
 from kdep_benchmarks.openmmlab.runner import (
     LOAD_IMAGE,
     Training,
+    as_list,
     check_count,
     loader,
     predictions,
@@ -70,9 +71,15 @@ def _set_model(config: "Config", cell: Training) -> None:
     widths = channels(cell.checkpoint.arch)
     crop = (cell.settings.crop, cell.settings.crop)
     model.data_preprocessor.update(size=crop)
-    for head in filter(None, (model.decode_head, model.get("auxiliary_head"))):
-        head.update(in_channels=widths[head.in_index], num_classes=classes)
-    if model.decode_head.type == "PSPHead" and cell.settings.batch_size < 2:
+    if "neck" in model:  # the heads read what it gives
+        model.neck.in_channels = list(widths)
+    main, beside = as_list(model.decode_head), as_list(model.get("auxiliary_head"))
+    for head in (*main, *beside):
+        head.num_classes = classes
+        if "neck" not in model:
+            index = head.get("in_index", -1)  # several maps of UPerNet and its like
+            head.in_channels = widths[index] if isinstance(index, int) else [widths[number] for number in index]
+    if any(head.type == "PSPHead" for head in main) and cell.settings.batch_size < 2:
         raise ValueError(f"{cell.task.name}: batch_size is 1; PSPNet's BatchNorm over one pooled pixel needs 2 or more")
 
 

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.openmmlab
 NAMES = sorted(path.stem for path in (CONFIGS / "transfer").glob("*_*.py"))
 
 
-def built(name, arch, tmp_path):
-    kind = name.partition("_")[0]
+def built(name, arch, tmp_path, *, kind=None):
+    kind = kind or name.partition("_")[0]
     task = trees.task(kind, {"segment": trees.voc, "detect": trees.coco}[kind](tmp_path / "data"), name)
     (tmp_path / "work").mkdir()
     cell = trees.cell(trees.student(arch), task, tmp_path / "work")
@@ -40,6 +40,61 @@ def test_all_of_the_student_trains_on_its_own_pixels(name, arch, tmp_path):
     entering = model.data_preprocessor({"inputs": [pixels.flip(0)], "data_samples": None}, False)["inputs"][0]
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (checkpoint.mean, checkpoint.std))
     assert torch.allclose(entering, (pixels / 255 - mean) / std, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenetv2_100"])
+@pytest.mark.parametrize(
+    ("kind", "base", "backbone"),
+    [
+        (
+            "detect",
+            "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+            "",
+        ),  # a frozen stem, BatchNorm as it is, a download
+        (
+            "detect",
+            "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+            "style='pytorch'",
+        ),  # BatchNorm without gradient
+        ("segment", "mmseg::pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py", "type='ResNet', frozen_stages=2"),
+    ],
+)
+def test_the_backbone_of_an_own_config_trains_as_a_whole_and_nothing_is_downloaded(
+    kind, base, backbone, arch, tmp_path
+):
+    own = tmp_path / "own.py"
+    own.write_text(f'_base_ = "{base}"\nmodel = dict(backbone=dict({backbone}))\n')
+    _, config, model = built(str(own), arch, tmp_path, kind=kind)
+    norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
+    assert norms and all(module.training for module in norms)
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+    assert config.model.get("pretrained") is None and config.model.backbone.get("init_cfg") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [
+        ("segment", "mmseg::_base_/models/upernet_r50.py"),  # a head that reads four maps
+        ("segment", "mmseg::_base_/models/ocrnet_r50-d8.py"),  # two main heads
+        ("segment", "mmseg::_base_/models/fpn_r50.py"),  # a neck, whose maps the head reads
+        ("detect", "mmdet::_base_/models/cascade-rcnn_r50_fpn.py"),  # three heads
+    ],
+)
+def test_heads_of_an_own_config_fit_the_student_and_the_classes(kind, base, tmp_path):
+    own = tmp_path / "own.py"
+    default = base.partition("::")[0] + "::_base_/default_runtime.py"
+    own.write_text(f'_base_ = ["{base}", "{default}"]\nmodel = dict(backbone=dict(type="ResNet"))\n')
+    _, _, model = built(str(own), "resnet18", tmp_path, kind=kind)
+    maps = model.backbone(torch.zeros(2, 3, 64, 64))
+    if kind == "segment":
+        maps = model.neck(maps) if model.with_neck else maps
+        heads = model.decode_head if isinstance(model.decode_head, torch.nn.ModuleList) else [model.decode_head]
+        found = heads[0](maps)
+        for head in heads[1:]:
+            found = head(maps, found)
+        assert found.shape[1] == len(trees.CLASSES) + 1  # and the background
+    else:
+        assert [head.num_classes for head in model.roi_head.bbox_head] == [len(trees.CLASSES)] * 3
 
 
 @pytest.mark.parametrize(
