@@ -1,5 +1,6 @@
 """Read tasks and suites. A task is a data set, a kind of transfer, a protocol and settings; a suite lists tasks."""
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kdep.settings import Name, Settings, validate
-from kdep.shipped import find, names
+from kdep.shipped import FOLDER, find, names
 from kdep.yaml_file import read_mapping
 from kdep_benchmarks.data.cards import CLASSIFICATION, Dataset, known
 from kdep_benchmarks.kinds import KINDS, SCHEDULED
@@ -233,12 +234,31 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
 def config_sha256(settings: Mapping[str, Any]) -> str:
     """sha256 of the user's own mmengine config that settings name by a path ending in .py; empty without such a file.
 
-    The digest is of this file alone: those that it includes by `_base_` do not count. Shipped configs go by their name.
+    Files of the user's that it includes by `_base_` count with it. Those of kdep and of the toolboxes do not.
     """
     config = settings.get("config")
     if not isinstance(config, str) or not config.endswith(".py") or not Path(config).is_file():
         return ""
-    return hashlib.sha256(Path(config).read_bytes()).hexdigest()
+    files = [Path(config).resolve()]
+    for file in files:  # grows while it is read
+        files += [base for base in _bases(file) if base not in files]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _bases(config: Path) -> list[Path]:
+    """The user's files that an mmengine config names as `_base_`; none where it cannot be read, which mmengine says."""
+    try:
+        lines = ast.parse(config.read_bytes()).body
+        named = [ast.literal_eval(line.value) for line in lines if isinstance(line, ast.Assign) and _is_base(line)]
+    except (SyntaxError, ValueError):
+        return []
+    given = [base for value in named for base in (value if isinstance(value, list | tuple) else [value])]
+    paths = [(config.parent / base).resolve() for base in given if isinstance(base, str) and "::" not in base]
+    return [path for path in paths if path.is_file() and not path.is_relative_to(FOLDER.resolve())]
+
+
+def _is_base(line: ast.Assign) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == "_base_" for target in line.targets)
 
 
 def _having_paper() -> list[str]:

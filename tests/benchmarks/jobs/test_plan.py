@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kdep.models.weights import open_checkpoint
+from kdep.shipped import FOLDER
 from kdep_benchmarks.data.cards import KEYS, Dataset, fingerprint
 from kdep_benchmarks.jobs import plan, run
 from kdep_benchmarks.jobs.cell import Cell, lost, read_cell, run_cell
@@ -25,7 +26,7 @@ from kdep_benchmarks.openmmlab.backbones import backbone_config
 from kdep_benchmarks.result import CheckpointCard
 from kdep_benchmarks.results import write_result
 from kdep_benchmarks.tasks.progress import Bar, clear_progress, read_progress, write_progress
-from kdep_benchmarks.tasks.task import Task, parse_task
+from kdep_benchmarks.tasks.task import Task, config_sha256, parse_task
 from tests.helpers.made_results import result
 
 
@@ -167,6 +168,23 @@ def test_a_result_at_the_place_of_a_cell_is_done_only_where_it_is_of_the_same_me
         plan.plan_cell(cell, found)
     assert (job.state, lost_job.state) == ("failed", "failed") and job.text == lost_job.text
     assert re.search(message, job.text)
+
+
+@pytest.mark.parametrize("place", ["base.py", "deeper/base.py"])
+def test_files_that_an_own_config_includes_are_part_of_it(place, tmp_path):
+    config, base, inner = tmp_path / "mine.py", tmp_path / place, tmp_path / "inner.py"
+    base.parent.mkdir(exist_ok=True)
+    shipped = FOLDER / "transfer" / "segment_fcn.py"
+    config.write_text(f"_base_ = ['mmseg::_base_/default_runtime.py', '{place}', '{shipped}', 'missing.py']\n")
+    base.write_text(f"_base_ = '{inner}'\n")
+    inner.write_text(f"_base_ = '{config}'\nchannels = 64\n")  # a circle, which mmengine refuses
+    settings = {"config": str(config)}
+    before = config_sha256(settings)
+    assert config_sha256(settings) == before
+    inner.write_text(f"_base_ = '{config}'\nchannels = 32\n")
+    assert config_sha256(settings) != before
+    config.write_text("_base_ = [\n")  # mmengine says what is wrong
+    assert config_sha256(settings) == hashlib.sha256(config.read_bytes()).hexdigest()
 
 
 def test_the_content_of_an_own_config_is_part_of_the_settings(tmp_path):
