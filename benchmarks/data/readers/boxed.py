@@ -19,7 +19,7 @@ class BoxedImage(NamedTuple):
 
     Attributes:
         path: the file.
-        number: COCO's id of the image.
+        number: of the image in scoring; COCO's id, where that is a whole number.
         size: width and height in pixels.
         boxes: (N, 4) float64 x1, y1, x2, y2 in pixels from 0.
         labels: (N,) int64 class numbers from 0.

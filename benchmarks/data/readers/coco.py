@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.pictures import image_size
 from kdep_benchmarks.data.readers.boxed import BEYOND, Box, BoxSplit, add_notes, as_boxed_image, is_usable
 
+EXACT = 2**53  # whole numbers below it are floating-point numbers too
 NAMED, PLAIN = ("id", "image_id", "category_id", "name"), (int, float, str, type(None))
 
 
@@ -40,8 +42,9 @@ def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images
         elif (box := _coco_box(split, where, item, names, images[item["image_id"]], others)) is not None:
             boxes[item["image_id"]].append(box)
             crowds += box.ignored
+    numbers_of = _numbers(images)
     for number, (file, size) in images.items():
-        split.images.append(as_boxed_image(file, number, size, boxes[number]))
+        split.images.append(as_boxed_image(file, numbers_of[number], size, boxes[number]))
     with_boxes = {item.get("image_id") for item in content["annotations"]}
     add_notes(split, role, [file.name for number, (file, _) in images.items() if number not in with_boxes], others)
     if crowds:
@@ -96,7 +99,7 @@ def _coco_images(
     images: dict[Any, tuple[Path, tuple[int, int]]] = {}
     for item in listed:
         where = f"{path}, image {item.get('id')}"
-        if missing := [key for key in ("id", "file_name", "width", "height") if key not in item]:
+        if missing := [key for key in ("id", "file_name", "width", "height") if item.get(key) is None]:
             split.add("image without its keys", where, f"has no {' and no '.join(missing)}")
             continue
         if not (isinstance(item["file_name"], str) and all(map(_is_side, (item["width"], item["height"])))):
@@ -119,6 +122,18 @@ def _coco_images(
             split.add("image of another size", where, f"says {said[0]} x {said[1]}, {file} is {size[0]} x {size[1]}")
         images[item["id"]] = file, size or said
     return images
+
+
+def _numbers(ids: Iterable[Any]) -> dict[Any, int]:
+    """A whole number for each id of an image: the id itself, or its place among all where one is no such number.
+
+    pycocotools makes one array of all ids. In it texts change the numbers beside them, and numbers of 64 bits are
+    rounded; no box of these images is found then.
+    """
+    if all(isinstance(number, int) and abs(number) < EXACT for number in ids):
+        return {number: number for number in ids}
+    ordered = sorted(ids, key=lambda number: (isinstance(number, str), number))
+    return {number: place for place, number in enumerate(ordered, start=1)}
 
 
 def _is_below(file: Path, folder: Path) -> bool:

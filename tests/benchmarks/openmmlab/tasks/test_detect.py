@@ -102,6 +102,26 @@ def test_ap_is_100_for_the_boxes_themselves_and_0_for_none(tmp_path):
     assert evaluate(content, [])[0] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
 
 
+@pytest.mark.parametrize(
+    "ids", [["b", "a", "c"], [3, "2", 1], [2**63 + 7, 2, 2**63 + 14], [2**53 + 1, 2**53, 5], [0.5, 2, -1]]
+)
+def test_every_image_is_scored_whatever_its_id_is(tmp_path, ids):
+    dataset = trees.coco(tmp_path)
+    content = json.loads((tmp_path / "test.json").read_text())
+    new = dict(zip([item["id"] for item in content["images"]], ids, strict=True))
+    for item in content["images"]:
+        item["id"] = new[item["id"]]
+    for item in content["annotations"]:
+        item["image_id"] = new[item["image_id"]]
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    _, written = split_of(dataset, "test", tmp_path / "work")
+    scores, answers = evaluate(written, list(detections_of(written)))
+    assert scores["AP"] == pytest.approx(100) and answers.arrays["boxes"].tolist() == [[1, 1]] * 3
+    numbers = [item["id"] for item in written["images"]]
+    in_order = sorted(range(3), key=lambda place: (isinstance(ids[place], str), ids[place]))
+    assert sorted(range(3), key=lambda place: numbers[place]) == in_order  # so earlier answers are still paired
+
+
 def test_ap_averages_over_ten_overlaps(tmp_path):
     # Boxes 18 wide shifted by 3 overlap by 15 / 21 = 0.714: right at 0.50, 0.55, ..., 0.70, five of ten thresholds.
     split, content = split_of(trees.coco(tmp_path), "test", tmp_path / "work")
@@ -266,6 +286,7 @@ def test_warm_up_is_of_optimizer_steps_however_many_passes_each_takes(tmp_path):
             "annotation 3: category is missing: category 12 is not",
         ),
         (lambda content: content["images"][1].pop("width"), "image 5: image without its keys: has no width"),
+        (lambda content: content["images"][1].update(id=None), "image None: image without its keys: has no id"),
     ],
 )
 def test_a_json_that_does_not_fit_itself_is_refused_by_its_place(tmp_path, change, message):
