@@ -82,7 +82,10 @@ def unused_masks(split: MaskSplit) -> Iterator[Finding]:
 
 
 class MaskValues(NamedTuple):
-    """A mask as it is on disk: its size, its mode, and pixels by value; `problem` instead where it does not open."""
+    """A mask as it is on disk: its size, its mode, and pixels by value; `problem` instead where it does not open.
+
+    `pixels` is None for a mask of several channels, and empty where only the header was read.
+    """
 
     size: tuple[int, int] = (0, 0)
     mode: str = ""
@@ -100,6 +103,15 @@ def read_values(path: Path) -> MaskValues:
         return MaskValues(problem=f"cannot be read ({type(error).__name__}: {error})")
     pixels = dict(zip(map(int, values), counts.tolist(), strict=True)) if mode in ONE_CHANNEL else None
     return MaskValues(size, mode, pixels)
+
+
+def read_form(path: Path) -> MaskValues:
+    """Read the size and the mode of a mask from its header, without its pixels."""
+    try:
+        image = read_header(path)
+    except UNREADABLE as error:
+        return MaskValues(problem=f"cannot be read ({type(error).__name__}: {error})")
+    return MaskValues(image.size, image.mode, {} if image.mode in ONE_CHANNEL else None)
 
 
 def missing_files(split: MaskSplit) -> Iterator[Finding]:
@@ -139,5 +151,5 @@ def bad_values(mask: MaskValues, pair: MaskedImage, split: MaskSplit) -> Iterato
         lowest, ignored = (1, f"0 and {IGNORED} are") if split.zero_is_unlabelled else (0, f"{IGNORED} is")
         what = f"holds {shown}{more}; the classes are {lowest} to {split.highest}, and {ignored} ignored"
         yield Finding("mask value out of range", where, what)
-    elif set(mask.pixels) <= ({0, IGNORED} if split.zero_is_unlabelled else {IGNORED}):
+    elif mask.pixels and set(mask.pixels) <= ({0, IGNORED} if split.zero_is_unlabelled else {IGNORED}):
         yield Finding("mask without a class", where, "every pixel is unlabelled", defect=False)

@@ -3,16 +3,16 @@
 from typing import Any
 
 from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.data.checks.masks import bad_values, lone_class, missing_files, read_values
+from kdep_benchmarks.data.checks.masks import bad_values, lone_class, missing_files, read_form, read_values
 from kdep_benchmarks.data.findings import refuse_defects
 from kdep_benchmarks.data.pictures import in_threads
 from kdep_benchmarks.data.readers.masks import MaskSplit, read_masks
 
-LOOKED_AT = 32  # train masks whose values are checked; all of ADE20K would take minutes
+LOOKED_AT = 2000  # train masks whose values are read; of more the headers only, as all of ADE20K would take minutes
 
 
 def open_masks(dataset: Dataset, role: str) -> MaskSplit:
-    """Read one split, and refuse missing files and masks with values that are not classes; of train the first are read.
+    """Read one split, and refuse missing files, masks of another size or with colours, and values that are not classes.
 
     Raises:
         ValueError: a file is missing or has wrong values; the message names it.
@@ -20,12 +20,13 @@ def open_masks(dataset: Dataset, role: str) -> MaskSplit:
     split = read_masks(dataset, role)
     what = f"{dataset.name}: {role} split"
     refuse_defects(missing_files(split), what)
-    looked_at = split.pairs if role == "test" else split.pairs[:LOOKED_AT]
-    masks = in_threads(read_values, [pair.mask for pair in looked_at], what, show=False)
+    read = len(split) if role == "test" else LOOKED_AT
     found: set[int] = set()
-    for pair, mask in zip(looked_at, masks, strict=True):
-        refuse_defects(bad_values(mask, pair, split), what)
-        found |= split.labels_of(mask.pixels or {})
+    for pairs, look in ((split.pairs[:read], read_values), (split.pairs[read:], read_form)):
+        masks = in_threads(look, [pair.mask for pair in pairs], what, show=False)
+        for pair, mask in zip(pairs, masks, strict=True):
+            refuse_defects(bad_values(mask, pair, split), what)
+            found |= split.labels_of(mask.pixels or {})
     if role == "test":
         refuse_defects(lone_class(found, split, role), what)
     return split

@@ -17,7 +17,7 @@ from kdep_benchmarks.openmmlab import compat, hooks
 from kdep_benchmarks.openmmlab.backbones import backbone_config, build_module, channels, toolbox_weights
 from kdep_benchmarks.openmmlab.resume import go_on, seed_worker
 from kdep_benchmarks.openmmlab.runner import train
-from kdep_benchmarks.openmmlab.tasks import looks, segment
+from kdep_benchmarks.openmmlab.tasks import looks, masks, segment
 from kdep_benchmarks.openmmlab.tasks.masks import open_masks
 from kdep_benchmarks.tasks.settings import Segment, read_settings
 from kdep_benchmarks.tasks.task import load_task
@@ -349,6 +349,22 @@ def test_masks_that_cannot_be_the_classes_are_refused(tmp_path):
         open_masks(dataset, "train")
     mask.unlink()
     with pytest.raises(ValueError, match="mask is missing: .*train_1.png is not there"):
+        open_masks(dataset, "train")
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (Image.new("L", (72, 80)), "mask of another size: 72 x 80, its image 80 x 72"),
+        (Image.new("RGB", (80, 72)), "mask with colours: an image of mode RGB"),
+    ],
+)
+def test_size_and_mode_of_every_train_mask_are_checked(tmp_path, monkeypatch, mask, message):
+    monkeypatch.setattr(masks, "LOOKED_AT", 1)  # the values of the others are not read
+    dataset = trees.voc(tmp_path)
+    assert len(open_masks(dataset, "train")) == 4
+    mask.save(tmp_path / "VOC2012" / "SegmentationClass" / "train_3.png")
+    with pytest.raises(ValueError, match=f"train_3.png: {message}"):
         open_masks(dataset, "train")
 
 
