@@ -221,7 +221,9 @@ def _two_folders(dataset: Dataset, role: str) -> list[Path]:
 
 def _only_suffix(images: Path) -> str:
     """The suffix of the images of a folder; mmseg reads one only."""
-    suffixes = Counter(path.suffix for path in images.glob("**/*") if path.suffix.lower() in SUFFIXES)
+    # Not by `glob`, which follows no link below the folder, as mmseg does.
+    tree = walk(images, lambda name: Path(name).suffix.lower() in SUFFIXES, hidden=False)
+    suffixes = Counter(Path(path).suffix for path in tree.files)
     if len(suffixes) != 1:
         found = ", ".join(suffixes) or "none"
         raise ValueError(f"{images}: images must all have one suffix out of {', '.join(SUFFIXES)}; found {found}")

@@ -90,6 +90,23 @@ def test_files_beside_an_image_are_not_taken_for_it(tmp_path):
     assert fingerprint(dataset) != before
 
 
+@pytest.mark.parametrize("layout", ["voc", "ade20k"])
+def test_images_behind_a_link_below_their_folder_are_read(tmp_path, layout):
+    dataset = getattr(trees, layout)(tmp_path / "data")
+    before = read_masks(dataset, "test")
+    expected = [before.labels(index) for index in range(3)]
+    for folder in (before.folders[0].images, before.folders[0].masks):
+        place = tmp_path / f"{folder.parent.name}-{folder.name}"
+        folder.rename(place)
+        folder.mkdir()
+        (folder / "part").symlink_to(place)
+    if layout == "voc":
+        lists = tmp_path / "data" / dataset.files["test"]
+        lists.write_text("".join(f"part/{name}\n" for name in lists.read_text().split()))
+    found = read_masks(dataset, "test")
+    assert all(np.array_equal(found.labels(index), expected[index]) for index in range(3)) and len(found) == 3
+
+
 def test_a_hidden_image_is_read_by_nobody(tmp_path):
     dataset = trees.ade20k(tmp_path)
     names = [pair.image.name for pair in read_masks(dataset, "test").pairs]
