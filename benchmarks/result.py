@@ -59,6 +59,7 @@ class Choice(Stored):
     floor: Percent | None = None
     ignored_percent: Percent | None = None
     last_classes_not_in_test: Count | None = None
+    boxes_of_other_classes: Count | None = None
     out_of_memory: Halved | None = None
 
 

@@ -31,6 +31,7 @@ def notes_on(board: Board) -> list[Note]:
         _halved,
         _copies,
         _masks,
+        _boxes,
         _overlaps,
         _edges,
         _fixed,
@@ -153,6 +154,17 @@ def _masks(board: Board) -> Iterator[Note]:
             said.append(f"no test mask has a pixel of {which}")
         if said:
             text = f"{label}: {', and '.join(said)}. See whether its layout and its list of classes fit the masks."
+            yield Note(text, tuple(results.index))
+
+
+def _boxes(board: Board) -> Iterator[Note]:
+    """Name the columns that leave out boxes of test images, since their class is not among the task's."""
+    for label in board.columns.index:
+        results = board.results_of(label)
+        every = [found.chosen.get("boxes_of_other_classes") or 0 for own in results for found in own]
+        if others := max(every, default=0):
+            which = "a class that train does not have or the suite does not name"
+            text = f"{label}: {others:,} boxes of its test images are of {which}, and are not scored."
             yield Note(text, tuple(results.index))
 
 

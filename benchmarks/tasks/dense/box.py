@@ -55,7 +55,7 @@ def run_box(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path, de
     return Outcome(
         metrics=metrics | class_metrics(test, scores),
         counts={"train": len(train.images) - held, "val": held, "test": len(test.images)},
-        chosen=chosen | moved_by | {"proposals": len(train.whole), "detections": len(found)},
+        chosen=chosen | moved_by | {"proposals": len(train.whole), "detections": len(found)} | test.left_out,
         curves=curves | ridge_curves,
         load=load_report(checkpoint),
         cost=cost,

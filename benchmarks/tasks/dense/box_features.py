@@ -1,7 +1,7 @@
 """Frozen features of proposals: RoIAlign of a backbone's maps, extracted once per (weights, data set, settings)."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Part:
         parts: (R, CHANNELS * BINS * BINS) at most, of the same type, the finest map around the box in bins.
         classes: their number, background not counted.
         images: those that take part, by the proposals' numbers.
+        left_out: boxes of the split that are no proposals, by reason.
     """
 
     classes: int
@@ -43,6 +44,7 @@ class Part:
     proposals: Proposals
     whole: torch.Tensor
     parts: torch.Tensor
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def box_features(
@@ -77,9 +79,9 @@ def box_features(
                 np.save(folder / f"{role}_{name}.npy", array)
 
     arrays, seconds = stored(cache / key_of(key), make)
+    found = {role: [torch.from_numpy(arrays[f"{role}_{name}"]) for name in NAMES] for role in read}
     train, test = (
-        Part(classes, images[role], proposals[role], *(torch.from_numpy(arrays[f"{role}_{name}"]) for name in NAMES))
-        for role in ("train", "test")
+        Part(classes, images[role], proposals[role], *found[role], dict(read[role].left_out)) for role in read
     )
     count = sum(map(len, images.values()))
     return train, test, {} if seconds is None else {"images_per_second": count / seconds}

@@ -557,6 +557,21 @@ def test_masks_that_do_not_look_like_their_layout_and_classes_are_noted(chosen, 
     assert found == ([f"d-segment: {said}{more}"] if said else [])
 
 
+def test_test_boxes_of_classes_that_are_not_scored_are_noted():
+    (board,) = boards(
+        [
+            result("a", "d-box", chosen={"boxes_of_other_classes": 1290}),
+            result("b", "d-box", chosen={"boxes_of_other_classes": 1290}),
+            result("a", "e-box", chosen={"boxes_of_other_classes": 0}),
+        ]
+    )
+    (text,) = [note.text for note in board.notes if "boxes of its test images" in note.text]
+    assert text == (
+        "d-box: 1,290 boxes of its test images are of a class that train does not have or the suite does not name, and "
+        "are not scored."
+    )
+
+
 def test_every_view_names_test_images_that_repeat_others(tmp_path):
     results = [
         result("a", "e-linear", counts={"train": 20, "test": 60, "repeated": 50}),

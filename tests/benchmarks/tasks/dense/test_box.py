@@ -1,5 +1,6 @@
 """The kind box: proposals, RoIAlign box by box, ridge and AP against others' versions, and data that cannot be."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -269,6 +270,18 @@ def test_train_images_without_objects_leave_every_seed_a_score(tmp_path):
         json.dumps([outcome.metrics, outcome.chosen, outcome.curves], allow_nan=False)
         held |= fifth(range(4), seed)
     assert held & {0, 3}  # seeds whose fifth of all images has no object are among them
+
+
+def test_test_boxes_of_a_class_that_train_lacks_are_counted(tmp_path):
+    dataset = dataclasses.replace(trees.coco(tmp_path), classes=())
+    path = dataset.root / "test.json"
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 70, "name": "blue"})
+    for item in content["annotations"][:2]:
+        item["category_id"] = 70
+    path.write_text(json.dumps(content))
+    outcome = run(dataset, tmp_path / "work")
+    assert outcome.chosen["boxes_of_other_classes"] == 2 and outcome.answers.arrays["boxes"].sum() == 4
 
 
 def test_a_split_without_boxes_and_broken_boxes_are_refused(tmp_path):
