@@ -12,7 +12,7 @@ from kdep.method.scale import make_scaler
 from kdep.models.backbones.backbone import create_network
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "pretrain").glob("*.yaml"))
-FOR_YOUR_IMAGES = ("default", "default_224", "paper")  # recipes without images of their own
+FOR_YOUR_IMAGES = ("default", "default_224", "paper", "similarities")  # recipes without images of their own
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

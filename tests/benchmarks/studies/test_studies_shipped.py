@@ -123,6 +123,15 @@ def test_the_ablations_have_the_arms_of_the_paper_and_its_rivals():
         assert {"supervised", "1x1 conv", "PHI-S", "whitening 1/2"} <= set(parts)
 
 
+def test_the_recipe_similarities_is_the_arm_that_the_studies_measured():
+    study = load_study(FOLDER / "queue_long.yaml")
+    measured = next(study.config(run) for run in study.runs if run.arm == "SVD, queue KL")
+    recipe = load_config(find("pretrain", "similarities"), ["data.source=photos"])
+    for part in ("align", "project", "scale", "loss"):
+        assert getattr(recipe, part) == getattr(measured, part)
+    assert (recipe.optim.lr, recipe.optim.epochs) == (measured.optim.lr, measured.optim.epochs) == (0.004, 6)
+
+
 def test_the_small_ablation_pays_its_teacher_once_and_goes_seed_by_seed(tmp_path):
     study = load_study(FOLDER / "ablation_small.yaml")
     own = [run for run in study.runs if run.checkpoint is None]

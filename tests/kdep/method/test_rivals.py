@@ -52,6 +52,7 @@ RIVALS = [
     ("project=svd", "align.name=none", "scale.name=unit"),
     ("project=orthogonal", "align.name=none", "scale.name=layernorm", "loss.name=smooth_l1", "loss.beta=2"),
     ("project=linear", "align.name=none", "loss.name=queue_kl", "loss.queue=64", "scale.name=none"),
+    ("loss.name=queue_kl", "loss.queue=64", "scale.name=none"),  # on the SVD's features: the recipe `similarities`
     ("loss.name=log_sum", "scale.name=unit"),
     ("align.name=area", "scale.name=sm", "data.mixup=true"),
     ('teacher.source=["random:test_efficientnet", "random:test_resnet@40"]', "teacher.tap=null", "scale.name=unit"),

@@ -30,11 +30,14 @@ alone, without banks of targets and probes, on one or two threads of machines th
 first study that trained it, even where a second trained it again. `-`: the scores do not say, as those of checkpoints
 that other studies made."""
 DEFAULT = "SVD x 2"  # the recipe `default`
-RIVALS = ("supervised", "SVD + PTS", "SVD + PTS x 4", "1x1 conv as published", "1x1 conv x 2", "LightlyTrain v1")
+RIVALS = (
+    *("supervised", "SVD + PTS", "SVD + PTS x 4", "1x1 conv as published", "1x1 conv x 2", "LightlyTrain v1"),
+    "SVD, queue KL",
+)
 # See ABOUT_DEFAULT.
 FRESH = (
     *("confirm_small", "budget_small", "dense_small", "finetune_fresh_small", "projector_small", "projector_long"),
-    *("finetune_long", "dense_long"),
+    *("finetune_long", "dense_long", "queue_long", "queue_finetune", "queue_dense"),
 )
 KINDS = {
     "linear": "linear probes",
@@ -99,16 +102,21 @@ def table(studies: Sequence[Study]) -> str:
 
 
 def default_table(studies: Sequence[Study]) -> list[str]:
-    """Write a row for every comparison of the default with a rival on fresh seeds, by rival and number of images."""
+    """Write a row for every comparison of the default with a rival on fresh seeds, by rival and number of images.
+
+    One that a later study takes over from another stands once, as the first study has it.
+    """
     by_name = {study.name: study for study in studies}
     seen: Counter[str] = Counter()  # a study of students that another trained does not say what they saw
     for study in studies:
         for row in published(study):
             seen[row["checkpoint"]] = max(seen[row["checkpoint"]], int(row["images_seen"]))
-    found = [one for name in FRESH for one in default_against(by_name[name], seen)]
+    found: dict[tuple[int, str, str], tuple[int, Comparison, list[str]]] = {}
+    for images, one, cells in (row for name in FRESH for row in default_against(by_name[name], seen)):
+        found.setdefault((images, one.other, one.text), (images, one, cells))
     lines = ["| rival | views | tasks | seeds | difference | verdict | claimed | study |", "|---" * 8 + "|"]
     for rival in RIVALS:
-        own = [(images, cells) for images, one, cells in found if one.other == f"`{rival}`"]
+        own = [(images, cells) for images, one, cells in found.values() if one.other == f"`{rival}`"]
         for images, cells in sorted(own, key=lambda pair: pair[0]):
             lines.append(f"| {rival} | {images:,} | {' | '.join(cells)} |")
     return lines
