@@ -22,7 +22,13 @@ STUDIES = Path("docs/figures/studies")
 CONDITIONS = ("ablation_small", "convergence_small", "data_efficiency_small", "residual_small", "sgd_small")
 # Of two studies the first raised the question and the second asked it again. Study: value of its axis.
 FINE_TUNED = {"finetune_fresh_small": "", "projector_small": ""}
-LONG = {"budget_small": "6", "projector_long": ""}
+LONG = {"budget_small": "6", "queue_long": ""}  # queue_long has the runs of projector_long too
+LONG_PAIRS = (
+    ("1x1 conv as published", "SVD x 2"),
+    ("LightlyTrain v1", "SVD x 2"),
+    ("SVD, queue KL", "SVD x 2"),
+    ("SVD, queue KL", "LightlyTrain v1"),
+)
 ABOUT = (
     "Exploratory: these comparisons were chosen after the runs. Means of three linear probes, or of two fine-tunings."
 )
@@ -39,8 +45,8 @@ def main() -> None:
         "about": ABOUT,
         "conv_minus_pts": conv_minus_pts(),
         "x2_minus_published_conv": x2_minus_published_conv(),
-        "published_conv_minus_x2_fine_tuned": minus_x2("1x1 conv as published", FINE_TUNED),
-        "minus_x2_long": {rival: minus_x2(rival, LONG) for rival in ("1x1 conv as published", "LightlyTrain v1")},
+        "published_conv_minus_x2_fine_tuned": minus(*LONG_PAIRS[0], FINE_TUNED),
+        "long": [{"arm": arm, "other": other, **minus(arm, other, LONG)} for arm, other in LONG_PAIRS],
         "lead_lost_with_views": lead_lost_with_views(),
     }
     write_text(out, json.dumps(found, indent=1) + "\n")
@@ -103,22 +109,22 @@ def x2_minus_published_conv() -> dict[str, Any]:
     }
 
 
-def minus_x2(rival: str, studies: Mapping[str, str]) -> dict[str, Any]:
-    """A rival minus SVD with targets times two, by seeds of two studies.
+def minus(arm: str, other: str, studies: Mapping[str, str]) -> dict[str, Any]:
+    """One arm minus another, by seeds of two studies.
 
-    The first study raised the question and the second asked it again, so the lead of the first may be luck in part.
+    Where the first study raised the question and the second asked it again, the lead of the first may be luck in part.
     """
-    rivals: dict[int, float] = {}
-    double: dict[int, float] = {}
+    first: dict[int, float] = {}
+    second: dict[int, float] = {}
     for study, value in studies.items():
         scores = read_scores(study)
-        for arm, own in ((rival, rivals), ("SVD x 2", double)):
-            own.update({seed: score for seed, (score, _) in scores[arm, value].items()})
-    shared = sorted(rivals.keys() & double.keys())
-    found = paired_difference(rivals, double)
+        for name, own in ((arm, first), (other, second)):
+            own.update({seed: score for seed, (score, _) in scores[name, value].items()})
+    shared = sorted(first.keys() & second.keys())
+    found = paired_difference(first, second)
     return {
         "seeds": len(shared),
-        "above": sum(rivals[seed] > double[seed] for seed in shared),
+        "above": sum(first[seed] > second[seed] for seed in shared),
         **{name: round(getattr(found, name), 2) for name in ("value", "low", "high")},
     }
 
@@ -145,7 +151,7 @@ def lead_lost_with_views() -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Write the comparisons as Markdown."""
     conv, double = found["conv_minus_pts"], found["x2_minus_published_conv"]
-    tuned, long = found["published_conv_minus_x2_fine_tuned"], found["minus_x2_long"]
+    tuned, long = found["published_conv_minus_x2_fine_tuned"], found["long"]
     rows = [
         f"| {c['study']} | {c['value'] or '-'} | {', '.join(map(str, c['differences']))} |" for c in conv["conditions"]
     ]
@@ -169,15 +175,16 @@ def table(found: dict[str, Any]) -> str:
             f"[{tuned['low']:+.2f}, {tuned['high']:+.2f}]. The first of these studies raised the question, so its lead "
             "may be luck in part.",
             "",
-            "In linear probes after 119,808 views, rivals minus SVD with targets times 2, over the seeds of "
-            f"{' and '.join(LONG)}, of which the first raised the question:",
+            f"In linear probes after 119,808 views, over the seeds of {' and '.join(LONG)}. The first of these studies "
+            "raised the question of the convolution and of LightlyTrain v1 against SVD x 2, tuning_small that of SVD, "
+            "queue KL:",
             "",
-            "| rival | above | difference |",
-            "|---|---|---|",
+            "| arm | minus | above | difference |",
+            "|---|---|---|---|",
             *(
-                f"| {rival} | {one['above']} of {one['seeds']} | {one['value']:+.2f} "
+                f"| {one['arm']} | {one['other']} | {one['above']} of {one['seeds']} | {one['value']:+.2f} "
                 f"[{one['low']:+.2f}, {one['high']:+.2f}] |"
-                for rival, one in long.items()
+                for one in long
             ),
             "",
             "The lead of SVD with targets times 2 in linear probes after 19,968 and 119,808 views (budget_small), and "

@@ -111,9 +111,9 @@ def default_table(studies: Sequence[Study]) -> list[str]:
     for study in studies:
         for row in published(study):
             seen[row["checkpoint"]] = max(seen[row["checkpoint"]], int(row["images_seen"]))
-    found: dict[tuple[int, str, str], tuple[int, Comparison, list[str]]] = {}
+    found: dict[tuple[int, str, float], tuple[int, Comparison, list[str]]] = {}
     for images, one, cells in (row for name in FRESH for row in default_against(by_name[name], seen)):
-        found.setdefault((images, one.other, one.text), (images, one, cells))
+        found.setdefault((images, one.other, round(one.value, 4)), (images, one, cells))
     lines = ["| rival | views | tasks | seeds | difference | verdict | claimed | study |", "|---" * 8 + "|"]
     for rival in RIVALS:
         own = [(images, cells) for images, one, cells in found.values() if one.other == f"`{rival}`"]
