@@ -64,7 +64,8 @@ def resamples_of(runs: Sequence[Answers], metric: str, draws: int = DRAWS) -> Re
 def joined(runs: Sequence[Resamples]) -> Resamples:
     """All runs of a checkpoint as one."""
     scores, samples = (np.concatenate([getattr(run, name) for run in runs]) for name in ("scores", "samples"))
-    return replace(runs[0], scores=scores, samples=samples)
+    effective = min(run.effective_images for run in runs)  # results of an earlier version do not say it
+    return replace(runs[0], scores=scores, samples=samples, effective=effective)
 
 
 def standard_errors(answers: Answers, draws: int = DRAWS) -> dict[str, float]:

@@ -45,7 +45,7 @@ def uncertainty(results: Sequence[Result]) -> Uncertainty | None:
     first, scores = results[0], _run_scores(results)
     runs = _variance_of_mean(scores)
     images, errors = _images(results), [result.errors.get(result.main_metric) for result in results]
-    effective = effective_images(first) or images
+    effective = min(filter(None, map(effective_images, results)), default=images)
     if images is None or effective < 2 or None in errors:
         return None if runs is None else Uncertainty(math.sqrt(runs), len(scores) - 1, None)
     averaged = first.task.kind in AVERAGED
@@ -62,7 +62,7 @@ def uncertainty(results: Sequence[Result]) -> Uncertainty | None:
 
 
 def effective_images(result: Result) -> int | None:
-    """How many different test images would be as certain, where some repeat others; else None."""
+    """How many different test images would be as certain, where some repeat others; None where no result says so."""
     images, effective = result.counts.get("test", 0), result.counts.get("effective", 0)
     return effective if 0 < effective < images else None
 
