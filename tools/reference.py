@@ -11,6 +11,7 @@ from pathlib import Path
 from kdep.cli import VERBS
 from kdep.config import Config
 from kdep.settings import Settings
+from kdep_benchmarks.table_line import table_line
 from kdep_benchmarks.tasks.settings import SETTINGS
 from tools.keys import reference
 
@@ -22,8 +23,7 @@ def table(model: type[Settings]) -> str:
     """A Markdown table of the keys of a settings model."""
     lines = ["| key | type | default | what |", "|---|---|---|---|"]
     for key in reference(model):
-        cells = (f"`{key.name}`", key.type, f"`{key.default}`", " ".join(key.description.split()))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append(table_line((f"`{key.name}`", key.type, f"`{key.default}`", " ".join(key.description.split()))))
     return "\n".join(lines) + "\n"
 
 

@@ -53,7 +53,8 @@ def run_segment(checkpoint: Checkpoint, task: Task, *, seed: int, work_dir: Path
     check_count(answers.images, len(test), task)
     counts = {"train": trained.train_images, "test": answers.images}
     metrics = {name: float(value[0]) for name, value in metrics_of(answers).items()}
-    return Outcome(metrics, counts, {}, trained.curves, trained.load, trained.cost, answers)
+    known = {"curves": trained.curves, "load": trained.load, "cost": trained.cost}
+    return Outcome(metrics, counts, chosen={}, **known, answers=answers)
 
 
 def train_config(cell: Training) -> "Config":

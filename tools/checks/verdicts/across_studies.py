@@ -45,7 +45,7 @@ def main() -> None:
         "about": ABOUT,
         "conv_minus_pts": conv_minus_pts(),
         "x2_minus_published_conv": x2_minus_published_conv(),
-        "published_conv_minus_x2_fine_tuned": minus(*LONG_PAIRS[0], FINE_TUNED),
+        "published_conv_minus_x2_fine_tuned": minus("1x1 conv as published", "SVD x 2", FINE_TUNED),
         "long": [{"arm": arm, "other": other, **minus(arm, other, LONG)} for arm, other in LONG_PAIRS],
         "lead_lost_with_views": lead_lost_with_views(),
     }

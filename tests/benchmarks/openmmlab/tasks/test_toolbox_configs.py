@@ -46,16 +46,9 @@ def test_all_of_the_student_trains_on_its_own_pixels(name, arch, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "base", "backbone"),
     [
-        (
-            "detect",
-            "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
-            "",
-        ),  # a frozen stem, BatchNorm as it is, a download
-        (
-            "detect",
-            "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
-            "style='pytorch'",
-        ),  # BatchNorm without gradient
+        # A frozen stem, BatchNorm as it is and a download; then BatchNorm without gradient.
+        ("detect", "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", ""),
+        ("detect", "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", "style='pytorch'"),
         ("segment", "mmseg::pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py", "type='ResNet', frozen_stages=2"),
     ],
 )
