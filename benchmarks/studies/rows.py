@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,18 +294,23 @@ def refuse_to_replace(path: Path, study: Study) -> None:
     """Raise a ValueError where an answer is there that is of another study, or of this one before it was changed."""
     if path.exists():
         advice = f"This answer would replace it: move {path.stem}.csv, .md and .png away, or name another --out"
-        read_known([path], study, advice)
+        read_known([path], study, advice, entire=True)
 
 
 def read_known(
-    paths: Iterable[Path], study: Study, advice: str = "Leave the file out, or go back to the study that it is of"
+    paths: Iterable[Path],
+    study: Study,
+    advice: str = "Leave the file out, or go back to the study that it is of",
+    *,
+    entire: bool = False,
 ) -> list[AnswerRow]:
-    """Rows of earlier, unfinished answers of this study; a warning names runs with rows of several students.
+    """Rows of earlier answers, of this study or of one that has runs in common; warns of rows of several students.
 
     Args:
         paths: CSV files of answers.
         study: whose rows they are.
         advice: what a user can do about rows of another study.
+        entire: refuse rows that have no place in this study, instead of leaving them out.
 
     Raises:
         ValueError: a file is no such answer, or one of another study, or says another thing of a score that an earlier
@@ -316,11 +321,19 @@ def read_known(
     prints: dict[tuple[str, str, str], str] = {}
     rows: dict[tuple[Any, ...], AnswerRow] = {}
     for path in paths:
-        for number, text in enumerate(_read_table(path, advice), 2):
-            key, where = (text["arm"], text["value"], text["seed"]), f"{path}, line {number}"
+        table = _read_table(path, advice)
+        others = [text for text in table if _key(text) not in places or text["task"] not in measured]
+        if others and (entire or len(others) == len(table)):
+            number, text = table.index(others[0]) + 2, others[0]
+            what = f"{' '.join(filter(None, _key(text)))} on {text['task']}"
+            raise ValueError(f"{path}, line {number}: {what} is not in {study.name}. {advice}")
+        if others:
+            arms = ", ".join(dict.fromkeys(text["arm"] for text in others))
+            logger.info("%s: left out %d rows that %s has no place for (%s)", path, len(others), study.name, arms)
+        for number, text in enumerate(table, 2):
+            key, where = _key(text), f"{path}, line {number}"
             if key not in places or text["task"] not in measured:
-                what = " ".join(filter(None, key))
-                raise ValueError(f"{where}: {what} on {text['task']} is not in {study.name}. {advice}")
+                continue
             prints.setdefault(key, fingerprint(study, places[key]))
             for what, now in {"run": prints[key], **measured[text["task"]]}.items():
                 if text[what] != now:
@@ -339,6 +352,11 @@ def read_known(
                 raise ValueError(f"{where}: {both}; keep one of them")
     _warn_of_mixed(study, list(rows.values()))
     return list(rows.values())
+
+
+def _key(text: Mapping[str, str]) -> tuple[str, str, str]:
+    """Arm, value and seed of a row as it is in the file."""
+    return text["arm"], text["value"], text["seed"]
 
 
 def _check_weights(study: Study, planned: Run, known: str, where: str, advice: str) -> None:

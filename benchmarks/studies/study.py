@@ -48,6 +48,7 @@ chosen on val; the plan and the answer name it, also where it has learned test i
 their folder, pack or torchvision data set. It does not notice copies in another place, nor tar shards.
 
 --known NAME.csv resumes an unfinished study from another machine: runs whose rows are all in the file are not repeated.
+It may also be the answer of another study: the rows of runs that both have count, the others are left out.
 --arm, --value and --seed do a part of a study first; the answer says how much is left.
 
 Two studies can share a bank of targets, but each trains its own runs. To score students that another study has trained,
@@ -98,7 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs go [runs]")
     parser.add_argument("--results", type=Path, metavar="DIR", help="where scores go [results/NAME]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the answer goes [results/NAME]")
-    known = "go on from the rows of an earlier answer of this study; may be given several times"
+    known = (
+        "go on from the rows of an earlier answer, of this study or one with the same runs; may be given several times"
+    )
     parser.add_argument("--known", type=Path, action="append", default=[], metavar="FILE.csv", help=known)
 
 

@@ -186,6 +186,24 @@ def test_rows_of_another_study_are_refused(published, changes, message):
         read_known([path], study_of())
 
 
+def test_of_the_answer_of_another_study_the_rows_that_both_have_are_taken(published, caplog):
+    """An arm, a seed and a task that this study lacks are left out, and said; it is refused where all are."""
+    known = read_known([published()], study_of())
+    path = published(name="wider.csv")
+    head, knn, linear = path.read_text().splitlines()
+    others = [knn.replace("random,", "else,", 1), knn.replace(",0,", ",7,", 1), knn.replace("-knn", "-fewshot", 1)]
+    assert len({knn, *others}) == 4
+    path.write_text("\n".join([head, others[0], knn, *others[1:], linear]) + "\n")
+    with caplog.at_level("INFO"):
+        assert read_known([path], study_of()) == known
+    assert f"{path}: left out 3 rows that made has no place for (else, random)" in caplog.text
+    with pytest.raises(ValueError, match=re.escape("wider.csv, line 2: else 0 on flowers5-knn is not in made. Move")):
+        read_known([path], study_of(), "Move it", entire=True)
+    path.write_text("\n".join([head, *others]) + "\n")
+    with pytest.raises(ValueError, match=re.escape("wider.csv, line 2: else 0 on flowers5-knn is not in made. Leave")):
+        read_known([path], study_of())
+
+
 def test_rows_by_other_settings_of_a_task_or_of_weights_that_were_replaced_are_refused(tmp_path):
     spec, known = tmp_path / "r18.pth", tmp_path / "known.csv"
     write_student(open_checkpoint("random:test_resnet"), spec)
