@@ -10,8 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
 import yaml
+from PIL import Image
 
 from kdep_benchmarks.tasks.task import load_suite
 from tests.helpers.few_scenes import draw_few_scenes
@@ -87,6 +91,17 @@ def environment_of(folder):
     return {**os.environ, "PYTHONPATH": str(folder / "installed"), "PATH": path}
 
 
+def write_own_files(folder):
+    """Two checkpoints of a ResNet-18, and labelled images of three shades of grey."""
+    for seed, name in enumerate(("a", "b")):
+        torch.manual_seed(seed)
+        torch.save(timm.create_model("resnet18").state_dict(), folder / f"{name}.pth")
+    for number in range(30):
+        image = folder / "labelled" / f"shade{number % 3}" / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 60 * (number % 3) + number, np.uint8)).save(image)
+
+
 @pytest.fixture(scope="module")
 def copy(site, tmp_path_factory):
     """A copy of the repository whose .venv has the wheel, and whose commands are forks of one process."""
@@ -98,6 +113,7 @@ def copy(site, tmp_path_factory):
         (folder / name).chmod((ROOT / name).stat().st_mode)
     shutil.copytree(site, folder / "installed")
     shrink(folder / "installed")
+    write_own_files(folder)
     for path in (*Path(sys.prefix).iterdir(), *Path(sys.prefix, "bin").iterdir()):
         link = folder / ".venv" / path.relative_to(sys.prefix)
         link.parent.mkdir(exist_ok=True)
@@ -128,7 +144,8 @@ def run(command, copy):
 
 
 def test_the_readme_has_the_commands_that_people_come_for():
-    assert COMMANDS[:2] == ["tools/demo.sh", "tools/test.sh"]
+    assert COMMANDS[0].startswith("kdep transfer a.pth b.pth ")
+    assert COMMANDS[1:3] == ["tools/demo.sh", "tools/test.sh"]
     assert {command.split()[0] for command in COMMANDS} == {
         *(f"tools/{name}.sh" for name in ("demo", "test", "pretrain", "transfer", "leaderboard")),
         "kdep",
