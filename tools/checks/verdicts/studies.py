@@ -38,6 +38,7 @@ RIVALS = (
 FRESH = (
     *("confirm_small", "budget_small", "dense_small", "finetune_fresh_small", "projector_small", "projector_long"),
     *("finetune_long", "dense_long", "queue_long", "queue_finetune", "queue_dense"),
+    *("queue_small", "queue_finetune_small", "queue_dense_small"),
 )
 KINDS = {
     "linear": "linear probes",
