@@ -128,6 +128,11 @@ class Loss(Settings):
         return self.name in ("logits", "labels")
 
     @property
+    def normalises(self) -> bool:
+        """Whether the pooled term compares directions only, so that no factor of the targets changes it."""
+        return self.name in ("cosine", "queue_kl")
+
+    @property
     def factor(self) -> float:
         """Factor of the pooled term: `weight`, but 1 with a classifier, where it would only scale the learning rate."""
         return 1.0 if self.classifies else self.weight
@@ -328,6 +333,11 @@ class Config(Settings):
             raise ValueError(
                 f"scale.match brings targets to the student's scale, and with {other} a learned layer lies between; "
                 "leave it out (scale={name: none})"
+            )
+        if self.scale.options.get("match") is not None and self.loss.normalises and not self.loss.dense:
+            raise ValueError(
+                f"scale.match brings targets to the student's scale, and loss.name {self.loss.name} reads no scale: it "
+                "normalises both; leave it out (scale={name: none})"
             )
         if self.align.name == "phi_s" and self.scale.name == "sm":
             raise ValueError(
