@@ -119,7 +119,7 @@ class Loss(Settings):
     """smooth_l1: the difference above which the loss is linear."""
     temperature: float | None = Field(None, gt=0)
     """queue_kl and logits: temperature of the softmax; null: 0.07 and 4."""
-    queue: int = Field(8192, ge=2)
+    queue: int = Field(8192, ge=2, le=1_000_000)
     """queue_kl: how many teacher features are kept."""
 
     @property
