@@ -119,13 +119,18 @@ class Loss(Settings):
     """smooth_l1: the difference above which the loss is linear."""
     temperature: float | None = Field(None, gt=0)
     """queue_kl and logits: temperature of the softmax; null: 0.07 and 4."""
-    queue: int = Field(8192, ge=2)
+    queue: int = Field(8192, ge=2, le=1_000_000)
     """queue_kl: how many teacher features are kept."""
 
     @property
     def classifies(self) -> bool:
         """Whether the student learns classes through a classifier instead of the teacher's features."""
         return self.name in ("logits", "labels")
+
+    @property
+    def normalises(self) -> bool:
+        """Whether the pooled term compares directions only, so that no factor of the targets changes it."""
+        return self.name in ("cosine", "queue_kl")
 
     @property
     def factor(self) -> float:
@@ -328,6 +333,11 @@ class Config(Settings):
             raise ValueError(
                 f"scale.match brings targets to the student's scale, and with {other} a learned layer lies between; "
                 "leave it out (scale={name: none})"
+            )
+        if self.scale.options.get("match") is not None and self.loss.normalises and not self.loss.dense:
+            raise ValueError(
+                f"scale.match brings targets to the student's scale, and loss.name {self.loss.name} reads no scale: it "
+                "normalises both; leave it out (scale={name: none})"
             )
         if self.align.name == "phi_s" and self.scale.name == "sm":
             raise ValueError(

@@ -53,19 +53,21 @@ def test_logits_are_softened_and_weighted_by_the_square_of_the_temperature_by_ha
     ) == pytest.approx(0, abs=1e-7)
 
 
-def test_a_queue_compares_distributions_over_the_newest_teacher_features_by_a_slow_formula():
-    loss, generator = QueueKL(3, 6, 0.5, alone), torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("size", [8, 6, 3])  # a multiple of the batch, no multiple, and less than a batch
+def test_a_queue_compares_distributions_over_the_newest_teacher_features_by_a_slow_formula(size):
+    loss, generator = QueueKL(3, size, 0.5, alone), torch.Generator().manual_seed(0)
     kept = torch.empty(0, 3)
     for _ in range(4):
         student, teacher = (torch.randn(4, 3, generator=generator) for _ in range(2))
         value = loss(student, teacher)
-        kept = torch.cat([F.normalize(teacher, dim=1), kept])[:6]
+        kept = torch.cat([F.normalize(teacher, dim=1), kept])[:size]
+        assert torch.equal(loss.queue[: len(kept)], kept)
         total = 0.0
         for s, t in zip(F.normalize(student, dim=1), F.normalize(teacher, dim=1), strict=True):
             p, q = ((x @ kept.T / 0.5).softmax(0) for x in (t, s))
             total += float((p * (p / q).log()).sum())
         assert float(value) == pytest.approx(total / 4, rel=1e-5)
-    assert set(loss.state_dict()) == {"queue", "filled"} and int(loss.filled) == 6
+    assert set(loss.state_dict()) == {"queue", "filled"} and int(loss.filled) == size
 
 
 def test_a_queue_computes_in_float32_under_autocast():

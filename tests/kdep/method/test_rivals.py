@@ -241,6 +241,15 @@ def test_labels_are_the_first_folder_of_each_path(photos, tiny, tmp_path):
             ("project=linear_norm", "align.name=none", "scale={name: sn, match: student}"),
             "scale.match .* with project linear_norm a learned layer lies between",
         ),
+        (
+            ("loss.name=queue_kl", "scale.match=student"),
+            "scale.match .* loss.name queue_kl reads no scale: it normalises",
+        ),
+        (("loss.name=cosine", "scale={name: unit, match: student}"), "scale.match .* loss.name cosine reads no scale"),
+        (
+            ("loss.name=queue_kl", "loss.queue=100000000000"),
+            "loss.queue must be less than or equal to 1000000, got 100",
+        ),
         (("loss.name=logits", "teacher.tap=pre"), "teacher.tap pre: with loss.name logits .* teacher.tap=post"),
         (("loss.name=logits", "teacher.tap=before_head"), "teacher.tap before_head: with loss.name logits"),
         (("loss.temperature=0.1",), "loss.temperature 0.1 is for name queue_kl or logits, not for mse$"),
@@ -287,6 +296,7 @@ CAN_BE = [
     ("align.name=phi_s", "scale.name=none"),
     ("scale.name=sm", "align.name=random"),
     ("loss.dense=1",),
+    ("loss.dense=1", "loss.name=queue_kl", "scale={name: none, match: student}"),  # the maps are compared in size
     ("align.name=random", "scale.name=unit", "student.arch=resnet10t"),  # wider than its teacher
 ]
 
