@@ -321,19 +321,18 @@ def read_known(
     prints: dict[tuple[str, str, str], str] = {}
     rows: dict[tuple[Any, ...], AnswerRow] = {}
     for path in paths:
-        table = _read_table(path, advice)
-        others = [text for text in table if _key(text) not in places or text["task"] not in measured]
-        if others and (entire or len(others) == len(table)):
-            number, text = table.index(others[0]) + 2, others[0]
+        table = dict(enumerate(_read_table(path, advice), 2))
+        own = {line: text for line, text in table.items() if _key(text) in places and text["task"] in measured}
+        others = {line: text for line, text in table.items() if line not in own}
+        if others and (entire or not own):
+            line, text = next(iter(others.items()))
             what = f"{' '.join(filter(None, _key(text)))} on {text['task']}"
-            raise ValueError(f"{path}, line {number}: {what} is not in {study.name}. {advice}")
+            raise ValueError(f"{path}, line {line}: {what} is not in {study.name}. {advice}")
         if others:
-            arms = ", ".join(dict.fromkeys(text["arm"] for text in others))
+            arms = ", ".join(dict.fromkeys(text["arm"] for text in others.values()))
             logger.info("%s: left out %d rows that %s has no place for (%s)", path, len(others), study.name, arms)
-        for number, text in enumerate(table, 2):
-            key, where = _key(text), f"{path}, line {number}"
-            if key not in places or text["task"] not in measured:
-                continue
+        for line, text in own.items():
+            key, where = _key(text), f"{path}, line {line}"
             prints.setdefault(key, fingerprint(study, places[key]))
             for what, now in {"run": prints[key], **measured[text["task"]]}.items():
                 if text[what] != now:
