@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from kdep.settings import Name, PathText, Settings, Shares, validate
-from kdep.shipped import find
+from kdep.shipped import FOLDER, find
 from kdep.yaml_file import dump, override, read_mapping
 
 logger = logging.getLogger("kdep")
@@ -394,23 +394,27 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
 def read_config(recipe: str | None, overrides: list[str]) -> Config:
     """Read a recipe by name or path, with the command line's changes; `default` without one.
 
-    Without a name of its own, a run of the default recipe is called after its student and its images.
+    A shipped recipe without images of its own calls the run after its student and the given images, and, where it is
+    not the default, after itself: `resnet18-photos`, `resnet18-photos-similarities`.
     """
     changed = list(overrides)
     if recipe is not None and "=" in recipe:  # no recipe was given, only keys
         recipe, changed = None, [recipe, *changed]
     given = dict(change.split("=", 1) for change in changed if "=" in change)
     source = given.get("data.source", "").strip("\"'")
-    if recipe in (None, "default") and "name" not in given and source:
-        arch = given.get("student.arch", "resnet18").strip("\"'")
+    path = find("pretrain", recipe or "default")
+    shipped = read_mapping(path, "config", "sections") if path.parent == FOLDER / "pretrain" else {}
+    if "name" not in given and source and shipped and "source" not in shipped["data"]:
+        arch = given.get("student.arch", shipped["student"]["arch"]).strip("\"'")
         if Path(arch).suffix in (".pth", ".pt", ".safetensors"):
             raise ValueError(
                 f"student.arch: {arch} is a file; expected timm's name of a network, such as resnet18; to start from "
                 f"its weights give student.weights={arch} too"
             )
         student = arch.rpartition(":")[2]
-        changed.append(f"name={student}-{_name_of(source)}")
-    config = load_config(find("pretrain", recipe or "default"), changed)
+        ending = "" if path.stem == "default" else f"-{path.stem}"
+        changed.append(f"name={student}-{_name_of(source)}{ending}")
+    config = load_config(path, changed)
     kept = [
         key for key in ("tap", "size") if getattr(config.teacher, key) is not None and f"teacher.{key}" not in given
     ]

@@ -12,6 +12,7 @@ from kdep import cli
 from kdep.config import in_quotes, read_config
 from kdep.models.weights import open_checkpoint
 from kdep.run.dry import problems
+from kdep.shipped import FOLDER
 from tests.conftest import draw
 
 OPTIM = {"epochs": 1, "batch_size": 8, "warmup_epochs": 0}
@@ -50,6 +51,23 @@ def test_a_folder_may_have_any_name(images, tmp_path, name, capsys):
         assert cli.main(["pretrain", *given, "--dry-run", "align.images=20", "optim.batch_size=8"]) in (0, 2)
         said = capsys.readouterr().out
         assert yaml.safe_load(said.partition("\n\n")[0])["data"]["source"] == given[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["default"], "resnet18-photos"),
+        (["similarities"], "resnet18-photos-similarities"),
+        (["default_224", "student.arch=resnet34"], "resnet34-photos-default_224"),
+        (["similarities", "name=mine"], "mine"),
+        (["lite0_r18_tiny"], "lite0_r18_tiny"),  # has images of its own
+    ],
+)
+def test_runs_of_two_recipes_on_the_same_images_have_two_names(words, name, tmp_path):
+    recipe, *changes = words
+    assert read_config(recipe, ["data.source=a/photos", *changes]).name == name
+    (tmp_path / "similarities.yaml").write_text((FOLDER / "pretrain" / "similarities.yaml").read_text())
+    assert read_config(str(tmp_path / "similarities.yaml"), ["data.source=a/photos"]).name == "similarities"
 
 
 def test_a_file_in_place_of_an_architecture_is_named_as_such():
