@@ -25,7 +25,7 @@ from kdep_benchmarks.studies.learned import sentences as learned_sentences
 from kdep_benchmarks.studies.rows import AnswerRow, write_rows
 from kdep_benchmarks.studies.savings import Measure, measures, savings, spent
 from kdep_benchmarks.studies.stats import BySeed, pooled
-from kdep_benchmarks.studies.tuning import HOW, Tuned, at_their_best, tuned, tuning_table, val_table
+from kdep_benchmarks.studies.tuning import HOW, SAME_VALUE, Tuned, at_their_best, tuned, tuning_table, val_table
 from kdep_benchmarks.table_line import table_line
 from kdep_benchmarks.verdicts.intervals import half_width, mean
 
@@ -83,7 +83,8 @@ def as_markdown(study: Study, rows: Sequence[AnswerRow]) -> str:
         lines += [f"## Every {study.axis.key} on val", "", "Means over tasks and seeds.", "", *on_val, ""]
     if own_values:
         lines += [f"## Each arm at its own {study.axis.key}, chosen on val", "", HOW, ""]
-        lines += [*tuning_table(study, own_values), "", *_listed("", [one.sentence for one in at_best])]
+        lines += [*tuning_table(study, own_values), "", SAME_VALUE, ""]
+        lines += _listed("", [one.sentence for one in at_best])
     if shares:
         lines += [f"## Along {study.axis.key}: what fewer images cost", ""]
         lines += _listed("", [one.sentence for one in shares])

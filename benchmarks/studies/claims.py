@@ -82,6 +82,7 @@ class Comparison:
         interval: None where there are too few seeds, where all differ by the same, or where a network counts twice.
         seeds: how many both have.
         networks: what is to be known of the networks, where an arm has fewer than seeds, or only one seed.
+        same_as: the arm's own name in backticks, where `arm` says that all seeds choose it.
         before: sentences that come first.
         adjusted: Holm's p value among `tests` comparisons.
         awaited: how many of a claim's seeds are still to come, before which it has no verdict.
@@ -97,6 +98,7 @@ class Comparison:
     tests: int = 1
     awaited: int = 0
     networks: str = ""
+    same_as: str = ""
 
     @property
     def holds(self) -> bool:
@@ -137,7 +139,7 @@ def adjusted(groups: Iterable[list[Comparison]]) -> list[list[Comparison]]:
 
 def _pair(one: Comparison) -> tuple[frozenset[str], float, float | None]:
     p = round(one.interval.p, 9) if one.interval else None
-    return frozenset((one.arm, one.other)), round(abs(one.value), 9), p
+    return frozenset((one.same_as or one.arm, one.other)), round(abs(one.value), 9), p
 
 
 def adjusted_claims(claims: Sequence[Comparison]) -> list[Comparison]:
@@ -272,10 +274,11 @@ def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tupl
         {**own.networks, name: {seed: own.networks[arm][seed] for seed, arm in chosen.items()}},
         {**own.noise, name: own.noise[study.baseline] if all(own.noise[arm] for arm in chosen.values()) else None},
     )
-    arms = list(dict.fromkeys(chosen.values()))
-    named = f"`{arms[0]}` each time" if len(arms) == 1 else ", ".join(f"`{arm}`" for arm in chosen.values())
+    same = f"`{best}`" if set(chosen.values()) == {best} else ""
+    named = f"{same} each time" if same else ", ".join(f"`{arm}`" for arm in chosen.values())
     what = f"the arm that the other seeds choose ({named})"
-    return f"{said}.", [replace(compared(name, study.baseline, picks), before="For each seed, ", arm=what)]
+    found = compared(name, study.baseline, picks)
+    return f"{said}.", [replace(found, before="For each seed, ", arm=what, same_as=same)]
 
 
 def best_without(val: dict[str, dict[int, float]], left_out: int | None) -> str:

@@ -60,11 +60,15 @@ def tuned(study: Study, scores: Scores, val: Scores) -> Tuned | None:
 
 
 def at_their_best(study: Study, found: Tuned | None) -> list[Comparison]:
-    """Compare each arm at its value with the baseline at the baseline's, and the pairs that the study asks for."""
+    """Compare each arm at its value with the baseline at the baseline's, and the pairs that the study asks for.
+
+    Two arms with the same value are left out: they are compared at that value already.
+    """
     if found is None:
         return []
     pairs = [(arm, study.baseline) for arm in found.values if arm != study.baseline]
     pairs += [(one, other) for one, other in study.pairs if {one, other} <= set(found.values) - {study.baseline}]
+    pairs = [(one, other) for one, other in pairs if found.values[one] != found.values[other]]
     names = {arm: f"`{arm}`" + ("" if value is None else f" at {value}") for arm, value in found.values.items()}
     return [replace(compared(arm, other, found.arms), arm=names[arm], other=names[other]) for arm, other in pairs]
 
@@ -108,3 +112,4 @@ HOW = (
     "students are those of the choice, so scores at the chosen values are slightly too high, more so where an arm "
     "spreads more. Only fresh seeds give scores without this."
 )
+SAME_VALUE = "Two arms with the same value are compared above, at that value."

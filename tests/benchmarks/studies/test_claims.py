@@ -211,6 +211,17 @@ def test_a_pair_is_counted_once_among_the_comparisons_and_only_where_there_is_an
     assert "among 7 comparisons (Holm)" in text  # 6, and arm1 with arm2
 
 
+def test_an_arm_that_all_seeds_choose_on_val_is_one_comparison_with_the_baseline():
+    scores = {"base": [10, 12, 14], "x": [17, 19, 22], "y": [11, 14, 14], "z": [16, 16, 18]}
+    scores = {arm: {"a": values, "b": values} for arm, values in scores.items()}
+    study, val = made(scores), {"base": 50.0, "x": 53.0, "y": 51.0, "z": 52.0}
+    text = as_markdown(study, rows_of(scores, val=val))
+    assert "choose (`x` each time) is better than `base` (+7.33 [" in text and "- `x` is better than `base`" in text
+    assert "among 3 comparisons (Holm)" in text and "among 4" not in text
+    mixed = as_markdown(study, rows_of(scores, val=val | {"x": [50.0, 50.0, 59.0]}))  # without its last seed z is best
+    assert "choose (`x`, `x`, `z`) is better" in mixed and "among 4 comparisons (Holm)" in mixed
+
+
 def test_a_claim_comes_first_and_all_else_is_exploratory():
     scores = {"base": {"a": [10, 12, 14], "b": [9, 9, 9]}, "x": {"a": [11, 13, 16], "b": [1, 2, 3]}}
     scores["y"] = {"a": [9, 12, 12], "b": [3, 1, 2]}

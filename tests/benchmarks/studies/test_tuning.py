@@ -54,6 +54,16 @@ def test_a_bar_in_the_name_of_an_arm_begins_no_other_cell():
     assert not any("a|b" in line for line in lines)
 
 
+def test_arms_that_have_the_same_value_are_compared_there_and_counted_once():
+    study, rows = study_and_rows(VAL | {0.004: {"base": 45.0, "rival": 44.0}})
+    found = tuned(study, by_cell(rows), by_cell(rows, "val"))
+    assert found.values == {"base": 0.004, "rival": 0.004} and at_their_best(study, found) == []
+    text = as_markdown(study, rows)
+    assert (
+        "Two arms with the same value are compared above" in text and text.count("`rival` is better than `base`") == 1
+    )
+
+
 def test_test_scores_do_not_choose():
     turned = {rate: {"base": by_arm["rival"], "rival": by_arm["base"]} for rate, by_arm in VAL.items()}
     study, rows = study_and_rows(turned)
