@@ -238,8 +238,12 @@ def _compare_all(study: Study, scores: Scores, value: Any, pairs: Sequence[Seque
 
 
 def _is_claimed(study: Study, pair: Sequence[str]) -> bool:
-    """Whether a claim is about this pair, which then has its verdict there, and not among the exploratory ones."""
-    return any(claim.metric == "mean" and set(pair) == set(claim.arms) for claim in study.claims)
+    """Whether a claim is about this pair, which then has its verdict there, and not among the exploratory ones.
+
+    Exploratory comparisons are about the mean over tasks, which is the score of the only task where there is one.
+    """
+    metrics = {"mean", *study.tasks} if len(study.tasks) == 1 else {"mean"}
+    return any(claim.metric in metrics and set(pair) == set(claim.arms) for claim in study.claims)
 
 
 def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tuple[str, list[Comparison]]:
@@ -248,7 +252,8 @@ def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tupl
     Test images are not those of the choice, but the students are: a lucky one is lucky on both. So what is compared
     with the baseline at a seed was chosen without that seed. Nothing before all arms have all seeds on val: the best
     of those that are done is another question. Arms that val leaves out are not waited for; nothing is chosen where
-    fewer than two others are left.
+    fewer than two others are left. Where all seeds choose one arm and a claim is about it and the baseline, the claim
+    has the verdict.
     """
     left_out = [arm for arm in study.arms if (arm, value) in val.left_out]
     on_val = {arm: over_tasks(study, val, arm, value) for arm in study.arms if arm not in left_out}
@@ -275,6 +280,8 @@ def chosen_on_val(study: Study, scores: Scores, val: Scores, value: Any) -> tupl
         {**own.noise, name: own.noise[study.baseline] if all(own.noise[arm] for arm in chosen.values()) else None},
     )
     same = f"`{best}`" if set(chosen.values()) == {best} else ""
+    if same and _is_claimed(study, (best, study.baseline)):
+        return f"{said}, whichever seed is left out: the claims have its verdict against `{study.baseline}`.", []
     named = f"{same} each time" if same else ", ".join(f"`{arm}`" for arm in chosen.values())
     what = f"the arm that the other seeds choose ({named})"
     found = compared(name, study.baseline, picks)

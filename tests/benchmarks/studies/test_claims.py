@@ -252,6 +252,31 @@ def test_a_claim_comes_first_and_all_else_is_exploratory():
     assert "No claim was named beforehand: every comparison below is exploratory." in as_markdown(made(scores), rows)
 
 
+def test_a_claimed_pair_has_the_verdict_of_its_claim_and_no_other():
+    scores = {"base": [0, 1, 2], "x": [2.1, 4, 5.9], "y": [1, 2.1, 3.2], "z": [1, 1.5, 3]}
+    scores = {arm: {"a": values, "b": values} for arm, values in scores.items()}
+    val, claims = {"base": 50.0, "x": 53.0, "y": 51.0, "z": 50.0}, [{"arms": ["base", "x"]}, {"arms": ["x", "z"]}]
+    study = made(scores, claims=claims)
+    text = as_markdown(study, rows_of(scores, val=val))
+    said = (
+        "- On the val split `x` is the best (53.00), whichever seed is left out: the claims have its verdict against "
+        "`base`.\n"
+    )
+    assert "`base` is worse than `x` (-3.00 [-5.24, -0.76], n = 3; does not hold among 2 comparisons (Holm))" in text
+    assert f"Chosen on val:\n\n{said}\n" in text and "each time" not in text and text.count("(-3.00 [") == 1
+    # Another claim of the arm, or one about a task of several, leaves the comparison where it is.
+    for other in ({"arms": ["x", "z"]}, {"arms": ["x", "base"], "metric": "a"}):
+        text = as_markdown(made(scores, claims=[other]), rows_of(scores, val=val))
+        assert "choose (`x` each time) is better than `base` (+3.00" in text
+
+
+def test_the_mean_over_one_task_is_claimed_where_the_task_is():
+    scores = {"base": {"a": [0, 1, 2]}, "x": {"a": [2.1, 4, 5.9]}, "y": {"a": [1, 2.1, 3.2]}}
+    score, claims = Score(suite="made", tasks=["a"]), [{"arms": ["x", "base"], "metric": "a"}]
+    study, rows = made(scores, score=score, claims=claims), rows_of(scores)
+    assert [one.arm for one in against_baseline(study, by_cell(rows), None)] == ["`y`"]
+
+
 def test_a_claim_is_about_its_own_seeds():
     scores = {"base": {"a": [10, 10, 10, 10]}, "x": {"a": [11, 12, 13, 90]}}
     claims, score = [{"arms": ["x", "base"], "seeds": [0, 1, 2]}], Score(suite="made", tasks=["a"])

@@ -105,6 +105,15 @@ def test_what_the_docs_say_of_a_study_is_what_its_rows_say(path, tmp_path):
     assert f"figures/studies/{study.name}.md" in (PUBLISHED.parents[1] / "studies.md").read_text()
 
 
+@pytest.mark.parametrize("path", ANSWERED, ids=lambda path: path.stem)
+def test_a_claimed_pair_has_one_verdict_on_its_page(path):
+    study, text = load_study(FOLDER / f"{path.stem}.yaml"), path.with_suffix(".md").read_text()
+    explored = text.partition("Every other comparison is exploratory.")[2]
+    compared = r"`([^`]+)`(?: each time\))? (?:is better than|is worse than|shows no difference to|against) `([^`]+)`"
+    pairs = {frozenset(pair) for pair in re.findall(compared, explored)}
+    assert not pairs & {frozenset(claim.arms) for claim in study.claims if claim.metric == "mean"}
+
+
 def test_a_table_from_before_there_were_fingerprints_is_not_taken_up():
     with pytest.raises(ValueError, match="an earlier version of kdep"):
         read_known([PUBLISHED / "bank_views.csv"], load_study(FOLDER / "bank_views.yaml"))
