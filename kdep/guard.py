@@ -140,7 +140,7 @@ class Tree:
         files: paths of regular files, and of links that lead nowhere, so that reading them reports them.
         folders: every folder that was entered, the first one included.
         skipped: what was not followed or listed.
-        unwanted: how many other files there are by the ending of their name, in small letters; no hidden ones.
+        unwanted: how many other files there are by the ending of their name, in small letters.
     """
 
     files: list[str] = field(default_factory=list)
@@ -149,23 +149,20 @@ class Tree:
     unwanted: Counter[str] = field(default_factory=Counter)
 
 
-def walk(folder: Path, wanted: Callable[[str], bool] = lambda name: True, *, hidden: bool = True) -> Tree:
+def walk(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> Tree:
     """List the files below a folder; see `walk_all`."""
-    return walk_all([folder], wanted, hidden=hidden)
+    return walk_all([folder], wanted)
 
 
-def walk_all(
-    folders: Sequence[Path], wanted: Callable[[str], bool] = lambda name: True, *, hidden: bool = True
-) -> Tree:
-    """List the files below folders. Links to folders are followed; each folder is entered once.
+def walk_all(folders: Sequence[Path], wanted: Callable[[str], bool] = lambda name: True) -> Tree:
+    """List the files below folders, without hidden files and folders, whose names begin with a dot.
 
-    Folders come before links to them, so a link never takes a folder away from its own place. A link to a folder above
-    itself is not followed.
+    Links to folders are followed; each folder is entered once. Folders come before links to them, so a link never
+    takes a folder away from its own place. A link to a folder above itself is not followed.
 
     Args:
         folders: where to start; a single one may be any link.
         wanted: takes the name of a file.
-        hidden: list files and folders whose names begin with a dot.
     """
     tree, seen = Tree(), set()
     starts = [str(place) for place in sorted(folders, key=Path.is_symlink)]
@@ -176,7 +173,7 @@ def walk_all(
             continue
         waiting = [place]
         while waiting:
-            below, links = _enter(waiting.pop(), seen, tree, wanted, hidden)
+            below, links = _enter(waiting.pop(), seen, tree, wanted)
             waiting += below
             starts += links
     return tree
@@ -188,13 +185,13 @@ def _is_above(link: str) -> bool:
 
 
 def _enter(
-    place: str, seen: set[tuple[int, int]], tree: Tree, wanted: Callable[[str], bool], hidden: bool
+    place: str, seen: set[tuple[int, int]], tree: Tree, wanted: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:
     """Add a folder's files to the tree; return its folders, in reverse order of names, and its links to folders."""
     try:
         found = os.stat(place)  # noqa: PTH116 - strings throughout: a Path per file doubles the time
         with os.scandir(place) as entries:
-            listed = sorted((e for e in entries if hidden or not e.name.startswith(".")), key=lambda e: e.name)
+            listed = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         tree.skipped.append((Path(place), f"cannot be listed ({error.strerror})"))
         return [], []
@@ -211,7 +208,7 @@ def _enter(
             (links if entry.is_symlink() else below).append(entry.path)
         elif kind == "file" and wanted(entry.name):
             tree.files.append(entry.path)
-        elif kind == "file" and not entry.name.startswith("."):
+        elif kind == "file":
             tree.unwanted[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122 - as above
         elif kind != "file" and (kind != NOT_REGULAR or wanted(entry.name)):
             tree.skipped.append((Path(entry.path), kind))

@@ -285,10 +285,14 @@ def class_folders(dataset: Dataset, files: str) -> list[str]:
     root = dataset.root / folder_of(files)
     if not root.is_dir():
         raise ValueError(f"data set {dataset.name}: {root} is not a folder of class folders")
-    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
+    if not (found := folders_in(root)):
         raise ValueError(f"data set {dataset.name}: no class folder in {root}")
     return found
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Names of the folders directly in a folder, sorted; hidden ones, such as .ipynb_checkpoints, are skipped."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def refuse_other_classes(dataset: Dataset, train: Sequence[str], other: Sequence[str], role: str) -> None:
@@ -347,7 +351,7 @@ def _holds_image(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         if any(is_image_name(e.name) and not e.name.startswith(".") and e.is_file() for e in entries):
             return True
-    return bool(walk(folder, is_image_name, hidden=False).files)
+    return bool(walk(folder, is_image_name).files)
 
 
 def _same_place(dataset: Dataset, one: str, other: str) -> bool:
@@ -419,7 +423,7 @@ def _read_below(folder: Path, layout: str) -> list[Path]:
     """Files below a folder that a reader of the layout may open, sorted; follows links."""
     from kdep.data.sources.names import SUFFIXES  # here: it needs numpy, and the boards read this module without torch
 
-    found = [Path(path) for path in walk(folder, hidden=False).files]
+    found = [Path(path) for path in walk(folder).files]
     if layout == "torchvision":
         found = [path for path in found if path.suffix.lower() not in ARCHIVES]
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kdep import shipped
 from kdep.names import plain_name
-from kdep_benchmarks.data.cards import Dataset, class_folders
+from kdep_benchmarks.data.cards import Dataset, class_folders, folders_in
 from kdep_benchmarks.data.readers.classification import images_of
 from kdep_benchmarks.tasks.settings import check_settings
 from kdep_benchmarks.tasks.task import Task, load_suite, load_task
@@ -146,7 +146,7 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
     except ValueError as error:
         raise ValueError(f"{folder}: has no class folders; {expected}") from error
     _refuse_data_sets(folder, classes)
-    inner = [{path.name for path in (folder / name).iterdir() if path.is_dir()} for name in classes]
+    inner = [set(folders_in(folder / name)) for name in classes]
     if all(own and {name.lower() for name in own} <= SPLITS for own in inner):
         raise ValueError(
             f"{folder}: {' and '.join(classes)} hold {' and '.join(sorted(inner[0]))}, as data for segmentation and "
@@ -181,6 +181,5 @@ def _refuse_data_sets(folder: Path, names: Sequence[str]) -> None:
 
 
 def _is_data_set(folder: Path) -> bool:
-    splits = [path for path in folder.iterdir() if path.name.lower() in SPLITS and path.is_dir()]
-    classes = [{path.name for path in split.iterdir() if path.is_dir()} for split in splits]
-    return len(splits) > 1 and bool(set.intersection(*classes))
+    classes = [set(folders_in(folder / name)) for name in folders_in(folder) if name.lower() in SPLITS]
+    return len(classes) > 1 and bool(set.intersection(*classes))

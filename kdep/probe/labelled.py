@@ -154,7 +154,7 @@ def _masked_names(path: Path) -> tuple[list[str], list[str]]:
     if all(file.is_file() for file in lists):
         parts = [file.read_text(encoding="utf-8").split() for file in lists]
     else:
-        found = sorted(file.stem for file in (path / "SegmentationClass").iterdir() if is_image_name(file.name))
+        found = sorted(name.stem for name in (path / "SegmentationClass").glob("[!.]*") if is_image_name(name.name))
         parts = [[name for at, name in enumerate(found, 1) if (at % TEST == 0) is test] for test in (False, True)]
     if not all(parts):
         raise ValueError(f"probe.masks: {path}: {'train' if not parts[0] else 'test'} has no image")

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -13,7 +14,7 @@ from kdep.data.decoding import opening
 from kdep.data.decoding.opening import as_rgb, open_image, read_image
 from kdep.data.sources.lists import list_line, read_list
 from kdep.data.sources.names import list_images
-from kdep.data.sources.source import open_source
+from kdep.data.sources.source import labels_of, open_source
 from kdep.data.sources.subset import write_subset
 from kdep.files import read
 from kdep.guard import RefusedError, printable, read_regular, walk
@@ -64,6 +65,25 @@ def test_every_ending_of_an_image_is_read_and_one_line_counts_the_others(tmp_pat
     assert list_images(tmp_path) == [f"a/{name}" for name in images]
     (line,) = caplog.messages
     assert line.startswith(f"{tmp_path}: not read: 1 .avif, 2 .heic; convert such images")
+
+
+def test_what_a_notebook_or_a_mac_hides_beside_images_is_read_by_no_source(tmp_path):
+    folder_of(tmp_path, "a", "b")
+    before = open_source(str(tmp_path))
+    known = before.fingerprint
+    hidden = (
+        ".ipynb_checkpoints/0-checkpoint.jpg",
+        "a/.ipynb_checkpoints/0-checkpoint.jpg",
+        "b/._0.jpg",
+        ".cache/c/0.jpg",
+    )
+    for name in hidden:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "a" / "0.jpg", tmp_path / name)
+    after = open_source(str(tmp_path))
+    assert after.names == before.names and after.fingerprint == known and labels_of(after).tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="no image in this folder or below .*begin with a dot do not count"):
+        open_source(str(folder_of(tmp_path / "c", ".ipynb_checkpoints")))
 
 
 def test_pipes_and_devices_are_skipped_by_name_and_never_waited_for(tmp_path, caplog):

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kdep.data.sources.names import SUFFIXES
-from kdep.guard import NOT_REGULAR
+from kdep.data.sources.names import SUFFIXES, is_image_name
+from kdep.guard import NOT_REGULAR, walk
 from kdep_benchmarks.data.cards import Dataset, folder_of
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture
@@ -70,7 +70,6 @@ def _wrong_labels(split: LabelledSource, role: str) -> Iterator[Finding]:
 
 
 def _ignored_files(dataset: Dataset, folder: str) -> Iterator[Finding]:
-    for path in sorted((dataset.root / folder).rglob("*")):
-        if path.is_file() and path.suffix.lower() not in SUFFIXES and not path.name.startswith("."):
-            what = f"not read: images end in {', '.join(sorted(SUFFIXES))}"
-            yield Finding("file that is no image", str(path), what, defect=False)
+    for path in sorted(walk(dataset.root / folder, lambda name: not is_image_name(name)).files):
+        what = f"not read: images end in {', '.join(sorted(SUFFIXES))}"
+        yield Finding("file that is no image", path, what, defect=False)

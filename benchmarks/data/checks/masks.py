@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdep.data.decoding.opening import UNREADABLE, read_header, read_image
+from kdep.guard import walk
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Picture, image_size, in_threads, of_file
@@ -77,7 +78,8 @@ def unused_masks(split: MaskSplit) -> Iterator[Finding]:
     for folder in split.folders:
         if folder.listed is None:
             used = {pair.mask for pair in folder.pairs}
-            for path in sorted(set(folder.masks.rglob(f"*{folder.mask_suffix}")) - used):
+            there = walk(folder.masks, lambda name, end=folder.mask_suffix: name.endswith(end)).files
+            for path in sorted(set(map(Path, there)) - used):
                 yield Finding("mask without an image", str(path), "not read", defect=False)
 
 

@@ -70,7 +70,7 @@ def hash_of(content: bytes | Image.Image) -> bytes:
 
 def images_of(root: Path, classes: Sequence[str]) -> tuple[dict[str, list[Path]], list[Skipped]]:
     """Image files below the class folders of `root` by class, sorted, and what was skipped, which is logged."""
-    tree = walk_all([root / name for name in classes], is_image_name, hidden=False)
+    tree = walk_all([root / name for name in classes], is_image_name)
     warn_of_the_rest(root, tree)
     found: dict[str, list[Path]] = {name: [] for name in classes}
     for path in sorted(map(Path, tree.files)):

@@ -57,7 +57,7 @@ class MaskFolder:
             names = _names_in(self.listed)
         else:
             end = -len(self.image_suffix)
-            tree = walk(self.images, lambda name: name.endswith(self.image_suffix), hidden=False)  # as mmengine
+            tree = walk(self.images, lambda name: name.endswith(self.image_suffix))  # as mmengine
             if tree.skipped:
                 raise ValueError(f"{self.images}: {skipped_line(tree.skipped)}; remove them, mmseg would follow them")
             names = sorted(str(Path(path).relative_to(self.images))[:end] for path in tree.files)
@@ -222,7 +222,7 @@ def _two_folders(dataset: Dataset, role: str) -> list[Path]:
 def _only_suffix(images: Path) -> str:
     """The suffix of the images of a folder; mmseg reads one only."""
     # Not by `glob`, which follows no link below the folder, as mmseg does.
-    tree = walk(images, lambda name: Path(name).suffix.lower() in SUFFIXES, hidden=False)
+    tree = walk(images, lambda name: Path(name).suffix.lower() in SUFFIXES)
     suffixes = Counter(Path(path).suffix for path in tree.files)
     if len(suffixes) != 1:
         found = ", ".join(suffixes) or "none"

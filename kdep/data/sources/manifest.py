@@ -29,7 +29,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from kdep.data.sources.contents import hash_content
-from kdep.data.sources.names import SUFFIXES, Names, encoded, list_images
+from kdep.data.sources.names import Names, encoded, is_image_name, list_images
 from kdep.files import write_atomically
 from kdep.settings import Stored, validate
 from kdep.settings import shown as shown_value
@@ -205,9 +205,9 @@ def parents(names: Iterable[str]) -> list[str]:
 
 
 def count_entries(folder: Path) -> int:
-    """Count the images and the folders directly in a folder."""
+    """Count the images and the folders directly in a folder, without hidden ones."""
     with os.scandir(folder) as entries:
-        return sum(entry.is_dir() or os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in entries)  # noqa: PTH122
+        return sum(not e.name.startswith(".") and (e.is_dir() or is_image_name(e.name)) for e in entries)
 
 
 def describe(file: Path) -> tuple[int, int, bytes]:

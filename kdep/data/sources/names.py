@@ -23,7 +23,7 @@ BESIDE = {
 def list_images(folder: Path) -> list[str]:
     """List the images in a folder and below it, relative to it, in the order of their names.
 
-    Links to folders are followed, see `kdep.guard.walk_all`; what is skipped is logged.
+    Links to folders are followed and hidden files left out, see `kdep.guard.walk_all`; what is skipped is logged.
 
     Raises:
         ValueError: there are none.
@@ -31,7 +31,10 @@ def list_images(folder: Path) -> list[str]:
     tree = walk(folder, is_image_name)
     warn_of_the_rest(folder, tree)
     if not tree.files:
-        raise ValueError(f"{folder}: no image in this folder or below ({', '.join(sorted(SUFFIXES))})")
+        endings = ", ".join(sorted(SUFFIXES))
+        raise ValueError(
+            f"{folder}: no image in this folder or below ({endings}; names that begin with a dot do not count)"
+        )
     start = len(os.path.join(folder, ""))  # noqa: PTH118 - the length with a slash
     return sorted(name[start:] for name in tree.files)
 

@@ -118,6 +118,27 @@ def test_a_class_with_folders_of_the_names_of_splits_is_no_data_set(folders, tmp
     assert split_folder(tmp_path / "nest")[0] == {"train": ".:train", "test": ".:test"}
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_checkpoints_of_a_notebook_are_neither_a_class_nor_images_of_one(folders, tmp_path, alone):
+    root = tmp_path / "train" if alone else tmp_path
+    for name in ("train", "test") if alone else ():  # class folders with the names of splits are still classes
+        shutil.copytree(tmp_path / "train" / "ant", tmp_path / "train" / "cow" / name)
+
+    def seen():
+        files, said = split_folder(root)
+        dataset = dataclasses.replace(folders, root=root, files=files)
+        found = [open_split(dataset, role) for role in ("train", "test")]
+        findings = check_dataset(Subject(dataset, "classification", None)).findings
+        return said, fingerprint(dataset), [(list(i.names), i.labels.tolist()) for i in found], list(findings)
+
+    before = seen()
+    for folder in [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]:
+        paint(folder / ".ipynb_checkpoints" / "0-checkpoint.png", 9)
+        (folder / ".ipynb_checkpoints" / "notes.ipynb").touch()
+        (folder / "._0.png").write_bytes(b"of a Mac")
+    assert seen() == before
+
+
 def test_a_folder_of_too_long_a_name_is_refused_before_anything_is_measured(folders, tmp_path):
     long = tmp_path / ("x" * 160)
     long.mkdir()

@@ -79,6 +79,14 @@ def test_the_topmost_folder_is_always_looked_at(listed, monkeypatch):
         open_source(str(listed))
 
 
+def test_a_hidden_folder_makes_no_manifest_stale(listed):
+    before = open_source(str(listed))
+    for folder in (listed, listed / "class0"):
+        shutil.copytree(listed / "class1", folder / ".ipynb_checkpoints")
+        shutil.copy(listed / "class1" / "001.jpg", folder / "._001.jpg")
+    assert open_source(str(listed)).names == before.names
+
+
 def test_a_copy_of_the_images_with_other_times_is_not_stale(listed, tmp_path):
     shutil.copytree(listed, tmp_path / "copy", copy_function=shutil.copyfile)
     assert open_source(str(tmp_path / "copy")).fingerprint == open_source(str(listed)).fingerprint
