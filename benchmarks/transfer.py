@@ -6,6 +6,7 @@ own, so that a failing cell stops no other. The board is then rebuilt from all r
 
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -185,6 +186,8 @@ def transfer(
 def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple[list[Planned], int]:
     """Plan, run the missing cells, rebuild the board; return the plan and the exit code."""
     tasks, suite, said = tasks_of(request)
+    if not dry_run:
+        refuse_read_only(request.results)
     own = {"jobs": request.jobs, "device": request.device, "folder": request.results.resolve()}
     engine = choose_engine(request.engine, request.engine_options, **own)
     if request.suite == "demo" and not dry_run:
@@ -211,6 +214,23 @@ def measure(request: Request, screen: Screen, *, dry_run: bool = False) -> tuple
         screen.say("\n" + _comparison(results, request.results, rows))
     codes = {status.code for status in statuses}
     return plan, WEIGHTS_DO_NOT_LOAD if WEIGHTS_DO_NOT_LOAD in codes else int(any(codes))
+
+
+def refuse_read_only(results: Path) -> None:
+    """Refuse a results folder in which no file can be made, before the data are hashed and anything is computed.
+
+    Raises:
+        ValueError: names the folder and the reason.
+    """
+    try:
+        there = next(place for place in (results, *results.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        raise ValueError(
+            f"--results {results}: cannot be written ({error.strerror}); name a folder that you may write to, such as "
+            "--results results"
+        ) from error
 
 
 def _comparison(results: Sequence[Result], folder: Path, rows: Mapping[str, str]) -> str:

@@ -117,6 +117,22 @@ def test_other_scores_of_a_study_below_the_results_stop_no_run(world, measured, 
     assert (results / "leaderboard.csv").read_text() == (measured / "leaderboard.csv").read_text()
 
 
+@pytest.mark.parametrize("name", ["/sys/kernel", "/sys/kernel/mine/deep", "file", "file/deep"])
+def test_results_that_cannot_be_written_are_refused_in_one_sentence_before_anything_is_read(
+    world, tmp_path, capsys, monkeypatch, name
+):
+    (tmp_path / "file").touch()
+    place = tmp_path / name  # an absolute name stays; nobody makes files in /sys, not even root
+    monkeypatch.setattr(transfers, "open_all", lambda *_: pytest.fail("a checkpoint was opened"))
+    command = ["transfer", STUDENT, "--data", str(world / "colours"), "--results", str(place), "--device", "cpu"]
+    assert cli.main(command) == 2
+    printed = capsys.readouterr()
+    assert not printed.out and printed.err.count("\n") == 1
+    assert printed.err.startswith(f"kdep: --results {place}: cannot be written (")
+    assert printed.err.endswith("); name a folder that you may write to, such as --results results\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
 def test_a_dry_run_shows_the_plan_and_runs_nothing(world, tmp_path, capsys):
     assert transfer(world, tmp_path / "results", "--dry-run") == 0
     assert "2 cells: 2 to run" in capsys.readouterr().out
