@@ -148,10 +148,12 @@ def split_folder(folder: Path) -> tuple[dict[str, str], str]:
     _refuse_data_sets(folder, classes)
     inner = [set(folders_in(folder / name)) for name in classes]
     if all(own and {name.lower() for name in own} <= SPLITS for own in inner):
+        splits, more = sorted(inner[0]), f" and {len(classes) - 3} more" if len(classes) > 3 else ""
         raise ValueError(
-            f"{folder}: {' and '.join(classes)} hold {' and '.join(sorted(inner[0]))}, as data for segmentation and "
-            f"detection do; describe those in a suite file, with the layout voc, ade20k, cityscapes or coco. For "
-            f"classification {expected}"
+            f"{folder}: {' and '.join(classes[:3])}{more} hold {' and '.join(splits)}, as data for segmentation and "
+            "detection do; describe those in a suite file, with the layout voc, ade20k, cityscapes or coco. If the "
+            f"folders are classes, {expected}: move {classes[0]}/{splits[0]} to {splits[0].lower()}/{classes[0]}, and "
+            "so on"
         )
     if few := [(name, len(images)) for name, images in images_of(folder, classes)[0].items() if len(images) < 3]:
         name, number = few[0]

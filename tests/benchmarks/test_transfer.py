@@ -550,6 +550,14 @@ def test_a_folder_of_images_is_measured_without_a_suite(world, tmp_path, capsys)
             (),
             "ann_dir and img_dir hold train and val, as data for segmentation and detection do; describe those in",
         ),
+        (
+            ("cats/test", "cats/train", "dogs/test", "dogs/train"),
+            (),
+            "data: cats and dogs hold test and train, as data for segmentation and detection do; describe those in a "
+            "suite file, with the layout voc, ade20k, cityscapes or coco. If the folders are classes, expected "
+            "train/CLASS/*.jpg and test/CLASS/*.jpg (or val/), or only CLASS/*.jpg: move cats/test to test/cats, and",
+        ),
+        (tuple(f"c{n}/Train" for n in range(1000)), (), "data: c0 and c1 and c10 and 997 more hold Train, as data for"),
         (("Train/a", "Train/b", "Test/a", "Test/b"), (), "has Test; expected train/CLASS/*.jpg"),
         (("training/a", "test/a"), (), "has training; expected train/CLASS/*.jpg"),
         (("train/a", "test/a"), ("--size", "8"), "size"),
