@@ -11,6 +11,7 @@ import numpy as np
 
 from kdep_benchmarks.data.findings import Finding
 
+NORMALISED = 1.5  # pixels: boxes of numbers from 0 to 1 end by here, also when read from a centre and a size (YOLO)
 BEYOND = 1.0  # pixels a box may reach out of its image: published sets round, and some VOC files count from 0
 
 

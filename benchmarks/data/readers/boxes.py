@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import Finding
-from kdep_benchmarks.data.readers.boxed import BoxSplit
+from kdep_benchmarks.data.readers.boxed import NORMALISED, BoxSplit
 from kdep_benchmarks.data.readers.coco import read_coco, read_json
 from kdep_benchmarks.data.readers.voc import read_voc
 
 WITHOUT_AREA = 0.001  # a share of boxes of no area up to this is a note, no defect: COCO's train2017 has a few
-NORMALISED = 1.5  # pixels: boxes of numbers from 0 to 1 end by here, also when read from a centre and a size (YOLO)
 LAYOUTS = {"voc": read_voc, "coco": read_coco}
 
 

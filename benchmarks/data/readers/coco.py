@@ -12,8 +12,9 @@ from kdep.guard import read_utf8
 from kdep.settings import shown
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.pictures import image_size
-from kdep_benchmarks.data.readers.boxed import BEYOND, Box, BoxSplit, add_notes, as_boxed_image, is_usable
+from kdep_benchmarks.data.readers.boxed import BEYOND, NORMALISED, Box, BoxSplit, add_notes, as_boxed_image, is_usable
 
+IN_PIXELS = 10 * NORMALISED  # a box that ends beyond is in pixels for sure
 EXACT = 2**53  # whole numbers below it are floating-point numbers too
 NAMED, PLAIN = ("id", "image_id", "category_id", "name"), (int, float, str, type(None))
 
@@ -29,7 +30,7 @@ def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images
     listed = {item.get("id") for item in content["images"]}
     others: Counter[str] = Counter()
     boxes: dict[Any, list[Box]] = {number: [] for number in images}
-    numbers, crowds = set(), 0
+    numbers, crowds, first = set(), 0, {}
     for item in content["annotations"]:
         where = f"{path}, annotation {item.get('id')}"
         if item.get("id") in numbers:
@@ -41,7 +42,9 @@ def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images
             continue  # there is a finding of the image itself
         elif (box := _coco_box(split, where, item, names, images[item["image_id"]], others)) is not None:
             boxes[item["image_id"]].append(box)
+            first.setdefault(item["image_id"], (f"{where} ({images[item['image_id']][0].name})", item["bbox"]))
             crowds += box.ignored
+    _add_shares(split, boxes, first)
     numbers_of = _numbers(images)
     for number, (file, size) in images.items():
         split.images.append(as_boxed_image(file, numbers_of[number], size, boxes[number]))
@@ -51,6 +54,24 @@ def read_coco(dataset: Dataset, role: str, classes: tuple[str, ...], open_images
         what = f"{crowds} annotations are crowds: not trained on, and neither right nor wrong when found"
         split.add("crowds", path, what, defect=False)
     return split
+
+
+def _add_shares(split: BoxSplit, boxes: dict[Any, list[Box]], first: dict[Any, tuple[str, Any]]) -> None:
+    """Record the images whose boxes are shares of width and height, in a split whose other boxes are in pixels.
+
+    A split of nothing but shares is found for all layouts, in `kdep_benchmarks.data.readers.boxes`.
+    """
+    ends = {number: max(max(box.corners) for box in found) for number, found in boxes.items() if found}
+    if max(ends.values(), default=0) <= IN_PIXELS:
+        return
+    for number in (number for number, end in ends.items() if end <= NORMALISED):
+        if any(value % 1 for box in boxes[number] for value in box.corners):
+            where, bbox = first[number]
+            what = (
+                f"bbox {bbox} and all others of this image look like shares of width and height, from 0 to 1, and "
+                "other images have pixels; write [x, y, width, height] in pixels"
+            )
+            split.add("boxes not in pixels", where, what)
 
 
 def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -170,6 +191,12 @@ def _coco_box(
         return None
     if not is_usable(split, f"{where} ({file.name})", (x, y, x + width, y + height), size):
         return None
+    crowd = item.get("iscrowd")
+    if crowd not in (0, 1, None):
+        split.add(
+            "crowd or not", f"{where} ({file.name})", f"iscrowd {crowd!r}; expected the number 0 or 1, or no iscrowd"
+        )
+        return None
     area = item.get("area", width * height)
     if not (isinstance(area, int | float) and area > 0):
         split.add("box without area", f"{where} ({file.name})", f"says area {area}")
@@ -180,4 +207,4 @@ def _coco_box(
             "box larger than its image", f"{where} ({file.name})", f"says area {area}, the box has {width * height:g}"
         )
         return None
-    return Box((x, y, x + width, y + height), split.classes.index(names[category]), bool(item.get("iscrowd")), area)
+    return Box((x, y, x + width, y + height), split.classes.index(names[category]), bool(crowd), area)

@@ -199,6 +199,22 @@ def centres_from_0_to_1(root):
     return "boxes not in pixels", "test test.json"
 
 
+def boxes_of_one_image_from_0_to_1(root):
+    with rewritten(root / "train.json") as content:
+        own = [item for item in content["annotations"] if item["image_id"] == 2]
+        for item in own:
+            x, y, width, height = item["bbox"]
+            item["bbox"] = [x / 80, y / 72, width / 80, height / 72]
+    return "boxes not in pixels", f"{root / 'train.json'}, annotation {own[0]['id']} (2.jpg)"
+
+
+def crowd_in_text(root):
+    with rewritten(root / "train.json") as content:
+        content["annotations"][1]["iscrowd"] = "0"
+        number, image = (content["annotations"][1][key] for key in ("id", "image_id"))
+    return "crowd or not", f"{root / 'train.json'}, annotation {number} ({image}.jpg)"
+
+
 def voc_corners_from_0_to_1(root):
     def share(found):
         return f"<{found[1]}>{int(found[2]) / (80 if found[1][0] == 'x' else 72)}</"
@@ -292,6 +308,8 @@ PLANTED = [
     ("coco", box_not_finite),
     ("coco", boxes_from_0_to_1),
     ("coco", centres_from_0_to_1),
+    ("coco", boxes_of_one_image_from_0_to_1),
+    ("coco", crowd_in_text),
     ("voc", voc_corners_from_0_to_1),
     ("coco", category_of_a_box),
     ("coco", category_of_a_split),
@@ -670,6 +688,27 @@ def test_a_box_without_area_in_a_thousand_is_left_out_and_is_a_note(tmp_path):
     assert defects(dataset) == []
     split = write_split(dataset, "train", trees.CLASSES, tmp_path / "written.json")
     assert split.boxes == 8 + 999 and split.left_out == {"boxes_without_area": 1}
+
+
+def test_what_is_no_crowd_and_what_are_no_pixels_is_said_with_what_would_be_right(tmp_path):
+    dataset = trees.coco(tmp_path)
+    crowd_in_text(tmp_path), boxes_of_one_image_from_0_to_1(tmp_path)
+    with rewritten(tmp_path / "test.json") as content:  # all of these are fine
+        for item, crowd in zip(content["annotations"], (0, False, None, 0.0), strict=False):
+            item["iscrowd"] = crowd
+        content["annotations"] = [{**item, "id": n} for n, item in enumerate(content["annotations"])]
+        whole = {**content["annotations"][0], "id": 99, "bbox": [0, 0, 1, 1]}
+        content["images"].append({**content["images"][0], "id": 98, "file_name": "one.jpg"})
+        content["annotations"].append({**whole, "image_id": 98})  # a pixel in the corner is whole
+    shutil.copy(tmp_path / "test" / "4.jpg", tmp_path / "test" / "one.jpg")
+    said = {
+        finding.kind: finding.what
+        for finding in check_dataset(Subject(dataset, "detection", None)).findings
+        if finding.defect
+    }
+    assert set(said) == {"crowd or not", "boxes not in pixels"}
+    assert said["crowd or not"] == "iscrowd '0'; expected the number 0 or 1, or no iscrowd"
+    assert said["boxes not in pixels"].endswith("other images have pixels; write [x, y, width, height] in pixels")
 
 
 def test_a_few_boxes_in_the_corner_of_their_image_are_no_defect(tmp_path):
