@@ -234,7 +234,8 @@ def parse_task(content: dict[str, Any], data_root: Path, source: str, *, protoco
 def config_sha256(settings: Mapping[str, Any]) -> str:
     """sha256 of the user's own mmengine config that settings name by a path ending in .py; empty without such a file.
 
-    Files of the user's that it includes by `_base_` count with it. Those of kdep and of the toolboxes do not.
+    Files of the user's that it includes, by `_base_` or `with read_base(): from .x import *`, count with it. Those of
+    kdep and of the toolboxes do not.
     """
     config = settings.get("config")
     if not isinstance(config, str) or not config.endswith(".py") or not Path(config).is_file():
@@ -246,13 +247,16 @@ def config_sha256(settings: Mapping[str, Any]) -> str:
 
 
 def _bases(config: Path) -> list[Path]:
-    """The user's files that an mmengine config names as `_base_`; none where it cannot be read, which mmengine says."""
+    """The user's files that an mmengine config includes; none where it cannot be read, which mmengine says."""
     try:
         lines = ast.parse(config.read_bytes()).body
         named = [ast.literal_eval(line.value) for line in lines if isinstance(line, ast.Assign) and _is_base(line)]
     except (SyntaxError, ValueError):
         return []
     given = [base for value in named for base in (value if isinstance(value, list | tuple) else [value])]
+    inner = [line for block in lines if isinstance(block, ast.With) for line in block.body]  # of `read_base()`
+    relative = [line for line in inner if isinstance(line, ast.ImportFrom) and line.level and line.module]
+    given += [f"{'../' * (line.level - 1)}{line.module.replace('.', '/')}.py" for line in relative]
     paths = [(config.parent / base).resolve() for base in given if isinstance(base, str) and "::" not in base]
     return [path for path in paths if path.is_file() and not path.is_relative_to(FOLDER.resolve())]
 

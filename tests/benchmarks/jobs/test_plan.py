@@ -187,6 +187,31 @@ def test_files_that_an_own_config_includes_are_part_of_it(place, tmp_path):
     assert config_sha256(settings) == hashlib.sha256(config.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("from .base import *", "own/base.py"),
+        ("from .deeper.base import model, channels", "own/deeper/base.py"),
+        ("from ..above.base import *", "above/base.py"),
+    ],
+)
+def test_files_that_an_own_config_imports_by_read_base_are_part_of_it_as_they_are_for_mmengine(line, place, tmp_path):
+    Config = pytest.importorskip("mmengine.config").Config  # noqa: N806 - a class
+    config, base = tmp_path / "own" / "mine.py", tmp_path / place
+    for path in (config, base):
+        path.parent.mkdir(exist_ok=True)
+    opened = "from mmengine.config import read_base\nwith read_base():\n    "
+    config.write_text(f"{opened}{line}\nmodel.update(dict(heads=2))\n")
+    base.write_text(f"{opened}from .inner import *\nmodel = dict(channels=channels)\n")
+    found = []
+    for channels in (64, 32):
+        base.with_name("inner.py").write_text(f"channels = {channels}\n")
+        found.append(config_sha256({"config": str(config)}))
+        assert Config.fromfile(config).model == {"channels": channels, "heads": 2}
+    text = b"".join(path.read_bytes() for path in (config, base, base.with_name("inner.py")))
+    assert found[0] != found[1] == hashlib.sha256(text).hexdigest()
+
+
 def test_the_content_of_an_own_config_is_part_of_the_settings(tmp_path):
     config = tmp_path / "mine.py"
     config.write_text("channels = 64\n")
