@@ -61,6 +61,8 @@ def pretrain(config: Config) -> Path:
     run = RunFolder(config, process)
     if run.is_done():
         logger.info("%s is already done: %s", config.name, run.student)
+        if process.is_first:
+            run.warn_of_other_images(config)
         return run.student
 
     views = process.per_machine(lambda: open_views(config, show=process.local == 0))

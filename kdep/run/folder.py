@@ -24,7 +24,9 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from kdep.config import Config, as_yaml, differences
+from kdep.data.loading.training import source_of
 from kdep.data.loading.views import Batch
+from kdep.data.sources.root import located
 from kdep.files import read, save, write_text
 from kdep.guard import printable
 from kdep.method.statistics import Statistics, parse_statistics
@@ -181,6 +183,27 @@ class RunFolder:
             again = self.checkpoint if self.checkpoint.exists() else "the beginning"
             logger.warning("%s; the student is made again, from %s", error, again)
             return None
+
+    def warn_of_other_images(self, config: Config) -> None:
+        """Say where a folder or list of images is not as long as it was for the finished student. No image is read."""
+        data, student = config.data, self._opened()
+        path = located(Path(data.source))
+        if (
+            student is None
+            or data.limit is not None
+            or not (path.is_dir() or (path.suffix == ".txt" and path.exists()))
+        ):
+            return
+        before = student.provenance.get("data", {}).get("images")
+        try:
+            now = len(source_of(config).names)
+        except ValueError as error:  # such as a stale manifest, or a folder that is empty now
+            now = str(error)
+        if now != before:
+            logger.warning(
+                "%s was trained on %s images of %s; now: %s. To train on these, choose another name (name=...)",
+                *(self.student, before, data.source, now),
+            )
 
     @by_the_first
     def bind(self) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -292,6 +293,33 @@ def test_weights_order_and_views_are_drawn_by_the_run_s_seed_unless_each_has_its
     assert student("all", "seed=2", *keys) == student("one", "seed=1")
     lacking = {student(left.partition(".")[0], "seed=2", *(key for key in keys if key != left)) for left in keys}
     assert len(lacking | {student("one", "seed=1")}) == 4
+
+
+def test_a_finished_run_says_when_images_were_added_to_or_removed_from_its_folder(tiny, photos, tmp_path, caplog):
+    mine = tmp_path / "mine"
+    shutil.copytree(photos, mine)
+    config = tiny("optim.epochs=1", f"data.source={mine}")
+    student = pretrain(config)
+    trained, images = student.read_bytes(), sorted(mine.rglob("*.jpg"))
+
+    def said():
+        caplog.clear()
+        assert pretrain(config) == student and student.read_bytes() == trained
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert said() == []
+    before, remedy = f"{student} was trained on 128 images of {mine}; now: ", "choose another name (name=...)"
+    shutil.copy(images[0], mine / "class0" / "new.jpg")
+    assert said() == [f"{before}129. To train on these, {remedy}"]
+    (mine / "class0" / "new.jpg").unlink()
+    images[0].unlink()
+    assert said() == [f"{before}127. To train on these, {remedy}"]
+    for image in images[1:]:
+        image.unlink()
+    (line,) = said()
+    assert line.startswith(f"{before}{mine}: no image in this folder") and line.endswith(remedy)
+    shutil.rmtree(mine)  # images that were archived after the training are nobody's mistake
+    assert said() == []
 
 
 def test_a_finished_run_is_not_run_again(tiny):
