@@ -110,7 +110,7 @@ def small_grey(image: Image.Image) -> np.ndarray:
 
 
 def look_at(pictures: Sequence[Picture], name: str, *, show: bool) -> list[Look]:
-    """Decode pictures in threads; Pillow releases the interpreter lock while it decodes."""
+    """Decode images in threads; Pillow releases the interpreter lock while it decodes."""
     return list(in_threads(look, pictures, name, show=show))
 
 

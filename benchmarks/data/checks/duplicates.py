@@ -1,4 +1,4 @@
-"""Find images that two splits share: the same bytes, or the same picture resized or compressed again."""
+"""Find images that two splits share: the same bytes, or the same image resized or compressed again."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from kdep_benchmarks.data.findings import Finding
 from kdep_benchmarks.data.pictures import Look, Picture, decoded, small_grey
 
 BITS = 64
-# Of 64 bits; unrelated pictures differ in 32 on average. Near duplicates that differ in more bits are missed.
+# Of 64 bits; unrelated images differ in 32 on average. Near duplicates that differ in more bits are missed.
 NEAR = 5
-# Largest mean difference of two grey thumbnails, of 255, of one picture. Close hashes alone do not suffice: flat images
+# Largest mean difference of two grey thumbnails, of 255, of one image. Close hashes alone do not suffice: flat images
 # and those of one template have them too.
 ALIKE = 6.0
 AT_ONCE = 4_000_000  # pairs compared together

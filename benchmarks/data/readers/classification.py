@@ -63,7 +63,7 @@ def pictures_of(source: Source, *, full_paths: bool = True) -> list[Picture]:
 
 
 def hash_of(content: bytes | Image.Image) -> bytes:
-    """Hash a picture's file as `kdep.data.sources.contents` does, or its pixels."""
+    """Hash an image's file as `kdep.data.sources.contents` does, or its pixels."""
     data = content if isinstance(content, bytes) else f"{content.mode}{content.size}".encode() + content.tobytes()
     return hashlib.blake2b(data, digest_size=HASH).digest()
 

@@ -30,11 +30,11 @@ MARKER = "scenes.json"
 # Raise it when a change to the drawing changes pixels: a folder of another version is not the data set asked for.
 VERSION = 1
 
-# Radius of the objects in units of the image's side: one that fills the picture, or several that share it.
+# Radius of the objects in units of the image's side: one that fills the image, or several that share it.
 LARGE = (0.32, 0.42)
 SMALL = (0.13, 0.24)
 MOST_OBJECTS = 4
-# One dense scene in so many is ground alone: readers and metrics must bear a picture with nothing to find.
+# One dense scene in so many is ground alone: readers and metrics must bear an image with nothing to find.
 EMPTY_EVERY = 10
 
 # A scene is a function of (seed, stream, number) alone: a larger split begins with the smaller one, and no two splits
@@ -67,7 +67,7 @@ def write_scenes(
         pool: unlabelled images for pretraining.
         train_per_class: classification images of each class to fit on.
         test_per_class: classification images of each class to score on.
-        dense_train: images of the VOC, ADE20K and COCO trees to fit on; the same pictures in all three.
+        dense_train: images of the VOC, ADE20K and COCO trees to fit on; the same images in all three.
         dense_val: images of the three trees to score on.
 
     Raises:

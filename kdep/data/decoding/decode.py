@@ -97,7 +97,7 @@ class Encoded:
 def _rgb_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Return (width, height) of a JPEG that simplejpeg can decode, in a tenth of the time of Pillow's open.
 
-    None where Pillow must decode: other numbers of channels, and several pictures in a file.
+    None where Pillow must decode: other numbers of channels, and several images in a file.
 
     Raises:
         RefusedError: more pixels than `kdep.guard.max_pixels`.
