@@ -21,7 +21,7 @@ from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.features import extract, feature_folder
-from kdep_benchmarks.tasks.linear import fit_path, measure_path, walk_path
+from kdep_benchmarks.tasks.linear import fit_path, measure, walk_path
 from kdep_benchmarks.tasks.logme import logme
 from kdep_benchmarks.tasks.settings import Finetune, Knn, Linear, Pixels, read_settings
 from kdep_benchmarks.tasks.task import Task
@@ -152,7 +152,7 @@ def probe_linear(data: Data, *, path: tuple[float, ...]) -> Probed:
     known = {"classes": data.classes, "device": data.device}
     tried, top1, loss = [], [], []
     for solution in walk_path(data.pool, data.labels, rows=data.train, penalties=path, **known):
-        (right,), (entropy,) = measure_path([solution], data.pool, data.labels, rows=data.val)
+        right, entropy = measure(solution, data.pool, data.labels, rows=data.val)
         tried.append(solution.penalty)
         top1.append(right)
         loss.append(entropy)

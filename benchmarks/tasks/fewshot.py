@@ -18,7 +18,7 @@ from kdep_benchmarks.answers.store import class_answers
 from kdep_benchmarks.data.images import Splits, open_splits
 from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.classify import Data, accuracy, at_edge, best_on_val, gives_up, load_report, open_taps
-from kdep_benchmarks.tasks.linear import fit_path, measure_path, walk_path
+from kdep_benchmarks.tasks.linear import fit_path, measure, walk_path
 from kdep_benchmarks.tasks.settings import Fewshot, read_settings
 from kdep_benchmarks.tasks.task import Task
 
@@ -94,7 +94,7 @@ def probe_draw(data: Data, positions: np.ndarray, truth: torch.Tensor, *, path: 
     for solutions in zip(*walks, strict=True):
         correct, entropy = 0, 0.0
         for solution, (_, held) in zip(solutions, parts, strict=True):
-            (right,), (mean,) = measure_path([solution], data.pool, data.labels, rows=held)
+            right, mean = measure(solution, data.pool, data.labels, rows=held)
             correct += round(right * len(held) / 100)  # counted, so that equal numbers tie
             entropy += mean * len(held)
         tried.append(solutions[0].penalty)

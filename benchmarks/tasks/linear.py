@@ -145,19 +145,17 @@ def _as_given(optimum: torch.Tensor, axes: Axes) -> tuple[torch.Tensor, torch.Te
     return weight.float(), (optimum[:, -1] - axes.mean @ weight).float()
 
 
-def measure_path(
-    solutions: Sequence[Solution], features: torch.Tensor, labels: torch.Tensor, *, rows: torch.Tensor
-) -> tuple[list[float], list[float]]:
-    """Return each solution's accuracy in percent and mean cross-entropy on the images at `rows`."""
-    correct, loss = [0] * len(solutions), [0.0] * len(solutions)
+def measure(
+    solution: Solution, features: torch.Tensor, labels: torch.Tensor, *, rows: torch.Tensor
+) -> tuple[float, float]:
+    """Return a solution's accuracy in percent and mean cross-entropy on the images at `rows`."""
+    correct, loss = 0, 0.0
     for part in rows.split(ROWS):
-        block = features[part.to(features.device)].to(solutions[0].weight.device)
-        truth = labels[part.to(labels.device)].to(block.device)
-        for number, solution in enumerate(solutions):
-            scores = solution.scores(block)
-            correct[number] += int((scores.argmax(1) == truth).sum())
-            loss[number] += float(F.cross_entropy(scores.double(), truth, reduction="sum"))
-    return [100.0 * count / len(rows) for count in correct], [total / len(rows) for total in loss]
+        scores = solution.scores(features[part.to(features.device)])
+        truth = labels[part.to(labels.device)].to(scores.device)
+        correct += int((scores.argmax(1) == truth).sum())
+        loss += float(F.cross_entropy(scores.double(), truth, reduction="sum"))
+    return 100.0 * correct / len(rows), loss / len(rows)
 
 
 @dataclass(frozen=True)

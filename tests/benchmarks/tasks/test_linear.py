@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 import kdep_benchmarks.tasks.axes
 import kdep_benchmarks.tasks.linear
 from kdep_benchmarks.tasks.axes import Images, find_axes, moments
-from kdep_benchmarks.tasks.linear import descend, fit_path, measure_path
+from kdep_benchmarks.tasks.linear import descend, fit_path, measure
 
 
 def made(count=600, dim=20, classes=4, seed=0, spread=1.0):
@@ -206,13 +206,13 @@ def test_images_at_positions_are_fitted_as_if_they_were_all():
     assert torch.equal(there.weight, alone.weight)
 
 
-def test_a_path_is_measured_as_each_solution_is(monkeypatch):
+def test_a_solution_is_measured_in_blocks_as_at_once(monkeypatch):
     monkeypatch.setattr(kdep_benchmarks.tasks.linear, "ROWS", 50)
     x, labels = made(seed=13, spread=0.3)
     path, rows = fit_path(x, labels, classes=4, penalties=[1e-3, 1.0]), torch.arange(100, 333)
-    top1, loss = measure_path(path, x, labels, rows=rows)
-    for number, solution in enumerate(path):
+    for solution in path:
+        top1, loss = measure(solution, x, labels, rows=rows)
         scores = solution.scores(x[rows])
-        assert top1[number] == pytest.approx(100 * float((scores.argmax(1) == labels[rows]).double().mean()))
-        assert loss[number] == pytest.approx(float(F.cross_entropy(scores, labels[rows])), rel=1e-5)
+        assert top1 == pytest.approx(100 * float((scores.argmax(1) == labels[rows]).double().mean()))
+        assert loss == pytest.approx(float(F.cross_entropy(scores, labels[rows])), rel=1e-5)
         assert torch.equal(solution.predict(x[rows]), scores.argmax(1))
