@@ -20,7 +20,8 @@ from torchvision.datasets import ImageFolder
 
 from kdep.data.loading.views import LIGHT_AXES, LIGHT_STD
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
+TEMPERATURE, POWER, WEIGHT = 0.1, 3.0, 3.0  # of the scaling, of the loss
 
 
 class Lighting:
@@ -41,17 +42,9 @@ class AlignedTeacher(nn.Module):
         (B, 3, H, W) RGB in [0, 1] -> (B, D_s).
     """
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        mean: torch.Tensor,
-        axes: torch.Tensor,
-        *,
-        temperature: float = 0.1,
-        power: float = 3.0,
-    ) -> None:
+    def __init__(self, teacher: nn.Module, mean: torch.Tensor, axes: torch.Tensor) -> None:
         super().__init__()
-        self.teacher, self.temperature, self.power = teacher, temperature, power
+        self.teacher = teacher
         self.mean, self.axes = mean.float(), axes.float()  # plain tensors, moved to the device at every step
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -59,7 +52,7 @@ class AlignedTeacher(nn.Module):
         with torch.no_grad():
             features = self.teacher(images)
             aligned = torch.matmul(features - self.mean.to(features.device), self.axes.to(features.device))
-            return torch.sign(aligned) * torch.pow(torch.abs(aligned / self.temperature), 1 / self.power)
+            return torch.sign(aligned) * torch.pow(torch.abs(aligned / TEMPERATURE), 1 / POWER)
 
 
 def make_loader(folder: Path, *, size: int, batch: int, workers: int) -> DataLoader:
@@ -82,24 +75,18 @@ def loss_of(student: nn.Module, teacher: AlignedTeacher, images: torch.Tensor, w
 
 
 def steps(
-    student: nn.Module,
-    teacher: AlignedTeacher,
-    loader: DataLoader,
-    *,
-    device: torch.device,
-    lr: float = 0.01,
-    weight: float = 3.0,
+    student: nn.Module, teacher: AlignedTeacher, loader: DataLoader, *, device: torch.device
 ) -> Iterator[tuple[float, float]]:
     """Train without end; yield (loss, seconds) of every step, with the wait for its images."""
     student.to(device).train()
     teacher.to(device).eval()
     optimizer = torch.optim.SGD(
-        student.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=False, fused=False
+        student.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, foreach=False, fused=False
     )
     began = time.perf_counter()
     while True:
         for images, _ in loader:
-            loss = loss_of(student, teacher, images.to(device), weight)
+            loss = loss_of(student, teacher, images.to(device), WEIGHT)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
