@@ -5,14 +5,12 @@ from typing import Any
 
 import torch
 
-from kdep.method.loss import distill_loss, make_criterion
 from kdep.models.backbones.fold import fold_batchnorm
-from kdep.models.student import open_student
 from kdep.models.teacher import open_teacher
-from kdep.run.device import choose_student_precision, choose_teacher_precision, computing_in
-from kdep.run.optim import make_optimizer
+from kdep.run.device import choose_teacher_precision, computing_in
 from tools.gpu.cases import R50, case_of, config_of, random_images, setting_of
 from tools.speed.clock import seconds
+from tools.speed.pretraining.runs import student_step
 
 WARM, TIMED = 3, 20
 
@@ -60,29 +58,5 @@ def teacher_pass(
     def work() -> None:
         with torch.no_grad(), computing_in(dtype, images.device):
             call(images)
-
-    return work
-
-
-def student_step(
-    config: Any, images: torch.Tensor, layout: torch.memory_format, *, compiled: bool
-) -> Callable[[], Any]:
-    """A training step in the student's precision on fixed targets."""
-    device = images.device
-    student = open_student(config).to(device, memory_format=layout).train()
-    wanted = torch.randn(len(images), 1, student.dim, device=device)
-    dtype = choose_student_precision(config.precision, device)
-    optimizer = make_optimizer(student, config.optim)
-    gradients = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    criterion = make_criterion(config.loss, student.dim, lambda rows: rows)
-    call = torch.compile(student) if compiled else student
-
-    def work() -> None:
-        with computing_in(dtype, device):
-            loss = distill_loss(call, wanted, images, config.loss, criterion)
-        optimizer.zero_grad(set_to_none=True)
-        gradients.scale(loss).backward()
-        gradients.step(optimizer)
-        gradients.update()
 
     return work

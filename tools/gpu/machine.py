@@ -13,7 +13,8 @@ import torch
 from kdep.run.device import choose_student_precision, choose_teacher_precision
 from kdep_benchmarks.jobs.memory import is_out_of_memory, oom_kills
 from tools.gpu.cases import R50, case_of, check, config_of, random_images, setting_of
-from tools.gpu.forms import rate, student_step
+from tools.gpu.forms import rate
+from tools.speed.pretraining.runs import student_step
 from tools.speed.row import describe_device
 
 FRACTION = 0.1  # of the device's memory, for the memory ladder
@@ -79,7 +80,7 @@ def memory(asked: dict[str, Any]) -> dict[str, Any]:
         if setting.device.type == "cpu" and batch > 4:  # a CPU has no fraction: what its allocator would say
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         images = torch.rand(batch, 3, size, size, device=setting.device)
-        student_step(config, images, torch.channels_last, compiled=False)()
+        student_step(config, images)()
 
     if setting.device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(FRACTION, setting.device)
@@ -95,7 +96,7 @@ def watts(asked: dict[str, Any]) -> dict[str, Any]:
     case = case_of(setting, R50)
     config = config_of(setting, case, name="watts")
     images = random_images(case, 1)[0].to(setting.device)
-    work = student_step(config, images, torch.channels_last, compiled=False)
+    work = student_step(config, images)
     readings: list[str] = []
     ended = threading.Event()
 

@@ -219,9 +219,8 @@ def memory(*, quick: bool) -> dict[str, Any]:
     from kdep.data.loading.keep import keep
     from kdep.data.sources.source import open_source
     from tools.gpu.cases import TINY
-    from tools.gpu.forms import student_step
     from tools.speed.pretraining.ceilings import CASES
-    from tools.speed.pretraining.runs import configure
+    from tools.speed.pretraining.runs import configure, student_step
     from tools.speed.row import Setting
 
     found: dict[str, Any] = {}
@@ -238,7 +237,7 @@ def memory(*, quick: bool) -> dict[str, Any]:
             case = replace(case, images=count, live=count)
             config = configure(case, Setting(work, torch.device("cpu"), quick=quick), name="memory", bank=False)
             images = torch.rand(case.batch, 3, size, size)
-            step = student_step(config, images, torch.channels_last, compiled=False)
+            step = student_step(config, images)
             load_seconds(kept, size)  # fills the memory
             taken = interleave(
                 {

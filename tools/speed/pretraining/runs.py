@@ -13,7 +13,7 @@ import torch
 from kdep.bank.prepare import build
 from kdep.config import Config, parse_config
 from kdep.files import write_text
-from kdep.method.loss import distill_loss
+from kdep.method.loss import distill_loss, make_criterion
 from kdep.models.student import open_student
 from kdep.pretrain import pretrain
 from kdep.run.device import choose_student_precision, computing_in
@@ -151,35 +151,42 @@ def growth(found: Run) -> dict[str, Any]:
     return {"unit": "s", **{name: round(found.cumulated[max(count, 1) - 1], 3) for name, count in at.items()}}
 
 
-def ceiling(config: Config, steps: int) -> Callable[[], float]:
-    """Time the student's step on tensors in memory, the upper limit of any pretraining.
+def student_step(
+    config: Config, images: torch.Tensor, layout: torch.memory_format = torch.channels_last, *, compiled: bool = False
+) -> Callable[[], None]:
+    """A training step of the student on tensors in memory, as `kdep.pretrain.train` does it, on fixed targets."""
+    device = images.device
+    student = open_student(config).to(device, memory_format=layout).train()
+    wanted = torch.randn(len(images), 1, student.dim, device=device)
+    dtype = choose_student_precision(config.precision, device)
+    optimizer = make_optimizer(student, config.optim)
+    gradients = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    criterion = make_criterion(config.loss, student.dim, lambda rows: rows)
+    call = torch.compile(student) if compiled else student
 
-    Same memory layout, precision, loss and optimizer as `kdep.pretrain.train` uses.
-
-    Returns:
-        What measures it: images/s over `steps` steps.
-    """
-    process, optim, size = join(config.device), config.optim, config.data.size
-    device = process.device
-    student = open_student(config).to(device, memory_format=torch.channels_last)
-    images = torch.rand(optim.batch_size, 3, size, size, device=device)
-    precision = choose_student_precision(config.precision, device)
-    wanted = torch.randn(optim.batch_size, 1, student.dim, device=device)
-    optimizer = make_optimizer(student, optim)
-    gradients = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    student.train()
-
-    def step() -> None:
-        with computing_in(precision, device):
-            loss = distill_loss(student, wanted, images, config.loss)
+    def work() -> None:
+        with computing_in(dtype, device):
+            loss = distill_loss(call, wanted, images, config.loss, criterion)
         optimizer.zero_grad(set_to_none=True)
         gradients.scale(loss).backward()
         gradients.step(optimizer)
         gradients.update()
 
+    return work
+
+
+def ceiling(config: Config, steps: int) -> Callable[[], float]:
+    """Time the student's step on tensors in memory, the upper limit of any pretraining.
+
+    Returns:
+        What measures it: images/s over `steps` steps.
+    """
+    device, size = join(config.device).device, config.data.size
+    step = student_step(config, torch.rand(config.optim.batch_size, 3, size, size, device=device))
+
     def rate() -> float:
         for _ in range(2):
             step()
-        return optim.batch_size * steps / seconds(lambda: [step() for _ in range(steps)], device)
+        return config.optim.batch_size * steps / seconds(lambda: [step() for _ in range(steps)], device)
 
     return rate
