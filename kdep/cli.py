@@ -50,7 +50,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("kdep_benchmarks.verbs.ls", "list tasks, suites, data sets, recipes, studies"),
     "data": (
         "kdep_benchmarks.verbs.data",
-        "list, check or prepare data sets, or find images that two of them share",
+        "check or prepare data sets, or find images that two of them share",
     ),
     "doctor": ("kdep_benchmarks.verbs.doctor", "show versions, mmcv ops, device, disk and the data sets found"),
 }

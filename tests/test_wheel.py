@@ -38,4 +38,4 @@ def test_the_command_works_from_anywhere_by_names(site, tmp_path):
         (tmp_path / name / "__init__.py").write_text("raise ImportError('not kdep')\n")
     command = [sys.executable, str(site / "bin" / "kdep")]
     assert "  demo\n" in run(site, tmp_path, *command, "ls", "recipes")
-    assert "scenes" in run(site, tmp_path, *command, "data", "ls")
+    assert "scenes" in run(site, tmp_path, *command, "ls", "data")

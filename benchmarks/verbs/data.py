@@ -1,4 +1,4 @@
-"""`kdep data ls | check NAME | prepare NAME | manifest | shards FOLDER | overlap SOURCE`."""
+"""`kdep data check NAME | prepare NAME | manifest | shards FOLDER | overlap SOURCE`."""
 
 import argparse
 import re
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `kdep data`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    ls = actions.add_parser("ls", help="list known data sets: whether they are there, layout, folder, counts, licence")
     check = actions.add_parser("check", help="read a whole data set and list what is wrong")
     prepare = actions.add_parser("prepare", help="download and arrange a data set, or say which file to place where")
     check.add_argument(
@@ -44,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shards.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of the images [0]")
     overlap = actions.add_parser("overlap", help="find images of a pretraining source in test splits")
     _add_overlap(overlap)
-    for action in (ls, check, prepare, overlap):
+    for action in (check, prepare, overlap):
         add_data_root(action)
 
 
@@ -80,12 +79,12 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; 1 if a check finds defects or a set cannot be prepared."""
-    actions = {"ls": _ls, "check": _check, "prepare": _prepare, "manifest": _manifest, "shards": _shards}
-    return {**actions, "overlap": _overlap}[args.action](args)
+    actions = {"check": _check, "prepare": _prepare, "manifest": _manifest, "shards": _shards, "overlap": _overlap}
+    return actions[args.action](args)
 
 
 def listing(data_root: Path) -> list[str]:
-    """List known data sets, a line each."""
+    """List known data sets, a line each: whether they are there, layout, folder, counts, licence."""
     from kdep_benchmarks.data.cards import CARDS, absent, known
 
     lines = []
@@ -99,11 +98,6 @@ def listing(data_root: Path) -> list[str]:
             f"{card.licence}"
         )
     return lines
-
-
-def _ls(args: argparse.Namespace) -> int:
-    sys.stdout.write("".join(f"{line}\n" for line in listing(args.data_root)))
-    return 0
 
 
 def subjects(name: str, data_root: Path) -> "list[Subject]":
