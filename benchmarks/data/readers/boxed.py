@@ -85,6 +85,18 @@ def as_boxed_image(path: Path, number: int, size: tuple[int, int], boxes: Sequen
     return BoxedImage(path, number, size, corners, labels, ignored, np.array([box.area for box in boxes], dtype=float))
 
 
+def as_coco(images: Sequence[BoxedImage], classes: int) -> dict[str, list[dict[str, Any]]]:
+    """The content of a COCO json, without names; categories are numbered from 1, labels from 0."""
+    boxes = []
+    for image in images:
+        columns = (image.boxes, image.labels, image.ignored, image.areas)
+        for (x1, y1, x2, y2), label, ignored, area in zip(*(column.tolist() for column in columns), strict=True):
+            box = {"id": len(boxes) + 1, "image_id": image.number, "category_id": label + 1, "area": area}
+            boxes.append({**box, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(ignored)})
+    listed = [{"id": image.number, "width": image.size[0], "height": image.size[1]} for image in images]
+    return {"images": listed, "annotations": boxes, "categories": [{"id": n + 1} for n in range(classes)]}
+
+
 def is_usable(split: BoxSplit, where: str, corners: Sequence[float], size: tuple[int, int]) -> bool:
     """Whether a box x1, y1, x2, y2 can be trained on; records why not."""
     x1, y1, x2, y2 = corners

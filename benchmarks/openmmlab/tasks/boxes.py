@@ -12,6 +12,7 @@ from typing import NamedTuple
 from kdep.files import write_text
 from kdep_benchmarks.data.cards import Dataset
 from kdep_benchmarks.data.findings import refuse_defects
+from kdep_benchmarks.data.readers.boxed import as_coco
 from kdep_benchmarks.data.readers.boxes import read_boxes
 
 LOG = logging.getLogger(__name__)
@@ -45,17 +46,10 @@ def write_split(dataset: Dataset, role: str, classes: tuple[str, ...], path: Pat
     refuse_defects(split.findings, f"{dataset.name}: {role} split")
     if role == "train" and (empty := [name for name in classes if not split.per_class[name]]):
         LOG.warning("%s: no box to train on for %d of %d classes: %s", dataset.name, len(empty), len(classes), empty)
-    images, boxes = [], []
-    for image in split.images:
-        width, height = image.size
-        file = str(image.path.relative_to(split.folder))
-        images.append({"id": image.number, "file_name": file, "width": width, "height": height})
-        columns = (image.boxes, image.labels, image.ignored, image.areas)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        for (x1, y1, x2, y2), label, ignored, area in rows:
-            box = {"id": len(boxes) + 1, "image_id": image.number, "category_id": label + 1, "area": area}
-            boxes.append({**box, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(ignored)})
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
-    text = json.dumps({"images": images, "annotations": boxes, "categories": categories})
-    write_text(path, text)
-    return Split(path, split.folder, len(images), split.per_class.total(), dict(split.left_out))
+    content = as_coco(split.images, len(classes))
+    for entry, image in zip(content["images"], split.images, strict=True):
+        entry["file_name"] = str(image.path.relative_to(split.folder))
+    for entry, name in zip(content["categories"], classes, strict=True):
+        entry["name"] = name
+    write_text(path, json.dumps(content))
+    return Split(path, split.folder, len(split.images), split.per_class.total(), dict(split.left_out))

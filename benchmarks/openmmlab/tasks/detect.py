@@ -146,7 +146,7 @@ def detections(
         # Convert once per image, because 5,000 images have half a million boxes.
         columns = (instances.bboxes.tolist(), instances.scores.tolist(), instances.labels.tolist())
         for (x1, y1, x2, y2), score, label in zip(*columns, strict=True):
-            # Categories are numbered from 1, labels from 0; see `boxes.write_split`.
+            # Categories are numbered from 1, labels from 0; see `as_coco`.
             place = {"image_id": sample.img_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
             found.append({**place, "score": score})
     return found, looked_at, scored

@@ -41,7 +41,7 @@ def _truth(annotations: list[dict[str, Any]], image: int) -> Boxes:
     own = [item for item in annotations if item["image_id"] == image and not item["iscrowd"]]
     corners = np.array([item["bbox"] for item in own], dtype=float).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    # Categories are numbered from 1, labels from 0; see `boxes.write_split`.
+    # Categories are numbered from 1, labels from 0; see `as_coco`.
     return Boxes(corners, np.array([item["category_id"] - 1 for item in own], dtype=int))
 
 

@@ -6,7 +6,6 @@ images, and refitted on all. On test, AP is over jittered boxes and background, 
 worth alone is measured on true boxes, with background among the candidates (mAP) and without (accuracy).
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torchvision.ops import batched_nms
 
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.answers.detections import evaluate
-from kdep_benchmarks.data.readers.boxed import BoxedImage
+from kdep_benchmarks.data.readers.boxed import as_coco
 from kdep_benchmarks.result import Outcome
 from kdep_benchmarks.tasks.axes import Images, find_axes
 from kdep_benchmarks.tasks.classify import at_edge, best_on_val, gives_up, load_report
@@ -152,18 +151,6 @@ def detections(test: Part, scores: torch.Tensor, by: np.ndarray) -> list[dict[st
             place = {"image_id": image.number, "category_id": int(label[kept]) + 1}
             found.append(place | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(score[kept])})
     return found
-
-
-def as_coco(images: Sequence[BoxedImage], classes: int) -> dict[str, Any]:
-    """The content of a COCO json; categories are numbered from 1, labels from 0."""
-    boxes = []
-    for image in images:
-        for corners, label, ignored, area in zip(image.boxes, image.labels, image.ignored, image.areas, strict=True):
-            x1, y1, x2, y2 = corners.tolist()
-            own = {"id": len(boxes) + 1, "image_id": image.number, "category_id": int(label) + 1}
-            boxes.append(own | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(area), "iscrowd": int(ignored)})
-    listed = [{"id": image.number, "width": image.size[0], "height": image.size[1]} for image in images]
-    return {"images": listed, "annotations": boxes, "categories": [{"id": n + 1} for n in range(classes)]}
 
 
 def class_metrics(test: Part, scores: torch.Tensor) -> dict[str, float]:

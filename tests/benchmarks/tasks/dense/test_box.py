@@ -15,11 +15,10 @@ from torchvision.ops import roi_align
 from kdep.models.backbones.backbone import build_backbone
 from kdep_benchmarks.answers.detections import evaluate
 from kdep_benchmarks.data.readers.boxed import Box as TrueBox
-from kdep_benchmarks.data.readers.boxed import as_boxed_image
+from kdep_benchmarks.data.readers.boxed import as_boxed_image, as_coco
 from kdep_benchmarks.openmmlab.tasks.boxes import write_split
 from kdep_benchmarks.tasks.dense import box
 from kdep_benchmarks.tasks.dense.box import (
-    as_coco,
     class_metrics,
     detections,
     draw_val,
