@@ -154,13 +154,6 @@ def test_peak_memory_counts_what_was_allocated_and_freed():
     assert 95 < clock.in_child("tests.helpers.peak:peak_of", megabytes=100) < 160
 
 
-def test_ones_own_photographs_are_linked_into_classes_and_too_few_are_refused(tmp_path, photos):
-    folder = photographs(tmp_path, 10, own=photos)
-    assert len(list(folder.glob("class*/*.jpg"))) == 10
-    with pytest.raises(ValueError, match="128 images, this measurement reads 200"):
-        photographs(tmp_path, 200, own=photos)
-
-
 def test_streamed_axes_equal_those_of_the_whole_matrix(tmp_path):
     for kind in ("stream", "whole"):
         moments.measure(kind, 1000, 24, str(tmp_path / kind), threads=1)

@@ -110,7 +110,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, nargs="?", default=DEFAULT, const=PUBLISHED, help=f"[{DEFAULT}; alone: {PUBLISHED}]"
     )
     parser.add_argument("--work", type=Path, default=DEFAULT.parent / "work", help="photographs, banks, runs")
-    parser.add_argument("--images", type=Path, help="folder of your own photographs, 576 or more")
     parser.add_argument("--lightly-python", type=Path, help="a Python that has lightly-train")
     parser.add_argument("--device", default="auto")
     return parser.parse_args(arguments)
@@ -142,7 +141,7 @@ def make_setting(args: argparse.Namespace) -> "Setting":
     work = args.work.resolve() / ("quick" if args.quick else "full")
     work.mkdir(parents=True, exist_ok=True)
     device = join(args.device).device
-    return Setting(work, device, args.repeats, args.quick, args.images, args.lightly_python)
+    return Setting(work, device, args.repeats, args.quick, args.lightly_python)
 
 
 def open_document(path: Path, setting: "Setting", *, force: bool) -> dict[str, Any]:

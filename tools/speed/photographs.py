@@ -1,4 +1,4 @@
-"""Provide JPEG files to read: synthetic photographs as costly to decode as real ones, or the user's own.
+"""Provide JPEG files to read: synthetic photographs as costly to decode as real ones.
 
 A photograph is cheap or dear to decode by its size and by how many coefficients survive. Natural images have amplitudes
 that fall like 1/f, correlated colours, edges and flat areas; a picture made so weighs about as much as an ImageNet file
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdep.data.sources.source import open_source
 from kdep.files import write_atomically
 
 CLASSES = 4  # ImageFolder needs class folders
@@ -19,14 +18,8 @@ SIDES = (500, 375)
 QUALITY = 90
 
 
-def photographs(work: Path, count: int, *, own: Path | None = None, sides: tuple[int, int] = SIDES) -> Path:
-    """A folder of `count` JPEG files in class folders; made once.
-
-    Raises:
-        ValueError: the user's folder holds fewer images.
-    """
-    if own is not None:
-        return _linked(work / f"own-{count}", own, count)
+def photographs(work: Path, count: int, sides: tuple[int, int] = SIDES) -> Path:
+    """A folder of `count` JPEG files in class folders; made once."""
     for number in range(min(count, DISTINCT)):
         draw_one(work, number, sides)
     chosen = work / f"first-{count}-{sides[0]}x{sides[1]}"
@@ -84,17 +77,8 @@ def _pink(draw: np.random.Generator, height: int, width: int) -> np.ndarray:
     return field / field.std()
 
 
-def _linked(folder: Path, own: Path, count: int) -> Path:
-    names = open_source(str(own)).names
-    if len(names) < count:
-        raise ValueError(f"--images {own}: {len(names)} images, this measurement reads {count}")
-    for number in range(count):
-        _link(_place(folder, number, Path(names[number]).suffix), (own / names[number]).resolve())
-    return folder
-
-
-def _place(folder: Path, number: int, suffix: str = ".jpg") -> Path:
-    return folder / f"class{number % CLASSES}" / f"{number:05d}{suffix}"
+def _place(folder: Path, number: int) -> Path:
+    return folder / f"class{number % CLASSES}" / f"{number:05d}.jpg"
 
 
 def _link(path: Path, to: Path) -> None:

@@ -67,7 +67,6 @@ class Setting:
         device: where networks run.
         repeats: alternations of the contenders; the figure is the median.
         quick: tiny networks and sizes, to see that everything runs; its figures mean nothing.
-        images: the user's photographs instead of synthesised ones.
         lightly: a Python that can import lightly_train, for the row against it.
     """
 
@@ -75,7 +74,6 @@ class Setting:
     device: torch.device
     repeats: int = 3
     quick: bool = False
-    images: Path | None = None
     lightly: Path | None = None
 
 

@@ -25,7 +25,7 @@ def loader(setting: Setting) -> list[Row]:
     """Measure images per second of CPU time over all processes; waiting does not count."""
     batch, images, size = QUICK if setting.quick else (BATCH, IMAGES, SIZE)
     sides = (120, 90) if setting.quick else (500, 375)
-    folder = photographs(setting.work, images, own=setting.images, sides=sides)
+    folder = photographs(setting.work, images, sides)
     wall: dict[str, float] = {}
     default: int | str = 1 if setting.device.type == "cuda" else "auto"  # on a CPU: threads, between the steps
 

@@ -62,7 +62,7 @@ def on_device(case: Case, setting: Setting) -> Case:
 def folder_of(case: Case, setting: Setting) -> Path:
     """The case's photographs, as an ImageFolder."""
     sides = (120, 90) if setting.quick else (500, 375)
-    return photographs(setting.work, case.images, own=setting.images, sides=sides)
+    return photographs(setting.work, case.images, sides)
 
 
 def configure(case: Case, setting: Setting, *, name: str, bank: bool, workers: int | str = "auto") -> Config:
@@ -93,9 +93,7 @@ def configure(case: Case, setting: Setting, *, name: str, bank: bool, workers: i
 
 def bank_path(case: Case, setting: Setting) -> Path:
     """One bank per teacher, size and set of images, shared by rows."""
-    teacher = case.teacher.replace(":", "-")
-    origin = "own" if setting.images else "made"
-    return setting.work / "banks" / f"{teacher}-{case.size}-{case.images}-{origin}"
+    return setting.work / "banks" / f"{case.teacher.replace(':', '-')}-{case.size}-{case.images}"
 
 
 def make_bank(case: Case, setting: Setting) -> float:
