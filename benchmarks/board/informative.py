@@ -27,7 +27,8 @@ def judge_columns(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     found = {}
     for column, own in runs[runs.ok].groupby("column", sort=False):
         pair = [_best(own[roles.loc[own.index].isin(names)]) for names in (REFERENCES, ("random",))]
-        found[column] = _judged(*pair) | {"floor": next((f for f in map(_floor, own["result"]) if f is not None), None)}
+        floors = (result.chosen.get("floor") for result in own["result"])
+        found[column] = _judged(*pair) | {"floor": next((floor for floor in floors if floor is not None), None)}
     names = ["reference", "reference_score", "random", "random_score", "errors", "informative", "floor"]
     frame = pd.DataFrame.from_dict(found, orient="index", columns=names)
     return frame.reindex(pd.Index(runs.column.unique(), name="column")).fillna({"informative": "unknown"})
@@ -56,8 +57,3 @@ def _judged(
         said["errors"] = gain / max(math.hypot(*errors), 1e-9)
         said["informative"] = "yes" if said["errors"] > STANDARD_ERRORS else "no"
     return said
-
-
-def _floor(result: Result) -> float | None:
-    """The score of the best constant answer, such as the largest class for every image."""
-    return result.chosen.get("floor")

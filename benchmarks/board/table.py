@@ -169,7 +169,8 @@ def _board(protocol: Protocol, runs: pd.DataFrame, names: dict[str, str], suite:
     columns = columns.join(judge_columns(runs, cards)).assign(in_suite=_in_suite(columns, suite))
     counted = _counted(columns)
     measured = cells["mean"].where((cells["n"] > 0) & (cells["failed"] == 0))[counted.index]
-    family_means = pd.DataFrame({f: measured[own.index].mean(axis=1, skipna=False) for f, own in _by_family(counted)})
+    families = counted.groupby("family", sort=False)
+    family_means = pd.DataFrame({name: measured[own.index].mean(axis=1, skipna=False) for name, own in families})
     family_means = family_means.reindex(index=cards.index)
     rows = cards.assign(
         complete=measured.notna().all(axis=1) & bool(len(counted)),
@@ -241,10 +242,6 @@ def _cards(runs: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     ]
     index = pd.Index(sorted(cards), name="checkpoint")
     return pd.DataFrame(known, columns=["name", "sha8", "role", "baseline", "arch", "params_m"], index=index)
-
-
-def _by_family(columns: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
-    return columns.groupby("family", sort=False)
 
 
 def _cells(runs: pd.DataFrame, scores: pd.DataFrame, *, index: pd.Index, columns: pd.Index) -> pd.DataFrame:

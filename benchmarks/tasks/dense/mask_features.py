@@ -128,11 +128,5 @@ def taken(count: int, most: int) -> list[int]:
 
 def _plan(images: Sequence[Path], geometry: Geometry, settings: DensePositions) -> tuple[list[Side], list[Side]]:
     """The size at which each image is shown, and its grid."""
-    shown = [geometry.shown(image_side(path), settings.size) for path in images]
+    shown = [geometry.shown(read_header(path).size[::-1], settings.size) for path in images]
     return shown, [geometry.grid(side, settings.stride) for side in shown]
-
-
-def image_side(path: Path) -> Side:
-    """Height and width by the file's header."""
-    width, height = read_header(path).size
-    return height, width
