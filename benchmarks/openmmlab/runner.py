@@ -18,7 +18,6 @@ from kdep_benchmarks.tasks.training_state import LAST, forget_others
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
-    from torch.utils.data import DataLoader
 
 # mmcv turns an image by its EXIF orientation tag by default. kdep's readers do not, and boxes and masks are not turned.
 LOAD_IMAGE = {"type": "LoadImageFromFile", "color_type": "color_ignore_orientation"}
@@ -190,16 +189,11 @@ def _complete(config: "Config", cell: Training) -> None:
 @torch.no_grad()
 def predictions(model: "nn.Module", dataset: dict[str, Any], cell: Training) -> Iterator[Any]:
     """Yield the toolbox's data sample with predictions for every image of the test split."""
-    model.eval()  # not chained: some of the toolboxes' train() return None
-    for batch in test_batches(dataset, cell):
-        yield from model.test_step(batch)
-
-
-def test_batches(dataset: dict[str, Any], cell: Training) -> "DataLoader":
-    """Load a split image by image, in order."""
     from mmengine.runner import Runner
 
-    return Runner.build_dataloader(loader(dataset, cell.settings, train=False), seed=cell.seed)
+    model.eval()  # not chained: some of the toolboxes' train() return None
+    for batch in Runner.build_dataloader(loader(dataset, cell.settings, train=False), seed=cell.seed):
+        yield from model.test_step(batch)
 
 
 def check_count(scored: int, expected: int, task: Task) -> None:
