@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdep.files import look_anew, write_bytes, write_text
-from kdep_benchmarks.data.checks.leaks import Contents
+from kdep_benchmarks.data.checks.contents import Contents
 from kdep_benchmarks.jobs.engines.engine import Slot
 from kdep_benchmarks.jobs.engines.process import Ended, last_lines, run_module
 from kdep_benchmarks.jobs.locks import remove_parts, try_lock

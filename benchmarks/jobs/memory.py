@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kdep.cores import CGROUPS, OWN_CGROUP, control_groups, lines
 from kdep_benchmarks.kinds import PROBES
 from kdep_benchmarks.tasks.settings import SETTINGS, read_settings
@@ -38,6 +36,8 @@ def is_out_of_memory(error: BaseException, *, kills_before: int) -> bool:
         error: as caught.
         kills_before: `oom_kills()` when the work began.
     """
+    import torch  # not above: `run_cell`, which supervises every cell of a cluster, only counts kills
+
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError):

@@ -10,7 +10,8 @@ from kdep.guard import printable
 from kdep.models.backbones.outline import parameters
 from kdep.models.checkpoints.checkpoint import Checkpoint
 from kdep_benchmarks.data import cards as datasets
-from kdep_benchmarks.data.checks.leaks import Contents, contents_of
+from kdep_benchmarks.data.checks.contents import Contents
+from kdep_benchmarks.data.checks.leaks import contents_of
 from kdep_benchmarks.durations import duration
 from kdep_benchmarks.jobs.cell import Cell, check_same_measurement
 from kdep_benchmarks.kinds import TOOLBOXES

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -13,28 +13,11 @@ from kdep.data.sources.contents import cache_folder, content_hashes
 from kdep.files import write_text
 from kdep_benchmarks.answers.sketch import DIGITS, SIZE, sketch_of
 from kdep_benchmarks.data.cards import Use
+from kdep_benchmarks.data.checks.contents import Contents
 from kdep_benchmarks.data.checks.readable import entries_of
 from kdep_benchmarks.data.readers.classification import files_of, hash_of, pictures_of, read_labelled
 
 WORTH = 2000  # images from which on the counts are remembered
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What the contents of the test images say.
-
-    Attributes:
-        leaked: how many have the bytes of an image of train or val.
-        repeated: how many have the bytes of an earlier test image.
-        effective: how many different images would be as certain: n^2 / sum(c^2) of n images, of which each is there c
-            times.
-        sketch: see `kdep_benchmarks.answers.sketch`.
-    """
-
-    leaked: int = 0
-    repeated: int = 0
-    effective: int = 0
-    sketch: str = ""
 
 
 def contents_of(task: Use, fingerprint: str) -> Contents:

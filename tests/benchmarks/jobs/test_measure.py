@@ -16,7 +16,7 @@ from kdep.data.sources.shards import ShardError
 from kdep.files import save
 from kdep.models.weights import open_checkpoint
 from kdep_benchmarks.data.cards import Dataset
-from kdep_benchmarks.data.checks.leaks import Contents
+from kdep_benchmarks.data.checks.contents import Contents
 from kdep_benchmarks.jobs import measure as measuring
 from kdep_benchmarks.jobs.cell import Cell
 from kdep_benchmarks.jobs.measure import measure_cell

@@ -5,6 +5,7 @@ see conftest.py.
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 
 from kdep import cli
+from kdep_benchmarks.jobs.cell import run_cell
 from kdep_benchmarks.jobs.engines import local, process
 from kdep_benchmarks.jobs.engines.engine import Slot
 from kdep_benchmarks.jobs.engines.local import Local
@@ -372,3 +374,19 @@ def test_a_verb_of_a_study_is_logged_with_its_threads(tmp_path):
     assert log.read_text().startswith("OMP_NUM_THREADS=3 kdep ls 'no such kind'\n") and "invalid choice" in (
         log.read_text()
     )
+
+
+SUPERVISE = """
+import pickle, sys
+from kdep_benchmarks.jobs import cell
+from kdep_benchmarks.jobs.engines.engine import Slot
+cell.MEASURE = "stand_in"
+print(*(pickle.load(sys.stdin.buffer)(Slot()).state for _ in range(2)))
+print(*sorted({"torch", "timm", "torchvision", "PIL", "pandas", "matplotlib", "mmengine"} & set(sys.modules)))
+"""
+
+
+def test_the_process_that_supervises_a_cell_on_a_cluster_imports_neither_torch_nor_timm(suite):
+    jobs = b"".join(pickle.dumps(partial(run_cell, suite(do, seconds=0)[0].cell)) for do in ("sleep", "fail"))
+    ended = subprocess.run([sys.executable, "-c", SUPERVISE], input=jobs, capture_output=True, check=True)
+    assert ended.stdout.decode().splitlines() == ["done failed", ""]
