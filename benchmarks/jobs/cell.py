@@ -145,6 +145,17 @@ def run_cell(cell: Cell, slot: Slot) -> Status:
         return Status("failed", f"FAILED with exit code {ended.code}, see {cell.log}\n{text}", ended.code, seconds)
 
 
+def seen_from_here(cell: Cell) -> Status | None:
+    """Look at a cell that was busy: it still is, or another process has written its result; None where it is free."""
+    with try_lock(cell.work / "lock") as held:
+        if not held:
+            return Status("busy")
+        look_anew(cell.path.parent)
+        if cell.path.exists() and not cell.force:
+            return already_done(cell, "  (by another suite)")
+    return None
+
+
 def already_done(cell: Cell, said: str = "") -> Status:
     """How a cell ended whose result is there, with what to say of it: failed where it is of another measurement."""
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from kdep_benchmarks.durations import duration
-from kdep_benchmarks.jobs.cell import Cell, Status, keep_files, lost, run_and_return_files, run_cell
+from kdep_benchmarks.jobs.cell import Cell, Status, keep_files, lost, run_and_return_files, run_cell, seen_from_here
 from kdep_benchmarks.jobs.engines.engine import Engine, Lost
 from kdep_benchmarks.jobs.locks import try_lock
 from kdep_benchmarks.jobs.plan import Planned, Times, add_time, at_once, estimate, extracting_first
@@ -21,7 +21,8 @@ WAITING_SHOWN = 5
 def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, screen: Screen, *, jobs: int) -> list[Status]:
     """Run the cells that are to run; return how they ended.
 
-    A cell that another suite is measuring is asked for again after all others, until it is done or free.
+    A cell that another suite is measuring is asked for again after all others, until it is done or free. Where its
+    folder is seen from here, no job is spent on asking.
 
     Args:
         plan: cells; only those to run count.
@@ -34,34 +35,44 @@ def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, screen: Scre
     total, waiting, pause = len(todo), extracting_first(todo) if jobs > 1 else todo, PAUSE
     clear_stale_progress(waiting)
     statuses: list[Status] = []
+    look = False
     while waiting:
-        left = dict(enumerate(waiting))
+        before = len(statuses)
+        seen = [seen_from_here(planned.cell) if look else None for planned in waiting]
+        placed = [planned for planned, status in zip(waiting, seen, strict=True) if status is None]
+        left = dict(enumerate(placed))
         busy: list[Planned] = []
+
+        def note(planned: Planned, status: Status, left: dict[int, Planned] = left, busy: list[Planned] = busy) -> None:
+            if status.state == "busy":
+                busy.append(planned)
+                return
+            statuses.append(status)
+            if status.state == "done":
+                add_time(times, read_result(planned.cell.path))
+            rest = time_left([p.cell for p in (*left.values(), *busy)], times, jobs=jobs)
+            took = f"({duration(status.seconds)}{rest})"
+            screen.say(f"[{len(statuses)}/{total}] {planned.title}  {status.text}  {took}")
 
         def show(left: dict[int, Planned] = left, busy: list[Planned] = busy) -> None:
             cells = [planned.cell for planned in (*left.values(), *busy)]
             summary = f"{len(statuses)} of {total} ended{time_left(cells, times, jobs=jobs)}"
             screen.show(lines([*left.values(), *busy], times), summary)
 
+        for planned, status in zip(waiting, seen, strict=True):
+            if status is not None:
+                note(planned, status)
         job = run_cell if engine.shares_folders else run_and_return_files
-        work = [partial(job, planned.cell) for planned in waiting]
+        work = [partial(job, planned.cell) for planned in placed]
         with contextlib.closing(engine.run(work, meanwhile=show)) as ended:
             for position, returned in ended:
                 planned = left.pop(position)
-                status = status_of(planned.cell, returned)
-                if status.state == "busy":
-                    busy.append(planned)
-                    continue
-                statuses.append(status)
-                if status.state == "done":
-                    add_time(times, read_result(planned.cell.path))
-                rest = time_left([p.cell for p in (*left.values(), *busy)], times, jobs=jobs)
-                took = f"({duration(status.seconds)}{rest})"
-                screen.say(f"[{len(statuses)}/{total}] {planned.title}  {status.text}  {took}")
-        if len(busy) == len(waiting):
+                note(planned, status_of(planned.cell, returned))
+        if len(statuses) == before:
+            show()
             time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE) if len(busy) == len(waiting) else PAUSE
-        waiting = busy
+        pause = min(2 * pause, LONGEST_PAUSE) if len(statuses) == before else PAUSE
+        waiting, look = busy, engine.shares_folders
     return statuses
 
 

@@ -8,7 +8,8 @@ import pickle
 import shutil
 import signal
 import threading
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import pytest
 from submitit.core.utils import cloudpickle_dump
 
 from kdep_benchmarks import transfer
+from kdep_benchmarks.jobs import run
 from kdep_benchmarks.jobs.cell import run_and_return_files
 from kdep_benchmarks.jobs.engines import choose
 from kdep_benchmarks.jobs.engines.choose import choose_engine, parse_options
@@ -116,6 +118,43 @@ def test_a_lost_cell_has_failed_unless_its_result_is_there(suite, tmp_path):
     assert [(status.state, status.code) for status in statuses] == [("failed", 1), ("done", 0)]
     (failed,) = [found for found in read_results(suite.results) if found.status == "failed"]
     assert failed.error == {"exit_code": 1, "log": "the node is gone"} and failed.seed == 0
+
+
+@dataclass
+class Queue:
+    """A cluster's engine that counts the jobs that it is given, while another suite holds the locks of all cells."""
+
+    held: contextlib.ExitStack
+    given: list = field(default_factory=list)
+    jobs: int | None = None
+    shares_folders: bool = True
+
+    def run(self, jobs, *, after=(), meanwhile=None):
+        self.given.append([job.args[0].seed for job in jobs])
+        for position, job in enumerate(jobs):
+            yield position, job(Slot())
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_cell_that_another_suite_holds_costs_one_job_however_long_it_is_held(suite, monkeypatch, written):
+    plan, pauses, said = suite("sleep", seeds=2, seconds=0), [], io.StringIO()
+    if written:
+        run_plan(plan, Local(), {}, Screen(io.StringIO()), jobs=1)
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            engine.held.close()
+
+    monkeypatch.setattr(run, "time", SimpleNamespace(sleep=pause, time=time.time))
+    with contextlib.ExitStack() as held:
+        for planned in plan:
+            assert held.enter_context(try_lock(planned.cell.work / "lock"))
+        engine = Queue(held)
+        statuses = run_plan(plan, engine, {}, Screen(said), jobs=2)
+    assert [status.state for status in statuses] == ["done"] * 2 and pauses == [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert [given for given in engine.given if given] == [[0, 1]] * (1 if written else 2)
+    assert said.getvalue().count("by another suite") == (2 if written else 0)
 
 
 def test_a_checkpoint_is_named_by_an_absolute_path_for_nodes_with_another_working_folder(tmp_path, monkeypatch):
