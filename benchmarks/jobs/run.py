@@ -64,7 +64,7 @@ def run_plan(plan: Sequence[Planned], engine: Engine, times: Times, screen: Scre
                 note(planned, status)
         job = run_cell if engine.shares_folders else run_and_return_files
         work = [partial(job, planned.cell) for planned in placed]
-        with contextlib.closing(engine.run(work, meanwhile=show)) as ended:
+        with contextlib.closing(engine.run(work, meanwhile=show, say=screen.say)) as ended:
             for position, returned in ended:
                 planned = left.pop(position)
                 note(planned, status_of(planned.cell, returned))

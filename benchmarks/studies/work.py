@@ -82,7 +82,7 @@ def run_all(steps: Sequence[Step], engine: Engine, after: Callable[[], None]) ->
     left = Counter(step.run for step in steps if step.run)
     total, started, failed = len(left), time.monotonic(), set()
     jobs, waits = [partial(do_step, step) for step in steps], [step.after for step in steps]
-    with contextlib.closing(engine.run(jobs, after=waits)) as ended:
+    with contextlib.closing(engine.run(jobs, after=waits, say=say)) as ended:
         for position, returned in ended:
             step = steps[position]
             code, said = (1, f"FAILED: {step.what}: {returned.reason}") if isinstance(returned, Lost) else returned

@@ -40,6 +40,7 @@ class Lost:
 Jobs = Sequence[Callable[[Slot], T]]
 After = Sequence[Sequence[int]]  # of each job the positions of those that it waits for
 Meanwhile = Callable[[], None] | None
+Say = Callable[[str], None] | None
 
 
 class Engine(Protocol):
@@ -56,11 +57,14 @@ class Engine(Protocol):
     jobs: int | None
     shares_folders: bool
 
-    def run(self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None) -> Iterator[tuple[int, T | Lost]]:
+    def run(
+        self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None, say: Say = None
+    ) -> Iterator[tuple[int, T | Lost]]:
         """Run the jobs; yield the position of each and what it returned, in the order in which they end.
 
         A job does not start before the jobs at the positions `after[its position]` have ended, well or not; these
-        positions are all lower than its own. `meanwhile` is called about once a second while jobs run. On this machine
+        positions are all lower than its own. `meanwhile` is called about once a second while jobs run, `say` with
+        one line for the user where a cluster does not start jobs and may never do so. On this machine
         an error of a job is raised here. When the iterator is closed, jobs that still run are stopped and no other
         starts.
         """

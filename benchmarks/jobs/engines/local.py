@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from kdep.cores import cores
 from kdep.interrupts import sigterm_interrupts
-from kdep_benchmarks.jobs.engines.engine import After, Jobs, Meanwhile, Slot, T
+from kdep_benchmarks.jobs.engines.engine import After, Jobs, Meanwhile, Say, Slot, T
 from kdep_benchmarks.jobs.engines.forks import Forks
 from kdep_benchmarks.jobs.engines.process import environment
 
@@ -35,7 +35,9 @@ class Local:
     modules: tuple[str, ...] = ()
     shares_folders: ClassVar[bool] = True
 
-    def run(self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None) -> Iterator[tuple[int, T]]:
+    def run(
+        self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None, say: Say = None
+    ) -> Iterator[tuple[int, T]]:
         """See `Engine.run`. SIGTERM, as a cluster's scheduler sends it, ends the jobs as Ctrl-C does."""
         stop, free = threading.Event(), queue.SimpleQueue()
         forks = Forks(self.modules, environment(Slot(self.threads))) if self.modules else None

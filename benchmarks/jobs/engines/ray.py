@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import ray
 
 from kdep.interrupts import sigterm_interrupts
-from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, Slot, T
+from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, Say, Slot, T
 
 LOOK, GRACE = 1.0, 20.0  # seconds between two looks; that cancelled jobs may take to end
 
@@ -39,7 +39,9 @@ class Ray:
     def __post_init__(self) -> None:
         self.task({})  # refuses wrong options
 
-    def run(self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None) -> Iterator[tuple[int, T | Lost]]:
+    def run(
+        self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None, say: Say = None
+    ) -> Iterator[tuple[int, T | Lost]]:
         """See `Engine.run`. Jobs get those they wait for as arguments."""
         after, folder = after or [()] * len(jobs), str(Path.cwd())
         refs: list[Any] = []

@@ -12,8 +12,8 @@ from submitit import SlurmExecutor
 
 from kdep.files import look_anew
 from kdep.interrupts import held_interrupts, sigterm_interrupts
-from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, T
-from kdep_benchmarks.jobs.engines.slurm_job import OnNode, in_queue, value_of
+from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, Say, T
+from kdep_benchmarks.jobs.engines.slurm_job import OnNode, held_back, in_queue, value_of
 
 LOOK, LOOK_AT_QUEUE, ABSENT = 1.0, 10.0, 2  # seconds; looks that miss a job before it is lost: its result may be late
 ARRAY = 1000  # jobs of one array: Slurm's own MaxArraySize is 1001
@@ -60,9 +60,12 @@ class Slurm:
             raise ValueError(f"--engine-option: Slurm's are {known}, requeues and sbatch.NAME; got {own}") from error
         return executor
 
-    def run(self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None) -> Iterator[tuple[int, T | Lost]]:
+    def run(
+        self, jobs: Jobs[T], *, after: After = (), meanwhile: Meanwhile = None, say: Say = None
+    ) -> Iterator[tuple[int, T | Lost]]:
         """See `Engine.run`. Jobs wait for each other in Slurm's queue, so they go on if this process is killed."""
         left: dict[int, Any] = {}
+        told: set[str] = set()
         try:
             with sigterm_interrupts():
                 self.submit(jobs, after or [()] * len(jobs), left)
@@ -70,6 +73,10 @@ class Slurm:
                 while left:
                     if time.monotonic() - looked > LOOK_AT_QUEUE and (may_run := in_queue()) is not None:
                         looked = time.monotonic()
+                        waits = held_back({job.job_id: may_run.get(job.job_id, "") for job in left.values()})
+                        for reason in [reason for reason in waits if say is not None and reason not in told]:
+                            told.add(reason)
+                            say(waits[reason])
                         for position, job in left.items():
                             missing[position] = 0 if job.job_id in may_run else missing[position] + 1
                         if any(missing[position] for position in left):

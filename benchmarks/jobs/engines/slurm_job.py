@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -15,6 +15,12 @@ from submitit.helpers import DelayedSubmission
 from kdep_benchmarks.jobs.engines.engine import Lost, Slot, T
 
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+# Why jobs wait for their turn. With any other reason they may wait for ever, such as for a node that was drained.
+PASSING = {"None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Cleaning", "Licenses"}
+HINTS = {
+    "PartitionTimeLimit": " (--engine-option time=MINUTES is more than the partition allows)",
+    "JobHeldUser": " (scontrol release starts it)",
+}
 
 
 @dataclass(frozen=True)
@@ -37,15 +43,30 @@ class OnNode(Generic[T]):
         return DelayedSubmission(self)
 
 
-def in_queue() -> set[str] | None:
-    """This user's jobs that may still run; None where Slurm's controller does not answer.
+def in_queue() -> dict[str, str] | None:
+    """This user's jobs that may still run, with the reason of those that wait; None where the controller is silent.
 
     submitit asks sacct, which needs Slurm's accounting.
     """
-    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
+    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T %r"]
     shown = subprocess.run(command, capture_output=True, text=True)
-    lines = [line.split() for line in shown.stdout.splitlines()]
-    return {job for job, state in lines if state not in ENDED} if shown.returncode == 0 else None
+    if shown.returncode != 0:
+        return None
+    lines = [f"{line}  ".split(" ", 2) for line in shown.stdout.splitlines()]
+    return {job: reason.strip() if state == "PENDING" else "" for job, state, reason in lines if state not in ENDED}
+
+
+def held_back(waiting: Mapping[str, str]) -> dict[str, str]:
+    """A line for the user for each reason that does not pass by itself, of jobs and why they wait."""
+    jobs: dict[str, list[str]] = {}
+    for job, reason in waiting.items():
+        if reason and reason not in PASSING:
+            jobs.setdefault(reason, []).append(job)
+    return {
+        reason: f"Slurm does not start job {those[0]}{f' and {len(those) - 1} more' if those[1:] else ''}: {reason}"
+        f"{HINTS.get(reason, '')}. More: scontrol show job {those[0]}; Ctrl-C cancels the jobs"
+        for reason, those in jobs.items()
+    }
 
 
 def value_of(job: Any) -> Any:

@@ -405,7 +405,7 @@ class Cluster:
 
     jobs, shares_folders = None, True
 
-    def run(self, jobs, *, after=(), meanwhile=None):
+    def run(self, jobs, *, after=(), meanwhile=None, say=None):
         self.steps, self.after = [job.args[0] for job in jobs], list(after)
         for position, job in enumerate(jobs):
             if position == 2:

@@ -41,7 +41,7 @@ class Elsewhere:
     jobs: int | None = None
     shares_folders: bool = False
 
-    def run(self, jobs, *, after=(), meanwhile=None):
+    def run(self, jobs, *, after=(), meanwhile=None, say=None):
         for position, job in enumerate(jobs):
             sent = pickle.loads(pickle.dumps(job))
             (cell,) = sent.args
@@ -129,7 +129,7 @@ class Queue:
     jobs: int | None = None
     shares_folders: bool = True
 
-    def run(self, jobs, *, after=(), meanwhile=None):
+    def run(self, jobs, *, after=(), meanwhile=None, say=None):
         self.given.append([job.args[0].seed for job in jobs])
         for position, job in enumerate(jobs):
             yield position, job(Slot())
@@ -310,6 +310,46 @@ def test_ctrl_c_while_sbatch_runs_cancels_what_it_submits(slurm, tmp_path, numbe
     finally:
         signal.signal(signal.SIGINT, before)
     assert (slurm.state / "cancelled").read_text() == "1" and not list(slurm.state.glob("queued-*"))
+
+
+WAITING = """
+import os
+from pathlib import Path
+reasons = {"1_2": "Nodes required for job are DOWN, DRAINED", "1_3": "Resources", "1_4": "Dependency"}
+for path in Path(os.environ["FAKE_SLURM"]).glob("queued-*"):
+    name = path.name.partition("-")[2]
+    print(name, *(["RUNNING", "None"] if name == "1_5" else ["PENDING", reasons.get(name, "PartitionTimeLimit")]))
+"""
+
+
+def test_jobs_that_slurm_may_never_start_are_named_once_with_the_reason(slurm, tmp_path):
+    squeue, said, looks = tmp_path / "squeue", [], []
+    squeue.write_text(f"{squeue.read_text().splitlines()[0]}\n{WAITING}")
+
+    def interrupt():
+        looks.append(len(said))
+        if looks.count(2) == 20:  # a second, ten looks at the queue
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(slurm().run([partial(fake_slurm.sleep, tmp_path)] * 6, meanwhile=interrupt, say=said.append))
+    assert sorted(said) == [
+        "Slurm does not start job 1_0 and 1 more: PartitionTimeLimit (--engine-option time=MINUTES is more than the "
+        "partition allows). More: scontrol show job 1_0; Ctrl-C cancels the jobs",
+        "Slurm does not start job 1_2: Nodes required for job are DOWN, DRAINED. More: scontrol show job 1_2; Ctrl-C "
+        "cancels the jobs",
+    ]
+
+
+def test_what_an_engine_says_is_on_the_screen(suite):
+    class Full(Elsewhere):
+        def run(self, jobs, *, after=(), meanwhile=None, say=None):
+            say("no node is free")
+            return super().run(jobs)
+
+    said = io.StringIO()
+    run_plan(suite("sleep", seconds=0), Full(suite.results), {}, Screen(said), jobs=1)
+    assert said.getvalue().startswith("no node is free\n[1/1]")
 
 
 def test_what_sbatch_refuses_is_one_sentence_and_what_was_submitted_is_cancelled(slurm, tmp_path):
