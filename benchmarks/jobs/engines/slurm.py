@@ -16,6 +16,7 @@ from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, Sa
 from kdep_benchmarks.jobs.engines.slurm_job import OnNode, held_back, in_queue, value_of
 
 LOOK, LOOK_AT_QUEUE, ABSENT = 1.0, 10.0, 2  # seconds; looks that miss a job before it is lost: its result may be late
+SHORTEST = 3  # minutes of a job
 ARRAY = 1000  # jobs of one array: Slurm's own MaxArraySize is 1001
 
 
@@ -47,6 +48,11 @@ class Slurm:
         requeues, others = own.pop("requeues"), [name for name in own if name.startswith("sbatch.")]
         if type(own["time"]) is not int:
             raise ValueError(f"--engine-option time={own['time']}: expected whole minutes, such as 240")
+        if own["time"] < SHORTEST:
+            raise ValueError(
+                f"--engine-option time={own['time']}: expected at least {SHORTEST} minutes; Slurm tells a job that its "
+                "time is over 90 seconds early, and a job that has not begun by then is killed"
+            )
         others = {name.partition(".")[2]: own.pop(name) for name in others}
         own |= {"additional_parameters": others, "array_parallelism": self.jobs or ARRAY}
         own |= {"dependency": f"afterany:{':'.join(after)}"} if after else {}

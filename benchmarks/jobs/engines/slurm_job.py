@@ -15,6 +15,7 @@ from submitit.helpers import DelayedSubmission
 from kdep_benchmarks.jobs.engines.engine import Lost, Slot, T
 
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+TIME_OVER = "timed-out too many times."  # the end of what submitit says when a job has used up its requeues
 # Why jobs wait for their turn. With any other reason they may wait for ever, such as for a node that was drained.
 PASSING = {"None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Cleaning", "Licenses"}
 HINTS = {
@@ -78,4 +79,5 @@ def value_of(job: Any) -> Any:
             return value
         said = value  # the traceback, which the job writes to its log only after this file
     said = (said or job.stderr() or "no log, was the folder visible on the node?").strip().splitlines()
-    return Lost(f"Slurm's job {job.job_id} ended without a result, see {job.paths.stderr}: {said[-1]}")
+    hint = " Give it more --engine-option time=MINUTES, or more requeues." if said[-1].endswith(TIME_OVER) else ""
+    return Lost(f"Slurm's job {job.job_id} ended without a result, see {job.paths.stderr}: {said[-1]}{hint}")

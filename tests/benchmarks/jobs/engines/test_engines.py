@@ -289,6 +289,22 @@ def test_a_job_that_failed_says_why_before_its_log_does(tmp_path):
     assert value_of(job) == 3
 
 
+def test_a_job_whose_time_is_over_too_often_says_which_options_give_it_more(tmp_path, monkeypatch):
+    from submitit.core.job_environment import SignalHandler
+    from submitit.core.utils import DelayedSubmission, UncompletedJobError
+
+    paths = SimpleNamespace(submitted_pickle=tmp_path / "in", result_pickle=tmp_path / "out", stderr=tmp_path / "err")
+    over = DelayedSubmission(fake_slurm.fail)
+    over.set_timeout(3, 0)  # minutes, requeues that are left
+    with pytest.raises(UncompletedJobError) as raised:
+        SignalHandler(SimpleNamespace(global_rank=0), paths, over).checkpoint_and_try_requeue(signal.SIGUSR2)
+    cloudpickle_dump(
+        ("error", f"Traceback\nsubmitit.core.utils.UncompletedJobError: {raised.value}\n"), paths.result_pickle
+    )
+    said = value_of(SimpleNamespace(paths=paths, job_id="1_1", stderr=lambda: None)).reason
+    assert said.endswith("timed-out too many times. Give it more --engine-option time=MINUTES, or more requeues.")
+
+
 def test_ctrl_c_cancels_what_was_submitted(slurm, tmp_path):
     def interrupt():
         if (tmp_path / "asleep").exists():
@@ -367,6 +383,9 @@ def test_slurm_refuses_options_that_it_does_not_have(slurm, monkeypatch):
         slurm(partiton="gpu")
     with pytest.raises(ValueError, match="--engine-option time=4:00:00: expected whole minutes, such as 240"):
         slurm(time="4:00:00")
+    with pytest.raises(ValueError, match="--engine-option time=2: expected at least 3 minutes; .* 90 seconds early"):
+        slurm(time=2)
+    slurm(time=3)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match="--engine slurm: no srun here"):
         slurm()
