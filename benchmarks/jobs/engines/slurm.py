@@ -55,6 +55,8 @@ class Slurm:
             )
         others = {name.partition(".")[2]: own.pop(name) for name in others}
         own |= {"additional_parameters": others, "array_parallelism": self.jobs or ARRAY}
+        if "cpus_per_task" in own:  # srun of Slurm 22.05 to 23.02 does not take it from its job, and gives one core
+            own["srun_args"] = [*own.get("srun_args", []), f"--cpus-per-task={own['cpus_per_task']}"]
         own |= {"dependency": f"afterany:{':'.join(after)}"} if after else {}
         try:
             executor = SlurmExecutor(self.folder, max_num_timeout=requeues)

@@ -256,13 +256,15 @@ def slurm(tmp_path, monkeypatch):
 def test_slurm_gets_an_array_of_jobs_and_those_that_wait_and_lost_ones_are_named(slurm, tmp_path):
     note = partial(partial, fake_slurm.note, tmp_path)
     jobs = [note("bank"), note("one"), note("two"), fake_slurm.fail, fake_slurm.die]
-    engine = slurm(partition="cpu", jobs=3, **{"sbatch.reservation": "kdep"})
+    engine = slurm(partition="cpu", jobs=3, cpus_per_task=3, **{"sbatch.reservation": "kdep"})
     ended = dict(engine.run(jobs, after=[(), (0,), (0,), (), ()]))
     assert [ended[0], ended[1], ended[2]] == [("bank", 3), ("one", 3), ("two", 3)]
     assert (tmp_path / "notes").read_text().split()[0] == "bank"
     assert ended[3].reason.endswith("ValueError: no such GPU")
     assert ended[4].reason.endswith("0_log.err: slurmstepd: error: killed")
     first, second = ((slurm.state / f"script-{number}").read_text() for number in (1, 2))
+    (command,) = [line for line in first.splitlines() if line.startswith("srun ")]
+    assert "#SBATCH --cpus-per-task=3" in first and " --cpus-per-task=3 " in command  # some srun do not take its job's
     assert "--array=0-2%3" in first and "--partition=cpu" in first and "--reservation=kdep" in first
     assert "--array=0-1%2" in second and "--dependency=afterany:1_0" in second
 
