@@ -15,6 +15,7 @@ from submitit.helpers import DelayedSubmission
 from kdep_benchmarks.jobs.engines.engine import Lost, Slot, T
 
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+LAST_LINES = 8
 TIME_OVER = "timed-out too many times."  # the end of what submitit says when a job has used up its requeues
 # Why jobs wait for their turn. With any other reason they may wait for ever, such as for a node that was drained.
 PASSING = {"None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Cleaning", "Licenses"}
@@ -71,7 +72,7 @@ def held_back(waiting: Mapping[str, str]) -> dict[str, str]:
 
 
 def value_of(job: Any) -> Any:
-    """What an ended job returned; `Lost` with its error, or the last line of its log, where it returned nothing."""
+    """What an ended job returned; `Lost` with its error, or the end of its log, where it returned nothing."""
     said = ""
     if job.paths.result_pickle.exists():
         outcome, value = pickle_load(job.paths.result_pickle)
@@ -80,4 +81,6 @@ def value_of(job: Any) -> Any:
         said = value  # the traceback, which the job writes to its log only after this file
     said = (said or job.stderr() or "no log, was the folder visible on the node?").strip().splitlines()
     hint = " Give it more --engine-option time=MINUTES, or more requeues." if said[-1].endswith(TIME_OVER) else ""
-    return Lost(f"Slurm's job {job.job_id} ended without a result, see {job.paths.stderr}: {said[-1]}{hint}")
+    by_slurm = [line for line in said[-LAST_LINES:] if line.startswith("slurmstepd") and "error:" in line]
+    line = [said[-1], *by_slurm][-1]  # who or what ended the job; srun's own line after it tells only the exit code
+    return Lost(f"Slurm's job {job.job_id} ended without a result, see {job.paths.stderr}: {line}{hint}")

@@ -291,6 +291,22 @@ def test_a_job_that_failed_says_why_before_its_log_does(tmp_path):
     assert value_of(job) == 3
 
 
+def test_a_job_that_slurm_ended_says_how_and_not_only_its_exit_code(tmp_path):
+    log = """slurmstepd-node1: error: *** STEP 36.0 ON node1 CANCELLED AT 2026-12-03T12:00:00 DUE TO PREEMPTION ***
+srun: error: node1: task 0: Exited with exit code 143
+submitit WARNING (2026-12-03 15:45:21,564) - Bypassing signal SIGCONT
+slurmstepd-node2: error: *** STEP 36.0 ON node2 CANCELLED AT 2026-12-03T15:45:21 ***
+srun: forcing job termination
+srun: Job step aborted: Waiting up to 32 seconds for job step to finish.
+srun: error: node2: task 0: Exited with exit code 143
+"""
+    paths = SimpleNamespace(result_pickle=tmp_path / "none", stderr=tmp_path / "log.err")
+    job = SimpleNamespace(paths=paths, job_id="35_0", stderr=lambda: log)
+    assert value_of(job).reason.endswith("error: *** STEP 36.0 ON node2 CANCELLED AT 2026-12-03T15:45:21 ***")
+    job.stderr = lambda: log + "a line\n" * 7 + "OSError: [Errno 28] No space left on device\n"
+    assert value_of(job).reason.endswith("log.err: OSError: [Errno 28] No space left on device")
+
+
 def test_a_job_whose_time_is_over_too_often_says_which_options_give_it_more(tmp_path, monkeypatch):
     from submitit.core.job_environment import SignalHandler
     from submitit.core.utils import DelayedSubmission, UncompletedJobError
