@@ -1,6 +1,8 @@
 """Run jobs on a Ray cluster, or on a local one that is started for them."""
 
 import os
+import re
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import ray
 from kdep.interrupts import sigterm_interrupts
 from kdep_benchmarks.jobs.engines.engine import After, Jobs, Lost, Meanwhile, Say, Slot, T
 
-LOOK, GRACE = 1.0, 20.0  # seconds between two looks; that cancelled jobs may take to end
+LOOK, GRACE, KNOCK = 1.0, 20.0, 20.0  # seconds: between two looks; until cancelled jobs end; until a port answers
 
 
 def call(job: Callable[[Slot], T], folder: str, *ended: Any) -> T:
@@ -49,7 +51,11 @@ class Ray:
         with sigterm_interrupts():
             mine = self.connect()
             try:
-                task = self.task({"num_gpus": 1} if self.gpu and ray.cluster_resources().get("GPU") else {})
+                gpus = {"num_gpus": 1} if self.gpu and ray.cluster_resources().get("GPU") else {}
+                task, wanted = self.task(gpus), resources({**gpus, **self.options})
+                if say is not None and not any(has(node, wanted) for node in ray.nodes()):
+                    asked = ", ".join(f"{value:g} {name}" for name, value in wanted.items())
+                    say(f"No node of the Ray cluster has {asked}: the jobs wait until one joins; Ctrl-C cancels them")
                 while left or len(refs) < len(jobs):
                     while len(refs) < len(jobs) and (self.jobs is None or len(left) < self.jobs):
                         before = [refs[position] for position in after[len(refs)]]
@@ -74,9 +80,12 @@ class Ray:
         ours = {name: value for name, value in os.environ.items() if name == "KDEP_DATA"}
         own, where = {"log_to_driver": False, "runtime_env": {"env_vars": ours}}, self.options.get("address")
         try:
+            knock(where or os.environ.get("RAY_ADDRESS", ""))
             ray.init(where, logging_level="warning", **own)
-        except ConnectionError as error:
-            raise ValueError(f"--engine ray: no cluster at {where}: {error}") from error
+        except OSError as error:
+            raise ValueError(
+                f"--engine ray: no cluster at {where or os.environ.get('RAY_ADDRESS')}: {error}"
+            ) from error
         return True
 
     def task(self, gpus: Mapping[str, int]) -> Any:
@@ -86,6 +95,28 @@ class Ray:
             return ray.remote(**{"max_calls": 1, **gpus, **own})(call)
         except (ValueError, TypeError) as error:
             raise ValueError(f"--engine-option: {error}") from error
+
+
+def knock(address: str) -> None:
+    """Connect to the port of an address, since Ray tries a wrong one for more than ten minutes.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    port = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
+    if port:
+        socket.create_connection((port[1], int(port[2])), KNOCK).close()
+
+
+def resources(options: Mapping[str, Any]) -> dict[str, float]:
+    """What a task of some options needs of one node, by Ray's names."""
+    own = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0), "memory": options.get("memory", 0)}
+    return {name: value for name, value in {**own, **options.get("resources", {})}.items() if value}
+
+
+def has(node: Mapping[str, Any], wanted: Mapping[str, float]) -> bool:
+    """Whether a node, as `ray.nodes` describes it, has what a task needs, free or not."""
+    return node["Alive"] and all(node["Resources"].get(name, 0) >= value for name, value in wanted.items())
 
 
 def value_of(ref: Any) -> Any:

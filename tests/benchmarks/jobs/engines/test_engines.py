@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -427,9 +428,38 @@ def test_a_job_that_is_preempted_stops_its_cell_and_leaves_no_value_behind():
     assert requeued.function == OnNode(fake_slurm.fail) and requeued.args == ()
 
 
-@pytest.mark.skipif(
+needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="ray is not installed; see tools/checks/engines/ray_cluster"
 )
+
+
+@needs_ray
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_no_ray_listens_is_refused_at_once(scheme, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray would try for minutes"))
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"{scheme}127.0.0.1:{port.getsockname()[1]}"
+        engine = choose_engine("ray", {"address": address}, jobs=None, device="cpu", folder=Path("unused"))
+        with pytest.raises(ValueError, match=f"--engine ray: no cluster at {address}: .*refused"):
+            list(engine.run([fake_slurm.fail]))
+
+
+@needs_ray
+def test_what_no_node_of_a_ray_cluster_has_is_told():
+    from kdep_benchmarks.jobs.engines.ray import has, resources
+
+    wanted = resources({"address": "auto", "num_gpus": 0.5, "max_retries": 1, "resources": {"fast": 2}})
+    assert wanted == {"CPU": 1, "GPU": 0.5, "fast": 2}
+    node = {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0, "fast": 2.0, "node:a": 1.0}}
+    assert has(node, wanted) and not has({**node, "Alive": False}, wanted)
+    for name in wanted:
+        assert not has({**node, "Resources": {**node["Resources"], name: 0.25}}, wanted)
+
+
+@needs_ray
 def test_ray_refuses_options_that_it_does_not_have():
     with pytest.raises(ValueError, match="--engine-option: Invalid option keyword num_gpuz"):
         choose_engine("ray", {"num_gpuz": 1}, jobs=None, device="cpu", folder=Path("unused"))
