@@ -48,8 +48,8 @@ class Ray:
         after, folder = after or [()] * len(jobs), str(Path.cwd())
         refs: list[Any] = []
         left: dict[Any, int] = {}
-        with sigterm_interrupts():
-            mine = self.connect()
+        mine = self.connect()
+        with sigterm_interrupts():  # after Ray's own handler of SIGTERM, which ends the process at once
             try:
                 gpus = {"num_gpus": 1} if self.gpu and ray.cluster_resources().get("GPU") else {}
                 task, wanted = self.task(gpus), resources({**gpus, **self.options})

@@ -448,6 +448,22 @@ def test_an_address_where_no_ray_listens_is_refused_at_once(scheme, monkeypatch)
 
 
 @needs_ray
+def test_sigterm_cancels_the_cells_although_ray_takes_that_signal_when_it_connects(monkeypatch):
+    import ray
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: signal.signal(signal.SIGTERM, lambda *_: pytest.fail("Ray's")))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    engine = choose_engine("ray", {}, jobs=None, device="auto", folder=Path("unused"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.run([fake_slurm.fail]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@needs_ray
 def test_what_no_node_of_a_ray_cluster_has_is_told():
     from kdep_benchmarks.jobs.engines.ray import has, resources
 
