@@ -52,7 +52,7 @@ def test_no_help_imports_torch():
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # noticed at the end of the command, or at the first line
 def test_a_reader_that_ends_first_is_one_line_and_no_traceback(unbuffered):
-    code = "import sys; from kdep import cli; sys.exit(cli.main(['data', 'ls']))"
+    code = "import sys; from kdep import cli; sys.exit(cli.main(['ls', 'data']))"
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     reader, writer = os.pipe()
     os.close(reader)  # before the command begins
