@@ -140,6 +140,17 @@ def test_another_source_alone_keeps_the_recipes_tap_and_size_and_says_so(images,
     assert caplog.messages == [said]
 
 
+def test_the_recipes_rate_for_another_student_is_said(images, caplog):
+    of_mobile = [f"data.source={images}", "student.arch=mobilenetv2_100"]
+    assert read_config("default", of_mobile).optim.lr == 0.002
+    said = "optim.lr=0.002 is the recipe's and was chosen with resnet18; mobilenetv2_100 may need another"
+    assert caplog.messages == [f"{said}, see docs/quickstart.md"]
+    read_config("default", [*of_mobile, "optim.lr=0.032"])
+    read_config("default", [*of_mobile, "optim={lr: 0.032, epochs: 1, batch_size: 8}"])
+    read_config("default", [f"data.source={images}", "student.arch=resnet18"])
+    assert len(caplog.messages) == 1
+
+
 def test_a_teacher_that_is_named_from_python_brings_its_own_tap_and_size(images, monkeypatch):
     monkeypatch.setattr("kdep.pretrain.pretrain", lambda config: config.teacher)
     own = kdep.pretrain(data=str(images), teacher={"source": "timm:resnet50"})
