@@ -422,7 +422,7 @@ def read_config(recipe: str | None, overrides: list[str]) -> Config:
         said = " and ".join(f"teacher.{key}={getattr(config.teacher, key)}" for key in kept)
         logger.warning("%s: kept from the recipe; 'teacher={source: %s}' takes neither", said, given["teacher.source"])
     if shipped and config.student.arch != shipped["student"]["arch"] and not {"optim", "optim.lr"} & set(given):
-        said = "optim.lr=%g is the recipe's and was chosen with %s; %s may need another, see docs/quickstart.md"
+        said = "optim.lr=%g is the recipe's, whose student is %s; %s may need another, see docs/quickstart.md"
         logger.warning(said, config.optim.lr, shipped["student"]["arch"], config.student.arch)
     return config
 

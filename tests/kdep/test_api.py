@@ -143,7 +143,7 @@ def test_another_source_alone_keeps_the_recipes_tap_and_size_and_says_so(images,
 def test_the_recipes_rate_for_another_student_is_said(images, caplog):
     of_mobile = [f"data.source={images}", "student.arch=mobilenetv2_100"]
     assert read_config("default", of_mobile).optim.lr == 0.002
-    said = "optim.lr=0.002 is the recipe's and was chosen with resnet18; mobilenetv2_100 may need another"
+    said = "optim.lr=0.002 is the recipe's, whose student is resnet18; mobilenetv2_100 may need another"
     assert caplog.messages == [f"{said}, see docs/quickstart.md"]
     read_config("default", [*of_mobile, "optim.lr=0.032"])
     read_config("default", [*of_mobile, "optim={lr: 0.032, epochs: 1, batch_size: 8}"])
