@@ -140,6 +140,17 @@ def test_every_suite_of_a_page_loads(tmp_path):
     assert len(suites) == 3
 
 
+def test_the_study_of_a_rate_on_the_quickstart_plans_its_runs(tmp_path, monkeypatch, capsys):
+    """With scenes as the labelled images; the plan asks nothing of the photographs."""
+    (text,) = re.findall(r"```yaml\n(name:.*?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.DOTALL)
+    write_scenes(tmp_path / "scenes", pool=20, train_per_class=4, test_per_class=2, dense_train=20, dense_val=10)
+    (tmp_path / "labelled").symlink_to(tmp_path / "scenes" / "classification")
+    (tmp_path / "rate.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["study", "rate.yaml", "--dry-run"]) == 0
+    assert "6 runs: 0 done, 0 to score, 6 to train" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a few scenes of the demo, and made results where the pages have theirs."""
