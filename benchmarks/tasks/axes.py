@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import scipy.linalg
 import torch
 
 NOT_FINITE = "features are not finite; the network diverges on these images or its weights are broken"
@@ -142,9 +143,19 @@ def find_axes(images: Images, products: torch.dtype = torch.float64) -> Axes:
         _, singular, axes = torch.linalg.svd(standardised, full_matrices=False)
         variances, vectors = singular.square() / len(images), axes.T
     else:
-        variances, vectors = torch.linalg.eigh(scale[:, None] * covariance * scale)
+        variances, vectors = eigenpairs(scale[:, None] * covariance * scale)
     kept = variances > 1e-12 * variances.max().clamp_min(1e-30)
     return Axes(mean, scale[:, None] * vectors[:, kept], variances[kept])
+
+
+def eigenpairs(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues (D,), ascending, and eigenvectors (D, D) in columns, of a symmetric float64 matrix (D, D).
+
+    Computed on the CPU by SciPy. torch's solver does not converge on some matrices of networks most of whose units never
+    fire.
+    """
+    values, vectors = scipy.linalg.eigh(matrix.cpu().numpy())
+    return torch.from_numpy(values).to(matrix.device), torch.from_numpy(vectors).to(matrix.device)
 
 
 def moments(images: Images, products: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -168,6 +168,24 @@ def test_axes_have_the_variances_that_they_say_and_no_correlation(kept, monkeypa
     assert torch.allclose(turned.gradient(slopes), labels.double()[None] @ z)
 
 
+def test_a_network_most_of_whose_units_never_fire_has_the_axes_of_the_others():
+    # On this matrix torch's solver of one thread does not converge (torch 2.13, MKL).
+    generator, threads = torch.Generator().manual_seed(18), torch.get_num_threads()
+    fires = torch.randperm(1280, generator=generator)[:100]
+    mixed = torch.randn(2000, 6, generator=generator) @ torch.randn(6, 100, generator=generator)
+    alive = (mixed + 0.1 * torch.randn(2000, 100, generator=generator)).clamp(0, 6)
+    x = torch.zeros(2000, 1280).index_copy(1, fires, alive)
+    labels = torch.zeros(2000, dtype=torch.long)
+    try:
+        torch.set_num_threads(1)
+        axes, theirs = (find_axes(images(features, labels, block=2000)) for features in (x, alive))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.allclose(axes.variances, theirs.variances)
+    turned = (x.double() - axes.mean) @ axes.basis
+    assert torch.allclose(turned.T @ turned / 2000, axes.variances.diag(), atol=1e-9)
+
+
 def test_axes_of_few_images_have_the_variances_that_they_say():
     x = torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) * 3 + 1
     axes = find_axes(images(x, torch.zeros(20, dtype=torch.long), block=7))
