@@ -151,8 +151,8 @@ def find_axes(images: Images, products: torch.dtype = torch.float64) -> Axes:
 def eigenpairs(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues (D,), ascending, and eigenvectors (D, D) in columns, of a symmetric float64 matrix (D, D).
 
-    Computed on the CPU by SciPy. torch's solver does not converge on some matrices of networks most of whose units never
-    fire.
+    Computed on the CPU by SciPy. torch's solver does not converge on some matrices of networks most of whose units
+    never fire.
     """
     values, vectors = scipy.linalg.eigh(matrix.cpu().numpy())
     return torch.from_numpy(values).to(matrix.device), torch.from_numpy(vectors).to(matrix.device)
