@@ -45,7 +45,7 @@ def student_tap(config: Config, network: nn.Module) -> str:
     """Choose where the student's features are taken.
 
     A classifier (loss.name logits or labels) reads them after the final activation, as in any network. Otherwise the
-    default is before a last 1x1 convolution, which adds channels but no dimensions: study `mobilenetv2_taps_small`.
+    default is before a last 1x1 convolution, which adds channels but no dimensions: study `taps_mobile`.
 
     Raises:
         ValueError: a classifier on features before the last convolution, which would stay untrained.

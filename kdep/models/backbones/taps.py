@@ -142,7 +142,7 @@ def default_tap(network: nn.Module) -> str:
 def student_tap(network: nn.Module) -> str:
     """Default tap of a student: before a last 1x1 convolution, which adds no dimensions, or before the activation.
 
-    The study mobilenetv2_taps_small compares the two.
+    The study taps_mobile compares the two.
     """
     taps = find_taps(network)
     for tap in ("before_head", "pre"):
