@@ -105,8 +105,9 @@ def test_what_the_docs_say_of_a_study_is_what_its_rows_say(path, tmp_path):
     assert f"figures/studies/{study.name}.md" in (PUBLISHED.parents[1] / "studies.md").read_text()
 
 
-def test_the_page_of_a_study_that_was_trained_again_is_what_its_rows_say(tmp_path):
-    study, path = load_study(FOLDER / "queue_mobile.yaml"), PUBLISHED.parent / "queue_mobile_again.csv"
+@pytest.mark.parametrize("name", ["queue_mobile", "queue_rate"])
+def test_the_page_of_a_study_that_was_trained_again_is_what_its_rows_say(name, tmp_path):
+    study, path = load_study(FOLDER / f"{name}.yaml"), PUBLISHED.parent / f"{name}_again.csv"
     text = as_markdown(study, collect(study, tmp_path, [], read_known([path], study)))
     assert path.with_suffix(".md").read_text() == text
 
