@@ -6,7 +6,7 @@ from tools.checks.verdicts import joint_claims
 from tools.checks.verdicts.studies import PUBLISHED
 
 FOUND = json.loads((PUBLISHED / "joint.json").read_text())
-LIGHTLY, QUEUE, ALL_QUEUE, SHORT, ALL_SHORT, MOBILE = [group["rows"] for group in FOUND["groups"]]
+LIGHTLY, QUEUE, ALL_QUEUE, SHORT, ALL_SHORT, MOBILE, RATE = [group["rows"] for group in FOUND["groups"]]
 KL = "`SVD, queue KL` minus"
 
 
@@ -54,3 +54,5 @@ def test_the_pages_name_the_claims_that_hold_over_several_studies():
     assert (
         len(MOBILE) == len(holding(MOBILE)) == 3 and "Holm's correction over the three leaves all of them." in studies
     )
+    assert len(RATE) == len(holding(RATE)) == 3
+    assert "Holm's correction over the three claims leaves all of them" in studies

@@ -20,6 +20,7 @@ from tools.checks.verdicts.studies import SHIPPED, claims, published, verdict
 
 LIGHTLY = ("projector_long", "finetune_long", "dense_long")
 QUEUE = ("queue_long", "queue_finetune", "queue_dense")
+QUEUE_RATE = ("queue_rate", "queue_rate_finetune", "queue_rate_dense")
 QUEUE_MOBILE = ("queue_mobile", "queue_mobile_finetune", "queue_mobile_dense")
 QUEUE_SHORT = ("queue_small", "queue_dense_small", "queue_finetune_small")
 ALL = "every claim"
@@ -31,6 +32,7 @@ GROUPS: Sequence[tuple[str | tuple[str, str], Sequence[str]]] = (
     (("SVD, queue KL", "SVD x 2"), QUEUE_SHORT),
     (ALL, QUEUE_SHORT),
     (ALL, QUEUE_MOBILE),
+    (ALL, QUEUE_RATE),
 )
 ABOUT = "Exploratory: verdicts of claims after Holm's correction over several studies together, and not within each."
 
