@@ -60,18 +60,16 @@ def torch_looks(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("pause", [0.0, 0.5])
 def test_a_killed_worker_is_one_sentence_and_leaves_no_other(number, pause, torch_looks):
-    waited = []
-    while len(waited) < 2 and min(waited, default=torch_looks) >= 0.9 * torch_looks:
-        batches, workers = workers_of(loader())
-        next(batches)
-        os.kill(workers[0], number)
-        time.sleep(pause)  # the signal is met while waiting, or long before
-        began = time.monotonic()
-        with pytest.raises(LoaderError, match=r"a process that loads images was \w+ \(.*\)$"):
-            list(batches)
-        waited.append(time.monotonic() - began)  # in 2 of 100 kills only torch's own look finds it
-        assert not {*workers} & {*children()}
-    assert min(waited) < 0.9 * torch_looks
+    batches, workers = workers_of(loader())
+    next(batches)
+    # By another process: a worker of torch that its own main process terminates ends as one that has finished.
+    subprocess.run(["kill", f"-{number:d}", str(workers[0])], check=True)
+    time.sleep(pause)  # the signal is met while waiting, or long before
+    began = time.monotonic()
+    with pytest.raises(LoaderError, match=r"a process that loads images was \w+ \(.*\)$"):
+        list(batches)
+    assert time.monotonic() - began < 0.9 * torch_looks
+    assert not {*workers} & {*children()}
 
 
 @pytest.mark.parametrize("killed", [True, False])
