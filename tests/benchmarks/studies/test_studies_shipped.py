@@ -140,11 +140,12 @@ def test_the_ablations_have_the_arms_of_the_paper_and_its_rivals():
 
 
 def test_the_recipe_similarities_is_the_arm_that_the_studies_measured():
-    study = load_study(FOLDER / "queue_long.yaml")
-    measured = next(study.config(run) for run in study.runs if run.arm == "SVD, queue KL")
     recipe = load_config(find("pretrain", "similarities"), ["data.source=photos"])
-    for part in ("align", "project", "scale", "loss"):
-        assert getattr(recipe, part) == getattr(measured, part)
+    for name in ("ablation_imagenet", "tuning_imagenet", "queue_long"):
+        study = load_study(FOLDER / f"{name}.yaml")
+        measured = next(study.config(run) for run in study.runs if run.arm == "SVD, queue KL")
+        for part in ("align", "project", "scale", "loss"):
+            assert getattr(recipe, part) == getattr(measured, part)
     assert (recipe.optim.lr, recipe.optim.epochs) == (measured.optim.lr, measured.optim.epochs) == (0.004, 6)
 
 
