@@ -16,6 +16,11 @@ def test_the_page_on_reproduction_has_the_table_of_the_default():
     assert "\n".join(studies.default_table(studies.shipped())) in page
 
 
+def test_the_page_on_studies_has_the_table_of_the_loss_of_similarities():
+    page = (studies.PUBLISHED.parents[1] / "studies.md").read_text()
+    assert "\n".join(studies.loss_table(studies.shipped())) in page
+
+
 def test_the_default_is_the_first_of_each_of_its_comparisons():
     one = Comparison("`rival`", "`SVD x 2`", 1.5, Interval(1.5, -0.5, 3.5, 0.1), 4, adjusted=0.1, tests=2)
     turned = studies.turned(one)

@@ -49,6 +49,30 @@ KINDS = {
 ABOUT_DEFAULT = """The recipe `default`, which is `SVD x 2`, minus each rival, in points of the mean over the tasks, on
 seeds that had no part in the choice of the default. Verdicts are after Holm's correction: of a comparison that was
 claimed beforehand among the claims of its study, of another among the study's exploratory ones."""
+LOSS, MEASURES = "SVD, queue KL", ("linear probes", "fine-tuned", "frozen dense")
+# The runs, the arm that LOSS is compared with, and the study of each measure.
+LOSS_STUDIES: Sequence[tuple[str, str, Sequence[str]]] = (
+    ("ResNet-18, 19,968 views", f"`{DEFAULT}`, optim.epochs = 1", ("budget_small",)),
+    ("ResNet-18, 23,936 views", f"`{DEFAULT}`", ("queue_small", "queue_finetune_small", "queue_dense_small")),
+    ("ResNet-18, 119,808 views", f"`{DEFAULT}`", ("queue_long", "queue_finetune", "queue_dense")),
+    ("ResNet-18, 119,808 views, other seeds", f"`{DEFAULT}`, optim.epochs = 6", ("budget_small",)),
+    (
+        "ResNet-18, 119,808 views, both at the rate 0.004",
+        "`SVD x 2 at 0.004`",
+        ("queue_rate", "queue_rate_finetune", "queue_rate_dense"),
+    ),
+    (
+        "ResNet-18, 119,808 views against 139,776",
+        "`SVD x 2 for 7 epochs`",
+        ("queue_time", "queue_time_finetune", "queue_time_dense"),
+    ),
+    ("MobileNetV2, 119,808 views", f"`{DEFAULT}`", ("queue_mobile", "queue_mobile_finetune", "queue_mobile_dense")),
+    ("ConvNeXt-Atto, 119,808 views", f"`{DEFAULT}`", ("queue_atto", "queue_atto_finetune", "queue_atto_dense")),
+    ("ResNet-18, 119,808 views of 1,024 images", "`SVD x 2 of 1024`", ("queue_few",)),
+    ("ResNet-18 of a ResNet-50, 24,000 views", f"`{DEFAULT}`", ("queue_residual",)),
+)
+ABOUT_LOSS = """The loss of similarities on the SVD's features, `SVD, queue KL`, minus `SVD x 2`, in points of the mean
+over the tasks. Each is a claim, with its verdict after Holm's correction among the claims of its study."""
 ABOUT_CLAIMS = """Each is about the mean over the tasks of its study, first arm minus second, in points, with the 95 %
 interval over the seeds of the pair ([picture](claims.png))."""
 
@@ -99,7 +123,27 @@ def table(studies: Sequence[Study]) -> str:
                 cells = [study.name, ", ".join(study.tasks), f"{one.arm} minus {one.other}", str(one.seeds), one.text]
                 lines.append(f"| {' | '.join([*cells, verdict(one)])} |")
     lines += ["", "## The default against its rivals", "", ABOUT_DEFAULT, "", *default_table(studies)]
+    lines += ["", "## The loss of similarities against MSE", "", ABOUT_LOSS, "", *loss_table(studies)]
     return "\n".join(lines) + "\n"
+
+
+def loss_table(studies: Sequence[Study]) -> list[str]:
+    """Write a row for every kind of runs on which the two losses were compared, with a column per measure."""
+    by_name = {study.name: study for study in studies}
+    lines = [f"| runs | seeds | {' | '.join(MEASURES)} |", "|---" * (2 + len(MEASURES)) + "|"]
+    for runs, other, names in LOSS_STUDIES:
+        found = [loss_claim(by_name[name], other) for name in names]
+        told = [f"{one.text}, {verdict(one)}" if one.interval else verdict(one) for one in found]
+        told += ["-"] * (len(MEASURES) - len(told))
+        lines.append(f"| {runs} | {max(one.seeds for one in found)} | {' | '.join(told)} |")
+    return lines
+
+
+def loss_claim(study: Study, other: str) -> Comparison:
+    """The claim of a study about the loss of similarities and another arm."""
+    found = claims(study, published(study))
+    (one,) = (claim for claim in found if claim.arm.startswith(f"`{LOSS}") and claim.other == other)
+    return one
 
 
 def default_table(studies: Sequence[Study]) -> list[str]:
