@@ -105,7 +105,7 @@ def test_what_the_docs_say_of_a_study_is_what_its_rows_say(path, tmp_path):
     assert f"figures/studies/{study.name}.md" in (PUBLISHED.parents[1] / "studies.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["queue_mobile", "queue_rate"])
+@pytest.mark.parametrize("name", ["queue_mobile", "queue_rate", "queue_long"])
 def test_the_page_of_a_study_that_was_trained_again_is_what_its_rows_say(name, tmp_path):
     study, path = load_study(FOLDER / f"{name}.yaml"), PUBLISHED.parent / f"{name}_again.csv"
     text = as_markdown(study, collect(study, tmp_path, [], read_known([path], study)))
